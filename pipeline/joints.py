@@ -1,0 +1,86 @@
+"""Joint names, kinematic tree and keypoint orders, as data. No other file spells them."""
+
+from types import MappingProxyType
+from typing import Final
+
+SMPL_JOINTS: Final = (
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle",
+    "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+    "left_hand", "right_hand",
+)  # fmt: skip
+"""The 24 joints of SMPL, in its order."""
+
+SMPL_PARENTS: Final = (
+    -1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21,
+)  # fmt: skip
+"""Parent of each SMPL joint; −1 for the root. A parent always comes before its children."""
+
+SMPL_FLIP: Final = (
+    0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22,
+)  # fmt: skip
+"""SMPL joint that takes each joint's place when left and right are exchanged."""
+
+BODY_25: Final = (
+    "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "MidHip", "RHip",
+    "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar", "LBigToe", "LSmallToe",
+    "LHeel", "RBigToe", "RSmallToe", "RHeel",
+)  # fmt: skip
+"""OpenPose BODY_25: the keypoint set used inside."""
+
+BODY_25_FLIP: Final = (
+    0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21,
+)  # fmt: skip
+"""BODY_25 point that takes each point's place when left and right are exchanged."""
+
+BODY_25_BONES: Final = (
+    (1, 8), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (8, 9), (9, 10), (10, 11), (8, 12), (12, 13),
+    (13, 14), (1, 0), (0, 15), (15, 17), (0, 16), (16, 18), (14, 19), (19, 20), (14, 21), (11, 22),
+    (22, 23), (11, 24),
+)  # fmt: skip
+"""Pairs of BODY_25 points that are joined when a skeleton is drawn."""
+
+SMPL_OF_BODY_25: Final = MappingProxyType(
+    {
+        "Neck": "neck",
+        "RShoulder": "right_shoulder",
+        "RElbow": "right_elbow",
+        "RWrist": "right_wrist",
+        "LShoulder": "left_shoulder",
+        "LElbow": "left_elbow",
+        "LWrist": "left_wrist",
+        "MidHip": "pelvis",
+        "RHip": "right_hip",
+        "RKnee": "right_knee",
+        "RAnkle": "right_ankle",
+        "LHip": "left_hip",
+        "LKnee": "left_knee",
+        "LAnkle": "left_ankle",
+    }
+)
+"""BODY_25 points that are SMPL joints, as in SPIN. The other eleven are points on the skin."""
+
+_COCO_17 = (
+    "Nose", "LEye", "REye", "LEar", "REar", "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist",
+    "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle",
+)  # fmt: skip
+
+FORMATS: Final = MappingProxyType(
+    {
+        "body_25": BODY_25,
+        "body_25b": (
+            *_COCO_17, "Neck", "Head", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+        ),
+        "coco_17": _COCO_17,
+        "halpe_26": (
+            *_COCO_17, "Head", "Neck", "MidHip", "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel",
+            "RHeel",
+        ),
+    }
+)  # fmt: skip
+"""Keypoint formats that can be read: name → point names in file order.
+
+A point of BODY_25 that a format lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
+"""
+
+MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
