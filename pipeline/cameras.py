@@ -51,7 +51,8 @@ class Rig:
     @property
     def centres(self) -> Array:
         """(V, 3) camera centres, metres, world."""
-        return -np.einsum("vji,vj->vi", self.R, self.t)
+        centres: Array = -np.einsum("vji,vj->vi", self.R, self.t)
+        return centres
 
     def select(self, names: Sequence[str]) -> Rig:
         """The cameras of these names, in this order."""
@@ -73,8 +74,9 @@ class Rig:
 
     def to_camera(self, points: Array) -> Array:
         """World points (..., 3) in every camera's frame: (V, ..., 3), metres."""
-        x = np.einsum("vij,...j->v...i", self.R, points)
-        return x + self.t.reshape(len(self), *[1] * (points.ndim - 1), 3)
+        x: Array = np.einsum("vij,...j->v...i", self.R, points)
+        x += self.t.reshape(len(self), *[1] * (points.ndim - 1), 3)
+        return x
 
     def project(self, points: Array, *, distorted: bool = False) -> Array:
         """World points (..., 3) → pixels (V, ..., 2); NaN behind a camera.
@@ -89,7 +91,8 @@ class Rig:
         shape = (len(self), *[1] * (points.ndim - 1), 2)
         focal = self.K[:, [0, 1], [0, 1]].reshape(shape)
         skew = np.stack([n[..., 1] * self.K[:, 0, 1].reshape(shape[:-1]), np.zeros_like(n[..., 1])], -1)
-        return n * focal + skew + self.K[:, :2, 2].reshape(shape)
+        px: Array = n * focal + skew + self.K[:, :2, 2].reshape(shape)
+        return px
 
     def undistort(self, view: int, px: Array) -> Array:
         """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN."""

@@ -1,0 +1,212 @@
+"""Streams between threads.
+
+One primitive: ``ahead`` runs an iterator in its own thread, at most k items ahead of whoever reads it; and
+``Chain``, a row of stages joined that way. A channel ends in one of three ways, which are never mixed up:
+the source is exhausted; the source failed (what it made before is delivered first, then its error is raised
+with a note that names the stage); or the reader closed it (the source is closed too, its thread ends).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class _Closed(BaseException):
+    """Raised in a stage that waits on a channel which was closed; never leaves this module."""
+
+
+@dataclass
+class StageTimes:
+    """Where one stage's wall time went, in seconds."""
+
+    name: str
+    items: int = 0
+    total: float = 0.0
+    starved: float = 0.0
+    """waiting for input"""
+    blocked: float = 0.0
+    """waiting for room in the output"""
+
+    @property
+    def busy(self) -> float:
+        return max(0.0, self.total - self.starved - self.blocked)
+
+
+_thread = threading.local()  # .times: the StageTimes of the stage that runs in this thread
+
+
+class ahead(Iterator[T]):
+    """Iterate ``source`` in its own thread, at most ``k`` finished items ahead of the reader.
+
+    Use it as a context manager or call ``close``: the thread must not outlive its reader. ``times`` says how
+    long it was busy, starved and blocked.
+    """
+
+    def __init__(self, source: Iterable[T], k: int = 1, name: str = "stage") -> None:
+        if k < 1:
+            raise ValueError(f"ahead needs room for at least 1 item, got k={k}")
+        self.times = StageTimes(name)
+        self._k = k
+        self._items: deque[T] = deque()
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._worker = threading.Thread(
+            target=self._run, args=(source,), name=f"multispin {name}", daemon=True
+        )
+        self._worker.start()
+
+    def _run(self, source: Iterable[T]) -> None:
+        _thread.times = self.times
+        begun = time.perf_counter()
+        items = iter(source)
+        error: BaseException | None = None
+        try:
+            for item in items:
+                self._put(item)
+                self.times.total = time.perf_counter() - begun
+        except _Closed:
+            pass
+        except BaseException as e:
+            error = e
+        finally:
+            # Close here, in the thread that ran it: a failed generator's traceback would keep it, and what it
+            # reads from, alive.
+            try:
+                _close(items)
+            except _Closed:
+                pass
+            except BaseException as e:
+                error = error or e
+            if error is not None and not getattr(error, "__notes__", ()):
+                error.add_note(f"in stage '{self.times.name}'")
+            with self._changed:
+                self.times.total = time.perf_counter() - begun
+                self._error, self._ended = error, True
+                self._changed.notify_all()
+
+    def _put(self, item: T) -> None:
+        with self._changed:
+            waited = time.perf_counter()
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._k)
+            self.times.blocked += time.perf_counter() - waited
+            if self._closed:
+                raise _Closed
+            self._items.append(item)
+            self.times.items += 1
+            self._changed.notify_all()
+
+    def __next__(self) -> T:
+        reader: StageTimes | None = getattr(_thread, "times", None)
+        with self._changed:
+            waited = time.perf_counter()
+            self._changed.wait_for(lambda: self._closed or self._ended or bool(self._items))
+            if reader is not None:
+                reader.starved += time.perf_counter() - waited
+            if self._closed:
+                if reader is None:
+                    raise StopIteration
+                raise _Closed
+            if self._items:
+                item = self._items.popleft()
+                self._changed.notify_all()
+                return item
+            error, self._error = self._error, None
+        self._worker.join()
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """Wake and stop both ends without waiting for the thread to finish."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop the thread, close the source and wait until both are done."""
+        self.cancel()
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Stage = tuple[str, Callable[[Iterator[Any]], Iterable[Any]]]
+"""A stage's name, and the function from the iterator before it to its own."""
+
+
+class Chain(Iterator[T]):
+    """``source`` followed by ``stages``, each in its own thread with at most ``k`` items between two of them.
+
+    ``threads=False`` runs the same functions one inside the other, with bit-identical results. Close it, or
+    use it as a context manager: then no thread, no generator and no file stays open, whatever happened.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        stages: Sequence[Stage],
+        *,
+        name: str = "source",
+        k: int = 1,
+        threads: bool = True,
+    ) -> None:
+        self._links: list[ahead[Any] | Iterator[Any]] = []
+
+        def link(items: Iterable[Any], stage: str) -> Iterator[Any]:
+            self._links.append(ahead(items, k, stage) if threads else iter(items))
+            return self._links[-1]
+
+        try:
+            last = link(source, name)
+            for stage, fn in stages:
+                last = link(fn(last), stage)
+        except BaseException:
+            self.close()
+            raise
+        self._last = cast("Iterator[T]", last)
+
+    def __next__(self) -> T:
+        return next(self._last)
+
+    @property
+    def times(self) -> list[StageTimes]:
+        """One row a stage, in order; empty without threads."""
+        return [link.times for link in self._links if isinstance(link, ahead)]
+
+    def close(self) -> None:
+        for link in self._links:
+            if isinstance(link, ahead):
+                link.cancel()
+        for link in reversed(self._links):
+            _close(link)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close(items: Iterator[Any]) -> None:
+    close = getattr(items, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,34 @@
+import random
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_thread() -> Iterator[None]:
+    """Every thread that a test starts has ended when the test has."""
+    before = set(threading.enumerate())
+    yield
+    # zarr and asyncio keep their own pools for the life of the process; tqdm has a monitor.
+    keep = ("zarr", "asyncio", "ThreadPool", "tqdm", "Dummy")
+    leaked = [t for t in set(threading.enumerate()) - before if t.is_alive() and not t.name.startswith(keep)]
+    leaked = [t for t in leaked if type(t).__name__ != "TMonitor"]
+    assert not leaked, f"threads left behind: {leaked}"
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_random_state() -> Iterator[None]:
+    """Code under test draws from generators of its own, never from the global ones."""
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    yield
+    assert random.getstate() == states[0], "random's global state was used"
+    assert str(np.random.get_state()) == str(states[1]), "numpy's global random state was used"  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), states[2]), "torch's global random state was used"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
