@@ -1,0 +1,435 @@
+"""Video files: what is in one, its frames by time stamp, and writing one.
+
+A frame is named by its place in presentation order, index k into ``VideoInfo.times_s``, whatever order the
+file stores it in and whichever of its neighbours are damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds."""
+
+    path: Path
+    size: tuple[int, int]
+    """Width and height of the frames that ``read_frames`` hands out, upright, pixels."""
+    rotation: int
+    """Degrees counter-clockwise that the file's display matrix turns its frames by: 0, 90, 180 or 270."""
+    rate: Fraction
+    """Average frames a second."""
+    times_s: NDArray[np.float64]
+    """(N,) presentation times in seconds, increasing, as the file gives them (the first need not be 0)."""
+    codec: str
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the file, in sentences, though it can be used."""
+    time_base: Fraction = Fraction(1, 90_000)
+    """Seconds per tick of the file's time stamps."""
+    counted: bool = False
+    """The file has no usable time stamps (AVI, bare streams): frames are counted as they are decoded."""
+
+    def __repr__(self) -> str:
+        w, h = self.size
+        return f"VideoInfo({self.path}, {self.codec} {w}x{h}, {len(self.times_s)} frames at {self.rate})"
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Read what a video holds. Only its first frame is decoded; the times come from demuxing.
+
+    Raises ``InputError`` when the file is missing, empty, not a video or has no frame that can be decoded. A
+    file that was cut off is used as far as it goes, with a warning.
+    """
+    path = Path(path)
+    container = _open(path)
+    with closing(container):
+        stream = _video_stream(path, container)
+        counted = container.format.name in ("avi", "h264", "hevc")
+        pts: list[int] = []
+        first: av.VideoFrame | None = None
+        number = broken = 0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError):
+                broken += 1
+                break
+            if packet is None:
+                break
+            if first is None:
+                with suppress(av.FFmpegError):
+                    first = next((f for f in packet.decode() if isinstance(f, av.VideoFrame)), None)
+            if not packet.size:  # the flush packet at the end
+                continue
+            number += 1
+            if packet.is_corrupt:
+                broken += 1
+            elif not packet.is_discard:
+                counted |= packet.pts is None
+                pts.append(packet.pts or 0)
+        if first is None or not pts:
+            raise InputError(
+                f"{path}: no frame of this {stream.codec_context.name} video can be decoded. "
+                "Play it to check it, and export it again as H.264."
+            )
+        declared = [r for r in (stream.average_rate, stream.guessed_rate) if r]
+        time_base = stream.time_base or Fraction(1, 90_000)
+        if counted:
+            rate = declared[0] if declared else Fraction(25)
+            time_base, ticks = 1 / rate, np.arange(len(pts))
+        else:
+            ticks = np.unique(np.array(pts, dtype=np.int64))
+            rate = _average_rate(ticks, time_base, declared)
+        rotation = round(first.rotation / 90) * 90 % 360
+        size = (first.width, first.height)
+        promised = stream.frames
+        if not promised and not counted and container.duration and len(container.streams) == 1:
+            # Matroska and WebM say how long they are, not how many frames they have. A last frame that is
+            # shown for long is not a missing one, hence the margin.
+            missing = container.duration / 1e6 - float(ticks[-1] * time_base + 1 / rate)
+            broken += missing > max(0.2, 2 / rate)
+        if broken or promised > number:
+            total = f" of {promised}" if promised else ""
+            warnings: tuple[str, ...] = (
+                f"{path}: the file was cut off or is damaged, {len(ticks)}{total} frames can be read",
+            )
+        else:
+            warnings = ()
+        return VideoInfo(
+            path,
+            size if rotation % 180 == 0 else size[::-1],
+            rotation,
+            rate,
+            ticks.astype(np.float64) * float(time_base),
+            stream.codec_context.name,
+            warnings,
+            time_base,
+            counted,
+        )
+
+
+def read_frames(
+    video: VideoInfo | Path | str, indices: Iterable[int], *, threads: int = 1
+) -> Iterator[av.VideoFrame | None]:
+    """Frames of these indices into ``times_s``, upright, one for each index.
+
+    Indices must not decrease; the same one twice gives the same frame twice. −1 (there is none) and a frame
+    that cannot be decoded give None. Decoding is sequential, from the key frame before the first index to the
+    last index and no further. Frames are the decoder's own: copy before drawing on one. The file is closed
+    when the generator ends or is closed. ``threads`` is the decoder's.
+    """
+    info = video if isinstance(video, VideoInfo) else probe(video)
+    wanted = iter(indices)
+    before: list[int] = []
+    for first in wanted:
+        before.append(first)
+        if first >= 0:
+            break
+    if not before or before[-1] < 0:
+        yield from (None for _ in before)
+        return
+    ticks = np.rint(info.times_s / float(info.time_base)).astype(np.int64)
+    container = _open(info.path)
+    with closing(container):
+        frames = _decode(info, container, int(ticks[before[-1]]), threads)
+        held: tuple[int, av.VideoFrame] | None = None
+        last, ended = -1, False
+        upright: av.VideoFrame | None = None
+        for index in chain(before, wanted):
+            if index < 0:
+                yield None
+                continue
+            if index < last:
+                raise ValueError(f"{info.path}: frame {index} asked for after frame {last}")
+            if index != last:
+                target, upright = int(ticks[index]), None
+                while not ended and (held is None or held[0] < target):
+                    held = next(frames, None)
+                    ended = held is None
+                if held is not None and held[0] == target:
+                    upright = _turned(held[1], info.rotation)
+            last = index
+            yield upright
+
+
+def _open(path: Path) -> InputContainer:
+    """Open for reading. Every way this fails is told to the user with the file's name."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such video file. Check the path.")
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder, a video file was expected.")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+    try:
+        return av.open(str(path), "r")
+    except PermissionError as error:
+        raise InputError(f"{path}: reading this file is not permitted. Check its access rights.") from error
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path}: this is not a video, or its header is damaged or missing, as when the recording "
+            f"stopped before the file was finished ({error.strerror}). Copy or export it again."
+        ) from error
+
+
+def _video_stream(path: Path, container: InputContainer) -> VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    stream = next((s for s in container.streams.video if not s.disposition & cover), None)
+    if stream is None:
+        raise InputError(
+            f"{path}: there is no video in this file, only {_kinds(container)}. Choose another file."
+        )
+    if stream.codec_context is None:
+        raise InputError(f"{path}: no decoder for the codec of this video. Export it again as H.264.")
+    return stream
+
+
+def _kinds(container: InputContainer) -> str:
+    return ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+
+
+def _average_rate(ticks: NDArray[np.int64], time_base: Fraction, declared: list[Fraction]) -> Fraction:
+    """The declared rate that agrees with the time stamps to 1 %, else the one they give."""
+    if len(ticks) < 2:
+        return declared[0] if declared else Fraction(25)
+    measured = (len(ticks) - 1) / (int(ticks[-1] - ticks[0]) * time_base)
+    near = [r for r in declared if abs(r / measured - 1) < 0.01]
+    return near[0] if near else measured.limit_denominator(1001)
+
+
+def _decode(
+    info: VideoInfo, container: InputContainer, first: int, threads: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(time stamp, frame) in presentation order, from the key frame at or before ``first``."""
+    stream = _video_stream(info.path, container)
+    stream.codec_context.thread_count = threads
+    if threads > 1:
+        stream.codec_context.thread_type = "AUTO"
+    number = -1
+    for packet in _packets_from(container, stream, None if info.counted else first):
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, OSError):
+            continue  # a damaged packet costs its own frames, not those after it
+        for frame in frames:
+            number += 1
+            assert isinstance(frame, av.VideoFrame)
+            if info.counted:
+                yield number, frame
+            elif frame.pts is not None:
+                yield frame.pts, frame
+
+
+def _packets_from(
+    container: InputContainer, stream: VideoStream, first: int | None
+) -> Iterator[Packet[VideoStream]]:
+    """Packets from a key frame that is shown at or before ``first`` (None: from the beginning)."""
+    start = stream.start_time or 0
+    target = start if first is None else first
+    while target > start:
+        try:
+            container.seek(target, stream=stream)
+            head = next(container.demux(stream), None)
+        except (av.FFmpegError, OSError):
+            head = None
+        if head is not None and head.pts is not None and first is not None and head.pts <= first:
+            yield head
+            break
+        # Seeking goes by decoding time: a key frame decoded before `first` may be shown after it.
+        target = min(target, head.dts if head is not None and head.dts is not None else start) - 1
+    else:
+        if first is not None and first > start:
+            with suppress(av.FFmpegError, OSError):
+                container.seek(start, stream=stream)
+    with suppress(av.FFmpegError, OSError):
+        yield from container.demux(stream)
+
+
+def planes(frame: av.VideoFrame) -> tuple[Pixels, ...]:
+    """The planes of an 8-bit planar frame as writable arrays (height, width) that share its memory."""
+    return tuple(
+        np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width]  # type: ignore[call-overload]
+        for p in frame.planes
+    )
+
+
+def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame as 8-bit YUV 4:2:0 in limited range, what every player takes; itself if it is that."""
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    if frame.format.name == "yuv420p" and not full:
+        return frame
+    is_rgb = frame.format.is_rgb
+    out = frame.reformat(
+        format="yuv420p",
+        src_color_range=ColorRange.JPEG if full or is_rgb else ColorRange.MPEG,
+        dst_color_range=ColorRange.MPEG,
+        dst_colorspace=Colorspace.ITU709 if is_rgb else None,
+    )
+    if is_rgb:
+        out.colorspace = Colorspace.ITU709
+    out.color_range = ColorRange.MPEG
+    out.pts, out.time_base = frame.pts, frame.time_base
+    return out
+
+
+def _like(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """A new yuv420p frame with another one's colours and time."""
+    new = av.VideoFrame(size[0], size[1], "yuv420p")
+    new.colorspace, new.color_range = frame.colorspace, frame.color_range
+    new.color_primaries, new.color_trc = frame.color_primaries, frame.color_trc
+    new.pts = frame.pts
+    if frame.time_base:
+        new.time_base = frame.time_base
+    return new
+
+
+def copied(frame: av.VideoFrame, *, even: bool = False) -> av.VideoFrame:
+    """A yuv420p frame in memory of its own. ``even``: odd sizes grow by repeating the last row or column."""
+    w, h = frame.width, frame.height
+    new = _like(frame, (w + w % 2, h + h % 2) if even else (w, h))
+    for a, b in zip(planes(frame), planes(new), strict=True):
+        b[: a.shape[0], : a.shape[1]] = a
+        b[a.shape[0] :, : a.shape[1]] = a[-1]
+        b[:, a.shape[1] :] = b[:, a.shape[1] - 1 : a.shape[1]]
+    return new
+
+
+def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
+    if not rotation:
+        return frame
+    frame = to_yuv420p(frame)
+    turn = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}[rotation]
+    new = _like(frame, (frame.width, frame.height) if rotation == 180 else (frame.height, frame.width))
+    for a, b in zip(planes(frame), planes(new), strict=True):
+        b[:] = cv2.rotate(a, turn)
+    return new
+
+
+class VideoWriter:
+    """Write an H.264 video (yuv420p, index in front) that browsers play.
+
+    A context manager. The file appears under its name when the block ends without an exception; until then
+    there is only ``<name>.part<suffix>`` beside it, which a failure removes. ``write`` takes frames of any
+    pixel format or RGB arrays (H, W, 3) uint8, all of one size; odd sizes grow by one pixel. Frames are
+    ``1 / rate`` seconds apart unless ``write`` is told each one's time.
+
+    Raises ``InputError`` naming the file where it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        rate: Fraction | int,
+        *,
+        crf: int = 21,
+        preset: str = "veryfast",
+        threads: int = 0,
+    ) -> None:
+        self.path = Path(path)
+        self._part = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self._rate = Fraction(rate)
+        self._options = {"crf": str(crf), "preset": preset}
+        self._threads = threads
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._pts = -1
+
+    def write(self, picture: av.VideoFrame | Pixels, time_s: float | None = None) -> None:
+        """Add a frame; ``time_s`` is given for every frame or for none."""
+        frame = (
+            picture if isinstance(picture, av.VideoFrame) else av.VideoFrame.from_ndarray(picture, "rgb24")
+        )
+        frame = to_yuv420p(frame)
+        # The encoder is told times of its own, and the caller's frame must keep the ones it has.
+        frame = copied(frame, even=True)
+        try:
+            stream = self._stream or self._start(frame, timed=time_s is not None)
+            if (stream.width, stream.height) != (frame.width, frame.height):
+                raise ValueError(
+                    f"{self.path}: a frame of {frame.width}x{frame.height} pixels came after one of "
+                    f"{stream.width}x{stream.height}"
+                )
+            base = stream.codec_context.time_base
+            number = self._pts + 1 if time_s is None else round(time_s / float(base))
+            if number <= self._pts:
+                raise ValueError(f"{self.path}: frame at {time_s} s is not after the one before it")
+            frame.pts, frame.time_base = number, base
+            self._pts = number
+            assert self._container is not None
+            self._container.mux(stream.encode(frame))
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _start(self, frame: av.VideoFrame, timed: bool) -> VideoStream:
+        self._container = av.open(str(self._part), "w", "mp4", options={"movflags": "+faststart"})
+        stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, 90_000) if timed else 1 / self._rate
+        context.thread_count = self._threads
+        context.colorspace, context.color_range = frame.colorspace, ColorRange.MPEG
+        context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+        self._stream = stream
+        return stream
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Without a frame there is no file."""
+        if self._container is None or self._stream is None:
+            return
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+            self._part.replace(self.path)
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Give up: close and remove the unfinished file."""
+        if self._container is not None:
+            with suppress(av.FFmpegError, OSError):
+                self._container.close()
+            self._container = None
+        self._part.unlink(missing_ok=True)
+
+    def _failed(self, error: Exception) -> InputError:
+        self.discard()
+        reason = getattr(error, "strerror", None) or error
+        return InputError(
+            f"{self.path}: the video cannot be written ({reason}). Make room on the disk, or choose a folder "
+            "that may be written to."
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
