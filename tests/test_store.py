@@ -1,0 +1,196 @@
+import json
+import shutil
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from scipy.spatial.transform import Rotation
+
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.store import Contents, Store
+
+FRAMES, WINDOW = 20, 8
+
+
+def rig() -> Rig:
+    return Rig(
+        names=("left", "right"),
+        K=np.stack([np.array([[900.0, 0, 320], [0, 910, 240], [0, 0, 1]])] * 2),
+        dist=np.array([[-0.1, 0.02, 0.001, -0.001, 0, 0, 0, 0]] * 2),
+        R=np.stack([np.eye(3), Rotation.from_rotvec([0, 1.0, 0]).as_matrix()]),
+        t=np.array([[0.0, 0, 3], [0.1, 0, 3]]),
+        size=np.array([[640, 480]] * 2),
+    )
+
+
+def contents() -> Contents:
+    return Contents(
+        rig=rig(),
+        rate=Fraction(30000, 1001),
+        time_s=np.arange(FRAMES) * 1001 / 30000,
+        frame_index=np.stack([np.arange(FRAMES), np.arange(FRAMES) + 3]),
+        body={"name": "test", "sha256": "0"},
+        config={"smplify": {"weight": 1.0}, "render": {"crf": 20}},
+        window=WINDOW,
+    )
+
+
+def batch(k: int) -> FitBatch:
+    a, b = k * WINDOW, min((k + 1) * WINDOW, FRAMES)
+    rng, t = np.random.default_rng(k), b - a
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.uniform(0.1, 1, shape).astype(np.float32))
+
+    def rotations(*shape: int) -> torch.Tensor:
+        flat = Rotation.random(int(np.prod(shape)), rng=rng).as_matrix()
+        return torch.from_numpy(flat.reshape(*shape, 3, 3))
+
+    image = random(2, t, 1, 25, 2) * 400
+    xy = np.stack([rig().undistort(v, image[v].double().numpy()) for v in range(2)]).astype(np.float32)
+    return FitBatch(
+        keypoints=KeypointBatch(
+            start=a,
+            rate=Fraction(30000, 1001),
+            time_s=torch.from_numpy(np.arange(a, b) * 1001 / 30000),
+            image_px=image,
+            xy_px=torch.from_numpy(xy),
+            confidence=random(2, t, 1, 25),
+            anchor=random(1, 4).double(),
+        ),
+        params=SmplParams(rotations(t, 1), rotations(t, 1, 23), torch.full((1, 10), 0.5), random(t, 1, 3)),
+        joints=random(t, 1, 24, 3),
+        keypoints_3d=random(t, 1, 25, 4),
+        reprojection_px=random(2, t, 1),
+        valid=torch.from_numpy(rng.random((t, 1)) > 0.5),
+        state=random(5).double(),
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Store:
+    store = Store.create(tmp_path / "results.zarr", contents())
+    for k in range(3):
+        store.write(batch(k))
+    return store
+
+
+def test_what_is_written_is_read(written):
+    assert written.first_missing == 3
+    for k in range(3):
+        want, got = batch(k), written.read(k)
+        for name in ("joints", "keypoints_3d", "reprojection_px", "valid"):
+            assert torch.equal(getattr(got, name), getattr(want, name)), name
+        assert torch.allclose(got.params.body_pose, want.params.body_pose.float(), atol=1e-6)
+        assert torch.allclose(got.params.global_orient, want.params.global_orient.float(), atol=1e-6)
+        assert torch.equal(got.keypoints.image_px, want.keypoints.image_px)
+        assert torch.allclose(got.keypoints.xy_px, want.keypoints.xy_px, atol=1e-3)
+        assert torch.equal(got.keypoints.time_s, want.keypoints.time_s)
+
+
+def test_what_is_carried_into_the_next_window_keeps_every_bit(written):
+    for k in range(3):
+        anchor, state = written.carried(k)
+        assert torch.equal(anchor, batch(k).keypoints.anchor)
+        assert torch.equal(state, batch(k).state)
+
+
+def test_readable_without_the_project(written):
+    root = zarr.open(written.path, mode="r")
+    assert root.metadata.zarr_format == 3
+    assert root.attrs["fps"] == [30000, 1001]
+    assert root["people/0/body_pose"].shape == (FRAMES, 23, 3)
+    assert root["people/0/body_pose"].chunks[0] == WINDOW
+    assert root["people/0/reprojection_px"].shape == (FRAMES, 2)
+    assert root["keypoints_2d/right"].shape == (FRAMES, 1, 25, 3)
+    # The axis-angle is the rotation: a point turned by one is turned by the other.
+    turned = Rotation.from_rotvec(root["people/0/global_orient"][3]).apply([1, 2, 3])
+    assert np.allclose(
+        turned, batch(0).params.global_orient[3, 0] @ torch.tensor([1.0, 2, 3]).double(), atol=1e-5
+    )
+
+
+def test_missing_stays_missing(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    full = batch(0)
+    pose = full.params.body_pose.clone()
+    pose[2] = torch.nan
+    store.write(replace(full, params=replace(full.params, body_pose=pose)))
+    assert np.isnan(store.array("people/0/body_pose")[2]).all()
+    assert np.isfinite(store.array("people/0/body_pose")[[1, 3]]).all()
+    assert torch.isnan(store.read(0).params.body_pose[2]).all()
+    assert store.first_missing == 1
+
+
+def test_continues_at_the_first_window_that_is_not_done(tmp_path):
+    path = tmp_path / "s.zarr"
+    store = Store.create(path, contents())
+    store.write(batch(0))
+    (path / "people/0/joints/c/0").with_suffix(".deadbeef.partial").write_bytes(b"cut")
+    again = Store.resume(path, contents())
+    assert again.first_missing == 1
+    assert not [*path.rglob("*.partial")]
+
+
+def test_killed_between_creating_and_naming(tmp_path):
+    path = tmp_path / "s.zarr"
+    Store.create(path, contents())
+    path.rename(tmp_path / "s.zarr.new")
+    (tmp_path / "s.zarr.new/zarr.json").unlink()
+    assert Store.resume(path, contents()).first_missing == 0
+
+
+def test_another_configuration_is_refused_by_key(written):
+    other = replace(contents(), config={"smplify": {"weight": 2.0}, "render": {"crf": 20}})
+    with pytest.raises(InputError, match=r"config\.smplify\.weight: 1\.0 → 2\.0"):
+        Store.resume(written.path, other)
+    with pytest.raises(InputError, match=r"body\.sha256: 0 → 1"):
+        Store.resume(written.path, replace(contents(), body={"name": "test", "sha256": "1"}))
+    with pytest.raises(InputError, match="the cameras' t differ"):
+        Store.resume(written.path, replace(contents(), rig=replace(rig(), t=rig().t + 0.01)))
+    with pytest.raises(InputError, match="the frames' times differ"):
+        Store.resume(written.path, replace(contents(), time_s=contents().time_s[:-1]))
+
+
+def test_what_does_not_change_the_results_may_differ(written):
+    other = replace(contents(), config={"smplify": {"weight": 1.0}, "render": {"crf": 30}})
+    assert Store.resume(written.path, other, ignore=("render",)).first_missing == 3
+
+
+def test_only_whole_windows(written):
+    with pytest.raises(ValueError, match="are not window 0"):
+        written.write(batch(0).frames(0, 3))
+
+
+def test_clear_refusals(tmp_path, written):
+    with pytest.raises(InputError, match="no results store here"):
+        Store(tmp_path)
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(InputError, match="not a multispin store"):
+        Store(tmp_path / "other.zarr")
+    meta = written.path / "zarr.json"
+    newer = json.loads(meta.read_text())
+    newer["attributes"] |= {"version": 99, "software": "multispin 9.9"}
+    copy = tmp_path / "newer.zarr"
+    shutil.copytree(written.path, copy)
+    (copy / "zarr.json").write_text(json.dumps(newer))
+    with pytest.raises(InputError, match=r"multispin 9\.9, store version 99"):
+        Store(copy)
+    (copy / "zarr.json").write_text(meta.read_text()[:100])
+    with pytest.raises(InputError, match="damaged results store"):
+        Store(copy)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, written, monkeypatch):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "_write", full)
+    with pytest.raises(InputError, match=r"frames 8–15 could not be written \(No space left on device\)"):
+        written.write(batch(1))
