@@ -1,0 +1,62 @@
+"""The field's error measures of bodies, one value a frame.
+
+Inputs are (..., N, 3) point sets in one unit and one frame; the error has the leading axes and the same unit.
+A frame in which either set has a coordinate that is not finite gets NaN: it was not compared. The caller
+takes the mean over the others and says how many they were.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Mean per-joint position error, without any alignment.
+
+    Raises ``ValueError`` when the shapes differ or the last axis is not 3.
+    """
+    p, t, ok = _checked(predicted, true)
+    with np.errstate(invalid="ignore"):
+        error = np.linalg.norm(p - t, axis=-1).mean(-1)
+    return np.where(ok, error, np.nan)
+
+
+def pve(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Mean per-vertex position error of two meshes with the same vertices, without any alignment."""
+    return mpjpe(predicted, true)
+
+
+def pa_mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """MPJPE after the best similarity transform of every frame ("reconstruction error")."""
+    return mpjpe(similarity_aligned(predicted, true), true)
+
+
+def similarity_aligned(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """``predicted`` (..., N, 3) scaled, turned and moved so that it comes closest to ``true``.
+
+    Least squares in closed form; never a reflection (Umeyama, PAMI 1991, eq. 40–43). Points that all lie on
+    one spot end on the centre of ``true``.
+    """
+    p, t, ok = _checked(predicted, true)
+    p, t = np.where(ok[..., None, None], p, 0.0), np.where(ok[..., None, None], t, 0.0)
+    p0, t0 = p - p.mean(-2, keepdims=True), t - t.mean(-2, keepdims=True)
+    u, s, vt = np.linalg.svd(np.einsum("...ni,...nj->...ij", t0, p0))
+    # The sign that keeps the determinant +1 goes to the smallest singular value, the last one.
+    sign = np.ones_like(s)
+    sign[..., 2] = np.where(np.linalg.det(u) * np.linalg.det(vt) < 0, -1.0, 1.0)
+    rotation = (u * sign[..., None, :]) @ vt
+    spread = np.square(p0).sum((-2, -1))
+    scale = np.divide((s * sign).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    turned = np.einsum("...ij,...nj->...ni", rotation, p0)
+    aligned = scale[..., None, None] * turned + t.mean(-2, keepdims=True)
+    return np.where(ok[..., None, None], aligned, np.nan)
+
+
+def _checked(predicted: ArrayLike, true: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+    p, t = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if p.shape != t.shape or p.ndim < 2 or p.shape[-1] != 3:
+        raise ValueError(f"point sets have shapes {p.shape} and {t.shape}, expected the same (..., N, 3)")
+    return p, t, np.asarray(np.isfinite(p).all((-2, -1)) & np.isfinite(t).all((-2, -1)))

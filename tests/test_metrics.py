@@ -1,0 +1,87 @@
+"""Error measures against slow twins and known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from models.evaluation.metrics import Array, mpjpe, pa_mpjpe, pve, similarity_aligned
+
+
+@pytest.fixture
+def sets() -> tuple[Array, Array]:
+    rng = np.random.default_rng(3)
+    true = rng.normal(size=(5, 24, 3))
+    return true + 0.1 * rng.normal(size=true.shape), true
+
+
+def test_mpjpe_equals_its_slow_twin(sets: tuple[Array, Array]) -> None:
+    predicted, true = sets
+    slow = [
+        sum(np.sqrt(sum((p[i] - t[i]) ** 2 for i in range(3))) for p, t in zip(frame, other, strict=True))
+        / 24
+        for frame, other in zip(predicted, true, strict=True)
+    ]
+    np.testing.assert_allclose(mpjpe(predicted, true), slow, rtol=1e-12)
+    np.testing.assert_allclose(pve(predicted, true), slow, rtol=1e-12)
+
+
+def test_a_shift_is_the_error() -> None:
+    points = np.random.default_rng(0).normal(size=(2, 6890, 3))
+    moved = points + np.array([0.03, 0.0, 0.04])
+    np.testing.assert_allclose(pve(moved, points), 0.05)
+    np.testing.assert_allclose(pa_mpjpe(moved, points), 0.0, atol=1e-12)
+
+
+def test_pa_mpjpe_forgets_a_similarity_and_nothing_else() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=(3, 4, 24, 3))
+    turn = Rotation.random(12, random_state=2).as_matrix().reshape(3, 4, 3, 3)
+    moved = 1.7 * np.einsum("...ij,...nj->...ni", turn, true) + rng.normal(size=(3, 4, 1, 3))
+    np.testing.assert_allclose(pa_mpjpe(moved, true), 0.0, atol=1e-12)
+    mirrored = true * [-1.0, 1.0, 1.0]
+    assert (pa_mpjpe(mirrored, true) > 0.3).all(), "a mirror image must not be aligned"
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_alignment_equals_a_numeric_search(sets: tuple[Array, Array], mirror: bool) -> None:
+    predicted, true = sets[0][0], sets[1][0]
+    if mirror:  # the case in which the plain SVD answer is a reflection
+        predicted = predicted * [1.0, 1.0, -1.0]
+
+    def apply(x: Array) -> Array:
+        return np.exp(x[6]) * Rotation.from_rotvec(x[:3]).apply(predicted) + x[3:6]
+
+    best = min(
+        least_squares(lambda x: (apply(x) - true).ravel(), np.r_[start, 0, 0, 0, -1.0], xtol=1e-14).cost
+        for start in Rotation.random(20, random_state=0).as_rotvec()
+    )
+    aligned = similarity_aligned(predicted, true)
+    assert 0.5 * np.square(aligned - true).sum() == pytest.approx(best, rel=1e-6)
+
+
+def test_frames_with_nan_are_not_compared(sets: tuple[Array, Array]) -> None:
+    predicted, true = (s.copy() for s in sets)
+    whole = mpjpe(predicted, true), pa_mpjpe(predicted, true)
+    predicted[1, 3, 0] = np.nan
+    true[4] = np.inf
+    for measure, before in zip((mpjpe, pa_mpjpe), whole, strict=True):
+        after = measure(predicted, true)
+        assert np.isnan(after[[1, 4]]).all()
+        np.testing.assert_array_equal(after[[0, 2, 3]], before[[0, 2, 3]])
+
+
+def test_points_on_one_spot_end_on_the_centre(sets: tuple[Array, Array]) -> None:
+    true = sets[1]
+    aligned = similarity_aligned(np.zeros_like(true), true)
+    np.testing.assert_allclose(aligned, np.broadcast_to(true.mean(1, keepdims=True), true.shape))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 24, 3), (3, 24, 3)), ((24, 3), (2, 24, 3)), ((24, 2), (24, 2)), ((3,), (3,))]
+)
+def test_shapes_that_do_not_fit_are_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected the same"):
+        mpjpe(np.zeros(a), np.zeros(b))
