@@ -1,0 +1,141 @@
+"""Triangulation recovers known points, and says where it cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.cameras import Rig
+from pipeline.triangulation import triangulate
+
+
+def ring(views: int, focal: float = 1000.0, radius: float = 4.0) -> Rig:
+    """Cameras on a circle that look at its centre, z up in the world."""
+    angle = 1.9 * np.pi * np.arange(views) / views + 0.3  # no two cameras face each other
+    centre = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(views, 1.5)], -1)
+    forward = np.array([0, 0, 1.0]) - centre
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    rot = np.stack([right, np.cross(forward, right), forward], 1)
+    k = np.broadcast_to([[focal, 0, 640], [0, focal * 1.02, 360], [0, 0, 1.0]], (views, 3, 3)).copy()
+    return Rig(
+        tuple(f"c{i}" for i in range(views)),
+        k,
+        np.zeros((views, 8)),
+        rot,
+        -np.einsum("vij,vj->vi", rot, centre),
+        np.tile([1280, 720], (views, 1)),
+    )
+
+
+@pytest.fixture
+def points() -> np.ndarray:
+    return np.random.default_rng(0).uniform([-0.8, -0.8, 0], [0.8, 0.8, 1.8], (7, 40, 3))
+
+
+@pytest.mark.parametrize("views", [2, 3, 4, 7])
+def test_exact_pixels_give_exact_points(views: int, points: np.ndarray) -> None:
+    rig = ring(views)
+    found = triangulate(rig, rig.project(points), np.ones((views, 7, 40)))
+    assert np.abs(found.points - points).max() < 1e-9
+    assert np.nanmax(found.residual_px) < 1e-6
+    assert found.used.all()
+
+
+def test_skewed_intrinsics(points: np.ndarray) -> None:
+    rig = ring(3)
+    rig.K[:, 0, 1] = 25
+    found = triangulate(rig, rig.project(points), np.ones((3, 7, 40)))
+    assert np.abs(found.points - points).max() < 1e-9
+
+
+def test_one_wrong_view_of_four_is_left_out(points: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    rig = ring(4)
+    px = rig.project(points) + rng.normal(0, 2, (4, 7, 40, 2))
+    bad = rng.integers(0, 4, (7, 40))
+    bad_mask = np.arange(4)[:, None, None] == bad
+    px[bad_mask] += 200 * np.array([np.cos(1.0), np.sin(1.0)])
+    found = triangulate(rig, px, np.ones((4, 7, 40)))
+    error = np.linalg.norm(found.points - points, axis=-1)
+    assert error.max() < 0.05
+    assert np.mean(error) < 0.012
+    assert not found.used[bad_mask].any()
+    assert found.used[~bad_mask].mean() > 0.99
+
+
+def test_weights_follow_confidence() -> None:
+    """A view that is sure pulls the point to its own ray."""
+    rig = ring(3)
+    x = np.array([[0.1, 0.2, 1.0]])
+    px = rig.project(x)
+    px[0, 0, 0] += 6
+    sure = triangulate(rig, px, np.array([[1.0], [0.3], [0.3]]))
+    unsure = triangulate(rig, px, np.array([[0.3], [1.0], [1.0]]))
+    assert sure.residual_px[0, 0] < unsure.residual_px[0, 0]
+
+
+def test_depth_weight_makes_it_the_least_pixel_error() -> None:
+    """Without outliers the result is a stationary point of the summed squared pixel error."""
+    rig = ring(4)
+    rig.t[0, 2] += 6  # one camera far away
+    rng = np.random.default_rng(2)
+    x = np.array([[0.1, 0.2, 1.0]])
+    px = rig.project(x) + rng.normal(0, 1, (4, 1, 2))
+    found = triangulate(rig, px, np.ones((4, 1)), scale_px=1e4, iterations=20).points
+
+    def cost(p: np.ndarray) -> float:
+        return float(((rig.project(p) - px) ** 2).sum())
+
+    step = 1e-5
+    gradient = [(cost(found + step * e) - cost(found - step * e)) / (2 * step) for e in np.eye(3)[:, None]]
+    at_truth = [(cost(x + step * e) - cost(x - step * e)) / (2 * step) for e in np.eye(3)[:, None]]
+    assert np.linalg.norm(gradient) < 0.02 * np.linalg.norm(at_truth)
+
+
+def test_missing_views() -> None:
+    rig = ring(4)
+    x = np.tile([[0.1, 0.2, 1.0]], (4, 1))
+    px, conf = rig.project(x), np.ones((4, 4))
+    px[1:, 0] = np.nan  # one view left
+    conf[2:, 1] = 0.1  # two left
+    px[:, 2] = np.nan  # none left
+    found = triangulate(rig, px, conf)
+    assert np.isnan(found.points[[0, 2]]).all()
+    assert np.abs(found.points[[1, 3]] - x[0]).max() < 1e-9
+    assert np.isnan(found.residual_px[:, [0, 2]]).all()
+    assert found.used.sum(0).tolist() == [0, 2, 0, 4]
+    assert np.isnan(found.residual_px[2:, 1]).all()
+
+
+def test_one_camera_gives_no_points() -> None:
+    rig = ring(1)
+    found = triangulate(rig, rig.project(np.zeros((3, 3))), np.ones((1, 3)))
+    assert np.isnan(found.points).all()
+    assert not found.used.any()
+
+
+def test_parallel_rays_and_points_behind() -> None:
+    rig = ring(2)
+    rig.R[1], rig.t[1] = rig.R[0], rig.t[0] + [0.2, 0, 0]  # side by side
+    straight = np.tile(rig.K[0, :2, 2], (2, 1, 1))
+    diverging = straight.copy()
+    # Camera 1 stands to the left of camera 0 (t grew by +x): rays that lean apart meet behind both.
+    diverging[0, 0, 0] += 100
+    diverging[1, 0, 0] -= 100
+    for px in (straight, diverging):
+        assert np.isnan(triangulate(rig, px, np.ones((2, 1))).points).all()
+
+
+def test_disagreeing_pair_is_reported() -> None:
+    rig = ring(2)
+    px = rig.project(np.array([[0.1, 0.2, 1.0]]))
+    px[0, 0, 1] += 80
+    found = triangulate(rig, px, np.ones((2, 1)))
+    assert found.used.sum(0) < 2
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match="must be"):
+        triangulate(ring(3), np.zeros((2, 5, 2)), np.zeros((2, 5)))
