@@ -1,11 +1,104 @@
-"""Configuration: strict models, YAML files that hold differences, ``--set key=value``."""
+"""Configuration: strict models, YAML files that hold only differences, ``--set key=value``."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError
 
 
 class Config(BaseModel):
     """Base of every configuration: unknown keys are refused, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -> C:
+    """The configuration: the model's defaults, changed by each file in turn, then by ``key=value`` settings.
+
+    Raises:
+        InputError: a file is missing or not YAML, or a key is unknown or its value not allowed; the message
+            names the file or setting, the key, and the nearest known key.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for file in files:
+        _merge(values, _read(file), str(file), origin)
+    for setting in sets:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {setting}: expected key=value, such as --set smplify.overlap=8")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise InputError(f"--set {setting}: the value is not YAML ({_first_line(e)})") from e
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        _merge(values, value, f"--set {setting}", origin)
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        raise InputError("\n".join(_explain(model, error, origin) for error in e.errors())) from e
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror})") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise InputError(f"{file}: not YAML ({_first_line(e)})") from e
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: expected keys and values, found {type(found).__name__}")
+    return found
+
+
+def _first_line(e: Exception) -> str:
+    return " ".join(str(e).split())
+
+
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], source: str, origin: dict[str, str], at: str = ""
+) -> None:
+    for key, value in new.items():
+        name = f"{at}{key}"
+        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value, source, origin, f"{name}.")
+        else:
+            into[key] = value
+        origin[name] = source
+
+
+def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
+    where = [str(part) for part in error["loc"]]
+    key = ".".join(where)
+    # The innermost enclosing key that came from a file or a setting.
+    source = next((origin[k] for n in range(len(where), 0, -1) if (k := ".".join(where[:n])) in origin), "")
+    prefix = f"{source}: " if source else ""
+    if error["type"] != "extra_forbidden":
+        return f"{prefix}{key}: {error['msg']}, got {error['input']!r}"
+    known = ["".join(k) for k in _keys(model)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(siblings)}"
+    return f"{prefix}{key}: unknown key; {hint}"
+
+
+def _keys(model: type[BaseModel], at: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{at}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{at}{name}.")
+    return keys

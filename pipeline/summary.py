@@ -1,0 +1,146 @@
+"""What a results store holds, in numbers: read window by window, so memory does not grow with length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.store import Store
+
+CONFIDENT = 0.3
+"""Keypoints below this confidence are not counted in reprojection errors."""
+
+
+@dataclass(frozen=True)
+class CameraSummary:
+    """One camera of a finished run."""
+
+    name: str
+    reprojection_median_px: float | None
+    """Of all keypoints seen with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
+    reprojection_mean_px: float | None
+    keypoints: int
+    """How many those are."""
+    frames_with_person: int
+    frames_without_person: int
+    """Frames in which this camera does not show the person, or its keypoints are missing."""
+    frames_without_picture: int
+
+
+@dataclass(frozen=True)
+class PersonSummary:
+    """One person of a finished run."""
+
+    id: str
+    frames_fitted: int
+    frames_bridged: int
+    """A pose carried over a gap, marked not valid."""
+    frames_without_pose: int
+    jitter_mm: float | None
+    """Mean length of the joints' second difference over fitted frames, mm/frame²; None below three frames."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A results store in numbers."""
+
+    frames: int
+    fps: float
+    seconds: float
+    complete: bool
+    reprojection_median_px: float | None
+    """Over all cameras."""
+    reprojection_mean_px: float | None
+    cameras: tuple[CameraSummary, ...]
+    people: tuple[PersonSummary, ...]
+
+
+class _Distances:
+    """Mean and median of a stream of pixel distances, in bins of 0.05 px; 200 px and more share the last."""
+
+    STEP, BINS = 0.05, 4000
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(self.BINS, dtype=np.int64)
+        self.total = 0.0
+
+    def add(self, px: NDArray[np.float64]) -> None:
+        self.counts += np.bincount(np.minimum(px / self.STEP, self.BINS - 1).astype(int), minlength=self.BINS)
+        self.total += float(px.sum())
+
+    def median(self) -> float | None:
+        if not self.counts.any():
+            return None
+        k = int(np.searchsorted(self.counts.cumsum(), (self.counts.sum() + 1) // 2))
+        return round((k + 0.5) * self.STEP, 3)
+
+    def mean(self) -> float | None:
+        n = int(self.counts.sum())
+        return round(self.total / n, 3) if n else None
+
+
+def summarise(store: Store) -> Summary:
+    """Read a store from its first window to its last."""
+    c = store.contents
+    views, frames = len(c.rig), len(c.time_s)
+    distances = [_Distances() for _ in range(views)]
+    everywhere = _Distances()
+    seen = np.zeros(views, dtype=int)
+    fitted, bridged, written = np.zeros(c.people, int), np.zeros(c.people, int), 0
+    acceleration, accelerations = np.zeros(c.people), np.zeros(c.people, int)
+    before = np.empty((0, c.people, 24, 3))
+    for k in range(store.first_missing):
+        batch = store.read(k)
+        points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)
+        error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)
+        error[batch.keypoints.confidence.numpy() <= CONFIDENT] = np.nan
+        error[:, ~batch.valid.numpy()] = np.nan
+        for v in range(views):
+            px = error[v][np.isfinite(error[v])]
+            distances[v].add(px)
+            everywhere.add(px)
+        seen += (batch.keypoints.confidence.numpy() > 0).any((2, 3)).sum(1)
+        valid, posed = batch.valid.numpy(), np.isfinite(batch.joints.numpy()).all((2, 3))
+        written += len(valid)
+        fitted += valid.sum(0)
+        bridged += (posed & ~valid).sum(0)
+        joints = np.where(valid[..., None, None], batch.joints.numpy().astype(np.float64), np.nan)
+        joints = np.concatenate([before, joints])
+        length = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean(-1)
+        acceleration += np.nansum(length, 0)
+        accelerations += np.isfinite(length).sum(0)
+        before = joints[-2:]
+    return Summary(
+        frames=frames,
+        fps=float(c.rate),
+        seconds=float(frames / c.rate),
+        complete=store.first_missing == len(store.done),
+        reprojection_median_px=everywhere.median(),
+        reprojection_mean_px=everywhere.mean(),
+        cameras=tuple(
+            CameraSummary(
+                name=name,
+                reprojection_median_px=distances[v].median(),
+                reprojection_mean_px=distances[v].mean(),
+                keypoints=int(distances[v].counts.sum()),
+                frames_with_person=int(seen[v]),
+                frames_without_person=int(written - seen[v]),
+                frames_without_picture=int((c.frame_index[v] < 0).sum()),
+            )
+            for v, name in enumerate(c.rig.names)
+        ),
+        people=tuple(
+            PersonSummary(
+                id=str(p),
+                frames_fitted=int(fitted[p]),
+                frames_bridged=int(bridged[p]),
+                frames_without_pose=int(written - fitted[p] - bridged[p]),
+                jitter_mm=round(1000 * float(acceleration[p] / accelerations[p]), 3)
+                if accelerations[p]
+                else None,
+            )
+            for p in range(c.people)
+        ),
+    )

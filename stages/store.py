@@ -1,0 +1,22 @@
+"""The stage that keeps results: writes every window to the store and hands it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.batches import FitBatch
+from pipeline.store import Store
+
+
+def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> Iterator[FitBatch]:
+    """Write what comes in to ``results`` and pass it on.
+
+    With ``replay`` the windows that an earlier run has already written come first, so that what follows sees
+    the recording from its beginning.
+    """
+    if replay:
+        for k in range(results.first_missing):
+            yield results.read(k)
+    for batch in items:
+        results.write(batch)
+        yield batch

@@ -1,0 +1,71 @@
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import Config, load
+from pipeline.errors import InputError
+
+
+class Fit(Config):
+    overlap: int = 8
+    weight: float = 1.0
+
+
+class Run(Config):
+    fit: Fit = Fit()
+    name: str | None = None
+
+
+def test_later_wins_and_the_rest_stays(tmp_path):
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    a.write_text("fit:\n  overlap: 2\n  weight: 3\nname: a\n")
+    b.write_text("fit:\n  overlap: 4\n")
+    assert load(Run) == Run()
+    assert load(Run, [a, b]) == Run(fit=Fit(overlap=4, weight=3), name="a")
+    assert load(Run, [a, b], ["fit.overlap=6", "name=null"]) == Run(fit=Fit(overlap=6, weight=3))
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    (tmp_path / "e.yaml").write_text("# nothing yet\n")
+    assert load(Run, [tmp_path / "e.yaml"]) == Run()
+
+
+def test_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        load(Run).name = "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fit:\n  overlpa: 2\n", r"c\.yaml: fit\.overlpa: unknown key; did you mean fit\.overlap\?"),
+        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name"),
+        ("fit:\n  overlap: many\n", r"c\.yaml: fit\.overlap: .*integer.*got 'many'"),
+        ("fit: 3\n", r"c\.yaml: fit: .*got 3"),
+        ("- 1\n", "expected keys and values, found list"),
+        ("fit: [1\n", "not YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load(Run, [file])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("fit.overlap", r"--set fit\.overlap: expected key=value"),
+        ("fit.overlap=[", "the value is not YAML"),
+        ("fit.wieght=2", r"--set fit\.wieght=2: fit\.wieght: unknown key; did you mean fit\.weight\?"),
+        ("fit.overlap=x", r"--set fit\.overlap=x: fit\.overlap: "),
+    ],
+)
+def test_a_mistake_in_a_setting_is_named(setting, message):
+    with pytest.raises(InputError, match=message):
+        load(Run, [], [setting])
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
+        load(Run, [tmp_path / "none.yaml"])
