@@ -1,0 +1,68 @@
+"""Small stores and batches that several tests build on."""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.cameras import Rig
+from pipeline.store import Contents
+
+FRAMES, WINDOW = 20, 8
+
+
+def rig() -> Rig:
+    return Rig(
+        names=("left", "right"),
+        K=np.stack([np.array([[900.0, 0, 320], [0, 910, 240], [0, 0, 1]])] * 2),
+        dist=np.array([[-0.1, 0.02, 0.001, -0.001, 0, 0, 0, 0]] * 2),
+        R=np.stack([np.eye(3), Rotation.from_rotvec([0, 1.0, 0]).as_matrix()]),
+        t=np.array([[0.0, 0, 3], [0.1, 0, 3]]),
+        size=np.array([[640, 480]] * 2),
+    )
+
+
+def contents() -> Contents:
+    return Contents(
+        rig=rig(),
+        rate=Fraction(30000, 1001),
+        time_s=np.arange(FRAMES) * 1001 / 30000,
+        frame_index=np.stack([np.arange(FRAMES), np.arange(FRAMES) + 3]),
+        body={"name": "test", "sha256": "0"},
+        config={"smplify": {"weight": 1.0}, "render": {"crf": 20}},
+        window=WINDOW,
+    )
+
+
+def batch(k: int) -> FitBatch:
+    a, b = k * WINDOW, min((k + 1) * WINDOW, FRAMES)
+    rng, t = np.random.default_rng(k), b - a
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.uniform(0.1, 1, shape).astype(np.float32))
+
+    def rotations(*shape: int) -> torch.Tensor:
+        flat = Rotation.random(int(np.prod(shape)), rng=rng).as_matrix()
+        return torch.from_numpy(flat.reshape(*shape, 3, 3))
+
+    image = random(2, t, 1, 25, 2) * 400
+    xy = np.stack([rig().undistort(v, image[v].double().numpy()) for v in range(2)]).astype(np.float32)
+    return FitBatch(
+        keypoints=KeypointBatch(
+            start=a,
+            rate=Fraction(30000, 1001),
+            time_s=torch.from_numpy(np.arange(a, b) * 1001 / 30000),
+            image_px=image,
+            xy_px=torch.from_numpy(xy),
+            confidence=random(2, t, 1, 25),
+            anchor=random(1, 4).double(),
+        ),
+        params=SmplParams(rotations(t, 1), rotations(t, 1, 23), torch.full((1, 10), 0.5), random(t, 1, 3)),
+        joints=random(t, 1, 24, 3),
+        keypoints_3d=random(t, 1, 25, 4),
+        reprojection_px=random(2, t, 1),
+        valid=torch.from_numpy(rng.random((t, 1)) > 0.5),
+        state=random(5).double(),
+    )

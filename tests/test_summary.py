@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import FRAMES, batch, contents
+
+from pipeline.store import Store
+from pipeline.summary import CONFIDENT, summarise
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    for k in range(3):
+        store.write(batch(k))
+    return store
+
+
+def slow(store):
+    """The same numbers from whole arrays."""
+    c = store.contents
+    points = store.array("people/0/keypoints_3d")[..., :3].astype(float)
+    valid = store.array("people/0/valid")
+    px = []
+    for v, name in enumerate(c.rig.names):
+        seen = store.array(f"keypoints_2d/{name}")[:, 0].astype(float)
+        error = np.linalg.norm(c.rig.project(points)[v] - c.rig.undistort(v, seen[..., :2]), axis=-1)
+        px.append(error[(seen[..., 2] > CONFIDENT) & valid[:, None]])
+    joints = store.array("people/0/joints").astype(float)
+    jitter = [
+        np.linalg.norm(joints[t - 1] - 2 * joints[t] + joints[t + 1], axis=-1).mean()
+        for t in range(1, FRAMES - 1)
+        if valid[t - 1 : t + 2].all()
+    ]
+    return px, 1000 * np.mean(jitter)
+
+
+def test_agrees_with_whole_arrays(store):
+    px, jitter = slow(store)
+    summary = summarise(store)
+    for v, camera in enumerate(summary.cameras):
+        assert camera.keypoints == len(px[v])
+        inside = px[v][px[v] < 200]
+        if len(inside) > len(px[v]) / 2:
+            assert camera.reprojection_median_px == pytest.approx(np.median(px[v]), abs=0.5)
+        assert camera.reprojection_mean_px == pytest.approx(px[v].mean(), rel=1e-4)
+    assert summary.people[0].jitter_mm == pytest.approx(jitter, rel=1e-3)
+    assert summary.frames == FRAMES
+    assert summary.complete
+
+
+def test_counts_what_is_missing(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    fit = batch(0)
+    confidence = fit.keypoints.confidence.clone()
+    confidence[1, :5] = 0
+    valid = torch.ones_like(fit.valid)
+    valid[2:4] = False
+    joints = fit.joints.clone()
+    joints[3] = torch.nan
+    store.write(
+        replace(fit, keypoints=replace(fit.keypoints, confidence=confidence), valid=valid, joints=joints)
+    )
+    summary = summarise(store)
+    assert not summary.complete
+    assert [c.frames_with_person for c in summary.cameras] == [8, 3]
+    assert [c.frames_without_person for c in summary.cameras] == [0, 5]
+    person = summary.people[0]
+    assert (person.frames_fitted, person.frames_bridged, person.frames_without_pose) == (6, 1, 1)
+
+
+def test_an_empty_store(tmp_path):
+    summary = summarise(Store.create(tmp_path / "s.zarr", contents()))
+    assert summary.reprojection_median_px is None
+    assert summary.people[0].jitter_mm is None
