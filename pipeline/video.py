@@ -109,7 +109,8 @@ def probe(path: Path | str) -> VideoInfo:
             # Matroska and WebM say how long they are, not how many frames they have. A last frame that is
             # shown for long is not a missing one, hence the margin.
             missing = container.duration / 1e6 - float(ticks[-1] * time_base + 1 / rate)
-            broken += missing > max(0.2, 2 / rate)
+            if missing > max(0.2, float(2 / rate)):
+                broken += 1
         if broken or promised > number:
             total = f" of {promised}" if promised else ""
             warnings: tuple[str, ...] = (
