@@ -1,0 +1,233 @@
+"""Which person in one view is which in another: by geometry, never by index.
+
+All in metres in the world: a keypoint is a ray, two views of one person are two bundles of rays that meet.
+Every pair of people in two views proposes a body (the middles of the shortest segments between its rays),
+every view then gives the person whose rays pass closest, and the proposal on which most confident points of
+most views agree wins. Nothing depends on what the points are called, so the same code serves to find out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cameras import Array, Rig
+from pipeline.config import Config
+
+_PROPOSALS: Final = 24
+"""Proposals of a frame that are looked at in all views: those on which their own two views agree best."""
+
+_PARALLEL: Final = 0.03
+"""Sine of the angle between two rays below which they are not used (1.7°)."""
+
+
+class MatchConfig(Config):
+    """When points of different views belong to one person, and when a person is the one followed."""
+
+    agreement_m: float = 0.08
+    """Distance between a ray and the body's point at which the point counts for half."""
+    min_agreement: float = 0.4
+    """Share of a view's confidence that must agree for the view to count as seeing the person."""
+    min_points: int = 5
+    """Points that two views must share before they can agree."""
+    reach_m: float = 0.5
+    """How far the person can be from where it was seen last, at once ..."""
+    speed_m_s: float = 2.0
+    """... and how fast that grows while it is not seen, ..."""
+    max_reach_m: float = 1.5
+    """... up to this."""
+    start_share: float = 0.6
+    """Someone out of reach is taken for the person when the agreement is this share of the recording's usual."""
+    single_view_s: float = 1.0
+    """How long one view alone is believed after the person was last seen by two."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Bodies that at least two views agree on, best first. Axes: T frames, H proposals, V views, K points."""
+
+    score: Array
+    """(T, H) confidence × agreement summed over views and points; 0 where there is no proposal."""
+    centre: Array
+    """(T, H, 3) median of the points, metres, world; NaN where there is no proposal."""
+    person: NDArray[np.int64]
+    """(T, H, V) index of the person in each view; −1 where a view does not see the body."""
+
+
+def rays(rig: Rig, xy_px: Array) -> Array:
+    """Undistorted pixels (V, ..., 2) → unit directions (V, ..., 3) in the world; NaN where missing."""
+    flat = xy_px.reshape(len(rig), -1, 2)
+    with_one = np.concatenate([flat, np.ones((*flat.shape[:2], 1))], -1)
+    direction = with_one @ np.linalg.inv(rig.K).transpose(0, 2, 1) @ rig.R
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    return direction.reshape(*xy_px.shape[:-1], 3)
+
+
+def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Proposals:
+    """All bodies that two or more views agree on, frame by frame.
+
+    xy_px: (V, T, P, K, 2) undistorted pixels, NaN where missing. confidence: (V, T, P, K), 0 where missing.
+    """
+    views, frames, people, points = confidence.shape
+    conf = confidence.astype(np.float64)
+    seen = conf > 0
+    ray = np.where(seen[..., None], rays(rig, xy_px.astype(np.float64)), 0.0)
+    origin = rig.centres
+
+    # 1. Every pair of people in every pair of views, by how well their rays meet.
+    pairs = list(combinations(range(views), 2))
+    meet = np.zeros((frames, len(pairs), people, people))
+    for n, (a, b) in enumerate(pairs):
+        _, gap, usable = _closest(origin[a], ray[a][:, :, None], origin[b], ray[b][:, None])
+        weight = np.sqrt(conf[a][:, :, None] * conf[b][:, None])
+        both = weight > 0
+        agree = (np.where(usable & both, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
+        total = weight.sum(-1)
+        good = (both.sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * total)
+        meet[:, n] = np.where(good, agree, 0)
+    flat = meet.reshape(frames, -1)
+    top = np.argsort(-flat, axis=1, kind="stable")[:, :_PROPOSALS]
+    count = max(1, int((np.take_along_axis(flat, top, 1) > 0).sum(1).max(initial=0)))
+    top = top[:, :count]
+    alive = np.take_along_axis(flat, top, 1) > 0
+    n, i, j = np.unravel_index(top, meet.shape[1:])
+
+    # 2. The bodies of the best pairs, and who in each view lies on them.
+    va, vb = np.array(pairs).T[:, n]
+    t = np.arange(frames)[:, None]
+    body, _, usable = _closest(origin[va][:, :, None], ray[va, t, i], origin[vb][:, :, None], ray[vb, t, j])
+    usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
+    centre = _median(body, usable)
+    with np.errstate(invalid="ignore"):
+        extent = _median(np.linalg.norm(body - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
+        # Half of the points of a body lie within an arm's length of its middle, and not all on a spot.
+        alive &= (extent > 0.05) & (extent < 1.2)
+
+    score = np.zeros((frames, count))
+    person = np.full((frames, count, views), -1, dtype=np.int64)
+    body = np.where(usable[..., None], body, 0)
+    for v in range(views):
+        offset = (body - origin[v])[:, :, None]
+        direction = ray[v][:, None]
+        along = (offset * direction).sum(-1)
+        miss2 = (offset**2).sum(-1) - along**2
+        weight = np.where(usable[:, :, None], conf[v][:, None], 0)
+        agree = (np.where(along > 0, weight, 0) / (1 + miss2 / cfg.agreement_m**2)).sum(-1)
+        good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
+        agree = np.where(good, agree, 0)
+        best = agree.argmax(-1)
+        share = np.take_along_axis(agree, best[..., None], -1)[..., 0]
+        person[..., v] = np.where(share > 0, best, -1)
+        score += share
+    alive &= (person >= 0).sum(-1) >= 2
+    score = np.where(alive, score, 0)
+    order = np.argsort(-score, axis=1, kind="stable")
+    return Proposals(
+        np.take_along_axis(score, order, 1),
+        np.where(alive[..., None], centre, np.nan)[t, order],
+        np.where(alive[..., None], person, -1)[t, order],
+    )
+
+
+def usual_score(proposals: Proposals) -> float:
+    """The agreement that the best seen person of a recording has in a typical frame; 0 if nobody is seen."""
+    best = proposals.score[:, 0]
+    return float(np.median(best[best > 0])) if (best > 0).any() else 0.0
+
+
+def follow(
+    rig: Rig,
+    xy_px: Array,
+    confidence: Array,
+    time_s: Array,
+    usual: float,
+    anchor: Array,
+    cfg: MatchConfig,
+) -> tuple[NDArray[np.int64], Array]:
+    """Choose the recording's person in each view: index (V, T), −1 where not seen, and the new anchor.
+
+    anchor: (4,) where the person was seen last and when, NaN before it was. Someone within reach of it is
+    the person; out of reach, only who is agreed on about as well as is ``usual`` in this recording, so that
+    a bystander in two views of four is not taken while the person is out of sight. A single view is
+    believed for a short time, when its rays pass where the person was.
+    """
+    proposals = propose(rig, xy_px, confidence, cfg)
+    views, frames = confidence.shape[:2]
+    chosen = np.full((views, frames), -1, dtype=np.int64)
+    position, when = anchor[:3].copy(), float(anchor[3])
+    for t in range(frames):
+        score, centre = proposals.score[t], proposals.centre[t]
+        reach = min(cfg.reach_m + cfg.speed_m_s * (time_s[t] - when), cfg.max_reach_m)
+        distance = np.linalg.norm(centre - position, axis=-1)
+        # NaN (no anchor yet, no proposal) compares false.
+        near = np.where(distance <= reach, score / (1 + (distance / reach) ** 2), 0)
+        pick, best = int(near.argmax()), int(score.argmax())
+        # Whoever is followed with half of the agreement that another has was the wrong one from the start.
+        if near[pick] <= 0 or score[pick] < 0.5 * score[best]:
+            pick = best if score[best] >= cfg.start_share * usual else pick
+            if near[pick] <= 0 and score[pick] < cfg.start_share * usual:
+                pick = -1
+        if pick >= 0 and score[pick] > 0:
+            chosen[:, t] = proposals.person[t, pick]
+            position, when = centre[pick], float(time_s[t])
+        elif time_s[t] - when <= cfg.single_view_s:
+            chosen[:, t] = _single_view(rig, xy_px[:, t], confidence[:, t], position, reach, cfg)
+    return chosen, np.append(position, when)
+
+
+def _single_view(
+    rig: Rig, xy_px: Array, confidence: Array, position: Array, reach: float, cfg: MatchConfig
+) -> NDArray[np.int64]:
+    """The one person (V,) of one view that stands where the person was last; −1 in all other views."""
+    out = np.full(len(rig), -1, dtype=np.int64)
+    seen = confidence > 0
+    offset = position - rig.centres
+    ray = np.where(seen[..., None], rays(rig, xy_px.astype(np.float64)), 0)
+    along = np.einsum("vpkx,vx->vpk", ray, offset)
+    near = rig.centres[:, None, None] + along[..., None] * ray
+    usable = seen & (along > 0)
+    centre = _median(near, usable)
+    distance = np.linalg.norm(centre - position, axis=-1)
+    extent = _median(np.linalg.norm(near - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
+    with np.errstate(invalid="ignore"):
+        good = (usable.sum(-1) >= cfg.min_points) & (distance <= reach) & (extent > 0.05) & (extent < 1.2)
+    if good.any():
+        rank = np.where(good, confidence.sum(-1) / (1 + (distance / reach) ** 2), -1)
+        view, person = np.unravel_index(int(rank.argmax()), rank.shape)
+        out[view] = person
+    return out
+
+
+def pick_people(values: NDArray[np.float32], chosen: NDArray[np.int64], fill: float) -> NDArray[np.float32]:
+    """(V, T, P, ...) and person (V, T) → (V, T, ...), ``fill`` where the person is −1."""
+    views, frames = chosen.shape
+    out = values[np.arange(views)[:, None], np.arange(frames), np.maximum(chosen, 0)]
+    out[chosen < 0] = fill
+    return out
+
+
+def _closest(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Middle and length of the shortest segment between rays; False where parallel or behind an origin."""
+    base = o2 - o1
+    cos = (d1 * d2).sum(-1)
+    on1, on2 = (d1 * base).sum(-1), (d2 * base).sum(-1)
+    sin2 = 1 - cos**2
+    usable = sin2 > _PARALLEL**2
+    sin2 = np.where(usable, sin2, 1)
+    s, t = (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2
+    p1, p2 = o1 + s[..., None] * d1, o2 + t[..., None] * d2
+    return (p1 + p2) / 2, np.sqrt(((p1 - p2) ** 2).sum(-1)), usable & (s > 0) & (t > 0)
+
+
+def _median(values: Array, valid: NDArray[np.bool_]) -> Array:
+    """Median of (..., K, D) over the valid (..., K) → (..., D), NaN where none is: no warnings, no loops."""
+    count = valid.sum(-1)
+    ordered = np.sort(np.where(valid[..., None], values, np.inf), axis=-2)
+    low, high = np.maximum(count - 1, 0) // 2, count // 2
+    high = np.minimum(high, values.shape[-2] - 1)
+    picked = [np.take_along_axis(ordered, n[..., None, None], -2)[..., 0, :] for n in (low, high)]
+    return np.where(count[..., None] > 0, (picked[0] + picked[1]) / 2, np.nan)

@@ -1,0 +1,288 @@
+"""2D keypoint files: index a camera's folder, read OpenPose JSON, bring any format to BODY_25.
+
+A file that cannot be used never stops a run: its view is missing for that frame, with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
+
+Floats = NDArray[np.float32]
+
+MAX_PEOPLE: Final = 12
+"""People of one view that take part in the matching: those with the highest confidence."""
+
+_NUMBER = re.compile(r"(\d+)(\D*)\Z")
+
+
+@dataclass(frozen=True)
+class KeypointFiles:
+    """One camera's keypoint files, by frame number. A million of them take 8 MB: names follow a pattern."""
+
+    folder: Path
+    numbers: NDArray[np.int64]
+    """(N,) frame numbers that have a file, rising."""
+    prefix: str
+    width: int
+    suffix: str
+    """A file is called prefix + number padded with zeros to width + suffix ..."""
+    exceptions: Mapping[int, str]
+    """... but for these frame numbers."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def file(self, number: int) -> Path | None:
+        """The file of a frame number, None where there is none."""
+        i = int(np.searchsorted(self.numbers, number))
+        if i == len(self.numbers) or self.numbers[i] != number:
+            return None
+        name = self.exceptions.get(number, f"{self.prefix}{number:0{self.width}d}{self.suffix}")
+        return self.folder / name
+
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these frame numbers have a file."""
+        return np.isin(numbers, self.numbers)
+
+
+def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
+    """The JSON files of one camera's folder, and how many of them carry no frame number.
+
+    The frame number is the last run of digits in the name: ``cam01_000000000012_keypoints.json`` is 12.
+
+    Raises:
+        InputError: two files have the same frame number.
+    """
+    numbers = array("q")
+    exceptions: dict[int, str] = {}
+    first: tuple[str, int, str] | None = None
+    unnumbered = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, dot, extension = entry.name.rpartition(".")
+            if extension.lower() != "json" or not dot or entry.name.startswith("."):
+                continue
+            found = _NUMBER.search(stem)
+            if not found or len(found[1]) > 18:
+                unnumbered += 1
+                continue
+            digits, number = found[1], int(found[1])
+            pattern = (stem[: found.start()], len(digits), found[2] + dot + extension)
+            numbers.append(number)
+            if first is None:
+                first = pattern
+            # Numbers that outgrow their padding (…999, 1000) still follow the pattern.
+            if (pattern[0], pattern[2]) != (first[0], first[2]) or f"{number:0{first[1]}d}" != digits:
+                exceptions[number] = entry.name
+    unique = np.unique(np.frombuffer(numbers, dtype=np.int64))
+    prefix, width, suffix = first or ("", 1, ".json")
+    files = KeypointFiles(folder, unique, prefix, width, suffix, exceptions)
+    if len(unique) != len(numbers):
+        counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)[1]
+        twice = int(unique[counts > 1][0])
+        raise InputError(
+            f"{folder}: more than one file for frame {twice} (one is {files.file(twice).name}); "  # type: ignore[union-attr]
+            "the last number in a file's name must be its frame: keep one set of files"
+        )
+    return files, unnumbered
+
+
+def read_people(file: Path, points: int) -> tuple[Floats, str]:
+    """The people of one OpenPose JSON file: (P, points, 3) of x, y, confidence; and a reason if P is 0.
+
+    A missing point is NaN, NaN, 0. Points that are not finite, have no confidence, or lie at exactly (0, 0)
+    are missing. A person with another number of points is left out.
+    """
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        return _nobody(points), f"cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError):
+        return _nobody(points), "not JSON (cut off?)"
+    people = document.get("people") if isinstance(document, dict) else None
+    if not isinstance(people, list):
+        return _nobody(points), "no list of people"
+    kept: list[Floats] = []
+    reason = "nobody"
+    for person in people:
+        values = _points_of(person)
+        if not isinstance(values, list) or not values:
+            continue  # an empty person {}
+        if len(values) != 3 * points:
+            reason = f"{len(values)} numbers a person, expected {3 * points}"
+            continue
+        try:
+            xyc = np.array(values, dtype=np.float64).reshape(points, 3)
+        except (TypeError, ValueError, OverflowError):
+            reason = "not numbers"
+            continue
+        x, y, c = xyc.T
+        seen = np.isfinite(xyc).all(1) & (c > 0) & ((x != 0) | (y != 0)) & (np.abs(xyc) < 1e9).all(1)
+        if seen.any():
+            xyc[~seen] = np.nan, np.nan, 0
+            kept.append(xyc.astype(np.float32))
+        elif not np.isfinite(xyc).all():
+            reason = "not finite numbers"
+    if not kept:
+        return _nobody(points), reason
+    if len(kept) > MAX_PEOPLE:
+        order = np.argsort([-float(p[:, 2].sum()) for p in kept], kind="stable")[:MAX_PEOPLE]
+        kept = [kept[i] for i in sorted(order)]
+    return np.stack(kept), ""
+
+
+def _nobody(points: int) -> Floats:
+    return np.empty((0, points, 3), dtype=np.float32)
+
+
+def _points_of(person: Any) -> Any:
+    """The point list of a person: ``pose_keypoints`` is how OpenPose before 1.2 spelled it."""
+    if not isinstance(person, dict):
+        return None
+    return person.get("pose_keypoints_2d", person.get("pose_keypoints"))
+
+
+def count_points(file: Path) -> set[int]:
+    """How many points the people of a file have; empty for a file with nobody or one that cannot be read."""
+    try:
+        people = json.loads(file.read_bytes())["people"]
+        found = [_points_of(person) for person in people]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    return {len(v) // 3 for v in found if isinstance(v, list) and v and len(v) % 3 == 0}
+
+
+def read_views(files: Sequence[KeypointFiles | None], numbers: NDArray[np.int64], points: int) -> Floats:
+    """Everybody in these frames of all cameras: (V, T, P, points, 3), P being the most people in one file.
+
+    ``numbers`` (V, T) are file numbers, −1 where a camera has no frame. No person is NaN, NaN, 0.
+    """
+    views, frames = numbers.shape
+    found: dict[tuple[int, int], Floats] = {}
+    for v, camera in enumerate(files):
+        if camera is None:
+            continue
+        for t in range(frames):
+            file = camera.file(int(numbers[v, t])) if numbers[v, t] >= 0 else None
+            if file is not None:
+                people, _ = read_people(file, points)
+                if len(people):
+                    found[v, t] = people
+    most = max((len(p) for p in found.values()), default=1)
+    out = np.full((views, frames, most, points, 3), np.nan, dtype=np.float32)
+    out[..., 2] = 0
+    for (v, t), people in found.items():
+        out[v, t, : len(people)] = people
+    return out
+
+
+def to_body_25(people: Floats, format_name: str) -> Floats:
+    """Points (..., K, 3) of a format in ``FORMATS`` as BODY_25 (..., 25, 3).
+
+    A point that the format lacks is the mean of its ``MIDPOINTS`` with the lower confidence of the two.
+    """
+    names = FORMATS[format_name]
+    if people.shape[-2] != len(names):
+        raise ValueError(f"{format_name} has {len(names)} points, got {people.shape[-2]}")
+    out = np.full((*people.shape[:-2], len(BODY_25), 3), np.nan, dtype=people.dtype)
+    out[..., 2] = 0
+    for to, name in enumerate(BODY_25):
+        if name in names:
+            out[..., to, :] = people[..., names.index(name), :]
+        elif name in MIDPOINTS:
+            a, b = (people[..., names.index(end), :] for end in MIDPOINTS[name])
+            both = np.minimum(a[..., 2], b[..., 2])
+            middle = (a[..., :2] + b[..., :2]) / 2
+            out[..., to, :2] = np.where(both[..., None] > 0, middle, np.nan)
+            out[..., to, 2] = both
+    return out
+
+
+def formats_with(points: int) -> list[str]:
+    """The known formats with this number of points."""
+    return [name for name, names in FORMATS.items() if len(names) == points]
+
+
+_LIMBS: Final = (
+    ("Shoulder", "Elbow"),
+    ("Elbow", "Wrist"),
+    ("Hip", "Knee"),
+    ("Knee", "Ankle"),
+)
+
+
+def limb_inconsistency(points: NDArray[np.float64], format_name: str) -> float:
+    """How badly 3D points (T, K, 3) in a file's order fit a body, read in one format: 0 is a rigid skeleton.
+
+    Mean over upper arms, forearms, thighs and shins of the robust spread of the length over the frames, and of
+    the difference between left and right, each relative to the length and cut off at 1. A limb seen in
+    fewer than 3 frames is left out; NaN when fewer than three remain.
+    """
+    names = FORMATS[format_name]
+    costs: list[float] = []
+    for upper, lower in _LIMBS:
+        medians = []
+        for side in "LR":
+            length = _lengths(points, names, side + upper, side + lower)
+            if len(length) < 3:
+                continue
+            median = float(np.median(length))
+            medians.append(median)
+            spread = 1.4826 * float(np.median(np.abs(length - median))) / max(median, 1e-9)
+            costs.append(min(spread, 1.0))
+        if len(medians) == 2:
+            costs.append(min(abs(medians[0] - medians[1]) / max(min(medians), 1e-9), 1.0))
+    return float(np.mean(costs)) if len(costs) >= 3 else float("nan")
+
+
+def limb_length(points: NDArray[np.float64], format_name: str) -> float:
+    """Upper arm + forearm + thigh + shin of 3D points (T, K, 3), medians over frames and sides; NaN unseen."""
+    names = FORMATS[format_name]
+    total = 0.0
+    for upper, lower in _LIMBS:
+        both = np.concatenate([_lengths(points, names, side + upper, side + lower) for side in "LR"])
+        total += float(np.median(both)) if len(both) else float("nan")
+    return total
+
+
+def _lengths(
+    points: NDArray[np.float64], names: tuple[str, ...], upper: str, lower: str
+) -> NDArray[np.float64]:
+    length = np.linalg.norm(points[:, names.index(upper)] - points[:, names.index(lower)], axis=-1)
+    return np.asarray(length[np.isfinite(length)])
+
+
+def missing_reasons(
+    camera: KeypointFiles | None, numbers: Iterable[int], points: int
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Why a camera has no person in these frames: reason → frames, and reason → first file's name.
+
+    Reads the files again, of these frames only, so that the answer does not depend on which run made them.
+    """
+    counts: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for number in numbers:
+        file = camera.file(int(number)) if camera is not None and number >= 0 else None
+        if number < 0:
+            reason = "no frame"
+        elif file is None:
+            reason = "no file"
+        else:
+            people, reason = read_people(file, points)
+            reason = "not the person" if len(people) else reason
+            examples.setdefault(reason, file.name)
+        counts[reason] = counts.get(reason, 0) + 1
+    return counts, examples

@@ -1,0 +1,62 @@
+"""Read the detected keypoints, choose the recording's person in every view, undistort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.association import MatchConfig, follow, pick_people, propose, usual_score
+from pipeline.batches import KeypointBatch
+from pipeline.config import Config
+from pipeline.recording import Recording, spread_frames
+
+_SAMPLE = 40
+
+
+class KeypointsConfig(Config):
+    """Reading keypoints and matching them over the views."""
+
+    window: int = 24
+    """Frames of a batch: what the store writes at once."""
+    min_confidence: float = 0.05
+    """Points with less confidence are missing."""
+    match: MatchConfig = MatchConfig()
+    """When points of different views belong to one person."""
+
+
+def keypoints(
+    recording: Recording, cfg: KeypointsConfig, start_chunk: int = 0, anchor: Tensor | None = None
+) -> Iterator[KeypointBatch]:
+    """One batch per ``cfg.window`` frames of the recording's time line; one person (P = 1).
+
+    A stage without input: it reads files. To go on after a restart, give the first chunk that is not done and
+    the anchor (1, 4) of the batch before it; the batches are then the same to the last bit.
+    """
+    frames = len(recording)
+
+    def read(at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        people = recording.people(at)
+        people[people[..., 2] < cfg.min_confidence] = np.nan, np.nan, 0
+        image, confidence = people[..., :2], people[..., 2]
+        return image, recording.undistort(image).astype(np.float32), confidence
+
+    _, xy, confidence = read(spread_frames(np.arange(frames), _SAMPLE))
+    usual = usual_score(propose(recording.rig, xy, confidence, cfg.match))
+    where = np.full(4, np.nan) if anchor is None else anchor[0].numpy().astype(np.float64)
+    for start in range(start_chunk * cfg.window, frames, cfg.window):
+        at = np.arange(start, min(start + cfg.window, frames))
+        image, xy, confidence = read(at)
+        time_s = recording.timeline.time_s[at]
+        chosen, where = follow(recording.rig, xy, confidence, time_s, usual, where, cfg.match)
+        yield KeypointBatch(
+            start=start,
+            rate=recording.timeline.rate,
+            time_s=torch.from_numpy(time_s),
+            image_px=torch.from_numpy(pick_people(image, chosen, np.nan)[:, :, None]),
+            xy_px=torch.from_numpy(pick_people(xy, chosen, np.nan)[:, :, None]),
+            confidence=torch.from_numpy(pick_people(confidence, chosen, 0)[:, :, None]),
+            anchor=torch.from_numpy(where[None].copy()),
+        )
