@@ -267,12 +267,13 @@ def _packets_from(
         yield from container.demux(stream)
 
 
-def planes(frame: av.VideoFrame) -> tuple[Pixels, ...]:
-    """The planes of an 8-bit planar frame as writable arrays (height, width) that share its memory."""
-    return tuple(
+def planes(frame: av.VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
+    """The three planes of an 8-bit frame as writable arrays (height, width) that share its memory."""
+    y, u, v = (
         np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width]  # type: ignore[call-overload]
         for p in frame.planes
     )
+    return y, u, v
 
 
 def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:
@@ -394,27 +395,35 @@ class VideoWriter:
         self._stream = stream
         return stream
 
-    def close(self) -> None:
-        """Finish the file and give it its name. Without a frame there is no file."""
+    def finish(self) -> None:
+        """Write what the encoder still holds; the file is whole, but not under its name yet."""
         if self._container is None or self._stream is None:
             return
         try:
             self._container.mux(self._stream.encode(None))
             self._container.close()
             self._container = None
-            self._part.replace(self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        finally:
-            self.discard()
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Without a frame there is no file."""
+        self.finish()
+        if self._stream is not None:
+            try:
+                self._part.replace(self.path)
+            except OSError as error:
+                raise self._failed(error) from error
+            self._stream = None
 
     def discard(self) -> None:
         """Give up: close and remove the unfinished file."""
         if self._container is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
-            self._container = None
-        self._part.unlink(missing_ok=True)
+        self._container = self._stream = None
+        with suppress(OSError):
+            self._part.unlink(missing_ok=True)
 
     def _failed(self, error: Exception) -> InputError:
         self.discard()

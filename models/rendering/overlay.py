@@ -1,0 +1,191 @@
+"""Drawing on video frames: blending a picture in, labels, and many views in one.
+
+A frame is its planes Y (H, W), U and V (⌈H/2⌉, ⌈W/2⌉), uint8, YUV 4:2:0 in limited range, changed in place: a
+round trip through RGB would touch every pixel of the frame for a person who covers a tenth of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.rendering.software import Picture, jit
+
+Pixels = NDArray[np.uint8]
+Planes = tuple[Pixels, Pixels, Pixels]
+
+BLACK, WHITE, NEUTRAL = 16, 235, 128
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+_RED_BLUE = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
+"""Weights of red and blue in luma by colour space (ITU-T H.273, table 4): BT.709, BT.601 twice, BT.2020."""
+
+
+def yuv_matrix(colour_space: int, height: int) -> NDArray[np.float32]:
+    """(3, 4) from (red, green, blue, 1), 0 to 255, to limited-range YUV.
+
+    ``colour_space`` is H.273's number. Where the file does not say, players take BT.709 for high definition
+    and BT.601 below, so it is done here.
+    """
+    red, blue = _RED_BLUE.get(colour_space, _RED_BLUE[1 if height >= 720 else 5])
+    luma = np.array([red, 1 - red - blue, blue])
+    u = (np.array([0, 0, 1]) - luma) / (1 - blue) / 2
+    v = (np.array([1, 0, 0]) - luma) / (1 - red) / 2
+    scaled = np.stack([luma * 219, u * 224, v * 224]) / 255
+    return np.column_stack([scaled, [BLACK, NEUTRAL, NEUTRAL]]).astype(np.float32)
+
+
+def blend(planes: Planes, picture: Picture, matrix: NDArray[np.float32]) -> None:
+    """Blend a picture into a frame of the size it was drawn for; only its box is touched."""
+    _blend(*planes, picture.rgb, picture.alpha, picture.x0, picture.y0, matrix)
+
+
+@jit
+def _blend(
+    y_plane: Pixels,
+    u_plane: Pixels,
+    v_plane: Pixels,
+    rgb: Pixels,
+    alpha: Pixels,
+    x0: int,
+    y0: int,
+    m: NDArray[np.float32],
+) -> None:
+    height, width = alpha.shape
+    half, full = np.float32(0.5), np.float32(1 / 255)
+    for top in range(0, height, 2):  # blocks of 2×2 pixels share one chroma sample; x0 and y0 are even
+        for left in range(0, width, 2):
+            covered = u_sum = v_sum = np.float32(0)
+            for j in range(top, min(top + 2, height)):
+                for i in range(left, min(left + 2, width)):
+                    if alpha[j, i] == 0:
+                        continue
+                    a = alpha[j, i] * full
+                    r, g, b = np.float32(rgb[j, i, 0]), np.float32(rgb[j, i, 1]), np.float32(rgb[j, i, 2])
+                    luma = m[0, 0] * r + m[0, 1] * g + m[0, 2] * b + m[0, 3]
+                    before = np.float32(y_plane[y0 + j, x0 + i])
+                    y_plane[y0 + j, x0 + i] = np.uint8(before + a * (luma - before) + half)
+                    covered += a
+                    u_sum += a * (m[1, 0] * r + m[1, 1] * g + m[1, 2] * b + m[1, 3])
+                    v_sum += a * (m[2, 0] * r + m[2, 1] * g + m[2, 2] * b + m[2, 3])
+            if covered > 0:
+                # A block at the edge of a frame of odd size holds fewer than four pixels.
+                pixels = min(2, y_plane.shape[0] - y0 - top) * min(2, y_plane.shape[1] - x0 - left)
+                share = np.float32(1 / pixels)
+                rest = 1 - covered * share
+                u, v = (y0 + top) // 2, (x0 + left) // 2
+                u_plane[u, v] = np.uint8(u_plane[u, v] * rest + u_sum * share + half)
+                v_plane[u, v] = np.uint8(v_plane[u, v] * rest + v_sum * share + half)
+
+
+def composite(rgb: Pixels, picture: Picture | None) -> Pixels:
+    """An RGB picture (H, W, 3) with another drawn over it, for stills."""
+    out = rgb.copy()
+    if picture is not None:
+        height, width = picture.alpha.shape
+        box = out[picture.y0 : picture.y0 + height, picture.x0 : picture.x0 + width]
+        a = picture.alpha[..., None] / np.float32(255)
+        box[:] = box + a * (picture.rgb - box.astype(np.float32)) + 0.5
+    return out
+
+
+def fill(planes: Planes, luma: int) -> None:
+    """One shade of grey."""
+    planes[0][:] = luma
+    for chroma in planes[1:]:
+        chroma[:] = NEUTRAL
+
+
+def label(planes: Planes, text: str, height: int, *, bottom: bool = False) -> None:
+    """White text ``height`` pixels high on a darkened strip in the left corner, at the top or the bottom."""
+    scale, thick, width, below = _measure(text, height)
+    luma, pad = planes[0], max(2, height // 2)
+    rows = (height + below + pad) // 2 * 2
+    top = (luma.shape[0] - rows) // 2 * 2 if bottom else 0
+    columns = (width + 2 * pad) // 2 * 2
+    for n, plane in enumerate(planes):
+        s, base = (1, BLACK) if n == 0 else (2, NEUTRAL)
+        box = plane[top // s : (top + rows) // s, : columns // s]
+        box[:] = base + (box.astype(np.float32) - base) * 0.3
+    cv2.putText(luma, text, (pad, top + height + pad // 2), FONT, scale, WHITE, thick, cv2.LINE_AA)
+
+
+def footer(planes: Planes, rows: int, text: str, height: int) -> None:
+    """White text in the middle of a black strip of ``rows`` at the bottom."""
+    scale, thick, width, _ = _measure(text, height)
+    luma, u, v = planes
+    strip = luma[-rows:], u[-rows // 2 :], v[-rows // 2 :]
+    fill(strip, BLACK)
+    at = ((luma.shape[1] - width) // 2, (rows + height) // 2)
+    cv2.putText(strip[0], text, at, FONT, scale, WHITE, thick, cv2.LINE_AA)
+
+
+def _measure(text: str, height: int) -> tuple[float, int, int, int]:
+    """Scale and line width for capitals ``height`` pixels high; the text's width and its rows below."""
+    scale = height / 22  # capitals of this font are 22 pixels high at scale 1
+    thick = max(1, round(height / 10))
+    (width, _), below = cv2.getTextSize(text, FONT, scale, thick)
+    return scale, thick, width, below
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Where the views go in one picture."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    boxes: tuple[tuple[int, int, int, int], ...]
+    """x, y, width, height of each view, even numbers."""
+    footer: int
+    """Rows at the bottom that no view covers, for the time."""
+
+
+def mosaic(sizes: Sequence[tuple[int, int]], limit: tuple[int, int]) -> Mosaic:
+    """The grid within ``limit`` (width, height) that shows views of these sizes largest.
+
+    All cells are alike; a view keeps its shape and is centred in its cell.
+    """
+    footer = max(16, limit[1] // 27) // 2 * 2
+    width, height = limit[0], limit[1] - footer
+    best: tuple[float, int, int] | None = None
+    for columns in range(1, len(sizes) + 1):
+        rows = -(-len(sizes) // columns)
+        # Every view fills its cell as far as it goes; count the pixels that are shown.
+        cell = (width // columns, height // rows)
+        shown = sum(w * h * min(cell[0] / w, cell[1] / h) ** 2 for w, h in sizes)
+        if best is None or shown > best[0]:
+            best = (shown, columns, rows)
+    assert best is not None, "a mosaic of no views"
+    _, columns, rows = best
+    cell = (width // columns, height // rows)
+    fitted = []
+    for w, h in sizes:
+        scale = min(cell[0] / w, cell[1] / h)
+        fitted.append((max(2, int(w * scale) // 2 * 2), max(2, int(h * scale) // 2 * 2)))
+    # Cells shrink to what the views need.
+    cell = (max(w for w, _ in fitted), max(h for _, h in fitted))
+    boxes = tuple(
+        (
+            k % columns * cell[0] + (cell[0] - w) // 4 * 2,
+            k // columns * cell[1] + (cell[1] - h) // 4 * 2,
+            w,
+            h,
+        )
+        for k, (w, h) in enumerate(fitted)
+    )
+    return Mosaic((columns * cell[0], rows * cell[1] + footer), boxes, footer)
+
+
+def place(planes: Planes, source: Planes, box: tuple[int, int, int, int], name: str, height: int) -> None:
+    """Shrink one frame into a box of another and label it with text ``height`` pixels high."""
+    x, y, w, h = box
+    a, b, c = planes
+    x2, y2, w2, h2 = x // 2, y // 2, w // 2, h // 2
+    cell = a[y : y + h, x : x + w], b[y2 : y2 + h2, x2 : x2 + w2], c[y2 : y2 + h2, x2 : x2 + w2]
+    for to, plane in zip(cell, source, strict=True):
+        to[:] = cv2.resize(plane, to.shape[::-1], interpolation=cv2.INTER_AREA)
+    label(cell, name, height)

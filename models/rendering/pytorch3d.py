@@ -1,0 +1,78 @@
+"""The same pictures as ``models/rendering/software.py`` by PyTorch3D's rasteriser, for CUDA devices.
+
+On the CPU PyTorch3D takes minutes for a full frame: there it is for tests at small size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.rendering.software import Picture, resolve, to_screen
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+
+Floats = NDArray[np.float32]
+
+
+def draw(
+    vertices: Floats,
+    faces: NDArray[np.int32],
+    rig: Rig,
+    view: int,
+    colours: Floats,
+    *,
+    antialias: bool = True,
+) -> Picture | None:
+    """As ``software.draw``, on the CUDA device if there is one.
+
+    Raises ``InputError`` when PyTorch3D is not installed or does not fit the installed torch.
+    """
+    try:
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+        from pytorch3d.structures import Meshes
+    except ImportError as error:
+        raise InputError(
+            f"render.backend=pytorch3d: PyTorch3D cannot be imported ({error}). Install it with "
+            "pip install 'multispin[pytorch3d]', or use render.backend=software."
+        ) from error
+    screen = to_screen(vertices, faces, rig, view)
+    if screen is None:
+        return None
+    samples = 2 if antialias else 1
+    x0, y0, x1, y1 = screen.box
+    height, width = (y1 - y0) * samples, (x1 - x0) * samples
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    # PyTorch3D's screen: x to the left, y up, the shorter side from −1 to 1, edges at half pixels.
+    uv = (torch.from_numpy(screen.uv).to(device) - torch.tensor([x0, y0], device=device) + 0.5) * samples
+    ndc = (torch.tensor([width, height], device=device) - 2 * uv) / min(width, height)
+    inverse_z = torch.from_numpy(screen.inverse_z).to(device)
+    triangles = torch.from_numpy(faces).to(device, torch.int64)
+
+    people, points = inverse_z.shape
+    offsets = torch.arange(people, device=device) * points
+    every = (triangles[None] + offsets[:, None, None]).reshape(-1, 3)
+    near = inverse_z.flatten()
+    every = every[(near[every] > 0).all(1)]
+    if not len(every):
+        return None
+    xyz = torch.cat([ndc.reshape(-1, 2), 1 / near[:, None].clamp(min=1e-6)], 1)
+    # A flipped x turns clockwise into counter-clockwise, so that PyTorch3D's back faces are the true ones.
+    found, _, weights, _ = rasterize_meshes(
+        Meshes(xyz[None], every[None]),
+        image_size=(height, width),
+        blur_radius=0.0,
+        faces_per_pixel=1,
+        perspective_correct=False,
+        cull_backfaces=True,
+    )
+    face, weight = found[0, ..., 0], weights[0, ..., 0, :]
+    corners = every[face.clamp(min=0)]
+    drawn = face >= 0
+    # 1/z and shade are linear on the screen.
+    depth = torch.where(drawn, (near[corners] * weight).sum(-1), 0)
+    light = (torch.from_numpy(screen.shade).to(device).flatten()[corners] * weight).sum(-1)
+    person = torch.div(corners[..., 0], points, rounding_mode="floor").to(torch.uint8)
+    return resolve(depth.cpu().numpy(), light.cpu().numpy(), person.cpu().numpy(), colours, samples, (x0, y0))

@@ -1,0 +1,302 @@
+"""Draw the fitted bodies over the videos: one overlay a camera, and all views in one mosaic."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, StringConstraints
+from torch import Tensor
+
+from models.rendering import overlay, software
+from models.rendering.software import Picture
+from pipeline.batches import FitBatch, FrameBatch
+from pipeline.cameras import Rig
+from pipeline.config import Config
+from pipeline.engine import ahead
+from pipeline.errors import InputError
+from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, to_yuv420p
+from stages.decode import DecodeConfig, decode
+
+Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
+Side = Annotated[int, Field(ge=64)]
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+]
+Draw = Callable[..., Picture | None]
+Pictures = tuple[av.VideoFrame | None, ...]
+
+EMPTY_LUMA = 70
+"""Grey of a picture that is missing."""
+
+
+class RenderConfig(Config):
+    overlay: bool = True
+    """Write overlay_<camera>.mp4."""
+    mosaic: bool = True
+    """Write mosaic.mp4."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to show, by name; all when empty."""
+    backend: Literal["software", "pytorch3d"] = "software"
+    """What draws: software on the processor, pytorch3d on a CUDA device."""
+    antialias: bool = True
+    """2×2 samples a pixel."""
+    opacity: float = Field(0.9, gt=0, le=1)
+    colours: tuple[Colour, ...] = Field(
+        ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"), min_length=1
+    )
+    """One a person, from the start again when there are more people. Okabe and Ito's, which the colour-blind
+    can tell apart."""
+    crf: int = Field(21, ge=0, le=51)
+    """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
+    preset: Preset = "veryfast"
+    mosaic_size: tuple[Side, Side] = (1920, 1080)
+    """Width and height that the mosaic keeps within, pixels."""
+    threads: NonNegativeInt = 0
+    """Views drawn at the same time; 0 for one a processor."""
+
+
+class Body(Protocol):
+    """The part of ``models.body.Body`` that is drawn."""
+
+    @property
+    def faces(self) -> NDArray[np.int32]: ...
+
+    def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor: ...
+
+
+def render(
+    items: Iterator[FitBatch],
+    cfg: RenderConfig,
+    rig: Rig,
+    body: Body,
+    videos: Sequence[VideoInfo | Path | None],
+    frame_index: NDArray[np.int64],
+    rate: Fraction,
+    out: Path,
+    decoding: DecodeConfig | None = None,
+) -> Iterator[FitBatch]:
+    """Draw every batch and hand it on. Batches must follow one another without a gap.
+
+    videos: one a camera, None where there is none; they are read again here, a few frames ahead of the
+    drawing. frame_index: (V, T) which frame of each video is shown at each time of the recording, −1 for none.
+    rate: frames a second of that time line. A camera that has no picture is drawn on grey and says so. A person
+    who is bridged over time is drawn paler and labelled; one with NaN parameters is labelled as not seen. The
+    files get their names in the folder ``out`` when the last batch is drawn; before that, and after an error,
+    there are none.
+
+    Raises ``InputError`` for an unknown camera name, a video whose size is not its camera's, a back end that
+    is not installed, and a file that cannot be written.
+    """
+    rig, sources, frame_index = _shown(cfg.cameras, rig, videos, frame_index)
+    draw = _back_end(cfg.backend)
+    sizes = [(int(w), int(h)) for w, h in rig.size]
+    _make_folder(out)
+    with ExitStack() as stack:
+
+        def writer(name: str) -> VideoWriter:
+            return stack.enter_context(VideoWriter(out / name, rate, crf=cfg.crf, preset=cfg.preset))
+
+        files = [writer(name) for name in overlay_names(rig.names)] if cfg.overlay else []
+        together = [_MosaicVideo(sizes, cfg, rig.names, writer("mosaic.mp4"))] if cfg.mosaic else []
+        pool = stack.enter_context(ThreadPoolExecutor(cfg.threads or os.cpu_count() or 1, "render"))
+        pending: Future[None] | None = None
+        frames: Iterator[Pictures] | None = None
+        at = 0
+        for batch in items:
+            if frames is None:
+                at = batch.start
+                chunks = decode(sources, frame_index, decoding or DecodeConfig(), at)
+                frames = _by_time(stack.enter_context(ahead(chunks, 1, "decode")))
+            if batch.start != at:
+                raise ValueError(f"render got frame {batch.start} when frame {at} was next")
+            for moment in _moments(batch, body, cfg):
+                pictures = next(frames)
+
+                def view(v: int, moment: _Moment = moment, pictures: Pictures = pictures) -> av.VideoFrame:
+                    picture = draw(
+                        moment.vertices, body.faces, rig, v, moment.colours, antialias=cfg.antialias
+                    )
+                    note = "no video" if sources[v] is None else "no frame"
+                    frame = _drawn(pictures[v], picture, sizes[v], moment.notes, note)
+                    if files:
+                        files[v].write(frame)
+                    return frame
+
+                views = list(pool.map(view, range(len(rig))))
+                if pending is not None:
+                    pending.result()
+                if together:  # made while the next frame is drawn
+                    pending = pool.submit(together[0].add, views, at, moment.time_s)
+                at += 1
+            yield batch
+        if pending is not None:
+            pending.result()
+        for file in chain(files, (t.file for t in together)):
+            file.finish()  # all are whole before the first gets its name
+
+
+def overlay_names(cameras: Sequence[str]) -> list[str]:
+    """File names ``overlay_<camera>.mp4``, safe on every file system and all different."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for camera in cameras:
+        safe = re.sub(r"[^\w.-]+", "_", camera)
+        name, number = safe, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{safe}_{number}"
+        taken.add(name.casefold())
+        names.append(f"overlay_{name}.mp4")
+    return names
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What is drawn at one time."""
+
+    time_s: float
+    vertices: NDArray[np.float32]
+    """(P, N, 3) metres, world; NaN for people who are not seen."""
+    colours: NDArray[np.float32]
+    """(P, 4)"""
+    notes: tuple[str, ...]
+    """What the viewer must be told about the people."""
+
+
+def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> Iterator[_Moment]:
+    p = batch.params
+    frames, people = p.transl.shape[:2]
+    betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
+    with torch.inference_mode():
+        vertices = body.vertices(
+            p.global_orient.flatten(0, 1), p.body_pose.flatten(0, 1), betas, p.transl.flatten(0, 1)
+        )
+    xyz = vertices.float().cpu().numpy().reshape(frames, people, -1, 3)
+    solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
+    seen = np.isfinite(xyz).all((2, 3))
+    sure = batch.valid.cpu().numpy()
+    for t in range(frames):
+        pale = ~sure[t][:, None]
+        rgb = np.where(pale, 0.6 + 0.4 * solid, solid)
+        alpha = np.where(pale, 0.6, 1) * cfg.opacity
+        notes = []
+        for i in range(people):
+            who = f"person {i + 1} " if people > 1 else ""
+            if not seen[t, i]:
+                notes.append(f"{who}not seen")
+            elif not sure[t, i]:
+                notes.append(f"{who}bridged")
+        time_s = float(batch.keypoints.time_s[t])
+        yield _Moment(time_s, xyz[t], np.concatenate([rgb, alpha], 1).astype(np.float32), tuple(notes))
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _drawn(
+    frame: av.VideoFrame | None,
+    picture: Picture | None,
+    size: tuple[int, int],
+    notes: Sequence[str],
+    missing: str,
+) -> av.VideoFrame:
+    """A new frame: the video's, or grey where it has none, with the people and what there is to say."""
+    if frame is None:
+        new = av.VideoFrame(size[0], size[1], "yuv420p")
+        overlay.fill(planes(new), EMPTY_LUMA)
+        notes = (missing, *notes)
+    else:
+        new = copied(to_yuv420p(frame))
+    if picture is not None:
+        overlay.blend(planes(new), picture, overlay.yuv_matrix(int(new.colorspace), size[1]))
+    if notes:
+        overlay.label(planes(new), ", ".join(notes), max(10, min(size) // 36), bottom=True)
+    return new
+
+
+class _MosaicVideo:
+    """All views in one picture, with names and time."""
+
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], cfg: RenderConfig, names: Sequence[str], file: VideoWriter
+    ) -> None:
+        self.file = file
+        self._names = names
+        self._grid = overlay.mosaic(sizes, cfg.mosaic_size)
+        self._canvas = av.VideoFrame(*self._grid.size, "yuv420p")
+        overlay.fill(planes(self._canvas), overlay.BLACK)
+
+    def add(self, views: Sequence[av.VideoFrame], frame: int, time_s: float) -> None:
+        canvas, grid = planes(self._canvas), self._grid
+        text = max(9, grid.footer // 2)
+        for view, box, name in zip(views, grid.boxes, self._names, strict=True):
+            overlay.place(canvas, planes(view), box, name, text)
+        overlay.footer(canvas, grid.footer, f"frame {frame}   {time_s:.3f} s", text)
+        self.file.write(self._canvas)
+
+
+def _shown(
+    names: Sequence[str],
+    rig: Rig,
+    videos: Sequence[VideoInfo | Path | None],
+    frame_index: NDArray[np.int64],
+) -> tuple[Rig, list[VideoInfo | None], NDArray[np.int64]]:
+    """The cameras that were asked for, with their videos looked into."""
+    if frame_index.shape[0] != len(rig) or len(videos) != len(rig):
+        raise ValueError(f"{len(rig)} cameras, {len(videos)} videos, frame_index {frame_index.shape}")
+    unknown = [n for n in names if n not in rig.names]
+    if unknown:
+        raise InputError(
+            f"render.cameras: there is no camera {', '.join(unknown)}. "
+            f"The cameras are: {', '.join(rig.names)}."
+        )
+    keep = [rig.names.index(n) for n in names or rig.names]
+    infos: list[VideoInfo | None] = []
+    for v in keep:
+        video = videos[v]
+        info = probe(video) if isinstance(video, Path) else video
+        w, h = rig.size[v]
+        if info is not None and info.size != (w, h):
+            raise InputError(
+                f"{info.path}: the video is {info.size[0]}x{info.size[1]} pixels, the calibration of camera "
+                f"{rig.names[v]} is for {w}x{h}. Give the calibration of this video, or export it in that "
+                "size."
+            )
+        infos.append(info)
+    return rig.select([rig.names[v] for v in keep]), infos, frame_index[keep]
+
+
+def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
+    for chunk in chunks:
+        yield from zip(*chunk.pictures, strict=True)
+
+
+def _back_end(name: str) -> Draw:
+    if name == "pytorch3d":
+        from models.rendering import pytorch3d
+
+        return pytorch3d.draw
+    return software.draw
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{out}: this folder cannot be made ({error.strerror}). Choose another one with --out."
+        ) from error
