@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
+
+Number = TypeVar("Number", np.float32, np.float64)
 
 _PROPOSALS: Final = 24
 """Proposals of a frame that are looked at in all views: those on which their own two views agree best."""
@@ -28,20 +30,20 @@ _PARALLEL: Final = 0.03
 class MatchConfig(Config):
     """When points of different views belong to one person, and when a person is the one followed."""
 
-    agreement_m: float = 0.08
+    agreement_m: float = 0.1
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = 0.4
     """Share of a view's confidence that must agree for the view to count as seeing the person."""
     min_points: int = 5
     """Points that two views must share before they can agree."""
-    reach_m: float = 0.5
+    reach_m: float = 0.3
     """How far the person can be from where it was seen last, at once ..."""
-    speed_m_s: float = 2.0
+    speed_m_s: float = 3.0
     """... and how fast that grows while it is not seen, ..."""
-    max_reach_m: float = 1.5
+    max_reach_m: float = 0.8
     """... up to this."""
     start_share: float = 0.6
-    """Someone out of reach is taken for the person when the agreement is this share of the recording's usual."""
+    """Someone out of reach is taken for the person at this share of the recording's usual agreement."""
     single_view_s: float = 1.0
     """How long one view alone is believed after the person was last seen by two."""
 
@@ -64,7 +66,7 @@ def rays(rig: Rig, xy_px: Array) -> Array:
     with_one = np.concatenate([flat, np.ones((*flat.shape[:2], 1))], -1)
     direction = with_one @ np.linalg.inv(rig.K).transpose(0, 2, 1) @ rig.R
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    return direction.reshape(*xy_px.shape[:-1], 3)
+    return np.asarray(direction.reshape(*xy_px.shape[:-1], 3))
 
 
 def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Proposals:
@@ -72,7 +74,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
 
     xy_px: (V, T, P, K, 2) undistorted pixels, NaN where missing. confidence: (V, T, P, K), 0 where missing.
     """
-    views, frames, people, points = confidence.shape
+    views, frames, people, _ = confidence.shape
     conf = confidence.astype(np.float64)
     seen = conf > 0
     ray = np.where(seen[..., None], rays(rig, xy_px.astype(np.float64)), 0.0)
@@ -81,14 +83,14 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     # 1. Every pair of people in every pair of views, by how well their rays meet.
     pairs = list(combinations(range(views), 2))
     meet = np.zeros((frames, len(pairs), people, people))
-    for n, (a, b) in enumerate(pairs):
+    for pair, (a, b) in enumerate(pairs):
         _, gap, usable = _closest(origin[a], ray[a][:, :, None], origin[b], ray[b][:, None])
         weight = np.sqrt(conf[a][:, :, None] * conf[b][:, None])
         both = weight > 0
         agree = (np.where(usable & both, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
         total = weight.sum(-1)
         good = (both.sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * total)
-        meet[:, n] = np.where(good, agree, 0)
+        meet[:, pair] = np.where(good, agree, 0)
     flat = meet.reshape(frames, -1)
     top = np.argsort(-flat, axis=1, kind="stable")[:, :_PROPOSALS]
     count = max(1, int((np.take_along_axis(flat, top, 1) > 0).sum(1).max(initial=0)))
@@ -202,7 +204,7 @@ def _single_view(
     return out
 
 
-def pick_people(values: NDArray[np.float32], chosen: NDArray[np.int64], fill: float) -> NDArray[np.float32]:
+def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float) -> NDArray[Number]:
     """(V, T, P, ...) and person (V, T) → (V, T, ...), ``fill`` where the person is −1."""
     views, frames = chosen.shape
     out = values[np.arange(views)[:, None], np.arange(frames), np.maximum(chosen, 0)]

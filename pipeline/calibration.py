@@ -243,12 +243,12 @@ def _read_toml(path: Path) -> list[_Camera]:
         if table.get("fisheye", False) is not False:
             raise InputError(
                 f"{where}: fisheye lenses are not supported; undistort its video and keypoints with the tool "
-                "that calibrated it, and give the calibration of the undistorted pictures with fisheye = false"
+                "that calibrated it, and give the calibration of the undistorted pictures (fisheye = false)"
             )
         for needed in ("matrix", "distortions", "rotation", "translation"):
             if needed not in table:
-                hint = ": was the rig calibrated for extrinsics too?" if needed[-5:] == "ation" else ""
-                raise InputError(f"{where}: key {needed!r} is missing{hint}")
+                placed = "" if needed in ("matrix", "distortions") else ": are its extrinsics calibrated?"
+                raise InputError(f"{where}: key {needed!r} is missing{placed}")
         cameras.append(
             (
                 name,

@@ -1,4 +1,4 @@
-"""2D keypoint files: index a camera's folder, read OpenPose JSON, bring any format to BODY_25.
+"""2D keypoint files: index a camera's folder, read OpenPose JSON.
 
 A file that cannot be used never stops a run: its view is missing for that frame, with a reason.
 """
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
 
 Floats = NDArray[np.float32]
 
@@ -187,82 +186,6 @@ def read_views(files: Sequence[KeypointFiles | None], numbers: NDArray[np.int64]
     for (v, t), people in found.items():
         out[v, t, : len(people)] = people
     return out
-
-
-def to_body_25(people: Floats, format_name: str) -> Floats:
-    """Points (..., K, 3) of a format in ``FORMATS`` as BODY_25 (..., 25, 3).
-
-    A point that the format lacks is the mean of its ``MIDPOINTS`` with the lower confidence of the two.
-    """
-    names = FORMATS[format_name]
-    if people.shape[-2] != len(names):
-        raise ValueError(f"{format_name} has {len(names)} points, got {people.shape[-2]}")
-    out = np.full((*people.shape[:-2], len(BODY_25), 3), np.nan, dtype=people.dtype)
-    out[..., 2] = 0
-    for to, name in enumerate(BODY_25):
-        if name in names:
-            out[..., to, :] = people[..., names.index(name), :]
-        elif name in MIDPOINTS:
-            a, b = (people[..., names.index(end), :] for end in MIDPOINTS[name])
-            both = np.minimum(a[..., 2], b[..., 2])
-            middle = (a[..., :2] + b[..., :2]) / 2
-            out[..., to, :2] = np.where(both[..., None] > 0, middle, np.nan)
-            out[..., to, 2] = both
-    return out
-
-
-def formats_with(points: int) -> list[str]:
-    """The known formats with this number of points."""
-    return [name for name, names in FORMATS.items() if len(names) == points]
-
-
-_LIMBS: Final = (
-    ("Shoulder", "Elbow"),
-    ("Elbow", "Wrist"),
-    ("Hip", "Knee"),
-    ("Knee", "Ankle"),
-)
-
-
-def limb_inconsistency(points: NDArray[np.float64], format_name: str) -> float:
-    """How badly 3D points (T, K, 3) in a file's order fit a body, read in one format: 0 is a rigid skeleton.
-
-    Mean over upper arms, forearms, thighs and shins of the robust spread of the length over the frames, and of
-    the difference between left and right, each relative to the length and cut off at 1. A limb seen in
-    fewer than 3 frames is left out; NaN when fewer than three remain.
-    """
-    names = FORMATS[format_name]
-    costs: list[float] = []
-    for upper, lower in _LIMBS:
-        medians = []
-        for side in "LR":
-            length = _lengths(points, names, side + upper, side + lower)
-            if len(length) < 3:
-                continue
-            median = float(np.median(length))
-            medians.append(median)
-            spread = 1.4826 * float(np.median(np.abs(length - median))) / max(median, 1e-9)
-            costs.append(min(spread, 1.0))
-        if len(medians) == 2:
-            costs.append(min(abs(medians[0] - medians[1]) / max(min(medians), 1e-9), 1.0))
-    return float(np.mean(costs)) if len(costs) >= 3 else float("nan")
-
-
-def limb_length(points: NDArray[np.float64], format_name: str) -> float:
-    """Upper arm + forearm + thigh + shin of 3D points (T, K, 3), medians over frames and sides; NaN unseen."""
-    names = FORMATS[format_name]
-    total = 0.0
-    for upper, lower in _LIMBS:
-        both = np.concatenate([_lengths(points, names, side + upper, side + lower) for side in "LR"])
-        total += float(np.median(both)) if len(both) else float("nan")
-    return total
-
-
-def _lengths(
-    points: NDArray[np.float64], names: tuple[str, ...], upper: str, lower: str
-) -> NDArray[np.float64]:
-    length = np.linalg.norm(points[:, names.index(upper)] - points[:, names.index(lower)], axis=-1)
-    return np.asarray(length[np.isfinite(length)])
 
 
 def missing_reasons(

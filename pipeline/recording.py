@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,6 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from pipeline.association import MatchConfig, pick_people, propose
 from pipeline.calibration import (
     UNITS,
     calibration_doubts,
@@ -34,34 +34,28 @@ from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.joints import FORMATS
-from pipeline.keypoints import (
-    Floats,
-    KeypointFiles,
-    count_points,
+from pipeline.keypoints import Floats, KeypointFiles, count_points, index_keypoints, read_views
+from pipeline.skeletons import (
+    KeypointFormat,
+    best_bodies,
+    body_size,
+    decide_format,
+    find_scales,
+    find_unit,
     formats_with,
-    index_keypoints,
-    limb_inconsistency,
-    limb_length,
-    read_views,
+    share_outside,
     to_body_25,
+    to_pixels,
 )
-from pipeline.triangulation import triangulate
+from pipeline.timeline import Timeline, common_timeline, spread
 from pipeline.video import VideoInfo, probe
 
 VIDEO_SUFFIXES: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _VIDEO_FOLDERS: Final = ("videos", "video", ".")
-_KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".")
-_OTHER_KEYPOINTS: Final = ("pose-sync", "pose-associated")
+_KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
 
 _SAMPLE: Final = 40
-"""Frames, spread over the recording, on which format and unit are checked."""
-_MARGIN: Final = 2.0
-"""A keypoint format must fit this many times better than the next, ..."""
-_INCONSISTENT: Final = 0.25
-"""... and limbs may vary and differ between left and right by this share of their length."""
-
-
-# --- what recording.yaml may say -----------------------------------------------------------------------------
+"""Frames, spread over the recording, on which format, scales and unit are checked."""
 
 
 class StatedKeypoints(Config):
@@ -151,12 +145,8 @@ def _explain(error: Any) -> str:
     where = [str(part) for part in error["loc"]]
     if error["type"] != "extra_forbidden":
         return f"{'.'.join(where)}: {error['msg'].removeprefix('Value error, ')}"
-    model: type[Config] = {"keypoints": StatedKeypoints, "calibration": StatedCalibration}.get(
-        where[0], Stated
-    )
-    if len(where) == 1:
-        model = Stated
-    keys = list(model.model_fields)
+    inner: dict[str, type[Config]] = dict(keypoints=StatedKeypoints, calibration=StatedCalibration)
+    keys = list(inner[where[0]].model_fields if len(where) > 1 else Stated.model_fields)
     near = difflib.get_close_matches(where[-1], keys, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
     return f"unknown key {'.'.join(where)!r}; {hint}"
@@ -169,42 +159,6 @@ def _inside(folder: Path, stated: str, key: str) -> Path:
     if not path.exists():
         raise InputError(f"{folder / 'recording.yaml'}: {key}: {path} does not exist")
     return path
-
-
-# --- what a recording is -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The common time line: T instants, and every camera's frame at each."""
-
-    rate: Fraction
-    """Frames a second: the lowest among the cameras."""
-    time_s: NDArray[np.float64]
-    """(T,) seconds from the first."""
-    frame_index: NDArray[np.int32]
-    """(V, T) index into the camera's own frames; −1 where it has none at that time."""
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-
-@dataclass(frozen=True)
-class KeypointFormat:
-    """What the numbers in the keypoint files mean, and how that is known."""
-
-    name: str
-    """A name in ``joints.FORMATS``."""
-    how: str
-    """How it was decided, for people."""
-    inconsistency: float
-    """``limb_inconsistency`` under this format; NaN where it could not be measured."""
-    margin: float
-    """How many times worse the next format with as many points fits; NaN where there is none."""
-    confidence_scale: float = 1.0
-    """What confidences are divided by (files in which they exceed 1)."""
-    normalised: bool = False
-    """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 
 
 @dataclass(frozen=True)
@@ -237,26 +191,12 @@ class Recording:
     def people(self, frames: NDArray[np.int64]) -> Floats:
         """Everybody in these frames, as detected: (V, T, P, 25, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
-        points = len(FORMATS[self.format.name])
-        raw = read_views(self.keypoints, self.keypoint_numbers(frames), points)
-        return to_body_25(_to_pixels(raw, self.format, self.rig.size), self.format.name)
+        raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
+        return to_body_25(to_pixels(raw, self.format, self.rig.size), self.format.name)
 
-    def undistort(self, xy_px: NDArray[np.float32]) -> Array:
+    def undistort(self, xy_px: Floats) -> Array:
         """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""
-        return np.stack([self.rig.undistort(v, xy_px[v]) for v in range(len(self.rig))])
-
-
-def _to_pixels(raw: Floats, known: KeypointFormat, size: NDArray[np.int64]) -> Floats:
-    if known.confidence_scale == 1.0 and not known.normalised:
-        return raw
-    out = raw.copy()
-    out[..., 2] = np.clip(raw[..., 2] / known.confidence_scale, 0, 1)
-    if known.normalised:
-        out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)
-    return out
-
-
-# --- finding ---------------------------------------------------------------------------------------------------
+        return np.stack([self.rig.undistort(v, xy_px[v].astype(np.float64)) for v in range(len(self.rig))])
 
 
 def find_recording(path: Path | str) -> Recording:
@@ -318,17 +258,13 @@ def find_recording(path: Path | str) -> Recording:
             f"{folder}: fewer than two cameras have keypoint files; at least two views are needed"
         )
 
-    timeline = _timeline_of(rig, videos, indexed, stated, folder, warnings)
+    timeline = _timeline_of(folder, rig, videos, indexed, stated, warnings)
     rig, known = _check_people(folder, rig, indexed, timeline, stated, warnings)
     warnings += calibration_doubts(rig)
 
     notes.append(("keypoints", f"{keypoints_at}: {known.name}, {known.how}"))
-    notes.append(
-        (
-            "time line",
-            f"{len(timeline)} frames, {len(timeline) / float(timeline.rate):.2f} s at {float(timeline.rate):g} fps",
-        )
-    )
+    duration = f"{timeline.duration_s:.2f} s at {float(timeline.rate):.6g} fps"
+    notes.append(("time line", f"{len(timeline)} frames, {duration}"))
     for v, name in enumerate(rig.names):
         notes.append((f"camera {name}", _describe(videos[v], indexed[v], rig.size[v], folder)))
     return Recording(
@@ -420,7 +356,7 @@ def _find_keypoints(folder: Path, stated: Stated, warnings: list[str]) -> tuple[
             )
         return cameras, f"{stated.keypoints.path.rstrip('/')}/ (stated)"
     places = []
-    for name in (*_KEYPOINT_FOLDERS, *_OTHER_KEYPOINTS):
+    for name in _KEYPOINT_FOLDERS:
         if (folder / name).is_dir():
             cameras = _camera_folders(folder / name, only_json=name == ".")
             if cameras:
@@ -445,8 +381,9 @@ def _camera_folders(place: Path, *, only_json: bool) -> dict[str, Path]:
     for sub in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if only_json and not sub.name.endswith("_json"):
             continue
-        if not any(p.suffix.lower() == ".json" for p in sub.iterdir()):
-            continue
+        with os.scandir(sub) as entries:
+            if not any(e.name.lower().endswith(".json") for e in entries):
+                continue
         name = sub.name.removesuffix("_json")
         if name in found:
             raise InputError(
@@ -474,9 +411,9 @@ def _pair_names(
     if set(found) <= set(known):
         return {n: n for n in found}
     loose = {_loose(n): n for n in known}
-    if len(loose) == len(known) and len({_loose(n) for n in found}) == len(found):
-        if all(_loose(n) in loose for n in found):
-            return {loose[_loose(n)]: n for n in found}
+    by_loose = {_loose(n): n for n in found}
+    if len(loose) == len(known) and len(by_loose) == len(found) and by_loose.keys() <= loose.keys():
+        return {loose[key]: n for key, n in by_loose.items()}
     if len(found) != len(known):
         return None
     pairs = dict(zip(sorted(known, key=_natural), found, strict=True))
@@ -499,8 +436,8 @@ def _match_cameras(
 
     def refuse(what: str, names: Iterable[str], known: Iterable[str]) -> InputError:
         return InputError(
-            f"{folder}: {what} are of the cameras {listed(names)}, the calibration of {listed(known)}: the names "
-            "differ and the counts too; rename one side"
+            f"{folder}: {what} are of the cameras {listed(names)}, the calibration of {listed(known)}: names "
+            "and counts differ; rename one side"
         )
 
     videos_of = _pair_names(videos, rig.names, "videos", warnings)
@@ -551,181 +488,121 @@ def _fit_sizes(rig: Rig, videos: Sequence[VideoInfo | None], calibration: Path, 
             if abs(ratio - 1) > 0.01:
                 hint = "; is the video turned by 90°?" if abs(ratio * (w / h) ** 2 - 1) < 0.02 else ""
                 raise InputError(
-                    f"{video.path}: frames are {video.size[0]}x{video.size[1]}, camera {name} was calibrated at "
-                    f"{w}x{h} ({calibration.name}): the aspects differ by more than 1 %, so the calibration "
-                    f"cannot be rescaled{hint}"
+                    f"{video.path}: frames are {video.size[0]}x{video.size[1]}, but camera {name} was "
+                    f"calibrated at {w}x{h} ({calibration.name}): the aspects differ by over 1 %, so the "
+                    f"calibration cannot be rescaled{hint}"
                 )
             rig = rig.resized(v, video.size)
             warnings.append(
-                f"camera {name}: calibration rescaled from {w}x{h} to the video's {video.size[0]}x{video.size[1]}"
+                f"camera {name}: calibration rescaled from {w}x{h} to the {video.size[0]}x{video.size[1]} of "
+                "its video"
             )
     return rig
 
 
-# --- time --------------------------------------------------------------------------------------------------------
-
-
-def common_timeline(times_s: Sequence[Array], rates: Sequence[Fraction]) -> Timeline:
-    """Put cameras on one time line: the frames of the slowest one within the span that all share.
-
-    times_s: increasing time stamps of each camera on a common clock, seconds. Every other camera gives its
-    nearest frame, no further away than half of its frame interval. ``Timeline.time_s`` is empty when the
-    cameras share no time.
-    """
-    slowest = min(range(len(rates)), key=lambda v: rates[v])
-    # Containers round time stamps, Matroska to a millisecond.
-    half = [0.5 / float(rate) + 1e-3 for rate in rates]
-    start = max(t[0] - h for t, h in zip(times_s, half, strict=True))
-    end = min(t[-1] + h for t, h in zip(times_s, half, strict=True))
-    grid = times_s[slowest]
-    grid = grid[(grid >= start) & (grid <= end)]
-    index = np.full((len(times_s), len(grid)), -1, dtype=np.int32)
-    for v, times in enumerate(times_s):
-        right = np.clip(np.searchsorted(times, grid), 1, max(len(times) - 1, 1))
-        left = right - 1
-        right = np.minimum(right, len(times) - 1)
-        nearest = np.where(grid - times[left] <= times[right] - grid, left, right)
-        index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest, -1)
-    return Timeline(rates[slowest], grid - grid[0] if len(grid) else grid, index)
-
-
 def _timeline_of(
+    folder: Path,
     rig: Rig,
     videos: Sequence[VideoInfo | None],
     files: Sequence[KeypointFiles | None],
     stated: Stated,
-    folder: Path,
     warnings: list[str],
 ) -> Timeline:
+    yaml_path = folder / "recording.yaml"
     for name in stated.frame_offset:
         if name not in rig.names:
             raise InputError(
-                f"{folder / 'recording.yaml'}: frame_offset: no camera is called {name!r}; there are "
-                f"{', '.join(rig.names)}"
+                f"{yaml_path}: frame_offset: no camera is called {name!r}; known: {', '.join(rig.names)}"
             )
-    video_rates = [v.rate for v in videos if v]
-    if stated.fps is not None:
-        fps = Fraction(str(stated.fps).replace(" ", ""))
-        if video_rates:
-            warnings.append(
-                "fps in recording.yaml is not used for cameras with a video: their time stamps count"
-            )
-    elif video_rates:
-        fps = min(video_rates)
-    else:
-        fps = Fraction(30)
-        warnings.append(
-            "no video says how fast the frames follow each other: 30 fps assumed; recording.yaml: fps"
-        )
-
+    fps = _stated_rate(stated, [v.rate for v in videos if v], warnings)
     times: list[Array] = []
     rates: list[Fraction] = []
+    first: list[int] = []
     for name, video, camera in zip(rig.names, videos, files, strict=True):
-        rate = video.rate if video else fps
+        rates.append(video.rate if video else fps)
         if video:
             own = video.times_s - video.times_s[0]
+            first.append(0)
             if camera is not None:
                 warnings += _numbering_doubts(name, len(own), camera, stated.keypoints.first_frame)
         else:
-            assert camera is not None  # a camera has a video or keypoints
-            last = int(camera.numbers[-1]) - stated.keypoints.first_frame
-            if last < 0:
+            assert camera is not None  # every camera has a video or keypoints
+            low, high = (int(camera.numbers[i]) - stated.keypoints.first_frame for i in (0, -1))
+            last_file = camera.file(int(camera.numbers[-1]))
+            if high < 0:
                 raise InputError(
-                    f"{camera.folder}: the last file is number {camera.numbers[-1]}, before keypoints.first_frame "
-                    f"{stated.keypoints.first_frame} in recording.yaml"
+                    f"{last_file} is the last file of {name}, but its number is below keypoints.first_frame "
+                    f"({stated.keypoints.first_frame}) in {yaml_path}"
                 )
-            if last > 50_000_000:
+            if high > 50_000_000:
                 raise InputError(
-                    f"{camera.folder}: file {camera.file(int(camera.numbers[-1]))} gives frame {last}: the last "
-                    "number in a file's name must be its frame"
+                    f"{last_file}: frame {high} is too high; the last number in a file's name is its frame"
                 )
-            own = np.arange(last + 1) / float(rate)
+            own = np.arange(high + 1) / float(fps)
+            first.append(max(low, 0))
         offset = stated.frame_offset.get(name, 0)
         if abs(offset) >= len(own):
-            raise InputError(
-                f"{folder / 'recording.yaml'}: frame_offset of {name} is {offset}, but it has {len(own)} frames"
-            )
-        times.append(own - (own[offset] if offset >= 0 else offset / float(rate)))
-        rates.append(rate)
+            raise InputError(f"{yaml_path}: frame_offset of {name} is {offset}, but it has {len(own)} frames")
+        times.append(own - (own[offset] if offset >= 0 else offset / float(rates[-1])))
 
-    # Without any video, the span starts where every camera has keypoints.
-    first = max(
-        (
-            t[max(0, int(c.numbers[0]) - stated.keypoints.first_frame)]
-            for t, c, v in zip(times, files, videos, strict=True)
-            if c is not None and v is None and not video_rates
-        ),
-        default=-math.inf,
-    )
-    timeline = common_timeline(times, rates)
-    if first > -math.inf and len(timeline):
-        origin = timeline_origin(times, rates)
-        keep = timeline.time_s + origin >= first - 1e-6
-        kept = timeline.time_s[keep]
-        timeline = replace(
-            timeline,
-            time_s=kept - kept[0] if len(kept) else kept,
-            frame_index=timeline.frame_index[:, keep],
-        )
+    timeline = common_timeline(times, rates, first)
     if not len(timeline):
-        spans = ", ".join(f"{n} {t[0]:.2f} to {t[-1]:.2f} s" for n, t in zip(rig.names, times, strict=True))
-        raise InputError(
-            f"{folder}: the cameras share no time: {spans}; check frame_offset in recording.yaml"
+        spans = ", ".join(
+            f"{n} from {t[f]:.2f} s to {t[-1]:.2f} s" for n, t, f in zip(rig.names, times, first, strict=True)
         )
-    lengths = [len(t) for t in times]
-    cut = [
-        f"{n} {length}"
-        for n, length, index in zip(rig.names, lengths, timeline.frame_index, strict=True)
-        if length - 1 > index.max() or index[index >= 0].min(initial=0) > 0
+        raise InputError(f"{folder}: the cameras share no time: {spans}; recording.yaml: check frame_offset")
+    unused = [
+        f"{name} {before} at its start and {after} at its end"
+        for name, own, index, start in zip(rig.names, times, timeline.frame_index, first, strict=True)
+        for before, after in [
+            (int(index[index >= 0].min(initial=len(own))) - start, len(own) - 1 - index.max())
+        ]
+        if before or after
     ]
-    if cut:
+    if unused:
         warnings.append(
-            f"the cameras share {len(timeline)} frames ({float(len(timeline) / timeline.rate):.2f} s); the rest of "
-            f"{', '.join(cut)} frames is not used"
+            f"all cameras share {len(timeline)} frames, {timeline.duration_s:.2f} s; frames not used: "
+            f"{'; '.join(unused)}"
         )
     if len(set(rates)) > 1:
         shown = ", ".join(f"{n} {float(r):.6g}" for n, r in zip(rig.names, rates, strict=True))
         warnings.append(f"frame rates differ ({shown} fps): frames are matched by time stamp")
-    gaps = (timeline.frame_index < 0).sum(1)
-    for name, count in zip(rig.names, gaps, strict=True):
+    for name, count in zip(rig.names, (timeline.frame_index < 0).sum(1), strict=True):
         if count:
             warnings.append(f"camera {name} has no frame at {count} of {len(timeline)} instants")
     return timeline
 
 
-def timeline_origin(times_s: Sequence[Array], rates: Sequence[Fraction]) -> float:
-    """The instant of the common clock at which ``common_timeline`` starts."""
-    slowest = min(range(len(rates)), key=lambda v: rates[v])
-    start = max(t[0] - 0.5 / float(r) - 1e-3 for t, r in zip(times_s, rates, strict=True))
-    grid = times_s[slowest]
-    return float(grid[np.searchsorted(grid, start)])
+def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], warnings: list[str]) -> Fraction:
+    """Frames a second of cameras without a video."""
+    if video_rates:
+        if stated.fps is not None:
+            warnings.append("recording.yaml: fps is not used where there is a video: its time stamps count")
+            return Fraction(str(stated.fps))
+        return min(video_rates)
+    if stated.fps is not None:
+        return Fraction(str(stated.fps))
+    warnings.append(
+        "without videos nothing tells the frame rate: 30 fps assumed; state fps in recording.yaml"
+    )
+    return Fraction(30)
 
 
 def _numbering_doubts(name: str, frames: int, files: KeypointFiles, first_frame: int) -> list[str]:
     doubts = []
-    lowest, highest = int(files.numbers[0]) - first_frame, int(files.numbers[-1]) - first_frame
+    lowest = int(files.numbers[0]) - first_frame
     if lowest > 0 and not first_frame:
         doubts.append(
-            f"keypoint files of {name} start at number {lowest}: taken as video frame {lowest}; if it belongs to the "
-            f"first frame, state keypoints: {{first_frame: {lowest}}} in recording.yaml"
+            f"keypoint files of {name} start at number {lowest}: taken as video frame {lowest}, counted from "
+            f"0; if it is the first frame, state it in recording.yaml, keypoints: {{first_frame: {lowest}}}"
         )
     beyond = int((files.numbers - first_frame >= frames).sum())
     if beyond:
         doubts.append(
-            f"{beyond} keypoint files of {name} are numbered past its video's last frame ({frames - 1}): not used"
+            f"{beyond} keypoint files of {name} are not used: their numbers are past its video's last frame, "
+            f"{frames - 1}"
         )
-    if highest < 0:
-        doubts.append(f"all keypoint files of {name} are numbered before keypoints.first_frame")
     return doubts
-
-
-# --- people: format, unit ----------------------------------------------------------------------------------------
-
-
-def spread_frames(frames: Array | NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most ``count`` of these, evenly spread."""
-    at = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64))
-    return np.asarray(frames, dtype=np.int64)[at] if len(frames) else np.empty(0, dtype=np.int64)
 
 
 def _check_people(
@@ -737,73 +614,65 @@ def _check_people(
     warnings: list[str],
 ) -> tuple[Rig, KeypointFormat]:
     """Keypoint format and unit of the calibration, from the limbs of the person on whom the views agree."""
-    first_frame = stated.keypoints.first_frame
-    numbers = np.where(timeline.frame_index >= 0, timeline.frame_index.astype(np.int64) + first_frame, -1)
+    numbers = timeline.frame_index.astype(np.int64)
+    numbers = np.where(numbers >= 0, numbers + stated.keypoints.first_frame, -1)
     have = np.stack(
-        [c.has(n) if c is not None else np.zeros(len(n), bool) for c, n in zip(files, numbers, strict=True)]
+        [np.zeros(len(n), bool) if c is None else c.has(n) for c, n in zip(files, numbers, strict=True)]
     )
     both = np.flatnonzero(have.sum(0) >= 2)
     if not len(both):
         raise InputError(
-            f"{folder}: at no instant do two cameras have a keypoint file; check the frame numbers in the file names"
+            f"{folder}: at no time do two cameras have a keypoint file; check the frame numbers in the names"
         )
-    points = _point_count(folder, rig, files, numbers[:, spread_frames(both, 10 * _SAMPLE)], stated)
-    known = KeypointFormat(
-        stated.keypoints.format or formats_with(points)[0], "stated in recording.yaml", *[math.nan] * 2
-    )
-
-    raw = np.empty(0)
-    bodies: Array = np.empty((0, points, 3))
-    guesses = {stated.calibration.unit or "m": 1.0}
-    if stated.calibration.unit is None:
-        guesses |= {"mm": UNITS["mm"], "cm": UNITS["cm"]}
-    candidates = formats_with(points)
-    for count in (_SAMPLE, 10 * _SAMPLE):  # more when the person is seldom there
-        raw = read_views(files, numbers[:, spread_frames(both, count)], points)
-        known = _conventions(folder, rig, raw, known)
-        image = _to_pixels(raw, known, rig.size)
-        scale, unit, bodies = 1.0, "m", np.empty((0, points, 3))
-        for guess, guess_scale in guesses.items():
-            found = _bodies(in_metres(rig, guess_scale), image)
-            size = _body_size(found, candidates)
-            if 0.5 < size < 2.5 or (len(guesses) == 1 and len(found)):
-                scale, unit, bodies = guess_scale, str(guess), found
+    points = _point_count(folder, rig, files, numbers[:, spread(both, 10 * _SAMPLE)], stated)
+    wanted = stated.keypoints.format
+    known = KeypointFormat(wanted or formats_with(points)[0], "")
+    unit = stated.calibration.unit
+    units = dict(UNITS) if unit is None else {"m": 1.0}
+    try:
+        for count in (_SAMPLE, 10 * _SAMPLE):  # more where the person is seldom there
+            raw = read_views(files, numbers[:, spread(both, count)], points)
+            known = find_scales(raw, known)
+            image = to_pixels(raw, known, rig.size)
+            guess, bodies = find_unit(rig, image, units)
+            if len(bodies) >= _SAMPLE // 4 or count >= len(both):
                 break
-        if len(bodies) >= 10 or count >= len(both):
-            break
-    rig = in_metres(rig, scale)
-    spread = float(np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1).max())
-    if scale != 1.0:
+        if guess is None:
+            bodies = best_bodies(rig, image)
+            if not len(bodies):
+                warnings.append(
+                    "in the frames looked at, no two views agree on a person: calibration, its unit, "
+                    "keypoint frame numbers or synchronisation may be wrong"
+                )
+            elif not math.isnan(size := body_size(bodies, formats_with(points))):
+                warnings.append(
+                    f"an arm and a leg of the person measure {size:.2f} m together, an adult's about 1.3 m: "
+                    "is the unit of the calibration right? recording.yaml: calibration: {unit: ...}"
+                )
+        known, doubts = decide_format(bodies, known, wanted)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    span = float(np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1).max())
+    if guess is None and unit is None and span > 100:
+        guess = "mm"
+    if guess is not None and guess != "m":
+        rig = in_metres(rig, UNITS[guess])
         warnings.append(
-            f"the calibration seems to be in {unit}: the person's limbs measure {_body_size(bodies, candidates):.2f} m "
-            f"and the cameras stand up to {spread:.1f} m apart if so; state it in recording.yaml, "
-            f"calibration: {{unit: {unit}}}"
+            f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
+            f"apart then, not {span:.0f} m; state it in recording.yaml, calibration: {{unit: {guess}}}"
         )
-    elif not len(bodies):
-        warnings.append(
-            "in the frames looked at, no two views agree on a person of human size: calibration, its unit, "
-            "frame numbers or synchronisation may be wrong"
-        )
-        if stated.calibration.unit is None and spread > 100:
-            rig = in_metres(rig, UNITS["mm"])
-            warnings.append(
-                f"cameras would stand {spread:.0f} m apart: the calibration is taken to be in mm; state it in "
-                "recording.yaml, calibration: {unit: mm}"
-            )
-    outside = _outside(_to_pixels(raw, known, rig.size), rig)
-    for name, share in zip(rig.names, outside, strict=True):
+    for name, share in zip(rig.names, share_outside(image, rig.size), strict=True):
         if share > 0.05:
             warnings.append(
-                f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they made on "
-                "pictures of another size?"
+                f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
+                "made on pictures of another size?"
             )
     if known.confidence_scale != 1.0:
-        warnings.append(
-            f"keypoint confidences reach {known.confidence_scale:.2f}: divided by this so that they end at 1"
-        )
+        warnings.append(f"keypoint confidences reach {known.confidence_scale:.2f}: divided by that")
     if known.normalised:
         warnings.append("keypoint coordinates lie between 0 and 1: taken as fractions of the picture")
-    return rig, _decide_format(folder, bodies, points, stated, known, warnings)
+    warnings += doubts
+    return rig, known
 
 
 def _point_count(
@@ -816,10 +685,10 @@ def _point_count(
     """Points a person in the files: the same in all cameras, and that of a known format."""
     per_camera: dict[str, int] = {}
     looked = 0
-    for v, (name, camera) in enumerate(zip(rig.names, files, strict=True)):
+    for name, camera, wanted_numbers in zip(rig.names, files, numbers, strict=True):
         counts: Counter[int] = Counter()
-        for number in numbers[v]:
-            file = camera.file(int(number)) if camera is not None and number >= 0 else None
+        for number in wanted_numbers:
+            file = None if camera is None or number < 0 else camera.file(int(number))
             if file is not None:
                 looked += 1
                 counts.update(count_points(file))
@@ -827,113 +696,25 @@ def _point_count(
                 break
         if counts:
             per_camera[name] = counts.most_common(1)[0][0]
-    wanted = stated.keypoints.format
+    stated_name = stated.keypoints.format
+    if not per_camera and stated_name:
+        return len(FORMATS[stated_name])
     if not per_camera:
-        if wanted:
-            return len(FORMATS[wanted])
         raise InputError(f"{folder}: nobody in any of the {looked} keypoint files looked at")
     found = set(per_camera.values())
     if len(found) > 1:
         shown = ", ".join(f"{n} {c}" for n, c in per_camera.items())
-        raise InputError(
-            f"{folder}: cameras have different numbers of keypoints ({shown}): all need one format"
-        )
+        raise InputError(f"{folder}: the cameras' numbers of keypoints differ ({shown}); all need one format")
     points = found.pop()
-    if wanted and len(FORMATS[wanted]) != points:
+    if stated_name and len(FORMATS[stated_name]) != points:
         raise InputError(
-            f"{folder / 'recording.yaml'}: keypoints.format {wanted} has {len(FORMATS[wanted])} points, the files have "
-            f"{points}"
+            f"{folder / 'recording.yaml'}: keypoints.format {stated_name} has {len(FORMATS[stated_name])} "
+            f"points, the files have {points}"
         )
     if not formats_with(points):
         shown = ", ".join(f"{n} ({len(p)})" for n, p in FORMATS.items())
-        raise InputError(f"{folder}: {points} keypoints a person is none of the known formats: {shown}")
+        raise InputError(f"{folder}: {points} keypoints a person fit none of the known formats: {shown}")
     return points
-
-
-def _conventions(folder: Path, rig: Rig, raw: Floats, known: KeypointFormat) -> KeypointFormat:
-    """Whether coordinates are fractions and confidences exceed 1."""
-    seen = raw[..., 2] > 0
-    if not seen.any():
-        return known
-    xy, top = raw[..., :2][seen], float(raw[..., 2].max())
-    normalised = bool(np.abs(xy).max() <= 1.0)
-    if normalised and xy.min() < -0.05:
-        raise InputError(
-            f"{folder}: keypoint coordinates lie between −1 and 1; write them in pixels (OpenPose --keypoint_scale 0)"
-        )
-    return replace(known, normalised=normalised, confidence_scale=top if top > 1.001 else 1.0)
-
-
-def _outside(image: Floats, rig: Rig) -> Array:
-    """(V,) share of the points that lie outside the picture by more than a tenth of it."""
-    seen = image[..., 2] > 0
-    size = rig.size[:, None, None, None].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        out = ((image[..., :2] < -0.1 * size) | (image[..., :2] > 1.1 * size)).any(-1) & seen
-    axes = (1, 2, 3)
-    return np.asarray(out.sum(axes) / np.maximum(seen.sum(axes), 1))
-
-
-def _bodies(rig: Rig, image: Floats) -> Array:
-    """3D points (N, K, 3) of the best-agreed person in each frame that has one, in file order."""
-    xy = np.stack([rig.undistort(v, image[v, ..., :2]) for v in range(len(rig))])
-    proposals = propose(rig, xy, image[..., 2].astype(np.float64), MatchConfig())
-    there = proposals.score[:, 0] > 0
-    chosen = proposals.person[there, 0].T
-    picked = pick_people(image[:, there], chosen, np.nan)
-    best_xy = pick_people(xy[:, there].astype(np.float32), chosen, np.nan)
-    return triangulate(rig, best_xy, np.nan_to_num(picked[..., 2])).points
-
-
-def _body_size(bodies: Array, candidates: Sequence[str]) -> float:
-    """Upper arm + forearm + thigh + shin, metres, in the format that fits best: about 1.3 for an adult."""
-    costs = {name: limb_inconsistency(bodies, name) for name in candidates}
-    usable = {name: cost for name, cost in costs.items() if cost == cost}
-    return limb_length(bodies, min(usable, key=usable.__getitem__)) if usable else math.nan
-
-
-def _decide_format(
-    folder: Path,
-    bodies: Array,
-    points: int,
-    stated: Stated,
-    known: KeypointFormat,
-    warnings: list[str],
-) -> KeypointFormat:
-    costs = {name: limb_inconsistency(bodies, name) for name in formats_with(points)}
-    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
-    best = order[0]
-    margin = costs[order[1]] / max(costs[best], 1e-6) if len(order) > 1 else math.nan
-    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
-    ask = "state it in recording.yaml, keypoints: {format: ...}"
-    wanted = stated.keypoints.format
-    if wanted:
-        if best != wanted and margin > _MARGIN:
-            warnings.append(
-                f"recording.yaml states {wanted}, but limbs are {margin:.1f} times more constant read as {best} ({shown})"
-            )
-        others = [costs[n] for n in order if n != wanted]
-        margin = others[0] / max(costs[wanted], 1e-6) if others else math.nan
-        return replace(known, name=wanted, inconsistency=costs[wanted], margin=margin)
-    if math.isnan(costs[best]):
-        if len(order) == 1:
-            warnings.append(
-                f"{points} keypoints are taken as {best}, unchecked: too few frames show limbs in two views"
-            )
-            return replace(known, name=best, how="the only known format with as many points, unchecked")
-        raise InputError(
-            f"{folder}: {points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in two "
-            f"views to tell; {ask}"
-        )
-    if costs[best] > _INCONSISTENT or margin < _MARGIN:
-        raise InputError(
-            f"{folder}: the keypoint format cannot be told: limb lengths vary too much or alike under each candidate "
-            f"({shown}); {ask}"
-        )
-    how = f"found: limb lengths vary {100 * costs[best]:.0f} %"
-    if len(order) > 1:
-        how += f", {margin:.1f} times less than as {order[1]}"
-    return replace(known, name=best, how=how, inconsistency=costs[best], margin=margin)
 
 
 def _describe(
@@ -942,8 +723,8 @@ def _describe(
     parts = []
     if video:
         parts.append(
-            f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, {len(video.times_s)} frames at "
-            f"{float(video.rate):.6g} fps)"
+            f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
+            f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
     else:
         parts.append("no video")

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.association import MatchConfig, follow, pick_people, propose, usual_score
 from pipeline.batches import KeypointBatch
+from pipeline.cameras import Array
 from pipeline.config import Config
-from pipeline.recording import Recording, spread_frames
+from pipeline.keypoints import Floats
+from pipeline.recording import Recording
+from pipeline.timeline import spread
 
 _SAMPLE = 40
 
@@ -37,13 +41,13 @@ def keypoints(
     """
     frames = len(recording)
 
-    def read(at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def read(at: NDArray[np.int64]) -> tuple[Floats, Array, Array]:
         people = recording.people(at)
         people[people[..., 2] < cfg.min_confidence] = np.nan, np.nan, 0
         image, confidence = people[..., :2], people[..., 2]
-        return image, recording.undistort(image).astype(np.float32), confidence
+        return image, recording.undistort(image), confidence.astype(np.float64)
 
-    _, xy, confidence = read(spread_frames(np.arange(frames), _SAMPLE))
+    _, xy, confidence = read(spread(np.arange(frames), _SAMPLE))
     usual = usual_score(propose(recording.rig, xy, confidence, cfg.match))
     where = np.full(4, np.nan) if anchor is None else anchor[0].numpy().astype(np.float64)
     for start in range(start_chunk * cfg.window, frames, cfg.window):
@@ -56,7 +60,7 @@ def keypoints(
             rate=recording.timeline.rate,
             time_s=torch.from_numpy(time_s),
             image_px=torch.from_numpy(pick_people(image, chosen, np.nan)[:, :, None]),
-            xy_px=torch.from_numpy(pick_people(xy, chosen, np.nan)[:, :, None]),
-            confidence=torch.from_numpy(pick_people(confidence, chosen, 0)[:, :, None]),
+            xy_px=torch.from_numpy(pick_people(xy, chosen, np.nan)[:, :, None].astype(np.float32)),
+            confidence=torch.from_numpy(pick_people(confidence, chosen, 0)[:, :, None].astype(np.float32)),
             anchor=torch.from_numpy(where[None].copy()),
         )

@@ -1,0 +1,237 @@
+"""What the numbers in keypoint files mean: order of the points, scale of coordinates and confidences.
+
+The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
+length over time, and left ones are as long as right ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.association import MatchConfig, pick_people, propose
+from pipeline.calibration import in_metres
+from pipeline.cameras import Array, Rig
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
+from pipeline.keypoints import Floats
+from pipeline.triangulation import triangulate
+
+MARGIN: Final = 2.0
+"""A format must fit this many times better than the next ..."""
+INCONSISTENT: Final = 0.25
+"""... and its limbs vary, and differ between left and right, by no more than this share of their length."""
+
+_LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
+_HUMAN_M: Final = (0.5, 2.5)
+"""Upper arm + forearm + thigh + shin, from a toddler's to a giant's; an adult has about 1.3 m."""
+
+
+@dataclass(frozen=True)
+class KeypointFormat:
+    """What the numbers in the keypoint files mean, and how that is known."""
+
+    name: str
+    """A name in ``joints.FORMATS``."""
+    how: str
+    """How it was decided, for people."""
+    inconsistency: float = math.nan
+    """``limb_inconsistency`` under this format; NaN where it could not be measured."""
+    margin: float = math.nan
+    """How many times worse the best other format with as many points fits; NaN where there is none."""
+    confidence_scale: float = 1.0
+    """What confidences are divided by: more than 1 for files in which they exceed 1."""
+    normalised: bool = False
+    """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
+
+    @property
+    def points(self) -> int:
+        return len(FORMATS[self.name])
+
+
+def formats_with(points: int) -> list[str]:
+    """The known formats with this number of points."""
+    return [name for name, names in FORMATS.items() if len(names) == points]
+
+
+def to_pixels(people: Floats, known: KeypointFormat, size: NDArray[np.int64]) -> Floats:
+    """Points as in the files (V, T, P, K, 3) → pixels, and confidences up to 1. ``size`` (V, 2)."""
+    if known.confidence_scale == 1.0 and not known.normalised:
+        return people
+    out = people.copy()
+    out[..., 2] = np.clip(people[..., 2] / known.confidence_scale, 0, 1)
+    if known.normalised:
+        # OpenPose divides by the size less 1: its (1, 1) is the centre of the last pixel.
+        out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)
+    return out
+
+
+def to_body_25(people: Floats, format_name: str) -> Floats:
+    """Points (..., K, 3) of a format in ``FORMATS`` as BODY_25 (..., 25, 3).
+
+    A point that the format lacks is the mean of its ``MIDPOINTS`` with the lower confidence of the two.
+    """
+    names = FORMATS[format_name]
+    if people.shape[-2] != len(names):
+        raise ValueError(f"{format_name} has {len(names)} points, got {people.shape[-2]}")
+    out = np.full((*people.shape[:-2], len(BODY_25), 3), np.nan, dtype=people.dtype)
+    out[..., 2] = 0
+    for to, name in enumerate(BODY_25):
+        if name in names:
+            out[..., to, :] = people[..., names.index(name), :]
+        elif name in MIDPOINTS:
+            a, b = (people[..., names.index(end), :] for end in MIDPOINTS[name])
+            both = np.minimum(a[..., 2], b[..., 2])
+            middle = (a[..., :2] + b[..., :2]) / 2
+            out[..., to, :2] = np.where(both[..., None] > 0, middle, np.nan)
+            out[..., to, 2] = both
+    return out
+
+
+def find_scales(people: Floats, known: KeypointFormat) -> KeypointFormat:
+    """``known`` with the scale of coordinates and confidences that points as in the files show.
+
+    Raises ``InputError`` for coordinates between −1 and 1.
+    """
+    seen = people[..., 2] > 0
+    if not seen.any():
+        return known
+    xy, top = people[..., :2][seen], float(people[..., 2].max())
+    normalised = bool(np.abs(xy).max() <= 1.0)
+    if normalised and xy.min() < -0.05:
+        raise InputError(
+            "keypoint coordinates lie between -1 and 1; write them in pixels (OpenPose --keypoint_scale 0)"
+        )
+    return replace(known, normalised=normalised, confidence_scale=top if top > 1.001 else 1.0)
+
+
+def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
+    """(V,) share of the seen points (V, T, P, K, 3) that lie outside the picture by over a tenth of it."""
+    seen = image[..., 2] > 0
+    edge = size[:, None, None, None].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        out = ((image[..., :2] < -0.1 * edge) | (image[..., :2] > 1.1 * edge)).any(-1) & seen
+    return np.asarray(out.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1))
+
+
+def best_bodies(rig: Rig, image: Floats) -> Array:
+    """3D points (N, K, 3) of the best-agreed person of each frame that has one, in the files' order.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    xy = np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
+    proposals = propose(rig, xy, image[..., 2].astype(np.float64), MatchConfig())
+    there = proposals.score[:, 0] > 0
+    chosen = proposals.person[there, 0].T
+    xy_picked = pick_people(xy[:, there], chosen, np.nan)
+    return triangulate(rig, xy_picked, pick_people(image[..., 2][:, there], chosen, 0)).points
+
+
+def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str | None, Array]:
+    """The first of these units (name → metres) in which the views agree on a person of human size.
+
+    rig: with ``t`` as in the file. Returns the unit, None if there is none, and the bodies in metres.
+    """
+    names = formats_with(image.shape[-2])
+    for unit, metres in units.items():
+        bodies = best_bodies(in_metres(rig, metres), image)
+        if _HUMAN_M[0] < body_size(bodies, names) < _HUMAN_M[1]:
+            return unit, bodies
+    return None, np.empty((0, image.shape[-2], 3))
+
+
+def limb_inconsistency(bodies: Array, format_name: str) -> float:
+    """How badly 3D points (T, K, 3) fit a body when read in one format: 0 is a rigid skeleton.
+
+    Mean over upper arms, forearms, thighs and shins of the robust spread of the length over the frames, and
+    of the difference between left and right, each relative to the length and cut off at 1. A limb seen in
+    fewer than 3 frames is left out; NaN when fewer than three terms remain.
+    """
+    names = FORMATS[format_name]
+    costs: list[float] = []
+    for limb in _LIMBS:
+        medians = []
+        for side in "LR":
+            length = _lengths(bodies, names, side, limb)
+            if len(length) < 3:
+                continue
+            median = max(float(np.median(length)), 1e-9)
+            medians.append(median)
+            costs.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
+        if len(medians) == 2:
+            costs.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
+    return float(np.mean(costs)) if len(costs) >= 3 else math.nan
+
+
+def body_size(bodies: Array, formats: Sequence[str]) -> float:
+    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the format that fits best; NaN if unseen."""
+    costs = {name: limb_inconsistency(bodies, name) for name in formats}
+    costs = {name: cost for name, cost in costs.items() if not math.isnan(cost)}
+    if not costs:
+        return math.nan
+    names = FORMATS[min(costs, key=lambda name: costs[name])]
+    total = 0.0
+    for limb in _LIMBS:
+        both = np.concatenate([_lengths(bodies, names, side, limb) for side in "LR"])
+        total += float(np.median(both)) if len(both) else math.nan
+    return total
+
+
+def _lengths(bodies: Array, names: tuple[str, ...], side: str, limb: tuple[str, str]) -> Array:
+    a, b = (names.index(side + end) for end in limb)
+    length = np.linalg.norm(bodies[:, a] - bodies[:, b], axis=-1)
+    return np.asarray(length[np.isfinite(length)])
+
+
+def decide_format(
+    bodies: Array, known: KeypointFormat, stated: str | None
+) -> tuple[KeypointFormat, list[str]]:
+    """Name the format of bodies (T, K, 3) in the files' order, and say what is doubtful.
+
+    Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
+    """
+    points = bodies.shape[1]
+    costs = {name: limb_inconsistency(bodies, name) for name in formats_with(points)}
+    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    best = order[0]
+    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
+
+    def margin_of(name: str) -> float:
+        others = [costs[n] for n in order if n != name]
+        return others[0] / max(costs[name], 1e-6) if others else math.nan
+
+    if stated:
+        doubts = []
+        if best != stated and margin_of(best) > MARGIN:
+            doubts.append(
+                f"recording.yaml states the keypoint format {stated}, but read as {best} limbs are "
+                f"{margin_of(best):.1f} times more constant ({shown})"
+            )
+        how = "stated in recording.yaml"
+        return replace(
+            known, name=stated, how=how, inconsistency=costs[stated], margin=margin_of(stated)
+        ), doubts
+    ask = "state it in recording.yaml, keypoints: {format: ...}"
+    if math.isnan(costs[best]):
+        if len(order) == 1:
+            how = f"the only known format with {points} points, unchecked"
+            doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
+            return replace(known, name=best, how=how), [doubt]
+        raise InputError(
+            f"{points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in "
+            f"two agreeing views to tell; {ask}"
+        )
+    if costs[best] > INCONSISTENT or margin_of(best) < MARGIN:
+        raise InputError(
+            "the keypoint format cannot be told: limb lengths vary too much, or alike under each candidate "
+            f"({shown}); {ask}"
+        )
+    how = f"found: limb lengths vary {100 * costs[best]:.0f} %"
+    if len(order) > 1:
+        how += f", {margin_of(best):.1f} times less than as {order[1]}"
+    return replace(known, name=best, how=how, inconsistency=costs[best], margin=margin_of(best)), []

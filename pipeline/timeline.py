@@ -1,0 +1,66 @@
+"""One time line for cameras that started, ran and stopped differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cameras import Array
+
+_ROUNDING_S = 1e-3
+"""Containers round time stamps, Matroska to a millisecond."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The common time line: T instants, and every camera's frame at each."""
+
+    rate: Fraction
+    """Frames a second: the lowest among the cameras."""
+    time_s: Array
+    """(T,) seconds from the first."""
+    frame_index: NDArray[np.int32]
+    """(V, T) index into the camera's own frames; −1 where it has none at that time."""
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    @property
+    def duration_s(self) -> float:
+        return float(len(self) / self.rate)
+
+
+def common_timeline(
+    times_s: Sequence[Array], rates: Sequence[Fraction], first: Sequence[int] | None = None
+) -> Timeline:
+    """The frames of the slowest camera (the first of equals) within the span that all cameras share.
+
+    times_s: increasing time stamps of each camera on a common clock, seconds. first: the frame of each camera
+    that its span begins with, 0 if not given. Every other camera gives its nearest frame, no further away
+    than half of its own frame interval. The time line is empty when the cameras share no time.
+    """
+    skip = [0] * len(times_s) if first is None else list(first)
+    spans = [t[s:] for t, s in zip(times_s, skip, strict=True)]
+    half = [0.5 / float(rate) + _ROUNDING_S for rate in rates]
+    slowest = min(range(len(rates)), key=lambda v: rates[v])
+    grid = spans[slowest]
+    start = max(t[0] - h for t, h in zip(spans, half, strict=True))
+    end = min(t[-1] + h for t, h in zip(spans, half, strict=True))
+    grid = grid[(grid >= start) & (grid <= end)]
+    index = np.full((len(spans), len(grid)), -1, dtype=np.int32)
+    for v, times in enumerate(spans):
+        right = np.minimum(np.searchsorted(times, grid), len(times) - 1)
+        left = np.maximum(right - 1, 0)
+        nearest = np.where(np.abs(grid - times[left]) <= np.abs(times[right] - grid), left, right)
+        index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest + skip[v], -1)
+    return Timeline(rates[slowest], grid - grid[0] if len(grid) else grid, index)
+
+
+def spread(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most ``count`` of these frames, evenly spread, the first and the last among them."""
+    at = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    return frames[at]
