@@ -1,0 +1,244 @@
+"""The main job as a user runs it, on recordings with known truth and on a real one."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+from models.body import load_body
+from pipeline.config import load
+from pipeline.recording import find_recording
+from pipeline.store import Store
+from stages.graph import RunConfig, run
+from stages.synth import SynthConfig, compare_to_truth, write_recording
+
+ROOT = Path(__file__).parents[1]
+BALANCING = ROOT.parent / "shared" / "data" / "balancing"
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)]
+
+
+def call(*words: object, status: int = 0) -> str:
+    """Run the command line; its output, both streams."""
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=280, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode == status, text
+    assert "Traceback" not in text
+    return text
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    root = zarr.open_group(store, mode="r")
+    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    left, right = arrays(a), arrays(b)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Four cameras, 100 frames, small pictures."""
+    out = tmp_path_factory.mktemp("synth") / "recording"
+    write_recording(out, SynthConfig(seconds=100 / 30, size=(320, 240), noise_px=1.0), load_body())
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(recording, tmp_path_factory):
+    """The recording run once by the command line, undisturbed."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    text = call("run", recording, "--out", out)
+    return out, text
+
+
+def test_a_run_leaves_what_it_promises(recording, results):
+    out, text = results
+    names = find_recording(recording).rig.names
+    for video in [out / "mosaic.mp4", *(out / f"overlay_{n}.mp4" for n in names)]:
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            assert stream.codec_context.pix_fmt == "yuv420p"
+            assert stream.average_rate == 30
+            assert sum(1 for _ in container.decode(stream)) == 100
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == 100
+    assert summary["complete"]
+    assert [c["name"] for c in summary["cameras"]] == list(names)
+    assert summary["config"]["smplify"]
+    assert summary["versions"]["torch"]
+    assert {s["name"] for s in summary["stages"]} == {"keypoints", "smplify", "store", "render"}
+    assert "frame/s" in text
+    assert "starved" in text
+
+
+def test_accuracy_against_the_truth(recording, results):
+    out, _ = results
+    (errors,) = compare_to_truth(Store(out / "results.zarr"), Store(recording / "truth.zarr"), load_body())
+    assert errors.frames == 100
+    assert errors.mpjpe_mm < 15
+    assert errors.pve_mm < 20
+
+
+def test_done_means_nothing_to_do(recording, results):
+    out, _ = results
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert "nothing to do" in call("run", recording, "--out", out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_missing_video_is_drawn_again_from_the_store(recording, results):
+    out, _ = results
+    before = arrays(out / "results.zarr")
+    (out / "mosaic.mp4").unlink()
+    call("run", recording, "--out", out)
+    assert (out / "mosaic.mp4").exists()
+    after = arrays(out / "results.zarr")
+    assert all(np.array_equal(before[k], after[k], equal_nan=before[k].dtype.kind == "f") for k in before)
+
+
+def test_without_threads_the_same_bits(recording, results, tmp_path):
+    out, _ = results
+    cfg = load(RunConfig, [], ["render.overlay=false", "render.mosaic=false"])
+    run(find_recording(recording), tmp_path, cfg, threads=False)
+    assert_same(tmp_path / "results.zarr", out / "results.zarr")
+
+
+def test_killed_five_times_and_resumed(recording, results, tmp_path):
+    out, _ = results
+    rng = random.Random(0)
+    store = tmp_path / "results.zarr"
+    windows = len(Store(out / "results.zarr").done)
+    for k in sorted(rng.choices(range(windows), k=5)):
+        process = subprocess.Popen(command("run", recording, "--out", tmp_path), stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            if store.exists() and int(Store(store).done.sum()) >= k:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    call("run", recording, "--out", tmp_path)
+    assert_same(store, out / "results.zarr")
+    assert (tmp_path / "mosaic.mp4").exists()
+    assert not [*tmp_path.glob("*.part*")]
+
+
+def test_ctrl_c_leaves_a_readable_store_and_no_half_video(recording, tmp_path):
+    process = subprocess.Popen(
+        command("run", recording, "--out", tmp_path),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    store = tmp_path / "results.zarr"
+    while process.poll() is None and not (store.exists() and Store(store).done.any()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command again to continue" in err
+    assert "Traceback" not in err
+    assert Store(store).done.any()
+    assert not [*tmp_path.glob("*.mp4*")]
+
+
+def test_other_settings_are_refused_by_name(recording, results):
+    out, _ = results
+    text = call("run", recording, "--out", out, "--set", "keypoints.min_confidence=0.5", status=2)
+    assert "config.keypoints.min_confidence: 0.05 → 0.5" in text
+
+
+def test_keypoints_and_calibration_alone(recording, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "keypoints").symlink_to(recording / "keypoints")
+    (bare / "calibration.toml").write_bytes((recording / "calibration.toml").read_bytes())
+    text = call("run", bare, "--out", tmp_path / "out")
+    assert "30 fps assumed" in text
+    assert Store(tmp_path / "out" / "results.zarr").first_missing == 5
+    assert not [*(tmp_path / "out").glob("*.mp4")]
+
+
+def test_info_of_both_ends(recording, results):
+    out, _ = results
+    text = call("info", recording)
+    for word in ("baseline", "body_25", "lag", "triangulation"):
+        assert word in text.lower()
+    text = call("info", out)
+    assert "5 of 5" in text
+    assert "median px" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (["info", "nowhere"], "nowhere does not exist"),
+        (["synth", "x", "--size", "101", "99"], "--size: "),
+        (["synth", "x", "--format", "coco"], "--format: "),
+        (["run", "nowhere", "--out", "x", "--set", "smplify.overlp=3"], "did you mean smplify.overlap?"),
+        (["run", "nowhere", "--out", "x", "--config", "none.yaml"], "none.yaml: cannot be read"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in call(*words, status=2)
+
+
+def test_an_out_that_cannot_be_made(recording, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in call("run", recording, "--out", tmp_path / "file" / "out", status=2)
+
+
+def peak_mb(*words: object) -> float:
+    """Largest resident memory of one command."""
+    process = psutil.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        try:
+            peak = max(peak, process.memory_info().rss / 2**20)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return peak
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    body = load_body()
+    peaks = []
+    for seconds in (4, 40):
+        folder = tmp_path / f"{seconds}"
+        write_recording(folder, SynthConfig(seconds=seconds, cameras=2, size=(320, 240)), body)
+        peaks.append(peak_mb("run", folder, "--out", tmp_path / f"out{seconds}"))
+    assert peaks[1] < 1.1 * peaks[0], f"{peaks[0]:.0f} MB for 120 frames, {peaks[1]:.0f} MB for 1200"
+
+
+@pytest.mark.skipif(not BALANCING.is_dir(), reason="the real recording is not beside the checkout")
+def test_the_real_recording(tmp_path):
+    text = call("run", BALANCING, "--out", tmp_path, "--set", "render.mosaic_size=[640,360]")
+    assert "body_25b" in text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames"] == 99
+    assert summary["reprojection_median_px"] <= 9
+    assert summary["people"][0]["jitter_mm"] <= 3
+    assert summary["people"][0]["frames_fitted"] == 99
+    (empty,) = (c for c in summary["cameras"] if c["name"] == "cam03")
+    assert empty["frames_without_person"] == 1
