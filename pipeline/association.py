@@ -103,9 +103,9 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     t = np.arange(frames)[:, None]
     body, _, usable = _closest(origin[va][:, :, None], ray[va, t, i], origin[vb][:, :, None], ray[vb, t, j])
     usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
-    centre = _median(body, usable)
+    centre = masked_median(body, usable)
     with np.errstate(invalid="ignore"):
-        extent = _median(np.linalg.norm(body - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
+        extent = masked_median(np.linalg.norm(body - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
         # Half of the points of a body lie within an arm's length of its middle, and not all on a spot.
         alive &= (extent > 0.05) & (extent < 1.2)
 
@@ -192,9 +192,9 @@ def _single_view(
     along = np.einsum("vpkx,vx->vpk", ray, offset)
     near = rig.centres[:, None, None] + along[..., None] * ray
     usable = seen & (along > 0)
-    centre = _median(near, usable)
+    centre = masked_median(near, usable)
     distance = np.linalg.norm(centre - position, axis=-1)
-    extent = _median(np.linalg.norm(near - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
+    extent = masked_median(np.linalg.norm(near - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
     with np.errstate(invalid="ignore"):
         good = (usable.sum(-1) >= cfg.min_points) & (distance <= reach) & (extent > 0.05) & (extent < 1.2)
     if good.any():
@@ -225,7 +225,7 @@ def _closest(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, Array, 
     return (p1 + p2) / 2, np.sqrt(((p1 - p2) ** 2).sum(-1)), usable & (s > 0) & (t > 0)
 
 
-def _median(values: Array, valid: NDArray[np.bool_]) -> Array:
+def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:
     """Median of (..., K, D) over the valid (..., K) → (..., D), NaN where none is: no warnings, no loops."""
     count = valid.sum(-1)
     ordered = np.sort(np.where(valid[..., None], values, np.inf), axis=-2)

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -186,26 +186,3 @@ def read_views(files: Sequence[KeypointFiles | None], numbers: NDArray[np.int64]
     for (v, t), people in found.items():
         out[v, t, : len(people)] = people
     return out
-
-
-def missing_reasons(
-    camera: KeypointFiles | None, numbers: Iterable[int], points: int
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Why a camera has no person in these frames: reason → frames, and reason → first file's name.
-
-    Reads the files again, of these frames only, so that the answer does not depend on which run made them.
-    """
-    counts: dict[str, int] = {}
-    examples: dict[str, str] = {}
-    for number in numbers:
-        file = camera.file(int(number)) if camera is not None and number >= 0 else None
-        if number < 0:
-            reason = "no frame"
-        elif file is None:
-            reason = "no file"
-        else:
-            people, reason = read_people(file, points)
-            reason = "not the person" if len(people) else reason
-            examples.setdefault(reason, file.name)
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts, examples

@@ -34,7 +34,14 @@ from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.joints import FORMATS
-from pipeline.keypoints import Floats, KeypointFiles, count_points, index_keypoints, read_views
+from pipeline.keypoints import (
+    Floats,
+    KeypointFiles,
+    count_points,
+    index_keypoints,
+    read_people,
+    read_views,
+)
 from pipeline.skeletons import (
     KeypointFormat,
     best_bodies,
@@ -197,6 +204,40 @@ class Recording:
     def undistort(self, xy_px: Floats) -> Array:
         """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""
         return np.stack([self.rig.undistort(v, xy_px[v].astype(np.float64)) for v in range(len(self.rig))])
+
+
+@dataclass(frozen=True)
+class MissingData:
+    """Why one camera does not show the person at some instants."""
+
+    frames: Mapping[str, int]
+    """Reason → instants."""
+    examples: Mapping[str, str]
+    """Reason → the first keypoint file it holds for, where there is a file."""
+
+
+def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[MissingData, ...]:
+    """Count, camera by camera, why the person is not there.
+
+    seen: (V, T) the camera shows the person, as the results have it. The files of the other instants are read
+    again, so that the counts do not depend on how many runs it took.
+    """
+    out = []
+    for v, camera in enumerate(recording.keypoints):
+        frames: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        at = np.flatnonzero(~seen[v])
+        for number in recording.keypoint_numbers(at)[v]:
+            file = camera.file(int(number)) if camera is not None and number >= 0 else None
+            if file is None:
+                reason = "no keypoint file" if number >= 0 else "no video frame"
+            else:
+                people, reason = read_people(file, recording.format.points)
+                reason = "not the person" if len(people) else reason
+                examples.setdefault(reason, file.name)
+            frames[reason] += 1
+        out.append(MissingData(dict(frames), examples))
+    return tuple(out)
 
 
 def find_recording(path: Path | str) -> Recording:
