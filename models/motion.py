@@ -1,0 +1,507 @@
+"""Made-up people and how they move: motion clips as code, chained into a plan, as SMPL parameters over time.
+
+Everything is a function of time alone, so any window of frames can be made, and made again, without the ones
+before it. The world is in metres with Z up and the floor at z = 0.
+
+Motion is authored as Euler angles (X·Y·Z, in the frames of the T-pose: x left, y up, z ahead). A positive
+turn about x bends a knee, pitches the trunk ahead and points the toes down; a negative one lifts a thigh or a
+hanging arm ahead. Elbows bend about y, the left one with a negative angle.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation
+
+from models.body import Body, forward_kinematics, pose_keypoints
+from pipeline.joints import BODY_25, SMPL_JOINTS
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one person moves."""
+
+    speed: float
+    """Clip seconds a second."""
+    amplitude: float
+    """Scale of the large movements."""
+    phase: float
+    """Where in the gait cycle walking starts, 0–1."""
+    side: float
+    """+1 or −1: which side goes first."""
+    thigh: float
+    shank: float
+    """Metres: they set how far a step goes."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a clip adds to a person who stands still. Motions of overlapping clips add up."""
+
+    angles: Array
+    """(T, 24, 3) Euler angles, radians."""
+    advance: Array
+    """(T,) metres gone ahead."""
+    yaw: Array
+    """(T,) radians turned to the left."""
+    lift: Array
+    """(T,) metres that the lowest point of the feet is above the floor."""
+    stride: Array
+    """(T,) 1 where the body goes over the feet, as in walking, 0 where it stays above them."""
+
+    def __add__(self, other: Motion) -> Motion:
+        return Motion(
+            self.angles + other.angles,
+            self.advance + other.advance,
+            self.yaw + other.yaw,
+            self.lift + other.lift,
+            self.stride + other.stride,
+        )
+
+
+def _still(frames: int) -> Motion:
+    zero = np.zeros(frames)
+    return Motion(np.zeros((frames, 24, 3)), zero, zero.copy(), zero.copy(), zero.copy())
+
+
+def _joint(name: str) -> int:
+    return SMPL_JOINTS.index(name)
+
+
+_SIDES: Final = (("left", 1.0), ("right", -1.0))
+"""A side, and the sign that an angle about y or z has there to mean the same."""
+
+
+def _standing() -> Array:
+    """(24, 3) radians of a relaxed stance: arms beside the body, knees and elbows a little bent."""
+    pose = np.zeros((24, 3))
+    for side, s in _SIDES:
+        pose[_joint(f"{side}_hip")] = -4, 5 * s, 0
+        pose[_joint(f"{side}_knee")] = 8, 0, 0
+        pose[_joint(f"{side}_ankle")] = -4, 0, 0
+        pose[_joint(f"{side}_collar")] = 0, 0, -4 * s
+        pose[_joint(f"{side}_shoulder")] = -4, 0, -66 * s
+        pose[_joint(f"{side}_elbow")] = 0, -16 * s, 0
+        pose[_joint(f"{side}_wrist")] = 0, -4 * s, 0
+    return np.radians(pose)
+
+
+_STANDING: Final = _standing()
+
+
+def _smooth(x: Array) -> Array:
+    """0 below 0, 1 above 1, a quintic with two vanishing derivatives at both ends between."""
+    x = np.clip(x, 0.0, 1.0)
+    return x * x * x * (10 + x * (6 * x - 15))
+
+
+def _smooth_integral(x: Array) -> Array:
+    c = np.clip(x, 0.0, 1.0)
+    return c**4 * (2.5 + c * (c - 3)) + np.maximum(x - 1, 0.0)
+
+
+def _window(t: Array, length: float, ramp: float) -> Array:
+    """Rises from 0 to 1 over ``ramp`` seconds and falls back to reach 0 at ``length``."""
+    return _smooth(t / ramp) - _smooth((t - (length - ramp)) / ramp)
+
+
+_RAMP: Final = 0.5
+"""Seconds over which a clip fades in while the one before it fades out."""
+
+_PHASE: Final = np.array([0, 0.07, 0.15, 0.3, 0.4, 0.5, 0.6, 0.72, 0.87, 0.95, 1.0])
+_GAIT: Final = MappingProxyType(
+    {
+        "hip": CubicSpline(_PHASE, [26, 25, 20, 6, -3, -9, -4, 15, 30, 29, 26], bc_type="periodic"),
+        "knee": CubicSpline(_PHASE, [4, 12, 17, 10, 5, 9, 34, 60, 30, 7, 4], bc_type="periodic"),
+        "ankle": CubicSpline(_PHASE, [0, -5, -1, 6, 10, 8, -16, -4, 1, 1, 0], bc_type="periodic"),
+        "toes": CubicSpline(_PHASE, [2, 0, 0, 0, 4, 18, 22, 2, 1, 2, 2], bc_type="periodic"),
+    }
+)
+"""Flexion in degrees over a gait cycle from heel strike on, read off normal curves (Winter 1991, fig. 3)."""
+_GAIT_SECONDS: Final = 1.2
+
+
+def _walk(t: Array, length: float, style: Style) -> Motion:
+    m, w = _still(len(t)), _window(t, length, _RAMP)
+    a = style.amplitude
+
+    def legs(phase: Array | float) -> tuple[Array, Array]:
+        """Hip and knee flexion, degrees."""
+        return a * _GAIT["hip"](phase), np.maximum(a * _GAIT["knee"](phase), 2.0)
+
+    phase = t / _GAIT_SECONDS + style.phase
+    for side, s, shift in (("left", 1.0, 0.0), ("right", -1.0, 0.5)):
+        p = (phase + shift) % 1.0
+        hip, knee = legs(p)
+        _toward(m, w, f"{side}_hip", x=-hip, y=3 * s)
+        _toward(m, w, f"{side}_knee", x=knee)
+        _toward(m, w, f"{side}_ankle", x=-a * _GAIT["ankle"](p))
+        _toward(m, w, f"{side}_foot", x=-a * _GAIT["toes"](p))
+        # An arm swings with the leg of the other side, and bends as it comes ahead.
+        swing = a * np.cos(2 * np.pi * (p - 0.5))
+        _toward(m, w, f"{side}_shoulder", x=-20 * swing - 2)
+        _toward(m, w, f"{side}_elbow", y=-s * (24 + 10 * swing))
+    turn = a * np.cos(2 * np.pi * phase)
+    _toward(m, w, "pelvis", x=2, y=-4 * turn)
+    _toward(m, w, "spine2", x=2, y=6 * turn)
+    _toward(m, w, "neck", y=-2 * turn)
+
+    def reach(phase: float) -> float:
+        """Metres that the ankle is ahead of the hip."""
+        hip, knee = np.radians(legs(phase))
+        return float(style.thigh * np.sin(hip) + style.shank * np.sin(hip - knee))
+
+    pace = (reach(0.0) - reach(0.5)) / (0.5 * _GAIT_SECONDS)
+    into, out = _smooth_integral(t / _RAMP), _smooth_integral((t - (length - _RAMP)) / _RAMP)
+    return replace(m, advance=pace * _RAMP * (into - out), stride=w)
+
+
+def _squat(t: Array, length: float, style: Style) -> Motion:
+    m, w = _still(len(t)), _window(t, length, 0.46 * length) * min(style.amplitude, 1.0)
+    # The angles of a leg add up to the trunk's, so that the foot stays flat.
+    _toward(m, w, "pelvis", x=30)
+    _toward(m, w, "spine2", x=6)
+    _toward(m, w, "neck", x=-14)
+    for side, s in _SIDES:
+        _toward(m, w, f"{side}_hip", x=-110, y=6 * s, z=12 * s)
+        _toward(m, w, f"{side}_knee", x=105)
+        _toward(m, w, f"{side}_ankle", x=-25, z=-4 * s)
+        _toward(m, w, f"{side}_shoulder", x=-84, z=-70 * s)
+        _toward(m, w, f"{side}_elbow", y=-10 * s)
+    return m
+
+
+def _arm_circles(t: Array, length: float, style: Style) -> Motion:
+    m, w = _still(len(t)), _window(t, length, _RAMP)
+    around = 2 * np.pi * 0.75 * t * style.side
+    up, ahead = np.sin(around), np.cos(around)
+    for side, s in _SIDES:
+        _toward(
+            m, w, f"{side}_shoulder",
+            x=0, y=-s * (10 + 32 * style.amplitude * ahead), z=s * (8 + 34 * style.amplitude * up),
+        )  # fmt: skip
+        _toward(m, w, f"{side}_collar", z=s * (2 + 8 * up))
+        _toward(m, w, f"{side}_elbow", y=-8 * s)
+    _toward(m, w, "spine3", x=2 * up)
+    return m
+
+
+def _turn(t: Array, length: float, style: Style) -> Motion:
+    m, w = _still(len(t)), _window(t, length, 0.4)
+    step = 0.8  # seconds from one step of a foot to its next
+    beat = np.sin(2 * np.pi * t / step) * style.side
+
+    def yaw(at: Array | float) -> Array:
+        # It begins after the first step and ends before the last, so that both feet end up under the body.
+        return np.pi * style.side * _smooth((np.asarray(at) - 0.25 * step) / (length - step))
+
+    for side, s in _SIDES:
+        raised = np.maximum(s * beat, 0.0) ** 2 * w
+        _toward(m, raised, f"{side}_hip", x=-24)
+        _toward(m, raised, f"{side}_knee", x=44)
+        _toward(m, raised, f"{side}_ankle", x=-4)
+        # A foot on the floor keeps its heading: the hip turns against the body until the next step.
+        against = -yaw(t)
+        for begin in np.arange(0.0 if s == style.side else 0.5 * step, length - 0.5 * step, step):
+            before, after = yaw(begin - 0.25 * step), yaw(begin + 0.75 * step)
+            against += (after - before) * _smooth((t - begin) / (0.5 * step))
+        m.angles[:, _joint(f"{side}_hip"), 1] += against
+        _toward(m, w, f"{side}_shoulder", x=14 * s * beat)
+        _toward(m, w, f"{side}_elbow", y=-34 * s)
+    # The head looks where the body is about to go.
+    _toward(m, w, "neck", y=14 * style.side)
+    _toward(m, w, "spine2", y=8 * style.side)
+    return replace(m, yaw=yaw(t), stride=w)
+
+
+def _jumping_jack(t: Array, length: float, style: Style) -> Motion:
+    m, w = _still(len(t)), _window(t, length, _RAMP)
+    beat = 2 * np.pi * 0.8 * t
+    wide, flight = (1 - np.cos(beat)) / 2 * style.amplitude, np.sin(beat) ** 2
+    bend = 8 + 14 * (1 - flight)
+    for side, s in _SIDES:
+        _toward(m, w, f"{side}_shoulder", z=s * (-66 + 118 * wide))
+        _toward(m, w, f"{side}_collar", z=s * (-4 + 20 * wide))
+        _toward(m, w, f"{side}_hip", x=-0.5 * bend, z=s * (2 + 18 * wide))
+        _toward(m, w, f"{side}_knee", x=bend)
+        _toward(m, w, f"{side}_ankle", x=-0.5 * bend, z=-s * (2 + 12 * wide))
+    return replace(m, lift=0.05 * flight * w)
+
+
+def _reach(t: Array, length: float, style: Style) -> Motion:
+    m, half = _still(len(t)), 0.55 * length
+    for begin, s in ((0.0, style.side), (length - half, -style.side)):
+        w, side = _window(t - begin, half, 0.45 * half), "left" if s > 0 else "right"
+        _toward(m, w, f"{side}_shoulder", x=-118 * style.amplitude, z=-57 * s)
+        _toward(m, w, f"{side}_collar", z=12 * s)
+        _toward(m, w, f"{side}_elbow", y=-10 * s)
+        _toward(m, w, "spine1", y=-8 * s)
+        _toward(m, w, "spine3", y=-10 * s, z=-4.5 * s)
+        _toward(m, w, "head", x=-12, y=8 * s)
+    return m
+
+
+def _toward(
+    motion: Motion,
+    weight: Array,
+    joint: str,
+    *,
+    x: Array | float | None = None,
+    y: Array | float | None = None,
+    z: Array | float | None = None,
+) -> None:
+    """Go ``weight`` (T,) of the way from standing to these angles, degrees; None leaves an axis as it is."""
+    j = _joint(joint)
+    for axis, target in enumerate((x, y, z)):
+        if target is not None:
+            motion.angles[:, j, axis] += weight * (np.radians(target) - _STANDING[j, axis])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A movement that starts and ends in the standing pose."""
+
+    seconds: float
+    motion: Callable[[Array, float, Style], Motion]
+    """(seconds since its start (T,), its length, style) → what it adds."""
+    turns: bool = False
+    """Whether the person faces the other way afterwards."""
+    goes: bool = False
+    """Whether the person is at the other end of the path afterwards."""
+
+
+CLIPS: Final[Mapping[str, Clip]] = MappingProxyType(
+    {
+        "walk": Clip(2.2, _walk, goes=True),
+        "squat": Clip(2.2, _squat),
+        "arm_circles": Clip(3.0, _arm_circles),
+        "turn": Clip(2.8, _turn, turns=True),
+        "jumping_jack": Clip(3.2, _jumping_jack),
+        "reach": Clip(2.6, _reach),
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    clip: Clip
+    start: float
+    """Seconds of the recording."""
+    gone: float
+    """Metres gone on the path, with sign, when the clip starts."""
+    turned: float
+    """Radians turned on the spot when the clip starts."""
+    ahead: float
+    """+1 or −1: which way on the path is ahead."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """A made-up person: a shape, a style, and a plan of movements around a spot."""
+
+    betas: Array
+    """(B,)"""
+    style: Style
+    home: Array
+    """(2,) metres, world: the person walks up and down an arc through it."""
+    radius: float
+    """Metres, of that arc."""
+    bearing: float
+    """Radians: from the centre of the arc to its middle."""
+    posture: Array
+    """(24, 3) radians: how this person stands, against the standard pose."""
+    sway: Array
+    """(3, 24, 3) amplitude (radians), frequency (Hz) and phase of the small movements that never stop."""
+    soles: Array
+    """(6, 3) metres, from each foot keypoint to the sole below it, in the frame of the foot."""
+    plan: tuple[_Segment, ...]
+
+
+_FEET: Final = ("LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel")
+_FOOT_POINTS: Final = tuple(BODY_25.index(n) for n in _FEET)
+_FOOT_PARTS: Final = tuple(
+    _joint(("left" if n[0] == "L" else "right") + ("_ankle" if "Heel" in n else "_foot")) for n in _FEET
+)
+"""The joint that carries each of them."""
+
+_LOOSE: Final = np.radians(
+    [
+        [4.0]
+        if n.endswith(("shoulder", "wrist", "head"))
+        else [2.0]
+        if n[:-1] == "spine" or n.endswith(("neck", "collar"))
+        else [0.0]
+        for n in SMPL_JOINTS
+    ]
+)
+"""(24, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""
+
+_SPACE: Final = 1.7
+"""Metres around the middle of the path that a person may need: half the path and an arm."""
+
+
+def make_people(count: int, seconds: float, seed: int, body: Body) -> tuple[Person, ...]:
+    """People who move for ``seconds``, each in a place of their own. The same seed gives the same people."""
+    ring = _SPACE / np.sin(np.pi / count) if count > 1 else 0.0
+    around = 2 * np.pi * np.arange(count) / count
+    homes = ring * np.stack([np.cos(around), np.sin(around)], -1)
+    return tuple(_make_person(seconds, homes[p], [seed, 2, p], body) for p in range(count))
+
+
+def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -> Person:
+    rng = np.random.default_rng(seed)
+    betas = np.clip(rng.normal(0.0, 0.7, body.num_betas), -1.5, 1.5)
+    eye = torch.eye(3, dtype=torch.float64).expand(1, 24, 3, 3)
+    nowhere = torch.zeros(1, 3, dtype=torch.float64)
+    shape = torch.from_numpy(betas)
+    joints, points = (x[0].numpy() for x in pose_keypoints(body.keypoints, eye, shape, nowhere))
+    skin = body.vertices(eye[:, 0], eye[:, 1:], shape, nowhere)[0].numpy()
+    style = Style(
+        speed=rng.uniform(0.85, 1.15),
+        amplitude=rng.uniform(0.8, 1.05),
+        phase=rng.uniform(0, 1),
+        side=rng.choice([-1.0, 1.0]),
+        thigh=float(np.linalg.norm(joints[_joint("left_knee")] - joints[_joint("left_hip")])),
+        shank=float(np.linalg.norm(joints[_joint("left_ankle")] - joints[_joint("left_knee")])),
+    )
+    sway = np.stack(
+        [
+            0.7 * _LOOSE * rng.uniform(0.3, 1.0, (24, 3)),
+            rng.uniform(0.15, 0.6, (24, 3)),
+            rng.uniform(0, 2 * np.pi, (24, 3)),
+        ]
+    )
+    soles = np.zeros((6, 3))
+    for i, k in enumerate(_FOOT_POINTS):
+        below = np.hypot(*(skin - points[k])[:, [0, 2]].T) < 0.03
+        soles[i, 1] = skin[below, 1].min() - points[k, 1]
+    return Person(
+        betas=betas,
+        style=style,
+        home=home,
+        radius=rng.uniform(1.4, 3.0),
+        bearing=rng.uniform(0, 2 * np.pi),
+        posture=0.8 * _LOOSE * np.clip(rng.normal(size=(24, 3)), -2, 2),
+        sway=sway,
+        soles=soles,
+        plan=_plan(seconds, style, rng),
+    )
+
+
+def _plan(seconds: float, style: Style, rng: np.random.Generator) -> tuple[_Segment, ...]:
+    """Clips in random order, each fading into the next; who is to walk faces along the path first."""
+    way = float(_walk(np.array([CLIPS["walk"].seconds]), CLIPS["walk"].seconds, style).advance[0])
+    # The first clip is under way when the recording starts.
+    start, gone, turned, ahead = -rng.uniform(0.4, 0.9), -0.5 * way, 0.0, 1.0
+    plan: list[_Segment] = []
+    names: list[str] = []
+    while start < seconds:
+        if not names:
+            names = [str(n) for n in rng.permutation(list(CLIPS))]
+            if not plan:  # a short recording shall show more than arms that move
+                names.remove("walk")
+                names.insert(0, "walk")
+        clip = CLIPS[names.pop(0)]
+        if clip.goes and gone * ahead > 0:
+            names.insert(0, "walk")
+            clip = CLIPS["turn"]
+        plan.append(_Segment(clip, start, gone, turned, ahead))
+        end = clip.motion(np.array([clip.seconds]), clip.seconds, style)
+        gone += ahead * float(end.advance[0])
+        turned += float(end.yaw[0])
+        ahead = -ahead if clip.turns else ahead
+        start += (clip.seconds - _RAMP) / style.speed
+    return tuple(plan)
+
+
+def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
+    """A person at some times of the recording (T,), in seconds.
+
+    Returns the SMPL rotations (T, 24, 3, 3), the root's from body to world and the others' relative to their
+    parents, and ``transl`` (T, 3) in metres. The lowest point of the feet is on the floor, except in a jump.
+    """
+    t, speed = np.asarray(time_s, np.float64), person.style.speed
+    first, stop = (bisect([s.start for s in person.plan], x) for x in (t.min(), t.max()))
+    plan = person.plan[max(first - 2, 0) : stop]  # at most two overlap, the one under way and the one before
+    motion, gone, turned = _still(len(t)), np.full(len(t), plan[0].gone), np.full(len(t), plan[0].turned)
+    for s in plan:
+        part = s.clip.motion((t - s.start) * speed, s.clip.seconds, person.style)
+        motion, gone, turned = motion + part, gone + s.ahead * part.advance, turned + part.yaw
+    amplitude, frequency, phase = person.sway
+    swaying = amplitude * np.sin(2 * np.pi * frequency * t[:, None, None] + phase)
+    angles = _STANDING + person.posture + motion.angles + swaying
+    local = Rotation.from_euler("XYZ", angles.reshape(-1, 3)).as_matrix().reshape(-1, 24, 3, 3)
+
+    around = person.bearing + gone / person.radius
+    heading = around + np.pi + turned  # the body faces −y of the world at heading 0
+    upright = Rotation.from_euler("x", np.pi / 2)
+    local[:, 0] = (Rotation.from_euler("z", heading[:, None]) * upright).as_matrix() @ local[:, 0]
+
+    transl = np.zeros((len(t), 3))
+    joints, points = (
+        x.numpy()
+        for x in pose_keypoints(
+            body.keypoints, torch.from_numpy(local), torch.from_numpy(person.betas), torch.from_numpy(transl)
+        )
+    )
+    # Squatting and bending move the hips, not the feet; in walking the feet move and the hips go evenly.
+    feet = joints[:, [_joint("left_ankle"), _joint("right_ankle")]].mean(1)
+    pelvis = joints[:, 0]
+    middle = person.home - person.radius * np.array([np.cos(person.bearing), np.sin(person.bearing)])
+    path = middle + person.radius * np.stack([np.cos(around), np.sin(around)], -1)
+    held = (1 - motion.stride)[:, None] * (feet - pelvis)[:, :2]
+    transl[:, :2] = path - pelvis[:, :2] - held
+    worlds, _ = forward_kinematics(torch.from_numpy(local), torch.zeros(24, 3, dtype=torch.float64))
+    parts = worlds[:, list(_FOOT_PARTS)].numpy()
+    soles = points[:, _FOOT_POINTS, 2] + np.einsum("tfij,fj->tfi", parts, person.soles)[..., 2]
+    transl[:, 2] = motion.lift - _soft_minimum(soles)
+    return local, transl
+
+
+def _soft_minimum(heights: Array, width: float = 0.006) -> Array:
+    """Minimum of (T, 6) sole heights, without a kink where another point becomes the lowest.
+
+    Half of the points count, so that a foot that is flat on the floor is exact, two feet end 4 mm above it
+    and a single toe 7 mm in it.
+    """
+    lowest = heights.min(1, keepdims=True)
+    total = np.exp(-(heights - lowest) / width).sum(1)
+    return np.asarray(lowest[:, 0] - width * np.log(total / 3))
+
+
+def reached(people: Sequence[Person], body: Body, seconds: float) -> Array:
+    """Corners (N, 3) of a convex region, metres, world, that the people do not leave within ``seconds``."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(240, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    corners = np.full((240, 3), np.nan)
+    furthest = np.full(240, -np.inf)
+    for person in people:
+        for begin in np.arange(0.0, seconds, 10.0):
+            times = np.arange(begin, min(begin + 10.0, seconds) + 0.05, 0.1)
+            rotations, transl = animate(person, body, times)
+            joints, points = pose_keypoints(
+                body.keypoints,
+                torch.from_numpy(rotations),
+                torch.from_numpy(person.betas),
+                torch.from_numpy(transl),
+            )
+            x = torch.cat([joints, points], 1).numpy().reshape(-1, 3)
+            along = x @ directions.T
+            best = along.argmax(0)
+            further = along[best, np.arange(240)] > furthest
+            furthest = np.where(further, along[best, np.arange(240)], furthest)
+            corners = np.where(further[:, None], x[best], corners)
+    # Fingertips and the top of the head are this much further out than any joint or keypoint.
+    return corners + 0.18 * directions
