@@ -1,9 +1,10 @@
 """Which person in one view is which in another: by geometry, never by index.
 
 All in metres in the world: a keypoint is a ray, two views of one person are two bundles of rays that meet.
-Every pair of people in two views proposes a body (the middles of the shortest segments between its rays),
-every view then gives the person whose rays pass closest, and the proposal on which most confident points of
-most views agree wins. Nothing depends on what the points are called, so the same code serves to find out.
+Everybody in a view and whoever in another view they meet best propose a body (the middles of the shortest
+segments between their rays); every view then gives the person whose rays pass closest, and the proposal on
+which most confident points of most views agree wins. Nothing depends on what the points are called, so the
+same code serves to find out.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 
 Number = TypeVar("Number", np.float32, np.float64)
-
-_PROPOSALS: Final = 24
-"""Proposals of a frame that are looked at in all views: those on which their own two views agree best."""
 
 _PARALLEL: Final = 0.03
 """Sine of the angle between two rays below which they are not used (1.7°)."""
@@ -30,22 +29,26 @@ _PARALLEL: Final = 0.03
 class MatchConfig(Config):
     """When points of different views belong to one person, and when a person is the one followed."""
 
-    agreement_m: float = 0.1
+    agreement_m: float = Field(default=0.1, gt=0)
     """Distance between a ray and the body's point at which the point counts for half."""
-    min_agreement: float = 0.4
+    min_agreement: float = Field(default=0.4, gt=0, le=1)
     """Share of a view's confidence that must agree for the view to count as seeing the person."""
-    min_points: int = 5
+    min_points: int = Field(default=5, ge=1, le=25)
     """Points that two views must share before they can agree."""
-    reach_m: float = 0.3
+    reach_m: float = Field(default=0.3, gt=0)
     """How far the person can be from where it was seen last, at once ..."""
-    speed_m_s: float = 3.0
+    speed_m_s: float = Field(default=3.0, ge=0)
     """... and how fast that grows while it is not seen, ..."""
-    max_reach_m: float = 0.8
+    max_reach_m: float = Field(default=0.8, gt=0)
     """... up to this."""
-    start_share: float = 0.6
+    start_share: float = Field(default=0.6, gt=0, le=1)
     """Someone out of reach is taken for the person at this share of the recording's usual agreement."""
-    single_view_s: float = 1.0
+    single_view_s: float = Field(default=1.0, ge=0)
     """How long one view alone is believed after the person was last seen by two."""
+
+
+_EXTENT_M: Final = (0.05, 1.2)
+"""Median distance of a body's points from their median."""
 
 
 @dataclass(frozen=True)
@@ -80,45 +83,42 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     ray = np.where(seen[..., None], rays(rig, xy_px.astype(np.float64)), 0.0)
     origin = rig.centres
 
-    # 1. Every pair of people in every pair of views, by how well their rays meet.
-    pairs = list(combinations(range(views), 2))
-    meet = np.zeros((frames, len(pairs), people, people))
-    for pair, (a, b) in enumerate(pairs):
-        _, gap, usable = _closest(origin[a], ray[a][:, :, None], origin[b], ray[b][:, None])
+    # 1. How well everybody in one view meets everybody in another, and for each the one they meet best.
+    meet = np.zeros((frames, views, people, views, people))
+    for a, b in combinations(range(views), 2):
         weight = np.sqrt(conf[a][:, :, None] * conf[b][:, None])
-        both = weight > 0
-        agree = (np.where(usable & both, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
-        total = weight.sum(-1)
-        good = (both.sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * total)
-        meet[:, pair] = np.where(good, agree, 0)
-    flat = meet.reshape(frames, -1)
-    top = np.argsort(-flat, axis=1, kind="stable")[:, :_PROPOSALS]
-    count = max(1, int((np.take_along_axis(flat, top, 1) > 0).sum(1).max(initial=0)))
-    top = top[:, :count]
-    alive = np.take_along_axis(flat, top, 1) > 0
-    n, i, j = np.unravel_index(top, meet.shape[1:])
+        gap, usable = _gap(origin[b] - origin[a], ray[a], ray[b])
+        agree = (np.where(usable, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
+        good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
+        meet[:, a, :, b] = np.where(good, agree, 0)
+        meet[:, b, :, a] = meet[:, a, :, b].transpose(0, 2, 1)
+    table = meet.reshape(frames, views * people, views * people)
+    partner, score = table.argmax(-1), table.max(-1)
+    mutual = np.take_along_axis(partner, partner, 1) == np.arange(views * people)
+    score[mutual & (partner < np.arange(views * people))] = 0  # the same pair, named from its other end
+    one = np.argsort(-score, axis=1, kind="stable")[:, : max(1, int((score > 0).sum(1).max(initial=0)))]
+    two = np.take_along_axis(partner, one, 1)
+    alive = np.take_along_axis(score, one, 1) > 0
 
-    # 2. The bodies of the best pairs, and who in each view lies on them.
-    va, vb = np.array(pairs).T[:, n]
+    # 2. The bodies of these pairs, and who in each view lies on them.
     t = np.arange(frames)[:, None]
-    body, _, usable = _closest(origin[va][:, :, None], ray[va, t, i], origin[vb][:, :, None], ray[vb, t, j])
+    (va, i), (vb, j) = np.divmod(one, people), np.divmod(two, people)
+    body, usable = _middle(origin[va][:, :, None], ray[va, t, i], origin[vb][:, :, None], ray[vb, t, j])
     usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
     centre = masked_median(body, usable)
     with np.errstate(invalid="ignore"):
         extent = masked_median(np.linalg.norm(body - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
         # Half of the points of a body lie within an arm's length of its middle, and not all on a spot.
-        alive &= (extent > 0.05) & (extent < 1.2)
+        alive &= (extent > _EXTENT_M[0]) & (extent < _EXTENT_M[1])
 
-    score = np.zeros((frames, count))
-    person = np.full((frames, count, views), -1, dtype=np.int64)
-    body = np.where(usable[..., None], body, 0)
+    score = np.zeros(alive.shape)
+    person = np.full((*alive.shape, views), -1, dtype=np.int64)
     for v in range(views):
-        offset = (body - origin[v])[:, :, None]
-        direction = ray[v][:, None]
-        along = (offset * direction).sum(-1)
-        miss2 = (offset**2).sum(-1) - along**2
-        weight = np.where(usable[:, :, None], conf[v][:, None], 0)
-        agree = (np.where(along > 0, weight, 0) / (1 + miss2 / cfg.agreement_m**2)).sum(-1)
+        offset = np.where(usable[..., None], body - origin[v], 0)
+        along = np.einsum("thkx,tpkx->thpk", offset, ray[v])
+        miss2 = (offset**2).sum(-1)[:, :, None] - along**2
+        weight = usable[:, :, None] * conf[v][:, None]
+        agree = (np.where(along > 0, weight, 0) / (1 + np.maximum(miss2, 0) / cfg.agreement_m**2)).sum(-1)
         good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
         agree = np.where(good, agree, 0)
         best = agree.argmax(-1)
@@ -196,7 +196,12 @@ def _single_view(
     distance = np.linalg.norm(centre - position, axis=-1)
     extent = masked_median(np.linalg.norm(near - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
     with np.errstate(invalid="ignore"):
-        good = (usable.sum(-1) >= cfg.min_points) & (distance <= reach) & (extent > 0.05) & (extent < 1.2)
+        good = (
+            (usable.sum(-1) >= cfg.min_points)
+            & (distance <= reach)
+            & (extent > _EXTENT_M[0])
+            & (extent < _EXTENT_M[1])
+        )
     if good.any():
         rank = np.where(good, confidence.sum(-1) / (1 + (distance / reach) ** 2), -1)
         view, person = np.unravel_index(int(rank.argmax()), rank.shape)
@@ -212,8 +217,22 @@ def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float)
     return out
 
 
-def _closest(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Middle and length of the shortest segment between rays; False where parallel or behind an origin."""
+def _gap(base: Array, d1: Array, d2: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Distance between the rays of everybody in one view, (T, P, K, 3), and in another, ``base`` away.
+
+    Returns (T, P, P, K), and False where rays are parallel or come closest behind a camera.
+    """
+    cos = np.einsum("tikx,tjkx->tijk", d1, d2)
+    on1, on2 = (d1 @ base)[:, :, None], (d2 @ base)[:, None]
+    sin2 = 1 - cos**2
+    usable = sin2 > _PARALLEL**2
+    sin2 = np.where(usable, sin2, 1)
+    s, t = (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2
+    return np.sqrt(np.maximum(base @ base - s * on1 + t * on2, 0)), usable & (s > 0) & (t > 0)
+
+
+def _middle(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Middle of the shortest segment between rays (..., 3); False as in ``_gap``."""
     base = o2 - o1
     cos = (d1 * d2).sum(-1)
     on1, on2 = (d1 * base).sum(-1), (d2 * base).sum(-1)
@@ -221,8 +240,8 @@ def _closest(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, Array, 
     usable = sin2 > _PARALLEL**2
     sin2 = np.where(usable, sin2, 1)
     s, t = (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2
-    p1, p2 = o1 + s[..., None] * d1, o2 + t[..., None] * d2
-    return (p1 + p2) / 2, np.sqrt(((p1 - p2) ** 2).sum(-1)), usable & (s > 0) & (t > 0)
+    middle = (o1 + s[..., None] * d1 + o2 + t[..., None] * d2) / 2
+    return middle, usable & (s > 0) & (t > 0)
 
 
 def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:

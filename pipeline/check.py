@@ -67,9 +67,8 @@ class Check:
     suspect: str | None
     """The camera without which the rest agrees clearly better, if there is one."""
     lag: tuple[int | None, ...]
-    """Frames of the time line by which each camera is late: at t + lag it shows what the others show at t. The
-    frame_offset that recording.yaml should have. None where too little moves to tell; the first of two
-    cameras has 0."""
+    """Frames of the time line by which each camera is late: at t + lag it shows what the others show at t.
+    None where too little moves to tell; the first of two cameras has 0."""
     lag_gain: Array
     """(V,) share of the error that the lag takes away; 0 for lag 0."""
 
@@ -108,8 +107,9 @@ class Check:
         if self.suspect is not None:
             v = self.cameras.index(self.suspect)
             found.append(
-                f"camera {self.suspect} looks wrong: it is {self.left_out_px[v]:.0f} px off what the others say, "
-                f"and without it they agree to {self.rest_px[v]:.1f} px; calibrate it again or leave it out"
+                f"camera {self.suspect} looks wrong: it is {self.left_out_px[v]:.0f} px off what the others "
+                f"say, and without it they agree to {self.rest_px[v]:.1f} px; calibrate it again, or leave it "
+                "out"
             )
         late = {n: lag for n, lag in zip(self.cameras, self.lag, strict=True) if lag}
         for name, lag in late.items():
@@ -245,9 +245,8 @@ def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
         parts = []
         for a, b in zip(one, two, strict=True):
             if len(a) > abs(lag) + 10:
-                normal = np.cross(
-                    a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)]
-                )
+                now, later = a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)]
+                normal = np.cross(now, later)
                 gap = (normal @ base) / np.linalg.norm(normal, axis=-1)
                 parts.append(np.abs(_without_offset(gap[..., None])[..., 0]))
         errors.append(_median(np.concatenate(parts)) if parts else np.nan)
@@ -261,7 +260,7 @@ def _without_offset(values: Array) -> Array:
 
 
 def _best_lag(errors: Array) -> tuple[int | None, float]:
-    """Lag of the least error and the share of the error at lag 0 that it saves; None when it cannot be told."""
+    """Lag of the least error, and the share of the error at lag 0 that it saves; None where nothing tells."""
     now = errors[MAX_LAG]
     if not np.isfinite(now) or np.nanmax(errors) < _FLAT * np.nanmin(errors):
         return None, 0.0

@@ -128,8 +128,8 @@ def read_people(file: Path, points: int) -> tuple[Floats, str]:
         except (TypeError, ValueError, OverflowError):
             reason = "not numbers"
             continue
-        x, y, c = xyc.T
-        seen = np.isfinite(xyc).all(1) & (c > 0) & ((x != 0) | (y != 0)) & (np.abs(xyc) < 1e9).all(1)
+        # NaN compares false; a number that float32 cannot hold is no coordinate.
+        seen = (np.abs(xyc) < 1e9).all(1) & (xyc[:, 2] > 0) & xyc[:, :2].any(1)
         if seen.any():
             xyc[~seen] = np.nan, np.nan, 0
             kept.append(xyc.astype(np.float32))

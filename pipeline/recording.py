@@ -5,7 +5,6 @@ What is found and what is guessed is kept as text beside the data, to be printed
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pydantic
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
@@ -31,7 +28,7 @@ from pipeline.calibration import (
     read_calibration,
 )
 from pipeline.cameras import Array, Rig
-from pipeline.config import Config
+from pipeline.config import Config, load
 from pipeline.errors import InputError
 from pipeline.joints import FORMATS
 from pipeline.keypoints import (
@@ -72,7 +69,7 @@ class StatedKeypoints(Config):
     """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
-    first_frame: int = 0
+    first_frame: int = Field(default=0, ge=0)
     """Number of the keypoint file that belongs to a video's first frame."""
 
     @field_validator("format")
@@ -113,6 +110,12 @@ class Stated(Config):
     fps: float | str | None = None
     """Frames a second where no video says so; a fraction such as 30000/1001 as text."""
 
+    @field_validator("frame_offset", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # YAML reads a camera called 1 as a number.
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
     @field_validator("fps")
     @classmethod
     def _positive_rate(cls, value: float | str | None) -> float | str | None:
@@ -124,39 +127,6 @@ class Stated(Config):
             if not 0 < rate < 100_000:
                 raise ValueError(f"{value} must be positive")
         return value
-
-
-def _read_stated(folder: Path) -> Stated:
-    path = folder / "recording.yaml"
-    if not path.exists():
-        return Stated()
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as YAML: {text}") from error
-    if document is None:
-        return Stated()
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected keys such as keypoints, calibration, frame_offset, fps")
-    # YAML reads a camera called 1 as a number.
-    if isinstance(document.get("frame_offset"), dict):
-        document["frame_offset"] = {str(k): v for k, v in document["frame_offset"].items()}
-    try:
-        return Stated.model_validate(document, strict=True)
-    except pydantic.ValidationError as error:
-        raise InputError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
-
-
-def _explain(error: Any) -> str:
-    where = [str(part) for part in error["loc"]]
-    if error["type"] != "extra_forbidden":
-        return f"{'.'.join(where)}: {error['msg'].removeprefix('Value error, ')}"
-    inner: dict[str, type[Config]] = dict(keypoints=StatedKeypoints, calibration=StatedCalibration)
-    keys = list(inner[where[0]].model_fields if len(where) > 1 else Stated.model_fields)
-    near = difflib.get_close_matches(where[-1], keys, 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
-    return f"unknown key {'.'.join(where)!r}; {hint}"
 
 
 def _inside(folder: Path, stated: str, key: str) -> Path:
@@ -192,7 +162,7 @@ class Recording:
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
-        index = self.timeline.frame_index[:, frames].astype(np.int64)
+        index = self.timeline.frame_index[:, frames]
         return np.where(index >= 0, index + self.first_frame, -1)
 
     def people(self, frames: NDArray[np.int64]) -> Floats:
@@ -255,7 +225,8 @@ def find_recording(path: Path | str) -> Recording:
         raise InputError(
             f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
         )
-    stated = _read_stated(folder)
+    stated_in = folder / "recording.yaml"
+    stated = load(Stated, [stated_in] if stated_in.exists() else [])
     warnings: list[str] = []
     notes: list[tuple[str, str]] = []
 
@@ -655,8 +626,8 @@ def _check_people(
     warnings: list[str],
 ) -> tuple[Rig, KeypointFormat]:
     """Keypoint format and unit of the calibration, from the limbs of the person on whom the views agree."""
-    numbers = timeline.frame_index.astype(np.int64)
-    numbers = np.where(numbers >= 0, numbers + stated.keypoints.first_frame, -1)
+    index = timeline.frame_index
+    numbers = np.where(index >= 0, index + stated.keypoints.first_frame, -1)
     have = np.stack(
         [np.zeros(len(n), bool) if c is None else c.has(n) for c, n in zip(files, numbers, strict=True)]
     )

@@ -40,10 +40,10 @@ class KeypointFormat:
     """A name in ``joints.FORMATS``."""
     how: str
     """How it was decided, for people."""
-    inconsistency: float = math.nan
-    """``limb_inconsistency`` under this format; NaN where it could not be measured."""
-    margin: float = math.nan
-    """How many times worse the best other format with as many points fits; NaN where there is none."""
+    inconsistency: float | None = None
+    """``limb_inconsistency`` under this format; None where it could not be measured."""
+    margin: float | None = None
+    """How many times worse the best other format with as many points fits; None where there is none."""
     confidence_scale: float = 1.0
     """What confidences are divided by: more than 1 for files in which they exceed 1."""
     normalised: bool = False
@@ -205,6 +205,16 @@ def decide_format(
         others = [costs[n] for n in order if n != name]
         return others[0] / max(costs[name], 1e-6) if others else math.nan
 
+    def decided(name: str, how: str) -> KeypointFormat:
+        cost, margin = costs[name], margin_of(name)
+        return replace(
+            known,
+            name=name,
+            how=how,
+            inconsistency=None if math.isnan(cost) else cost,
+            margin=None if math.isnan(margin) else margin,
+        )
+
     if stated:
         doubts = []
         if best != stated and margin_of(best) > MARGIN:
@@ -212,16 +222,13 @@ def decide_format(
                 f"recording.yaml states the keypoint format {stated}, but read as {best} limbs are "
                 f"{margin_of(best):.1f} times more constant ({shown})"
             )
-        how = "stated in recording.yaml"
-        return replace(
-            known, name=stated, how=how, inconsistency=costs[stated], margin=margin_of(stated)
-        ), doubts
+        return decided(stated, "stated in recording.yaml"), doubts
     ask = "state it in recording.yaml, keypoints: {format: ...}"
     if math.isnan(costs[best]):
         if len(order) == 1:
             how = f"the only known format with {points} points, unchecked"
             doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
-            return replace(known, name=best, how=how), [doubt]
+            return decided(best, how), [doubt]
         raise InputError(
             f"{points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in "
             f"two agreeing views to tell; {ask}"
@@ -234,4 +241,4 @@ def decide_format(
     how = f"found: limb lengths vary {100 * costs[best]:.0f} %"
     if len(order) > 1:
         how += f", {margin_of(best):.1f} times less than as {order[1]}"
-    return replace(known, name=best, how=how, inconsistency=costs[best], margin=margin_of(best)), []
+    return decided(best, how), []

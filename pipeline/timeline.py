@@ -23,7 +23,7 @@ class Timeline:
     """Frames a second: the lowest among the cameras."""
     time_s: Array
     """(T,) seconds from the first."""
-    frame_index: NDArray[np.int32]
+    frame_index: NDArray[np.int64]
     """(V, T) index into the camera's own frames; −1 where it has none at that time."""
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ def common_timeline(
     start = max(t[0] - h for t, h in zip(spans, half, strict=True))
     end = min(t[-1] + h for t, h in zip(spans, half, strict=True))
     grid = grid[(grid >= start) & (grid <= end)]
-    index = np.full((len(spans), len(grid)), -1, dtype=np.int32)
+    index = np.full((len(spans), len(grid)), -1, dtype=np.int64)
     for v, times in enumerate(spans):
         right = np.minimum(np.searchsorted(times, grid), len(times) - 1)
         left = np.maximum(right - 1, 0)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.association import MatchConfig, follow, pick_people, propose, usual_score
@@ -23,9 +24,9 @@ _SAMPLE = 40
 class KeypointsConfig(Config):
     """Reading keypoints and matching them over the views."""
 
-    window: int = 24
+    window: int = Field(default=24, ge=1)
     """Frames of a batch: what the store writes at once."""
-    min_confidence: float = 0.05
+    min_confidence: float = Field(default=0.05, ge=0, le=1)
     """Points with less confidence are missing."""
     match: MatchConfig = MatchConfig()
     """When points of different views belong to one person."""
