@@ -1,0 +1,916 @@
+"""SMPLify over time and views: fit SMPL to keypoints seen by calibrated cameras.
+
+A batch of N problems (people × windows of one length) is solved together by Levenberg–Marquardt with exact
+Jacobians. Unknown are, for every frame, the root translation and the local rotations, perturbed on the right
+(R ← R Exp δ); and for every problem, if its shape is free, the betas and an offset for every keypoint of
+the body (detectors define points differently).
+
+The energy follows SMPLify (Bogo et al. 2016) with time added, see ``Weights``:
+
+    E = Σ c² ρ(u)             reprojection, u in standard deviations, ρ Geman–McClure, annealed
+      + pose · prior(Log R)   Gaussian mixture over poses
+      + hinge · Σ relu²       elbows and knees that bend backwards
+      + |p″|² + |R″|²         accelerations of the keypoints, and of the local rotations
+      + |β|² + |o|²           shape and offsets, per 100 frames
+
+Two facts make it fast. A posed keypoint is linear in the global rotations, p = t + J₀ + Σ_a G_a c_a(β, o)
+with c constant over time, so points, betas' Jacobians and the lever arms of all joints are matrix products.
+And the cameras fold into one 3 × 3 system a keypoint, so the cost of the pose side does not grow with the
+number of views. The normal equations are block-pentadiagonal over time with the shape as a border.
+
+Axes: N problems, T frames, V views, K keypoints, B betas. Everything runs in the dtype and on the device of
+the keypoints. One thread is fastest for one problem: run several in several processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.linalg import lapack
+from torch import Tensor
+
+from models.body import KeypointBody
+from models.priors import PosePrior, PriorTerms
+from models.rotations import (
+    axis_angle_to_matrix,
+    geodesic_degrees,
+    matrix_to_axis_angle,
+    nearest_rotation,
+    right_jacobian_inverse,
+    rotation_between,
+)
+from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_PARENTS
+
+JOINTS = len(SMPL_PARENTS)
+
+_HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
+"""Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the terms of the energy weigh, in units that hold for any rig, picture size and frame rate."""
+
+    keypoint_m: float = 0.0135
+    """Standard deviation of a keypoint of confidence 1, metres at the person's distance: 6 px for a person
+    820 px tall. Detectors err in proportion to the person's size in the picture."""
+    keypoint_px: float = 1.0
+    """Its least value, in pixels."""
+    pose: float = 0.3
+    """Of the squared Mahalanobis distance to the pose prior."""
+    hinge: float = 30.0
+    """Of the squared backward bend of elbows and knees, 1/rad²."""
+    acceleration: float = 8.0
+    """Of the mean over keypoints of squared acceleration / acceleration_ms2²."""
+    acceleration_ms2: float = 14.4
+    """m/s²: 4 mm a frame² at 60 frames a second."""
+    spin: float = 0.25
+    """Of |R″|² / spin_rads2² of each local rotation; Frobenius, twice the squared angular acceleration."""
+    spin_rads2: float = 216.0
+    """rad/s²: 0.06 a frame² at 60 frames a second."""
+    shape: float = 25.0
+    """Of |β|², for every 100 frames: the data grow with the frames, so must what holds the shape."""
+    offset_m: float = 0.002
+    """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Annealing stages: (robust scale in standard deviations, most iterations, least relative decrease)."""
+
+    stages: tuple[tuple[float, int, float], ...] = ((16.0, 6, 2e-2), (8.0, 6, 2e-2), (4.0, 20, 1e-3))
+
+
+@dataclass(frozen=True)
+class Views:
+    """What V calibrated cameras saw of each problem's person."""
+
+    K: Tensor
+    """(N, V, 3, 3) intrinsics, pixels."""
+    R: Tensor
+    """(N, V, 3, 3) world → camera."""
+    t: Tensor
+    """(N, V, 3) metres."""
+    xy_px: Tensor
+    """(N, V, T, K, 2) undistorted pixels, anything where missing."""
+    confidence: Tensor
+    """(N, V, T, K) 0 where missing."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Bodies over time: all that the solver looks for."""
+
+    rotations: Tensor
+    """(N, T, 24, 3, 3): root → world, then joint → parent."""
+    transl: Tensor
+    """(N, T, 3) metres, world: the root joint lies at J₀(β) + transl."""
+    betas: Tensor
+    """(N, B)"""
+    offsets: Tensor
+    """(N, K, 3) metres, added to the rest keypoints."""
+
+    def frames(self, start: int, stop: int | None) -> Motion:
+        return replace(self, rotations=self.rotations[:, start:stop], transl=self.transl[:, start:stop])
+
+
+@dataclass(frozen=True)
+class Fit:
+    motion: Motion
+    energy: Tensor
+    """(N,) at the last robust scale (float64)."""
+    iterations: int
+    """Linear systems solved, of the problem that took longest."""
+
+
+# --- The body, as a linear map of its global rotations ------------------------------------------------------
+
+
+@lru_cache
+def _descendants() -> tuple[tuple[float, ...], ...]:
+    """[a][j] = 1 where joint j is a or hangs on it."""
+    below = np.eye(JOINTS)
+    for j in range(JOINTS - 1, 0, -1):
+        below[SMPL_PARENTS[j]] += below[j]
+    return tuple(map(tuple, below))
+
+
+@lru_cache
+def _levels() -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Joints by distance from the root, with their parents."""
+    depth = [0] * JOINTS
+    for j in range(1, JOINTS):
+        depth[j] = depth[SMPL_PARENTS[j]] + 1
+    levels = [[j for j in range(JOINTS) if depth[j] == d] for d in range(1, max(depth) + 1)]
+    return tuple((tuple(js), tuple(SMPL_PARENTS[j] for j in js)) for js in levels)
+
+
+def _global(local: Tensor) -> Tensor:
+    """Local rotations (..., 24, 3, 3) → global."""
+    out = torch.empty_like(local)
+    out[..., 0, :, :] = local[..., 0, :, :]
+    for joints, parents in _levels():
+        out[..., joints, :, :] = out[..., parents, :, :] @ local[..., joints, :, :]
+    return out
+
+
+def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """c of p = t + J₀ + Σ_a G_a c_a: rest joints (..., 24, 3), points (..., K, 3) → (..., K, 24, 3).
+
+    c_ka = w_ka (P_k − J_a) + Σ over children i of a: (J_i − J_a) · (weight of k on i and below). Linear in
+    joints and points, so the shape directions go through it too.
+    """
+    below = weights @ torch.tensor(_descendants(), dtype=weights.dtype, device=weights.device).T
+    c = weights[..., None] * (points[..., :, None, :] - joints[..., None, :, :])
+    bones = torch.stack([joints[..., i, :] - joints[..., SMPL_PARENTS[i], :] for i in range(1, JOINTS)], -2)
+    parents = torch.tensor(SMPL_PARENTS[1:], device=weights.device)
+    return c.index_add(-2, parents, below[:, 1:, None] * bones[..., None, :, :])
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The body's constants for one run: levers at zero shape, their derivatives, what can be seen to turn."""
+
+    joint0: Tensor  # (3,)
+    joint0_dirs: Tensor  # (3, B)
+    levers: Tensor  # (K, 24, 3)
+    lever_dirs: Tensor  # (K, 24, 3, B)
+    weights: Tensor  # (K, 24)
+    below: Tensor  # (24, A) 1 where the row's joint hangs on active joint A
+    active: Tensor  # (A,) joints that move some keypoint; the root first
+
+    @staticmethod
+    def of(body: KeypointBody, dtype: torch.dtype, device: torch.device) -> _Model:
+        jt, js = body.joints_template.to(device, dtype), body.joints_shapedirs.to(device, dtype)
+        pt, ps = body.points_template.to(device, dtype), body.points_shapedirs.to(device, dtype)
+        w = body.weights.to(device, dtype)
+        levers = _levers(jt, pt, w)
+        dirs = _levers(js.permute(2, 0, 1), ps.permute(2, 0, 1), w).permute(1, 2, 3, 0)
+        below = torch.tensor(_descendants(), dtype=dtype, device=device)
+        # A joint that moves no keypoint by more than a few millimetres a radian cannot be seen to turn.
+        reach = (below @ levers.norm(dim=-1).T).amax(1)
+        active = (reach > 0.01).nonzero()[:, 0]
+        return _Model(jt[0], js[0], levers, dirs.contiguous(), w, below[active].T.contiguous(), active)
+
+    def shaped(self, betas: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """J₀ (N, 3) and levers (N, K, 24, 3) of betas (N, B) and offsets (N, K, 3)."""
+        change = betas @ self.lever_dirs.reshape(-1, betas.shape[1]).T
+        levers = self.levers + change.reshape(-1, *self.levers.shape)
+        return self.joint0 + betas @ self.joint0_dirs.T, levers + self.weights[:, :, None] * offsets[
+            :, :, None
+        ]
+
+
+# --- Energy -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Constants of a run."""
+
+    model: _Model
+    prior: PriorTerms | None
+    hinges: tuple[tuple[int, float], ...]  # (number in θ, sign when bent the natural way)
+    held: int  # leading frames that do not move
+    free_shape: bool
+    seen: Tensor  # (N, V, T, K, 2) normalised image points
+    trust: Tensor  # (N, V, T, K) confidence²
+    R: Tensor  # (N, V, 3, 3)
+    t: Tensor  # (N, V, 3)
+    focal: Tensor  # (N, V, T, 3): fx, skew, fy in standard deviations
+    w_pose: float
+    w_hinge: float
+    w_acc: float
+    w_spin: float
+    w_shape: float
+    w_offset: float
+
+
+@dataclass(frozen=True)
+class _State:
+    """Motion and all that its energy was computed from; the Jacobian starts here."""
+
+    motion: Motion
+    G: Tensor  # (N, T, 24, 3, 3) global rotations
+    flat: Tensor  # (N, 3, T, 72) the same, for products with levers
+    levers: Tensor  # (N, K, 24, 3)
+    points: Tensor  # (N, 3, T, K)
+    cam: Tensor  # (N, V, 3, T, K) normalised x, y and 1/z; 0 behind the camera
+    miss: Tensor  # (N, V, 2, T, K) in standard deviations
+    theta: Tensor  # (N, T, A − 1, 3)
+    theta_slope: Tensor  # (N, T, (A − 1) 3) gradient of half the prior's and the hinges' energy
+    component: Tensor  # (N, T) of the prior
+    energy: Tensor  # (N,) float64
+
+
+_NEAR = 0.1
+"""Metres: what lies nearer to the camera, or behind it, is not in the picture."""
+
+
+def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
+    n, frames = motion.transl.shape[:2]
+    G = _global(motion.rotations)
+    joint0, levers = pb.model.shaped(motion.betas, motion.offsets)
+    flat = G.permute(0, 3, 1, 2, 4).reshape(n, 3, frames, 3 * JOINTS)
+    points = flat.reshape(n, 3 * frames, -1) @ levers.reshape(n, -1, 3 * JOINTS).mT
+    points = points.reshape(n, 3, frames, -1) + (motion.transl + joint0[:, None]).mT[..., None]
+
+    views = pb.R.shape[1]
+    cam = pb.R.reshape(n, 3 * views, 3) @ points.reshape(n, 3, -1)
+    cam = cam.reshape(n, views, 3, *points.shape[2:]) + pb.t[..., None, None]
+    front = cam[:, :, 2] > _NEAR
+    iz = torch.where(front, 1 / cam[:, :, 2], 0)
+    x, y = cam[:, :, 0] * iz, cam[:, :, 1] * iz
+    fx, skew, fy = (pb.focal[..., i, None] for i in range(3))
+    dx, dy = x - pb.seen[..., 0], y - pb.seen[..., 1]
+    ux, uy = fx * dx + skew * dy, fy * dy
+    r2 = ux * ux + uy * uy
+    g2 = robust * robust
+    data = pb.trust * torch.where(front, g2 * r2 / (g2 + r2), g2)
+    energy = data[:, :, pb.held :].double().sum((1, 2, 3))
+
+    theta = matrix_to_axis_angle(motion.rotations[:, :, pb.model.active[1:]])
+    row = theta.flatten(2)
+    slope = torch.zeros_like(row)
+    component = torch.zeros(n, frames, dtype=torch.long, device=row.device)
+    if pb.prior is not None:
+        distance, slope, component = pb.prior.evaluate(row)
+        energy = energy + pb.w_pose * distance[:, pb.held :].double().sum(1)
+        slope = slope * pb.w_pose
+    for i, sign in pb.hinges:
+        back = (-sign * row[..., i]).clamp(min=0)
+        slope[..., i] -= sign * pb.w_hinge * back
+        energy = energy + pb.w_hinge * (back * back)[:, pb.held :].double().sum(1)
+
+    if frames >= 3:
+        bend = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
+        energy = energy + pb.w_acc * (bend * bend).double().sum((1, 2, 3))
+        turn = motion.rotations[:, :, pb.model.active]
+        turn = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
+        energy = energy + pb.w_spin * (turn * turn).double().sum((1, 2, 3, 4))
+    if pb.free_shape:
+        energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
+        energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
+    return _State(
+        motion,
+        G,
+        flat,
+        levers,
+        points,
+        torch.stack([x, y, iz], 2),
+        torch.stack([ux, uy], 2),
+        theta,
+        slope,
+        component,
+        energy,
+    )
+
+
+# --- Normal equations ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _System:
+    """(N) normal equations H δ = −g of half the energy. F free frames of M unknowns: transl, joints."""
+
+    diag: Tensor  # (N, F, M, M)
+    next1: Tensor  # (N, F − 1, M, M) frame t with t + 1
+    next2: Tensor  # (N, F − 2, M, M)
+    grad: Tensor  # (N, F, M)
+    border: Tensor  # (N, F, M, B) with the betas; B = 0 where the shape is not free
+    shape: Tensor  # (N, B, B)
+    shape_grad: Tensor  # (N, B)
+    # For the offsets' own step, after the poses':
+    jacobian: Tensor  # (N, F, 3K, M) rows: coordinate, keypoint
+    shape_jacobian: Tensor  # (N, F, 3K, B)
+    fold: Tensor  # (N, F, K, 3, 3) the cameras' normal matrix of each keypoint
+    pull: Tensor  # (N, F, K, 3) gradient to each keypoint of all terms that see it
+
+
+def _stiffness(x: Tensor, dim: int) -> Tensor:
+    """D₂ᵀ D₂ x along a time axis, D₂ the second difference: the gradient of half its squared sum."""
+    frames = x.shape[dim]
+    out = torch.zeros_like(x)
+    if frames >= 3:
+        lo, mid, hi = (x.narrow(dim, i, frames - 2) for i in range(3))
+        d = hi - 2 * mid + lo
+        out.narrow(dim, 0, frames - 2).add_(d)
+        out.narrow(dim, 1, frames - 2).sub_(2 * d)
+        out.narrow(dim, 2, frames - 2).add_(d)
+    return out
+
+
+def _bands(frames: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Main, first and second diagonal of D₂ᵀ D₂ over ``frames`` frames."""
+    eye = torch.eye(frames, dtype=dtype, device=device)
+    s = _stiffness(eye, 0)
+    return (
+        s.diagonal(),
+        s.diagonal(1) if frames > 1 else eye[:0, 0],
+        s.diagonal(2) if frames > 2 else eye[:0, 0],
+    )
+
+
+def _block_diagonal(h: Tensor, first: int, blocks: int) -> Tensor:
+    """A view (..., 3, 3, blocks) of the 3 × 3 diagonal blocks of h (..., M, M) from row ``first`` on."""
+    inner = h[..., first : first + 3 * blocks, first : first + 3 * blocks]
+    # Not reshape: it might copy, and callers write into the view.
+    return inner.view(*h.shape[:-2], blocks, 3, blocks, 3).diagonal(dim1=-4, dim2=-2)
+
+
+def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
+    """Gauss–Newton system at a state, of the free frames."""
+    model, h = pb.model, pb.held
+    n, _, frames, keypoints = st.points.shape
+    active = len(model.active)
+    free = frames - h
+    size = 3 + 3 * active
+    dtype, device = st.points.dtype, st.points.device
+
+    # Cameras folded into A = Σ w PᵀP and b = Σ w Pᵀu of each keypoint; P = ∂u/∂p, 2 × 3.
+    x, y, iz = (st.cam[:, :, i, h:] for i in range(3))
+    ux, uy = st.miss[:, :, 0, h:], st.miss[:, :, 1, h:]
+    fx, skew, fy = (pb.focal[:, :, h:, i, None] for i in range(3))
+    g2 = robust * robust
+    w = pb.trust[:, :, h:] * (g2 / (g2 + ux * ux + uy * uy)) ** 2
+    rows = [[pb.R[:, :, i, j, None, None] for j in range(3)] for i in range(3)]
+    py = [fy * iz * (rows[1][j] - y * rows[2][j]) for j in range(3)]
+    px = [fx * iz * (rows[0][j] - x * rows[2][j]) + skew / fy * py[j] for j in range(3)]
+    wpx, wpy = [w * p for p in px], [w * p for p in py]
+    upper = {(i, j): (wpx[i] * px[j] + wpy[i] * py[j]).sum(1) for i in range(3) for j in range(i, 3)}
+    pull = torch.stack([(wpx[i] * ux + wpy[i] * uy).sum(1) for i in range(3)], 1)  # (N, 3, F, K)
+
+    # Accelerations: a multiple of the identity on the diagonal, the rest couples frames.
+    main, one, two = (b[h:] for b in _bands(frames, dtype, device))
+    for i in range(3):
+        upper[i, i] = upper[i, i] + pb.w_acc * main[:, None]
+    pull = pull + pb.w_acc * _stiffness(st.points, 2)[:, :, h:]
+    fold = [[upper[min(i, j), max(i, j)] for j in range(3)] for i in range(3)]
+    camera = [
+        [f - pb.w_acc * main[:, None] if i == j else f for j, f in enumerate(r)] for i, r in enumerate(fold)
+    ]
+
+    # ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ over joints b at and below a: G_b c_kb. Columns: g × M.
+    arms = (st.levers[..., None] * model.below[:, None, :]).permute(0, 2, 3, 1, 4).reshape(n, 3 * JOINTS, -1)
+    flat = st.flat[:, :, h:].reshape(n, 3 * free, -1)
+    arm = (flat @ arms).reshape(n, 3, free, keypoints, active)
+    jac = torch.empty(n, free, 3, keypoints, size, dtype=dtype, device=device)
+    jac[..., :3] = torch.eye(3, dtype=dtype, device=device)[:, None]
+    G = st.G[:, h:, model.active][:, :, None]  # (N, F, 1, A, 3, 3)
+    m = [arm[:, i, ..., None] for i in range(3)]
+    g = [G[..., i, :] for i in range(3)]
+    for i, (j, k) in enumerate(((1, 2), (2, 0), (0, 1))):
+        out = jac[:, :, i, :, 3:].view(n, free, keypoints, active, 3)
+        torch.mul(g[j], m[k], out=out)
+        out.sub_(g[k] * m[j])
+    jac2 = jac.reshape(n, free, 3 * keypoints, size)
+
+    folded = torch.empty_like(jac)
+    for i in range(3):
+        torch.mul(fold[i][0][..., None], jac[:, :, 0], out=folded[:, :, i])
+        folded[:, :, i].addcmul_(fold[i][1][..., None], jac[:, :, 1])
+        folded[:, :, i].addcmul_(fold[i][2][..., None], jac[:, :, 2])
+    diag = jac2.mT @ folded.reshape(n, free, 3 * keypoints, size)
+    next1 = (jac2[:, :-1].mT @ jac2[:, 1:]).mul_((pb.w_acc * one[: free - 1])[:, None, None])
+    next2 = (jac2[:, :-2].mT @ jac2[:, 2:]).mul_((pb.w_acc * two[: max(free - 2, 0)])[:, None, None])
+
+    # Shape.
+    betas = model.lever_dirs.shape[-1] if pb.free_shape else 0
+    pull_rows = pull.transpose(1, 2).reshape(n, free, 3 * keypoints, 1)
+    if betas:
+        dirs = model.lever_dirs.permute(1, 2, 0, 3).reshape(3 * JOINTS, -1)
+        all_flat = st.flat.reshape(n, 3 * frames, -1)
+        sj = (all_flat @ dirs).reshape(n, 3, frames, keypoints, betas) + model.joint0_dirs[:, None, None]
+        stiff = pb.w_acc * _stiffness(sj, 2)[:, :, h:]
+        sj = sj[:, :, h:]
+        weighed = torch.stack(
+            [sum(camera[i][j][..., None] * sj[:, j] for j in range(3)) + stiff[:, i] for i in range(3)], 1
+        )
+        shape_jac = sj.transpose(1, 2).reshape(n, free, 3 * keypoints, betas)
+        rhs = torch.cat([pull_rows, weighed.transpose(1, 2).reshape(shape_jac.shape)], -1)
+        shape = (shape_jac.mT @ rhs).sum(1)  # (N, B, 1 + B)
+        eye = torch.eye(betas, dtype=dtype, device=device)
+        shape_hess = shape[..., 1:] + pb.w_shape * eye
+        shape_grad = shape[..., 0] + pb.w_shape * st.motion.betas
+    else:
+        shape_jac = jac2.new_zeros(n, free, 3 * keypoints, 0)
+        rhs = pull_rows
+        shape_hess, shape_grad = jac2.new_zeros(n, 0, 0), jac2.new_zeros(n, 0)
+    right = jac2.mT @ rhs
+    grad, border = right[..., 0].contiguous(), right[..., 1:]
+
+    # Pose prior and hinges, in θ = Log R; dθ = Jr⁻¹ δ.
+    lift = right_jacobian_inverse(st.theta[:, h:])  # (N, F, A − 1, 3, 3)
+    slope = st.theta_slope[:, h:].reshape(n, free, active - 1, 3)
+    grad[..., 6:] += (lift.mT @ slope[..., None])[..., 0].flatten(2)
+    if pb.prior is not None:
+        # LᵀΛL with L the block diagonal of Jr⁻¹, first the columns, then (Λ being symmetric) the rows.
+        wide = (n, free, 3 * active - 3, active - 1, 3)
+        half = pb.prior.precisions[st.component[:, h:]].reshape(wide).transpose(2, 3) @ lift
+        half = half.permute(0, 1, 3, 2, 4).reshape(n, free, active - 1, 3, 3 * active - 3)
+        diag[..., 6:, 6:] += pb.w_pose * (lift.mT @ half).flatten(2, 3)
+    row = st.theta[:, h:].flatten(2)
+    blocks = _block_diagonal(diag, 6, active - 1)
+    for i, sign in pb.hinges:
+        bent_back = (sign * row[..., i] < 0).to(dtype)
+        axis = lift[..., i // 3, i % 3, :]
+        blocks[..., i // 3].add_(
+            (pb.w_hinge * bent_back)[..., None, None] * axis[..., :, None] * axis[..., None, :]
+        )
+
+    # Rotations' accelerations: ⟨R_s [δ_s]×, R_t [δ_t]×⟩ = δ_sᵀ (tr(Q) I − Qᵀ) δ_t, Q = R_sᵀ R_t.
+    turn = st.motion.rotations[:, :, model.active]
+    stiff_turn = turn[:, h:].mT @ _stiffness(turn, 1)[:, h:]
+    vee = torch.stack(
+        [stiff_turn[..., b, a] - stiff_turn[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1
+    )
+    grad[..., 3:] += pb.w_spin * vee.flatten(2)
+    diag.diagonal(dim1=-2, dim2=-1)[..., 3:] += 2 * pb.w_spin * main[:, None]
+    for gap, target, band in ((1, next1, one), (2, next2, two)):
+        if free > gap:
+            q = turn[:, h:-gap].mT @ turn[:, h + gap :]
+            trace = q.diagonal(dim1=-2, dim2=-1).sum(-1)
+            block = trace[..., None, None] * torch.eye(3, dtype=dtype, device=device) - q.mT
+            block = pb.w_spin * band[: free - gap, None, None, None] * block
+            _block_diagonal(target, 3, active).add_(block.movedim(2, -1))
+    fold_matrix = torch.stack([torch.stack(r, -1) for r in camera], -2)
+    return _System(
+        diag,
+        next1,
+        next2,
+        grad,
+        border,
+        shape_hess,
+        shape_grad,
+        jac2,
+        shape_jac,
+        fold_matrix,
+        pull.movedim(1, -1),
+    )
+
+
+def _step(sys: _System, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Pose step (N, F, M) and betas step (N, B) of the damped system; NaN where it is not positive definite.
+
+    The betas' columns are eliminated last, by a Schur complement.
+    """
+    rhs = torch.cat([sys.grad[..., None], sys.border], -1)
+    solve = _solve_banded if rhs.device.type == "cpu" else _solve_blocks
+    x = solve(sys, damping, rhs)
+    flat_border = sys.border.flatten(1, 2)
+    pose, per_beta = x[..., 0], x[..., 1:]
+    if sys.shape.shape[-1] == 0:
+        return -pose, sys.shape_grad
+    shape = sys.shape + torch.diag_embed(damping[:, None] * sys.shape.diagonal(dim1=1, dim2=2))
+    schur = shape - flat_border.mT @ per_beta.flatten(1, 2)
+    residual = sys.shape_grad - (flat_border.mT @ pose.flatten(1)[..., None])[..., 0]
+    betas = -torch.linalg.solve_ex(schur, residual).result
+    return -pose - (per_beta @ betas[:, None, :, None])[..., 0], betas
+
+
+def _solve_banded(sys: _System, damping: Tensor, rhs: Tensor) -> Tensor:
+    """Solve by LAPACK's banded Cholesky: H damped on its diagonal, rhs (N, F, M, R) → (N, F, M, R)."""
+    n, frames, m, _ = rhs.shape
+    # LAPACK's lower band holds column c's entries from the diagonal down, one column after the other. A
+    # frame's block column [upper triangle of H_tt | H_t,t+1 | H_t,t+2], stored by rows, is that when each row
+    # starts one later: a stride. What a row runs into beyond its end is the next row's zeroed lower triangle.
+    stored = rhs.new_zeros(n, frames, 3 * m * m + m)
+    rows = stored[..., : 3 * m * m].view(n, frames, m, 3 * m)
+    rows[..., :m] = sys.diag.triu()
+    if frames > 1:
+        rows[:, :-1, :, m : 2 * m] = sys.next1
+    if frames > 2:
+        rows[:, :-2, :, 2 * m :] = sys.next2
+    s = stored.stride()
+    band = stored.as_strided((n, frames, m, 3 * m), (s[0], s[1], 3 * m + 1, 1)).contiguous()
+    band[..., 0] *= 1 + damping[:, None, None]
+    factor, solve = (
+        (lapack.spbtrf, lapack.spbtrs) if rhs.dtype == torch.float32 else (lapack.dpbtrf, lapack.dpbtrs)
+    )
+    out = torch.full_like(rhs, torch.nan)
+    for i in range(n):
+        cholesky, info = factor(band[i].reshape(-1, 3 * m).numpy().T, lower=1, overwrite_ab=1)
+        if info == 0:
+            x, _ = solve(cholesky, rhs[i].reshape(frames * m, -1).numpy(), lower=1)
+            out[i] = torch.from_numpy(x).view(frames, m, -1)
+    return out
+
+
+def _solve_blocks(sys: _System, damping: Tensor, rhs: Tensor) -> Tensor:
+    """The same by a block Cholesky over pairs of frames, all problems at once: few large steps for a GPU."""
+    n, frames, m, _ = rhs.shape
+    diag = sys.diag + torch.diag_embed(damping[:, None, None] * sys.diag.diagonal(dim1=-2, dim2=-1))
+    next1, next2 = sys.next1, sys.next2
+    if frames % 2:  # a frame of its own, tied to none
+        one = torch.eye(m, dtype=rhs.dtype, device=rhs.device).expand(n, 1, m, m)
+        diag, rhs = torch.cat([diag, one], 1), torch.cat([rhs, torch.zeros_like(rhs[:, :1])], 1)
+    pairs = diag.shape[1] // 2
+    next1 = torch.cat([next1, next1.new_zeros(n, 2 * pairs - next1.shape[1], m, m)], 1)
+    next2 = torch.cat([next2, next2.new_zeros(n, 2 * pairs - next2.shape[1], m, m)], 1)
+    main = torch.empty(n, pairs, 2 * m, 2 * m, dtype=rhs.dtype, device=rhs.device)
+    main[..., :m, :m], main[..., m:, m:] = diag[:, ::2], diag[:, 1::2]
+    main[..., :m, m:], main[..., m:, :m] = next1[:, ::2], next1[:, ::2].mT
+    # Rows of pair i + 1, columns of pair i.
+    down = torch.zeros_like(main)
+    down[..., :m, :m], down[..., m:, m:], down[..., :m, m:] = (
+        next2[:, ::2].mT,
+        next2[:, 1::2].mT,
+        next1[:, 1::2].mT,
+    )
+    b = rhs.reshape(n, pairs, 2 * m, -1)
+    factors: list[Tensor] = []
+    links: list[Tensor] = []
+    ys: list[Tensor] = []
+    pivot, y = main[:, 0], b[:, 0]
+    bad = torch.zeros(n, dtype=torch.bool, device=rhs.device)
+    for i in range(pairs):
+        if i:
+            link = torch.linalg.solve_triangular(factors[-1], down[:, i - 1].mT, upper=False).mT
+            links.append(link)
+            pivot, y = main[:, i] - link @ link.mT, b[:, i] - link @ ys[-1]
+        chol, info = torch.linalg.cholesky_ex(pivot)
+        bad |= info > 0
+        factors.append(chol)
+        ys.append(torch.linalg.solve_triangular(chol, y, upper=False))
+    x = torch.empty_like(b)
+    for i in reversed(range(pairs)):
+        y = ys[i] if i == pairs - 1 else ys[i] - links[i].mT @ x[:, i + 1]
+        x[:, i] = torch.linalg.solve_triangular(factors[i].mT, y, upper=True)
+    x = x.reshape(n, 2 * pairs, m, -1)[:, :frames]
+    return x.masked_fill(bad[:, None, None, None], torch.nan)
+
+
+def _offset_step(pb: _Problem, st: _State, sys: _System, pose: Tensor, betas: Tensor) -> Tensor:
+    """The offsets' own step (N, K, 3) once poses and betas have made theirs: one 3 × 3 system a keypoint."""
+    n, free, keypoints = sys.pull.shape[:3]
+    moved = sys.jacobian @ pose[..., None] + sys.shape_jacobian @ betas[:, None, :, None]
+    moved = moved.reshape(n, free, 3, keypoints).mT
+    pull = sys.pull + (sys.fold @ moved[..., None])[..., 0] + pb.w_acc * _stiffness(moved, 1)
+    turn = torch.einsum("kj,nfjab->nfkab", pb.model.weights, st.G[:, pb.held :])
+    hessian = (turn.mT @ sys.fold @ turn).sum(1)
+    hessian = hessian + pb.w_offset * torch.eye(3, dtype=turn.dtype, device=turn.device)
+    gradient = (turn.mT @ pull[..., None]).sum(1)[..., 0] + pb.w_offset * st.motion.offsets
+    step: Tensor = -torch.linalg.solve(hessian, gradient)
+    return step
+
+
+def _moved(pb: _Problem, motion: Motion, pose: Tensor, betas: Tensor, offsets: Tensor | None) -> Motion:
+    """A motion after a step of its free frames."""
+    transl, rotations = motion.transl.clone(), motion.rotations.clone()
+    transl[:, pb.held :] += pose[..., :3]
+    turn = axis_angle_to_matrix(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
+    active = pb.model.active
+    rotations[:, pb.held :, active] = rotations[:, pb.held :, active] @ turn
+    if offsets is None:
+        return replace(motion, rotations=rotations, transl=transl)
+    return Motion(rotations, transl, motion.betas + betas, motion.offsets + offsets)
+
+
+def _chosen(take: Tensor, new: _State, old: _State) -> _State:
+    """Per problem: the new state where ``take`` (N,), else the old one."""
+
+    def pick(a: Any, b: Any) -> Any:
+        if isinstance(a, Tensor):
+            return torch.where(take.view(-1, *[1] * (a.ndim - 1)), a, b)
+        return type(a)(*(pick(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)))
+
+    return cast(_State, pick(new, old))
+
+
+def fit(
+    body: KeypointBody,
+    views: Views,
+    start: Motion,
+    rate: float,
+    *,
+    held: int = 0,
+    free_shape: bool = True,
+    weights: Weights | None = None,
+    schedule: Schedule | None = None,
+    prior: PosePrior | None = None,
+) -> Fit:
+    """Fit N motions to what the cameras saw.
+
+    start: where to begin, its first ``held`` frames final already (they tie the others to what came before,
+    and their own keypoints do not count). rate: frames a second. With ``free_shape`` the betas and, unless
+    ``weights.offset_m`` is 0, the offsets are fitted too, else those of ``start`` are kept. The result has
+    the dtype and device of ``views.xy_px``. Deterministic on one thread.
+    """
+    if held and free_shape:
+        raise ValueError(f"the shape must be known where frames are held, got held={held} with a free shape")
+    weights, schedule = weights or Weights(), schedule or Schedule()
+    pb, motion, origin = _prepare(body, views, start, rate, held, free_shape, weights, prior)
+    damping = torch.full_like(motion.transl[:, 0, 0], 1e-3)
+    solved = 0
+    st = None
+    for robust, most, tolerance in schedule.stages:
+        st = _evaluate(pb, motion, robust)
+        going = torch.ones_like(damping, dtype=torch.bool)
+        sys = _linearise(pb, st, robust)
+        for i in range(most):
+            pose, betas = _step(sys, damping)
+            offsets = None
+            if free_shape:
+                offsets = (
+                    _offset_step(pb, st, sys, pose, betas)
+                    if pb.w_offset
+                    else torch.zeros_like(st.motion.offsets)
+                )
+            solved += 1
+            new = _evaluate(pb, _moved(pb, st.motion, pose, betas, offsets), robust)
+            better = going & (new.energy < st.energy)
+            gain = (st.energy - new.energy) / st.energy
+            damping = torch.where(better, damping / 5, damping * 8).clamp(1e-9, 1e9)
+            # A step that gains nothing even when it is tiny has nowhere left to go.
+            going = going & torch.where(better, gain > tolerance, damping < 1e4)
+            st = new if bool(better.all()) else _chosen(better, new, st)
+            if not bool(going.any()) or i == most - 1:
+                break
+            if bool(better.any()):
+                sys = _linearise(pb, st, robust)
+        motion = st.motion
+    assert st is not None
+    return Fit(replace(motion, transl=motion.transl + origin[:, None]), st.energy, solved)
+
+
+def _prepare(
+    body: KeypointBody,
+    views: Views,
+    start: Motion,
+    rate: float,
+    held: int,
+    free_shape: bool,
+    weights: Weights,
+    prior: PosePrior | None,
+) -> tuple[_Problem, Motion, Tensor]:
+    """Constants, and the start about an origin (N, 3) near the person, where single precision is finest."""
+    dtype, device = views.xy_px.dtype, views.xy_px.device
+    model = _Model.of(body, dtype, device)
+    frames = start.transl.shape[1]
+    origin = start.transl.double().mean(1).round()
+    K, R = views.K.double(), views.R.double()
+    t = views.t.double() + (R @ origin[:, None, :, None])[..., 0]
+    depth = (R @ (start.transl.double() - origin[:, None]).mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
+    sigma = weights.keypoint_m * K[..., :2, :2].diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
+    sigma = (sigma / depth.clamp(min=1)).clamp(min=weights.keypoint_px)
+    focal = torch.stack([K[..., i, j, None] / sigma for i, j in ((0, 0), (0, 1), (1, 1))], -1)
+    xy = torch.nan_to_num(views.xy_px).double()
+    homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
+    seen = homogeneous @ torch.linalg.inv(K).mT[:, :, None]
+    known = views.xy_px.isfinite().all(-1)
+    trust = torch.where(known, views.confidence, 0) ** 2
+    active = [int(j) for j in model.active]
+    hinges = [(3 * (active.index(SMPL_JOINTS.index(name)) - 1) + axis, sign) for name, axis, sign in _HINGES]
+    # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
+    per_frame = 1 / rate**2
+    share = (frames - held) / 100
+    problem = _Problem(
+        model=model,
+        prior=None if prior is None else prior.of_joints(active[1:], dtype, device),
+        hinges=tuple(hinges),
+        held=held,
+        free_shape=free_shape,
+        seen=seen[..., :2].to(dtype),
+        trust=trust.to(dtype),
+        R=R.to(dtype),
+        t=t.to(dtype),
+        focal=focal.to(dtype),
+        w_pose=weights.pose,
+        w_hinge=weights.hinge,
+        w_acc=weights.acceleration / body.weights.shape[0] / (weights.acceleration_ms2 * per_frame) ** 2,
+        w_spin=weights.spin / (weights.spin_rads2 * per_frame) ** 2,
+        w_shape=weights.shape * share,
+        w_offset=share / weights.offset_m**2 if weights.offset_m else 0.0,
+    )
+    motion = Motion(
+        start.rotations.to(device, dtype),
+        (start.transl.double() - origin[:, None]).to(device, dtype),
+        start.betas.to(device, dtype),
+        start.offsets.to(device, dtype),
+    )
+    return problem, motion, origin.to(device, dtype)
+
+
+# --- Starts -------------------------------------------------------------------------------------------------
+
+_BONES = (
+    *((s + a, s + b) for s in "LR" for a, b in (("Shoulder", "Elbow"), ("Elbow", "Wrist"))),
+    *((s + a, s + b) for s in "LR" for a, b in (("Hip", "Knee"), ("Knee", "Ankle"), ("Heel", "BigToe"))),
+    ("LShoulder", "RShoulder"), ("LHip", "RHip"), ("Neck", "MidHip"),
+)  # fmt: skip
+_TORSO = ("LShoulder", "RShoulder", "LHip", "RHip", "Neck", "MidHip")
+_FACE = ("Nose", "REye", "LEye", "REar", "LEar")
+
+
+def _points(*names: str) -> list[int]:
+    return [BODY_25.index(n) for n in names]
+
+
+def start_shape(body: KeypointBody, points: Tensor, *, sigma_m: float = 0.02) -> Tensor:
+    """Betas (B,) from the median lengths of bones between points (T, 25, 3), NaN where missing (float64).
+
+    Gauss–Newton; lengths err by ``sigma_m``, betas have unit variance. Zero where no bone was seen.
+    """
+    a, b = _points(*(x for x, _ in _BONES)), _points(*(y for _, y in _BONES))
+    length = (points[:, a] - points[:, b]).double().norm(dim=-1).nanmedian(0).values
+    seen = length.isfinite()
+    rest = (body.points_template[a] - body.points_template[b]).double()[seen]
+    dirs = (body.points_shapedirs[a] - body.points_shapedirs[b]).double()[seen]
+    betas = torch.zeros(dirs.shape[-1], dtype=torch.float64)
+    for _ in range(5):
+        bone = rest + dirs @ betas
+        now = bone.norm(dim=-1)
+        jacobian = (bone[:, None] @ dirs)[:, 0] / now[:, None] / sigma_m
+        error = (now - length[seen]) / sigma_m
+        normal = jacobian.T @ jacobian + torch.eye(len(betas), dtype=torch.float64)
+        betas = betas - torch.linalg.solve(normal, jacobian.T @ error + betas)
+    return betas
+
+
+def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Kabsch per frame: rest (k, 3) → points (T, k, 3), NaN where missing.
+
+    Rotations (T, 3, 3), both centroids (T, 3), and whether the points fix a rotation (T,): three of them, not
+    on a line.
+    """
+    w = points.isfinite().all(-1).to(rest.dtype)[..., None]
+    count = w.sum(1).clamp(min=1)
+    there = torch.nan_to_num(points)
+    mean_rest, mean = (w * rest).sum(1) / count, (w * there).sum(1) / count
+    covariance = (w * (there - mean[:, None])).mT @ (rest - mean_rest[:, None])
+    # Two directions must be spread: the second singular value, of points a few centimetres apart at least.
+    spread = torch.linalg.svdvals(covariance)[:, 1]
+    size = ((rest - rest.mean(0)) ** 2).sum()
+    return nearest_rotation(covariance), mean_rest, mean, (w.sum((1, 2)) >= 3) & (spread > 0.02 * size)
+
+
+def _steady(rotations: Tensor, known: Tensor, before: Tensor | None) -> Tensor:
+    """Which known headings (T,) to trust: nobody turns by more than 100° from one frame to the next.
+
+    Frames between two such jumps were seen with left and right exchanged, or the others were: the larger part
+    is believed, or the part that agrees with the rotations before.
+    """
+    index = known.nonzero()[:, 0]
+    if len(index) == 0:
+        return known
+    seq = rotations[index]
+    jump = geodesic_degrees(seq[:-1], seq[1:]) > 100
+    side = torch.cat([torch.zeros(1, dtype=torch.long), jump.long().cumsum(0)]) % 2
+    main = int(side.sum() * 2 > len(side))
+    if before is not None and int(index[0]) < 5:
+        main = int(geodesic_degrees(before, seq[0]) > 100)
+    out = torch.zeros_like(known)
+    out[index[side == main]] = True
+    return out
+
+
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    """Values (T, ...) where known (T,), between them linear in time, beyond them the nearest."""
+    index = known.nonzero()[:, 0]
+    time = torch.arange(len(values))
+    after = torch.searchsorted(index, time).clamp(max=len(index) - 1)
+    hi = index[after]
+    lo = torch.where(hi <= time, hi, index[(after - 1).clamp(min=0)])
+    part = ((time - lo) / (hi - lo).clamp(min=1)).clamp(0, 1).to(values.dtype)
+    part = part.view(-1, *[1] * (values.ndim - 1))
+    return values[lo] * (1 - part) + values[hi] * part
+
+
+def _smooth_twist(twist: Tensor, strength: Tensor, frames: float) -> Tensor:
+    """Angles (T,) averaged over time, each counted by its strength; 0 where nothing is known."""
+    time = torch.arange(len(twist), dtype=twist.dtype)
+    kernel = torch.exp(-0.5 * ((time[:, None] - time) / frames) ** 2)
+    sin, cos = kernel @ (strength * torch.sin(twist)), kernel @ (strength * torch.cos(twist))
+    return torch.atan2(sin, cos + 0.02)
+
+
+def start_pose(
+    body: KeypointBody,
+    betas: Tensor,
+    points: Tensor,
+    rate: float,
+    before: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Rotations (T, 24, 3, 3) and transl (T, 3) that bring a body onto triangulated points (T, 25, 3).
+
+    The root by Kabsch on the torso; each limb by turning its bones onto the seen directions, the upper one
+    about itself so that elbow or knee bends about its own hinge (where it bends; smoothed over time); head
+    and feet by Kabsch. What was not seen is interpolated over time. before: rotations (H, 24, 3, 3) and
+    transl (H, 3) of the first H of the T frames, taken as they are. None where no frame shows a torso and
+    none is given. float64.
+    """
+    betas, points = betas.double(), points.double()
+    rest = body.points_template.double() + body.points_shapedirs.double() @ betas
+    pelvis = body.joints_template[0].double() + body.joints_shapedirs[0].double() @ betas
+    frames = len(points)
+    local = torch.eye(3, dtype=torch.float64).expand(frames, JOINTS, 3, 3).clone()
+    known = torch.zeros(frames, JOINTS, dtype=torch.bool)
+
+    torso = _points(*_TORSO)
+    root, mean_rest, mean, fixed = _aligned(rest[torso], points[:, torso])
+    transl = mean - (root @ (mean_rest - pelvis)[..., None])[..., 0] - pelvis
+    done = 0 if before is None else len(before[0])
+    known[:, 0] = _steady(root, fixed, None if before is None else before[0][-1, 0].double())
+    if before is not None:
+        root[:done], transl[:done] = before[0][:, 0].double(), before[1].double()
+        known[:done, 0] = True
+    if not bool(known[:, 0].any()):
+        return None
+    root = nearest_rotation(_fill(root, known[:, 0]))
+    transl = _fill(transl, known[:, 0])
+    local[:, 0] = root
+
+    def put(joint: str, rotation: Tensor, seen: Tensor) -> None:
+        j = SMPL_JOINTS.index(joint)
+        local[:, j], known[:, j] = rotation, seen
+
+    limbs = {}
+    for name, axis, sign in _HINGES:
+        side, hinge = name.split("_")
+        ends = ("shoulder", "elbow", "wrist") if hinge == "elbow" else ("hip", "knee", "ankle")
+        upper, middle, end = _points(*(f"{side[0].upper()}{e.capitalize()}" for e in ends))
+        bone, next_bone = rest[middle] - rest[upper], rest[end] - rest[middle]
+        there = (root.mT @ (points[:, middle] - points[:, upper])[..., None])[..., 0]
+        next_there = (root.mT @ (points[:, end] - points[:, middle])[..., None])[..., 0]
+        seen, next_seen = there.isfinite().all(-1), next_there.isfinite().all(-1)
+        swing = rotation_between(bone, torch.where(seen[:, None], there, bone))
+        inner = (swing.mT @ next_there[..., None])[..., 0]
+        unit = bone / bone.norm()
+        bend = torch.linalg.cross(sign * torch.eye(3, dtype=torch.float64)[axis], unit, dim=-1)
+        bend = bend / bend.norm()
+        a, b = inner @ bend, inner @ torch.linalg.cross(unit, bend, dim=-1)
+        strength = torch.where(seen & next_seen, (a * a + b * b) / (inner * inner).sum(-1), 0)
+        twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
+        turn = swing @ axis_angle_to_matrix(twist[:, None] * unit)
+        put(f"{side}_{ends[0]}", turn, seen)
+        next_there = (turn.mT @ next_there[..., None])[..., 0]
+        both = seen & next_seen
+        put(name, rotation_between(next_bone, torch.where(both[:, None], next_there, next_bone)), both)
+        limbs[name] = root @ turn @ local[:, SMPL_JOINTS.index(name)]
+
+    face = _points(*_FACE)
+    head, _, _, fixed = _aligned(rest[face], points[:, face])
+    half = matrix_to_axis_angle(root.mT @ head) / 2
+    likely = fixed & (half.norm(dim=-1) < 0.7)
+    put("neck", axis_angle_to_matrix(half), likely)
+    put("head", axis_angle_to_matrix(half), likely)
+    for side in ("left", "right"):
+        s = side[0].upper()
+        foot = _points(f"{s}Ankle", f"{s}Heel", f"{s}BigToe", f"{s}SmallToe")
+        turn, _, _, fixed = _aligned(rest[foot], points[:, foot])
+        ankle = limbs[f"{side}_knee"].mT @ turn
+        likely = fixed & known[:, SMPL_JOINTS.index(f"{side}_knee")]
+        put(f"{side}_ankle", ankle, likely & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4))
+
+    if before is not None:
+        local[:done] = before[0].double()
+        known[:done] = True
+    for j in range(1, JOINTS):
+        seen = known[:, j]
+        if bool(seen.any()) and not bool(seen.all()):
+            local[:, j] = nearest_rotation(_fill(local[:, j], seen))
+    return local, transl
