@@ -13,10 +13,10 @@ import hashlib
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -34,8 +34,18 @@ MAX_BETAS: Final = 10
 CHUNK: Final = 24
 """Frames skinned at once: bounds the working memory of ``Body.vertices`` to some 50 MB."""
 
+_REQUIRED: Final[tuple[str, ...]] = (
+    "v_template",
+    "shapedirs",
+    "weights",
+    "J_regressor",
+    "kintree_table",
+    "f",
+)
+_OPTIONAL: Final[tuple[str, ...]] = ("posedirs", "body_25_vertices")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class KeypointBody:
     """The joints and BODY_25 points of a body. B betas; float64 on the CPU as loaded."""
 
@@ -110,19 +120,7 @@ class Body:
         return torch.cat(chunks) if chunks else pose.new_empty(0, *self.v_template.shape)
 
 
-def _levels() -> tuple[list[tuple[list[int], list[int]]], list[int]]:
-    """The tree by depth: for each level the joints and where their parents stand in the level above; and the
-    place of each joint in the levels laid end to end."""
-    depth = [0] * len(SMPL_PARENTS)
-    for j, parent in enumerate(SMPL_PARENTS[1:], start=1):
-        depth[j] = depth[parent] + 1
-    rows = [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
-    levels = [(row, [above.index(SMPL_PARENTS[j]) for j in row]) for above, row in pairwise(rows)]
-    laid = [j for row in rows for j in row]
-    return levels, [laid.index(j) for j in range(len(laid))]
-
-
-_LEVELS, _PLACE = _levels()
+_PARENTS: Final = list(SMPL_PARENTS[1:])
 
 
 def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,18 +129,17 @@ def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, 
     rotations (..., 24, 3, 3) relative to the parent, rest_joints (..., 24, 3); leading axes broadcast.
     Returns (..., 24, 3, 3) and (..., 24, 3) in the unit of ``rest_joints``, the root at its rest position.
     """
-    lead = np.broadcast_shapes(rotations.shape[:-3], rest_joints.shape[:-2])
-    rotations = rotations.expand(*lead, 24, 3, 3)
-    rest_joints = rest_joints.expand(*lead, 24, 3)
-    turned = [rotations[..., :1, :, :]]
-    placed = [rest_joints[..., :1, :]]
-    for joints, above in _LEVELS:
-        parents = [SMPL_PARENTS[j] for j in joints]
-        up = turned[-1][..., above, :, :]
-        bone = rest_joints[..., joints, :] - rest_joints[..., parents, :]
-        placed.append(placed[-1][..., above, :] + (up @ bone[..., None])[..., 0])
-        turned.append(up @ rotations[..., joints, :, :])
-    return torch.cat(turned, -3)[..., _PLACE, :, :], torch.cat(placed, -2)[..., _PLACE, :]
+    local = rotations.unbind(-3)
+    turned = [local[0]]
+    for joint, parent in enumerate(_PARENTS, start=1):
+        turned.append(turned[parent] @ local[joint])
+    world = torch.stack(turned, -3)
+    bones = rest_joints[..., 1:, :] - rest_joints[..., _PARENTS, :]
+    steps = (world[..., _PARENTS, :, :] @ bones[..., None])[..., 0].unbind(-2)
+    placed = [rest_joints[..., 0, :].expand_as(steps[0])]
+    for step, parent in zip(steps, _PARENTS, strict=True):
+        placed.append(placed[parent] + step)
+    return world.expand(*steps[0].shape[:-1], 24, 3, 3), torch.stack(placed, -2)
 
 
 def pose_keypoints(
@@ -252,67 +249,70 @@ def _skin_points(path: Path, model: dict[str, NDArray[Any]]) -> NDArray[np.int64
 
 
 def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of a model, as float64 and int32, after their shapes have been checked."""
-    needed = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
-    missing = [k for k in needed if k not in raw]
+    """The arrays of a model as float64, indices as int32, after their shapes have been checked."""
+    missing = [k for k in _REQUIRED if k not in raw]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} in it, so it is not an SMPL model file.")
-    model = {k: np.asarray(raw[k]) for k in (*needed, "posedirs", "body_25_vertices") if k in raw}
+    model: dict[str, NDArray[Any]] = {k: np.asarray(raw[k]) for k in (*_REQUIRED, *_OPTIONAL) if k in raw}
     for key, array in model.items():
-        if array.dtype.kind not in "fiu":
-            raise InputError(f"{path}: '{key}' holds {array.dtype}, expected numbers.")
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError(f"{path}: '{key}' ({array.dtype}) holds something else than finite numbers.")
     tree = model["kintree_table"]
     if tree.ndim != 2 or tree.shape[1] != 24:
-        kind = {52: "SMPL-H", 55: "SMPL-X"}.get(tree.shape[-1] if tree.ndim else 0)
-        found = f"{kind} ({tree.shape[1]} joints)" if kind else f"a joint table of shape {tree.shape}"
+        kind = {(2, 52): "SMPL-H, ", (2, 55): "SMPL-X, "}.get(tree.shape, "")
         raise InputError(
-            f"{path}: expected SMPL (24 joints), found {found}. Give the SMPL file of the same person."
+            f"{path}: expected SMPL with its 24 joints, found {kind}a joint tree of shape {tree.shape}. "
+            "Give an SMPL file, such as SMPL_NEUTRAL.pkl."
         )
-    if tuple(int(p) for p in tree[0, 1:]) != SMPL_PARENTS[1:]:
-        raise InputError(f"{path}: the joint tree is not SMPL's: parents {tree[0].tolist()}.")
-    v = len(model["v_template"]) if model["v_template"].ndim else 0
-    shapes: dict[str, tuple[int | None, ...]] = {
+    if tuple(tree[0, 1:].tolist()) != SMPL_PARENTS[1:]:
+        raise InputError(f"{path}: the joint tree is not SMPL's, its parents are {tree[0].tolist()}.")
+    v = len(np.atleast_1d(model["v_template"]))
+    expected = {
         "v_template": (v, 3),
-        "shapedirs": (v, 3, None),
+        "shapedirs": (v, 3, -1),
         "weights": (v, 24),
         "J_regressor": (24, v),
-        "f": (None, 3),
+        "f": (-1, 3),
         "posedirs": (v, 3, 207),
     }
-    for key, shape in shapes.items():
-        found_shape = model[key].shape if key in model else shape
-        if len(found_shape) != len(shape) or any(
-            s not in (None, n) for s, n in zip(shape, found_shape, strict=True)
-        ):
-            text = ", ".join("any" if s is None else str(s) for s in shape)
-            raise InputError(f"{path}: '{key}' has shape {found_shape}, expected ({text}).")
-    if model["f"].size == 0 or model["f"].min() < 0 or model["f"].max() >= v:
+    for key, shape in expected.items():
+        found = model[key].shape if key in model else shape
+        fits = len(found) == len(shape) and all(s in (-1, n) for s, n in zip(shape, found, strict=True))
+        if not fits or 0 in found:
+            text = ", ".join("any" if s < 0 else str(s) for s in shape)
+            raise InputError(f"{path}: '{key}' has shape {found}, expected ({text}).")
+    if model["f"].min() < 0 or model["f"].max() >= v:
         raise InputError(f"{path}: 'f' names vertices that are not among the {v}.")
-    integers = ("f", "kintree_table", "body_25_vertices")
-    return {k: a.astype(np.int32 if k in integers else np.float64) for k, a in model.items()}
+    indices = ("f", "kintree_table", "body_25_vertices")
+    return {k: a.astype(np.int32 if k in indices else np.float64) for k, a in model.items()}
 
 
 def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
     try:
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise ValueError("no zip archive")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {k: archive[k] for k in archive.files if archive[k].dtype != object}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            return {k: archive[k] for k in (*_REQUIRED, *_OPTIONAL) if k in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: cannot be read as .npz ({error}). It may be cut short. Arrays of Python objects are "
-            "not read from .npz; give the .pkl file then."
+            f"{path}: damaged, cut short or no .npz ({error}). Copy the file again; if it holds arrays of "
+            "Python objects, give the .pkl it was made from."
         ) from error
 
 
 class _StandIn:
     """In place of a chumpy or scipy object of a pickle: keeps the state, runs nothing."""
 
-    kind = ""
+    kind: str
+    state: dict[str, Any]
 
     def __new__(cls, *_: object) -> Self:
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.state = {}
+        return made
 
     def __init__(self, *_: object) -> None:
-        self.state: dict[str, Any] = {}
+        pass
 
     def __setstate__(self, state: object) -> None:
         self.state = state if isinstance(state, dict) else {}
@@ -367,8 +367,9 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    # Where numpy keeps these two has changed between versions; what it pickles with is always right.
+    # What numpy pickles with, whatever module this version keeps it in.
     reconstruct: Any = np.zeros(1).__reduce__()
+    frombuffer: Any = np.zeros(1).__reduce_ex__(5)
     scalar: Any = np.float64(0).__reduce__()
     table: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -378,6 +379,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = reconstruct[0]
         table[f"{core}.multiarray", "scalar"] = scalar[0]
+        table[f"{core}.numeric", "_frombuffer"] = frombuffer[0]
     for builtins, copyreg in (("__builtin__", "copy_reg"), ("builtins", "copyreg")):
         table[builtins, "object"] = object
         table[builtins, "set"] = set
@@ -411,5 +413,4 @@ def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
         raise InputError(f"{path}: damaged or cut short ({error!r}). Download the file again.") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds a {type(raw).__name__}, expected the dictionary of an SMPL model.")
-    wanted = ("v_template", "shapedirs", "posedirs", "weights", "J_regressor", "kintree_table", "f")
-    return {k: _plain_array(path, k, raw[k]) for k in wanted if k in raw}
+    return {k: _plain_array(path, k, raw[k]) for k in (*_REQUIRED, *_OPTIONAL) if k in raw}
