@@ -788,23 +788,25 @@ def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     return nearest_rotation(covariance), mean_rest, mean, (w.sum((1, 2)) >= 3) & (spread > 0.02 * size)
 
 
-def _steady(rotations: Tensor, known: Tensor, before: Tensor | None) -> Tensor:
+def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
     """Which known headings (T,) to trust: nobody turns by more than 100° from one frame to the next.
 
     Frames between two such jumps were seen with left and right exchanged, or the others were: the larger part
-    is believed, or the part that agrees with the rotations before.
+    is believed. Frames more than a tenth of a second apart are not compared.
     """
+    out = torch.zeros_like(known)
     index = known.nonzero()[:, 0]
     if len(index) == 0:
-        return known
-    seq = rotations[index]
-    jump = geodesic_degrees(seq[:-1], seq[1:]) > 100
-    side = torch.cat([torch.zeros(1, dtype=torch.long), jump.long().cumsum(0)]) % 2
-    main = int(side.sum() * 2 > len(side))
-    if before is not None and int(index[0]) < 5:
-        main = int(geodesic_degrees(before, seq[0]) > 100)
-    out = torch.zeros_like(known)
-    out[index[side == main]] = True
+        return out
+    jump = geodesic_degrees(rotations[index[:-1]], rotations[index[1:]]) > 100
+    apart = index[1:] - index[:-1] > max(rate / 10, 1.0)
+    first = torch.zeros(1, dtype=torch.long)
+    group = torch.cat([first, apart.long().cumsum(0)])
+    side = torch.cat([first, (jump & ~apart).long().cumsum(0)]) % 2
+    for g in range(int(group[-1]) + 1):
+        inside = group == g
+        main = int(side[inside].sum() * 2 > inside.sum())
+        out[index[inside & (side == main)]] = True
     return out
 
 
@@ -840,8 +842,8 @@ def start_pose(
     The root by Kabsch on the torso; each limb by turning its bones onto the seen directions, the upper one
     about itself so that elbow or knee bends about its own hinge (where it bends; smoothed over time); head
     and feet by Kabsch. What was not seen is interpolated over time. before: rotations (H, 24, 3, 3) and
-    transl (H, 3) of the first H of the T frames, taken as they are. None where no frame shows a torso and
-    none is given. float64.
+    transl (H, 3) of the first H of the T frames, taken as they are unless they face the wrong way. None where
+    no frame shows a torso and none is given. float64.
     """
     betas, points = betas.double(), points.double()
     rest = body.points_template.double() + body.points_shapedirs.double() @ betas
@@ -853,11 +855,15 @@ def start_pose(
     torso = _points(*_TORSO)
     root, mean_rest, mean, fixed = _aligned(rest[torso], points[:, torso])
     transl = mean - (root @ (mean_rest - pelvis)[..., None])[..., 0] - pelvis
-    done = 0 if before is None else len(before[0])
-    known[:, 0] = _steady(root, fixed, None if before is None else before[0][-1, 0].double())
+    known[:, 0] = _steady(root, fixed, rate)
+    given = torch.zeros(frames, dtype=torch.bool)
     if before is not None:
-        root[:done], transl[:done] = before[0][:, 0].double(), before[1].double()
-        known[:done, 0] = True
+        # What was fitted before is taken, unless the torso now says that it faced the other way.
+        done = len(before[0])
+        wrong = known[:done, 0] & (geodesic_degrees(before[0][:, 0].double(), root[:done]) > 100)
+        given[:done] = ~wrong
+        root[given], transl[given] = before[0][~wrong, 0].double(), before[1][~wrong].double()
+        known[given, 0] = True
     if not bool(known[:, 0].any()):
         return None
     root = nearest_rotation(_fill(root, known[:, 0]))
@@ -907,8 +913,8 @@ def start_pose(
         put(f"{side}_ankle", ankle, likely & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4))
 
     if before is not None:
-        local[:done] = before[0].double()
-        known[:done] = True
+        local[given] = before[0][~wrong].double()
+        known[given] = True
     for j in range(1, JOINTS):
         seen = known[:, j]
         if bool(seen.any()) and not bool(seen.all()):
