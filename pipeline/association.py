@@ -43,7 +43,7 @@ class MatchConfig(Config):
     """... up to this."""
     start_share: float = Field(default=0.6, gt=0, le=1)
     """Someone out of reach is taken for the person at this share of the recording's usual agreement."""
-    single_view_s: float = Field(default=1.0, ge=0)
+    single_view_s: float = Field(default=0.5, ge=0)
     """How long one view alone is believed after the person was last seen by two."""
 
 
@@ -168,16 +168,19 @@ def follow(
         # NaN (no anchor yet, no proposal) compares false.
         near = np.where(distance <= reach, score / (1 + (distance / reach) ** 2), 0)
         pick, best = int(near.argmax()), int(score.argmax())
-        # Whoever is followed with half of the agreement that another has was the wrong one from the start.
-        if near[pick] <= 0 or score[pick] < 0.5 * score[best]:
-            pick = best if score[best] >= cfg.start_share * usual else pick
-            if near[pick] <= 0 and score[pick] < cfg.start_share * usual:
-                pick = -1
-        if pick >= 0 and score[pick] > 0:
+        known = near[pick] > 0
+        # Who is followed with less than half of the agreement that another has was the wrong one all along.
+        convincing = score[best] > 0 and score[best] >= cfg.start_share * usual
+        if convincing and (not known or score[pick] < 0.5 * score[best]):
+            pick, known = best, True
+        if known:
             chosen[:, t] = proposals.person[t, pick]
             position, when = centre[pick], float(time_s[t])
         elif time_s[t] - when <= cfg.single_view_s:
-            chosen[:, t] = _single_view(rig, xy_px[:, t], confidence[:, t], position, reach, cfg)
+            free = confidence[:, t].copy()
+            for people in proposals.person[t, score > 0]:  # they are somebody else, somewhere else
+                free[people >= 0, people[people >= 0]] = 0
+            chosen[:, t] = _single_view(rig, xy_px[:, t], free, position, reach, cfg)
     return chosen, np.append(position, when)
 
 

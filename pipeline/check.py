@@ -108,8 +108,7 @@ class Check:
             v = self.cameras.index(self.suspect)
             found.append(
                 f"camera {self.suspect} looks wrong: it is {self.left_out_px[v]:.0f} px off what the others "
-                f"say, and without it they agree to {self.rest_px[v]:.1f} px; calibrate it again, or leave it "
-                "out"
+                f"say, and without it they agree to {self.rest_px[v]:.1f} px; calibrate it again"
             )
         late = {n: lag for n, lag in zip(self.cameras, self.lag, strict=True) if lag}
         for name, lag in late.items():
@@ -260,7 +259,7 @@ def _without_offset(values: Array) -> Array:
 
 
 def _best_lag(errors: Array) -> tuple[int | None, float]:
-    """Lag of the least error, and the share of the error at lag 0 that it saves; None where nothing tells."""
+    """Lag of the least error, and the share of the error at lag 0 that it saves; None: it cannot be told."""
     now = errors[MAX_LAG]
     if not np.isfinite(now) or np.nanmax(errors) < _FLAT * np.nanmin(errors):
         return None, 0.0

@@ -67,7 +67,8 @@ def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
     """
     numbers = array("q")
     exceptions: dict[int, str] = {}
-    first: tuple[str, int, str] | None = None
+    pattern: tuple[str, str] | None = None
+    width, shortest = 1, 18
     unnumbered = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -79,15 +80,18 @@ def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
                 unnumbered += 1
                 continue
             digits, number = found[1], int(found[1])
-            pattern = (stem[: found.start()], len(digits), found[2] + dot + extension)
+            around = (stem[: found.start()], found[2] + dot + extension)
             numbers.append(number)
-            if first is None:
-                first = pattern
-            # Numbers that outgrow their padding (…999, 1000) still follow the pattern.
-            if (pattern[0], pattern[2]) != (first[0], first[2]) or f"{number:0{first[1]}d}" != digits:
+            pattern = pattern or around
+            # The first zero in front tells how wide numbers are padded; wider ones need no padding.
+            if width == 1 and digits[0] == "0" and shortest >= len(digits):
+                width = len(digits)
+            if around != pattern or f"{number:0{width}d}" != digits:
                 exceptions[number] = entry.name
+            else:
+                shortest = min(shortest, len(digits))
     unique = np.unique(np.frombuffer(numbers, dtype=np.int64))
-    prefix, width, suffix = first or ("", 1, ".json")
+    prefix, suffix = pattern or ("", ".json")
     files = KeypointFiles(folder, unique, prefix, width, suffix, exceptions)
     if len(unique) != len(numbers):
         counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)[1]

@@ -1,0 +1,125 @@
+"""Recordings of a jointed figure whose motion is known, written as the files that users have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from pipeline.calibration import write_calibration
+from pipeline.cameras import Rig
+from pipeline.joints import FORMATS
+from pipeline.video import VideoWriter
+
+Array = NDArray[np.float64]
+SHARED = Path(__file__).parents[2] / "shared"
+BALANCING = SHARED / "data" / "balancing"
+
+
+def ring(views: int, *, radius: float = 4.0, size: tuple[int, int] = (1280, 720)) -> Rig:
+    """Cameras around the world's origin, z up, with lens distortion and an off-centre principal point."""
+    angle = 1.9 * np.pi * np.arange(views) / views + 0.3  # no two cameras face each other
+    centre = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(views, 1.6)], -1)
+    forward = np.array([0, 0, 0.9]) - centre
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    rotation = np.stack([right, np.cross(forward, right), forward], 1)
+    w, h = size
+    k = np.array([[0.8 * w, 0, 0.51 * w], [0, 0.81 * w, 0.48 * h], [0, 0, 1]])
+    dist = np.array([-0.08, 0.03, 0.001, -0.001, 0.002, 0, 0, 0])
+    return Rig(
+        tuple(f"cam{i + 1:02d}" for i in range(views)),
+        np.tile(k, (views, 1, 1)),
+        np.tile(dist, (views, 1)),
+        rotation,
+        -np.einsum("vij,vj->vi", rotation, centre),
+        np.tile(np.array(size), (views, 1)),
+    )
+
+
+def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0.0) -> dict[str, Array]:
+    """Points (T, 3) by name, metres, z up: someone who walks on the spot, sways and swings arms and legs."""
+    t = 2 * np.pi * time_s + phase
+
+    def turned(vector: tuple[float, float, float], about: str, angle: Array) -> Array:
+        return np.asarray(Rotation.from_euler(about, angle).apply(vector))
+
+    def fixed(x: float, y: float, z: float) -> Array:
+        return np.tile([x, y, z], (len(t), 1))
+
+    hip = fixed(*at, 0.95) + np.stack(
+        [0.1 * np.sin(0.7 * t), 0.15 * np.cos(0.5 * t), 0.03 * np.sin(2 * t)], -1
+    )
+    p = {"MidHip": hip, "Neck": hip + turned((0, 0, 0.5), "y", 0.15 * np.sin(t))}
+    p["Nose"] = p["Neck"] + fixed(0.1, 0, 0.17)
+    p["Head"] = p["Neck"] + fixed(0, 0, 0.3)
+    for side, y in (("L", 1.0), ("R", -1.0)):
+        swing = 0.6 * np.sin(t + (0 if y > 0 else np.pi))
+        p[f"{side}Eye"] = p["Nose"] + fixed(-0.02, 0.03 * y, 0.03)
+        p[f"{side}Ear"] = p["Nose"] + fixed(-0.1, 0.07 * y, 0.02)
+        p[f"{side}Shoulder"] = p["Neck"] + fixed(0, 0.19 * y, -0.02)
+        p[f"{side}Elbow"] = p[f"{side}Shoulder"] + turned((0, 0.05 * y, -0.28), "y", swing)
+        p[f"{side}Wrist"] = p[f"{side}Elbow"] + turned((0, 0, -0.25), "y", swing - 0.7)
+        p[f"{side}Hip"] = hip + fixed(0, 0.1 * y, 0)
+        p[f"{side}Knee"] = p[f"{side}Hip"] + turned((0, 0, -0.42), "y", -swing)
+        p[f"{side}Ankle"] = p[f"{side}Knee"] + turned((0, 0, -0.4), "y", 0.4 - swing)
+        p[f"{side}Heel"] = p[f"{side}Ankle"] + fixed(-0.05, 0, -0.05)
+        p[f"{side}BigToe"] = p[f"{side}Ankle"] + fixed(0.17, -0.02 * y, -0.05)
+        p[f"{side}SmallToe"] = p[f"{side}Ankle"] + fixed(0.14, 0.06 * y, -0.05)
+    return p
+
+
+def seen(
+    rig: Rig, body: Mapping[str, Array], format_name: str = "body_25", noise_px: float = 1.0, seed: int = 0
+) -> Array:
+    """A figure as a detector gives it: (V, T, K, 3) of x, y in the distorted picture, and confidence."""
+    points = np.stack([body[name] for name in FORMATS[format_name]], 1)
+    rng = np.random.default_rng(seed)
+    xy = rig.project(points, distorted=True) + rng.normal(0, noise_px, (len(rig), *points.shape[:2], 2))
+    return np.concatenate([xy, rng.uniform(0.6, 0.95, xy.shape[:-1])[..., None]], -1)
+
+
+def write_people(folder: Path, camera: str, frame: int, people: Sequence[Array]) -> None:
+    """One OpenPose file; a missing point is 0, 0, 0 there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [{"pose_keypoints_2d": np.nan_to_num(p).round(3).ravel().tolist()} for p in people]
+    file = folder / f"{camera}_{frame:012d}_keypoints.json"
+    file.write_text(json.dumps({"version": 1.3, "people": listed}))
+
+
+def write_recording(
+    folder: Path,
+    rig: Rig,
+    people: Sequence[Array],
+    *,
+    keypoints: str = "keypoints/{}",
+    calibrated: Rig | None = None,
+) -> Path:
+    """Keypoints of people (V, T, K, 3) in every view, and ``calibration.toml``; no videos."""
+    for v, camera in enumerate(rig.names):
+        for t in range(people[0].shape[1]):
+            write_people(folder / keypoints.format(camera), camera, t, [p[v, t] for p in people])
+    write_calibration(calibrated or rig, folder / "calibration.toml")
+    return folder
+
+
+def write_video(
+    path: Path,
+    frames: int,
+    *,
+    size: tuple[int, int] = (64, 36),
+    rate: Fraction | int = 30,
+    times_s: Array | None = None,
+) -> None:
+    """A video whose pictures do not matter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    with VideoWriter(path, rate, preset="ultrafast", threads=1) as video:
+        for t in range(frames):
+            video.write(picture, None if times_s is None else float(times_s[t]))

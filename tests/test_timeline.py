@@ -1,0 +1,106 @@
+"""One time line: recovers known offsets, rates and gaps, and agrees with a slow obvious twin."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.timeline import Timeline, common_timeline, spread
+
+
+def test_equal_cameras_share_everything() -> None:
+    line = common_timeline([np.arange(50) / 30] * 3, [Fraction(30)] * 3)
+    assert line.rate == 30
+    assert np.array_equal(line.frame_index, [np.arange(50)] * 3)
+    assert np.allclose(line.time_s, np.arange(50) / 30)
+    assert line.duration_s == 50 / 30
+
+
+def test_offset_and_length() -> None:
+    # The second camera started 5 frames later and ran on for longer.
+    late = np.arange(60) / 30 + 5 / 30
+    line = common_timeline([np.arange(50) / 30, late], [Fraction(30)] * 2)
+    assert np.array_equal(line.frame_index, [np.arange(5, 50), np.arange(45)])
+    assert line.time_s[0] == 0
+
+
+def test_the_slowest_camera_gives_the_grid() -> None:
+    rates = [Fraction(60), Fraction(30000, 1001), Fraction(60)]
+    times = [np.arange(int(2 * r)) / float(r) for r in rates]
+    line = common_timeline(times, rates)
+    assert line.rate == Fraction(30000, 1001)
+    assert np.allclose(line.time_s, times[1])
+    assert np.array_equal(line.frame_index[0], np.rint(times[1] * 60))
+    assert np.abs(times[2][line.frame_index[2]] - times[1]).max() <= 0.5 / 60 + 1e-9
+
+
+def test_a_dropped_frame_is_missing_only_there() -> None:
+    times = np.delete(np.arange(40) / 25, [10, 11])
+    line = common_timeline([np.arange(40) / 25, times], [Fraction(25)] * 2)
+    assert np.flatnonzero(line.frame_index[1] < 0).tolist() == [10, 11]
+    assert line.frame_index[1, 12] == 10
+
+
+def test_time_stamps_rounded_to_milliseconds() -> None:
+    times = np.arange(600) / 59.94
+    line = common_timeline([times, np.round(times + 0.5 / 59.94, 3)], [Fraction(5994, 100)] * 2)
+    assert (line.frame_index >= 0).all()
+    assert np.abs(np.diff(line.frame_index[1]) - 1).max() <= 1
+
+
+def test_a_span_may_begin_later() -> None:
+    line = common_timeline([np.arange(20) / 10, np.arange(20) / 10], [Fraction(10)] * 2, first=[0, 7])
+    assert np.array_equal(line.frame_index, [np.arange(7, 20)] * 2)
+
+
+def test_no_common_time_is_an_empty_line() -> None:
+    line = common_timeline([np.arange(10) / 10, 5 + np.arange(10) / 10], [Fraction(10)] * 2)
+    assert len(line) == 0
+    assert line.frame_index.shape == (2, 0)
+
+
+def test_one_frame() -> None:
+    line = common_timeline([np.zeros(1), np.zeros(1)], [Fraction(30)] * 2)
+    assert np.array_equal(line.frame_index, [[0], [0]])
+
+
+def slowly(times: list[np.ndarray], rates: list[Fraction]) -> Timeline:
+    half = [0.5 / float(r) + 1e-3 for r in rates]
+    slowest = rates.index(min(rates))
+    columns, grid = [], []
+    for now in times[slowest]:
+        if all(t[0] - h <= now <= t[-1] + h for t, h in zip(times, half, strict=True)):
+            column = []
+            for t, h in zip(times, half, strict=True):
+                k = min(range(len(t)), key=lambda k: (abs(t[k] - now), k))
+                column.append(k if abs(t[k] - now) <= h else -1)
+            columns.append(column)
+            grid.append(now)
+    index = np.array(columns, dtype=np.int64).reshape(-1, len(times)).T
+    return Timeline(rates[slowest], np.array(grid) - (grid[0] if grid else 0), index)
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_the_slow_obvious_twin_agrees(data: st.DataObject) -> None:
+    rates, times = [], []
+    for _ in range(data.draw(st.integers(2, 4))):
+        rate = data.draw(st.sampled_from([Fraction(10), Fraction(12), Fraction(24000, 1001), Fraction(25)]))
+        gaps = data.draw(st.lists(st.sampled_from([0.6, 1.0, 1.0, 1.0, 1.7, 3.0]), max_size=20))
+        start = data.draw(st.floats(-0.3, 0.3))
+        rates.append(rate)
+        times.append(start + np.cumsum([0.0, *gaps]) / float(rate))
+    fast, slow = common_timeline(times, rates), slowly(times, rates)
+    assert np.array_equal(fast.frame_index, slow.frame_index)
+    assert np.allclose(fast.time_s, slow.time_s)
+
+
+def test_spread_keeps_both_ends() -> None:
+    frames = np.arange(100, 1100)
+    assert spread(frames, 40)[[0, -1]].tolist() == [100, 1099]
+    assert len(spread(frames, 40)) == 40
+    assert np.array_equal(spread(frames[:7], 40), frames[:7])
+    assert len(spread(frames[:0], 40)) == 0
