@@ -91,11 +91,11 @@ def render(
     """Draw every batch and hand it on. Batches must follow one another without a gap.
 
     videos: one a camera, None where there is none; they are read again here, a few frames ahead of the
-    drawing. frame_index: (V, T) which frame of each video is shown at each time of the recording, −1 for none.
-    rate: frames a second of that time line. A camera that has no picture is drawn on grey and says so. A person
-    who is bridged over time is drawn paler and labelled; one with NaN parameters is labelled as not seen. The
-    files get their names in the folder ``out`` when the last batch is drawn; before that, and after an error,
-    there are none.
+    drawing. frame_index: (V, T) which frame of each video is shown at each time of the recording, −1 for
+    none. rate: frames a second of that time line. A camera that has no picture is drawn on grey and says so.
+    A person who is bridged over time is drawn paler and labelled; one with NaN parameters is labelled as not
+    seen. The files get their names in the folder ``out`` when the last batch is drawn; before that, and after
+    an error, there are none.
 
     Raises ``InputError`` for an unknown camera name, a video whose size is not its camera's, a back end that
     is not installed, and a file that cannot be written.
@@ -104,14 +104,18 @@ def render(
     draw = _back_end(cfg.backend)
     sizes = [(int(w), int(h)) for w, h in rig.size]
     _make_folder(out)
+    workers = cfg.threads or os.cpu_count() or 1
+    # Views are encoded side by side; an encoder of one thread takes the least time and memory in all.
+    encoder_threads = max(1, workers // len(rig))
     with ExitStack() as stack:
 
         def writer(name: str) -> VideoWriter:
-            return stack.enter_context(VideoWriter(out / name, rate, crf=cfg.crf, preset=cfg.preset))
+            file = VideoWriter(out / name, rate, crf=cfg.crf, preset=cfg.preset, threads=encoder_threads)
+            return stack.enter_context(file)
 
         files = [writer(name) for name in overlay_names(rig.names)] if cfg.overlay else []
         together = [_MosaicVideo(sizes, cfg, rig.names, writer("mosaic.mp4"))] if cfg.mosaic else []
-        pool = stack.enter_context(ThreadPoolExecutor(cfg.threads or os.cpu_count() or 1, "render"))
+        pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
         pending: Future[None] | None = None
         frames: Iterator[Pictures] | None = None
         at = 0

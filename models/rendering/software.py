@@ -102,16 +102,12 @@ def draw(
     samples = 2 if antialias else 1
     x0, y0, x1, y1 = screen.box
     shape = ((y1 - y0) * samples, (x1 - x0) * samples)
-    inverse_z, shade, person = (
-        np.zeros(shape, np.float32),
-        np.empty(shape, np.float32),
-        np.empty(shape, np.uint8),
-    )
+    inverse_z, shade = np.zeros(shape, np.float32), np.empty(shape, np.float32)
     # Pixel centres are at integers, so pixel u holds the samples from (u − ½) to (u + ½).
     uv = (screen.uv - np.array([x0, y0], np.float32) + 0.5) * samples - 0.5
     for p in range(len(uv)):
-        _fill(uv[p], screen.inverse_z[p], screen.shade[p], faces, p, inverse_z, shade, person)
-    return resolve(inverse_z, shade, person, colours, samples, (x0, y0))
+        _fill(uv[p], screen.inverse_z[p], screen.shade[p], faces, p, inverse_z, shade)
+    return resolve(inverse_z, shade, colours, samples, (x0, y0))
 
 
 def to_screen(vertices: Floats, faces: NDArray[np.int32], rig: Rig, view: int) -> Screen | None:
@@ -193,7 +189,6 @@ def _fill(
     person: int,
     out_inverse_z: Floats,
     out_shade: Floats,
-    out_person: Pixels,
 ) -> None:
     """Draw one person into the samples. 1/z is linear on the screen, so its interpolation is exact."""
     height, width = out_inverse_z.shape
@@ -211,43 +206,54 @@ def _fill(
         first = max(int(np.ceil(cy + min(ay, by, 0.0))), 0)
         last = min(int(np.floor(cy + max(ay, by, 0.0))), height - 1)
         left, right = cx + min(ax, bx, 0.0), cx + max(ax, bx, 0.0)
-        # Barycentric weights of a and b at (x, y): (x − cx) · a_x + (y − cy) · a_y; c has the rest.
+        # Weights of the corners at (x, y), (x − cx) · a_x + (y − cy) · a_y and so on. They add up to 1.
         a_x, a_y, b_x, b_y = by / area, -bx / area, -ay / area, ax / area
-        slopes = (a_x, b_x, -a_x - b_x)
-        sc = float(shade[c])
-        w_a, w_b, s_a, s_b = wa - wc, wb - wc, shade[a] - sc, shade[b] - sc
+        c_x = -a_x - b_x
+        w_a, w_b, s_a, s_b = wa - wc, wb - wc, shade[a] - shade[c], shade[b] - shade[c]
         w_x, s_x = a_x * w_a + b_x * w_b, a_x * s_a + b_x * s_b
         for y in range(first, last + 1):
             at_a, at_b = (y - cy) * a_y, (y - cy) * b_y
-            starts = (at_a, at_b, 1 - at_a - at_b)
-            # The columns where all three weights are positive.
+            at_c = 1 - at_a - at_b
+            # The columns where no weight is negative.
             low, high = left, right
-            for start, slope in zip(starts, slopes):  # noqa: B905 (strict= does not compile)
-                if slope > 0:
-                    low = max(low, cx - start / slope)
-                elif slope < 0:
-                    high = min(high, cx - start / slope)
-                elif start < 0:
-                    high = -1.0
-            w_0, s_0 = wc + at_a * w_a + at_b * w_b - cx * w_x, sc + at_a * s_a + at_b * s_b - cx * s_x
+            if a_x > 0:
+                low = max(low, cx - at_a / a_x)
+            elif a_x < 0:
+                high = min(high, cx - at_a / a_x)
+            if b_x > 0:
+                low = max(low, cx - at_b / b_x)
+            elif b_x < 0:
+                high = min(high, cx - at_b / b_x)
+            if c_x > 0:
+                low = max(low, cx - at_c / c_x)
+            elif c_x < 0:
+                high = min(high, cx - at_c / c_x)
             # A little slack, lest a sample on an edge falls between two faces.
-            for x in range(max(int(np.ceil(low - 1e-6)), 0), min(int(np.floor(high + 1e-6)), width - 1) + 1):
-                w = np.float32(w_0 + x * w_x)
+            start = max(int(np.ceil(low - 1e-6)), 0)
+            stop = min(int(np.floor(high + 1e-6)), width - 1) + 1
+            w = np.float32(wc + at_a * w_a + at_b * w_b + (start - cx) * w_x)
+            s = np.float32(shade[c] + at_a * s_a + at_b * s_b + (start - cx) * s_x + 2 * person)
+            step_w, step_s = np.float32(w_x), np.float32(s_x)
+            for x in range(start, stop):
                 if w > out_inverse_z[y, x]:
                     out_inverse_z[y, x] = w
-                    out_shade[y, x] = s_0 + x * s_x
-                    out_person[y, x] = person
+                    out_shade[y, x] = s
+                w += step_w
+                s += step_s
 
 
 def resolve(
-    inverse_z: Floats, shade: Floats, person: Pixels, colours: Floats, samples: int, corner: tuple[int, int]
+    inverse_z: Floats, shade: Floats, colours: Floats, samples: int, corner: tuple[int, int]
 ) -> Picture:
-    """Average samples × samples into pixels. inverse_z is 0, and the rest unset, where nothing was drawn."""
+    """Average samples × samples into pixels.
+
+    inverse_z: 0 where nothing was drawn; shade there is meaningless. shade: 2 × person + brightness.
+    """
     height, width = inverse_z.shape[0] // samples, inverse_z.shape[1] // samples
     # Made here and not in the loops: memory that is never touched is never cleared.
     rgb, alpha = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
     nearest = np.zeros((height, width), np.float32)
-    _resolve(inverse_z, shade, person, np.asarray(colours, np.float32) * 255, samples, rgb, alpha, nearest)
+    _resolve(inverse_z, shade, np.asarray(colours, np.float32) * 255, samples, rgb, alpha, nearest)
     return Picture(corner[0], corner[1], rgb, alpha, nearest)
 
 
@@ -255,7 +261,6 @@ def resolve(
 def _resolve(
     inverse_z: Floats,
     shade: Floats,
-    person: Pixels,
     colours: Floats,
     samples: int,
     rgb: Pixels,
@@ -273,25 +278,19 @@ def _resolve(
             if nearest == 0:
                 continue
             out_inverse_z[y, x] = nearest
-            p, p1, p2, p3 = person[j0, i0], person[j0, i1], person[j1, i0], person[j1, i1]
-            if min(min(w0, w1), min(w2, w3)) > 0 and p == p1 and p == p2 and p == p3:
-                light = (shade[j0, i0] + shade[j0, i1] + shade[j1, i0] + shade[j1, i1]) * quarter
-                red, green, blue = light * colours[p, 0], light * colours[p, 1], light * colours[p, 2]
-                opacity = colours[p, 3]
-            else:
-                red = green = blue = opacity = np.float32(0)
-                for j in (j0, j1):
-                    for i in (i0, i1):
-                        if inverse_z[j, i] > 0:
-                            p = person[j, i]
-                            weight = colours[p, 3] * quarter
-                            red += weight * shade[j, i] * colours[p, 0]
-                            green += weight * shade[j, i] * colours[p, 1]
-                            blue += weight * shade[j, i] * colours[p, 2]
-                            opacity += weight
-                scale = 1 / max(opacity, np.float32(1e-6))
-                red, green, blue = red * scale, green * scale, blue * scale
-            rgb[y, x, 0] = np.uint8(red + half)
-            rgb[y, x, 1] = np.uint8(green + half)
-            rgb[y, x, 2] = np.uint8(blue + half)
+            red = green = blue = opacity = np.float32(0)
+            for j in (j0, j1):
+                for i in (i0, i1):
+                    if inverse_z[j, i] > 0:
+                        p = int(shade[j, i] * half)
+                        weight = colours[p, 3] * quarter
+                        light = (shade[j, i] - 2 * p) * weight
+                        red += light * colours[p, 0]
+                        green += light * colours[p, 1]
+                        blue += light * colours[p, 2]
+                        opacity += weight
+            scale = 1 / max(opacity, np.float32(1e-6))
+            rgb[y, x, 0] = np.uint8(red * scale + half)
+            rgb[y, x, 1] = np.uint8(green * scale + half)
+            rgb[y, x, 2] = np.uint8(blue * scale + half)
             alpha[y, x] = np.uint8(opacity + half)
