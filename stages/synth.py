@@ -1,0 +1,446 @@
+"""Recordings whose truth is known: videos, OpenPose JSON and a calibration of people who do not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from scipy.spatial.transform import Rotation
+
+from models.body import Body, pose_keypoints
+from models.evaluation.metrics import mpjpe, pa_mpjpe, pve
+from models.motion import Person, animate, make_people, reached
+from models.rendering.software import draw
+from models.synthetic import Noise, backdrop, detect, ring_rig
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.calibration import write_calibration
+from pipeline.cameras import Rig
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, FORMATS, SMPL_JOINTS
+from pipeline.store import Contents, Store
+from pipeline.video import VideoWriter
+
+Array = NDArray[np.float64]
+
+_MARK: Final = "synth.yaml"
+"""Says that a folder was made here, and with which settings."""
+_MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "recording.yaml", _MARK)
+"""Everything that is written. The calibration comes last: a folder without it is not a finished recording."""
+
+_POINTS: Final = (*BODY_25, "Head")
+"""What is projected: BODY_25, and the top of the head for the formats that have it."""
+
+_COLOURS: Final = np.array(
+    [[0.80, 0.76, 0.71, 1], [0.56, 0.62, 0.68, 1], [0.62, 0.69, 0.60, 1], [0.70, 0.60, 0.66, 1]], np.float32
+)
+"""Of the people, muted, so that an overlay stands out from them."""
+
+
+class SynthConfig(Config):
+    """What recording to make."""
+
+    cameras: int = Field(4, ge=1, le=64, description="cameras, on a ring")
+    seconds: float = Field(3.0, gt=0, le=86_400, description="length of the recording")
+    fps: float | str = Field(30.0, description="frames a second; a fraction such as 30000/1001 as text")
+    people: int = Field(1, ge=1, le=16, description="how many people, each in a place of their own")
+    seed: int = Field(0, ge=0, description="the same seed gives the same recording")
+    noise_px: float = Field(3.0, ge=0, description="standard deviation of a keypoint's x and y, pixels")
+    outliers: float = Field(0.05, ge=0, le=1, description="share of keypoints found 40 to 120 px away")
+    missing: float = Field(0.1, ge=0, le=1, description="share of keypoints not found")
+    gaps: float = Field(
+        0.03, ge=0, le=0.5, description="share of frames, in runs, in which a camera is blind"
+    )
+    videos: bool = Field(True, description="whether to draw videos")
+    size: tuple[int, int] = Field((960, 720), description="picture width and height, even numbers of pixels")
+    format: Literal["body_25", "body_25b", "coco_17", "halpe_26"] = Field(
+        "body_25", description="order of the keypoints in the JSON files"
+    )
+    window: int = Field(24, ge=1, description="frames made, and kept in memory, at a time")
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second."""
+        return Fraction(str(self.fps).replace(" ", ""))
+
+    @property
+    def frames(self) -> int:
+        return max(1, round(self.seconds * self.rate))
+
+    @field_validator("fps")
+    @classmethod
+    def _possible_rate(cls, value: float | str) -> float | str:
+        try:
+            rate = Fraction(str(value).replace(" ", ""))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError("expected a number or a fraction such as 30000/1001") from None
+        if not 1 <= rate <= 1000:
+            raise ValueError("expected 1 to 1000 frames a second")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _possible_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not all(64 <= n <= 8192 and n % 2 == 0 for n in value):
+            raise ValueError("expected even numbers of 64 to 8192 pixels")
+        return value
+
+
+def write_recording(
+    out: Path,
+    cfg: SynthConfig,
+    body: Body,
+    progress: Callable[[int], None] = lambda frames: None,
+    *,
+    force: bool = False,
+) -> Store:
+    """Make a recording in the folder ``out`` and return its truth; a finished one of these settings is kept.
+
+    Writes ``videos/<camera>.mp4``, ``keypoints/<camera>/*_keypoints.json``, ``calibration.toml`` and
+    ``truth.zarr``, in the schema of the results, whose ``keypoints_2d`` are exact. A recording that was
+    broken off is made again. ``progress`` is called with the number of frames just made. Memory does not grow
+    with the length.
+
+    Raises:
+        InputError: ``out`` cannot be written, or holds something else and ``force`` is not given.
+    """
+    made_from = {
+        "software": f"multispin {metadata.version('multispin')}",
+        "body": body.sha256,
+        "settings": cfg.model_dump(mode="json"),
+    }
+    try:
+        if _is_finished(out, made_from, force=force):
+            progress(cfg.frames)
+            return Store(out / "truth.zarr")
+        for name in _MADE:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARK).write_text(yaml.safe_dump(made_from, sort_keys=False), encoding="utf-8")
+        people = make_people(cfg.people, cfg.frames / float(cfg.rate), cfg.seed, body)
+        corners = reached(people, body, cfg.frames / float(cfg.rate))
+        rig = ring_rig(cfg.cameras, cfg.size, corners, cfg.seed)
+        truth = _write_windows(out, cfg, body, people, rig, progress)
+        if not cfg.videos:
+            (out / "recording.yaml").write_text(f"fps: {cfg.rate}\n", encoding="utf-8")
+        write_calibration(rig, out / "calibration.toml")
+    except OSError as e:
+        raise InputError(
+            f"{e.filename or out}: cannot be written ({e.strerror or e}). Make room, give write permission "
+            "or choose another folder."
+        ) from e
+    return truth
+
+
+def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
+    """Whether ``out`` holds this recording, whole. Raises where it holds something of the user's."""
+    mark = out / _MARK
+    if not mark.is_file():
+        if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                f"{out}: is there already and was not made by synth. Choose a new or empty folder, or "
+                f"--force to replace its {', '.join(_MADE[:-1])}."
+            )
+        return False
+    try:
+        same = yaml.safe_load(mark.read_text(encoding="utf-8")) == made_from
+    except (yaml.YAMLError, UnicodeDecodeError):
+        same = False
+    return same and not force and (out / "calibration.toml").is_file()
+
+
+def _write_windows(
+    out: Path,
+    cfg: SynthConfig,
+    body: Body,
+    people: tuple[Person, ...],
+    rig: Rig,
+    progress: Callable[[int], None],
+) -> Store:
+    frames, noise = cfg.frames, Noise(cfg.noise_px, cfg.outliers, cfg.missing, cfg.gaps, cfg.seed)
+    time_s = np.arange(frames) / float(cfg.rate)
+    truth = Store.create(
+        out / "truth.zarr",
+        Contents(
+            rig=rig,
+            rate=cfg.rate,
+            time_s=time_s,
+            frame_index=np.tile(np.arange(frames), (len(rig), 1)),
+            body={"name": body.name, "sha256": body.sha256},
+            config={"synth": cfg.model_dump(mode="json")},
+            window=cfg.window,
+            people=cfg.people,
+            num_betas=body.num_betas,
+        ),
+    )
+    for name in rig.names:
+        (out / "keypoints" / name).mkdir(parents=True)
+    with ExitStack() as stack:
+        writers, rooms = [], []
+        if cfg.videos:
+            (out / "videos").mkdir()
+            # The cameras are drawn side by side, so each encoder needs only one thread.
+            pool = stack.enter_context(ThreadPoolExecutor(min(len(rig), os.cpu_count() or 1)))
+            rooms = list(pool.map(lambda v: backdrop(rig, v), range(len(rig))))
+            for name in rig.names:
+                path = out / "videos" / f"{name}.mp4"
+                writers.append(stack.enter_context(VideoWriter(path, cfg.rate, threads=1)))
+        for k in range(len(truth.done)):
+            a, b = truth.span(k)
+            batch, points = _true_window(people, body, rig, cfg.rate, a, time_s[a:b])
+            true_px = rig.project(points, distorted=True)
+            _write_keypoints(out / "keypoints", rig.names, a, detect(true_px, rig.size, a, noise), cfg)
+            if cfg.videos:
+                meshes = [
+                    body.vertices(
+                        batch.params.global_orient[:, p],
+                        batch.params.body_pose[:, p],
+                        batch.params.betas[p],
+                        batch.params.transl[:, p],
+                    )
+                    for p in range(len(people))
+                ]
+                vertices = torch.stack(meshes, 1).numpy()
+
+                def film(v: int, vertices: NDArray[np.float32] = vertices) -> None:
+                    for picture in _pictures(vertices, body, rig, v, rooms[v]):
+                        writers[v].write(picture)
+
+                list(pool.map(film, range(len(rig))))
+            truth.write(batch)
+            progress(b - a)
+    return truth
+
+
+def _true_window(
+    people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
+) -> tuple[FitBatch, Array]:
+    """A window of the truth, and the world points (T, P, 26, 3) that are looked for in the pictures."""
+    rotations, transl = (
+        torch.from_numpy(np.stack(x, 1))
+        for x in zip(*(animate(p, body, time_s) for p in people), strict=True)
+    )
+    betas = torch.from_numpy(np.stack([p.betas for p in people]))
+    frames = len(time_s)
+    joints, points = pose_keypoints(body.keypoints, rotations, betas.expand(frames, -1, -1), transl)
+    world = points.numpy()
+    image = rig.project(world, distorted=True)
+    inside = np.asarray(((image >= -0.5) & (image < rig.size[:, None, None, None] - 0.5)).all(-1))
+    seen = np.where(inside[..., None], image, np.nan)
+    ideal = np.where(inside[..., None], rig.project(world), np.nan)
+    confidence = torch.from_numpy(inside.astype(np.float32))
+    anyone = torch.from_numpy(inside.any(-1))
+    batch = FitBatch(
+        keypoints=KeypointBatch(
+            start=start,
+            rate=rate,
+            time_s=torch.from_numpy(time_s),
+            image_px=torch.from_numpy(seen.astype(np.float32)),
+            xy_px=torch.from_numpy(ideal.astype(np.float32)),
+            confidence=confidence,
+            anchor=torch.full((len(people), 4), torch.nan, dtype=torch.float64),
+        ),
+        params=SmplParams(
+            rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
+        ),
+        joints=joints.float(),
+        keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
+        reprojection_px=torch.where(anyone, 0.0, torch.nan),
+        valid=torch.ones(frames, len(people), dtype=torch.bool),
+        state=torch.zeros(0, dtype=torch.float64),
+    )
+    # The ears turn with the head, so this point does, too: near the top of it.
+    skull = joints[..., SMPL_JOINTS.index("head"), :].numpy()
+    ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
+    return batch, np.concatenate([world, (skull + 3 * (ears - skull))[..., None, :]], -2)
+
+
+def _pictures(
+    vertices: NDArray[np.float32], body: Body, rig: Rig, view: int, room: NDArray[np.uint8]
+) -> Iterator[NDArray[np.uint8]]:
+    """What one camera films of meshes (T, P, N, 3): the room with the people in it, under a lamp."""
+    people = vertices.shape[1]
+    colours = _COLOURS[np.arange(people) % len(_COLOURS)]
+    shadow = np.tile(np.array([0.15, 0.15, 0.18, 0.4], np.float32), (people, 1))
+    for frame in vertices:
+        picture = room.copy()
+        flat = frame * np.array([1, 1, 0], np.float32)
+        for drawn in (
+            draw(flat, body.faces, rig, view, shadow, antialias=False),
+            draw(frame, body.faces, rig, view, colours),
+        ):
+            if drawn is not None:
+                h, w = drawn.alpha.shape
+                box = picture[drawn.y0 : drawn.y0 + h, drawn.x0 : drawn.x0 + w]
+                cover = drawn.alpha[..., None].astype(np.float32) / 255
+                box[:] = (box + cover * (drawn.rgb - box.astype(np.float32)) + 0.5).astype(np.uint8)
+        yield picture
+
+
+def _write_keypoints(
+    folder: Path, names: tuple[str, ...], start: int, found: Array, cfg: SynthConfig
+) -> None:
+    """Write points (V, T, P, 26, 3) as OpenPose does: a file a frame and camera, people in no order."""
+    order = [_POINTS.index(name) for name in FORMATS[cfg.format]]
+    empty: list[float] = []
+    for v, name in enumerate(names):
+        for i, people in enumerate(found[v][:, :, order]):
+            shuffled = np.random.default_rng([cfg.seed, 6, start + i, v]).permutation(len(people))
+            document = {
+                "version": 1.3,
+                "people": [
+                    {
+                        "person_id": [-1],
+                        "pose_keypoints_2d": np.round(np.nan_to_num(people[p]), 3).ravel().tolist(),
+                        "face_keypoints_2d": empty,
+                        "hand_left_keypoints_2d": empty,
+                        "hand_right_keypoints_2d": empty,
+                        "pose_keypoints_3d": empty,
+                        "face_keypoints_3d": empty,
+                        "hand_left_keypoints_3d": empty,
+                        "hand_right_keypoints_3d": empty,
+                    }
+                    for p in shuffled
+                    if (people[p, :, 2] > 0).any()
+                ],
+            }
+            file = folder / name / f"{name}_{start + i:012d}_keypoints.json"
+            file.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """One person of a results store against the truth: means over the frames that both have."""
+
+    person: str
+    """The result's person."""
+    truth: str
+    """The person of the truth that was meant: the nearest on average."""
+    frames: int
+    """Frames compared."""
+    missed: int
+    """Frames of the truth without a pose in the results."""
+    mpjpe_mm: float
+    """24 SMPL joints, in the world, without alignment."""
+    pa_mpjpe_mm: float
+    """After a similarity alignment of each frame."""
+    pve_mm: float
+    """Vertices, in the world; NaN where the two stores have different bodies."""
+    keypoints_px: float
+    """Between the BODY_25 points of result and truth, projected into all cameras."""
+
+
+def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:
+    """Errors of every person in ``results``; frames are matched by the number of the video frame.
+
+    Raises:
+        InputError: the two stores have no camera of the same name.
+    """
+    names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
+    if not names:
+        raise InputError(
+            f"{results.path} and {truth.path}: no camera has the same name in both "
+            f"({', '.join(results.contents.rig.names)}; {', '.join(truth.contents.rig.names)})"
+        )
+    rows = _truth_rows(results, truth, names)
+    rig = truth.contents.rig.select(names)
+    errors = []
+    for p in range(results.contents.people):
+        shown = list(_posed(results, p, rows))
+        apart = [_mean_distance(results, p, truth, q, shown) for q in range(truth.contents.people)]
+        errors.append(_errors(results, p, truth, int(np.argmin(apart)), shown, body, rig))
+    return tuple(errors)
+
+
+_Rows = NDArray[np.int64]
+
+
+def _truth_rows(results: Store, truth: Store, names: list[str]) -> NDArray[np.int64]:
+    """(T,) row of the truth that shows the moment of each frame of the results; −1 where none does."""
+    rows = np.full(len(results.contents.time_s), -1)
+    for name in names:
+        ours = results.contents.frame_index[results.contents.rig.names.index(name)]
+        theirs = truth.contents.frame_index[truth.contents.rig.names.index(name)]
+        place = {int(frame): row for row, frame in enumerate(theirs) if frame >= 0}
+        found = np.array([place.get(int(frame), -1) for frame in ours])
+        rows = np.where(rows < 0, found, rows)
+    return rows
+
+
+def _posed(results: Store, person: int, rows: _Rows) -> Iterator[tuple[_Rows, _Rows]]:
+    """Window by window: the frames of the results with a pose, and the rows of the truth that they show."""
+    for k in np.flatnonzero(results.done):
+        a, b = results.span(int(k))
+        joints = results.array(f"people/{person}/joints", a, b)
+        ours = np.arange(a, b)[np.isfinite(joints).all((1, 2)) & (rows[a:b] >= 0)]
+        if len(ours):
+            yield ours, rows[ours]
+
+
+def _at(store: Store, name: str, rows: _Rows) -> Array:
+    first = int(rows.min())
+    return np.asarray(store.array(name, first, int(rows.max()) + 1)[rows - first], np.float64)
+
+
+def _mean_distance(results: Store, p: int, truth: Store, q: int, shown: list[tuple[_Rows, _Rows]]) -> float:
+    """Metres between the two pelves."""
+    apart = [
+        np.linalg.norm(
+            (_at(results, f"people/{p}/joints", ours) - _at(truth, f"people/{q}/joints", theirs))[:, 0],
+            axis=1,
+        )
+        for ours, theirs in shown
+    ]
+    return float(np.concatenate(apart).mean()) if apart else np.inf
+
+
+def _errors(
+    results: Store, p: int, truth: Store, q: int, shown: list[tuple[_Rows, _Rows]], body: Body, rig: Rig
+) -> Errors:
+    sums, frames = np.zeros(4), 0
+    for ours, theirs in shown:
+        pair = ((results, f"people/{p}", ours), (truth, f"people/{q}", theirs))
+        joints = [_at(store, f"{person}/joints", rows) for store, person, rows in pair]
+        pixels = [rig.project(_at(s, f"{person}/keypoints_3d", rows)[..., :3]) for s, person, rows in pair]
+        surface = np.full(len(ours), np.nan)
+        if results.contents.body == truth.contents.body:
+            surface = pve(*(_vertices(store, person, rows, body) for store, person, rows in pair))
+        apart = np.linalg.norm(pixels[0] - pixels[1], axis=-1).mean((0, 2))
+        sums += [x.sum() for x in (1e3 * mpjpe(*joints), 1e3 * pa_mpjpe(*joints), 1e3 * surface, apart)]
+        frames += len(ours)
+    means = (float(m) for m in (sums / frames if frames else np.full(4, np.nan)))
+    return Errors(str(p), str(q), frames, len(truth.contents.time_s) - frames, *means)
+
+
+def _vertices(store: Store, person: str, rows: _Rows, body: Body) -> Array:
+    """(T, N, 3) metres, world."""
+
+    def rotations(name: str) -> torch.Tensor:
+        angles = _at(store, f"{person}/{name}", rows)
+        matrices = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix()
+        return torch.from_numpy(matrices.reshape(*angles.shape, 3)).float()
+
+    mesh = body.vertices(
+        rotations("global_orient"),
+        rotations("body_pose"),
+        torch.from_numpy(store.array(f"{person}/betas")).float(),
+        torch.from_numpy(_at(store, f"{person}/transl", rows)).float(),
+    )
+    return np.asarray(mesh.double().numpy())

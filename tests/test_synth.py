@@ -1,0 +1,309 @@
+"""Synthetic recordings: what is written agrees with the truth, and the truth with itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+from scipy.spatial.transform import Rotation
+
+from models.body import Body, load_body, pose_keypoints
+from pipeline.batches import FitBatch
+from pipeline.calibration import read_calibration
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, FORMATS
+from pipeline.store import Store
+from stages.synth import SynthConfig, compare_to_truth, write_recording
+
+SMALL = {"cameras": 3, "seconds": 1.5, "fps": 20, "size": (320, 240), "window": 12}
+CLEAN = {**SMALL, "noise_px": 0, "outliers": 0, "missing": 0, "gaps": 0, "videos": False}
+
+
+@cache
+def body() -> Body:
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def two_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording without noise or videos."""
+    out = tmp_path_factory.mktemp("two")
+    write_recording(out, SynthConfig(**CLEAN, people=2), body())
+    return out
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with noise and videos."""
+    out = tmp_path_factory.mktemp("filmed")
+    write_recording(out, SynthConfig(**SMALL), body())
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def pictures(path: Path) -> np.ndarray:
+    """(T, H, W, 3) of an H.264 video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 20)
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)]).astype(int)
+
+
+def people_in(folder: Path, camera: str, frame: int) -> list[np.ndarray]:
+    document = json.loads(
+        (folder / "keypoints" / camera / f"{camera}_{frame:012d}_keypoints.json").read_text()
+    )
+    assert document["version"] == 1.3
+    return [np.array(p["pose_keypoints_2d"]).reshape(-1, 3) for p in document["people"]]
+
+
+def test_json_holds_the_projected_truth_in_no_order(two_people: Path) -> None:
+    truth = Store(two_people / "truth.zarr")
+    rig = read_calibration(two_people / "calibration.toml")
+    firsts = []
+    for frame in range(30):
+        world = np.stack(
+            [truth.array(f"people/{p}/keypoints_3d", frame, frame + 1)[0, :, :3] for p in (0, 1)]
+        )
+        expected = rig.project(world.astype(np.float64), distorted=True)
+        for v, camera in enumerate(rig.names):
+            found = people_in(two_people, camera, frame)
+            assert len(found) == 2
+            near = [np.linalg.norm(f[:, :2] - expected[v], axis=-1).max(-1).argmin() for f in found]
+            assert sorted(near) == [0, 1]
+            firsts.append(near[0])
+            for f, p in zip(found, near, strict=True):
+                np.testing.assert_allclose(f[:, :2], expected[v, p], atol=2e-3)
+                assert (f[:, 2] > 0).all()
+    assert 0.2 < np.mean(firsts) < 0.8, "the order of the people says nothing"
+
+
+def test_truth_is_one_body_in_all_its_arrays(two_people: Path) -> None:
+    truth = Store(two_people / "truth.zarr")
+    assert truth.done.all()
+    for p in ("0", "1"):
+        at = f"people/{p}"
+        angles = np.concatenate(
+            [truth.array(f"{at}/global_orient")[:, None], truth.array(f"{at}/body_pose")], 1
+        )
+        rotations = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix().reshape(-1, 24, 3, 3)
+        joints, points = pose_keypoints(
+            body().keypoints,
+            torch.from_numpy(rotations),
+            torch.from_numpy(truth.array(f"{at}/betas")).double(),
+            torch.from_numpy(truth.array(f"{at}/transl")).double(),
+        )
+        np.testing.assert_allclose(truth.array(f"{at}/joints"), joints, atol=2e-6)
+        np.testing.assert_allclose(truth.array(f"{at}/keypoints_3d")[..., :3], points, atol=2e-6)
+        assert truth.array(f"{at}/valid").all()
+    rig = truth.contents.rig
+    world = np.stack([truth.array(f"people/{p}/keypoints_3d")[..., :3] for p in (0, 1)], 1).astype(float)
+    for v, name in enumerate(rig.names):
+        stored = truth.array(f"keypoints_2d/{name}")
+        np.testing.assert_allclose(stored[..., :2], rig.project(world, distorted=True)[v], atol=1e-3)
+        assert (stored[..., 2] == 1).all(), "everybody is in every picture, always"
+
+
+def test_the_calibration_is_the_rig(two_people: Path) -> None:
+    read, rig = (
+        read_calibration(two_people / "calibration.toml"),
+        Store(two_people / "truth.zarr").contents.rig,
+    )
+    assert read.names == rig.names
+    for name in ("K", "dist", "R", "t", "size"):
+        np.testing.assert_allclose(getattr(read, name), getattr(rig, name), rtol=1e-10, atol=1e-10)
+
+
+def test_videos_show_the_people_where_the_truth_is(filmed: Path) -> None:
+    truth = Store(filmed / "truth.zarr")
+    torso = [BODY_25.index(n) for n in ("Neck", "MidHip", "RKnee", "LKnee")]
+    for name in truth.contents.rig.names:
+        shown = pictures(filmed / "videos" / f"{name}.mp4")
+        assert shown.shape == (30, 240, 320, 3)
+        # The room is what most frames agree on. People are not where it is.
+        changed = np.abs(shown - np.median(shown, axis=0)).max(-1) > 12
+        px = np.rint(truth.array(f"keypoints_2d/{name}")[:, 0, torso, :2]).astype(int)
+        on_body = changed[np.arange(30)[:, None], px[..., 1], px[..., 0]]
+        assert on_body.mean() > 0.5
+        assert on_body.mean() > 5 * changed.mean()
+
+
+def test_frame_rate_is_stated_only_where_no_video_says_it(filmed: Path, two_people: Path) -> None:
+    assert not (filmed / "recording.yaml").exists()
+    assert yaml.safe_load((two_people / "recording.yaml").read_text()) == {"fps": 20}
+    assert Store(filmed / "truth.zarr").contents.rate == 20
+
+
+def test_noise_comes_through_to_the_files(tmp_path: Path) -> None:
+    cfg = SynthConfig(
+        **{**CLEAN, "seconds": 5, "noise_px": 2, "missing": 0.2, "gaps": 0.1, "size": (960, 720)}
+    )
+    truth = write_recording(tmp_path, cfg, body())
+    errors, missing, empty = [], [], 0
+    for name in truth.contents.rig.names:
+        exact = truth.array(f"keypoints_2d/{name}")[:, 0, :, :2]
+        for frame in range(100):
+            found = people_in(tmp_path, name, frame)
+            empty += not found
+            for points in found:
+                seen = points[:, 2] > 0
+                assert (points[~seen] == 0).all(), "OpenPose writes 0, 0, 0 for a missing point"
+                missing.append(1 - seen.mean())
+                errors.append((points[:, :2] - exact[frame])[seen])
+    assert np.concatenate(errors).std() == pytest.approx(2, rel=0.03)
+    assert np.mean(missing) == pytest.approx(0.2, abs=0.02)
+    assert 0.05 < empty / 300 < 0.15
+
+
+def test_a_seed_gives_the_same_bytes_in_any_window(tmp_path: Path) -> None:
+    once, again, other = tmp_path / "once", tmp_path / "again", tmp_path / "other"
+    values = {**SMALL, "seconds": 0.5, "people": 2}
+    write_recording(once, SynthConfig(**values), body())
+    write_recording(again, SynthConfig(**values), body())
+    # x264 does not always give the same bytes for the same pictures, so videos are compared as pictures.
+    first, second = files(once), files(again)
+    assert first.keys() == second.keys()
+    for name in first:
+        if name.endswith(".mp4"):
+            a, b = pictures(once / name), pictures(again / name)
+            assert np.abs(a - b).mean() < 0.5
+        else:
+            assert first[name] == second[name], name
+    write_recording(other, SynthConfig(**{**values, "window": 3}), body())
+    for name, content in files(once).items():
+        if name.startswith(("keypoints", "calibration")):
+            assert files(other)[name] == content, name
+    write_recording(again, SynthConfig(**values, seed=1), body())
+    assert files(again)["calibration.toml"] != files(once)["calibration.toml"]
+    assert files(again).keys() == files(once).keys()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_has_its_points_in_its_order(tmp_path: Path, form: str) -> None:
+    truth = write_recording(tmp_path, SynthConfig(**{**CLEAN, "seconds": 0.1}, format=form), body())
+    name = truth.contents.rig.names[0]
+    exact = truth.array(f"keypoints_2d/{name}")[0, 0]
+    (points,) = people_in(tmp_path, name, 0)
+    assert len(points) == len(FORMATS[form])
+    for point, label in zip(points, FORMATS[form], strict=True):
+        if label == "Head":  # above the eyes, near them
+            eye = exact[BODY_25.index("LEye")]
+            assert eye[1] - 0.12 * 240 < point[1] < eye[1] - 2
+        else:
+            np.testing.assert_allclose(point[:2], exact[BODY_25.index(label), :2], atol=2e-3)
+
+
+def test_a_finished_recording_is_kept_and_a_broken_one_made_again(tmp_path: Path) -> None:
+    cfg, frames = SynthConfig(**{**CLEAN, "seconds": 1}), []
+    write_recording(tmp_path, cfg, body(), frames.append)
+    assert frames == [12, 8]
+    whole = files(tmp_path)
+    stamp = (tmp_path / "calibration.toml").stat().st_mtime_ns
+    write_recording(tmp_path, cfg, body(), frames.append)
+    assert (tmp_path / "calibration.toml").stat().st_mtime_ns == stamp
+    assert frames == [12, 8, 20]
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_recording(tmp_path, SynthConfig(**{**CLEAN, "seconds": 2}), body(), stop)
+    assert not (tmp_path / "calibration.toml").exists(), "not to be taken for a recording"
+    write_recording(tmp_path, cfg, body())
+    assert files(tmp_path) == whole
+
+
+def test_the_users_files_are_not_touched(tmp_path: Path) -> None:
+    cfg = SynthConfig(**{**CLEAN, "seconds": 0.1})
+    mine = tmp_path / "videos" / "mine.mp4"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(InputError, match=r"not made by synth.*empty folder"):
+        write_recording(tmp_path, cfg, body())
+    assert mine.read_text() == "precious"
+    (tmp_path / "notes.txt").write_text("notes")
+    write_recording(tmp_path, cfg, body(), force=True)
+    assert not mine.exists()
+    assert (tmp_path / "notes.txt").read_text() == "notes"
+    blocked = tmp_path / "notes.txt" / "below"
+    with pytest.raises(InputError, match="cannot be written"):
+        write_recording(blocked, cfg, body())
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"cameras": 0}, "cameras"), ({"fps": "fast"}, "30000/1001"), ({"fps": 0}, "1 to 1000"),
+        ({"size": (641, 480)}, "even numbers"), ({"missing": 1.5}, "missing"), ({"persons": 2}, "persons"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(bad: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        SynthConfig.model_validate(bad)
+
+
+def test_rates_are_rational() -> None:
+    cfg = SynthConfig(fps="30000/1001", seconds=10)
+    assert cfg.rate == Fraction(30000, 1001)
+    assert cfg.frames == 300
+    assert SynthConfig(fps=29.97).rate == Fraction(2997, 100)
+
+
+def moved(truth: Store, out: Path, shift_m: float, lost: slice) -> Store:
+    """Results that are the truth, off by ``shift_m`` along x, with people exchanged and some frames lost."""
+    results = Store.create(out, truth.contents)
+    for k in range(len(truth.done)):
+        batch: FitBatch = truth.read(k)
+        frames = np.arange(*truth.span(k))
+        gone = torch.from_numpy(np.isin(frames, np.arange(30)[lost]))
+        step = torch.tensor([shift_m, 0, 0])
+        joints = torch.where(gone[:, None, None, None], torch.nan, batch.joints + step).flip(1)
+        points = batch.keypoints_3d.flip(1) + torch.tensor([shift_m, 0, 0, 0])
+        params = type(batch.params)(
+            batch.params.global_orient.flip(1), batch.params.body_pose.flip(1), batch.params.betas.flip(0),
+            batch.params.transl.flip(1) + step,
+        )  # fmt: skip
+        results.write(
+            FitBatch(batch.keypoints, params, joints, points, batch.reprojection_px, batch.valid, batch.state)
+        )
+    return results
+
+
+def test_errors_are_those_that_were_put_in(two_people: Path, tmp_path: Path) -> None:
+    truth = Store(two_people / "truth.zarr")
+    for same in compare_to_truth(truth, truth, body()):
+        assert same.truth == same.person
+        assert (same.mpjpe_mm, same.pve_mm, same.keypoints_px, same.missed) == (0, 0, 0, 0)
+    results = moved(truth, tmp_path / "results.zarr", 0.05, slice(10, 16))
+    errors = compare_to_truth(results, truth, body())
+    assert [(e.person, e.truth) for e in errors] == [("0", "1"), ("1", "0")]
+    for e in errors:
+        assert (e.frames, e.missed) == (24, 6)
+        assert e.mpjpe_mm == pytest.approx(50, abs=0.01)
+        assert e.pve_mm == pytest.approx(50, abs=0.01)
+        assert e.pa_mpjpe_mm == pytest.approx(0, abs=0.01)
+        assert 0.5 < e.keypoints_px < 10
+
+
+def test_results_of_other_cameras_are_not_compared(two_people: Path, filmed: Path, tmp_path: Path) -> None:
+    truth = Store(two_people / "truth.zarr")
+    rig = replace(truth.contents.rig, names=("a", "b", "c"))
+    other = Store.create(tmp_path / "results.zarr", replace(truth.contents, rig=rig))
+    with pytest.raises(InputError, match="no camera has the same name"):
+        compare_to_truth(other, truth, body())
+    empty = Store.create(tmp_path / "empty.zarr", truth.contents)
+    nothing = compare_to_truth(empty, truth, body())[0]
+    assert (nothing.frames, nothing.missed) == (0, 30)
+    assert np.isnan(nothing.mpjpe_mm)
