@@ -28,7 +28,6 @@ from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, to_yuv420p
-from stages.decode import DecodeConfig, decode
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
 Side = Annotated[int, Field(ge=64)]
@@ -37,6 +36,7 @@ Preset = Literal[
 ]
 Draw = Callable[..., Picture | None]
 Pictures = tuple[av.VideoFrame | None, ...]
+Decode = Callable[..., Iterator[FrameBatch]]
 
 EMPTY_LUMA = 70
 """Grey of a picture that is missing."""
@@ -86,20 +86,26 @@ def render(
     frame_index: NDArray[np.int64],
     rate: Fraction,
     out: Path,
-    decoding: DecodeConfig | None = None,
+    decode: Decode,
 ) -> Iterator[FitBatch]:
     """Draw every batch and hand it on. Batches must follow one another without a gap.
 
     videos: one a camera, None where there is none; they are read again here, a few frames ahead of the
     drawing. frame_index: (V, T) which frame of each video is shown at each time of the recording, −1 for
-    none. rate: frames a second of that time line. A camera that has no picture is drawn on grey and says so.
-    A person who is bridged over time is drawn paler and labelled; one with NaN parameters is labelled as not
-    seen. The files get their names in the folder ``out`` when the last batch is drawn; before that, and after
-    an error, there are none.
+    none. rate: frames a second of that time line. decode: the decode stage, called with videos, frame_index
+    and start.
+
+    A camera that has no picture is drawn on grey and says so. A person who is bridged over time is drawn paler
+    and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get their names
+    in the folder ``out`` when the last batch is drawn; before that, and after an error, there are none.
 
     Raises ``InputError`` for an unknown camera name, a video whose size is not its camera's, a back end that
     is not installed, and a file that cannot be written.
     """
+    if not cfg.overlay and not cfg.mosaic:
+        yield from items
+        return
+    names = video_names(cfg, rig.names)
     rig, sources, frame_index = _shown(cfg.cameras, rig, videos, frame_index)
     draw = _back_end(cfg.backend)
     sizes = [(int(w), int(h)) for w, h in rig.size]
@@ -113,8 +119,8 @@ def render(
             file = VideoWriter(out / name, rate, crf=cfg.crf, preset=cfg.preset, threads=encoder_threads)
             return stack.enter_context(file)
 
-        files = [writer(name) for name in overlay_names(rig.names)] if cfg.overlay else []
-        together = [_MosaicVideo(sizes, cfg, rig.names, writer("mosaic.mp4"))] if cfg.mosaic else []
+        files = [writer(name) for name in names[: len(rig)]] if cfg.overlay else []
+        together = [_MosaicVideo(sizes, cfg, rig.names, writer(names[-1]))] if cfg.mosaic else []
         pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
         pending: Future[None] | None = None
         frames: Iterator[Pictures] | None = None
@@ -122,10 +128,13 @@ def render(
         for batch in items:
             if frames is None:
                 at = batch.start
-                chunks = decode(sources, frame_index, decoding or DecodeConfig(), at)
+                chunks = decode(sources, frame_index, start=at)
                 frames = _by_time(stack.enter_context(ahead(chunks, 1, "decode")))
-            if batch.start != at:
-                raise ValueError(f"render got frame {batch.start} when frame {at} was next")
+            stop = batch.start + len(batch.valid)
+            if batch.start != at or stop > frame_index.shape[1]:
+                raise ValueError(
+                    f"render got frames {batch.start} to {stop} when {at} was next of {frame_index.shape[1]}"
+                )
             for moment in _moments(batch, body, cfg):
                 pictures = next(frames)
 
@@ -152,19 +161,23 @@ def render(
             file.finish()  # all are whole before the first gets its name
 
 
-def overlay_names(cameras: Sequence[str]) -> list[str]:
-    """File names ``overlay_<camera>.mp4``, safe on every file system and all different."""
+def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
+    """Names of the files that are written: an overlay for each camera shown, in order, and the mosaic.
+
+    ``overlay_<camera>.mp4`` is made safe for every file system, and different for every camera.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for camera in cameras:
-        safe = re.sub(r"[^\w.-]+", "_", camera)
-        name, number = safe, 1
+        name = safe = re.sub(r"[^\w.-]+", "_", camera)
+        number = 1
         while name.casefold() in taken:
             number += 1
             name = f"{safe}_{number}"
         taken.add(name.casefold())
-        names.append(f"overlay_{name}.mp4")
-    return names
+        if cfg.overlay and (not cfg.cameras or camera in cfg.cameras):
+            names.append(f"overlay_{name}.mp4")
+    return [*names, "mosaic.mp4"] if cfg.mosaic else names
 
 
 @dataclass(frozen=True)
@@ -268,7 +281,7 @@ def _shown(
             f"render.cameras: there is no camera {', '.join(unknown)}. "
             f"The cameras are: {', '.join(rig.names)}."
         )
-    keep = [rig.names.index(n) for n in names or rig.names]
+    keep = [v for v, name in enumerate(rig.names) if not names or name in names]
     infos: list[VideoInfo | None] = []
     for v in keep:
         video = videos[v]
