@@ -291,7 +291,6 @@ def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:
     if is_rgb:
         out.colorspace = Colorspace.ITU709
     out.color_range = ColorRange.MPEG
-    out.pts, out.time_base = frame.pts, frame.time_base
     return out
 
 

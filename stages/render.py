@@ -95,9 +95,10 @@ def render(
     none. rate: frames a second of that time line. decode: the decode stage, called with videos, frame_index
     and start.
 
-    A camera that has no picture is drawn on grey and says so. A person who is bridged over time is drawn paler
-    and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get their names
-    in the folder ``out`` when the last batch is drawn; before that, and after an error, there are none.
+    A camera that has no picture is drawn on grey and says so. A person who is bridged over time is drawn
+    paler and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get
+    their names in the folder ``out`` when the last batch is drawn; before that, and after an error, there
+    are none.
 
     Raises ``InputError`` for an unknown camera name, a video whose size is not its camera's, a back end that
     is not installed, and a file that cannot be written.
