@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 class Config(BaseModel):
     """Base of every configuration: unknown keys are refused, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 C = TypeVar("C", bound=Config)

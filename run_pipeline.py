@@ -1,0 +1,307 @@
+"""The command line: parse, load, call, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tqdm import tqdm
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from models.body import Body
+    from pipeline.recording import Recording
+    from pipeline.store import Store
+    from pipeline.summary import Summary
+    from stages.graph import RunConfig, RunResult
+
+# One thread a solve: two BLAS threads spinning against each other cost more than they give, and only then
+# are results the same to the last bit. numpy reads this when it is first imported, inside the commands.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+Configs = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="YAML file of settings that differ from the defaults; repeatable."),
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, such as render.mosaic=false; repeatable.")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"multispin {metadata.version('multispin')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """SMPL body meshes from synchronised multi-camera video."""
+
+
+@app.command()
+def run(
+    recording: Annotated[Path, typer.Argument(help="Folder with videos/, keypoints/ and calibration.toml.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    config: Configs = None,
+    settings: Sets = None,
+) -> None:
+    """Reconstruct a recording: results.zarr, overlay videos, summary.json. Run again to continue."""
+    from pipeline.recording import find_recording
+
+    cfg = _run_config(config, settings)
+    found = find_recording(recording)
+    _print_recording(found)
+    result = _run(found, out, cfg)
+    _print_results(result.summary)
+    _print_files(result)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A recording, or a folder that `run` has written.")],
+) -> None:
+    """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
+    from pipeline.store import Store
+    from pipeline.summary import summarise
+
+    places = (path / "results.zarr", path)
+    store = next((p for p in places if (p / "zarr.json").is_file()), None)
+    if store is not None:
+        results = Store(store)
+        _print_contents(results)
+        _print_results(summarise(results))
+        return
+    from pipeline.check import check_recording
+    from pipeline.recording import find_recording
+
+    found = find_recording(path)
+    _print_recording(found)
+    check = check_recording(found)
+    head, *rows = check.rows()
+    table = _table(f"Do the cameras agree? ({check.frames} frames looked at)", *head)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    distances = _table("Baselines, metres", "", *check.cameras)
+    for name, row in zip(check.cameras, check.distance_m, strict=True):
+        distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in row))
+    console.print(distances)
+    for finding in check.findings():
+        _warn(finding)
+    if not check.findings():
+        console.print("Nothing looks wrong.")
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for the recording.")],
+    cameras: Annotated[int, typer.Option(min=2, max=64, help="Cameras around the people.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length.")] = 3.0,
+    fps: Annotated[str, typer.Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
+    people: Annotated[int, typer.Option(min=1, max=16, help="People, each with a motion of their own.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same recording.")] = 0,
+    noise_px: Annotated[float, typer.Option(min=0, help="Standard deviation of a keypoint, pixels.")] = 3.0,
+    outliers: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of keypoints that are far off.")
+    ] = 0.05,
+    missing: Annotated[float, typer.Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
+    videos: Annotated[bool, typer.Option(help="Draw the videos, too.")] = True,
+    size: Annotated[tuple[int, int], typer.Option(help="Picture width and height.")] = (960, 720),
+    keypoint_format: Annotated[
+        str, typer.Option("--format", help="body_25, body_25b, coco_17 or halpe_26.")
+    ] = "body_25",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
+) -> None:
+    """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr."""
+    from models.body import load_body
+
+    values = {
+        "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "seed": seed,
+        "noise_px": noise_px, "outliers": outliers, "missing": missing, "videos": videos, "size": list(size),
+        "format": keypoint_format,
+    }  # fmt: skip
+    _synth(out, values, load_body(), force=force)
+    results = out.with_name(f"{out.name}-results")
+    console.print(f"Made {out}. Next: python run_pipeline.py run {out} --out {results}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recording and results.")] = Path(
+        "multispin-demo"
+    ),
+    config: Configs = None,
+    settings: Sets = None,
+) -> None:
+    """Make a small recording, reconstruct it, and compare with the truth. Takes about a minute."""
+    from models.body import load_body
+    from pipeline.recording import find_recording
+    from pipeline.store import Store
+    from stages.synth import compare_to_truth
+
+    cfg = _run_config(config, settings)
+    body = load_body()
+    _synth(out / "recording", {}, body)
+    found = find_recording(out / "recording")
+    _print_recording(found)
+    result = _run(found, out / "results", cfg)
+    _print_results(result.summary)
+    truth = Store(out / "recording" / "truth.zarr")
+    table = _table("Errors against the truth", "", "mean")
+    for person in compare_to_truth(Store(out / "results" / "results.zarr"), truth, body):
+        table.add_row("joints, MPJPE", f"{person.mpjpe_mm:.1f} mm")
+        table.add_row("joints after alignment, PA-MPJPE", f"{person.pa_mpjpe_mm:.1f} mm")
+        table.add_row("vertices, PVE", f"{person.pve_mm:.1f} mm")
+        table.add_row("keypoints in the pictures", f"{person.keypoints_px:.1f} px")
+        table.add_row("frames compared", f"{person.frames} of {person.frames + person.missed}")
+    console.print(table)
+    _print_files(result)
+
+
+def _run_config(files: Sequence[Path] | None, settings: Sequence[str] | None) -> RunConfig:
+    from pipeline.config import load
+    from stages.graph import RunConfig
+
+    with resources.as_file(resources.files("configs") / "default.yaml") as default:
+        return load(RunConfig, [default, *(files or ())], settings or ())
+
+
+def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
+    import torch
+
+    from stages.graph import run
+
+    torch.set_num_threads(1)
+    try:
+        with tqdm(total=len(found), unit="frame", desc="reconstruct", dynamic_ncols=True) as bar:
+            result = run(found, out, cfg, bar.update)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
+        raise typer.Exit(130) from None
+    if not result.times:
+        console.print(f"{out}: everything is done already; nothing to do. Remove it to start again.")
+        return result
+    table = _table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
+    for t in result.times:
+        table.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
+    console.print(table)
+    return result
+
+
+def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = False) -> None:
+    from pydantic import ValidationError
+
+    from stages.synth import SynthConfig, write_recording
+
+    try:
+        cfg = SynthConfig.model_validate(values)
+    except ValidationError as e:
+        option = "; ".join(
+            f"--{'-'.join(str(p) for p in x['loc'][:1]).replace('_', '-')}: {x['msg']}" for x in e.errors()
+        )
+        raise InputError(option) from e
+    with tqdm(total=cfg.frames, unit="frame", desc="synthesise", dynamic_ncols=True) as bar:
+        write_recording(out, cfg, body, bar.update, force=force)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        show_header=bool(columns),
+    )
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    return table
+
+
+def _print_recording(found: Recording) -> None:
+    table = _table(escape(str(found.path)))
+    for row in found.notes:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for warning in found.warnings:
+        _warn(warning)
+
+
+def _warn(sentence: str) -> None:
+    console.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.1f}{unit}"
+
+
+def _print_contents(results: Store) -> None:
+    c = results.contents
+    table = _table(escape(str(results.path)))
+    done = int(results.done.sum())
+    table.add_row("cameras", ", ".join(c.rig.names))
+    table.add_row("body", f"{c.body['name']} ({c.body['sha256'][:12]})")
+    table.add_row(
+        "windows done",
+        f"{done} of {len(results.done)}" + ("" if done == len(results.done) else " (run again to continue)"),
+    )
+    console.print(table)
+
+
+def _print_results(summary: Summary) -> None:
+    table = _table(
+        "Reprojection error", "camera", "median px", "mean px", "person seen", "not seen", "no picture"
+    )
+    for c in summary.cameras:
+        table.add_row(
+            escape(c.name), _number(c.reprojection_median_px), _number(c.reprojection_mean_px),
+            str(c.frames_with_person), str(c.frames_without_person), str(c.frames_without_picture),
+        )  # fmt: skip
+    table.add_row("all", _number(summary.reprojection_median_px), _number(summary.reprojection_mean_px))
+    console.print(table)
+    for p in summary.people:
+        console.print(
+            f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, {p.frames_bridged} bridged, "
+            f"{p.frames_without_pose} without a pose; joint acceleration {_number(p.jitter_mm)} mm/frame²"
+        )
+
+
+def _print_files(result: RunResult) -> None:
+    for file in result.files:
+        console.print(f"  {escape(str(file))}")
+
+
+def main() -> None:
+    """The console script: a user's mistake is a message and status 2, not a traceback."""
+    try:
+        app()
+    except InputError as e:
+        sys.stderr.write(f"error: {e}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

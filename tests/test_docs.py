@@ -1,0 +1,58 @@
+"""What the documents say is so: commands, stages, settings, files."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run_pipeline
+from pipeline.config import load
+from stages.graph import RunConfig
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEFAULT = ROOT / "configs" / "default.yaml"
+
+
+def leaves(values, at=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
+def test_every_command_is_in_the_readme():
+    commands = [c.name or c.callback.__name__ for c in run_pipeline.app.registered_commands]
+    assert commands
+    for name in commands:
+        assert re.search(rf"`{name}\b", README), name
+
+
+def test_every_stage_is_in_the_readme():
+    stages = {f.stem for f in (ROOT / "stages").glob("*.py")} - {"__init__", "graph", "synth"}
+    table = {m[1] for m in re.finditer(r"^\| `(\w+)` \|", README, re.M)}
+    assert table == stages
+
+
+def test_the_default_file_holds_every_setting_at_its_default_with_a_reason():
+    text = DEFAULT.read_text(encoding="utf-8")
+    want = dict(leaves(RunConfig().model_dump(mode="json")))
+    assert dict(leaves(yaml.safe_load(text))) == want
+    assert load(RunConfig, [DEFAULT]) == RunConfig()
+    lines = text.splitlines()
+    for line in lines:
+        key = re.match(r"\s*(\w+):\s*\S", line)
+        if key and not line.lstrip().startswith("#"):
+            assert "#" in line, f"default.yaml: no reason beside {key[1]}"
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))
+def test_links_lead_somewhere(name):
+    assert (ROOT / name).exists()
+
+
+def test_paths_named_in_the_readme_exist():
+    for path in re.findall(r"`((?:pipeline|stages|models|configs|tests)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
