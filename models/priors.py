@@ -26,16 +26,18 @@ class PosePrior:
     weights: Tensor
     """(M,) sum to 1."""
 
-    def of_joints(self, joints: Sequence[int], dtype: torch.dtype, device: torch.device) -> PriorTerms:
-        """The prior of some SMPL joints (1–23), the others integrated out: exact for Gaussians."""
+    def of_joints(
+        self, joints: Sequence[int], weight: float, dtype: torch.dtype, device: torch.device
+    ) -> PriorTerms:
+        """The prior of some SMPL joints (1–23), the others integrated out (exact here), times a weight."""
         pick = torch.tensor([3 * (j - 1) + i for j in joints for i in range(3)])
         covariance = self.covariances.double()[:, pick][:, :, pick]
         log_det = torch.linalg.slogdet(covariance).logabsdet
         offset = -2 * torch.log(self.weights.double()) + log_det
         return PriorTerms(
             self.means[:, pick].to(device, dtype),
-            torch.linalg.inv(covariance).to(device, dtype),
-            (offset - offset.min()).to(device, dtype),
+            (weight * torch.linalg.inv(covariance)).to(device, dtype),
+            (weight * (offset - offset.min())).to(device, dtype),
         )
 
 

@@ -60,21 +60,21 @@ class Weights:
     820 px tall. Detectors err in proportion to the person's size in the picture."""
     keypoint_px: float = 1.0
     """Its least value, in pixels."""
-    pose: float = 0.3
+    pose: float = 0.1
     """Of the squared Mahalanobis distance to the pose prior."""
     hinge: float = 30.0
     """Of the squared backward bend of elbows and knees, 1/rad²."""
     acceleration: float = 8.0
     """Of the mean over keypoints of squared acceleration / acceleration_ms2²."""
-    acceleration_ms2: float = 14.4
-    """m/s²: 4 mm a frame² at 60 frames a second."""
+    acceleration_ms2: float = 10.0
+    """m/s²: 2.8 mm a frame² at 60 frames a second."""
     spin: float = 0.25
     """Of |R″|² / spin_rads2² of each local rotation; Frobenius, twice the squared angular acceleration."""
-    spin_rads2: float = 216.0
-    """rad/s²: 0.06 a frame² at 60 frames a second."""
+    spin_rads2: float = 108.0
+    """rad/s²: 0.03 a frame² at 60 frames a second."""
     shape: float = 25.0
     """Of |β|², for every 100 frames: the data grow with the frames, so must what holds the shape."""
-    offset_m: float = 0.002
+    offset_m: float = 0.003
     """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
 
 
@@ -222,7 +222,6 @@ class _Problem:
     R: Tensor  # (N, V, 3, 3)
     t: Tensor  # (N, V, 3)
     focal: Tensor  # (N, V, T, 3): fx, skew, fy in standard deviations
-    w_pose: float
     w_hinge: float
     w_acc: float
     w_spin: float
@@ -279,8 +278,7 @@ def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
     component = torch.zeros(n, frames, dtype=torch.long, device=row.device)
     if pb.prior is not None:
         distance, slope, component = pb.prior.evaluate(row)
-        energy = energy + pb.w_pose * distance[:, pb.held :].double().sum(1)
-        slope = slope * pb.w_pose
+        energy = energy + distance[:, pb.held :].double().sum(1)
     for i, sign in pb.hinges:
         back = (-sign * row[..., i]).clamp(min=0)
         slope[..., i] -= sign * pb.w_hinge * back
@@ -448,11 +446,8 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     slope = st.theta_slope[:, h:].reshape(n, free, active - 1, 3)
     grad[..., 6:] += (lift.mT @ slope[..., None])[..., 0].flatten(2)
     if pb.prior is not None:
-        # LᵀΛL with L the block diagonal of Jr⁻¹, first the columns, then (Λ being symmetric) the rows.
-        wide = (n, free, 3 * active - 3, active - 1, 3)
-        half = pb.prior.precisions[st.component[:, h:]].reshape(wide).transpose(2, 3) @ lift
-        half = half.permute(0, 1, 3, 2, 4).reshape(n, free, active - 1, 3, 3 * active - 3)
-        diag[..., 6:, 6:] += pb.w_pose * (lift.mT @ half).flatten(2, 3)
+        # Jr⁻¹ ≈ I here: it would cost as much as all the rest, and where E is least does not depend on it.
+        diag[..., 6:, 6:] += pb.prior.precisions[st.component[:, h:]]
     row = st.theta[:, h:].flatten(2)
     blocks = _block_diagonal(diag, 6, active - 1)
     for i, sign in pb.hinges:
@@ -496,92 +491,117 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
 def _step(sys: _System, damping: Tensor) -> tuple[Tensor, Tensor]:
     """Pose step (N, F, M) and betas step (N, B) of the damped system; NaN where it is not positive definite.
 
-    The betas' columns are eliminated last, by a Schur complement.
+    With H = L Lᵀ over the poses, the betas follow from their Schur complement, for which L⁻¹ of the border is
+    enough: only one vector is substituted back.
     """
-    rhs = torch.cat([sys.grad[..., None], sys.border], -1)
-    solve = _solve_banded if rhs.device.type == "cpu" else _solve_blocks
-    x = solve(sys, damping, rhs)
-    flat_border = sys.border.flatten(1, 2)
-    pose, per_beta = x[..., 0], x[..., 1:]
-    if sys.shape.shape[-1] == 0:
-        return -pose, sys.shape_grad
-    shape = sys.shape + torch.diag_embed(damping[:, None] * sys.shape.diagonal(dim1=1, dim2=2))
-    schur = shape - flat_border.mT @ per_beta.flatten(1, 2)
-    residual = sys.shape_grad - (flat_border.mT @ pose.flatten(1)[..., None])[..., 0]
-    betas = -torch.linalg.solve_ex(schur, residual).result
-    return -pose - (per_beta @ betas[:, None, :, None])[..., 0], betas
+    factor = _BandedFactor if sys.grad.device.type == "cpu" else _BlockFactor
+    cholesky = factor(sys, damping)
+    half = cholesky.forward(torch.cat([sys.grad[..., None], sys.border], -1)).flatten(1, 2)
+    pose, border = half[..., :1], half[..., 1:]
+    betas = sys.shape_grad
+    if betas.shape[1]:
+        shape = sys.shape + torch.diag_embed(damping[:, None] * sys.shape.diagonal(dim1=1, dim2=2))
+        residual = betas[..., None] - border.mT @ pose
+        step = -torch.linalg.solve_ex(shape - border.mT @ border, residual).result
+        pose, betas = pose + border @ step, step[..., 0]
+    return -cholesky.backward(pose.view(*sys.grad.shape, 1))[..., 0], betas
 
 
-def _solve_banded(sys: _System, damping: Tensor, rhs: Tensor) -> Tensor:
-    """Solve by LAPACK's banded Cholesky: H damped on its diagonal, rhs (N, F, M, R) → (N, F, M, R)."""
-    n, frames, m, _ = rhs.shape
-    # LAPACK's lower band holds column c's entries from the diagonal down, one column after the other. A
-    # frame's block column [upper triangle of H_tt | H_t,t+1 | H_t,t+2], stored by rows, is that when each row
-    # starts one later: a stride. What a row runs into beyond its end is the next row's zeroed lower triangle.
-    stored = rhs.new_zeros(n, frames, 3 * m * m + m)
-    rows = stored[..., : 3 * m * m].view(n, frames, m, 3 * m)
-    rows[..., :m] = sys.diag.triu()
-    if frames > 1:
-        rows[:, :-1, :, m : 2 * m] = sys.next1
-    if frames > 2:
-        rows[:, :-2, :, 2 * m :] = sys.next2
-    s = stored.stride()
-    band = stored.as_strided((n, frames, m, 3 * m), (s[0], s[1], 3 * m + 1, 1)).contiguous()
-    band[..., 0] *= 1 + damping[:, None, None]
-    factor, solve = (
-        (lapack.spbtrf, lapack.spbtrs) if rhs.dtype == torch.float32 else (lapack.dpbtrf, lapack.dpbtrs)
-    )
-    out = torch.full_like(rhs, torch.nan)
-    for i in range(n):
-        cholesky, info = factor(band[i].reshape(-1, 3 * m).numpy().T, lower=1, overwrite_ab=1)
-        if info == 0:
-            x, _ = solve(cholesky, rhs[i].reshape(frames * m, -1).numpy(), lower=1)
-            out[i] = torch.from_numpy(x).view(frames, m, -1)
-    return out
+class _BandedFactor:
+    """Cholesky factor of the poses' part by LAPACK's banded routines, one problem after the other."""
+
+    def __init__(self, sys: _System, damping: Tensor) -> None:
+        n, frames, m = sys.grad.shape
+        # LAPACK's lower band holds column c's entries from the diagonal down, one column after the other. A
+        # frame's block column [upper triangle of H_tt | H_t,t+1 | H_t,t+2], stored by rows, is that when each
+        # row starts one later: a stride. What a row runs into at its end is the next one's zeroed triangle.
+        stored = sys.grad.new_zeros(n, frames, 3 * m * m + m)
+        rows = stored[..., : 3 * m * m].view(n, frames, m, 3 * m)
+        rows[..., :m] = sys.diag.triu()
+        if frames > 1:
+            rows[:, :-1, :, m : 2 * m] = sys.next1
+        if frames > 2:
+            rows[:, :-2, :, 2 * m :] = sys.next2
+        s = stored.stride()
+        band = stored.as_strided((n, frames, m, 3 * m), (s[0], s[1], 3 * m + 1, 1)).contiguous()
+        band[..., 0] *= 1 + damping[:, None, None]
+        single = sys.grad.dtype == torch.float32
+        factor = lapack.spbtrf if single else lapack.dpbtrf
+        self.substitute = lapack.stbtrs if single else lapack.dtbtrs
+        self.bands = [factor(b.numpy().T, lower=1, overwrite_ab=1) for b in band.flatten(1, 2)]
+
+    def _solve(self, rhs: Tensor, trans: str) -> Tensor:
+        out = torch.full_like(rhs, torch.nan)
+        for i, (band, info) in enumerate(self.bands):
+            if info == 0:
+                x, _ = self.substitute(band, rhs[i].flatten(0, 1).numpy(), uplo="L", trans=trans)
+                out[i] = torch.from_numpy(x).view(rhs[i].shape)
+        return out
+
+    def forward(self, rhs: Tensor) -> Tensor:
+        """L⁻¹ rhs (N, F, M, R)."""
+        return self._solve(rhs, "N")
+
+    def backward(self, rhs: Tensor) -> Tensor:
+        """L⁻ᵀ rhs (N, F, M, R)."""
+        return self._solve(rhs, "T")
 
 
-def _solve_blocks(sys: _System, damping: Tensor, rhs: Tensor) -> Tensor:
-    """The same by a block Cholesky over pairs of frames, all problems at once: few large steps for a GPU."""
-    n, frames, m, _ = rhs.shape
-    diag = sys.diag + torch.diag_embed(damping[:, None, None] * sys.diag.diagonal(dim1=-2, dim2=-1))
-    next1, next2 = sys.next1, sys.next2
-    if frames % 2:  # a frame of its own, tied to none
-        one = torch.eye(m, dtype=rhs.dtype, device=rhs.device).expand(n, 1, m, m)
-        diag, rhs = torch.cat([diag, one], 1), torch.cat([rhs, torch.zeros_like(rhs[:, :1])], 1)
-    pairs = diag.shape[1] // 2
-    next1 = torch.cat([next1, next1.new_zeros(n, 2 * pairs - next1.shape[1], m, m)], 1)
-    next2 = torch.cat([next2, next2.new_zeros(n, 2 * pairs - next2.shape[1], m, m)], 1)
-    main = torch.empty(n, pairs, 2 * m, 2 * m, dtype=rhs.dtype, device=rhs.device)
-    main[..., :m, :m], main[..., m:, m:] = diag[:, ::2], diag[:, 1::2]
-    main[..., :m, m:], main[..., m:, :m] = next1[:, ::2], next1[:, ::2].mT
-    # Rows of pair i + 1, columns of pair i.
-    down = torch.zeros_like(main)
-    down[..., :m, :m], down[..., m:, m:], down[..., :m, m:] = (
-        next2[:, ::2].mT,
-        next2[:, 1::2].mT,
-        next1[:, 1::2].mT,
-    )
-    b = rhs.reshape(n, pairs, 2 * m, -1)
-    factors: list[Tensor] = []
-    links: list[Tensor] = []
-    ys: list[Tensor] = []
-    pivot, y = main[:, 0], b[:, 0]
-    bad = torch.zeros(n, dtype=torch.bool, device=rhs.device)
-    for i in range(pairs):
-        if i:
-            link = torch.linalg.solve_triangular(factors[-1], down[:, i - 1].mT, upper=False).mT
-            links.append(link)
-            pivot, y = main[:, i] - link @ link.mT, b[:, i] - link @ ys[-1]
-        chol, info = torch.linalg.cholesky_ex(pivot)
-        bad |= info > 0
-        factors.append(chol)
-        ys.append(torch.linalg.solve_triangular(chol, y, upper=False))
-    x = torch.empty_like(b)
-    for i in reversed(range(pairs)):
-        y = ys[i] if i == pairs - 1 else ys[i] - links[i].mT @ x[:, i + 1]
-        x[:, i] = torch.linalg.solve_triangular(factors[i].mT, y, upper=True)
-    x = x.reshape(n, 2 * pairs, m, -1)[:, :frames]
-    return x.masked_fill(bad[:, None, None, None], torch.nan)
+class _BlockFactor:
+    """The same by blocks of two frames, all problems at once: few, large steps for a GPU."""
+
+    def __init__(self, sys: _System, damping: Tensor) -> None:
+        n, frames, m = sys.grad.shape
+        diag = sys.diag + torch.diag_embed(damping[:, None, None] * sys.diag.diagonal(dim1=-2, dim2=-1))
+        if frames % 2:  # a frame of its own, tied to none
+            one = torch.eye(m, dtype=diag.dtype, device=diag.device).expand(n, 1, m, m)
+            diag = torch.cat([diag, one], 1)
+        pairs = diag.shape[1] // 2
+        next1 = torch.cat([sys.next1, diag.new_zeros(n, 2 * pairs - sys.next1.shape[1], m, m)], 1)
+        next2 = torch.cat([sys.next2, diag.new_zeros(n, 2 * pairs - sys.next2.shape[1], m, m)], 1)
+        main = diag.new_zeros(n, pairs, 2 * m, 2 * m)
+        main[..., :m, :m], main[..., m:, m:] = diag[:, ::2], diag[:, 1::2]
+        main[..., m:, :m] = next1[:, ::2].mT  # the lower triangle is all that Cholesky reads
+        down = torch.zeros_like(main)  # rows of pair i + 1, columns of pair i
+        down[..., :m, :m], down[..., m:, m:] = next2[:, ::2].mT, next2[:, 1::2].mT
+        down[..., :m, m:] = next1[:, 1::2].mT
+        self.frames = frames
+        self.factors: list[Tensor] = []
+        self.links: list[Tensor] = []
+        self.bad = torch.zeros(n, dtype=torch.bool, device=diag.device)
+        for i in range(pairs):
+            pivot = main[:, i]
+            if i:
+                self.links.append(
+                    torch.linalg.solve_triangular(self.factors[-1], down[:, i - 1].mT, upper=False).mT
+                )
+                pivot = pivot - self.links[-1] @ self.links[-1].mT
+            factor, info = torch.linalg.cholesky_ex(pivot)
+            self.factors.append(factor)
+            self.bad |= info > 0
+
+    def _paired(self, rhs: Tensor) -> Tensor:
+        if self.frames % 2:
+            rhs = torch.cat([rhs, torch.zeros_like(rhs[:, :1])], 1)
+        return rhs.reshape(len(rhs), len(self.factors), 2 * rhs.shape[2], -1)
+
+    def _unpaired(self, x: list[Tensor], shape: torch.Size) -> Tensor:
+        out = torch.stack(x, 1).reshape(shape[0], -1, *shape[2:])[:, : self.frames]
+        return out.masked_fill(self.bad[:, None, None, None], torch.nan)
+
+    def forward(self, rhs: Tensor) -> Tensor:
+        b, x = self._paired(rhs), list[Tensor]()
+        for i, factor in enumerate(self.factors):
+            y = b[:, i] - self.links[i - 1] @ x[-1] if i else b[:, i]
+            x.append(torch.linalg.solve_triangular(factor, y, upper=False))
+        return self._unpaired(x, rhs.shape)
+
+    def backward(self, rhs: Tensor) -> Tensor:
+        b, x = self._paired(rhs), list[Tensor]()
+        for i in reversed(range(len(self.factors))):
+            y = b[:, i] - self.links[i].mT @ x[0] if x else b[:, i]
+            x.insert(0, torch.linalg.solve_triangular(self.factors[i].mT, y, upper=True))
+        return self._unpaired(x, rhs.shape)
 
 
 def _offset_step(pb: _Problem, st: _State, sys: _System, pose: Tensor, betas: Tensor) -> Tensor:
@@ -710,7 +730,7 @@ def _prepare(
     share = (frames - held) / 100
     problem = _Problem(
         model=model,
-        prior=None if prior is None else prior.of_joints(active[1:], dtype, device),
+        prior=None if prior is None else prior.of_joints(active[1:], weights.pose, dtype, device),
         hinges=tuple(hinges),
         held=held,
         free_shape=free_shape,
@@ -719,7 +739,6 @@ def _prepare(
         R=R.to(dtype),
         t=t.to(dtype),
         focal=focal.to(dtype),
-        w_pose=weights.pose,
         w_hinge=weights.hinge,
         w_acc=weights.acceleration / body.weights.shape[0] / (weights.acceleration_ms2 * per_frame) ** 2,
         w_spin=weights.spin / (weights.spin_rads2 * per_frame) ** 2,

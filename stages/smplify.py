@@ -60,13 +60,13 @@ class SmplifyConfig(Config):
         gt=0,
         description="standard deviation of a sure keypoint at the person; 6 px for a person 820 px tall",
     )
-    pose_weight: float = Field(0.3, ge=0, description="weight of the pose prior")
+    pose_weight: float = Field(0.1, ge=0, description="weight of the pose prior")
     shape_weight: float = Field(25.0, ge=0, description="weight of |betas|², for every 100 frames")
     acceleration_sigma: float = Field(
-        14.4, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
+        10.0, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
     )
     spin_sigma: float = Field(
-        216.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s²"
+        108.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s²"
     )
     offset_sigma_mm: float = Field(
         2.0,
@@ -183,7 +183,7 @@ class _Fitter:
         ).motion
 
     def shape(self, clip: KeypointBatch, p: int, person: _Person, ended: bool) -> _Person:
-        """The person with the shape that a clip shows; as it was where that is too little and more may come."""
+        """The person with the shape that a clip shows; as it was if that is too little and more may come."""
         xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
         live, _ = self.live(self.seen(confidence), torch.tensor(torch.nan), float(clip.rate))
         runs = _runs(live)
