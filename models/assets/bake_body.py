@@ -61,9 +61,8 @@ JOINT_OF_BONE = {
     **{f"finger{i}-1.L": "left_hand" for i in range(1, 6)},
 }
 
-# Anny's name of each BODY_25 point on the skin.
+# Anny's name of each BODY_25 point on the skin, left; its nose lies 1 cm above the tip and is not used.
 MARK_OF_BODY_25 = {
-    "Nose": "nose",
     "LEye": "left_eye",
     "LEar": "left_ear",
     "LBigToe": "left_big_toe",
@@ -367,12 +366,11 @@ def skin_points(source: Source) -> Indices:
     skin = rest[source.kept]
     vertices = np.full(25, -1)
     for point, mark in MARK_OF_BODY_25.items():
-        distance = np.linalg.norm(skin - source.marks[mark] @ rest, axis=1)
-        if point == "Nose":
-            distance[abs(skin[:, 0]) > 1e-6] = np.inf
-        vertices[BODY_25.index(point)] = distance.argmin()
-        if point[0] == "L":
-            vertices[BODY_25.index("R" + point[1:])] = source.mirror[distance.argmin()]
+        nearest = np.linalg.norm(skin - source.marks[mark] @ rest, axis=1).argmin()
+        vertices[BODY_25.index(point)] = nearest
+        vertices[BODY_25.index("R" + point[1:])] = source.mirror[nearest]
+    face = (source.bone_weights[:, source.bones.index("head")] > 0.5) & (abs(skin[:, 0]) < 1e-6)
+    vertices[BODY_25.index("Nose")] = np.where(face, skin[:, 2], -np.inf).argmax()
     assert {BODY_25[i] for i in np.flatnonzero(vertices < 0)} == set(SMPL_OF_BODY_25)
     return vertices
 
