@@ -1,10 +1,15 @@
+import os
 import random
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-import pytest
-import torch
+# As run_pipeline does, and before numpy is imported: results are the same to the last bit on one thread.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
