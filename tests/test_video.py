@@ -158,21 +158,30 @@ def test_closing_the_generator_closes_the_file(tmp_path):
     assert path.resolve() not in [f.resolve() for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
 
 
-@pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_frames_of_a_turned_phone_are_handed_out_upright(tmp_path, rotation):
-    """FFmpeg's own convention: the display matrix turns counter-clockwise by the angle it was made with."""
+@pytest.mark.parametrize(
+    ("rotation", "turn"), [(90, (0, -1, 1, 0)), (180, (-1, 0, 0, -1)), (270, (0, 1, -1, 0))]
+)
+def test_frames_of_a_turned_phone_are_handed_out_upright(tmp_path, rotation, turn):
+    """QuickTime's display matrix (a, b, c, d) takes x, y (down) to ax + cy, bx + dy; a phone held upright
+    writes (0, 1, −1, 0)."""
     path = tmp_path / "a.mp4"
     picture = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     picture[:16, :24] = 255  # a white corner, top left
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        stream.set_display_rotation(rotation if rotation < 180 else rotation - 360)
+        a, b, c, d = (one << 16 for one in turn)
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
         file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         file.mux(stream.encode(None))
     info = probe(path)
     frame = next(read_frames(info, [0]))
-    upright = np.rot90(picture, rotation // 90)
+    upright = np.zeros((SIZE[1], SIZE[0], 3) if rotation == 180 else (SIZE[0], SIZE[1], 3), np.uint8)
+    rows, columns = upright.shape[:2]
+    # Where the white corner's far end (24, 16) goes, seen from the corner itself.
+    dx, dy = turn[0] * 24 + turn[2] * 16, turn[1] * 24 + turn[3] * 16
+    x0, y0 = (0 if dx > 0 else columns + dx), (0 if dy > 0 else rows + dy)
+    upright[y0 : y0 + abs(dy), x0 : x0 + abs(dx)] = 255
     assert info.rotation == rotation
     assert info.size == (upright.shape[1], upright.shape[0]) == (frame.width, frame.height)
     assert np.abs(frame.to_ndarray(format="rgb24") - upright.astype(float)).mean() < 3
