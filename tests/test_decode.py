@@ -65,5 +65,5 @@ def test_closing_closes_the_files(videos):
 
 
 def test_a_video_that_is_not_there_is_named(videos, tmp_path):
-    with pytest.raises(InputError, match="gone.mp4"):
+    with pytest.raises(InputError, match=r"gone\.mp4"):
         next(decode([videos[0], tmp_path / "gone.mp4"], np.zeros((2, 3), int), DecodeConfig()))
