@@ -446,8 +446,10 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     slope = st.theta_slope[:, h:].reshape(n, free, active - 1, 3)
     grad[..., 6:] += (lift.mT @ slope[..., None])[..., 0].flatten(2)
     if pb.prior is not None:
-        # Jr⁻¹ ≈ I here: it would cost as much as all the rest, and where E is least does not depend on it.
-        diag[..., 6:, 6:] += pb.prior.precisions[st.component[:, h:]]
+        # As dense products: a few times faster than 3 × 3 ones, and without them twice as many iterations.
+        lifts = lift.new_zeros(n, free, 3 * active - 3, 3 * active - 3)
+        _block_diagonal(lifts, 0, active - 1).copy_(lift.movedim(2, -1))
+        diag[..., 6:, 6:] += lifts.mT @ (pb.prior.precisions[st.component[:, h:]] @ lifts)
     row = st.theta[:, h:].flatten(2)
     blocks = _block_diagonal(diag, 6, active - 1)
     for i, sign in pb.hinges:
@@ -604,7 +606,9 @@ class _BlockFactor:
         return self._unpaired(x, rhs.shape)
 
 
-def _offset_step(pb: _Problem, st: _State, sys: _System, pose: Tensor, betas: Tensor) -> Tensor:
+def _offset_step(
+    pb: _Problem, st: _State, sys: _System, damping: Tensor, pose: Tensor, betas: Tensor
+) -> Tensor:
     """The offsets' own step (N, K, 3) once poses and betas have made theirs: one 3 × 3 system a keypoint."""
     n, free, keypoints = sys.pull.shape[:3]
     moved = sys.jacobian @ pose[..., None] + sys.shape_jacobian @ betas[:, None, :, None]
@@ -612,7 +616,12 @@ def _offset_step(pb: _Problem, st: _State, sys: _System, pose: Tensor, betas: Te
     pull = sys.pull + (sys.fold @ moved[..., None])[..., 0] + pb.w_acc * _stiffness(moved, 1)
     turn = torch.einsum("kj,nfjab->nfkab", pb.model.weights, st.G[:, pb.held :])
     hessian = (turn.mT @ sys.fold @ turn).sum(1)
+    if free >= 3:
+        bend = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
+        hessian = hessian + pb.w_acc * (bend.mT @ bend).sum(1)
     hessian = hessian + pb.w_offset * torch.eye(3, dtype=turn.dtype, device=turn.device)
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    hessian = hessian + torch.diag_embed(damping[:, None, None] * diagonal)
     gradient = (turn.mT @ pull[..., None]).sum(1)[..., 0] + pb.w_offset * st.motion.offsets
     step: Tensor = -torch.linalg.solve(hessian, gradient)
     return step
@@ -676,7 +685,7 @@ def fit(
             offsets = None
             if free_shape:
                 offsets = (
-                    _offset_step(pb, st, sys, pose, betas)
+                    _offset_step(pb, st, sys, damping, pose, betas)
                     if pb.w_offset
                     else torch.zeros_like(st.motion.offsets)
                 )
