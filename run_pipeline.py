@@ -76,6 +76,7 @@ def run(
     _print_recording(found)
     result = _run(found, out, cfg)
     _print_results(result.summary)
+    _print_missing(result)
     _print_files(result)
 
 
@@ -169,6 +170,7 @@ def demo(
     _print_recording(found)
     result = _run(found, out / "results", cfg)
     _print_results(result.summary)
+    _print_missing(result)
     truth = Store(out / "recording" / "truth.zarr")
     table = _table("Errors against the truth", "", "mean")
     for person in compare_to_truth(Store(out / "results" / "results.zarr"), truth, body):
@@ -284,9 +286,21 @@ def _print_results(summary: Summary) -> None:
     console.print(table)
     for p in summary.people:
         console.print(
-            f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, {p.frames_bridged} bridged, "
-            f"{p.frames_without_pose} without a pose; joint acceleration {_number(p.jitter_mm)} mm/frame²"
+            f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "
+            f"{p.frames_bridged} bridged, {p.frames_without_pose} without a pose; "
+            f"joint acceleration {_number(p.jitter_mm)} mm/frame²"
         )
+
+
+def _print_missing(result: RunResult) -> None:
+    for camera, missing in zip(result.summary.cameras, result.missing, strict=True):
+        if missing.frames:
+            reasons = ", ".join(
+                f"{reason} {count}"
+                + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
+                for reason, count in missing.frames.items()
+            )
+            console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
 
 
 def _print_files(result: RunResult) -> None:

@@ -81,6 +81,17 @@ class _Distances:
         return round(self.total / n, 3) if n else None
 
 
+def seen(store: Store) -> NDArray[np.bool_]:
+    """(V, T) whether a camera's keypoints of anyone are there."""
+    c = store.contents
+    shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
+    for k in range(store.first_missing):
+        a, b = store.span(k)
+        for v, name in enumerate(c.rig.names):
+            shown[v, a:b] = (store.array(f"keypoints_2d/{name}", a, b)[..., 2] > 0).any((1, 2))
+    return shown
+
+
 def summarise(store: Store) -> Summary:
     """Read a store from its first window to its last."""
     c = store.contents

@@ -19,9 +19,9 @@ from pipeline.batches import FitBatch
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
-from pipeline.recording import Recording
+from pipeline.recording import MissingData, Recording, missing_data
 from pipeline.store import Contents, Store
-from pipeline.summary import Summary, summarise
+from pipeline.summary import Summary, seen, summarise
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.render import RenderConfig, render, video_names
@@ -53,6 +53,8 @@ class RunResult:
     """Where this run began: everything before was done."""
     files: tuple[Path, ...]
     """The store, the videos and the summary."""
+    missing: tuple[MissingData, ...]
+    """Why each camera does not show the person at some instants."""
 
 
 def run(
@@ -82,7 +84,7 @@ def run(
     first, windows = results.first_missing, len(results.done)
     frames_done = results.span(first)[0] if first < windows else len(line)
     if first == windows and all(f.exists() for f in files):
-        return RunResult(summarise(results), (), frames_done, files)
+        return RunResult(summarise(results), (), frames_done, files, missing_data(recording, seen(results)))
 
     summary_file.unlink(missing_ok=True)  # it would describe something else until the end of this run
     draw = not all(v.exists() for v in videos)
@@ -111,12 +113,13 @@ def run(
     with chain:
         for batch in chain:
             progress(len(batch.valid))
-    summary = summarise(results)
+    summary, missing = summarise(results), missing_data(recording, seen(results))
     report = {
         "recording": str(recording.path.resolve()),
         "format": asdict(recording.format),
         "warnings": recording.warnings,
         **asdict(summary),
+        "missing": {n: asdict(m) for n, m in zip(rig.names, missing, strict=True)},
         "seconds_taken": round(time.perf_counter() - begun, 2),
         "stages": [{**asdict(t), "busy": t.busy} for t in chain.times],
         "config": cfg.model_dump(mode="json"),
@@ -124,7 +127,7 @@ def run(
         "versions": versions(),
     }
     write_atomically(summary_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return RunResult(summary, tuple(chain.times), frames_done if not draw or first else 0, files)
+    return RunResult(summary, tuple(chain.times), frames_done, files, missing)
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) -> Store:
