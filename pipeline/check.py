@@ -31,12 +31,12 @@ MAX_LAG: Final = 30
 
 _BLOCK, _BLOCKS = 120, 4
 _CONFIDENT = 0.3
+_OVERLAP = 10
+"""Frames, and half of a stretch, that two cameras must share at a lag for it to be looked at."""
 _GAIN = 0.03
 """A lag is believed when it lowers the error by this share: on a recording in step the gain is below 0.01."""
-_FLAT = 1.1
+_FLAT = 1.25
 """Without an error this many times the least at some lag, nothing moves enough to tell."""
-_OTHERS = 0.25
-"""One camera out of step makes others look so: lags with less than this share of the best gain are 0."""
 _WORSE = 2.0
 """A camera looks wrong when it is this many times further off than any other ..."""
 _REST = 0.4
@@ -61,7 +61,8 @@ class Check:
     residual_px: Array
     """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
     left_out_px: Array
-    """(V,) the same against the triangulation from the other cameras only; NaN with two cameras."""
+    """(V,) the same against the triangulation from the other cameras only, once the lags below are taken out;
+    NaN with two cameras."""
     rest_px: Array
     """(V,) the largest median residual among the other cameras when this one is left out; NaN with two."""
     suspect: str | None
@@ -119,72 +120,118 @@ class Check:
         return found
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """Some frames in a row: everybody whom every camera shows."""
+
+    xy_px: Array
+    """(V, T, P, 25, 2) undistorted."""
+    confidence: Array
+    """(V, T, P, 25)."""
+    time_s: Array
+    """(T,)."""
+
+    def later(self, lags: list[int]) -> _Stretch:
+        """The same stretch with each camera's frames taken this many later; nobody beyond the ends."""
+        xy, confidence = np.full_like(self.xy_px, np.nan), np.zeros_like(self.confidence)
+        count = len(self.time_s)
+        for v, lag in enumerate(lags):
+            to, of = slice(max(-lag, 0), count - max(lag, 0)), slice(max(lag, 0), count + min(lag, 0))
+            xy[v, to], confidence[v, to] = self.xy_px[v, of], self.confidence[v, of]
+        return _Stretch(xy, confidence, self.time_s)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Figures of ``Check``, for cameras moved in time or not."""
+
+    person: Array
+    residual_px: Array
+    left_out_px: Array
+    rest_px: Array
+    lag: list[int | None]
+    gain: Array
+
+
 def check_recording(recording: Recording) -> Check:
     """Look at up to 480 frames in up to four stretches and compare the cameras."""
-    rig, cfg = recording.rig, MatchConfig()
-    views, frames = len(rig), len(recording)
-    blocks = _blocks(frames)
-    xy_parts, conf_parts, chosen_parts = [], [], []
-    for at in blocks:
+    rig, frames = recording.rig, len(recording)
+    stretches = []
+    for at in _blocks(frames):
         people = recording.people(at)
-        xy = recording.undistort(people[..., :2])
-        confidence = people[..., 2].astype(np.float64)
-        usual = usual_score(propose(rig, xy, confidence, cfg))
-        time_s = recording.timeline.time_s[at]
-        chosen, _ = follow(rig, xy, confidence, time_s, usual, np.full(4, np.nan), cfg)
-        xy_parts.append(xy)
-        conf_parts.append(confidence)
-        chosen_parts.append(chosen)
-    seen_xy = np.concatenate(
-        [pick_people(x, c, np.nan) for x, c in zip(xy_parts, chosen_parts, strict=True)], axis=1
-    )
-    seen_conf = np.concatenate(
-        [pick_people(x, c, 0) for x, c in zip(conf_parts, chosen_parts, strict=True)], axis=1
-    )
-    person = np.concatenate([c >= 0 for c in chosen_parts], axis=1).mean(1)
-    residual = _medians(triangulate(rig, seen_xy, seen_conf).residual_px)
-
-    left_out, rest = np.full(views, np.nan), np.full(views, np.nan)
-    lags: list[int | None] = [None] * views
-    gains = np.zeros(views)
-    cuts = np.cumsum([len(at) for at in blocks])[:-1]
-    if views == 2:
-        lags[0] = 0
-        errors = _pair_errors(rig, np.where(seen_conf[..., None] > _CONFIDENT, seen_xy, np.nan), cuts)
-        lags[1], gains[1] = _best_lag(errors)
-    else:
-        for v in range(views):
-            others = np.where(np.arange(views)[:, None, None] == v, 0, seen_conf)
-            without = triangulate(rig, seen_xy, others)
-            rest[v] = np.fmax.reduce(_medians(np.delete(without.residual_px, v, 0)))
-            expected = np.split(rig.project(without.points)[v], cuts)
-            # Whoever stands closest to where the others see the person, agreed on or not.
-            saw = [
-                _closest_person(x[v], c[v], e) for x, c, e in zip(xy_parts, conf_parts, expected, strict=True)
-            ]
-            miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
-            left_out[v] = _median(np.linalg.norm(miss, axis=-1))
-            lags[v], gains[v] = _best_lag(_shifted_errors(saw, expected))
+        xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
+        stretches.append(_Stretch(xy, confidence, recording.timeline.time_s[at]))
+    now = _compare(rig, stretches)
+    # A late camera makes the others look late: move the worst one, and look again.
+    aligned, lags, gains = now, [0] * len(rig), np.zeros(len(rig))
+    for _ in range(len(rig)):
+        v = int(aligned.gain.argmax())
+        lag = aligned.lag[v]
+        if not lag or abs(lags[v] + lag) > MAX_LAG:
+            break
+        lags[v] += lag
+        gains[v] = max(gains[v], aligned.gain[v])
+        aligned = _compare(rig, [s.later(lags) for s in stretches])
+    known: list[int | None] = [
+        None if first is None else lag for first, lag in zip(now.lag, lags, strict=True)
+    ]
     centres = rig.centres
-    believed = gains >= _OTHERS * gains.max()
-    at_all = recording.keypoint_numbers(np.arange(frames))
+    numbers = recording.keypoint_numbers(np.arange(frames))
     return Check(
         cameras=rig.names,
-        frames=sum(len(at) for at in blocks),
+        frames=sum(len(s.time_s) for s in stretches),
         distance_m=np.linalg.norm(centres[:, None] - centres[None], axis=-1),
         files=np.array(
             [
                 0.0 if c is None else float(c.has(n).mean())
-                for c, n in zip(recording.keypoints, at_all, strict=True)
+                for c, n in zip(recording.keypoints, numbers, strict=True)
             ]
         ),
-        person=person,
-        residual_px=residual,
+        person=now.person,
+        residual_px=now.residual_px,
+        left_out_px=aligned.left_out_px,
+        rest_px=aligned.rest_px,
+        suspect=_suspect(rig, aligned.left_out_px, aligned.rest_px),
+        lag=tuple(known),
+        lag_gain=np.where([bool(lag) for lag in known], gains, 0),
+    )
+
+
+def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
+    views, cfg = len(rig), MatchConfig()
+    followed = []
+    for s in stretches:
+        usual = usual_score(propose(rig, s.xy_px, s.confidence, cfg))
+        followed.append(follow(rig, s.xy_px, s.confidence, s.time_s, usual, np.full(4, np.nan), cfg)[0])
+    picked = list(zip(stretches, followed, strict=True))
+    xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
+    confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
+    cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
+
+    left_out, rest, gain = np.full(views, np.nan), np.full(views, np.nan), np.zeros(views)
+    lag: list[int | None] = [None] * views
+    if views == 2:
+        errors = _pair_errors(rig, np.where(confidence[..., None] > _CONFIDENT, xy, np.nan), cuts)
+        lag[0], (lag[1], gain[1]) = 0, _best_lag(errors)
+    for v in range(views if views > 2 else 0):
+        others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
+        without = triangulate(rig, xy, others)
+        rest[v] = np.fmax.reduce(_medians(np.delete(without.residual_px, v, 0)))
+        expected = np.split(rig.project(without.points)[v], cuts)
+        # Whoever stands closest to where the others see the person, agreed on or not.
+        saw = [
+            _closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
+        ]
+        miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
+        left_out[v] = _median(np.linalg.norm(miss, axis=-1))
+        lag[v], gain[v] = _best_lag(_shifted_errors(saw, expected))
+    return _Comparison(
+        person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
+        residual_px=_medians(triangulate(rig, xy, confidence).residual_px),
         left_out_px=left_out,
         rest_px=rest,
-        suspect=_suspect(rig, left_out, rest),
-        lag=tuple(lag if lag is None or good else 0 for lag, good in zip(lags, believed, strict=True)),
-        lag_gain=np.where(believed, gains, 0),
+        lag=lag,
+        gain=gain,
     )
 
 
@@ -228,7 +275,7 @@ def _shifted_errors(saw: list[Array], expected: list[Array]) -> Array:
     for lag in range(-MAX_LAG, MAX_LAG + 1):
         parts = []
         for s, e in zip(saw, expected, strict=True):
-            if len(s) > abs(lag) + 10:
+            if len(s) - abs(lag) >= max(_OVERLAP, len(s) / 2):
                 miss = s[max(lag, 0) : len(s) + min(lag, 0)] - e[max(-lag, 0) : len(e) - max(lag, 0)]
                 parts.append(_without_offset(miss))
         errors.append(_median(np.linalg.norm(np.concatenate(parts), axis=-1)) if parts else np.nan)
@@ -243,7 +290,7 @@ def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
     for lag in range(-MAX_LAG, MAX_LAG + 1):
         parts = []
         for a, b in zip(one, two, strict=True):
-            if len(a) > abs(lag) + 10:
+            if len(a) - abs(lag) >= max(_OVERLAP, len(a) / 2):
                 now, later = a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)]
                 normal = np.cross(now, later)
                 gap = (normal @ base) / np.linalg.norm(normal, axis=-1)

@@ -1,7 +1,7 @@
 """What the numbers in keypoint files mean: order of the points, scale of coordinates and confidences.
 
 The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
-length over time, and left ones are as long as right ones.
+length over time, left ones are as long as right ones, and thighs are longer than upper arms.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from pipeline.triangulation import triangulate
 
 MARGIN: Final = 2.0
 """A format must fit this many times better than the next ..."""
-INCONSISTENT: Final = 0.25
-"""... and its limbs vary, and differ between left and right, by no more than this share of their length."""
+MISFIT: Final = 0.25
+"""... and no worse than this; detected people measure 0.05 to 0.1."""
 
 _LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
+_RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
+"""Two of ``_LIMBS`` and how many times longer an adult's first is than the second."""
 _HUMAN_M: Final = (0.5, 2.5)
 """Upper arm + forearm + thigh + shin, from a toddler's to a giant's; an adult has about 1.3 m."""
 
@@ -40,8 +42,8 @@ class KeypointFormat:
     """A name in ``joints.FORMATS``."""
     how: str
     """How it was decided, for people."""
-    inconsistency: float | None = None
-    """``limb_inconsistency`` under this format; None where it could not be measured."""
+    misfit: float | None = None
+    """``limb_misfit`` under this format; None where it could not be measured."""
     margin: float | None = None
     """How many times worse the best other format with as many points fits; None where there is none."""
     confidence_scale: float = 1.0
@@ -145,15 +147,18 @@ def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str 
     return None, np.empty((0, image.shape[-2], 3))
 
 
-def limb_inconsistency(bodies: Array, format_name: str) -> float:
-    """How badly 3D points (T, K, 3) fit a body when read in one format: 0 is a rigid skeleton.
+def limb_misfit(bodies: Array, format_name: str) -> float:
+    """How badly 3D points (T, K, 3) fit a body when read in one format: 0 is a rigid, even, usual skeleton.
 
-    Mean over upper arms, forearms, thighs and shins of the robust spread of the length over the frames, and
-    of the difference between left and right, each relative to the length and cut off at 1. A limb seen in
-    fewer than 3 frames is left out; NaN when fewer than three terms remain.
+    The sum of two means. Over upper arms, forearms, thighs and shins: the robust spread of the length over
+    the frames, and the difference between left and right, each relative to the length and cut off at 1. Over
+    forearm to upper arm, shin to thigh and thigh to upper arm: how far the ratio is from an adult's, as a
+    logarithm, cut off at 1. A limb seen in fewer than 3 frames is left out; NaN when fewer than three terms
+    of the first kind remain.
     """
     names = FORMATS[format_name]
-    costs: list[float] = []
+    uneven: list[float] = []
+    usual: list[float] = []
     for limb in _LIMBS:
         medians = []
         for side in "LR":
@@ -162,15 +167,20 @@ def limb_inconsistency(bodies: Array, format_name: str) -> float:
                 continue
             median = max(float(np.median(length)), 1e-9)
             medians.append(median)
-            costs.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
+            uneven.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
         if len(medians) == 2:
-            costs.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
-    return float(np.mean(costs)) if len(costs) >= 3 else math.nan
+            uneven.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
+        usual.append(float(np.mean(medians)) if medians else math.nan)
+    if len(uneven) < 3:
+        return math.nan
+    unusual = [abs(math.log(usual[a] / usual[b] / ratio)) for a, b, ratio in _RATIOS]
+    unusual = [min(u, 1.0) for u in unusual if not math.isnan(u)]
+    return float(np.mean(uneven)) + (float(np.mean(unusual)) if unusual else 0.0)
 
 
 def body_size(bodies: Array, formats: Sequence[str]) -> float:
     """Upper arm + forearm + thigh + shin of points (T, K, 3) in the format that fits best; NaN if unseen."""
-    costs = {name: limb_inconsistency(bodies, name) for name in formats}
+    costs = {name: limb_misfit(bodies, name) for name in formats}
     costs = {name: cost for name, cost in costs.items() if not math.isnan(cost)}
     if not costs:
         return math.nan
@@ -196,7 +206,7 @@ def decide_format(
     Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
     """
     points = bodies.shape[1]
-    costs = {name: limb_inconsistency(bodies, name) for name in formats_with(points)}
+    costs = {name: limb_misfit(bodies, name) for name in formats_with(points)}
     order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
     best = order[0]
     shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
@@ -211,7 +221,7 @@ def decide_format(
             known,
             name=name,
             how=how,
-            inconsistency=None if math.isnan(cost) else cost,
+            misfit=None if math.isnan(cost) else cost,
             margin=None if math.isnan(margin) else margin,
         )
 
@@ -219,8 +229,8 @@ def decide_format(
         doubts = []
         if best != stated and margin_of(best) > MARGIN:
             doubts.append(
-                f"recording.yaml states the keypoint format {stated}, but read as {best} limbs are "
-                f"{margin_of(best):.1f} times more constant ({shown})"
+                f"recording.yaml states the keypoint format {stated}, but read as {best} limbs fit "
+                f"{margin_of(best):.1f} times better ({shown})"
             )
         return decided(stated, "stated in recording.yaml"), doubts
     ask = "state it in recording.yaml, keypoints: {format: ...}"
@@ -233,12 +243,12 @@ def decide_format(
             f"{points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in "
             f"two agreeing views to tell; {ask}"
         )
-    if costs[best] > INCONSISTENT or margin_of(best) < MARGIN:
+    if costs[best] > MISFIT or margin_of(best) < MARGIN:
         raise InputError(
-            "the keypoint format cannot be told: limb lengths vary too much, or alike under each candidate "
-            f"({shown}); {ask}"
+            "the keypoint format cannot be told: limbs are those of no body, or alike under each candidate "
+            f"(off by {shown}); {ask}"
         )
-    how = f"found: limb lengths vary {100 * costs[best]:.0f} %"
+    how = f"found: limbs fit a body to {100 * costs[best]:.0f} %"
     if len(order) > 1:
-        how += f", {margin_of(best):.1f} times less than as {order[1]}"
+        how += f", {margin_of(best):.1f} times better than as {order[1]}"
     return decided(best, how), []

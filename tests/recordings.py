@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -47,8 +48,8 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
     """Points (T, 3) by name, metres, z up: someone who walks on the spot, sways and swings arms and legs."""
     t = 2 * np.pi * time_s + phase
 
-    def turned(vector: tuple[float, float, float], about: str, angle: Array) -> Array:
-        return np.asarray(Rotation.from_euler(about, angle).apply(vector))
+    def turned(vector: tuple[float, float, float], angle: Array) -> Array:
+        return np.asarray(Rotation.from_rotvec(angle[:, None] * [0.0, 1.0, 0.0]).apply(vector))
 
     def fixed(x: float, y: float, z: float) -> Array:
         return np.tile([x, y, z], (len(t), 1))
@@ -56,7 +57,7 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
     hip = fixed(*at, 0.95) + np.stack(
         [0.1 * np.sin(0.7 * t), 0.15 * np.cos(0.5 * t), 0.03 * np.sin(2 * t)], -1
     )
-    p = {"MidHip": hip, "Neck": hip + turned((0, 0, 0.5), "y", 0.15 * np.sin(t))}
+    p = {"MidHip": hip, "Neck": hip + turned((0, 0, 0.5), 0.15 * np.sin(t))}
     p["Nose"] = p["Neck"] + fixed(0.1, 0, 0.17)
     p["Head"] = p["Neck"] + fixed(0, 0, 0.3)
     for side, y in (("L", 1.0), ("R", -1.0)):
@@ -64,11 +65,11 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
         p[f"{side}Eye"] = p["Nose"] + fixed(-0.02, 0.03 * y, 0.03)
         p[f"{side}Ear"] = p["Nose"] + fixed(-0.1, 0.07 * y, 0.02)
         p[f"{side}Shoulder"] = p["Neck"] + fixed(0, 0.19 * y, -0.02)
-        p[f"{side}Elbow"] = p[f"{side}Shoulder"] + turned((0, 0.05 * y, -0.28), "y", swing)
-        p[f"{side}Wrist"] = p[f"{side}Elbow"] + turned((0, 0, -0.25), "y", swing - 0.7)
+        p[f"{side}Elbow"] = p[f"{side}Shoulder"] + turned((0, 0.05 * y, -0.28), swing)
+        p[f"{side}Wrist"] = p[f"{side}Elbow"] + turned((0, 0, -0.25), swing - 0.7)
         p[f"{side}Hip"] = hip + fixed(0, 0.1 * y, 0)
-        p[f"{side}Knee"] = p[f"{side}Hip"] + turned((0, 0, -0.42), "y", -swing)
-        p[f"{side}Ankle"] = p[f"{side}Knee"] + turned((0, 0, -0.4), "y", 0.4 - swing)
+        p[f"{side}Knee"] = p[f"{side}Hip"] + turned((0, 0, -0.42), -swing)
+        p[f"{side}Ankle"] = p[f"{side}Knee"] + turned((0, 0, -0.4), 0.4 - swing)
         p[f"{side}Heel"] = p[f"{side}Ankle"] + fixed(-0.05, 0, -0.05)
         p[f"{side}BigToe"] = p[f"{side}Ankle"] + fixed(0.17, -0.02 * y, -0.05)
         p[f"{side}SmallToe"] = p[f"{side}Ankle"] + fixed(0.14, 0.06 * y, -0.05)
@@ -119,7 +120,7 @@ def write_video(
 ) -> None:
     """A video whose pictures do not matter."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    picture = av.VideoFrame.from_ndarray(np.full((size[1] * 3 // 2, size[0]), 128, np.uint8), "yuv420p")
     with VideoWriter(path, rate, preset="ultrafast", threads=1) as video:
         for t in range(frames):
             video.write(picture, None if times_s is None else float(times_s[t]))

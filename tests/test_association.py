@@ -1,0 +1,190 @@
+"""Matching over views: the person is the one on whom views agree, whatever the index in the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from recordings import figure, ring, seen
+
+from pipeline.association import (
+    MatchConfig,
+    follow,
+    masked_median,
+    pick_people,
+    propose,
+    rays,
+    usual_score,
+)
+from pipeline.cameras import Rig
+
+CFG = MatchConfig()
+TIME = np.arange(48) / 24
+NEVER = np.full(4, np.nan)
+
+
+def scene(
+    rig: Rig, *people: np.ndarray, blind: tuple[tuple[int, int], ...] = (), seed: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """People (V, T, K, 3) as undistorted (V, T, P, K, 2) and confidence, and where person 0 is (V, T).
+
+    blind: (view, person) pairs that do not see each other. seed: shuffles the people in every file.
+    """
+    stacked = np.stack(people, 2)
+    for v, p in blind:
+        stacked[v, :, p] = np.nan, np.nan, 0
+    views, frames, count = stacked.shape[:3]
+    where = np.zeros((views, frames), dtype=int)
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        for v in range(views):
+            for t in range(frames):
+                order = rng.permutation(count)
+                stacked[v, t] = stacked[v, t, order]
+                where[v, t] = order.tolist().index(0)
+    xy = np.stack([rig.undistort(v, stacked[v, ..., :2]) for v in range(views)])
+    return xy, np.nan_to_num(stacked[..., 2]), where
+
+
+def run(
+    rig: Rig, xy: np.ndarray, confidence: np.ndarray, anchor: np.ndarray = NEVER, usual: float | None = None
+):
+    usual = usual_score(propose(rig, xy, confidence, CFG)) if usual is None else usual
+    return follow(rig, xy, confidence, TIME[: xy.shape[1]], usual, anchor, CFG)
+
+
+def test_rays_pass_through_what_they_show() -> None:
+    rig = ring(3)
+    points = np.random.default_rng(0).uniform(-0.5, 1, (10, 3))
+    direction = rays(rig, rig.project(points))
+    for v in range(3):
+        offset = points - rig.centres[v]
+        assert np.allclose(direction[v], offset / np.linalg.norm(offset, axis=1, keepdims=True))
+
+
+def test_masked_median_is_the_median_of_what_counts() -> None:
+    rng = np.random.default_rng(1)
+    values, valid = rng.normal(size=(30, 7, 2)), rng.random((30, 7)) < 0.5
+    valid[0] = False
+    found = masked_median(values, valid)
+    assert np.isnan(found[0]).all()
+    for i in range(1, 30):
+        if valid[i].any():
+            assert np.allclose(found[i], np.median(values[i, valid[i]], axis=0))
+
+
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_one_person_alone_is_found_in_every_view(views: int) -> None:
+    rig = ring(views)
+    body = figure(TIME)
+    xy, confidence, _ = scene(rig, seen(rig, body, noise_px=3))
+    chosen, anchor = run(rig, xy, confidence)
+    assert (chosen == 0).all()
+    middle = np.median(np.stack(list(body.values()), 1)[-1], axis=0)
+    assert np.abs(anchor[:3] - middle).max() < 0.15
+    assert anchor[3] == TIME[-1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_index_in_the_file_does_not_matter(seed: int) -> None:
+    # A bystander whom two of four views show, in an order that changes from frame to frame.
+    rig = ring(4)
+    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.3, 1.0), 2.0), seed=2)
+    xy, confidence, where = scene(rig, person, bystander, blind=((2, 1), (3, 1)), seed=seed)
+    chosen, _ = run(rig, xy, confidence)
+    assert np.array_equal(chosen, where)
+
+
+def test_of_two_people_in_all_views_the_first_chosen_is_kept() -> None:
+    rig = ring(4)
+    people = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (0.0, 1.1), 1.0), seed=2)
+    xy, confidence, where = scene(rig, *people, seed=3)
+    chosen, _ = run(rig, xy, confidence)
+    kept = chosen == where
+    assert kept.all() or not kept.any()
+
+
+def test_a_view_that_shows_only_somebody_else_is_missing() -> None:
+    rig = ring(4)
+    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, -0.8)), seed=2)
+    xy, confidence, _ = scene(rig, person, bystander, blind=((0, 0), (1, 1), (2, 1), (3, 1)))
+    chosen, _ = run(rig, xy, confidence)
+    assert (chosen[0] == -1).all()
+    assert (chosen[1:] == 0).all()
+
+
+def test_while_the_person_is_away_a_bystander_is_not_taken() -> None:
+    rig = ring(4)
+    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
+    person[:, 16:36] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, bystander, blind=((1, 1), (2, 1)))
+    chosen, _ = run(rig, xy, confidence)
+    assert (chosen[:, :16] == 0).all()
+    assert (chosen[:, 16:36] == -1).all()
+    assert (chosen[:, 36:] == 0).all()
+
+
+def test_a_recording_that_begins_with_a_bystander() -> None:
+    rig = ring(4)
+    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
+    person[:, :12] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, bystander, blind=((1, 1), (2, 1)))
+    chosen, _ = run(rig, xy, confidence)
+    assert (chosen[:, :12] == -1).all()
+    assert (chosen[:, 12:] == 0).all()
+
+
+def test_one_view_alone_is_believed_for_a_moment_where_the_person_was() -> None:
+    rig = ring(3)
+    person, far = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (0.3, -1.6)), seed=2)
+    person[1:, 10:] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, far, blind=((1, 1), (2, 1)))
+    chosen, anchor = run(rig, xy, confidence)
+    held = TIME[10:] - TIME[9] <= CFG.single_view_s
+    assert np.array_equal(chosen[0, 10:] == 0, held)
+    assert (chosen[1:, 10:] == -1).all()
+    assert not (chosen == 1).any()
+    assert anchor[3] == TIME[9]
+
+
+def test_a_person_of_whom_a_view_sees_half_still_counts() -> None:
+    rig = ring(3)
+    person = seen(rig, figure(TIME), seed=1)
+    person[0, :, 9:] = np.nan, np.nan, 0
+    chosen, _ = run(rig, *scene(rig, person)[:2])
+    assert (chosen == 0).all()
+
+
+def test_nobody_is_nobody() -> None:
+    rig = ring(3)
+    xy, confidence = np.full((3, 5, 1, 25, 2), np.nan), np.zeros((3, 5, 1, 25))
+    chosen, anchor = run(rig, xy, confidence)
+    assert (chosen == -1).all()
+    assert np.isnan(anchor).all()
+
+
+def test_people_who_are_nowhere_together_are_not_one_person() -> None:
+    rig = ring(2)
+    one, other = seen(rig, figure(TIME)), seen(rig, figure(TIME, (1.0, 1.5), 2.0))
+    xy, confidence, _ = scene(rig, np.stack([one[0], other[1]]))
+    chosen, _ = run(rig, xy, confidence)
+    assert (chosen == -1).mean() > 0.9
+
+
+def test_cut_anywhere_and_gone_on_with_from_the_anchor_it_is_the_same() -> None:
+    rig = ring(4)
+    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
+    person[:, 20:30] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, bystander, blind=((1, 1),), seed=5)
+    usual = usual_score(propose(rig, xy, confidence, CFG))
+    whole, end = follow(rig, xy, confidence, TIME, usual, NEVER, CFG)
+    for cut in (1, 19, 25, 40):
+        first, anchor = follow(rig, xy[:, :cut], confidence[:, :cut], TIME[:cut], usual, NEVER, CFG)
+        second, last = follow(rig, xy[:, cut:], confidence[:, cut:], TIME[cut:], usual, anchor, CFG)
+        assert np.array_equal(np.concatenate([first, second], 1), whole)
+        assert np.array_equal(last, end, equal_nan=True)
+
+
+def test_pick_people_takes_the_chosen_and_fills_the_rest() -> None:
+    values = np.arange(2 * 3 * 2).reshape(2, 3, 2).astype(np.float64)
+    found = pick_people(values, np.array([[0, 1, -1], [1, -1, 0]]), -9.0)
+    assert found.tolist() == [[0, 3, -9], [7, -9, 10]]
