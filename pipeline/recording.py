@@ -225,6 +225,13 @@ def find_recording(path: Path | str) -> Recording:
         raise InputError(
             f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
         )
+    try:
+        return _find(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
+
+
+def _find(folder: Path) -> Recording:
     stated_in = folder / "recording.yaml"
     stated = load(Stated, [stated_in] if stated_in.exists() else [])
     warnings: list[str] = []
@@ -280,16 +287,16 @@ def find_recording(path: Path | str) -> Recording:
     for v, name in enumerate(rig.names):
         notes.append((f"camera {name}", _describe(videos[v], indexed[v], rig.size[v], folder)))
     return Recording(
-        folder,
-        rig,
-        videos,
-        tuple(indexed),
-        known,
-        stated.keypoints.first_frame,
-        timeline,
-        calibration,
-        tuple(notes),
-        tuple(warnings),
+        path=folder,
+        rig=rig,
+        videos=videos,
+        keypoints=tuple(indexed),
+        format=known,
+        first_frame=stated.keypoints.first_frame,
+        timeline=timeline,
+        calibration=calibration,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
     )
 
 
@@ -407,12 +414,12 @@ def _camera_folders(place: Path, *, only_json: bool) -> dict[str, Path]:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts cam2 before cam10."""
-    return [(0, int(p), p) if p.isdigit() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
 
 
 def _loose(name: str) -> str:
     """A name without what tools change: case and leading zeros."""
-    return re.sub(r"0+(\d)", r"\1", name.casefold()) if name else name
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
 
 
 def _pair_names(
@@ -472,6 +479,8 @@ def _match_cameras(
             warnings.append(f"camera {name} has keypoints but no video: no overlay is drawn for it")
     rig = rig.select(used)
     names = tuple(videos_of.get(n) or folders_of[n] for n in used)
+    if len(set(names)) < len(names):
+        names = tuple(used)
     return (
         replace(rig, names=names),
         {new: videos[videos_of[old]] for old, new in zip(used, names, strict=True) if old in videos_of},

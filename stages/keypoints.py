@@ -19,6 +19,8 @@ from pipeline.recording import Recording
 from pipeline.timeline import spread
 
 _SAMPLE = 40
+"""Frames, spread over the recording, that tell how well the views usually agree on its person."""
+_FAR_PX = 1e6
 
 
 class KeypointsConfig(Config):
@@ -45,8 +47,11 @@ def keypoints(
     def read(at: NDArray[np.int64]) -> tuple[Floats, Array, Array]:
         people = recording.people(at)
         people[people[..., 2] < cfg.min_confidence] = np.nan, np.nan, 0
-        image, confidence = people[..., :2], people[..., 2]
-        return image, recording.undistort(image), confidence.astype(np.float64)
+        xy = recording.undistort(people[..., :2])
+        # Far outside the picture a lens model need not have an inverse.
+        lost = ~(np.abs(xy) < _FAR_PX).all(-1)
+        people[lost], xy[lost] = (np.nan, np.nan, 0), np.nan
+        return people[..., :2], xy, people[..., 2].astype(np.float64)
 
     _, xy, confidence = read(spread(np.arange(frames), _SAMPLE))
     usual = usual_score(propose(recording.rig, xy, confidence, cfg.match))

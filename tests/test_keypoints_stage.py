@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording
 
 from pipeline.batches import KeypointBatch
+from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
 from pipeline.triangulation import triangulate
 from stages.keypoints import KeypointsConfig, keypoints
@@ -78,7 +80,7 @@ def test_missing_is_nan_and_zero(recording: Recording) -> None:
 def test_undistorted_points_are_those_of_the_pinhole_camera(recording: Recording) -> None:
     batches = list(keypoints(recording, KeypointsConfig()))
     xy, confidence = joined(batches, "xy_px")[:, :, 0].numpy(), joined(batches, "confidence")[:, :, 0].numpy()
-    truth = np.stack([BODY[name] for name in __import__("pipeline.joints").joints.BODY_25], 1)
+    truth = np.stack([BODY[name] for name in BODY_25], 1)
     assert np.nanmax(np.abs(xy - RIG.project(truth))) < 6  # pixels of noise, 5 sigma
     assert np.nanmedian(np.linalg.norm(triangulate(RIG, xy, confidence).points - truth, axis=-1)) < 0.004
 
@@ -104,6 +106,15 @@ def test_points_of_low_confidence_are_missing(recording: Recording) -> None:
     kept = batch.confidence[batch.confidence > 0]
     assert kept.min() >= 0.75
     assert len(kept) < 0.7 * batch.confidence.numel()
+
+
+def test_points_that_the_lens_model_cannot_undo_are_missing(recording: Recording) -> None:
+    far = replace(recording, rig=replace(recording.rig, dist=recording.rig.dist * 40))
+    batch = next(keypoints(far, KeypointsConfig()))
+    seen_points = batch.confidence > 0
+    assert torch.isfinite(batch.xy_px[seen_points]).all()
+    assert torch.isnan(batch.xy_px[~seen_points]).all()
+    assert torch.isnan(batch.image_px[~seen_points]).all()
 
 
 def test_memory_does_not_grow_with_length(recording: Recording) -> None:

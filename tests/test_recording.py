@@ -175,6 +175,24 @@ def test_names_that_lost_zeros_or_case_match(tmp_path: Path) -> None:
     assert not said(found, "sorted order")
 
 
+def test_ten_and_a_hundred_are_not_the_same_camera(tmp_path: Path) -> None:
+    names = ("c1", "c10", "c100")
+    calibrated = replace(RIG, names=("C001", "C010", "C100"))
+    folder = write_recording(tmp_path, replace(RIG, names=names), [PEOPLE], calibrated=calibrated)
+    found = find_recording(folder)
+    assert found.rig.names == names
+    assert not said(found, "sorted order")
+
+
+def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pipeline.recording.os.scandir", refuse)
+    with pytest.raises(InputError, match=r"cam01: cannot be read: Permission denied"):
+        find_recording(folder)
+
+
 def test_cameras_without_files_are_left_out(tmp_path: Path) -> None:
     rig = ring(5, size=SIZE)
     people = seen(rig, figure(TIME), noise_px=0.2)
