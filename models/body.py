@@ -253,12 +253,16 @@ def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
     missing = [k for k in _REQUIRED if k not in raw]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} in it, so it is not an SMPL model file.")
-    model: dict[str, NDArray[Any]] = {k: np.asarray(raw[k]) for k in (*_REQUIRED, *_OPTIONAL) if k in raw}
-    for key, array in model.items():
+    model: dict[str, NDArray[Any]] = {}
+    for key in (k for k in (*_REQUIRED, *_OPTIONAL) if k in raw):
+        try:
+            array = model[key] = np.asarray(raw[key])
+        except ValueError as error:  # lists of unequal length
+            raise InputError(f"{path}: '{key}' is no array ({error}).") from error
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InputError(f"{path}: '{key}' ({array.dtype}) holds something else than finite numbers.")
     tree = model["kintree_table"]
-    if tree.ndim != 2 or tree.shape[1] != 24:
+    if tree.shape != (2, 24):
         kind = {(2, 52): "SMPL-H, ", (2, 55): "SMPL-X, "}.get(tree.shape, "")
         raise InputError(
             f"{path}: expected SMPL with its 24 joints, found {kind}a joint tree of shape {tree.shape}. "
@@ -293,7 +297,7 @@ def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
             raise ValueError("no zip archive")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {k: archive[k] for k in (*_REQUIRED, *_OPTIONAL) if k in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: damaged, cut short or no .npz ({error}). Copy the file again; if it holds arrays of "
             "Python objects, give the .pkl it was made from."
@@ -322,8 +326,8 @@ def _plain_array(path: Path, key: str, value: Any) -> Any:
     """The array that a stand-in stood for; anything else unchanged."""
     if not isinstance(value, _StandIn):
         return value
-    state: dict[str, Any] = {k: _plain_array(path, key, v) for k, v in value.state.items()}
     try:
+        state: dict[str, Any] = {k: _plain_array(path, key, v) for k, v in value.state.items()}
         match value.kind.rsplit(".", 1)[-1]:
             case "Ch":
                 return np.asarray(state["x"])
@@ -336,7 +340,7 @@ def _plain_array(path: Path, key: str, value: Any) -> Any:
                 return _dense(state)
             case "csr_matrix" | "csr_array":
                 return _dense({**state, "_shape": state["_shape"][::-1]}).T
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, MemoryError, RecursionError) as error:
         raise InputError(f"{path}: '{key}' is a damaged {value.kind} ({error!r}).") from error
     raise InputError(f"{path}: '{key}' is a {value.kind}, which cannot be read. Save it as a numpy array.")
 

@@ -696,6 +696,20 @@ class TestModelFiles:
         np.savez(path, **asset)
         same(load_body(path), body)
 
+    def test_lists_of_unequal_length_and_a_chumpy_circle(
+        self, smpl_content: dict[str, Any], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "model.pkl"
+        path.write_bytes(pickle.dumps({**smpl_content, "weights": [[1.0], [1.0, 2.0]]}))
+        with pytest.raises(InputError, match=r"model\.pkl: 'weights' is no array"):
+            load_body(path)
+        with pretend_chumpy() as ch:
+            circle = ch.Reshape(newshape=(3,))
+            circle.a = circle
+            path.write_bytes(pickle.dumps({**smpl_content, "weights": circle}))
+        with pytest.raises(InputError, match=r"model\.pkl: 'weights' is a damaged chumpy"):
+            load_body(path)
+
     def test_sparse_indices_out_of_range_are_refused(
         self, smpl_content: dict[str, Any], tmp_path: Path
     ) -> None:
