@@ -41,6 +41,10 @@ Decode = Callable[..., Iterator[FrameBatch]]
 EMPTY_LUMA = 70
 """Grey of a picture that is missing."""
 
+GROUP = 4
+"""Frames of one view that are drawn and encoded before another view's: encoders that take turns at every
+frame push one another out of the processor's cache."""
+
 
 class RenderConfig(Config):
     overlay: bool = True
@@ -136,25 +140,27 @@ def render(
                 raise ValueError(
                     f"render got frames {batch.start} to {stop} when {at} was next of {frame_index.shape[1]}"
                 )
-            for moment in _moments(batch, body, cfg):
-                pictures = next(frames)
+            moments = _moments(batch, body, cfg)
+            for first in range(0, len(moments), GROUP):
+                group = [(m, next(frames)) for m in moments[first : first + GROUP]]
 
-                def view(v: int, moment: _Moment = moment, pictures: Pictures = pictures) -> av.VideoFrame:
-                    picture = draw(
-                        moment.vertices, body.faces, rig, v, moment.colours, antialias=cfg.antialias
-                    )
+                def view(v: int, group: Sequence[tuple[_Moment, Pictures]] = group) -> list[av.VideoFrame]:
                     note = "no video" if sources[v] is None else "no frame"
-                    frame = _drawn(pictures[v], picture, sizes[v], moment.notes, note)
-                    if files:
-                        files[v].write(frame)
-                    return frame
+                    drawn = []
+                    for m, pictures in group:
+                        picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
+                        drawn.append(_drawn(pictures[v], picture, sizes[v], m.notes, note))
+                        if files:
+                            files[v].write(drawn[-1])
+                    return drawn
 
                 views = list(pool.map(view, range(len(rig))))
                 if pending is not None:
                     pending.result()
-                if together:  # made while the next frame is drawn
-                    pending = pool.submit(together[0].add, views, at, moment.time_s)
-                at += 1
+                if together:  # made while the next frames are drawn
+                    times = [m.time_s for m, _ in group]
+                    pending = pool.submit(together[0].add, views, at, times)
+                at += len(group)
             yield batch
         if pending is not None:
             pending.result()
@@ -194,7 +200,7 @@ class _Moment:
     """What the viewer must be told about the people."""
 
 
-def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> Iterator[_Moment]:
+def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     p = batch.params
     frames, people = p.transl.shape[:2]
     betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
@@ -206,6 +212,7 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> Iterator[_Moment
     solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
     seen = np.isfinite(xyz).all((2, 3))
     sure = batch.valid.cpu().numpy()
+    moments = []
     for t in range(frames):
         pale = ~sure[t][:, None]
         rgb = np.where(pale, 0.6 + 0.4 * solid, solid)
@@ -218,7 +225,10 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> Iterator[_Moment
             elif not sure[t, i]:
                 notes.append(f"{who}bridged")
         time_s = float(batch.keypoints.time_s[t])
-        yield _Moment(time_s, xyz[t], np.concatenate([rgb, alpha], 1).astype(np.float32), tuple(notes))
+        moments.append(
+            _Moment(time_s, xyz[t], np.concatenate([rgb, alpha], 1).astype(np.float32), tuple(notes))
+        )
+    return moments
 
 
 def _rgb(colour: str) -> tuple[float, ...]:
@@ -258,13 +268,15 @@ class _MosaicVideo:
         self._canvas = av.VideoFrame(*self._grid.size, "yuv420p")
         overlay.fill(planes(self._canvas), overlay.BLACK)
 
-    def add(self, views: Sequence[av.VideoFrame], frame: int, time_s: float) -> None:
+    def add(self, views: Sequence[Sequence[av.VideoFrame]], first: int, times_s: Sequence[float]) -> None:
+        """Frames [view][time], the first of which has the number ``first``."""
         canvas, grid = planes(self._canvas), self._grid
         text = max(9, grid.footer // 2)
-        for view, box, name in zip(views, grid.boxes, self._names, strict=True):
-            overlay.place(canvas, planes(view), box, name, text)
-        overlay.footer(canvas, grid.footer, f"frame {frame}   {time_s:.3f} s", text)
-        self.file.write(self._canvas)
+        for k, time_s in enumerate(times_s):
+            for view, box, name in zip(views, grid.boxes, self._names, strict=True):
+                overlay.place(canvas, planes(view[k]), box, name, text)
+            overlay.footer(canvas, grid.footer, f"frame {first + k}   {time_s:.3f} s", text)
+            self.file.write(self._canvas)
 
 
 def _shown(

@@ -1,10 +1,11 @@
 import cv2
+import numba
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from models.rendering import overlay
-from models.rendering.software import AMBIENT, LIGHT, draw, shades, to_screen, valid_radius
+from models.rendering.software import AMBIENT, LIGHT, draw, jit, shades, to_screen, valid_radius
 from pipeline.cameras import Rig
 
 BLUE, RED = (0.2, 0.4, 1.0, 1.0), (1.0, 0.3, 0.2, 1.0)
@@ -263,3 +264,12 @@ def test_the_mosaic_shows_every_view_whole():
     four = overlay.mosaic([(1088, 1920)] * 4, (1920, 1080))
     assert len({y for _, y, _, _ in four.boxes}) == 1  # portrait views stand side by side
     assert len({x for x, _, _, _ in overlay.mosaic([(1920, 1080)] * 4, (1920, 1080)).boxes}) == 2
+
+
+def test_compiling_works_where_no_cache_can_be_written():
+    """numba refuses to cache a function without a file in the same way as one in a folder it cannot write."""
+    names = {}
+    exec("def add(a, b):\n    return a + b", names)
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(names["add"])
+    assert jit(names["add"])(1, 2) == 3

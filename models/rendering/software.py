@@ -24,7 +24,7 @@ NEAR_M = 0.05
 LIGHT = np.array([0.25, -0.6, -1.0]) / np.linalg.norm([0.25, -0.6, -1.0])
 """Direction from the body to the light in the camera's frame: by the camera, a little above and right."""
 
-AMBIENT = 0.35
+AMBIENT = 0.4
 """Share of the light that reaches a surface turned away from it."""
 
 Floats = NDArray[np.float32]
