@@ -60,7 +60,7 @@ class Weights:
     820 px tall. Detectors err in proportion to the person's size in the picture."""
     keypoint_px: float = 1.0
     """Its least value, in pixels."""
-    pose: float = 0.1
+    pose: float = 0.03
     """Of the squared Mahalanobis distance to the pose prior."""
     hinge: float = 30.0
     """Of the squared backward bend of elbows and knees, 1/rad²."""
@@ -72,9 +72,9 @@ class Weights:
     """Of |R″|² / spin_rads2² of each local rotation; Frobenius, twice the squared angular acceleration."""
     spin_rads2: float = 108.0
     """rad/s²: 0.03 a frame² at 60 frames a second."""
-    shape: float = 25.0
+    shape: float = 10.0
     """Of |β|², for every 100 frames: the data grow with the frames, so must what holds the shape."""
-    offset_m: float = 0.003
+    offset_m: float = 0.0025
     """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
 
 
@@ -947,4 +947,6 @@ def start_pose(
         seen = known[:, j]
         if bool(seen.any()) and not bool(seen.all()):
             local[:, j] = nearest_rotation(_fill(local[:, j], seen))
+    if before is not None:
+        local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl

@@ -60,8 +60,8 @@ class SmplifyConfig(Config):
         gt=0,
         description="standard deviation of a sure keypoint at the person; 6 px for a person 820 px tall",
     )
-    pose_weight: float = Field(0.1, ge=0, description="weight of the pose prior")
-    shape_weight: float = Field(25.0, ge=0, description="weight of |betas|², for every 100 frames")
+    pose_weight: float = Field(0.03, ge=0, description="weight of the pose prior")
+    shape_weight: float = Field(10.0, ge=0, description="weight of |betas|², for every 100 frames")
     acceleration_sigma: float = Field(
         10.0, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
     )

@@ -1,0 +1,384 @@
+"""The solver: derivatives against autograd, systems against dense ones, truths recovered."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scenes import HINGES, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
+from torch import Tensor
+
+from models import smplify
+from models.body import pose_keypoints
+from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
+from models.smplify import Motion, Schedule, Weights, fit, start_pose, start_shape
+from pipeline.joints import BODY_25, BODY_25_FLIP, SMPL_JOINTS
+
+F64 = torch.float64
+ROBUST = 8.0
+
+
+def small_problem(held: int = 0, free_shape: bool = True) -> tuple[smplify._Problem, Motion]:
+    """Two problems of six frames far from any optimum, with all terms at work."""
+    g = torch.Generator().manual_seed(0)
+    d = scene(3, "random", frames=6, views=3, noise_px=40)
+    views = d.views(F64)
+    both = [torch.cat([x, x]) for x in vars(views).values()]
+    both[0] = both[0].clone()
+    both[0][1, :, 0, 1] = 30  # skew
+    turn = axis_angle_to_matrix(0.3 * torch.randn(2, 6, 24, 3, generator=g, dtype=F64))
+    start = Motion(
+        d.rotations @ turn,
+        d.transl + 0.1 * torch.randn(2, 6, 3, generator=g, dtype=F64),
+        torch.randn(2, 10, generator=g, dtype=F64),
+        0.01 * torch.randn(2, 25, 3, generator=g, dtype=F64),
+    )
+    pb, motion, _ = smplify._prepare(
+        body().keypoints, smplify.Views(*both), start, 60.0, held, free_shape, Weights(), prior()
+    )
+    return pb, motion
+
+
+def steps(pb: smplify._Problem, motion: Motion, x: Tensor) -> Motion:
+    """The motion after the step x (n), all unknowns of all problems in a row."""
+    n, frames = motion.transl.shape[:2]
+    size = 3 + 3 * len(pb.model.active)
+    pose, betas, offsets = x.split([n * (frames - pb.held) * size, n * 10, n * 75])
+    shape = (betas.view(n, 10), offsets.view(n, 25, 3)) if pb.free_shape else (betas.view(n, 10), None)
+    return smplify._moved(pb, motion, pose.view(n, frames - pb.held, size), *shape)
+
+
+def unknowns(pb: smplify._Problem, motion: Motion) -> int:
+    n, frames = motion.transl.shape[:2]
+    return n * ((frames - pb.held) * (3 + 3 * len(pb.model.active)) + 10 + 75)
+
+
+@pytest.mark.parametrize(("held", "free_shape"), [(0, True), (2, False)])
+def test_gradient_is_that_of_the_energy(held: int, free_shape: bool) -> None:
+    pb, motion = small_problem(held, free_shape)
+    sys = smplify._linearise(pb, smplify._evaluate(pb, motion, ROBUST), ROBUST)
+    x = torch.zeros(unknowns(pb, motion), dtype=F64, requires_grad=True)
+    energy = smplify._evaluate(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
+    (wanted,) = torch.autograd.grad(energy, x)
+    pose, betas, _ = wanted.split([sys.grad.numel(), 20, 150])
+    assert (sys.grad.reshape(-1) - pose).norm() < 1e-9 * pose.norm()
+    if free_shape:
+        assert (sys.shape_grad.reshape(-1) - betas).norm() < 1e-9 * betas.norm()
+    # And autograd is right about the energy: central differences along random directions.
+    g = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        way = torch.randn(len(x), generator=g, dtype=F64)
+        h = 1e-6
+        up, down = (
+            smplify._evaluate(pb, steps(pb, motion, s * h * way), ROBUST).energy.sum() for s in (1, -1)
+        )
+        slope = float((up - down) / (4 * h))
+        pick = torch.ones_like(way)
+        if not free_shape:
+            pick[-170:] = 0
+        assert slope == pytest.approx(float((wanted * way * pick).sum()), rel=1e-6)
+
+
+def test_jacobian_of_the_keypoints() -> None:
+    pb, motion = small_problem()
+    sys = smplify._linearise(pb, smplify._evaluate(pb, motion, ROBUST), ROBUST)
+    zero = torch.zeros(unknowns(pb, motion), dtype=F64)
+
+    def points(x: Tensor) -> Tensor:
+        return smplify._evaluate(pb, steps(pb, motion, x), ROBUST).points[1, :, 4].reshape(-1)
+
+    wanted = torch.autograd.functional.jacobian(points, zero)
+    size = sys.grad.shape[-1]
+    first = 6 * size + 4 * size  # second problem, fifth frame
+    pose, betas = wanted[:, first : first + size], wanted[:, 12 * size + 10 : 12 * size + 20]
+    assert (sys.jacobian[1, 4] - pose).norm() < 1e-12 * pose.norm()
+    assert (sys.shape_jacobian[1, 4] - betas).norm() < 1e-12 * betas.norm()
+
+
+def dense(sys: smplify._System, n: int) -> Tensor:
+    """The normal matrix of problem n, poses then betas."""
+    frames, size = sys.grad.shape[1:]
+    h = torch.zeros(frames * size + 10, frames * size + 10, dtype=F64)
+    for gap, blocks in enumerate((sys.diag, sys.next1, sys.next2)):
+        for t in range(frames - gap):
+            a, b = slice(t * size, (t + 1) * size), slice((t + gap) * size, (t + gap + 1) * size)
+            h[a, b], h[b, a] = blocks[n, t], blocks[n, t].T
+    h[:-10, -10:] = sys.border[n].flatten(0, 1)
+    h[-10:, :-10] = h[:-10, -10:].T
+    h[-10:, -10:] = sys.shape[n]
+    return h
+
+
+def test_normal_matrix_is_gauss_newton_of_the_residuals() -> None:
+    """JᵀJ of the residuals, the robust weights and the prior's component held."""
+    pb, motion = small_problem()
+    assert pb.prior is not None
+    at = smplify._evaluate(pb, motion, ROBUST)
+    g2 = ROBUST**2
+    weight = (pb.trust * (g2 / (g2 + (at.miss**2).sum(2))) ** 2).sqrt()[:, :, None]
+    root = torch.linalg.cholesky(pb.prior.precisions)[at.component]
+
+    def residuals(x: Tensor) -> Tensor:
+        st = smplify._evaluate(pb, steps(pb, motion, x), ROBUST)
+        theta = st.theta.flatten(2)
+        turn = st.motion.rotations[:, :, pb.model.active]
+        parts = [
+            weight * st.miss,
+            pb.w_acc**0.5 * (st.points[:, :, 2:] - 2 * st.points[:, :, 1:-1] + st.points[:, :, :-2]),
+            pb.w_spin**0.5 * (turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]),
+            (root.mT @ (theta - pb.prior.means[at.component])[..., None]),
+            pb.w_shape**0.5 * st.motion.betas,
+            *(pb.w_hinge**0.5 * (-sign * theta[..., i]).clamp(min=0) for i, sign in pb.hinges),
+        ]
+        return torch.cat([p[1].reshape(-1) for p in parts])
+
+    sys = smplify._linearise(pb, at, ROBUST)
+    frames, size = sys.grad.shape[1:]
+    mine = [*range(frames * size, 2 * frames * size), *range(2 * frames * size + 10, 2 * frames * size + 20)]
+    matrix, zero = dense(sys, 1), torch.zeros(unknowns(pb, motion), dtype=F64)
+    g = torch.Generator().manual_seed(2)
+    for _ in range(6):
+        way = torch.zeros_like(zero)
+        way[mine] = torch.randn(len(mine), generator=g, dtype=F64)
+        _, along = torch.autograd.functional.jvp(residuals, zero, way)
+        _, wanted = torch.autograd.functional.vjp(residuals, zero, along)
+        assert (matrix @ way[mine] - wanted[mine]).norm() < 1e-10 * wanted[mine].norm()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 6])
+def test_structured_solves_are_the_dense_one(frames: int) -> None:
+    pb, motion = small_problem()
+    cut = replace(
+        pb, seen=pb.seen[:, :, :frames], trust=pb.trust[:, :, :frames], focal=pb.focal[:, :, :frames]
+    )
+    motion = motion.frames(0, frames)
+    sys = smplify._linearise(cut, smplify._evaluate(cut, motion, ROBUST), ROBUST)
+    damping = torch.tensor([1e-3, 0.5], dtype=F64)
+    pose, betas = smplify._step(sys, damping)
+    rhs = torch.cat([sys.grad[..., None], sys.border], -1)
+    band, block = smplify._BandedFactor(sys, damping), smplify._BlockFactor(sys, damping)
+    one, other = band.backward(band.forward(rhs)), block.backward(block.forward(rhs))
+    assert (one - other).norm() < 1e-9 * one.norm()
+    for n in range(2):
+        h = dense(sys, n)
+        h += damping[n] * torch.diag(h.diagonal())
+        wanted = torch.linalg.solve(h, -torch.cat([sys.grad[n].reshape(-1), sys.shape_grad[n]]))
+        found = torch.cat([pose[n].reshape(-1), betas[n]])
+        assert (found - wanted).norm() < 1e-8 * wanted.norm()
+
+
+def test_not_positive_definite_is_nan_not_a_wrong_step() -> None:
+    pb, motion = small_problem()
+    sys = smplify._linearise(pb, smplify._evaluate(pb, motion, ROBUST), ROBUST)
+    sys.diag[1, 2, 5, 5] = -1.0
+    for factor in (smplify._BandedFactor, smplify._BlockFactor):
+        x = factor(sys, torch.zeros(2, dtype=F64)).forward(sys.grad[..., None])
+        assert x[0].isfinite().all()
+        assert x[1].isnan().any()
+
+
+def test_points_are_those_of_the_body() -> None:
+    pb, motion = small_problem()
+    st = smplify._evaluate(pb, motion, ROBUST)
+    for n in range(2):
+        _, wanted = pose_keypoints(
+            body().keypoints, motion.rotations[n], motion.betas[n], motion.transl[n], motion.offsets[n]
+        )
+        assert (st.points[n].movedim(0, -1) - wanted).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("person", 4), ("person", 6), ("random", 0), ("random", 2)])
+def test_recovers_the_truth(kind: str, seed: int) -> None:
+    """3 px of noise, 5 % moved by 80 px, 10 % missing, four cameras."""
+    d = scene(seed, kind)
+    found = d.solve()
+    assert mpjpe_mm(found.motion, d) < 6
+    assert pve_mm(found.motion, d) < 9
+    assert jitter_mm(joints_of(found.motion)) < 1.35 * jitter_mm(d.joints)
+    assert found.iterations <= 15
+
+
+def test_without_noise_only_the_priors_pull() -> None:
+    d = scene(5, "random", noise_px=0, outliers=0, missing=0)
+    assert mpjpe_mm(d.solve().motion, d) < 4
+
+
+def test_a_longer_solve_is_no_worse() -> None:
+    d = scene(1, "random")
+    short = d.solve()
+    stages = Schedule().stages
+    long = d.solve(schedule=Schedule((*stages[:2], (stages[2][0], 60, 1e-6))))
+    assert float(long.energy) <= float(short.energy)
+    assert float(short.energy) < 1.01 * float(long.energy)
+    assert abs(mpjpe_mm(long.motion, d) - mpjpe_mm(short.motion, d)) < 0.7
+
+
+def test_two_cameras_with_many_outliers() -> None:
+    d = scene(2, "random", views=2, outliers=0.15, missing=0.37)
+    assert mpjpe_mm(d.solve().motion, d) < 9
+
+
+def test_a_camera_lost_costs_little() -> None:
+    d = scene(2, "random")
+    lost = replace(d, confidence=d.confidence * np.array([1, 1, 0, 1.0])[:, None, None])
+    assert mpjpe_mm(lost.solve().motion, d) < mpjpe_mm(d.solve().motion, d) + 3
+
+
+def test_outliers_cost_little() -> None:
+    few, many = scene(2, "random", outliers=0.05), scene(2, "random", outliers=0.15)
+    assert mpjpe_mm(many.solve().motion, many) < mpjpe_mm(few.solve().motion, few) + 2
+
+
+def test_a_limb_seen_by_nobody_for_ten_frames() -> None:
+    d = scene(7, "random", frames=60)
+    hidden = [BODY_25.index(x) for x in ("LElbow", "LWrist")]
+    confidence = d.confidence.copy()
+    confidence[:, 25:35, hidden] = 0
+    motion = replace(d, confidence=confidence).solve().motion
+    arm = joints_of(motion)[:, [SMPL_JOINTS.index(f"left_{j}") for j in ("elbow", "wrist")]]
+    jump = (arm[1:] - arm[:-1]).norm(dim=-1).max()
+    truth = d.joints[:, [18, 20]]
+    assert jump < (truth[1:] - truth[:-1]).norm(dim=-1).max() + 0.05
+    turn = geodesic_degrees(motion.rotations[0, 1:, 16:20].double(), motion.rotations[0, :-1, 16:20].double())
+    assert turn.max() < 25
+
+
+def test_elbows_and_knees_bend_the_natural_way() -> None:
+    for seed in (30, 31, 32):
+        d = scene(seed, "random", noise_px=6)
+        rotations = d.solve().motion.rotations[0].double()
+        for name, axis, sign in HINGES:
+            bend = sign * matrix_to_axis_angle(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
+            assert bend.min() > np.radians(-6), name
+
+
+def test_frames_before_are_met_smoothly() -> None:
+    """A window that holds two known frames continues them without a seam, and leaves them alone."""
+    d = scene(4, "random", frames=40)
+    whole = d.solve().motion
+    known = whole.frames(0, 10)
+    rest = replace(d, xy=d.xy[:, 8:], confidence=d.confidence[:, 8:])
+    start = start_pose(
+        body().keypoints,
+        known.betas[0],
+        rest.points_seen(),
+        60.0,
+        (known.rotations[0, 8:], known.transl[0, 8:]),
+    )
+    assert start is not None
+    begin = Motion(start[0][None], start[1][None], known.betas, known.offsets)
+    window = fit(body().keypoints, rest.views(), begin, 60.0, held=2, free_shape=False, prior=prior()).motion
+    assert torch.equal(window.rotations[:, :2], known.rotations[:, 8:])
+    assert (window.transl[:, :2] - known.transl[:, 8:]).abs().max() < 1e-6
+    joined = torch.cat([joints_of(known), joints_of(window)[2:]])
+    assert (joined - joints_of(whole)).norm(dim=-1).max() < 0.03
+    assert jitter_mm(joined[6:14]) < 1.5 * jitter_mm(joints_of(whole)[6:14])
+
+
+def test_a_shape_cannot_be_free_while_frames_are_held() -> None:
+    d = scene(4, "random", frames=5)
+    with pytest.raises(ValueError, match="shape must be known"):
+        fit(body().keypoints, d.views(), d.start(), 60.0, held=2)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_very_short_clips(frames: int) -> None:
+    d = scene(4, "random", frames=frames, missing=0, outliers=0)
+    assert mpjpe_mm(d.solve().motion, d) < 25
+
+
+def test_problems_of_a_batch_do_not_touch_each_other() -> None:
+    one, two = scene(4, "random", frames=20), scene(5, "random", frames=20)
+    starts = [d.start() for d in (one, two)]
+    both = Motion(*(torch.cat([getattr(s, k) for s in starts]) for k in vars(starts[0])))
+    seen = [d.views(F64) for d in (one, two)]
+    views = smplify.Views(*(torch.cat([getattr(v, k) for v in seen]) for k in vars(seen[0])))
+    schedule = Schedule(((16.0, 20, 1e-6), (4.0, 40, 1e-9)))
+    batch = fit(body().keypoints, views, both, 60.0, prior=prior(), schedule=schedule)
+    for n, d in enumerate((one, two)):
+        alone = d.solve(F64, schedule=schedule)
+        assert float(batch.energy[n]) == pytest.approx(float(alone.energy[0]), rel=1e-5)
+        assert (joints_of(batch.motion, n) - joints_of(alone.motion)).norm(dim=-1).max() < 1e-3
+
+
+def test_same_input_same_bits() -> None:
+    d = scene(4, "random", frames=20)
+    once, again = d.solve().motion, d.solve().motion
+    assert all(torch.equal(a, b) for a, b in zip(vars(once).values(), vars(again).values(), strict=True))
+
+
+def test_a_fit_can_move_to_another_process() -> None:
+    d = scene(4, "random", frames=4)
+    args = pickle.loads(pickle.dumps((body().keypoints, d.views(), d.start(), 60.0)))
+    assert fit(*args, prior=pickle.loads(pickle.dumps(prior()))).energy.isfinite().all()
+
+
+def test_far_from_the_origin_of_the_world() -> None:
+    """Single precision holds up a kilometre away: the solve happens about the person."""
+    d = scene(4, "random", frames=30)
+    away = np.array([1000.0, -2000.0, 30.0])
+    far = replace(d, rig=replace(d.rig, t=d.rig.t - d.rig.R @ away))
+    near, there = joints_of(d.solve().motion), joints_of(far.solve().motion)
+    assert (there - torch.from_numpy(away) - near).norm(dim=-1).max() < 2e-3
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_picture_size_does_not_matter(factor: float) -> None:
+    d = scene(4, "random", frames=30)
+    scale = np.diag([factor, factor, 1.0])
+    other = replace(d, rig=replace(d.rig, K=scale @ d.rig.K), xy=factor * d.xy)
+    assert (joints_of(other.solve().motion) - joints_of(d.solve().motion)).norm(dim=-1).max() < 1e-3
+
+
+def test_frame_rate_does_not_matter() -> None:
+    """The same movement at half the rate: the same balance between data and smoothness."""
+    fast, slow = scene(8, "random", frames=80, rate=60), scene(8, "random", frames=40, rate=30)
+    assert mpjpe_mm(slow.solve().motion, slow) < mpjpe_mm(fast.solve().motion, fast) + 4
+
+
+def test_shape_from_bones() -> None:
+    d = scene(6, "random", noise_px=0, outliers=0, missing=0)
+    betas = start_shape(body().keypoints, d.points)
+    assert abs(float(betas[0] - d.betas[0])) < 0.2  # size, by far the largest component
+    assert start_shape(body().keypoints, torch.full((4, 25, 3), torch.nan)).abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["person", "random"])
+def test_start_is_near_and_bends_the_natural_way(kind: str) -> None:
+    d = scene(9, kind, noise_px=0, outliers=0, missing=0)
+    pose = start_pose(body().keypoints, d.betas, d.points, 60.0)
+    assert pose is not None
+    motion = Motion(pose[0][None], pose[1][None], d.betas[None], torch.zeros(1, 25, 3))
+    assert mpjpe_mm(motion, d) < 35
+    assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).mean() < 12
+    for name, axis, sign in HINGES:
+        assert (sign * matrix_to_axis_angle(pose[0][:, SMPL_JOINTS.index(name)])[:, axis]).min() > -0.2
+
+
+def test_a_heading_seen_the_wrong_way_round_is_left_out() -> None:
+    """Left and right exchanged in some frames: the heading of the others is believed."""
+    d = scene(9, "random", noise_px=0, outliers=0, missing=0)
+    points = d.points.clone()
+    points[40:52] = points[40:52][:, list(BODY_25_FLIP)]
+    pose = start_pose(body().keypoints, d.betas, points, 60.0)
+    assert pose is not None
+    assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).max() < 45
+
+
+def test_a_start_that_faces_the_wrong_way_is_repaired() -> None:
+    d = scene(9, "random", noise_px=0, outliers=0, missing=0)
+    half_turn = torch.diag(torch.tensor([-1.0, 1.0, -1.0], dtype=F64))  # about the body's own vertical
+    wrong = d.rotations.clone()
+    wrong[:, 0] = wrong[:, 0] @ half_turn
+    pose = start_pose(body().keypoints, d.betas, d.points, 60.0, (wrong[:10], d.transl[:10]))
+    assert pose is not None
+    assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).max() < 45
+
+
+def test_a_start_needs_a_torso() -> None:
+    points = torch.full((5, 25, 3), torch.nan)
+    points[:, BODY_25.index("LWrist")] = 1.0
+    assert start_pose(body().keypoints, torch.zeros(10), points, 60.0) is None

@@ -1,0 +1,264 @@
+"""The stage: windows, restarts, gaps, people who come late, recordings of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from scenes import Scene, body, jitter_mm, mpjpe_mm, scene
+from torch import Tensor
+
+from models.body import pose_keypoints
+from pipeline.batches import FitBatch, KeypointBatch
+from stages.smplify import SmplifyConfig, smplify
+
+
+def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[KeypointBatch]:
+    frames = d.xy.shape[1]
+    for start in range(first, frames, window):
+        stop = min(start + window, frames)
+        xy = torch.tensor(d.xy[:, start:stop, None], dtype=torch.float32)
+        yield KeypointBatch(
+            start=start,
+            rate=Fraction(int(d.rate)),
+            time_s=torch.arange(start, stop, dtype=torch.float64) / d.rate,
+            image_px=xy,
+            xy_px=xy,
+            confidence=torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32),
+            anchor=torch.full((1, 4), torch.nan, dtype=torch.float64),
+        )
+
+
+def run(d: Scene, window: int = 24, **config: float) -> list[FitBatch]:
+    return list(smplify(batches(d, window), SmplifyConfig(**config), d.rig, body()))
+
+
+def joined(out: list[FitBatch], name: str) -> Tensor:
+    return torch.cat([getattr(b, name)[:, 0] for b in out]).double()
+
+
+def hidden(d: Scene, start: int, stop: int, views: tuple[int, ...] = (0, 1, 2, 3)) -> Scene:
+    """Nothing seen in these frames of these views."""
+    confidence, xy = d.confidence.copy(), d.xy.copy()
+    confidence[list(views), start:stop] = 0
+    xy[list(views), start:stop] = np.nan
+    return replace(d, confidence=confidence, xy=xy)
+
+
+@pytest.fixture(scope="module")
+def long() -> Scene:
+    return scene(12, "person", frames=150)
+
+
+@pytest.fixture(scope="module")
+def fitted(long: Scene) -> list[FitBatch]:
+    return run(long)
+
+
+def test_a_batch_for_every_chunk_with_its_frames(long: Scene, fitted: list[FitBatch]) -> None:
+    assert [(b.start, len(b.valid)) for b in fitted] == [
+        (0, 24),
+        (24, 24),
+        (48, 24),
+        (72, 24),
+        (96, 24),
+        (120, 24),
+        (144, 6),
+    ]
+    for given, b in zip(batches(long), fitted, strict=True):
+        assert torch.equal(given.confidence, b.keypoints.confidence)
+        assert b.valid.all()
+        assert b.params.betas.dtype == b.joints.dtype == torch.float32
+        assert torch.equal(b.params.betas, fitted[0].params.betas)
+
+
+def test_windows_recover_the_truth(long: Scene, fitted: list[FitBatch]) -> None:
+    error = (joined(fitted, "joints") - long.joints).norm(dim=-1).mean() * 1000
+    assert error < 7
+    whole = long.solve().motion
+    assert error < mpjpe_mm(whole, long) + 1.5
+    # No seams: the frames about the cuts are no rougher than the others.
+    bend = joined(fitted, "joints")
+    bend = (bend[2:] - 2 * bend[1:-1] + bend[:-2]).norm(dim=-1).mean(-1)
+    cuts = torch.tensor([i for k in range(24, 144, 24) for i in (k - 2, k - 1)])
+    assert bend[cuts].mean() < 1.5 * bend.mean()
+
+
+def test_what_is_reported_follows_from_the_parameters(long: Scene, fitted: list[FitBatch]) -> None:
+    b = fitted[2]
+    offsets = fitted[2].state[10:85].view(25, 3)
+    rotations = torch.cat([b.params.global_orient[:, 0, None], b.params.body_pose[:, 0]], 1).double()
+    joints, points = pose_keypoints(
+        body().keypoints, rotations, b.params.betas[0].double(), b.params.transl[:, 0].double(), offsets
+    )
+    assert (joints - b.joints[:, 0]).abs().max() < 1e-5
+    assert (points - b.keypoints_3d[:, 0, :, :3]).abs().max() < 1e-5
+    assert offsets.norm(dim=-1).max() < 0.03
+    seen = long.confidence[:, 48:72] > 0.3
+    miss = np.linalg.norm(long.rig.project(points.numpy()) - long.xy[:, 48:72], axis=-1)
+    wanted = np.nanmean(np.where(seen, miss, np.nan), -1)
+    assert np.abs(b.reprojection_px[:, :, 0].numpy() - wanted).max() < 0.02
+    assert b.keypoints_3d[..., 3].max() == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 6])
+def test_a_restart_changes_no_bit(long: Scene, fitted: list[FitBatch], chunk: int) -> None:
+    rest = batches(long, first=24 * chunk)
+    again = list(smplify(rest, SmplifyConfig(), long.rig, body(), fitted[chunk - 1].state))
+    assert len(again) == len(fitted) - chunk
+    for a, b in zip(again, fitted[chunk:], strict=True):
+        for f in fields(FitBatch):
+            x, y = getattr(a, f.name), getattr(b, f.name)
+            if isinstance(x, Tensor):
+                assert torch.equal(torch.nan_to_num(x, 7e7), torch.nan_to_num(y, 7e7)), f.name
+        for f in fields(a.params):
+            assert torch.equal(getattr(a.params, f.name), getattr(b.params, f.name)), f.name
+
+
+def test_inputs_are_left_alone(long: Scene) -> None:
+    given = list(batches(long))[:2]
+    copies = [b.map(torch.clone) for b in given]
+    list(smplify(iter(given), SmplifyConfig(), long.rig, body()))
+    for a, b in zip(given, copies, strict=True):
+        assert torch.equal(a.xy_px.nan_to_num(), b.xy_px.nan_to_num())
+        assert torch.equal(a.confidence, b.confidence)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 25])
+def test_very_short_recordings(frames: int) -> None:
+    d = scene(12, "person", frames=frames, outliers=0, missing=0)
+    out = run(d)
+    assert joined(out, "valid").all()
+    assert (joined(out, "joints") - d.joints).norm(dim=-1).mean() < 0.03
+
+
+def test_no_recording_at_all() -> None:
+    d = scene(12, "person", frames=1)
+    assert list(smplify(iter(()), SmplifyConfig(), d.rig, body())) == []
+
+
+def test_a_short_gap_is_bridged_and_marked() -> None:
+    d = hidden(scene(14, "person", frames=96), 40, 55)
+    out = run(d)
+    valid, joints = joined(out, "valid").bool(), joined(out, "joints")
+    assert (~valid).nonzero()[:, 0].tolist() == list(range(40, 55))
+    assert joints.isfinite().all()
+    speed = (joints[1:] - joints[:-1]).norm(dim=-1)
+    truth = (d.joints[1:] - d.joints[:-1]).norm(dim=-1)
+    assert speed.max() < truth.max() + 0.05  # no jump at re-entry
+    assert (joints[40:55] - joints[39]).norm(dim=-1).max() > 1e-3  # not frozen
+    assert (joints[56:] - d.joints[56:]).norm(dim=-1).mean() < 0.012
+    assert torch.cat([b.reprojection_px for b in out], 1)[:, 40:55].isnan().all()
+
+
+def test_a_long_gap_is_left_empty_and_the_person_found_again() -> None:
+    d = hidden(scene(14, "person", frames=144), 30, 100)
+    out = run(d, max_gap_s=0.25)
+    valid, joints = joined(out, "valid").bool(), joined(out, "joints")
+    there = joints.isfinite().flatten(1).all(1)
+    assert there.tolist() == [t < 45 or t >= 100 for t in range(144)]
+    assert valid.tolist() == [t < 30 or t >= 100 for t in range(144)]
+    assert (joints[100:] - d.joints[100:]).norm(dim=-1).mean() < 0.012
+    rest = batches(d, first=72)
+    again = list(smplify(rest, SmplifyConfig(max_gap_s=0.25), d.rig, body(), out[2].state))
+    assert torch.equal(joined(again, "joints").nan_to_num(), joined(out[3:], "joints").nan_to_num())
+
+
+def test_nobody_is_never_invented() -> None:
+    d = hidden(scene(14, "person", frames=60), 0, 60)
+    out = run(d)
+    assert len(out) == 3
+    assert not joined(out, "valid").any()
+    assert joined(out, "joints").isnan().all()
+    assert out[0].params.betas.isnan().all()
+
+
+def test_a_person_who_comes_late() -> None:
+    d = hidden(scene(14, "person", frames=130), 0, 60)
+    seen = []
+
+    def watched() -> Iterator[KeypointBatch]:
+        for b in batches(d):
+            seen.append(b.start)
+            yield b
+
+    stage = smplify(watched(), SmplifyConfig(), d.rig, body())
+    out = [next(stage)]
+    assert seen == [0, 24]  # an empty chunk waits for its look-ahead alone
+    out += stage
+    valid, joints = joined(out, "valid").bool(), joined(out, "joints")
+    assert valid.tolist() == [t >= 60 for t in range(130)]
+    assert joints[:60].isnan().all()
+    assert (joints[60:] - d.joints[60:]).norm(dim=-1).mean() < 0.012
+    again = list(smplify(batches(d, first=48), SmplifyConfig(), d.rig, body(), out[1].state))
+    assert torch.equal(joined(again, "joints").nan_to_num(), joined(out[2:], "joints").nan_to_num())
+
+
+def test_one_view_and_time_are_enough_for_a_while() -> None:
+    d = hidden(scene(14, "person", frames=72), 30, 50, views=(1, 2, 3))
+    out = run(d)
+    assert joined(out, "valid").all()
+    assert (joined(out, "joints")[30:50] - d.joints[30:50]).norm(dim=-1).mean() < 0.06
+
+
+def test_two_cameras(long: Scene) -> None:
+    two = replace(long, rig=long.rig.select(["c0", "c1"]), xy=long.xy[:2], confidence=long.confidence[:2])
+    out = run(two)
+    assert (joined(out, "joints") - long.joints).norm(dim=-1).mean() < 0.012
+
+
+def test_a_frame_that_does_not_fit_is_not_valid() -> None:
+    d = scene(14, "person", frames=48)
+    d.xy[:, 20] = np.random.default_rng(0).uniform(0, 1000, d.xy[:, 20].shape)
+    valid = joined(run(d), "valid").bool()
+    assert (~valid).nonzero()[:, 0].tolist() == [20]
+
+
+def test_any_window_length_and_no_look_ahead(long: Scene) -> None:
+    short = replace(long, xy=long.xy[:, :60], confidence=long.confidence[:, :60])
+    for window, overlap in ((60, 8), (7, 0), (10, 20)):
+        out = run(short, window, overlap_frames=overlap)
+        assert sum(len(b.valid) for b in out) == 60
+        assert (joined(out, "joints") - long.joints[:60]).norm(dim=-1).mean() < 0.014
+
+
+def test_two_people() -> None:
+    a, b = scene(12, "person", frames=30), scene(14, "person", frames=30)
+    pairs = zip(batches(a), batches(b), strict=True)
+
+    def beside(x: Tensor, y: Tensor, axis: int) -> Tensor:
+        return torch.cat([x, y], axis)
+
+    both = (
+        replace(
+            x,
+            image_px=beside(x.image_px, y.image_px, 2),
+            xy_px=beside(x.xy_px, y.xy_px, 2),
+            confidence=beside(x.confidence, y.confidence, 2),
+            anchor=beside(x.anchor, y.anchor, 0),
+        )
+        for x, y in pairs
+    )
+    out = list(smplify(both, SmplifyConfig(), a.rig, body()))
+    for p, d in enumerate((a, b)):
+        alone = joined(run(d), "joints")
+        assert torch.equal(torch.cat([o.joints[:, p] for o in out]).double(), alone)
+    again = list(smplify(iter(()), SmplifyConfig(), a.rig, body(), out[0].state))
+    assert again == []
+
+
+def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> None:
+    assert jitter_mm(joined(fitted, "joints")) < 1.4 * jitter_mm(long.joints)
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="extra"):
+        SmplifyConfig(window=3)  # type: ignore[call-arg]
+
+
+def test_every_key_is_explained() -> None:
+    assert all(f.description for f in SmplifyConfig.model_fields.values())
