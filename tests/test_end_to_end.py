@@ -179,8 +179,8 @@ def test_keypoints_and_calibration_alone(recording, tmp_path):
 def test_info_of_both_ends(recording, results):
     out, _ = results
     text = call("info", recording)
-    for word in ("baseline", "body_25", "lag", "triangulation"):
-        assert word in text.lower()
+    for word in ("Baselines, metres", "body_25", "best lag", "residual px", "left out px"):
+        assert word in text
     text = call("info", out)
     assert "5 of 5" in text
     assert "median px" in text
@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
     peaks = []
     for seconds in (4, 40):
         folder = tmp_path / f"{seconds}"
-        write_recording(folder, SynthConfig(seconds=seconds, cameras=2, size=(320, 240)), body)
+        write_recording(folder, SynthConfig(seconds=seconds, cameras=2, size=(320, 240), noise_px=1), body)
         peaks.append(peak_mb("run", folder, "--out", tmp_path / f"out{seconds}"))
     assert peaks[1] < 1.1 * peaks[0], f"{peaks[0]:.0f} MB for 120 frames, {peaks[1]:.0f} MB for 1200"
 
