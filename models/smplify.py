@@ -943,10 +943,9 @@ def start_pose(
     if before is not None:
         local[given] = before[0][~wrong].double()
         known[given] = True
-    for j in range(1, JOINTS):
-        seen = known[:, j]
-        if bool(seen.any()) and not bool(seen.all()):
-            local[:, j] = nearest_rotation(_fill(local[:, j], seen))
+    partly = [j for j in range(1, JOINTS) if bool(known[:, j].any()) and not bool(known[:, j].all())]
+    if partly:
+        local[:, partly] = nearest_rotation(torch.stack([_fill(local[:, j], known[:, j]) for j in partly], 1))
     if before is not None:
         local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl
