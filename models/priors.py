@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from models.body import _ArrayUnpickler
+from pipeline.errors import InputError
 
 POSE_SIZE = 69
 """Axis-angle numbers of the 23 body joints."""
@@ -78,7 +82,31 @@ class PriorTerms:
 
 
 def load_pose_prior(path: Path | None = None) -> PosePrior:
-    """The prior that ships with the project, or another one of the same format (``.npz``)."""
-    source = files("models.assets").joinpath("pose_prior.npz") if path is None else path
-    with source.open("rb") as f, np.load(f, allow_pickle=False) as d:
-        return PosePrior(*(torch.from_numpy(d[k]).double() for k in ("means", "covariances", "weights")))
+    """The prior that ships with the project, or one from a file.
+
+    A ``.npz`` holds means (M, 69), covariances (M, 69, 69) and weights (M,); a ``.pkl`` is SMPLify's
+    ``gmm_08.pkl`` with means, covars and weights, read without running anything in it. Raises ``InputError``
+    when the file is neither.
+    """
+    source = files("models.assets") / "pose_prior.npz" if path is None else path
+    try:
+        content = source.read_bytes()
+        if source.name.endswith(".pkl"):
+            raw = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+            arrays = [np.asarray(raw[k], np.float64) for k in ("means", "covars", "weights")]
+        else:
+            with np.load(io.BytesIO(content), allow_pickle=False) as d:
+                arrays = [np.asarray(d[k], np.float64) for k in ("means", "covariances", "weights")]
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(
+            f"{path}: no pose prior ({error!r}). Give SMPLify's gmm_08.pkl or a file made by "
+            "models/assets/bake_prior.py."
+        ) from error
+    means, covariances, weights = arrays
+    size = (len(weights), POSE_SIZE)
+    if means.shape != size or covariances.shape != (*size, POSE_SIZE):
+        raise InputError(
+            f"{path}: means {means.shape}, covariances {covariances.shape}, weights {weights.shape} are no "
+            f"mixture over the {POSE_SIZE} numbers of a body pose."
+        )
+    return PosePrior(*(torch.from_numpy(x) for x in (means, covariances, weights / weights.sum())))

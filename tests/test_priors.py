@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from models.assets.bake_prior import balanced_sample, fit_mixture, log_gaussians, mirrored
 from models.priors import PosePrior, load_pose_prior
+from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
 
 F64 = torch.float64
@@ -122,6 +124,44 @@ def test_mixture_is_found_again() -> None:
     assert np.sqrt(np.diagonal(covariances, axis1=1, axis2=2)) == pytest.approx(np.hypot(0.3, 0.08), abs=0.02)
     density = np.exp(log_gaussians(x[:1], means, covariances)) @ weights
     assert density[0] > 0
+
+
+def test_smplify_mixture_by_path(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    covariance = np.stack([np.diag(rng.uniform(0.1, 1, 69)) for _ in range(8)])
+    raw = {"means": rng.normal(size=(8, 69)), "covars": covariance, "weights": np.full(8, 0.5)}
+    file = tmp_path / "gmm_08.pkl"
+    file.write_bytes(pickle.dumps(raw, protocol=2))
+    found = load_pose_prior(file)
+    assert torch.equal(found.means, torch.from_numpy(raw["means"]))
+    assert torch.equal(found.covariances, torch.from_numpy(covariance))
+    assert found.weights.tolist() == [0.125] * 8
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("false",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("code.pkl", pickle.dumps({"means": _Evil()})),
+        ("keys.pkl", pickle.dumps({"means": np.zeros((8, 69))})),
+        ("shape.pkl", pickle.dumps({"means": np.zeros(69), "covars": np.eye(69), "weights": np.ones(1)})),
+        ("cut.npz", b"PK"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        load_pose_prior(file)
+
+
+def test_a_missing_prior_is_named() -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        load_pose_prior(Path("nowhere.npz"))
 
 
 @pytest.mark.slow

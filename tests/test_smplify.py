@@ -14,7 +14,7 @@ from torch import Tensor
 from models import smplify
 from models.body import pose_keypoints
 from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
-from models.smplify import Motion, Schedule, Weights, fit, start_pose, start_shape
+from models.smplify import Motion, Schedule, Weights, better_start, fit, start_pose, start_shape
 from pipeline.joints import BODY_25, BODY_25_FLIP, SMPL_JOINTS
 
 F64 = torch.float64
@@ -376,6 +376,21 @@ def test_a_start_that_faces_the_wrong_way_is_repaired() -> None:
     pose = start_pose(body().keypoints, d.betas, d.points, 60.0, (wrong[:10], d.transl[:10]))
     assert pose is not None
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).max() < 45
+
+
+def test_the_better_of_two_starts_for_each_problem() -> None:
+    d = scene(9, "random")
+    good = d.start()
+    turned = good.rotations.clone()
+    turned[:, :, 0] = turned[:, :, 0] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0], dtype=F64))
+    bad = replace(good, rotations=turned)
+
+    def two(a: Motion, b: Motion) -> Motion:
+        return Motion(*(torch.cat([getattr(a, k), getattr(b, k)]) for k in vars(a)))
+
+    views = smplify.Views(*(torch.cat([x, x]) for x in vars(d.views()).values()))
+    kept = better_start(body().keypoints, views, [two(good, bad), two(bad, good)], 60.0, prior=prior())
+    assert torch.equal(kept.rotations, torch.cat([good.rotations] * 2))
 
 
 def test_a_start_needs_a_torso() -> None:
