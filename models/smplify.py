@@ -56,8 +56,8 @@ _HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.
 class Weights:
     """What the terms of the energy weigh, in units that hold for any rig, picture size and frame rate."""
 
-    keypoint_m: float = 0.0135
-    """Standard deviation of a keypoint of confidence 1, metres at the person's distance: 6 px for a person
+    keypoint_m: float = 0.015
+    """Standard deviation of a keypoint of confidence 1, metres at the person's distance: 7 px for a person
     820 px tall. Detectors err in proportion to the person's size in the picture."""
     keypoint_px: float = 1.0
     """Its least value, in pixels."""
@@ -67,8 +67,8 @@ class Weights:
     """Of the squared backward bend of elbows and knees, 1/rad²."""
     acceleration: float = 8.0
     """Of the mean over keypoints of squared acceleration / acceleration_ms2²."""
-    acceleration_ms2: float = 10.0
-    """m/s²: 2.8 mm a frame² at 60 frames a second."""
+    acceleration_ms2: float = 8.5
+    """m/s²: 2.4 mm a frame² at 60 frames a second."""
     spin: float = 0.25
     """Of |R″|² / spin_rads2² of each local rotation; Frobenius, twice the squared angular acceleration."""
     spin_rads2: float = 108.0

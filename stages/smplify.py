@@ -56,20 +56,20 @@ class SmplifyConfig(Config):
         150.0, gt=0, description="a frame whose median keypoint misses by more, at the person, is not valid"
     )
     keypoint_sigma_mm: float = Field(
-        13.5,
+        15.0,
         gt=0,
-        description="standard deviation of a sure keypoint at the person; 6 px for a person 820 px tall",
+        description="standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall",
     )
     pose_weight: float = Field(0.03, ge=0, description="weight of the pose prior")
     shape_weight: float = Field(10.0, ge=0, description="weight of |betas|², for every 100 frames")
     acceleration_sigma: float = Field(
-        10.0, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
+        8.5, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
     )
     spin_sigma: float = Field(
         108.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s²"
     )
     offset_sigma_mm: float = Field(
-        2.0,
+        2.5,
         ge=0,
         description="how far detector and body may disagree about where a keypoint is; 0 switches it off",
     )

@@ -13,6 +13,7 @@ from scenes import Scene, body, jitter_mm, mpjpe_mm, scene
 from torch import Tensor
 
 from models.body import pose_keypoints
+from models.smplify import Schedule, Weights
 from pipeline.batches import FitBatch, KeypointBatch
 from stages.smplify import SmplifyConfig, smplify
 
@@ -258,6 +259,11 @@ def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> 
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(ValueError, match="extra"):
         SmplifyConfig(window=3)  # type: ignore[call-arg]
+
+
+def test_defaults_are_the_solver_s_own() -> None:
+    assert SmplifyConfig().weights() == Weights()
+    assert SmplifyConfig().schedule() == Schedule()
 
 
 def test_every_key_is_explained() -> None:
