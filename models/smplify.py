@@ -48,7 +48,7 @@ from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_PARENTS
 
 JOINTS = len(SMPL_PARENTS)
 
-_HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
+HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
 
 
@@ -765,7 +765,7 @@ def _prepare(
     known = views.xy_px.isfinite().all(-1)
     trust = torch.where(known, views.confidence, 0) ** 2
     active = [int(j) for j in model.active]
-    hinges = [(3 * (active.index(SMPL_JOINTS.index(name)) - 1) + axis, sign) for name, axis, sign in _HINGES]
+    hinges = [(3 * (active.index(SMPL_JOINTS.index(name)) - 1) + axis, sign) for name, axis, sign in HINGES]
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / rate**2
     share = (frames - held) / 100
@@ -935,7 +935,7 @@ def start_pose(
         local[:, j], known[:, j] = rotation, seen
 
     limbs = {}
-    for name, axis, sign in _HINGES:
+    for name, axis, sign in HINGES:
         side, hinge = name.split("_")
         ends = ("shoulder", "elbow", "wrist") if hinge == "elbow" else ("hip", "knee", "ankle")
         upper, middle, end = _points(*(f"{side[0].upper()}{e.capitalize()}" for e in ends))

@@ -35,6 +35,7 @@ from models import smplify as solver  # noqa: E402
 from models.body import pose_keypoints  # noqa: E402
 from models.rotations import matrix_to_axis_angle  # noqa: E402
 from models.smplify import Fit, Motion, Schedule  # noqa: E402
+from models.spin import SpinFit, spin  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.triangulation import triangulate  # noqa: E402
@@ -254,7 +255,7 @@ def descend(d: Scene, method: str, steps: int) -> tuple[float, float]:
                 return e
 
             lbfgs.step(closure)
-    return float(energy(4.0)), time.process_time() - begin
+    return float(energy(4.0).detach()), time.process_time() - begin
 
 
 def optimisers(d: Scene, figures: Figures) -> None:
@@ -266,6 +267,34 @@ def optimisers(d: Scene, figures: Figures) -> None:
         energy, seconds = descend(d, method, steps)
         figures[f"{method}{steps}_energy_over_best"] = energy / best - 1
         figures[f"{method}{steps}_cpu_s"] = seconds
+
+
+def spin_preset(d: Scene, figures: Figures) -> None:
+    """SPIN's own fit of the first view, each frame alone, from the start that the solver has."""
+    begin = d.start()
+    views = d.views()
+    frames = d.xy.shape[1]
+    scale = torch.diag(torch.tensor([224 / 820, 224 / 820, 1.0]))
+    alone = solver.Views(
+        *(x[0, :1].expand(frames, 1, *x.shape[2:]) for x in (scale @ views.K, views.R, views.t)),
+        xy_px=views.xy_px[0, :1].transpose(0, 1)[:, :, None] * 224 / 820,
+        confidence=views.confidence[0, :1].transpose(0, 1)[:, :, None],
+    )
+    start = Motion(
+        begin.rotations[0, :, None],
+        begin.transl[0, :, None],
+        begin.betas.expand(frames, -1),
+        begin.offsets.expand(frames, -1, -1),
+    )
+    fits: list[SpinFit] = []
+    figures["spin_one_view_cpu_s"] = cpu(lambda: fits.append(spin(body().keypoints, alone, start, prior())))
+    m = fits[0].motion
+    points = [
+        pose_keypoints(body().keypoints, *(x[i].double() for x in (m.rotations, m.betas, m.transl)))[1]
+        for i in range(frames)
+    ]
+    figures["spin_one_view_px_median"] = float(np.nanmedian(miss_px(d, torch.cat(points).numpy())[0]))
+    figures["spin_one_view_jitter"] = jitter_mm(torch.cat(points))
 
 
 def main() -> None:
@@ -291,6 +320,7 @@ def main() -> None:
     natural(args.clips, figures)
     if not args.quick:
         optimisers(d, figures)
+        spin_preset(d, figures)
     for key, value in figures.items():
         text = " ".join(f"{v:.1f}" for v in value) if isinstance(value, list) else f"{value:.4g}"
         print(f"{key:34s} {text}")

@@ -1,0 +1,123 @@
+"""SMPLify as SPIN runs it inside its training loop: one view, every image alone, two runs of Adam.
+
+Kolotouros et al., Learning to Reconstruct 3D Human Pose and Shape via Model-fitting in the Loop (2019), with
+the weights of its code. For training and for comparison; ``models/smplify.py`` is faster and more accurate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.body import KeypointBody, pose_keypoints
+from models.priors import PosePrior
+from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from models.smplify import HINGES, Motion, Views
+from pipeline.joints import BODY_25, SMPL_JOINTS
+
+_ANCHORS = tuple(BODY_25.index(n) for n in ("RHip", "LHip", "RShoulder", "LShoulder"))
+_IGNORED = tuple(BODY_25.index(n) for n in ("Neck", "RHip", "LHip"))
+"""Points that OpenPose defines differently: they place the body but do not pose it."""
+
+_ROBUST_PX = 100.0
+_DEPTH = 100.0**2
+_PRIOR = 4.78**2
+_ANGLE = 15.2**2
+_SHAPE = 5.0**2
+
+
+@dataclass(frozen=True)
+class SpinFit:
+    motion: Motion
+    score: Tensor
+    """(N, T) mean over keypoints of confidence² × Geman–McClure, px²: SPIN keeps the fit of lower score."""
+
+
+def spin(
+    body: KeypointBody, views: Views, start: Motion, prior: PosePrior, *, iterations: int = 100
+) -> SpinFit:
+    """Fit each frame by SPIN's schedule from ``start``, a regressor's output say.
+
+    views: one view (V = 1); pixels of the 224-px crop with a focal length of 5000 px, as in SPIN, or of any
+    picture in which a person is some 200 px tall, for which the weights were chosen. Shape is shared over a
+    problem's frames: give every image as a problem of one frame to have SPIN's own.
+    """
+    n, count, frames, keypoints = views.confidence.shape
+    if count != 1:
+        raise ValueError(f"SPIN's fit takes one view, got {count}")
+    dtype, device = views.xy_px.dtype, views.xy_px.device
+    body = body.to(dtype=dtype, device=device)
+    known = views.xy_px[:, 0].isfinite().all(-1) & (views.confidence[:, 0] > 0)
+    seen = torch.where(known[..., None], views.xy_px[:, 0], 0)
+    trust = torch.where(known, views.confidence[:, 0], 0)
+    used = torch.ones(keypoints, dtype=dtype, device=device)
+    used[list(_IGNORED)] = 0
+
+    def free(x: Tensor) -> Tensor:
+        return x.detach().to(device, dtype).clone().requires_grad_()
+
+    angles = matrix_to_axis_angle(start.rotations.to(device, dtype))
+    orient, pose = free(angles[:, :, :1]), free(angles[:, :, 1:])
+    transl, betas = free(start.transl), free(start.betas)
+
+    def miss() -> Tensor:
+        """(N, T, K, 2) pixels."""
+        turn = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+        points = torch.stack(
+            [pose_keypoints(body, turn[i], betas[i], transl[i], offsets[i])[1] for i in range(n)]
+        )
+        cam = points @ R.mT[:, None] + t[:, None, None]
+        return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - seen
+
+    K, R, t = (x[:, 0].to(dtype) for x in (views.K, views.R, views.t))
+    offsets = start.offsets.to(device, dtype)
+
+    def depth() -> Tensor:
+        return (R[:, 2][:, None] * transl).sum(-1)
+
+    first_depth = depth().detach()
+    anchors = list(_ANCHORS)
+
+    def place() -> Tensor:
+        off = ((miss() ** 2).sum(-1) * known)[..., anchors]
+        return off.sum() + _DEPTH * ((depth() - first_depth) ** 2).sum()
+
+    def robust() -> Tensor:
+        r2 = miss() ** 2
+        rho = _ROBUST_PX**2 * r2 / (_ROBUST_PX**2 + r2)
+        weighed: Tensor = (trust * used) ** 2 * rho.sum(-1)
+        return weighed
+
+    terms = prior.of_joints(range(1, len(SMPL_JOINTS)), 1.0, dtype, device)
+    # SPIN divides the density by (2π)^34.5 and, to keep it in range, by the smallest determinant's root.
+    log_root_det = torch.linalg.slogdet(prior.covariances.double()).logabsdet / 2
+    log_weight = prior.weights.double().log() - 34.5 * math.log(2 * math.pi)
+    constant = -(log_weight - log_root_det + log_root_det.min()).to(device, dtype)
+
+    def likely() -> Tensor:
+        delta = pose.flatten(2)[:, :, None] - terms.means  # (N, T, M, 69)
+        half = 0.5 * torch.einsum("ntmi,mij,ntmj->ntm", delta, terms.precisions, delta)
+        best: Tensor = (half + constant).min(-1).values
+        return best
+
+    def bend() -> Tensor:
+        backward = [-sign * pose[:, :, SMPL_JOINTS.index(name) - 1, axis] for name, axis, sign in HINGES]
+        return (torch.exp(torch.stack(backward)) ** 2).sum(0)
+
+    def pose_energy() -> Tensor:
+        frame = robust().sum(-1) + _PRIOR * likely() + _ANGLE * bend()
+        return frame.sum() + _SHAPE * frames * (betas**2).sum()
+
+    for energy, unknowns in ((place, [orient, transl]), (pose_energy, [pose, betas, orient])):
+        optimiser = torch.optim.Adam(unknowns, lr=1e-2)
+        for _ in range(iterations):
+            optimiser.zero_grad()
+            torch.autograd.backward(energy())
+            optimiser.step()
+    with torch.no_grad():
+        score = robust().mean(-1)
+        rotations = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+    return SpinFit(Motion(rotations, transl.detach(), betas.detach(), offsets), score)
