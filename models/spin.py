@@ -66,9 +66,7 @@ def spin(
     def miss() -> Tensor:
         """(N, T, K, 2) pixels."""
         turn = axis_angle_to_matrix(torch.cat([orient, pose], 2))
-        points = torch.stack(
-            [pose_keypoints(body, turn[i], betas[i], transl[i], offsets[i])[1] for i in range(n)]
-        )
+        _, points = pose_keypoints(body, turn, betas[:, None], transl, offsets[:, None])
         cam = points @ R.mT[:, None] + t[:, None, None]
         return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - seen
 
