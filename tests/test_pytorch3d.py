@@ -2,10 +2,10 @@ import sys
 
 import numpy as np
 import pytest
+from test_software import BLUE, RED, STRONG, camera, sphere, whole
 
 from models.rendering import pytorch3d, software
 from pipeline.errors import InputError
-from tests.test_software import BLUE, RED, STRONG, camera, sphere, whole
 
 SMALL = (120, 90)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from test_software import sphere
 
 from models.rendering import overlay
 from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, SmplParams
@@ -16,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.video import VideoWriter, planes, probe, read_frames
 from stages.decode import DecodeConfig, decode
 from stages.render import RenderConfig, render, video_names
-from tests.test_software import sphere
 
 RATE = Fraction(30000, 1001)
 SIZES = ((160, 96), (96, 160))
