@@ -140,23 +140,13 @@ def _descendants() -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, below))
 
 
-@lru_cache
-def _levels() -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """Joints by distance from the root, with their parents."""
-    depth = [0] * JOINTS
-    for j in range(1, JOINTS):
-        depth[j] = depth[SMPL_PARENTS[j]] + 1
-    levels = [[j for j in range(JOINTS) if depth[j] == d] for d in range(1, max(depth) + 1)]
-    return tuple((tuple(js), tuple(SMPL_PARENTS[j] for j in js)) for js in levels)
-
-
 def _global(local: Tensor) -> Tensor:
     """Local rotations (..., 24, 3, 3) → global."""
-    out = torch.empty_like(local)
-    out[..., 0, :, :] = local[..., 0, :, :]
-    for joints, parents in _levels():
-        out[..., joints, :, :] = out[..., parents, :, :] @ local[..., joints, :, :]
-    return out
+    each = local.unbind(-3)
+    out = [each[0]]
+    for j in range(1, JOINTS):
+        out.append(out[SMPL_PARENTS[j]] @ each[j])
+    return torch.stack(out, -3)
 
 
 def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:

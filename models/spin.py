@@ -45,7 +45,7 @@ def spin(
     picture in which a person is some 200 px tall, for which the weights were chosen. Shape is shared over a
     problem's frames: give every image as a problem of one frame to have SPIN's own.
     """
-    n, count, frames, keypoints = views.confidence.shape
+    _, count, frames, keypoints = views.confidence.shape
     if count != 1:
         raise ValueError(f"SPIN's fit takes one view, got {count}")
     dtype, device = views.xy_px.dtype, views.xy_px.device

@@ -18,6 +18,7 @@ from models.smplify import JOINTS, Motion, Schedule, Views, Weights, fit, start_
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams
 from pipeline.cameras import Rig
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.triangulation import triangulate
 
 HELD = 2
@@ -315,7 +316,13 @@ def smplify(
 
     state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
     those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
+    Raises ``InputError`` where there is one camera.
     """
+    if len(rig) < 2:
+        raise InputError(
+            f"there is one camera, '{rig.names[0]}': a body is placed in the world where at least two "
+            "calibrated cameras see it. Add a second camera to the recording."
+        )
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[KeypointBatch] = deque()
     people: list[_Person] = []

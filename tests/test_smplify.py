@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 
@@ -302,6 +303,25 @@ def test_problems_of_a_batch_do_not_touch_each_other() -> None:
         alone = d.solve(F64, schedule=schedule)
         assert float(batch.energy[n]) == pytest.approx(float(alone.energy[0]), rel=1e-5)
         assert (joints_of(batch.motion, n) - joints_of(alone.motion)).norm(dim=-1).max() < 1e-3
+
+
+def test_the_block_solver_finds_the_same_motion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs, here on the CPU."""
+    d = scene(4, "random", frames=21)
+    banded = d.solve(F64).motion
+    monkeypatch.setattr(smplify, "_BandedFactor", smplify._BlockFactor)
+    assert (joints_of(d.solve(F64).motion) - joints_of(banded)).abs().max() < 1e-8
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
+)
+def test_a_gpu_finds_the_same_motion() -> None:
+    d = scene(4, "random", frames=21)
+    views = smplify.Views(*(x.cuda() for x in vars(d.views(F64)).values()))
+    found = fit(body().keypoints, views, d.start(), 60.0, prior=prior()).motion
+    here = Motion(*(x.cpu() for x in vars(found).values()))
+    assert (joints_of(here) - joints_of(d.solve(F64).motion)).abs().max() < 1e-6
 
 
 def test_same_input_same_bits() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from models.body import pose_keypoints
 from models.smplify import Schedule, Weights
 from pipeline.batches import FitBatch, KeypointBatch
+from pipeline.errors import InputError
 from stages.smplify import SmplifyConfig, smplify
 
 
@@ -259,6 +260,12 @@ def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> 
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(ValueError, match="extra"):
         SmplifyConfig(window=3)  # type: ignore[call-arg]
+
+
+def test_one_camera_is_refused() -> None:
+    d = scene(12, "person", frames=2, views=1)
+    with pytest.raises(InputError, match="one camera, 'c0'"):
+        run(d)
 
 
 def test_defaults_are_the_solver_s_own() -> None:
