@@ -68,7 +68,7 @@ def run(
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
-    """Reconstruct a recording: results.zarr, overlay videos, summary.json. Run again to continue."""
+    """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
     from pipeline.recording import find_recording
 
     cfg = _run_config(config, settings)

@@ -25,6 +25,7 @@ from pipeline.summary import Summary, seen, summarise
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.render import RenderConfig, render, video_names
+from stages.report import read_summary, report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store
 
@@ -52,7 +53,7 @@ class RunResult:
     first_frame: int
     """Where this run began: everything before was done."""
     files: tuple[Path, ...]
-    """The store, the videos and the summary."""
+    """The store, the videos, the summary and the report."""
     missing: tuple[MissingData, ...]
     """Why each camera does not show the person at some instants."""
 
@@ -79,14 +80,18 @@ def run(
     rig, line = recording.rig, recording.timeline
     has_videos = any(v is not None for v in recording.videos)
     videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
-    summary_file = out / "summary.json"
-    files = (results.path, *videos, summary_file)
+    summary_file, page = out / "summary.json", out / "report.html"
+    files = (results.path, *videos, summary_file, page)
+    mosaic = "mosaic.mp4" if has_videos and cfg.render.mosaic else None
     first, windows = results.first_missing, len(results.done)
     frames_done = results.span(first)[0] if first < windows else len(line)
-    if first == windows and all(f.exists() for f in files):
+    if first == windows and all(f.exists() for f in files if f != page):
+        if not page.exists():
+            write_atomically(page, report(results, read_summary(summary_file), body, mosaic))
         return RunResult(summarise(results), (), frames_done, files, missing_data(recording, seen(results)))
 
-    summary_file.unlink(missing_ok=True)  # it would describe something else until the end of this run
+    for old in (summary_file, page):
+        old.unlink(missing_ok=True)  # it would describe something else until the end of this run
     draw = not all(v.exists() for v in videos)
     anchor, state = results.carried(first - 1) if first else (None, None)
     stages: list[Stage] = [
@@ -114,7 +119,7 @@ def run(
         for batch in chain:
             progress(len(batch.valid))
     summary, missing = summarise(results), missing_data(recording, seen(results))
-    report = {
+    numbers = {
         "recording": str(recording.path.resolve()),
         "format": asdict(recording.format),
         "warnings": recording.warnings,
@@ -126,7 +131,8 @@ def run(
         "body": {"name": body.name, "sha256": body.sha256},
         "versions": versions(),
     }
-    write_atomically(summary_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_atomically(page, report(results, numbers, body, mosaic))
     return RunResult(summary, tuple(chain.times), frames_done, files, missing)
 
 

@@ -1,0 +1,210 @@
+"""What a results store holds over time, at a bounded number of points: for plots of recordings of any length.
+
+Read block by block, so memory and output do not grow with the length of the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.joints import SMPL_JOINTS
+from pipeline.store import Store
+from pipeline.summary import CONFIDENT
+
+Floats = NDArray[np.float32]
+
+BINS: Final = 1000
+"""Points of a curve: about the pixels of a plot's width."""
+
+BLOCK: Final = 1000
+"""Frames read at once, in whole windows."""
+
+
+def _limbs() -> dict[str, tuple[str, str, str, str]]:
+    bends = {
+        "hip": ("neck", "pelvis", "{}_hip", "{}_knee"),
+        "knee": ("{}_hip", "{}_knee", "{}_knee", "{}_ankle"),
+        "ankle": ("{}_knee", "{}_ankle", "{}_ankle", "{}_foot"),
+        "shoulder": ("neck", "pelvis", "{}_shoulder", "{}_elbow"),
+        "elbow": ("{}_shoulder", "{}_elbow", "{}_elbow", "{}_wrist"),
+    }
+    sides = ("left", "right")
+    found = {}
+    for joint, (a, b, c, d) in bends.items():
+        for side in sides:
+            found[f"{side} {joint}"] = (a.format(side), b.format(side), c.format(side), d.format(side))
+    return found
+
+
+ANGLES: Final = MappingProxyType(_limbs())
+"""Angle between two bones, each from one SMPL joint to another: name → (from, to, from, to). 0 when they are
+in line: a straight knee, a thigh in line with the trunk, an arm that hangs down, a pointed foot."""
+
+
+def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """SMPL joints (..., 24, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
+    index = np.array([[SMPL_JOINTS.index(j) for j in four] for four in ANGLES.values()])
+    a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
+    one, two = b - a, d - c
+    # atan2 keeps its digits where the cosine of a nearly straight limb has none left.
+    across = np.linalg.norm(np.cross(one, two), axis=-1)
+    angle: NDArray[np.float64] = np.degrees(np.arctan2(across, (one * two).sum(-1)))
+    return angle
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rows of values over time, (..., B) each; NaN where a bin has none."""
+
+    low: Floats
+    mean: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A store over time: V cameras, P people, B bins of consecutive frames. NaN where nothing is known."""
+
+    first_frame: NDArray[np.int64]
+    """(B,) of each bin."""
+    time_s: NDArray[np.float64]
+    """(B,) of that frame."""
+    reprojection_px: Curve
+    """(V, B) mean distance between fitted and seen keypoints, of the frames in which a person was fitted."""
+    keypoints_seen: Floats
+    """(V, B) share of the people's keypoints that a camera sees with confidence above ``CONFIDENT``."""
+    pictures: Floats
+    """(V, B) share of frames of which the camera has a picture."""
+    fitted: Floats
+    """(P, B) share of frames with a fitted pose."""
+    bridged: Floats
+    """(P, B) share of frames with a pose that was carried over a gap."""
+    angles_deg: Curve
+    """(P, 10, B) ``ANGLES``, bridged frames included."""
+    acceleration_mm: Curve
+    """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
+    joints: Floats
+    """(P, B, 24, 3) of each bin's first frame, metres, world."""
+    up: tuple[float, float, float]
+    """The axis of the world, with its sign, that people's trunks follow best."""
+
+
+class _Bins:
+    """Least, mean and greatest of values that arrive in order of time."""
+
+    def __init__(self, bins: int, *rows: int) -> None:
+        self._low = np.full((*rows, bins), np.nan)
+        self._high = self._low.copy()
+        self._total = np.zeros((*rows, bins))
+        self._count = np.zeros((*rows, bins), dtype=np.int64)
+
+    def add(self, bins: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Values (*rows, T) of frames that lie in these bins (T,), which do not decrease; NaN counts not."""
+        at, first = np.unique(bins, return_index=True)
+        known = np.isfinite(values)
+        self._low[..., at] = np.fmin(self._low[..., at], np.fmin.reduceat(values, first, -1))
+        self._high[..., at] = np.fmax(self._high[..., at], np.fmax.reduceat(values, first, -1))
+        self._total[..., at] += np.add.reduceat(np.where(known, values, 0), first, -1)
+        self._count[..., at] += np.add.reduceat(known.astype(np.int64), first, -1)
+
+    def curve(self) -> Curve:
+        return Curve(self._low.astype(np.float32), self.mean(), self._high.astype(np.float32))
+
+    def mean(self) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return (self._total / np.where(self._count, self._count, np.nan)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some windows of a store. float64, people first."""
+
+    start: int
+    joints: NDArray[np.float64]
+    """(P, T, 24, 3)"""
+    valid: NDArray[np.bool_]
+    """(P, T)"""
+    reprojection_px: NDArray[np.float64]
+    """(P, V, T)"""
+    confidence: NDArray[np.float64]
+    """(V, T, P, 25)"""
+
+    @classmethod
+    def read(cls, store: Store, a: int, b: int) -> Self:
+        c = store.contents
+
+        def people(name: str) -> NDArray[Any]:
+            return np.stack([store.array(f"people/{p}/{name}", a, b) for p in range(c.people)])
+
+        seen = [store.array(f"keypoints_2d/{name}", a, b)[..., 2] for name in c.rig.names]
+        return cls(
+            start=a,
+            joints=people("joints").astype(np.float64),
+            valid=people("valid"),
+            reprojection_px=people("reprojection_px").astype(np.float64).swapaxes(1, 2),
+            confidence=np.stack(seen).astype(np.float64),
+        )
+
+
+def _blocks(store: Store) -> Iterator[_Block]:
+    windows, step = store.first_missing, max(1, BLOCK // store.contents.window)
+    for k in range(0, windows, step):
+        yield _Block.read(store, store.span(k)[0], store.span(min(k + step, windows) - 1)[1])
+
+
+def curves(store: Store, bins: int = BINS) -> Curves:
+    """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer."""
+    c = store.contents
+    views, frames, people = len(c.rig), len(c.time_s), c.people
+    bins = min(bins, frames)
+    first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
+    reprojection, seen = _Bins(bins, views), _Bins(bins, views)
+    fitted, bridged = _Bins(bins, people), _Bins(bins, people)
+    angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
+    sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
+    trunk = np.zeros(3)
+    before = np.full((people, 2, 24, 3), np.nan)
+    for block in _blocks(store):
+        number = np.arange(block.start, block.start + block.valid.shape[1])
+        at = number * bins // frames
+        for p in range(people):
+            reprojection.add(at, np.where(block.valid[p], block.reprojection_px[p], np.nan))
+        seen.add(at, (block.confidence > CONFIDENT).mean((2, 3)))
+        posed = np.isfinite(block.joints).all((2, 3))
+        fitted.add(at, block.valid.astype(float))
+        bridged.add(at, (posed & ~block.valid).astype(float))
+        angles.add(at, np.moveaxis(joint_angles(block.joints), -1, 1))
+        sure = np.where(block.valid[..., None, None], block.joints, np.nan)
+        with_past = np.concatenate([before, sure], 1)
+        acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))
+        before = with_past[:, -2:]
+        wanted = np.flatnonzero(first_frame[at] == number)
+        sampled[:, at[wanted]] = block.joints[:, wanted]
+        lean = block.joints[..., SMPL_JOINTS.index("neck"), :] - block.joints[..., 0, :]
+        trunk += np.nansum(lean, (0, 1))
+    shown = _Bins(bins, views)
+    shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
+    axis = int(np.argmax(np.abs(trunk)))
+    up = [0.0, 0.0, 0.0]
+    up[axis] = -1.0 if trunk[axis] < 0 else 1.0
+    if not trunk.any():
+        up = [0.0, 0.0, 1.0]
+    return Curves(
+        first_frame=first_frame,
+        time_s=c.time_s[first_frame],
+        reprojection_px=reprojection.curve(),
+        keypoints_seen=seen.mean(),
+        pictures=shown.mean(),
+        fitted=fitted.mean(),
+        bridged=bridged.mean(),
+        angles_deg=angles.curve(),
+        acceleration_mm=acceleration.curve(),
+        joints=sampled,
+        up=(up[0], up[1], up[2]),
+    )

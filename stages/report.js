@@ -1,0 +1,593 @@
+"use strict";
+// Everything shown comes from the JSON block and is set as text, never as markup.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const { summary, cameras, people, curves } = data;
+
+  // ---- arrays -------------------------------------------------------------------------------------
+  const unpack = ({ shape, base64 }) => {
+    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+    return { shape, values: new Float32Array(bytes.buffer) };
+  };
+  const rows = ({ shape, values }) => {
+    const n = shape[shape.length - 1];
+    return Array.from({ length: values.length / n }, (_, i) => values.subarray(i * n, (i + 1) * n));
+  };
+  const curveRows = (curve) => {
+    const mean = rows(unpack(curve.mean));
+    const low = curve.low ? rows(unpack(curve.low)) : mean;
+    const high = curve.high ? rows(unpack(curve.high)) : mean;
+    return mean.map((m, i) => ({ mean: m, low: low[i], high: high[i] }));
+  };
+  const first = unpack(curves.first_frame).values;
+  const bins = first.length;
+  const joints = unpack(curves.joints).values; // (people, bins, 24, 3)
+  const joint = (p, b, j) => {
+    const i = ((p * bins + b) * 24 + j) * 3;
+    return [joints[i], joints[i + 1], joints[i + 2]];
+  };
+  const binned = data.frames > bins;
+
+  // ---- page elements ------------------------------------------------------------------------------
+  const el = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (key === "style") Object.assign(node.style, value);
+      else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+      else if (value !== null && value !== undefined) node.setAttribute(key, value);
+    }
+    for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
+    return node;
+  };
+  const number = (x, digits = 1) => (x === null || x === undefined || Number.isNaN(x) ? "–" : x.toFixed(digits));
+  const clock = (s) => {
+    if (data.frames / data.fps < 100) return `${s.toFixed(s < 10 && data.frames / data.fps < 10 ? 2 : 1)} s`;
+    const whole = Math.round(s);
+    const text = `${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")}:${String(whole % 60).padStart(2, "0")}`;
+    return whole >= 3600 ? `${Math.floor(whole / 3600)}:${text}` : text;
+  };
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Okabe and Ito's colours, which the colour-blind can tell apart; a wheel of hues where there are more.
+  const okabe = ["#2286cd", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8E7CC3"];
+  const colour = (i, n) => (n <= okabe.length ? okabe[i] : `hsl(${Math.round((360 * i) / n)} 65% 50%)`);
+  const cameraColour = (v) => colour(v, cameras.length);
+
+  // ---- the moment that all plots show ---------------------------------------------------------------
+  let frame = 0;
+  const watchers = [];
+  const drawings = [];
+  let asked = false;
+  const redraw = () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => { asked = false; drawings.forEach((draw) => draw()); });
+  };
+  const binOf = (f) => Math.min(bins - 1, Math.max(0, Math.floor((f * bins) / data.frames)));
+  const show = (f, from) => {
+    frame = Math.min(data.frames - 1, Math.max(0, Math.round(f)));
+    watchers.forEach((watch) => watch(from));
+    redraw();
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  /** A canvas that is `height` CSS pixels high and redrawn when its width changes. */
+  const canvas = (cls, label, height, draw) => {
+    const node = el("canvas", { class: cls, role: "img", "aria-label": label });
+    let width = 0;
+    const paint = () => {
+      if (!width) return;
+      const ratio = window.devicePixelRatio || 1;
+      const h = typeof height === "function" ? height(width) : height;
+      if (node.width !== Math.round(width * ratio) || node.height !== Math.round(h * ratio)) {
+        node.width = Math.round(width * ratio);
+        node.height = Math.round(h * ratio);
+        node.style.height = `${h}px`;
+      }
+      const g = node.getContext("2d");
+      g.setTransform(ratio, 0, 0, ratio, 0, 0);
+      g.clearRect(0, 0, width, h);
+      g.font = "11.5px system-ui, sans-serif";
+      draw(g, width, h);
+    };
+    new ResizeObserver(([entry]) => { width = entry.contentRect.width; redraw(); }).observe(node);
+    drawings.push(paint);
+    return node;
+  };
+
+  // ---- hovering -------------------------------------------------------------------------------------
+  const tip = el("div", { class: "tip", hidden: "" });
+  const hideTip = () => { tip.hidden = true; };
+  const showTip = (event, title, lines) => {
+    tip.replaceChildren(
+      el("div", { class: "dim" }, title),
+      ...lines.map(([name, value, tint]) =>
+        el("div", {}, el("span", { style: tint ? { color: tint } : {} }, name), el("b", {}, value))),
+    );
+    tip.hidden = false;
+    const { width, height } = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
+    tip.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - height - 8))}px`;
+  };
+  const moment = (b) => {
+    const end = b + 1 < bins ? first[b + 1] : data.frames;
+    const span = end - first[b] > 1 ? `frames ${first[b]}–${end - 1}` : `frame ${first[b]}`;
+    return `${span} · ${clock(first[b] / data.fps)}`;
+  };
+  /** Hover tells values, press and drag moves the shown frame. `at(event)` is the share of the width. */
+  const follow = (node, at, values) => {
+    let down = false;
+    node.addEventListener("pointerdown", (e) => { down = true; node.setPointerCapture(e.pointerId); show(at(e) * (data.frames - 1)); });
+    node.addEventListener("pointerup", () => { down = false; });
+    node.addEventListener("pointercancel", () => { down = false; });
+    node.addEventListener("pointerleave", hideTip);
+    node.addEventListener("pointermove", (e) => {
+      const x = at(e);
+      if (down) show(x * (data.frames - 1));
+      const b = binOf(x * (data.frames - 1));
+      showTip(e, moment(b), values(b, e));
+    });
+  };
+
+  // ---- axes -----------------------------------------------------------------------------------------
+  const ticks = (low, high, count) => {
+    const raw = (high - low) / Math.max(1, count);
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = power * [1, 2, 5, 10].find((s) => s * power >= raw * 0.999);
+    const found = [];
+    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-6; k++) found.push(k * step);
+    return found;
+  };
+  const timeAxis = (g, left, right, y, top) => {
+    const end = (data.frames - 1) / data.fps || 1 / data.fps;
+    g.fillStyle = css("--dim");
+    g.textAlign = "center";
+    g.textBaseline = "top";
+    for (const t of ticks(0, end, Math.max(2, (right - left) / 95))) {
+      const x = left + ((right - left) * t) / end;
+      if (top !== null) { g.strokeStyle = css("--grid"); line(g, [[x, top], [x, y]]); }
+      g.fillText(clock(t), Math.min(Math.max(x, left + 12), right - 14), y + 5);
+    }
+  };
+  const line = (g, points) => {
+    g.beginPath();
+    points.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y)));
+    g.stroke();
+  };
+  const playhead = (g, left, right, top, bottom) => {
+    const x = left + ((right - left) * frame) / Math.max(1, data.frames - 1);
+    g.strokeStyle = css("--text");
+    g.globalAlpha = 0.55;
+    g.lineWidth = 1;
+    line(g, [[x, top], [x, bottom]]);
+    g.globalAlpha = 1;
+  };
+
+  // ---- curves over time -----------------------------------------------------------------------------
+  const LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 22;
+  /** series: [{name, colour, mean, low, high}] */
+  const chart = (label, unit, series, height, digits = 1) => {
+    const off = new Set();
+    const draw = (g, w, h) => {
+      const [l, r, t, b] = [LEFT, w - RIGHT, TOP, h - BOTTOM];
+      let [least, most] = [0, 0];
+      for (const s of series) if (!off.has(s)) for (const v of s.high) if (v > most) most = v;
+      for (const s of series) if (!off.has(s)) for (const v of s.low) if (v < least) least = v;
+      if (most === least) most = least + 1;
+      const marks = ticks(least, most, Math.max(2, (b - t) / 44));
+      const step = marks.length > 1 ? marks[1] - marks[0] : most - least;
+      const roof = Math.ceil(most / step - 1e-6) * step;
+      if (roof > marks[marks.length - 1] + step / 2) marks.push(roof);
+      const x = (i) => l + ((r - l) * first[i]) / Math.max(1, data.frames - 1);
+      const y = (v) => b - ((b - t) * (v - least)) / (roof - least);
+      g.lineWidth = 1;
+      timeAxis(g, l, r, b, t);
+      g.textAlign = "right";
+      g.textBaseline = "middle";
+      for (const v of marks) {
+        g.strokeStyle = css("--grid");
+        line(g, [[l, y(v)], [r, y(v)]]);
+        g.fillStyle = css("--dim");
+        g.fillText(step < 1 ? v.toFixed(step < 0.1 ? 2 : 1) : String(Math.round(v)), l - 7, y(v));
+      }
+      for (const s of series) {
+        if (off.has(s)) continue;
+        for (let i = 0; i < bins; i++) {
+          let end = i;
+          while (end < bins && !Number.isNaN(s.mean[end])) end++;
+          if (end === i) continue; // a gap is left open
+          g.fillStyle = g.strokeStyle = s.colour;
+          if (s.low !== s.mean && end - i > 1) {
+            g.globalAlpha = 0.2;
+            g.beginPath();
+            for (let k = i; k < end; k++) g.lineTo(x(k), y(s.high[k]));
+            for (let k = end - 1; k >= i; k--) g.lineTo(x(k), y(s.low[k]));
+            g.fill();
+            g.globalAlpha = 1;
+          }
+          g.lineWidth = 1.4;
+          g.lineJoin = "round";
+          if (end - i === 1) { g.beginPath(); g.arc(x(i), y(s.mean[i]), 1.6, 0, 7); g.fill(); }
+          else line(g, Array.from({ length: end - i }, (_, k) => [x(i + k), y(s.mean[i + k])]));
+          i = end;
+        }
+      }
+      playhead(g, l, r, t, b);
+    };
+    const node = canvas("plot", label, height, draw);
+    const at = (e) => {
+      const box = node.getBoundingClientRect();
+      return Math.min(1, Math.max(0, (e.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)));
+    };
+    follow(node, at, (b) => series.filter((s) => !off.has(s)).map((s) => {
+      const range = binned && !Number.isNaN(s.mean[b]) ? ` (${number(s.low[b], digits)} to ${number(s.high[b], digits)})` : "";
+      return [s.name, `${number(s.mean[b], digits)}${range} ${unit}`, s.colour];
+    }));
+    const legend = el("div", { class: "legend" }, series.map((s) => {
+      const button = el("button", {
+        type: "button", "aria-pressed": "true", title: s.name,
+        onclick: () => {
+          if (off.has(s)) off.delete(s); else off.add(s);
+          button.setAttribute("aria-pressed", String(!off.has(s)));
+          redraw();
+        },
+      }, el("i", { style: { background: s.colour } }), el("span", {}, s.name));
+      return button;
+    }));
+    return { node, legend };
+  };
+
+  const card = (cls, title, note, ...children) =>
+    el("section", { class: `card ${cls}` },
+      el("div", { class: "head" }, el("h2", {}, title), note ? (typeof note === "string" ? el("span", { class: "dim" }, note) : note) : null),
+      ...children);
+
+  // ---- coverage -------------------------------------------------------------------------------------
+  const coverage = () => {
+    const seen = rows(unpack(curves.keypoints_seen));
+    const pictures = rows(unpack(curves.pictures));
+    const fitted = rows(unpack(curves.fitted));
+    const bridged = rows(unpack(curves.bridged));
+    const names = [...cameras.map((c) => c.name), ...people.map((p) => (people.length > 1 ? `person ${Number(p.id) + 1}` : "fit"))];
+    const high = names.length > 24 ? 12 : 22;
+    const height = names.length * (high + 3) + BOTTOM + 6;
+    const side = (g) => Math.min(180, Math.max(...names.map((n) => g.measureText(n).width)) + 14);
+    let left = 80;
+    const draw = (g, w, h) => {
+      left = side(g);
+      const right = w - RIGHT;
+      const heat = css("--heat");
+      const columns = Math.min(bins, Math.ceil(right - left));
+      names.forEach((name, row) => {
+        const y = row * (high + 3) + (row >= cameras.length ? 6 : 0);
+        g.save();
+        g.beginPath(); g.rect(0, y, left - 6, high); g.clip();
+        g.fillStyle = css("--text"); g.textAlign = "left"; g.textBaseline = "middle";
+        g.fillText(name, 0, y + high / 2 + 0.5);
+        g.restore();
+        for (let i = 0; i < bins; i++) {
+          const x0 = left + ((right - left) * i) / bins, x1 = left + ((right - left) * (i + 1)) / bins;
+          if (row < cameras.length) {
+            const share = seen[row][i];
+            if (pictures[row][i] < 0.5) g.fillStyle = css("--none");
+            else g.fillStyle = `rgba(${heat}, ${Number.isNaN(share) ? 0 : 0.06 + 0.94 * share})`;
+          } else {
+            const p = row - cameras.length;
+            const [f, c] = [fitted[p][i], bridged[p][i]];
+            g.fillStyle = f >= 0.5 ? css("--good") : c > 0 && c >= 0.5 - f ? okabe[1] : css("--none");
+          }
+          g.fillRect(x0, y, columns < bins ? Math.max(1, x1 - x0) : x1 - x0 + 0.35, high);
+        }
+      });
+      timeAxis(g, left, right, h - BOTTOM, null);
+      playhead(g, left, right, 0, h - BOTTOM);
+    };
+    const node = canvas("plot", "Coverage: camera by time", height, draw);
+    follow(node, (e) => {
+      const box = node.getBoundingClientRect();
+      return Math.min(1, Math.max(0, (e.clientX - box.left - left) / (box.width - left - RIGHT)));
+    }, (b, e) => {
+      const y = e.clientY - node.getBoundingClientRect().top;
+      const row = Math.min(names.length - 1, Math.floor(y / (high + 3)));
+      if (row >= cameras.length) {
+        const p = row - cameras.length;
+        return [["fitted", `${number(100 * fitted[p][b], 0)} %`], ["bridged", `${number(100 * bridged[p][b], 0)} %`]];
+      }
+      return [[names[row], `${number(100 * seen[row][b], 0)} % of keypoints`], ["picture", pictures[row][b] === 1 ? "yes" : pictures[row][b] ? `${number(100 * pictures[row][b], 0)} %` : "none"]];
+    });
+    const key = (background, text) => el("button", { type: "button", tabindex: "-1", style: { cursor: "default" } },
+      el("i", { style: { background, height: "10px" } }), el("span", {}, text));
+    const legend = el("div", { class: "legend" },
+      key("linear-gradient(90deg, rgba(var(--heat), .06), rgb(var(--heat)))", "keypoints seen, 0 to 100 %"), key("var(--none)", "no picture / no pose"),
+      key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap"));
+    return card("w12", "Coverage", legend, node);
+  };
+
+  // ---- cameras and people in space ------------------------------------------------------------------
+  const space = () => {
+    const add = (a, b, s = 1) => a.map((x, i) => x + s * b[i]);
+    const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+    const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    const up = data.up;
+    const e1 = Math.abs(up[0]) > 0.5 ? [0, 1, 0] : [1, 0, 0];
+    const e2 = cross(up, e1);
+    const paths = people.map((_, p) => Array.from({ length: bins }, (_, b) => joint(p, b, 0)));
+    const known = paths.flat().filter((x) => !Number.isNaN(x[0]));
+    const all = [...cameras.map((c) => c.centre), ...known];
+    const middle = (points) => [0, 1, 2].map((i) => {
+      const v = points.map((p) => p[i]).sort((a, b) => a - b);
+      return v.length ? (v[0] + v[v.length - 1]) / 2 : 0;
+    });
+    const target = middle(all);
+    let radius = 0.5; // of everything, about the middle
+    for (const p of all) radius = Math.max(radius, Math.hypot(...add(p, target, -1)));
+    // A frustum is a tenth of the scene, large enough to see where a camera looks.
+    const frusta = cameras.map((c) => c.corners.map((q) => add(c.centre, add(q, c.centre, -1), (0.28 * radius) / data.frustum_m)));
+    let floor = Infinity;
+    for (let i = 0; i < joints.length; i += 3) {
+      const h = joints[i] * up[0] + joints[i + 1] * up[1] + joints[i + 2] * up[2];
+      if (h < floor) floor = h;
+    }
+    if (!Number.isFinite(floor)) floor = Math.min(...all.map((p) => dot(p, up))) - 1;
+    const step = radius > 12 ? 5 : 1;
+    let [turn, tilt, zoom] = [0.6, 0.5, 1];
+    const draw = (g, w, h) => {
+      const away = add(add(e1.map((x) => x * Math.cos(turn) * Math.cos(tilt)), e2, Math.sin(turn) * Math.cos(tilt)), up, Math.sin(tilt));
+      const right = add(e1.map((x) => -x * Math.sin(turn)), e2, Math.cos(turn));
+      const over = cross(away, right);
+      const far = radius * 3.2;
+      const scale = (Math.min(w, h * 1.5) / 2 / radius) * far * 0.86 * zoom;
+      const put = (p) => {
+        const d = add(p, target, -1);
+        const z = Math.max(far * 0.05, far - dot(d, away));
+        return [w / 2 + (scale * dot(d, right)) / z, h / 2 - (scale * dot(d, over)) / z];
+      };
+      // the floor, in squares of a metre, or of five where it is large
+      const n = Math.ceil(radius / step);
+      const base = add(target, up, floor - dot(target, up));
+      g.strokeStyle = css("--line");
+      g.lineWidth = 1;
+      for (let k = -n; k <= n; k++) {
+        for (const [a, b] of [[e1, e2], [e2, e1]]) {
+          const from = add(base, a, k * step);
+          line(g, [put(add(from, b, -n * step)), put(add(from, b, n * step))]);
+        }
+      }
+      cameras.forEach((c, v) => {
+        g.strokeStyle = g.fillStyle = cameraColour(v);
+        const [o, ...q] = [c.centre, ...frusta[v]].map(put);
+        g.lineWidth = 1.5;
+        g.globalAlpha = 0.16;
+        g.beginPath(); q.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y))); g.fill();
+        g.globalAlpha = 1;
+        for (let i = 0; i < 4; i++) { line(g, [o, q[i]]); line(g, [q[i], q[(i + 1) % 4]]); }
+        g.lineWidth = 3; line(g, [q[0], q[1]]); // the picture's upper edge
+        g.fillStyle = css("--text"); g.textAlign = "center"; g.textBaseline = "bottom";
+        const name = c.name.length > 24 ? `${c.name.slice(0, 23)}…` : c.name;
+        g.fillText(name, o[0], Math.min(o[1], ...q.map((x) => x[1])) - 5);
+      });
+      const now = binOf(frame);
+      people.forEach((_, p) => {
+        const tint = people.length > 1 ? colour(p, people.length) : css("--accent");
+        g.strokeStyle = tint;
+        g.lineWidth = 1.6;
+        for (const [alpha, a, b] of [[0.9, 0, now], [0.35, now, bins - 1]]) {
+          g.globalAlpha = alpha;
+          for (let i = a; i < b; i++) {
+            if (!Number.isNaN(paths[p][i][0]) && !Number.isNaN(paths[p][i + 1][0])) line(g, [put(paths[p][i]), put(paths[p][i + 1])]);
+          }
+        }
+        g.globalAlpha = 1;
+        if (Number.isNaN(paths[p][now][0])) return;
+        g.lineCap = "round";
+        g.lineWidth = 3;
+        g.strokeStyle = css("--text");
+        data.parents.forEach((parent, j) => {
+          if (parent >= 0) line(g, [put(joint(p, now, parent)), put(joint(p, now, j))]);
+        });
+        g.fillStyle = tint;
+        for (let j = 0; j < 24; j++) { const [x, y] = put(joint(p, now, j)); g.beginPath(); g.arc(x, y, 2.4, 0, 7); g.fill(); }
+        g.lineCap = "butt";
+      });
+    };
+    const node = canvas("space", "Cameras and the person's path in space", (w) => (data.mosaic ? Math.min(580, w * 0.95) : Math.min(560, w * 0.6)), draw);
+    node.tabIndex = 0;
+    let held = null;
+    node.addEventListener("pointerdown", (e) => { held = [e.clientX, e.clientY]; node.setPointerCapture(e.pointerId); node.focus({ preventScroll: true }); });
+    node.addEventListener("pointermove", (e) => {
+      if (!held) return;
+      turn -= (e.clientX - held[0]) * 0.008;
+      tilt = Math.min(1.55, Math.max(-0.6, tilt + (e.clientY - held[1]) * 0.008));
+      held = [e.clientX, e.clientY];
+      redraw();
+    });
+    for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => { held = null; });
+    const closer = (by) => { zoom = Math.min(12, Math.max(0.4, zoom * by)); redraw(); };
+    node.addEventListener("wheel", (e) => {
+      if (document.activeElement !== node) return; // the page scrolls until the plot has been clicked
+      e.preventDefault();
+      closer(Math.exp(-e.deltaY * 0.0015));
+    }, { passive: false });
+    node.addEventListener("keydown", (e) => {
+      const step = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] }[e.key];
+      if (step) { turn += step[0]; tilt = Math.min(1.55, Math.max(-0.6, tilt + step[1])); e.preventDefault(); redraw(); }
+      if (e.key === "+") closer(1.2);
+      if (e.key === "-") closer(1 / 1.2);
+    });
+    return card(data.mosaic ? "w5" : "w12", "Cameras and path", `squares of ${step} m · drag to turn; click, then scroll to zoom`, node);
+  };
+
+  // ---- video ----------------------------------------------------------------------------------------
+  let video = null;
+  const mosaic = () => {
+    if (!data.mosaic) return null;
+    video = el("video", { controls: "", muted: "", preload: "auto", playsinline: "", src: data.mosaic });
+    const box = card("w7", "All views", data.mosaic, video);
+    video.addEventListener("error", () => {
+      video.replaceWith(el("div", { class: "empty" }, `${data.mosaic} is not beside this page, or this browser cannot play it.`));
+      video = null;
+    });
+    const fromVideo = () => { if (video && !video.seeking) show(video.currentTime * data.fps, video); };
+    const tick = () => { if (video && !video.paused) { fromVideo(); requestAnimationFrame(tick); } };
+    video.addEventListener("play", tick);
+    video.addEventListener("seeked", fromVideo);
+    watchers.push((from) => {
+      // half a frame in: the middle of the frame's time, whatever the player rounds
+      if (video && from !== video && video.readyState) video.currentTime = (frame + 0.5) / data.fps;
+    });
+    return box;
+  };
+
+  // ---- tables ---------------------------------------------------------------------------------------
+  const table = (head, body) => el("div", { class: "scroll" }, el("table", {},
+    el("thead", {}, el("tr", {}, head.map((h) => el("th", h.startsWith("<") ? { class: "l" } : {}, h.replace(/^</, ""))))),
+    el("tbody", {}, body.map((row) => el("tr", {}, row.map((cell, i) => el("td", head[i].startsWith("<") ? { class: "l" } : {}, cell)))))));
+
+  const cameraTable = () => {
+    const missing = summary.missing || {};
+    return card("w12", "Cameras", null, table(
+      ["camera", "picture", "median px", "mean px", "keypoints", "person seen", "not seen", "no picture", "<why the person is not there"],
+      summary.cameras.map((c, v) => {
+        const why = Object.entries((missing[c.name] || {}).frames || {}).map(([reason, count]) => {
+          const example = missing[c.name].examples[reason];
+          return `${reason} ${count}${example ? ` (first: ${example})` : ""}`;
+        }).join(", ");
+        const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
+        return [name, cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_mean_px), String(c.keypoints),
+          String(c.frames_with_person), String(c.frames_without_person), String(c.frames_without_picture), why || "–"];
+      })));
+  };
+
+  const timing = () => {
+    const stages = summary.stages || [];
+    const longest = Math.max(1e-9, ...stages.map((s) => s.total));
+    const tints = [["busy", "var(--accent)"], ["starved", "var(--none)"], ["blocked", okabe[1]]];
+    const legend = el("div", { class: "legend" }, tints.map(([name, background]) =>
+      el("button", { type: "button", tabindex: "-1", style: { cursor: "default" } }, el("i", { style: { background, height: "10px" } }), el("span", {}, name))));
+    return card("w8", "Where the time went, seconds", legend,
+      table(["stage", "<", "busy", "starved", "blocked", "batches"], stages.map((s) => [
+        s.name,
+        el("div", { class: "stack" }, tints.map(([key, background]) => el("i", { style: { background, width: `${(100 * s[key]) / longest}%` } }))),
+        number(s.busy), number(s.starved), number(s.blocked), String(s.items)])),
+      el("p", { class: "note" }, `The last run took ${number(summary.seconds_taken)} s in all. Starved: waiting for input; blocked: waiting for the next stage.`));
+  };
+
+  const shape = () => card("w4", "Shape", null, people.map((p) => {
+    const title = people.length > 1 ? `person ${Number(p.id) + 1}` : "";
+    if (!p.betas) return el("p", { class: "dim" }, `${title} no shape yet`);
+    const most = Math.max(2, ...p.betas.map(Math.abs));
+    return el("div", {},
+      el("h3", {}, `${title}${title ? ": " : ""}${p.height_m.toFixed(2)} m tall in the rest pose`),
+      el("div", { class: "betas" }, p.betas.map((b, i) => {
+        const size = (48 * Math.abs(b)) / most;
+        return el("div", { title: `beta ${i}: ${b}` }, el("u"), el("i", { style: { top: `${b > 0 ? 50 - size : 50}px`, height: `${Math.max(1, size)}px` } }),
+          el("s", {}, b.toFixed(1)), el("b", {}, `β${i}`));
+      })));
+  }), el("p", { class: "note" }, `Body model ${(summary.body || {}).name || "–"}; betas are in standard deviations.`));
+
+  const settings = () => {
+    const list = (entries) => el("dl", {}, entries.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, typeof v === "string" ? v : JSON.stringify(v))]));
+    const flat = (value, at = "") => Object.entries(value).flatMap(([k, v]) =>
+      v && typeof v === "object" && !Array.isArray(v) ? flat(v, `${at}${k}.`) : [[at + k, v]]);
+    const parts = Object.entries(summary.config || {});
+    const plain = parts.filter(([, v]) => !v || typeof v !== "object");
+    return [
+      card("w8", "Configuration", null, plain.length ? list(plain) : null,
+        parts.filter(([, v]) => v && typeof v === "object").map(([name, value]) => el("details", {}, el("summary", {}, name), list(flat(value))))),
+      card("w4", "Software", null, list([...Object.entries(summary.versions || {}), ["body", `${(summary.body || {}).name} (${String((summary.body || {}).sha256 || "").slice(0, 12)})`],
+        ["keypoints", (summary.format || {}).name || "–"], ["how", (summary.format || {}).how || "–"]])),
+    ];
+  };
+
+  // ---- the page -------------------------------------------------------------------------------------
+  const median = (values) => { const v = values.filter((x) => x !== null).sort((a, b) => a - b); return v.length ? v[v.length >> 1] : null; };
+  const tile = (value, unit, label) => el("div", { class: "tile" }, el("b", {}, value, unit ? el("small", {}, unit) : null), el("span", {}, label));
+  const fittedFrames = summary.people.reduce((n, p) => n + p.frames_fitted, 0);
+  const title = String(summary.recording).split(/[\\/]/).filter(Boolean).pop() || "recording";
+
+  const page = document.getElementById("page");
+  const angleRows = curveRows(curves.angles_deg);
+  const angles = () => {
+    const host = el("div", { class: "small" });
+    const fill = (p) => {
+      host.replaceChildren();
+      for (let i = 0; i < data.angles.length; i += 2) {
+        const name = data.angles[i].replace("left ", "");
+        const series = ["left", "right"].map((side, k) => ({ name: side, colour: okabe[k], ...angleRows[p * data.angles.length + i + k] }));
+        const { node, legend } = chart(`${name} angle over time`, "°", series, 150, 0);
+        host.append(el("div", {}, el("div", { class: "head" }, el("h3", {}, name), legend), node));
+      }
+      host.append(el("p", { class: "note" }, "The angle between two bones, 0° when they are in line: a straight knee or elbow, a thigh in line with the trunk, an arm that hangs down, a pointed foot."));
+    };
+    fill(0);
+    const choose = people.length > 1
+      ? el("select", { "aria-label": "person", onchange: (e) => { fill(Number(e.target.value)); redraw(); } }, people.map((p, i) => el("option", { value: i }, `person ${i + 1}`)))
+      : "degrees";
+    return card("w12", "Joint angles", choose, host);
+  };
+
+  const errors = curveRows(curves.reprojection_px).map((c, v) => ({ name: cameras[v].name, colour: cameraColour(v), ...c }));
+  const errorChart = chart("Reprojection error over time", "px", errors, 260);
+  const jitter = curveRows(curves.acceleration_mm).map((c, p) => ({
+    name: people.length > 1 ? `person ${p + 1}` : "all joints", colour: people.length > 1 ? colour(p, people.length) : okabe[0], ...c }));
+  const jitterChart = chart("Joint acceleration over time", "mm/frame²", jitter, 200, 2);
+
+  const warnings = [...(summary.warnings || [])];
+  if (!summary.complete) warnings.push("The run is not complete: run the same command again to continue.");
+  for (const p of summary.people) {
+    const who = people.length > 1 ? `person ${Number(p.id) + 1}: ` : "";
+    if (p.frames_bridged || p.frames_without_pose) {
+      warnings.push(`${who}${p.frames_bridged} frames bridged over gaps, ${p.frames_without_pose} without a pose.`);
+    }
+  }
+
+  page.append(
+    el("header", {},
+      el("div", {}, el("h1", {}, title), el("p", { class: "path" }, summary.recording),
+        el("p", { class: "dim" }, `${cameras.length} cameras · ${data.frames} frames · ${clock(summary.seconds)} · ${data.rate} fps`)),
+      el("p", { class: "brand" }, data.software)),
+    el("div", { class: "tiles" },
+      tile(number(summary.reprojection_median_px), "px", "reprojection error, median"),
+      tile(`${number((100 * fittedFrames) / (data.frames * people.length), fittedFrames === data.frames * people.length ? 0 : 1)}`, "%", "of frames fitted"),
+      tile(number(median(summary.people.map((p) => p.jitter_mm)), 2), "mm/frame²", "joint acceleration"),
+      tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? "height of person 1" : "height"),
+      tile(summary.seconds_taken ? number(data.frames / summary.seconds_taken) : "–", "frames/s", "reconstruction")),
+    warnings.length ? el("div", { class: "warnings" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((w) => el("li", {}, w)))) : "",
+    el("div", { class: "grid" },
+      mosaic() || "", space(),
+      card("w12", "Reprojection error, px", errorChart.legend, errorChart.node,
+        binned ? el("p", { class: "note" }, `Lines are means, bands reach from the least to the greatest value: ${data.frames} frames share ${bins} points.`) : ""),
+      coverage(), angles(),
+      card("w12", "Joint acceleration (jitter), mm/frame²", people.length > 1 ? jitterChart.legend : null, jitterChart.node),
+      cameraTable(), timing(), shape(), ...settings()),
+  );
+
+  // ---- play -----------------------------------------------------------------------------------------
+  const slider = el("input", { type: "range", min: 0, max: Math.max(1, data.frames - 1), value: 0, "aria-label": "frame", oninput: (e) => show(Number(e.target.value)) });
+  const told = el("output");
+  let playing = false;
+  let last = 0;
+  const advance = (now) => {
+    if (!playing) return;
+    const next = frame + Math.floor(((now - last) * data.fps) / 1000);
+    if (next !== frame) {
+      last = now;
+      show(next >= data.frames - 1 ? 0 : next);
+    }
+    requestAnimationFrame(advance);
+  };
+  const button = el("button", { class: "play", type: "button", "aria-label": "play", onclick: () => {
+    if (video) { if (video.paused) video.play(); else video.pause(); return; }
+    playing = !playing;
+    last = performance.now();
+    button.textContent = playing ? "❚❚" : "▶";
+    requestAnimationFrame(advance);
+  } }, "▶");
+  if (video) {
+    video.muted = true;
+    video.addEventListener("play", () => { button.textContent = "❚❚"; });
+    video.addEventListener("pause", () => { button.textContent = "▶"; });
+  }
+  watchers.push(() => { slider.value = frame; told.textContent = `frame ${frame} · ${clock(frame / data.fps)}`; });
+  page.append(el("div", { class: "bar" }, button, slider, told), el("footer", {}, `Made by ${data.software}. Press on a plot to go to that moment.`), tip);
+  show(0, video);
+})();

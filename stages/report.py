@@ -1,0 +1,150 @@
+"""The report page: a run's results on one page that opens from disk, without a server or anything to load."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.body import Body
+from pipeline.cameras import Rig
+from pipeline.curves import ANGLES, Curve, Curves, curves
+from pipeline.errors import InputError
+from pipeline.joints import SMPL_PARENTS
+from pipeline.store import Store
+
+FRUSTUM_M: Final = 0.5
+"""Length of a camera's frustum in the data, metres; the plot scales it to the size of the scene."""
+
+
+def report(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str | None = "mosaic.mp4") -> str:
+    """The page, as HTML text.
+
+    summary: what ``summary.json`` holds. mosaic: where the video of all views lies, as seen from the page;
+    None when there is none. Plots hold at most ``pipeline.curves.BINS`` points a curve: the least, the mean
+    and the greatest value of the frames that share a point.
+
+    Names, paths and warnings come from the user. They travel as JSON in a block that browsers do not run, and
+    the page's script sets them as text; its policy allows no script but that one, and no connection.
+    """
+    page = files("stages")
+    script = (page / "report.js").read_text(encoding="utf-8")
+    style = (page / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    title = html.escape(Path(str(summary["recording"])).name)
+    data = json.dumps(_content(store, summary, body, mosaic), allow_nan=False, separators=(",", ":"))
+    # Inside JSON a < stands in strings alone, where \u003c is the same character: no tag can begin there.
+    data = data.replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-{digest}'; \
+style-src 'unsafe-inline'; media-src 'self' file:; img-src data:">
+<link rel="icon" href="data:,">
+<title>{title} – Multi-SPIN</title>
+<style>{style}</style>
+</head>
+<body>
+<noscript>This page draws its plots with the script it holds; scripts are switched off here.</noscript>
+<main id="page"></main>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def read_summary(path: Path) -> Mapping[str, Any]:
+    """What ``summary.json`` of an earlier run holds. Raises ``InputError`` when it is damaged."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or "recording" not in summary:
+            raise ValueError("not a summary")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a run's summary ({error}). Remove it and run again."
+        ) from error
+    return summary
+
+
+def _content(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str | None) -> dict[str, Any]:
+    c = store.contents
+    over_time = curves(store)
+    return {
+        "summary": summary,
+        "software": f"multispin {summary.get('versions', {}).get('multispin', '')}".strip(),
+        "mosaic": mosaic,
+        "fps": float(c.rate),
+        "rate": str(c.rate),
+        "frames": len(c.time_s),
+        "frustum_m": FRUSTUM_M,
+        "cameras": _cameras(c.rig),
+        "people": [_shape(store, p, body) for p in range(c.people)],
+        "parents": SMPL_PARENTS,
+        "angles": list(ANGLES),
+        "up": over_time.up,
+        "curves": _packed(over_time),
+    }
+
+
+def _cameras(rig: Rig) -> list[dict[str, Any]]:
+    """Centre and the corners of the picture, ``FRUSTUM_M`` in front of it, metres, world."""
+    found = []
+    for v, name in enumerate(rig.names):
+        w, h = rig.size[v]
+        corners = np.array([[0, 0, 1], [w, 0, 1], [w, h, 1], [0, h, 1]]) - [0.5, 0.5, 0]
+        rays = corners @ np.linalg.inv(rig.K[v]).T * FRUSTUM_M
+        found.append(
+            {
+                "name": name,
+                "size": [int(w), int(h)],
+                "centre": rig.centres[v].round(4).tolist(),
+                "corners": (rays @ rig.R[v] + rig.centres[v]).round(4).tolist(),
+            }
+        )
+    return found
+
+
+def _shape(store: Store, person: int, body: Body) -> dict[str, Any]:
+    """Betas and the height of the body in its rest pose; null before the first window is fitted."""
+    betas = torch.from_numpy(store.array(f"people/{person}/betas"))
+    if not torch.isfinite(betas).all():
+        return {"id": str(person), "betas": None, "height_m": None}
+    y = body.v_template[:, 1] + body.shapedirs[:, 1] @ betas.float()
+    return {
+        "id": str(person),
+        "betas": [round(float(b), 3) for b in betas],
+        "height_m": round(float(y.max() - y.min()), 3),
+    }
+
+
+def _packed(over_time: Curves) -> dict[str, Any]:
+    """The arrays as base64 of little-endian float32: a third of the size of digits, and NaN stays NaN."""
+
+    def pack(value: object) -> Any:
+        if isinstance(value, dict):
+            return {k: pack(v) for k, v in value.items()}
+        array: NDArray[np.float32] = np.asarray(value, dtype="<f4")
+        return {"shape": array.shape, "base64": base64.b64encode(array.tobytes()).decode()}
+
+    values = asdict(over_time)
+    # One frame a bin: the three are the same.
+    single = len(over_time.first_frame) > 1 and bool((np.diff(over_time.first_frame) == 1).all())
+    for name, value in vars(over_time).items():
+        if isinstance(value, Curve) and single:
+            values[name] = {"mean": value.mean}
+    del values["up"]
+    return {k: pack(v) for k, v in values.items()}

@@ -1,0 +1,142 @@
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from builders import FRAMES, WINDOW, batch, contents
+
+from pipeline.curves import ANGLES, curves, joint_angles
+from pipeline.joints import SMPL_JOINTS
+from pipeline.store import Store
+from pipeline.summary import CONFIDENT
+
+
+def written(path, windows=3):
+    store = Store.create(path, contents())
+    for k in range(windows):
+        store.write(batch(k))
+    return store
+
+
+def three(values, groups):
+    """Least, mean and greatest over frames of each group, NaN ignored; values (T, ...)."""
+    out = []
+    for fold in (np.nanmin, np.nanmean, np.nanmax):
+        rows = []
+        for group in groups:
+            some = values[group]
+            known = np.isfinite(some).any(0)
+            folded = np.full(some.shape[1:], np.nan)
+            if known.any():
+                folded[known] = fold(some[:, known], axis=0)
+            rows.append(folded)
+        out.append(np.stack(rows, -1))
+    return out
+
+
+@pytest.mark.parametrize("bins", [1, 3, 7, FRAMES, 1000])
+@pytest.mark.parametrize("block", [1, 1000])
+def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.curves.BLOCK", block)
+    store = written(tmp_path / "s.zarr")
+    found = curves(store, bins)
+    bins = min(bins, FRAMES)
+    groups = [[t for t in range(FRAMES) if t * bins // FRAMES == b] for b in range(bins)]
+    assert found.first_frame.tolist() == [g[0] for g in groups]
+    valid, joints = store.array("people/0/valid"), store.array("people/0/joints").astype(float)
+    px = np.where(valid[:, None], store.array("people/0/reprojection_px").astype(float), np.nan)
+    acceleration = np.full(FRAMES, np.nan)
+    for t in range(2, FRAMES):
+        if valid[t - 2 : t + 1].all():
+            second = joints[t] - 2 * joints[t - 1] + joints[t - 2]
+            acceleration[t] = 1000 * np.linalg.norm(second, axis=-1).mean()
+    for curve, values in (
+        (found.reprojection_px, px),
+        (found.angles_deg, joint_angles(joints)[:, None]),
+        (found.acceleration_mm, acceleration[:, None]),
+    ):
+        for have, want in zip((curve.low, curve.mean, curve.high), three(values, groups), strict=True):
+            np.testing.assert_allclose(have, want, rtol=1e-4, equal_nan=True)
+    for v, name in enumerate(store.contents.rig.names):
+        share = (store.array(f"keypoints_2d/{name}")[:, 0, :, 2] > CONFIDENT).mean(1)
+        np.testing.assert_allclose(found.keypoints_seen[v], [share[g].mean() for g in groups], rtol=1e-5)
+    np.testing.assert_allclose(found.fitted[0], [valid[g].mean() for g in groups], rtol=1e-6)
+    np.testing.assert_allclose(found.fitted + found.bridged, 1, rtol=1e-6)
+    np.testing.assert_array_equal(found.joints[0], joints[found.first_frame].astype(np.float32))
+
+
+def test_what_is_not_there_is_nan(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    fit = batch(0)
+    joints, valid, px = fit.joints.clone(), torch.ones_like(fit.valid), fit.reprojection_px.clone()
+    joints[2:4], valid[2:5], px[1] = torch.nan, False, torch.nan
+    store.write(replace(fit, joints=joints, valid=valid, reprojection_px=px))
+    found = curves(store)
+    assert np.isnan(found.reprojection_px.mean[1]).all()
+    assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()
+    assert found.fitted[0, :6].tolist() == [1, 1, 0, 0, 0, 1]
+    assert found.bridged[0, :6].tolist() == [0, 0, 0, 0, 1, 0]
+    assert np.isnan(found.fitted[0, WINDOW:]).all(), "windows that are not done"
+    assert np.isfinite(found.acceleration_mm.mean[0]).sum() == 1, "frames 5, 6, 7 are the only three in a row"
+
+
+def test_a_store_without_a_window(tmp_path):
+    found = curves(Store.create(tmp_path / "s.zarr", contents()))
+    assert np.isnan(found.joints).all()
+    assert (found.pictures == 1).all()
+
+
+def place(**points):
+    joints = np.full((24, 3), np.nan)
+    for name, at in points.items():
+        joints[SMPL_JOINTS.index(name)] = at
+    return dict(zip(ANGLES, joint_angles(joints), strict=True))
+
+
+def test_angles_of_limbs_that_are_known():
+    bent = place(left_hip=[0, 1, 0], left_knee=[0, 0.5, 0], left_ankle=[0, 0.5, -0.5])
+    assert bent["left knee"] == pytest.approx(90)
+    assert np.isnan(bent["right knee"])
+    straight = place(left_hip=[0, 1, 0], left_knee=[0, 0.5, 0], left_ankle=[0, 0, 0])
+    assert straight["left knee"] == pytest.approx(0, abs=1e-9)
+    arms = place(
+        neck=[0, 1.5, 0],
+        pelvis=[0, 1, 0],
+        left_shoulder=[0.2, 1.4, 0],
+        left_elbow=[0.5, 1.4, 0],
+        right_shoulder=[-0.2, 1.4, 0],
+        right_elbow=[-0.2, 1.7, 0],
+    )
+    assert arms["left shoulder"] == pytest.approx(90)
+    assert arms["right shoulder"] == pytest.approx(180)
+
+
+@pytest.mark.parametrize(("axis", "sign"), [(0, 1), (1, -1), (2, 1), (2, -1)])
+def test_up_is_where_trunks_point(axis, sign, tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    fit = batch(0)
+    joints = fit.joints * 0.1
+    joints[..., SMPL_JOINTS.index("neck"), axis] += 0.5 * sign
+    store.write(replace(fit, joints=joints))
+    assert curves(store).up == tuple(sign if k == axis else 0 for k in range(3))
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    peaks = []
+    for frames in (6000, 60_000):
+        c = replace(
+            contents(),
+            time_s=np.arange(frames) / 30,
+            frame_index=np.tile(np.arange(frames), (2, 1)),
+            window=1000,
+        )
+        store = Store.create(tmp_path / f"{frames}.zarr", c)
+        store._array("done")[:] = True
+        tracemalloc.start()
+        found = curves(store)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.joints.shape[1] == 1000
+    whole = 54_000 * 24 * 3 * 8
+    assert peaks[1] - peaks[0] < whole / 4, peaks

@@ -1,0 +1,240 @@
+import base64
+import json
+import re
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from browser import chromium, console_errors, wait
+from builders import FRAMES, batch, contents, rig
+
+from models.body import load_body
+from pipeline.config import load
+from pipeline.curves import ANGLES, BINS, curves
+from pipeline.errors import InputError
+from pipeline.recording import find_recording
+from pipeline.store import Store
+from pipeline.video import VideoWriter
+from stages.graph import RunConfig, run
+from stages.report import read_summary, report
+from stages.synth import SynthConfig, write_recording
+
+EVIL = "<script>window.ran='camera'</script><img src=x onerror=window.ran=1>".replace("/", "\\")
+"""A camera's name; zarr takes no slash."""
+CLOSING = "</script><script>window.ran='warning'</script>"
+
+
+def filled(path, names=("left", "right"), windows=3):
+    store = Store.create(path, replace(contents(), rig=replace(rig(), names=names)))
+    for k in range(windows):
+        store.write(batch(k))
+    return store
+
+
+def summary(names=("left", "right"), **changed):
+    numbers = {
+        "frames_with_person": 20, "frames_without_person": 1, "frames_without_picture": 0, "keypoints": 400,
+        "reprojection_median_px": 3.25, "reprojection_mean_px": 4.5,
+    }  # fmt: skip
+    person = {
+        "id": "0", "frames_fitted": 19, "frames_bridged": 1, "frames_without_pose": 0, "jitter_mm": 1.5,
+    }  # fmt: skip
+    return {
+        "recording": "/data/walk",
+        "format": {"name": "body_25", "how": "stated"},
+        "warnings": [],
+        "seconds": 0.7,
+        "complete": True,
+        "reprojection_median_px": 3.25,
+        "cameras": [{"name": n, **numbers} for n in names],
+        "people": [person],
+        "missing": {n: {"frames": {"nobody": 1}, "examples": {"nobody": "7.json"}} for n in names},
+        "seconds_taken": 2.0,
+        "stages": [{"name": "smplify", "items": 3, "total": 2, "busy": 1, "starved": 0.5, "blocked": 0.5}],
+        "config": {"body": None, "smplify": {"overlap_frames": 8}},
+        "body": {"name": "anny", "sha256": "abc"},
+        "versions": {"python": "3", "multispin": "0.1"},
+        **changed,
+    }
+
+
+def content(page):
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(block[1])
+
+
+def unpacked(entry):
+    return np.frombuffer(base64.b64decode(entry["base64"]), "<f4").reshape(entry["shape"])
+
+
+def test_the_page_holds_the_stores_numbers(tmp_path):
+    store = filled(tmp_path / "s.zarr")
+    found = content(report(store, summary(), load_body()))
+    want = curves(store)
+    have = found["curves"]
+    np.testing.assert_array_equal(unpacked(have["reprojection_px"]["mean"]), want.reprojection_px.mean)
+    np.testing.assert_array_equal(unpacked(have["angles_deg"]["mean"]), want.angles_deg.mean)
+    np.testing.assert_array_equal(unpacked(have["joints"]), want.joints)
+    assert set(have["angles_deg"]) == {"mean"}, "one frame a bin: the three would be the same"
+    assert found["summary"] == summary()
+    assert found["angles"] == list(ANGLES)
+    assert found["up"] == list(want.up)
+
+
+def test_frusta_lie_in_front_of_their_cameras(tmp_path):
+    found = content(report(filled(tmp_path / "s.zarr"), summary(), load_body()))
+    for v, camera in enumerate(found["cameras"]):
+        corners = np.array(camera["corners"])
+        seen = rig().to_camera(corners)[v]
+        np.testing.assert_allclose(seen[:, 2], found["frustum_m"], atol=1e-3)
+        w, h = camera["size"]
+        px = rig().project(corners)[v] + 0.5
+        np.testing.assert_allclose(px, [[0, 0], [w, 0], [w, h], [0, h]], atol=0.5)
+
+
+def test_height_is_that_of_the_mesh_in_its_rest_pose(tmp_path):
+    body = load_body()
+    (person,) = content(report(filled(tmp_path / "s.zarr"), summary(), body))["people"]
+    rest = torch.eye(3).expand(1, 24, 3, 3)
+    mesh = body.vertices(rest[:, 0], rest[:, 1:], torch.full((10,), 0.5), torch.zeros(1, 3))[0]
+    assert person["height_m"] == pytest.approx(float(mesh[:, 1].max() - mesh[:, 1].min()), abs=1e-3)
+    assert person["betas"] == [0.5] * 10
+
+
+def test_nothing_of_the_users_is_markup(tmp_path):
+    names = (EVIL, "right")
+    told = summary(names, recording=f"/data/{CLOSING}", warnings=[CLOSING, "<!-- <script>"])
+    page = report(filled(tmp_path / "s.zarr", names), told, load_body())
+    assert page.count("<script") == 2, "the data and the page's own"
+    assert page.count("</script>") == 2
+    assert "<img" not in page
+    assert "<!--" not in page
+    assert content(page)["summary"]["warnings"] == told["warnings"]
+
+
+def test_the_page_loads_nothing(tmp_path):
+    page = report(filled(tmp_path / "s.zarr"), summary(), load_body())
+    assert not re.search(r"https?://|@import|url\(|<link rel=.stylesheet", page)
+    assert "default-src 'none'" in page
+
+
+def test_before_the_first_window(tmp_path):
+    found = content(report(filled(tmp_path / "s.zarr", windows=0), summary(), load_body()))
+    assert found["people"] == [{"id": "0", "betas": None, "height_m": None}]
+
+
+def test_size_does_not_grow_with_length(tmp_path):
+    sizes = []
+    for frames in (BINS + 1, 100_000):
+        long = replace(
+            contents(),
+            time_s=np.arange(frames) / 30,
+            frame_index=np.tile(np.arange(frames), (2, 1)),
+            window=1000,
+        )
+        store = Store.create(tmp_path / f"{frames}.zarr", long)
+        store._array("done")[:] = True
+        sizes.append(len(report(store, summary(), load_body())))
+    assert sizes[1] < 1.01 * sizes[0]
+    assert sizes[1] < 1_000_000
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    file = tmp_path / "summary.json"
+    for text in ("{", "[]", "{}"):
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"summary\.json.*Remove it and run again"):
+            read_summary(file)
+
+
+def test_a_run_writes_it_and_writes_it_again_when_it_is_gone(tmp_path):
+    write_recording(tmp_path / "r", SynthConfig(seconds=1, cameras=2, videos=False), load_body())
+    found, out = find_recording(tmp_path / "r"), tmp_path / "out"
+    cfg = load(RunConfig, [])
+    page = out / "report.html"
+    assert page in run(found, out, cfg, threads=False).files
+    before, numbers = page.read_text(), (out / "summary.json").read_text()
+    page.unlink()
+    again = run(found, out, cfg, threads=False)
+    assert again.times == (), "nothing else is done again"
+    assert page.read_text() == before
+    assert (out / "summary.json").read_text() == numbers
+
+
+INK = """
+const found = [];
+for (const c of document.querySelectorAll('canvas')) {
+  const pixels = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+  const colours = new Set();
+  for (let i = 0; i < pixels.length; i += 4) {
+    if (pixels[i + 3] > 200) colours.add((pixels[i] << 16) | (pixels[i + 1] << 8) | pixels[i + 2]);
+  }
+  found.push([c.getAttribute('aria-label'), colours.size, c.width, c.height]);
+}
+return found;
+"""
+
+
+def opened(browser, path, dark=False):
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(path.as_uri())
+    wait(lambda: all(c[1] > 3 for c in browser.execute_script(INK)))
+    return browser.execute_script(INK)
+
+
+def test_in_a_browser(tmp_path):
+    """Plots are drawn, all follow one moment, and a hostile recording runs nothing."""
+    with VideoWriter(tmp_path / "mosaic.mp4", 30, threads=1) as video:
+        for t in range(FRAMES):
+            video.write(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * t, np.uint8), "rgb24"))
+    names = (EVIL, "right")
+    told = summary(names, warnings=[CLOSING])
+    file = tmp_path / "report.html"
+    file.write_text(report(filled(tmp_path / "s.zarr", names), told, load_body()), encoding="utf-8")
+    with chromium(tmp_path / "profile") as browser:
+        plots = opened(browser, file)
+        assert len(plots) == 4 + len(ANGLES) / 2
+        assert all(c[2] > 200 and c[3] > 60 for c in plots), plots
+        text = browser.execute_script("return document.body.innerText")
+        for said in (CLOSING, EVIL, "3.3", "nobody 1 (first: 7.json)", "smplify", "fitted"):
+            assert said in text
+        assert browser.execute_script("return window.ran") is None
+        picture = browser.execute_script("return document.querySelector('canvas.plot').toDataURL()")
+        wait(lambda: browser.execute_script("return document.querySelector('video').readyState") >= 2)
+        browser.execute_script(
+            "const s = document.querySelector('.bar input');s.value = 12; s.dispatchEvent(new Event('input'))"
+        )
+        wait(
+            lambda: (
+                picture != browser.execute_script("return document.querySelector('canvas.plot').toDataURL()")
+            )
+        )
+        assert "frame 12" in browser.execute_script("return document.querySelector('output').textContent")
+        seconds = "return document.querySelector('video').currentTime"
+        assert browser.execute_script(seconds) == pytest.approx(12.5 * 1001 / 30000, abs=1e-3)
+        width = "return [document.documentElement.scrollWidth, innerWidth]"
+        browser.set_window_size(420, 900)
+        wait(lambda: browser.execute_script(width)[1] < 600)
+        scroll, inner = browser.execute_script(width)
+        assert scroll <= inner, "a narrow window scrolls down only"
+        light = "return getComputedStyle(document.body).backgroundColor"
+        pale = browser.execute_script(light)
+        opened(browser, file, dark=True)
+        assert browser.execute_script(light) != pale
+        assert console_errors(browser) == []
+
+
+def test_in_a_browser_without_results_or_video(tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(report(filled(tmp_path / "s.zarr", windows=0), summary(), load_body(), None))
+    missing = tmp_path / "missing.html"
+    missing.write_text(report(filled(tmp_path / "t.zarr"), summary(), load_body(), "gone.mp4"))
+    with chromium(tmp_path / "profile") as browser:
+        opened(browser, file)
+        assert browser.execute_script("return document.querySelector('video')") is None
+        assert console_errors(browser) == []
+        opened(browser, missing)
+        wait(lambda: "gone.mp4 is not beside this page" in browser.page_source)
