@@ -94,7 +94,8 @@ def info(
         results = Store(store)
         _print_contents(results)
         _print_results(summarise(results))
-        return
+        if not any((path / name).exists() for name in ("calibration.toml", "calibration", "intri.yml")):
+            return
     from pipeline.check import check_recording
     from pipeline.recording import find_recording
 
@@ -114,6 +115,52 @@ def info(
         _warn(finding)
     if not check.findings():
         console.print("Nothing looks wrong.")
+
+
+@app.command()
+def view(
+    out: Annotated[Path, typer.Argument(help="A folder that `run` has written, or is writing.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The next free one when it is taken.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0 lets other computers look; only this one can otherwise.")
+    ] = "127.0.0.1",
+    live: Annotated[bool, typer.Option("--live", help="Follow a run that has not ended.")] = False,
+    recording: Annotated[
+        Path | None, typer.Option(help="Where the videos are, when the recording has moved or is still run.")
+    ] = None,
+) -> None:
+    """Look at the people, cameras and pictures in 3D, in the browser. Ends with Ctrl-C."""
+    from contextlib import suppress
+
+    import torch
+
+    from models.body import load_body
+    from pipeline.recording import find_recording
+    from pipeline.store import Store
+    from stages.report import read_summary
+    from stages.view import view, wait_for_store
+
+    torch.set_num_threads(1)
+    path = out if (out / "zarr.json").is_file() else out / "results.zarr"
+    if live and not path.exists():
+        console.print(f"Waiting for {escape(str(path))}.")
+        wait_for_store(path)
+    store = Store(path)
+    body_file = store.contents.config.get("body")
+    body = load_body(Path(body_file) if body_file else None)
+    summary = out / "summary.json"
+    if recording is None and summary.is_file():
+        recording = Path(read_summary(summary)["recording"])
+        if not recording.is_dir():
+            _warn(f"{recording} is not there any more: no pictures. --recording says where it is now.")
+            recording = None
+    videos = find_recording(recording).videos if recording else [None] * len(store.contents.rig)
+
+    def ready(address: str) -> None:
+        console.print(f"Open {address} in a browser; Ctrl-C ends.")
+
+    with suppress(KeyboardInterrupt):
+        view(store, body, videos, host=host, port=port, live=live, ready=ready)
 
 
 @app.command()
@@ -145,8 +192,8 @@ def synth(
         "format": keypoint_format,
     }  # fmt: skip
     _synth(out, values, load_body(), force=force)
-    results = out.with_name(f"{out.name}-results")
-    console.print(f"Made {out}. Next: python run_pipeline.py run {out} --out {results}")
+    results = out.resolve().with_name(f"{out.resolve().name}-results")
+    console.print(escape(f"Made {out}. Next: python run_pipeline.py run {out} --out {results}"))
 
 
 @app.command()
@@ -204,7 +251,7 @@ def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
         raise typer.Exit(130) from None
     if not result.times:
-        console.print(f"{out}: everything is done already; nothing to do. Remove it to start again.")
+        console.print(escape(f"{out}: everything is done already; nothing to do. Remove it to start again."))
         return result
     table = _table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
     for t in result.times:

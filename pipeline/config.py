@@ -36,7 +36,7 @@ def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -
     for setting in sets:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--set {setting}: expected key=value, such as --set smplify.overlap=8")
+            raise InputError(f"--set {setting}: expected key=value, such as --set render.mosaic=false")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as e:

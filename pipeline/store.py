@@ -21,6 +21,7 @@ writer was killed is complete for every window that is done, and goes on from th
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,6 +103,8 @@ class Store:
                     f"software reads up to version {VERSION}. Update multispin."
                 )
             self.contents = self._read_contents(attrs)
+            self.id = str(attrs.get("id", ""))
+            """Unique to this store: what was made from it can say so."""
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise InputError(
                 f"{path}: damaged results store ({type(e).__name__}: {e}). Remove it and run again."
@@ -112,7 +115,7 @@ class Store:
         """A new, empty store at ``path``; a half-created one in its place is removed."""
         building = path.with_name(path.name + ".new")
         shutil.rmtree(building, ignore_errors=True)
-        root = zarr.create_group(building, attributes=contents.attributes())
+        root = zarr.create_group(building, attributes={**contents.attributes(), "id": uuid.uuid4().hex})
         rig, t, w = contents.rig, len(contents.time_s), contents.window
 
         def whole(group: zarr.Group, name: str, data: Any) -> None:
@@ -121,7 +124,15 @@ class Store:
         def by_window(
             group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, fill: object = np.nan
         ) -> None:
-            group.create_array(name, shape=shape, chunks=(w, *shape[1:]), dtype=dtype, fill_value=fill)
+            # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
+            group.create_array(
+                name,
+                shape=shape,
+                chunks=(w, *shape[1:]),
+                dtype=dtype,
+                fill_value=fill,
+                config={"write_empty_chunks": True},
+            )
 
         whole(root, "time_s", contents.time_s)
         windows = -(-t // w)
@@ -187,7 +198,21 @@ class Store:
             )
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
+        store._distrust_damage()
         return store
+
+    def _distrust_damage(self) -> None:
+        """Windows that are marked done but lack a file, as after a power cut, are not done."""
+        names = [name for name, array in self._root.members(max_depth=None) if isinstance(array, zarr.Array)]
+        by_window = [
+            n for n in names if n.startswith(("people/", "keypoints_2d/")) and not n.endswith("betas")
+        ]
+        done = self.done
+        for name in by_window:
+            files = {p.name for p in (self.path / name / "c").glob("*")}
+            done &= np.array([str(k) in files for k in range(len(done))])
+        if not np.array_equal(done, self.done):
+            self._array("done")[:] = done
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
         cameras = {k: self.array(f"cameras/{k}") for k in ("K", "dist", "R", "t", "size", "frame_index")}
@@ -211,9 +236,19 @@ class Store:
         return found
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``."""
-        array = self._array(name)
-        return np.asarray(array[start:stop] if array.shape else array[()])
+        """Rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
+
+        Raises:
+            InputError: it is not there or its files are damaged.
+        """
+        try:
+            return np.asarray(self._array(name)[start:stop])
+        except (KeyError, ValueError, RuntimeError, OSError) as e:
+            stretch = f" at {start}–{stop - 1}" if stop is not None else ""
+            raise InputError(
+                f"{self.path}: {name} is damaged{stretch} ({type(e).__name__}: {e}). Remove the store and "
+                "run again."
+            ) from e
 
     @property
     def done(self) -> NDArray[np.bool_]:

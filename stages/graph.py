@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
 from pipeline.batches import FitBatch
@@ -25,12 +30,12 @@ from pipeline.summary import Summary, seen, summarise
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.render import RenderConfig, render, video_names
-from stages.report import read_summary, report
+from stages.report import report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store
 
-PICTURES = ("decode", "render")
-"""Sections of the configuration that change pictures, not what is stored."""
+NOT_RESULTS = ("body", "decode", "render")
+"""Parts of the configuration that do not change what is stored, or, as the body, are compared by content."""
 
 
 class RunConfig(Config):
@@ -50,8 +55,6 @@ class RunResult:
     summary: Summary
     times: tuple[StageTimes, ...]
     """One row a stage, in order; empty when nothing was left to do."""
-    first_frame: int
-    """Where this run began: everything before was done."""
     files: tuple[Path, ...]
     """The store, the videos, the summary and the report."""
     missing: tuple[MissingData, ...]
@@ -74,6 +77,13 @@ def run(
     Raises:
         InputError: ``out`` cannot be written, or holds results of another recording or other settings.
     """
+    with locked(out):
+        return _run(recording, out, cfg, progress, threads)
+
+
+def _run(
+    recording: Recording, out: Path, cfg: RunConfig, progress: Callable[[int], None], threads: bool
+) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
     results = open_results(recording, out, cfg, body)
@@ -84,15 +94,27 @@ def run(
     files = (results.path, *videos, summary_file, page)
     mosaic = "mosaic.mp4" if has_videos and cfg.render.mosaic else None
     first, windows = results.first_missing, len(results.done)
-    frames_done = results.span(first)[0] if first < windows else len(line)
-    if first == windows and all(f.exists() for f in files if f != page):
-        if not page.exists():
-            write_atomically(page, report(results, read_summary(summary_file), body, mosaic))
-        return RunResult(summarise(results), (), frames_done, files, missing_data(recording, seen(results)))
 
-    for old in (summary_file, page):
-        old.unlink(missing_ok=True)  # it would describe something else until the end of this run
-    draw = not all(v.exists() for v in videos)
+    # The summary is written last. One of this store and these pictures vouches for the videos beside it.
+    made = _read_summary(summary_file)
+    vouched = (
+        first == windows
+        and made.get("store") == results.id
+        and made.get("config", {}).get("render") == cfg.render.model_dump(mode="json")
+    )
+    if vouched and all(v.exists() for v in videos):
+        if not page.exists():
+            write_atomically(page, report(results, made, body, mosaic))
+        summary = TypeAdapter(Summary).validate_python(made)
+        missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
+        return RunResult(summary, (), files, missing)
+
+    for old in (summary_file, page, *out.glob("*.part.mp4")):
+        old.unlink(missing_ok=True)
+    draw = bool(videos)
+    if draw:
+        for name in video_names(RenderConfig(), rig.names):
+            (out / name).unlink(missing_ok=True)
     anchor, state = results.carried(first - 1) if first else (None, None)
     stages: list[Stage] = [
         ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=body, state=state)),
@@ -112,7 +134,7 @@ def run(
         )
         stages.append(("render", pictures))
     else:
-        progress(frames_done)
+        progress(results.span(first)[0] if first < windows else len(line))
     source = keypoints(recording, cfg.keypoints, start_chunk=first, anchor=anchor)
     chain: Chain[FitBatch] = Chain(source, stages, name="keypoints", threads=threads)
     with chain:
@@ -121,6 +143,7 @@ def run(
     summary, missing = summarise(results), missing_data(recording, seen(results))
     numbers = {
         "recording": str(recording.path.resolve()),
+        "store": results.id,
         "format": asdict(recording.format),
         "warnings": recording.warnings,
         **asdict(summary),
@@ -133,7 +156,35 @@ def run(
     }
     write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), frames_done, files, missing)
+    return RunResult(summary, tuple(chain.times), files, missing)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder ``out`` alone. The lock ends with the process, however that ends."""
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{out}: another run is at work here. Wait for it, or choose another --out."
+        ) from None
+    except OSError as e:
+        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """What an earlier run wrote; nothing when there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) -> Store:
@@ -144,15 +195,34 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) ->
         time_s=recording.timeline.time_s,
         frame_index=recording.timeline.frame_index,
         body={"name": body.name, "sha256": body.sha256},
-        config=cfg.model_dump(mode="json") | {"keypoint_format": recording.format.name},
+        config=cfg.model_dump(mode="json") | {"recording": _identity(recording)},
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
     )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        return Store.resume(out / "results.zarr", contents, ignore=PICTURES)
+        return Store.resume(out / "results.zarr", contents, ignore=NOT_RESULTS)
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+
+
+def _identity(recording: Recording) -> dict[str, Any]:
+    """What the fit reads, so that a store is not continued with other keypoints: how they are read, and a
+    digest a camera of the frame numbers and of twenty files spread over them."""
+    digests = {}
+    for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
+        digest = hashlib.sha256()
+        if files is not None:
+            digest.update(files.numbers.tobytes())
+            for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
+                if (file := files.file(int(files.numbers[k]))) is not None:
+                    digest.update(file.read_bytes())
+        digests[name] = digest.hexdigest()[:16]
+    how = asdict(recording.format)
+    return {
+        "format": {k: how[k] for k in ("name", "confidence_scale", "normalised")},
+        "first_frame": recording.first_frame,
+        "keypoints": digests,
+    }
 
 
 def versions() -> dict[str, str]:

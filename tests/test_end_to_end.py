@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from models.body import load_body
 from pipeline.config import load
 from pipeline.recording import find_recording
 from pipeline.store import Store
-from stages.graph import RunConfig, run
+from stages.graph import RunConfig, locked, run
 from stages.synth import SynthConfig, compare_to_truth, write_recording
 
 ROOT = Path(__file__).parents[1]
@@ -112,9 +113,52 @@ def test_a_missing_video_is_drawn_again_from_the_store(recording, results):
     assert all(np.array_equal(before[k], after[k], equal_nan=before[k].dtype.kind == "f") for k in before)
 
 
+def test_other_looks_are_drawn_again_from_the_store(recording, results, tmp_path):
+    out, _ = results
+    shutil.copytree(out, tmp_path / "out")
+    before = (tmp_path / "out/overlay_cam01.mp4").read_bytes()
+    call(
+        "run",
+        recording,
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "render.opacity=0.3",
+        "--set",
+        "render.mosaic=false",
+    )
+    assert (tmp_path / "out/overlay_cam01.mp4").read_bytes() != before
+    assert not (tmp_path / "out/mosaic.mp4").exists(), "of the earlier looks"
+    assert_same(tmp_path / "out/results.zarr", out / "results.zarr")
+
+
+def test_videos_of_a_store_that_is_gone_are_drawn_again(recording, results, tmp_path):
+    out, _ = results
+    shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/results.zarr")
+    before = (tmp_path / "out/mosaic.mp4").stat().st_mtime_ns
+    call("run", recording, "--out", tmp_path / "out", "--set", "smplify.acceleration_sigma=3")
+    assert (tmp_path / "out/mosaic.mp4").stat().st_mtime_ns > before
+
+
+def test_other_keypoints_are_refused(recording, results, tmp_path):
+    out, _ = results
+    shutil.copytree(recording, tmp_path / "other")
+    for file in (tmp_path / "other/keypoints/cam02").iterdir():
+        file.write_text(file.read_text().replace("0.9", "0.8"))
+    text = call("run", tmp_path / "other", "--out", out, status=2)
+    assert "config.recording.keypoints.cam02" in text
+
+
+def test_two_runs_at_once(recording, results):
+    out, _ = results
+    with locked(out):
+        assert "another run is at work here" in call("run", recording, "--out", out, status=2)
+
+
 def test_without_threads_the_same_bits(recording, results, tmp_path):
     out, _ = results
-    cfg = load(RunConfig, [], ["render.overlay=false", "render.mosaic=false"])
+    cfg = load(RunConfig, [ROOT / "configs/default.yaml"], ["render.overlay=false", "render.mosaic=false"])
     run(find_recording(recording), tmp_path, cfg, threads=False)
     assert_same(tmp_path / "results.zarr", out / "results.zarr")
 
@@ -124,14 +168,21 @@ def test_killed_five_times_and_resumed(recording, results, tmp_path):
     rng = random.Random(0)
     store = tmp_path / "results.zarr"
     windows = len(Store(out / "results.zarr").done)
-    for k in sorted(rng.choices(range(windows), k=5)):
-        process = subprocess.Popen(command("run", recording, "--out", tmp_path), stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 120
+    # Two anywhere in a run's life, its start and the creation of the store included; three by windows done.
+    moments = [
+        *(("s", rng.uniform(1, 6)) for _ in range(2)),
+        *(("k", k) for k in sorted(rng.sample(range(windows), 3))),
+    ]
+    for kind, moment in moments:
+        process = subprocess.Popen(
+            command("run", recording, "--out", tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        end = time.monotonic() + (moment if kind == "s" else 120)
         while process.poll() is None and time.monotonic() < end:
-            if store.exists() and int(Store(store).done.sum()) >= k:
+            if kind == "k" and store.exists() and int(Store(store).done.sum()) >= moment:
+                time.sleep(rng.uniform(0, 0.3))
                 break
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
     call("run", recording, "--out", tmp_path)

@@ -135,3 +135,22 @@ def test_a_folder_that_cannot_be_written(tmp_path, written, monkeypatch):
     monkeypatch.setattr(Store, "_write", full)
     with pytest.raises(InputError, match=r"frames 8–15 could not be written \(No space left on device\)"):
         written.write(batch(1))
+
+
+def test_a_done_window_that_lost_a_file_is_not_done(written):
+    shutil.rmtree(written.path / "people/0/joints/c/1")
+    assert Store.resume(written.path, contents()).first_missing == 1
+
+
+def test_damage_is_named(written):
+    chunk = written.path / "people/0/transl/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:5])
+    with pytest.raises(InputError, match=r"people/0/transl is damaged at 0–7 .*Remove the store"):
+        written.read(0)
+    shutil.rmtree(written.path / "people/0/joints")
+    with pytest.raises(InputError, match="people/0/joints is damaged"):
+        written.read(1)
+
+
+def test_every_store_is_its_own(tmp_path, written):
+    assert Store(written.path).id == written.id != Store.create(tmp_path / "b.zarr", contents()).id
