@@ -63,8 +63,8 @@ class Weights:
     """Its least value, in pixels."""
     pose: float = 0.03
     """Of the squared Mahalanobis distance to the pose prior."""
-    hinge: float = 30.0
-    """Of the squared backward bend of elbows and knees, 1/rad²."""
+    hinge: float = 1000.0
+    """Of the squared backward bend of elbows and knees, 1/rad²: 0.1° is what is left of it."""
     acceleration: float = 8.0
     """Of the mean over keypoints of squared acceleration / acceleration_ms2²."""
     acceleration_ms2: float = 8.5
