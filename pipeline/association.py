@@ -41,8 +41,10 @@ class MatchConfig(Config):
     """... and how fast that grows while it is not seen, ..."""
     max_reach_m: float = Field(default=0.8, gt=0)
     """... up to this."""
+    away_s: float = Field(default=1.0, ge=0)
+    """Nobody out of reach is taken for the person before it has been unseen for this long ..."""
     start_share: float = Field(default=0.6, gt=0, le=1)
-    """Someone out of reach is taken for the person at this share of the recording's usual agreement."""
+    """... and then, as at the start, only at this share of the recording's usual agreement."""
     single_view_s: float = Field(default=0.5, ge=0)
     """How long one view alone is believed after the person was last seen by two."""
 
@@ -153,9 +155,11 @@ def follow(
     """Choose the recording's person in each view: index (V, T), −1 where not seen, and the new anchor.
 
     anchor: (4,) where the person was seen last and when, NaN before it was. Someone within reach of it is
-    the person; out of reach, only who is agreed on about as well as is ``usual`` in this recording, so that
-    a bystander in two views of four is not taken while the person is out of sight. A single view is
-    believed for a short time, when its rays pass where the person was.
+    the person, however few views agree and however many agree on somebody else: an occlusion must not hand
+    the person's place to a bystander. At the start, and once the person has been unseen for ``away_s``, it is
+    who is agreed on about as well as is ``usual`` in this recording, so that a bystander in two views of four
+    is not taken while the person is out of sight. A single view is believed for a short time, when its rays
+    pass where the person was.
     """
     proposals = propose(rig, xy_px, confidence, cfg)
     views, frames = confidence.shape[:2]
@@ -167,12 +171,11 @@ def follow(
         distance = np.linalg.norm(centre - position, axis=-1)
         # NaN (no anchor yet, no proposal) compares false.
         near = np.where(distance <= reach, score / (1 + (distance / reach) ** 2), 0)
-        pick, best = int(near.argmax()), int(score.argmax())
+        pick = int(near.argmax())
         known = near[pick] > 0
-        # Who is followed with less than half of the agreement that another has was the wrong one all along.
-        convincing = score[best] > 0 and score[best] >= cfg.start_share * usual
-        if convincing and (not known or score[pick] < 0.5 * score[best]):
-            pick, known = best, True
+        if not known and not time_s[t] - when <= cfg.away_s:
+            pick = int(score.argmax())
+            known = score[pick] > 0 and score[pick] >= cfg.start_share * usual
         if known:
             chosen[:, t] = proposals.person[t, pick]
             position, when = centre[pick], float(time_s[t])

@@ -123,6 +123,41 @@ def test_while_the_person_is_away_a_bystander_is_not_taken() -> None:
     assert (chosen[:, 36:] == 0).all()
 
 
+def occluded(frames: slice) -> tuple[Rig, np.ndarray, np.ndarray]:
+    """Two people before six cameras, the second 2 m away; four views lose the first for a while."""
+    rig = ring(6)
+    person, other = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.4, 1.4), 1.0), seed=2)
+    # Confidence tells the two apart at the start.
+    other[..., 2] *= 0.8
+    person[2:, frames] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, other)
+    return rig, xy, confidence
+
+
+@pytest.mark.parametrize("frames", [slice(20, 21), slice(20, 23), slice(5, 45)])
+def test_an_occlusion_in_most_views_does_not_hand_over_to_somebody_else(frames: slice) -> None:
+    chosen, _ = run(*occluded(frames))
+    assert (chosen[:2] == 0).all()
+    assert (chosen[2:, frames] == -1).all()
+    assert (np.delete(chosen, np.arange(48)[frames], 1) == 0).all()
+
+
+def test_somebody_out_of_reach_is_only_taken_once_the_person_is_gone_for_long() -> None:
+    rig = ring(4)
+    time = np.arange(96) / 24
+    person, other = seen(rig, figure(time), seed=1), seen(rig, figure(time, (1.4, 1.4), 1.0), seed=2)
+    other[..., 2] *= 0.8
+    person[:, 24:] = np.nan, np.nan, 0
+    xy, confidence, _ = scene(rig, person, other)
+    usual = usual_score(propose(rig, xy, confidence, CFG))
+    chosen, anchor = follow(rig, xy, confidence, time, usual, NEVER, CFG)
+    away = time - time[23] <= CFG.away_s
+    assert (chosen[:, :24] == 0).all()
+    assert (chosen[:, 24:][:, away[24:]] == -1).all()
+    assert (chosen[:, ~away] == 1).all()
+    assert anchor[3] == time[-1]
+
+
 def test_a_recording_that_begins_with_a_bystander() -> None:
     rig = ring(4)
     person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
