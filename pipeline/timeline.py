@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,27 +38,31 @@ class Timeline:
 def common_timeline(
     times_s: Sequence[Array], rates: Sequence[Fraction], first: Sequence[int] | None = None
 ) -> Timeline:
-    """The frames of the slowest camera (the first of equals) within the span that all cameras share.
+    """Instants at the rate of the slowest camera (the first of equals) within the span that all cameras share.
 
-    times_s: increasing time stamps of each camera on a common clock, seconds. first: the frame of each camera
-    that its span begins with, 0 if not given. Every other camera gives its nearest frame, no further away
-    than half of its own frame interval. The time line is empty when the cameras share no time.
+    times_s: increasing time stamps of each camera on a common clock, seconds. rates: their frames a second.
+    first: the frame of each camera that its span begins with, 0 if not given. The instants are evenly spaced
+    from the slowest camera's first frame on, so frames that it dropped are missing and do not shorten time.
+    Every camera gives its nearest frame, no further away than half of its own frame interval. The time line
+    is empty when the cameras share no time.
     """
     skip = [0] * len(times_s) if first is None else list(first)
     spans = [t[s:] for t, s in zip(times_s, skip, strict=True)]
-    half = [0.5 / float(rate) + _ROUNDING_S for rate in rates]
+    half = [0.5 / float(rate) + min(_ROUNDING_S, 0.25 / float(rate)) for rate in rates]
     slowest = min(range(len(rates)), key=lambda v: rates[v])
-    grid = spans[slowest]
+    rate, origin = float(rates[slowest]), spans[slowest][0]
     start = max(t[0] - h for t, h in zip(spans, half, strict=True))
     end = min(t[-1] + h for t, h in zip(spans, half, strict=True))
-    grid = grid[(grid >= start) & (grid <= end)]
+    low, high = math.ceil((start - origin) * rate - 1e-6), math.floor((end - origin) * rate + 1e-6)
+    count = np.arange(max(low, 0), high + 1)
+    grid = origin + count / rate
     index = np.full((len(spans), len(grid)), -1, dtype=np.int64)
     for v, times in enumerate(spans):
         right = np.minimum(np.searchsorted(times, grid), len(times) - 1)
         left = np.maximum(right - 1, 0)
         nearest = np.where(np.abs(grid - times[left]) <= np.abs(times[right] - grid), left, right)
         index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest + skip[v], -1)
-    return Timeline(rates[slowest], grid - grid[0] if len(grid) else grid, index)
+    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index)
 
 
 def spread(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:

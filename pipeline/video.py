@@ -6,14 +6,15 @@ file stores it in and whichever of its neighbours are damaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import av
 import cv2
@@ -28,6 +29,11 @@ from pipeline.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
+_COMMON_RATES: Final = (
+    *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 90, 100, 120, 240)),
+    *(Fraction(1000 * n, 1001) for n in (24, 30, 60, 120, 240)),
+)
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -39,7 +45,7 @@ class VideoInfo:
     rotation: int
     """Degrees counter-clockwise that the file's display matrix turns its frames by: 0, 90, 180 or 270."""
     rate: Fraction
-    """Average frames a second."""
+    """Frames a second, one over the usual interval between frames."""
     times_s: NDArray[np.float64]
     """(N,) presentation times in seconds, increasing, as the file gives them (the first need not be 0)."""
     codec: str
@@ -66,7 +72,7 @@ def probe(path: Path | str) -> VideoInfo:
     with closing(container):
         stream = _video_stream(path, container)
         counted = container.format.name in ("avi", "h264", "hevc")
-        pts: list[int] = []
+        pts = array("q")
         first: av.VideoFrame | None = None
         number = broken = 0
         packets = container.demux(stream)
@@ -100,8 +106,8 @@ def probe(path: Path | str) -> VideoInfo:
             rate = declared[0] if declared else Fraction(25)
             time_base, ticks = 1 / rate, np.arange(len(pts))
         else:
-            ticks = np.unique(np.array(pts, dtype=np.int64))
-            rate = _average_rate(ticks, time_base, declared)
+            ticks = np.unique(np.frombuffer(pts, dtype=np.int64))
+            rate = frame_rate(ticks, time_base, declared)
         rotation = round(first.rotation / 90) * 90 % 360
         size = (first.width, first.height)
         promised = stream.frames
@@ -210,13 +216,25 @@ def _kinds(container: InputContainer) -> str:
     return ", ".join(sorted({s.type for s in container.streams})) or "nothing"
 
 
-def _average_rate(ticks: NDArray[np.int64], time_base: Fraction, declared: list[Fraction]) -> Fraction:
-    """The declared rate that agrees with the time stamps to 1 %, else the one they give."""
+def frame_rate(ticks: NDArray[np.int64], time_base: Fraction, declared: Sequence[Fraction]) -> Fraction:
+    """Frames a second from time stamps: one over the usual interval, whatever holes there are.
+
+    The mean of the intervals within half of their median: a median alone would be off by the rounding of the
+    stamps (Matroska's are whole milliseconds). A declared rate that agrees to 0.1 %, or as closely as the
+    stamps can tell, is taken as exact, then the nearest of the common rates.
+    """
     if len(ticks) < 2:
         return declared[0] if declared else Fraction(25)
-    measured = (len(ticks) - 1) / (int(ticks[-1] - ticks[0]) * time_base)
-    near = [r for r in declared if abs(r / measured - 1) < 0.01]
-    return near[0] if near else measured.limit_denominator(1001)
+    steps = np.diff(ticks)
+    middle = np.sort(steps)[(len(steps) - 1) // 2]
+    usual = steps[2 * np.abs(steps - middle) <= middle]
+    measured = len(usual) / (int(usual.sum()) * time_base)
+    tolerance = max(Fraction(1, 1000), Fraction(1, int(usual.sum())))
+    for known in (declared, _COMMON_RATES):
+        near = [r for r in known if abs(r / measured - 1) <= tolerance]
+        if near:
+            return min(near, key=lambda r: abs(r - measured))
+    return measured.limit_denominator(1001)
 
 
 def _decode(
@@ -362,8 +380,10 @@ class VideoWriter:
             picture if isinstance(picture, av.VideoFrame) else av.VideoFrame.from_ndarray(picture, "rgb24")
         )
         frame = to_yuv420p(frame)
+        if frame.width % 2 or frame.height % 2:
+            frame = copied(frame, even=True)
         # The encoder is told times of its own, and the caller's frame must keep the ones it has.
-        frame = copied(frame, even=True)
+        kept = frame.pts, frame.time_base
         try:
             stream = self._stream or self._start(frame, timed=time_s is not None)
             if (stream.width, stream.height) != (frame.width, frame.height):
@@ -381,6 +401,10 @@ class VideoWriter:
             self._container.mux(stream.encode(frame))
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
+        finally:
+            frame.pts = kept[0]
+            if kept[1]:
+                frame.time_base = kept[1]
 
     def _start(self, frame: av.VideoFrame, timed: bool) -> VideoStream:
         self._container = av.open(str(self._part), "w", "mp4", options={"movflags": "+faststart"})

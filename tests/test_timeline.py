@@ -67,20 +67,40 @@ def test_one_frame() -> None:
     assert np.array_equal(line.frame_index, [[0], [0]])
 
 
+def test_a_stretch_of_fewer_frames_is_missing_where_it_has_none() -> None:
+    # 30 fps, and 10 fps for a second in the middle, as a telephone films in the dark.
+    own = np.concatenate([np.arange(30), np.arange(30, 60, 3), np.arange(60, 90)]) / 30
+    for times in ([own, np.arange(90) / 30], [np.arange(90) / 30, own], [own, own]):
+        line = common_timeline(times, [Fraction(30)] * 2)
+        assert np.allclose(line.time_s, np.arange(90) / 30)
+        for v, stamps in enumerate(times):
+            there = line.frame_index[v] >= 0
+            assert np.array_equal(line.frame_index[v, there], np.arange(len(stamps)))
+            assert np.allclose(line.time_s[there], stamps)
+
+
+def test_instants_are_evenly_spaced_whatever_the_stamps() -> None:
+    rng = np.random.default_rng(0)
+    jittered = [np.arange(300) / 25 + rng.uniform(-0.008, 0.008, 300) for _ in range(3)]
+    line = common_timeline(jittered, [Fraction(25)] * 3)
+    assert np.allclose(np.diff(line.time_s), 1 / 25, rtol=1e-9)
+    assert (line.frame_index >= 0).all()
+
+
 def slowly(times: list[np.ndarray], rates: list[Fraction]) -> Timeline:
     half = [0.5 / float(r) + 1e-3 for r in rates]
     slowest = rates.index(min(rates))
-    columns, grid = [], []
-    for now in times[slowest]:
+    columns = []
+    for k in range(1000):
+        now = times[slowest][0] + k / float(rates[slowest])
         if all(t[0] - h <= now <= t[-1] + h for t, h in zip(times, half, strict=True)):
             column = []
             for t, h in zip(times, half, strict=True):
                 k = min(range(len(t)), key=lambda k: (abs(t[k] - now), k))
                 column.append(k if abs(t[k] - now) <= h else -1)
             columns.append(column)
-            grid.append(now)
     index = np.array(columns, dtype=np.int64).reshape(-1, len(times)).T
-    return Timeline(rates[slowest], np.array(grid) - (grid[0] if grid else 0), index)
+    return Timeline(rates[slowest], np.arange(len(columns)) / float(rates[slowest]), index)
 
 
 @given(data=st.data())

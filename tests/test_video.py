@@ -71,8 +71,32 @@ def test_a_variable_frame_rate_is_kept(tmp_path):
     ticks = np.cumsum(rng.integers(20, 70, COUNT)) - 20
     info = probe(encode(tmp_path / "a.mkv", pts=ticks.tolist(), base=Fraction(1, 1000)))
     np.testing.assert_allclose(info.times_s - info.times_s[0], (ticks - ticks[0]) / 1000, atol=1e-9)
-    assert float(info.rate) == pytest.approx((COUNT - 1) * 1000 / (ticks[-1] - ticks[0]), rel=0.01)
     assert [number(f) for f in read_frames(info, range(COUNT))] == list(range(COUNT))
+
+
+HOLES = np.concatenate([np.arange(40), np.arange(40, 70, 3), np.arange(85, 120)])
+"""Numbers of frames: some dropped regularly, then many at once."""
+
+
+@pytest.mark.parametrize(
+    ("ticks", "base", "declared", "rate"),
+    [
+        (np.arange(100) * 3000, Fraction(1, 90_000), [], Fraction(30)),
+        (HOLES * 3003, Fraction(1, 90_000), [Fraction(22)], Fraction(30000, 1001)),
+        (np.rint(HOLES * 1001 / 60), Fraction(1, 1000), [Fraction(60000, 1001)], Fraction(60000, 1001)),
+        (np.rint(np.arange(2000) * 1001 / 60), Fraction(1, 1000), [], Fraction(60000, 1001)),
+        (np.arange(100) * 80_000, Fraction(1, 1_000_000), [Fraction(25)], Fraction(25, 2)),
+        (np.array([0, 10, 110]), Fraction(1, 1000), [], Fraction(100)),
+        (np.array([7]), Fraction(1, 1000), [], Fraction(25)),
+    ],
+)
+def test_the_rate_is_that_of_the_usual_interval(ticks, base, declared, rate):
+    assert video.frame_rate(ticks.astype(np.int64), base, declared) == rate
+
+
+def test_a_file_that_was_cut_off_or_has_holes_keeps_its_rate(tmp_path):
+    dropped = encode(tmp_path / "a.mp4", pts=[*range(10), *range(12, 30, 3), *range(40, 54)])
+    assert probe(dropped).rate == 25
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
