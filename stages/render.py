@@ -200,7 +200,8 @@ class _Moment:
     """What the viewer must be told about the people."""
 
 
-def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
+def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
+    """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
     betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
@@ -208,7 +209,13 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
         vertices = body.vertices(
             p.global_orient.flatten(0, 1), p.body_pose.flatten(0, 1), betas, p.transl.flatten(0, 1)
         )
-    xyz = vertices.float().cpu().numpy().reshape(frames, people, -1, 3)
+    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, -1, 3)
+    return found
+
+
+def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
+    xyz = meshes(batch, body)
+    frames, people = xyz.shape[:2]
     solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
     seen = np.isfinite(xyz).all((2, 3))
     sure = batch.valid.cpu().numpy()

@@ -41,7 +41,9 @@ def yuv_matrix(colour_space: int, height: int) -> NDArray[np.float32]:
 
 def blend(planes: Planes, picture: Picture, matrix: NDArray[np.float32]) -> None:
     """Blend a picture into a frame of the size it was drawn for; only its box is touched."""
-    _blend(*planes, picture.rgb, picture.alpha, picture.x0, picture.y0, matrix)
+    # Whole rows, with the padding at their ends: compiled loops want the memory without gaps.
+    y, u, v = (np.lib.stride_tricks.as_strided(p, (len(p), p.strides[0])) for p in planes)
+    _blend(y, u, v, picture.rgb.transpose(2, 0, 1), picture.alpha, picture.x0, picture.y0, matrix)
 
 
 @jit
@@ -56,30 +58,69 @@ def _blend(
     m: NDArray[np.float32],
 ) -> None:
     height, width = alpha.shape
+    for j in range(height):
+        _blend_luma(y_plane[y0 + j, x0 : x0 + width], rgb[0, j], rgb[1, j], rgb[2, j], alpha[j], m[0])
+    for j in range(0, height, 2):
+        k = min(j + 1, height - 1)  # the last row of a frame of odd height has no other beside it
+        for plane, weights in ((u_plane, m[1]), (v_plane, m[2])):
+            _blend_chroma(
+                plane[(y0 + j) // 2, x0 // 2 : (x0 + width + 1) // 2], rgb[0, j], rgb[1, j], rgb[2, j],
+                rgb[0, k], rgb[1, k], rgb[2, k], alpha[j], alpha[k], weights,
+            )  # fmt: skip
+
+
+@jit
+def _blend_luma(
+    line: Pixels, red: Pixels, green: Pixels, blue: Pixels, alpha: Pixels, m: NDArray[np.float32]
+) -> None:
+    """A row. No branches, so that the compiler takes many pixels at once: where alpha is 0 nothing changes."""
     half, full = np.float32(0.5), np.float32(1 / 255)
-    for top in range(0, height, 2):  # blocks of 2×2 pixels share one chroma sample; x0 and y0 are even
-        for left in range(0, width, 2):
-            covered = u_sum = v_sum = np.float32(0)
-            for j in range(top, min(top + 2, height)):
-                for i in range(left, min(left + 2, width)):
-                    if alpha[j, i] == 0:
-                        continue
-                    a = alpha[j, i] * full
-                    r, g, b = np.float32(rgb[j, i, 0]), np.float32(rgb[j, i, 1]), np.float32(rgb[j, i, 2])
-                    luma = m[0, 0] * r + m[0, 1] * g + m[0, 2] * b + m[0, 3]
-                    before = np.float32(y_plane[y0 + j, x0 + i])
-                    y_plane[y0 + j, x0 + i] = np.uint8(before + a * (luma - before) + half)
-                    covered += a
-                    u_sum += a * (m[1, 0] * r + m[1, 1] * g + m[1, 2] * b + m[1, 3])
-                    v_sum += a * (m[2, 0] * r + m[2, 1] * g + m[2, 2] * b + m[2, 3])
-            if covered > 0:
-                # A block at the edge of a frame of odd size holds fewer than four pixels.
-                pixels = min(2, y_plane.shape[0] - y0 - top) * min(2, y_plane.shape[1] - x0 - left)
-                share = np.float32(1 / pixels)
-                rest = 1 - covered * share
-                u, v = (y0 + top) // 2, (x0 + left) // 2
-                u_plane[u, v] = np.uint8(u_plane[u, v] * rest + u_sum * share + half)
-                v_plane[u, v] = np.uint8(v_plane[u, v] * rest + v_sum * share + half)
+    for i in range(len(line)):
+        before = np.float32(line[i])
+        luma = m[0] * red[i] + m[1] * green[i] + m[2] * blue[i] + m[3]
+        line[i] = np.uint8(np.int32(before + alpha[i] * full * (luma - before) + half))
+
+
+@jit
+def _blend_chroma(
+    line: Pixels,
+    red: Pixels,
+    green: Pixels,
+    blue: Pixels,
+    red_below: Pixels,
+    green_below: Pixels,
+    blue_below: Pixels,
+    alpha: Pixels,
+    alpha_below: Pixels,
+    m: NDArray[np.float32],
+) -> None:
+    """A row of one chroma plane: 2×2 pixels share a sample."""
+    half, quarter = np.float32(0.5), np.float32(0.25 / 255)
+    width = len(alpha)
+    for i in range(width // 2):
+        a, b, c, d = (
+            np.float32(alpha[2 * i]),
+            np.float32(alpha[2 * i + 1]),
+            np.float32(alpha_below[2 * i]),
+            np.float32(alpha_below[2 * i + 1]),
+        )
+        r = a * red[2 * i] + b * red[2 * i + 1] + c * red_below[2 * i] + d * red_below[2 * i + 1]
+        g = a * green[2 * i] + b * green[2 * i + 1] + c * green_below[2 * i] + d * green_below[2 * i + 1]
+        e = a * blue[2 * i] + b * blue[2 * i + 1] + c * blue_below[2 * i] + d * blue_below[2 * i + 1]
+        before, covered = np.float32(line[i]), a + b + c + d
+        colour = m[0] * r + m[1] * g + m[2] * e + m[3] * covered
+        line[i] = np.uint8(np.int32(before + (colour - covered * before) * quarter + half))
+    if width % 2:  # a frame of odd width: the last column has no other beside it
+        i = width - 1
+        a, c = np.float32(alpha[i]), np.float32(alpha_below[i])
+        before, covered = np.float32(line[i // 2]), a + c
+        colour = (
+            m[0] * (a * red[i] + c * red_below[i])
+            + m[1] * (a * green[i] + c * green_below[i])
+            + m[2] * (a * blue[i] + c * blue_below[i])
+            + m[3] * covered
+        )
+        line[i // 2] = np.uint8(np.int32(before + (colour - covered * before) * (2 * quarter) + half))
 
 
 def composite(rgb: Pixels, picture: Picture | None) -> Pixels:

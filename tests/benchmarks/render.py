@@ -1,0 +1,175 @@
+"""What an overlay costs, beside decoding and encoding the same video with PyAV alone.
+
+    python tests/benchmarks/render.py [RECORDING RESULTS] [--rounds 7] [--json FILE]
+
+Takes one view of 1080p: of the recording and results given, or of a synthetic recording whose truth is drawn.
+Both programs run by turns in one process, in each round one after the other; ``overlay_ratio`` is the median over
+rounds of the ratio of their wall times, ``overlay_ratio_cpu`` that of their processor times. ``parts`` are
+milliseconds of processor time a frame on one thread, the smallest of many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import av  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from models.body import Body, load_body  # noqa: E402
+from models.rendering import overlay, software  # noqa: E402
+from pipeline.batches import FitBatch  # noqa: E402
+from pipeline.store import Store  # noqa: E402
+from pipeline.video import VideoInfo, copied, planes, probe, read_frames  # noqa: E402
+from stages.decode import DecodeConfig, decode  # noqa: E402
+from stages.render import RenderConfig, meshes, render  # noqa: E402
+from stages.synth import SynthConfig, write_recording  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recording", nargs="?", type=Path)
+    parser.add_argument("results", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    body = load_body()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.recording and args.results:
+            store, video = Store(args.results / "results.zarr"), None
+            clip = f"{args.recording.name}, {store.contents.rig.names[0]}"
+            video = next((args.recording / "videos").glob(f"{store.contents.rig.names[0]}.*"))
+        else:
+            cfg = SynthConfig(cameras=2, size=(1920, 1080), seconds=4, seed=1)
+            store = write_recording(Path(folder) / "recording", cfg, body)
+            video = Path(folder) / "recording" / "videos" / f"{store.contents.rig.names[0]}.mp4"
+            clip = "synthetic, 1920x1080, 4 s, drawn with its truth"
+        result = {"clip": clip, **measure(store, probe(video), body, Path(folder), args.rounds)}
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} processors"
+    for key, value in result.items():
+        print(f"{key}: {value}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(store: Store, video: VideoInfo, body: Body, folder: Path, rounds: int) -> dict[str, object]:
+    """Ratios and the parts of the cost, for the first camera of a store."""
+    contents = store.contents
+    frames = len(contents.time_s)
+    batches = [store.read(k) for k in range(len(store.done))]
+    rig = contents.rig.select(contents.rig.names[:1])
+    index = contents.frame_index[:1]
+    cfg = RenderConfig(mosaic=False)
+    baseline = folder / "baseline.mp4"
+
+    def draw() -> None:
+        items: Iterator[FitBatch] = iter(batches)
+        stage = render(
+            items, cfg, rig, body, [video], index, contents.rate, folder / "out",
+            partial(decode, cfg=DecodeConfig()),
+        )  # fmt: skip
+        for _ in stage:
+            pass
+
+    def plain() -> None:
+        transcode(video.path, baseline, contents.rate, int(index.max()) + 1, cfg)
+
+    ratios, seconds = [], []
+    for k in range(rounds + 1):
+        took = [_timed(f) for f in ((plain, draw) if k % 2 else (draw, plain))]
+        took = took if k % 2 else took[::-1]
+        if k:  # the first compiles and warms up
+            ratios.append([took[1][i] / took[0][i] for i in (0, 1)])
+            seconds.append(took)
+    wall, cpu = np.median(ratios, 0)
+    times = np.array(seconds)
+    return {
+        "video": f"{video.size[0]}x{video.size[1]}, {frames} frames",
+        "overlay_ratio": round(float(wall), 3),
+        "overlay_ratio_cpu": round(float(cpu), 3),
+        "ratios": [[round(x, 3) for x in pair] for pair in ratios],
+        "ms_per_frame": {
+            "plain": [round(float(x), 2) for x in times[:, 0].min(0) / frames * 1e3],
+            "overlay": [round(float(x), 2) for x in times[:, 1].min(0) / frames * 1e3],
+        },
+        "parts": parts(store, video, body),
+    }
+
+
+def transcode(path: Path, out: Path, rate: Fraction, frames: int, cfg: RenderConfig) -> None:
+    """Decode and encode with PyAV and nothing between, with the same settings of the encoder."""
+    with av.open(str(path)) as source, av.open(str(out), "w", options={"movflags": "+faststart"}) as sink:
+        taken = source.streams.video[0]
+        taken.codec_context.thread_count = 1
+        stream = sink.add_stream("libx264", rate=rate, options={"crf": str(cfg.crf), "preset": cfg.preset})
+        stream.width, stream.height, stream.pix_fmt = taken.width, taken.height, "yuv420p"
+        stream.codec_context.thread_count = os.cpu_count() or 1
+        for k, frame in enumerate(source.decode(taken)):
+            if k == frames:
+                break
+            frame.pts, frame.time_base = k, 1 / rate
+            sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
+
+
+def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
+    """Milliseconds of one thread."""
+    batch = store.read(len(store.done) // 2)
+    cfg = RenderConfig()
+    vertices = meshes(batch, body)
+    colours = np.array([[0.3, 0.7, 0.9, 1]] * vertices.shape[1], np.float32)
+    rig = store.contents.rig
+    frame = next(read_frames(video, [0]))
+    assert frame is not None
+    own = copied(frame)
+    matrix = overlay.yuv_matrix(1, video.size[1])
+    picture = software.draw(vertices[0], body.faces, rig, 0, colours)
+    assert picture is not None
+    found = {
+        "vertices": _least(lambda: meshes(batch, body), 5) / len(vertices),
+        "to_screen": _least(lambda: software.to_screen(vertices[0], body.faces, rig, 0)),
+        "draw": _least(lambda: software.draw(vertices[0], body.faces, rig, 0, colours)),
+        "draw_without_antialiasing": _least(
+            lambda: software.draw(vertices[0], body.faces, rig, 0, colours, antialias=False)
+        ),
+        "copy": _least(lambda: copied(frame)),
+        "blend": _least(lambda: overlay.blend(planes(own), picture, matrix)),
+    }
+    del cfg
+    return {name: round(ms, 2) for name, ms in found.items()}
+
+
+def _timed(function: Callable[[], object]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _least(function: Callable[[], object], rounds: int = 30) -> float:
+    function()
+    times = []
+    for _ in range(rounds):
+        begun = time.thread_time()
+        function()
+        times.append(time.thread_time() - begun)
+    return min(times) * 1e3
+
+
+if __name__ == "__main__":
+    main()
