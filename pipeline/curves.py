@@ -58,6 +58,14 @@ def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return angle
 
 
+def up_axis(trunk: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The axis of the world, with its sign, next to a direction (3,) from pelvis to neck; z for none."""
+    axis = int(np.argmax(np.abs(trunk))) if trunk.any() else 2
+    up = [0.0, 0.0, 0.0]
+    up[axis] = -1.0 if trunk[axis] < 0 else 1.0
+    return up[0], up[1], up[2]
+
+
 @dataclass(frozen=True)
 class Curve:
     """Rows of values over time, (..., B) each; NaN where a bin has none."""
@@ -190,11 +198,6 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         trunk += np.nansum(lean, (0, 1))
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
-    axis = int(np.argmax(np.abs(trunk)))
-    up = [0.0, 0.0, 0.0]
-    up[axis] = -1.0 if trunk[axis] < 0 else 1.0
-    if not trunk.any():
-        up = [0.0, 0.0, 1.0]
     return Curves(
         first_frame=first_frame,
         time_s=c.time_s[first_frame],
@@ -206,5 +209,5 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         angles_deg=angles.curve(),
         acceleration_mm=acceleration.curve(),
         joints=sampled,
-        up=(up[0], up[1], up[2]),
+        up=up_axis(trunk),
     )

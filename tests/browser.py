@@ -36,7 +36,10 @@ def chromium(profile: Path, *, size: tuple[int, int] = (1280, 900), webgl: bool 
 
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    drawing = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader") if webgl else ("--disable-gpu",)
+    drawing: tuple[str, ...] = ("--disable-gpu",)
+    if webgl:  # drawn on the processor, where pixels cost time: half of them a side
+        drawing = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+        options.add_argument("--force-device-scale-factor=0.5")
     for flag in (*FLAGS, *drawing, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

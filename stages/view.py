@@ -1,0 +1,512 @@
+"""The 3D viewer: a page in the browser that shows a store's people, cameras and pictures at any moment."""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from models.body import Body
+from pipeline.batches import FitBatch
+from pipeline.curves import up_axis
+from pipeline.errors import InputError
+from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.store import Store
+from pipeline.summary import CONFIDENT
+from pipeline.video import VideoInfo, read_frames
+
+if TYPE_CHECKING:
+    import viser
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+COLOURS: Final = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+"""One a person, as in the overlay videos."""
+GREY: Final = (140, 140, 140)
+KEPT_WINDOWS: Final = 4
+PICTURE_SIDE: Final = 480
+"""Longer side of the cameras' pictures, pixels."""
+POLL_S: Final = 0.5
+"""How often a running pipeline's store is looked at."""
+_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_PARENTS) if p >= 0])
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to show of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
+
+    vertices: Floats
+    """(P, N, 3) metres, world."""
+    joints: Floats
+    """(P, 24, 3)"""
+    points: Floats
+    """(P, 25, 3) the fitted BODY_25 points."""
+    valid: NDArray[np.bool_]
+    """(P,) False for a pose that is bridged over a gap."""
+    point_px: Floats
+    """(P, 25) reprojection error, the mean of the views that see the point."""
+    camera_px: Floats
+    """(V, P) mean reprojection error in each camera."""
+
+
+class Frames:
+    """A store's frames, read when they are asked for; a few windows are kept. Follows a store that grows."""
+
+    def __init__(self, store: Store, body: Body) -> None:
+        self.store, self.body = store, body
+        self._windows: OrderedDict[int, FitBatch] = OrderedDict()
+        self._done = 0
+
+    def count(self) -> int:
+        """How many frames are done by now. Only windows that were not done at the last call are looked at."""
+        windows = len(range(0, len(self.store.contents.time_s), self.store.contents.window))
+        while self._done < windows and self.store.array("done", self._done, self._done + 1)[0]:
+            self._done += 1
+        return self.store.span(self._done - 1)[1] if self._done else 0
+
+    def at(self, frame: int) -> Moment:
+        """One frame that is done."""
+        k = frame // self.store.contents.window
+        if k not in self._windows:
+            self._windows[k] = self.store.read(k)
+            while len(self._windows) > KEPT_WINDOWS:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(k)
+        return self._moment(self._windows[k].frames(t := frame - self.store.span(k)[0], t + 1))
+
+    def _moment(self, batch: FitBatch) -> Moment:
+        p, seen = batch.params, batch.keypoints
+        with torch.inference_mode():
+            vertices = self.body.vertices(p.global_orient[0], p.body_pose[0], p.betas, p.transl[0])
+        points = batch.keypoints_3d[0, ..., :3].numpy()
+        px = self.store.contents.rig.project(points.astype(np.float64)) - seen.xy_px[:, 0].numpy()
+        error = np.linalg.norm(px, axis=-1)
+        known = np.isfinite(error) & (seen.confidence[:, 0].numpy() > CONFIDENT)
+        views = known.sum(0)
+        mean = np.where(known, error, 0).sum(0) / np.where(views, views, np.nan)
+        return Moment(
+            vertices=vertices.float().numpy(),
+            joints=batch.joints[0].numpy(),
+            points=points,
+            valid=batch.valid[0].numpy(),
+            point_px=mean.astype(np.float32),
+            camera_px=batch.reprojection_px[:, 0].numpy(),
+        )
+
+
+class Pictures:
+    """Small undistorted pictures of one camera, decoded when they are asked for.
+
+    Going forward goes on decoding; going back, or far ahead, opens the video again at a key frame.
+    """
+
+    FAR = 60
+    """Frames; decoding so many costs more than opening the file again."""
+
+    def __init__(
+        self,
+        video: VideoInfo | Path,
+        index: NDArray[np.int64],
+        k: NDArray[np.float64],
+        dist: NDArray[np.float64],
+        size: tuple[int, int],
+    ) -> None:
+        """index: (T,) number of the video's frame at each time, −1 for none. k, dist, size: the camera's."""
+        self._video, self._index = video, index
+        scale = PICTURE_SIDE / max(size)
+        self.size = w, h = round(size[0] * scale), round(size[1] * scale)
+        small = np.diag([w / size[0], h / size[1], 1.0]) @ k
+        # A frustum in the viewer has square pixels and its axis in the middle, so the picture gets that too.
+        self.focal = float(min(small[0, 0], small[1, 1]))
+        ideal = np.array([[self.focal, 0, (w - 1) / 2], [0, self.focal, (h - 1) / 2], [0, 0, 1]])
+        self._maps = cv2.initUndistortRectifyMap(small, dist, None, ideal, (w, h), cv2.CV_16SC2)
+        self._next = self._last = -1
+        self._frames: Iterator[av.VideoFrame | None] | None = None
+
+    @property
+    def vertical_fov(self) -> float:
+        """Radians."""
+        return 2 * float(np.arctan(self.size[1] / 2 / self.focal))
+
+    def at(self, time: int) -> Pixels | None:
+        """(h, w, 3) RGB; None where the camera has no frame or it cannot be decoded."""
+        number = int(self._index[time])
+        if number < 0:
+            return None
+        if self._frames is None or not self._last <= number <= self._last + self.FAR:
+            self.close()
+            self._frames = read_frames(self._video, self._wanted())
+        self._next = self._last = number
+        frame = next(self._frames, None)
+        if frame is None:
+            return None
+        small = frame.reformat(*self.size, format="rgb24").to_ndarray()
+        flat: Pixels = cv2.remap(small, *self._maps, cv2.INTER_LINEAR).astype(np.uint8)
+        return flat
+
+    def _wanted(self) -> Iterator[int]:
+        while True:  # read as far as asked for: `read_frames` takes one number for each frame
+            yield self._next
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()  # type: ignore[attr-defined]
+        self._frames = None
+
+
+def error_colours(px: NDArray[np.floating[Any]], worst: float) -> Pixels:
+    """Errors (...) → RGB (..., 3): green at 0, yellow half way, red from ``worst`` up; grey for NaN."""
+    ramp = np.array([[0, 158, 115], [240, 200, 60], [200, 40, 40]], dtype=float)
+    at = np.clip(np.nan_to_num(px, nan=0.0) / worst, 0, 1)
+    rgb = np.stack([np.interp(at, [0, 0.5, 1], ramp[:, c]) for c in range(3)], -1)
+    return np.where(np.isfinite(px)[..., None], rgb, GREY).astype(np.uint8)
+
+
+def view(
+    store: Store,
+    body: Body,
+    videos: Sequence[VideoInfo | Path | None],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    live: bool = False,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the page until Ctrl-C. ``ready`` is told its address as soon as it is there.
+
+    videos: one a camera, V of them; None where there is none. live: follow a store that is being written.
+    Memory does not depend on the length: a few windows and one picture a camera are held.
+
+    Raises:
+        InputError: viser is not installed; no window is done and ``live`` is off.
+    """
+    try:
+        import viser
+    except ImportError as error:
+        raise InputError("the viewer needs viser: pip install 'multispin[view]'") from error
+    frames = Frames(store, body)
+    if not frames.count() and not live:
+        raise InputError(f"{store.path}: nothing is done yet. Add --live to wait for it.")
+    server = viser.ViserServer(host=host, port=port, label="Multi-SPIN", verbose=False)
+    try:
+        page = _Page(server, frames, videos, live)
+        with closing(page):
+            ready(f"http://{host}:{server.get_port()}")
+            page.run()
+    finally:
+        server.stop()
+
+
+def wait_for_store(path: Path) -> None:
+    """Return when a run has made its store."""
+    while not (path / "zarr.json").is_file():
+        time.sleep(POLL_S)
+
+
+class _Page:
+    """The scene and the controls. viser's threads only wake the loop in ``run``, which alone draws."""
+
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        frames: Frames,
+        videos: Sequence[VideoInfo | Path | None],
+        live: bool,
+    ) -> None:
+        self._server, self._frames, self._live = server, frames, live
+        c = frames.store.contents
+        self._rate = float(c.rate)
+        self._people, self._total = c.people, len(c.time_s)
+        self._count = frames.count()
+        self._shown: tuple[object, ...] = ()
+        self._wake = threading.Event()
+        self._scene_is_set = False
+        self._pictures = [
+            None
+            if video is None
+            else Pictures(video, c.frame_index[v], c.rig.K[v], c.rig.dist[v], (int(w), int(h)))
+            for (v, video), (w, h) in zip(enumerate(videos), c.rig.size, strict=True)
+        ]
+        self._add_controls()
+        self._add_people()
+        self._add_cameras()
+
+    def _add_controls(self) -> None:
+        gui = self._server.gui
+        gui.configure_theme(show_logo=False, show_share_button=False)  # sharing goes over others' servers
+        self._slider = gui.add_slider("Frame", 0, max(1, self._count - 1), 1, 0)
+        self._steps = gui.add_button_group("Step", ("|<", "<", ">", ">|"))
+        self._play = gui.add_button("Play", icon=None)
+        self._playing = False
+        self._speed = gui.add_dropdown("Speed", ("0.25x", "0.5x", "1x", "2x"), initial_value="1x")
+        self._follow = gui.add_checkbox("Follow the run", self._live, visible=self._live)
+        with gui.add_folder("Show"):
+            names = ("Mesh", "Skeleton", "Keypoints", "Cameras", "Pictures")
+            self._show = {name: gui.add_checkbox(name, True) for name in names}
+            self._who = [
+                gui.add_checkbox(f"Person {p + 1}", True, visible=self._people > 1)
+                for p in range(self._people)
+            ]
+        with gui.add_folder("Colours"):
+            self._colours = gui.add_dropdown("By", ("person", "error"), initial_value="person")
+            self._worst = gui.add_slider("Red at, px", 5, 100, 1, 30)
+        self._told = gui.add_html("")
+        for control in (self._slider, self._speed, self._follow, self._colours, self._worst):
+            control.on_update(lambda _: self._wake.set())
+        for box in (*self._show.values(), *self._who):
+            box.on_update(lambda _: self._wake.set())
+        self._clicks: list[str] = []
+
+        def clicked(what: str) -> None:
+            self._clicks.append(what)
+            self._wake.set()
+
+        self._play.on_click(lambda _: clicked("play"))
+        self._steps.on_click(lambda event: clicked(str(event.target.value)))
+
+    def _add_people(self) -> None:
+        scene = self._server.scene
+        nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
+        self._bodies, self._skeletons, self._points = [], [], []
+        for p in range(self._people):
+            rgb = _rgb(COLOURS[p % len(COLOURS)])
+            self._bodies.append(
+                scene.add_mesh_simple(
+                    f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb, visible=False
+                )
+            )
+            self._skeletons.append(
+                scene.add_line_segments(
+                    f"/people/{p}/skeleton",
+                    np.zeros((len(_BONES), 2, 3), np.float32),
+                    np.zeros((len(_BONES), 2, 3), np.uint8),
+                    thickness=3,
+                    thickness_units="screen",
+                    visible=False,
+                )
+            )
+            self._points.append(
+                scene.add_point_cloud(
+                    f"/people/{p}/keypoints",
+                    np.zeros((25, 3), np.float32),
+                    np.zeros((25, 3), np.uint8),
+                    point_size=0.025,
+                    point_shape="circle",
+                    precision="float32",
+                    visible=False,
+                )
+            )
+
+    def _add_cameras(self) -> None:
+        rig = self._frames.store.contents.rig
+        spread = float(np.linalg.norm(rig.centres - rig.centres.mean(0), axis=1).max())
+        self._frusta: list[viser.CameraFrustumHandle] = []
+        for v, name in enumerate(rig.names):
+            w, h = (int(x) for x in rig.size[v])
+            pictures = self._pictures[v]
+            fov = pictures.vertical_fov if pictures else 2 * float(np.arctan(h / 2 / rig.K[v, 1, 1]))
+            frustum = self._server.scene.add_camera_frustum(
+                f"/cameras/{v}",
+                fov=fov,
+                aspect=w / h,
+                scale=max(0.1, 0.12 * spread),
+                thickness=2,
+                thickness_units="screen",
+                color=GREY,
+                jpeg_quality=80,
+                cast_shadow=False,
+                receive_shadow=False,
+                wxyz=Rotation.from_matrix(rig.R[v].T).as_quat(scalar_first=True),
+                position=rig.centres[v],
+            )
+            self._server.scene.add_label(f"/cameras/{v}/name", name)
+
+            def look_through(event: Any, v: int = v) -> None:
+                with event.client.atomic():
+                    event.client.camera.wxyz = self._frusta[v].wxyz
+                    event.client.camera.position = self._frusta[v].position
+
+            frustum.on_click(look_through)
+            self._frusta.append(frustum)
+
+    def _set_scene(self, moment: Moment) -> None:
+        """The floor and where the page looks from, once somebody is there to look at."""
+        known = moment.joints[np.isfinite(moment.joints).all((1, 2))].astype(np.float64)
+        if not len(known):
+            return
+        self._scene_is_set = True
+        up = np.array(up_axis((known[:, SMPL_JOINTS.index("neck")] - known[:, 0]).sum(0)))
+        height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
+        at = known[:, 0].mean(0)
+        rig = self._frames.store.contents.rig
+        scene = self._server.scene
+        scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
+        turn, _ = Rotation.align_vectors(up[None], np.array([[0.0, 0.0, 1.0]]))
+        scene.add_grid(
+            "/floor",
+            width=20,
+            height=20,
+            wxyz=turn.as_quat(scalar_first=True),
+            position=at - up * (at @ up - height),
+            cell_color=(225, 225, 225),
+            section_color=(200, 200, 200),
+        )
+        side = rig.centres[0] - at
+        side -= up * (side @ up)
+        side = np.cross(up, side) * 0.5 + side
+        length = float(np.linalg.norm(side))
+        if length < 1e-6:
+            side, length = np.roll(up, 1), 1.0
+        camera = self._server.initial_camera
+        camera.up = (float(up[0]), float(up[1]), float(up[2]))
+        camera.position = at + side / length * 3.4 + up * 1.1
+        camera.look_at = at - up * 0.05
+
+    def run(self) -> None:
+        """Draw what the controls say, for ever."""
+        polled, now = 0.0, time.monotonic()
+        exact = 0.0  # the moment that plays, in frames
+        while True:
+            before, now = now, time.monotonic()
+            if self._live and now - polled > POLL_S:
+                polled = now
+                self._grow()
+            self._obey()
+            # At every turn: a page that has not heard of the new end yet may have sent an older frame back.
+            if self._follow.value and self._count:
+                self._go_to(self._count - 1)
+            if self._playing and self._count:
+                if int(exact) != int(self._slider.value):
+                    exact = float(self._slider.value)
+                exact += (now - before) * self._rate * float(self._speed.value.removesuffix("x"))
+                if exact >= self._count:
+                    exact = 0.0
+                if int(exact) != int(self._slider.value):
+                    self._go_to(int(exact))
+            if self._count:
+                self._draw(min(int(self._slider.value), self._count - 1))
+            self._wake.wait(1 / 120 if self._playing else 0.1)
+            self._wake.clear()
+
+    def _grow(self) -> None:
+        count = self._frames.count()
+        if count != self._count:
+            self._count = count
+            self._slider.max = max(1, count - 1)
+        self._live = count < self._total
+
+    def _obey(self) -> None:
+        while self._clicks:
+            what = self._clicks.pop(0)
+            self._follow.value = False  # type: ignore[misc]
+            if what == "play":
+                self._playing = not self._playing
+                self._play.label = "Pause" if self._playing else "Play"
+                continue
+            at, last = int(self._slider.value), max(0, self._count - 1)
+            to = {"|<": 0, "<": at - 1, ">": at + 1, ">|": last}[what]
+            self._go_to(min(max(to, 0), last))
+
+    def _go_to(self, frame: int) -> None:
+        self._slider.value = frame  # type: ignore[misc] # mypy loses viser's setter
+
+    def _draw(self, frame: int) -> None:
+        wanted = (
+            frame,
+            self._count,
+            tuple(box.value for box in (*self._show.values(), *self._who)),
+            self._colours.value,
+            self._worst.value,
+        )
+        if wanted == self._shown:
+            return
+        moment = self._frames.at(frame)
+        if not self._scene_is_set:
+            self._set_scene(moment)
+        with_pictures = self._show["Cameras"].value and self._show["Pictures"].value
+        images = [p.at(frame) if p and with_pictures else None for p in self._pictures]
+        with self._server.atomic():
+            for p in range(self._people):
+                self._draw_person(p, moment)
+            self._draw_cameras(moment, images)
+            self._told.content = self._table(frame, moment)
+        self._server.flush()
+        self._shown = wanted
+
+    def _draw_person(self, p: int, moment: Moment) -> None:
+        by_error, worst = self._colours.value == "error", float(self._worst.value)
+        there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
+        own = np.array(_rgb(COLOURS[p % len(COLOURS)]), dtype=np.uint8)
+        mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
+        mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
+        mesh.visible = there and self._show["Mesh"].value
+        skeleton.visible = there and self._show["Skeleton"].value
+        points.visible = there and self._show["Keypoints"].value
+        if not there:
+            return
+        rgb = error_colours(np.array(mean), worst) if by_error else own
+        mesh.vertices = moment.vertices[p]
+        mesh.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
+        # The skeleton and the points are inside: the mesh lets them show through. Bridged people are paler.
+        inside = skeleton.visible or points.visible
+        mesh.opacity = 0.35 if not moment.valid[p] else 0.75 if inside else None
+        skeleton.points = moment.joints[p][_BONES]
+        dark = (own * 0.45).astype(np.uint8)
+        skeleton.colors = np.broadcast_to(dark, (len(_BONES), 2, 3)).copy()
+        points.points = moment.points[p]
+        colours = error_colours(moment.point_px[p], worst)
+        points.colors = colours if by_error else np.broadcast_to(dark, (25, 3)).copy()
+
+    def _draw_cameras(self, moment: Moment, images: Sequence[Pixels | None]) -> None:
+        by_error, worst = self._colours.value == "error", float(self._worst.value)
+        for v, (frustum, image) in enumerate(zip(self._frusta, images, strict=True)):
+            frustum.visible = self._show["Cameras"].value
+            px = moment.camera_px[v]
+            mean = np.nanmean(px) if np.isfinite(px).any() else np.nan
+            rgb = error_colours(np.array(mean), worst) if by_error else np.array(GREY)
+            frustum.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
+            frustum.image = image
+
+    def _table(self, frame: int, moment: Moment) -> str:
+        c = self._frames.store.contents
+        notes = []
+        for p in range(self._people):
+            who = f"person {p + 1} " if self._people > 1 else ""
+            if not np.isfinite(moment.vertices[p]).all():
+                notes.append(f"{who}not seen")
+            elif not moment.valid[p]:
+                notes.append(f"{who}bridged over a gap")
+        state = f"{self._count} of {self._total} frames done" if self._count < self._total else ""
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>"
+            + ", ".join("–" if np.isnan(x) else f"{x:.1f} px" for x in moment.camera_px[v])
+            + "</td></tr>"
+            for v, name in enumerate(c.rig.names)
+        )
+        lines = [f"frame {frame} · {c.time_s[frame]:.3f} s", *notes, state]
+        head = "<br>".join(line for line in lines if line)
+        table = f"<table style='width:100%'>{rows}</table>"
+        return f"<div style='font-size:.8em;padding:.3em .8em'>{head}{table}</div>"
+
+    def close(self) -> None:
+        for pictures in self._pictures:
+            if pictures is not None:
+                pictures.close()
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
