@@ -7,10 +7,12 @@ file stores it in and whichever of its neighbours are damaged.
 from __future__ import annotations
 
 from array import array
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 Pixels = NDArray[np.uint8]
+
+_log = logging.getLogger(__name__)
 
 _COMMON_RATES: Final = (
     *(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 90, 100, 120, 240)),
@@ -334,6 +338,64 @@ def copied(frame: av.VideoFrame, *, even: bool = False) -> av.VideoFrame:
     return new
 
 
+def resized(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """A new yuv420p frame of another size (width, height), averaging where it shrinks."""
+    new = _like(frame, size)
+    for a, b in zip(planes(frame), planes(new), strict=True):
+        way = cv2.INTER_AREA if b.size < a.size else cv2.INTER_LINEAR
+        b[:] = cv2.resize(a, b.shape[::-1], interpolation=way)
+    return new
+
+
+HARDWARE = ("h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox", "h264_v4l2m2m")
+"""H.264 encoders of graphics cards and the like, the fastest first."""
+
+
+@cache
+def pick_encoder(codec: str = "auto") -> str:
+    """FFmpeg's name of the encoder that is used for ``codec``: itself, or what ``auto`` finds to work here.
+
+    Raises ``InputError`` when there is no such encoder or it does not work on this machine.
+    """
+    if codec == "auto":
+        found = next((name for name in HARDWARE if _encodes(name)), "libx264")
+        _log.info("videos are encoded by %s%s", found, "" if found in HARDWARE else ": no hardware encoder works")
+        return found
+    if not _encodes(codec):
+        working = ", ".join(name for name in (*HARDWARE, "libx264", "libx265", "libsvtav1") if _encodes(name))
+        raise InputError(f"codec {codec}: no such video encoder works here. Those that do: {working}, or auto.")
+    return codec
+
+
+@cache
+def _encodes(name: str) -> bool:
+    """Whether an encoder is built in and takes a small picture: many are built in and find no device."""
+    try:
+        context = av.CodecContext.create(name, "w")
+        if not isinstance(context, av.VideoCodecContext):
+            return False
+        context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        context.encode(av.VideoFrame(256, 256, "yuv420p"))
+        context.encode(None)
+    except (av.FFmpegError, ValueError, OSError):
+        return False
+    return True
+
+
+def _encoder_options(name: str, crf: int, preset: str) -> dict[str, str]:
+    """Constant quality in each encoder's own words."""
+    if name in ("libx264", "libx265"):
+        return {"crf": str(crf), "preset": preset}
+    if name.endswith("nvenc"):
+        return {"rc": "vbr", "cq": str(crf), "b": "0"}
+    if name.endswith("qsv"):
+        return {"global_quality": str(crf)}
+    if name.endswith("amf"):
+        return {"rc": "cqp", "qp_i": str(crf), "qp_p": str(crf)}
+    return {"crf": str(crf)} if name == "libsvtav1" else {}
+
+
 def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
     if not rotation:
         return frame
@@ -346,7 +408,7 @@ def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
 
 
 class VideoWriter:
-    """Write an H.264 video (yuv420p, index in front) that browsers play.
+    """Write an H.264 video (yuv420p, index in front) that browsers play; ``codec`` as of ``pick_encoder``.
 
     A context manager. The file appears under its name when the block ends without an exception; until then
     there is only ``<name>.part<suffix>`` beside it, which a failure removes. ``write`` takes frames of any
@@ -361,6 +423,7 @@ class VideoWriter:
         path: Path | str,
         rate: Fraction | int,
         *,
+        codec: str = "libx264",
         crf: int = 21,
         preset: str = "veryfast",
         threads: int = 0,
@@ -368,7 +431,8 @@ class VideoWriter:
         self.path = Path(path)
         self._part = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self._rate = Fraction(rate)
-        self._options = {"crf": str(crf), "preset": preset}
+        self._codec = pick_encoder(codec)
+        self._options = _encoder_options(self._codec, crf, preset)
         self._threads = threads
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -408,7 +472,8 @@ class VideoWriter:
 
     def _start(self, frame: av.VideoFrame, timed: bool) -> VideoStream:
         self._container = av.open(str(self._part), "w", "mp4", options={"movflags": "+faststart"})
-        stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+        stream = self._container.add_stream(self._codec, rate=self._rate, options=self._options)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, 90_000) if timed else 1 / self._rate

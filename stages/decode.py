@@ -42,7 +42,7 @@ def decode(
     stop = frame_index.shape[1] if stop is None else stop
     with ExitStack() as stack:
         views = [
-            stack.enter_context(closing(_view(video, index[start:stop].tolist(), cfg.threads)))
+            stack.enter_context(closing(_view(video, index[start:stop], cfg.threads)))
             for video, index in zip(videos, frame_index, strict=True)
         ]
         for first in range(start, stop, cfg.chunk):
@@ -51,9 +51,9 @@ def decode(
 
 
 def _view(
-    video: VideoInfo | Path | None, wanted: list[int], threads: int
+    video: VideoInfo | Path | None, wanted: NDArray[np.int64], threads: int
 ) -> Generator[av.VideoFrame | None, None, None]:
     if video is None:
         yield from repeat(None, len(wanted))
     else:
-        yield from read_frames(video, wanted, threads=threads)
+        yield from read_frames(video, map(int, wanted), threads=threads)

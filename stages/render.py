@@ -1,4 +1,4 @@
-"""Draw the fitted bodies over the videos: one overlay a camera, and all views in one mosaic."""
+"""Draw the fitted bodies over the videos: one video a camera, all views in one mosaic, and views of no camera."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
-from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, to_yuv420p
+from pipeline.joints import BODY_25_BONES
+from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, resized, to_yuv420p
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
 Side = Annotated[int, Field(ge=64)]
@@ -46,9 +47,19 @@ GROUP = 4
 frame push one another out of the processor's cache."""
 
 
+FAR_PX = 20.0
+"""A fitted keypoint so far from the detected one, or farther, is red; one on the spot is green."""
+
+TURN_S = 8.0
+"""Seconds in which the turntable goes round once."""
+
+
 class RenderConfig(Config):
+    show: Literal["overlay", "mesh", "skeleton"] = "overlay"
+    """What each camera's picture shows: bodies over the video; bodies alone; or, over the video, keypoints as
+    detected (rings, the brighter the surer) and as fitted (dots, from green to red by their distance)."""
     overlay: bool = True
-    """Write overlay_<camera>.mp4."""
+    """Write a video for each camera, <show>_<camera>.mp4."""
     mosaic: bool = True
     """Write mosaic.mp4."""
     cameras: tuple[str, ...] = ()
@@ -65,7 +76,13 @@ class RenderConfig(Config):
     can tell apart."""
     crf: int = Field(21, ge=0, le=51)
     """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
+    codec: str = "auto"
+    """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one works,
+    else libx264."""
     preset: Preset = "veryfast"
+    """Of the encoders libx264 and libx265."""
+    scale: float = Field(1.0, gt=0, le=4)
+    """Size of each camera's video by that of its source."""
     mosaic_size: tuple[Side, Side] = (1920, 1080)
     """Width and height that the mosaic keeps within, pixels."""
     threads: NonNegativeInt = 0
@@ -111,9 +128,14 @@ def render(
         yield from items
         return
     names = video_names(cfg, rig.names)
-    rig, sources, frame_index = _shown(cfg.cameras, rig, videos, frame_index)
+    keep, sources = _shown(cfg.cameras, rig, videos, frame_index)
+    rig, frame_index = rig.select([rig.names[v] for v in keep]), frame_index[keep]
+    for v, (w, h) in enumerate(rig.size.tolist()):
+        if cfg.scale != 1:
+            rig = rig.resized(v, (max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)))
     draw = _back_end(cfg.backend)
     sizes = [(int(w), int(h)) for w, h in rig.size]
+    silent = [None if cfg.show == "mesh" else source for source in sources]
     _make_folder(out)
     workers = cfg.threads or os.cpu_count() or 1
     # Views are encoded side by side; an encoder of one thread takes the least time and memory in all.
@@ -121,8 +143,7 @@ def render(
     with ExitStack() as stack:
 
         def writer(name: str) -> VideoWriter:
-            file = VideoWriter(out / name, rate, crf=cfg.crf, preset=cfg.preset, threads=encoder_threads)
-            return stack.enter_context(file)
+            return stack.enter_context(_writer(cfg, out / name, rate, encoder_threads))
 
         files = [writer(name) for name in names[: len(rig)]] if cfg.overlay else []
         together = [_MosaicVideo(sizes, cfg, rig.names, writer(names[-1]))] if cfg.mosaic else []
@@ -133,7 +154,7 @@ def render(
         for batch in items:
             if frames is None:
                 at = batch.start
-                chunks = decode(sources, frame_index, start=at)
+                chunks = decode(silent, frame_index, start=at)
                 frames = _by_time(stack.enter_context(ahead(chunks, 1, "decode")))
             stop = batch.start + len(batch.valid)
             if batch.start != at or stop > frame_index.shape[1]:
@@ -141,17 +162,33 @@ def render(
                     f"render got frames {batch.start} to {stop} when {at} was next of {frame_index.shape[1]}"
                 )
             moments = _moments(batch, body, cfg)
+            if cfg.show == "skeleton":
+                points = _skeletons(batch, rig, keep, cfg)
             for first in range(0, len(moments), GROUP):
                 group = [(m, next(frames)) for m in moments[first : first + GROUP]]
 
                 def view(v: int, group: Sequence[tuple[_Moment, Pictures]] = group) -> list[av.VideoFrame]:
-                    note = "no video" if sources[v] is None else "no frame"
                     drawn = []
                     for m, pictures in group:
-                        picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
-                        drawn.append(_drawn(pictures[v], picture, sizes[v], m.notes, note))
+                        frame, notes = pictures[v], m.notes
+                        if sources[v] is None or frame_index[v, m.index] < 0 or (silent[v] and frame is None):
+                            notes = ("no video" if sources[v] is None else "no frame", *notes)
+                        near = frame_index[v, max(m.index - 1, 0) : m.index + 2]
+                        own = bool((near == frame_index[v, m.index]).sum() == 1)
+                        new = _ground(frame, sizes[v], own=own)
+                        matrix = overlay.yuv_matrix(int(new.colorspace), sizes[v][1])
+                        if cfg.show == "skeleton":
+                            points[m.index - batch.start][v].draw(planes(new), matrix)
+                        else:
+                            picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
+                            if picture is not None:
+                                overlay.blend(planes(new), picture, matrix)
+                        if notes:
+                            height = max(10, min(sizes[v]) // 36)
+                            overlay.label(planes(new), ", ".join(notes), height, bottom=True)
+                        drawn.append(new)
                         if files:
-                            files[v].write(drawn[-1])
+                            files[v].write(new)
                     return drawn
 
                 views = list(pool.map(view, range(len(rig))))
@@ -169,9 +206,9 @@ def render(
 
 
 def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
-    """Names of the files that are written: an overlay for each camera shown, in order, and the mosaic.
+    """Names of the files that are written: a video for each camera shown, in order, and the mosaic.
 
-    ``overlay_<camera>.mp4`` is made safe for every file system, and different for every camera.
+    ``<show>_<camera>.mp4`` is made safe for every file system, and different for every camera.
     """
     names: list[str] = []
     taken: set[str] = set()
@@ -183,7 +220,7 @@ def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
             name = f"{safe}_{number}"
         taken.add(name.casefold())
         if cfg.overlay and (not cfg.cameras or camera in cfg.cameras):
-            names.append(f"overlay_{name}.mp4")
+            names.append(f"{cfg.show}_{name}.mp4")
     return [*names, "mosaic.mp4"] if cfg.mosaic else names
 
 
@@ -191,6 +228,8 @@ def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
 class _Moment:
     """What is drawn at one time."""
 
+    index: int
+    """On the time line."""
     time_s: float
     vertices: NDArray[np.float32]
     """(P, N, 3) metres, world; NaN for people who are not seen."""
@@ -233,7 +272,13 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
                 notes.append(f"{who}bridged")
         time_s = float(batch.keypoints.time_s[t])
         moments.append(
-            _Moment(time_s, xyz[t], np.concatenate([rgb, alpha], 1).astype(np.float32), tuple(notes))
+            _Moment(
+                batch.start + t,
+                time_s,
+                xyz[t],
+                np.concatenate([rgb, alpha], 1).astype(np.float32),
+                tuple(notes),
+            )
         )
     return moments
 
@@ -242,25 +287,213 @@ def _rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
-def _drawn(
-    frame: av.VideoFrame | None,
-    picture: Picture | None,
-    size: tuple[int, int],
-    notes: Sequence[str],
-    missing: str,
-) -> av.VideoFrame:
-    """A new frame: the video's, or grey where it has none, with the people and what there is to say."""
+@dataclass(frozen=True)
+class _Skeletons:
+    """Keypoints of one view at one time, pixels of the picture."""
+
+    detected: NDArray[np.float64]
+    """(P, 25, 2) NaN where missing."""
+    confidence: NDArray[np.float64]
+    """(P, 25)"""
+    fitted: NDArray[np.float64]
+    """(P, 25, 2)"""
+    error_px: NDArray[np.float64]
+    """(P, 25) distance between the two in pixels of the video; NaN where nothing was detected."""
+    colours: NDArray[np.float32]
+    """(P, 4)"""
+
+    def draw(self, to: overlay.Planes, matrix: NDArray[np.float32]) -> None:
+        size = max(2.0, min(to[0].shape) / 250)
+        grey = np.full(3, 0.85)
+        for p in range(len(self.fitted)):
+            bones = self.fitted[p][list(BODY_25_BONES)]
+            overlay.lines(to, bones[:, 0], bones[:, 1], self.colours[p, :3], matrix, size)
+            overlay.lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
+            overlay.rings(to, self.detected[p], np.outer(self.confidence[p], np.ones(3)), matrix, 1.8 * size)
+            share = np.clip(np.nan_to_num(self.error_px[p]) / FAR_PX, 0, 1)[:, None]
+            colour = np.minimum(2 * np.concatenate([share, 1 - share, 0 * share], 1), 1)
+            colour[np.isnan(self.error_px[p])] = 0.6  # nobody can say
+            overlay.discs(to, self.fitted[p], colour, matrix, 1.2 * size)
+
+
+def _skeletons(
+    batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
+) -> list[list[_Skeletons]]:
+    """[time][view]"""
+    known = batch.keypoints
+    fitted = rig.project(batch.keypoints_3d[..., :3].double().cpu().numpy(), distorted=True)
+    detected = known.image_px[list(keep)].double().cpu().numpy() * cfg.scale + (cfg.scale - 1) / 2
+    confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
+    detected = np.where(confidence[..., None] > 0, detected, np.nan)
+    error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
+    people = fitted.shape[2]
+    colours = np.array([(*_rgb(cfg.colours[i % len(cfg.colours)]), 1) for i in range(people)], np.float32)
+    return [
+        [
+            _Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)
+            for v in range(len(rig))
+        ]
+        for t in range(fitted.shape[1])
+    ]
+
+
+def _ground(frame: av.VideoFrame | None, size: tuple[int, int], *, own: bool) -> av.VideoFrame:
+    """A frame to draw on: the video's, or grey where it has none.
+
+    ``own`` says that nobody else is shown this frame; then it is copied only if the decoder still needs it.
+    """
     if frame is None:
         new = av.VideoFrame(size[0], size[1], "yuv420p")
         overlay.fill(planes(new), EMPTY_LUMA)
-        notes = (missing, *notes)
-    else:
-        new = copied(to_yuv420p(frame))
-    if picture is not None:
-        overlay.blend(planes(new), picture, overlay.yuv_matrix(int(new.colorspace), size[1]))
-    if notes:
-        overlay.label(planes(new), ", ".join(notes), max(10, min(size) // 36), bottom=True)
-    return new
+        return new
+    plain = to_yuv420p(frame)
+    if (plain.width, plain.height) != size:
+        return resized(plain, size)
+    if own or plain is not frame:
+        plain.make_writable()
+        return plain
+    return copied(plain)
+
+
+def render_scene(
+    items: Iterator[FitBatch],
+    cfg: RenderConfig,
+    rig_at: Callable[[int], Rig],
+    body: Body,
+    grid: NDArray[np.float64],
+    rate: Fraction,
+    file: Path,
+) -> Iterator[FitBatch]:
+    """Draw every batch as cameras see it that were never there, side by side in one video, and hand it on.
+
+    rig_at: the cameras at an index of the time line, always as many and as large. grid: (N, 2, 3) ends of
+    lines on the floor, metres, world. Who is not seen or bridged is said in each view.
+
+    Raises ``InputError`` for a back end that is not installed and a file that cannot be written.
+    """
+    draw = _back_end(cfg.backend)
+    _make_folder(file.parent)
+    workers = cfg.threads or os.cpu_count() or 1
+    with ExitStack() as stack:
+        together: _MosaicVideo | None = None
+        pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
+
+        def view(m: _Moment) -> list[av.VideoFrame]:
+            rig, frames = rig_at(m.index), []
+            for v, size in enumerate(rig.size.tolist()):
+                new = _ground(None, (size[0], size[1]), own=True)
+                matrix = overlay.yuv_matrix(int(new.colorspace), size[1])
+                ends = rig.select([rig.names[v]]).project(grid)[0]
+                overlay.lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
+                picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
+                if picture is not None:
+                    overlay.blend(planes(new), picture, matrix)
+                if m.notes:
+                    overlay.label(planes(new), ", ".join(m.notes), max(10, min(size) // 36), bottom=True)
+                frames.append(new)
+            return frames
+
+        for batch in items:
+            moments = _moments(batch, body, cfg)
+            for first in range(0, len(moments), GROUP * workers):
+                group = moments[first : first + GROUP * workers]
+                drawn = list(zip(*pool.map(view, group), strict=True))
+                if together is None:
+                    rig = rig_at(batch.start)
+                    sizes = [(int(w), int(h)) for w, h in rig.size]
+                    writer = stack.enter_context(_writer(cfg, file, rate, workers))
+                    together = _MosaicVideo(sizes, cfg, rig.names, writer)
+                together.add(drawn, group[0].index, [m.time_s for m in group])
+            yield batch
+
+
+def side_and_top(rig: Rig, box: NDArray[np.float64], size: tuple[int, int]) -> Rig:
+    """Two cameras that see a box (2, 3) whole: at right angles to the first camera, and from above."""
+    up, ahead_ = _up(rig), _level(rig)
+    right = np.cross(ahead_, up)
+    half = (size[0] // 4 * 2, size[1])
+    return _joined(
+        [_looking("side", -right, up, box, half), _looking("top", -up, ahead_, box, half)],
+    )
+
+
+def turntable(
+    rig: Rig, box: NDArray[np.float64], size: tuple[int, int], rate: Fraction
+) -> Callable[[int], Rig]:
+    """A camera that goes round a box (2, 3) once in ``TURN_S``, from 15° above, by index of the time line."""
+    up, ahead_ = _up(rig), _level(rig)
+    right = np.cross(ahead_, up)
+
+    def at(index: int) -> Rig:
+        angle = 2 * np.pi * index / float(rate) / TURN_S
+        level = np.cos(angle) * ahead_ + np.sin(angle) * right
+        return _looking("turntable", level * np.cos(np.pi / 12) - up * np.sin(np.pi / 12), up, box, size)
+
+    return at
+
+
+def floor_grid(rig: Rig, box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lines (N, 2, 3) every half metre on the floor of a box (2, 3) and half a metre around it."""
+    up, ahead_ = _up(rig), _level(rig)
+    axes = np.stack([ahead_, np.cross(ahead_, up), up])
+    corners = np.stack(np.meshgrid(*box.T, indexing="ij"), -1).reshape(-1, 3) @ axes.T
+    low, high = np.floor(corners.min(0) * 2) / 2 - 0.5, np.ceil(corners.max(0) * 2) / 2 + 0.5
+    floor = corners.min(0)[2]
+    lines = []
+    for a, b in ((0, 1), (1, 0)):
+        for at in np.arange(low[a], high[a] + 0.25, 0.5):
+            ends = np.zeros((2, 3))
+            ends[:, a], ends[:, b], ends[:, 2] = at, (low[b], high[b]), floor
+            lines.append(ends @ axes)
+    return np.stack(lines)
+
+
+def _up(rig: Rig) -> NDArray[np.float64]:
+    """The world's axis nearest to the cameras' mean upward direction: people hold cameras upright."""
+    mean = -rig.R[:, 1].mean(0)
+    axis = int(np.argmax(np.abs(mean)))
+    up = np.zeros(3)
+    up[axis] = np.copysign(1, mean[axis])
+    return up
+
+
+def _level(rig: Rig) -> NDArray[np.float64]:
+    """The first camera's viewing direction, levelled, of length 1."""
+    up = _up(rig)
+    for direction in (rig.R[0, 2], -rig.R[0, 1], np.roll(up, 1)):
+        level = np.asarray(direction - up * (up @ direction), np.float64)
+        if np.linalg.norm(level) > 0.1:
+            break
+    found: NDArray[np.float64] = level / np.linalg.norm(level)
+    return found
+
+
+def _looking(
+    name: str,
+    direction: NDArray[np.float64],
+    up: NDArray[np.float64],
+    box: NDArray[np.float64],
+    size: tuple[int, int],
+) -> Rig:
+    """A camera that looks along ``direction`` at the middle of a box and sees all of its sphere."""
+    z = direction / np.linalg.norm(direction)
+    x = np.cross(z, up)
+    x /= np.linalg.norm(x)
+    rotation = np.stack([x, np.cross(z, x), z])
+    radius = float(np.linalg.norm(box[1] - box[0]) / 2)
+    away = 4 * radius  # far enough for little perspective
+    eye = box.mean(0) - away * z
+    focal = min(size) / 2 * np.sqrt(away**2 - radius**2) / radius
+    k = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
+    return Rig(
+        (name,), k[None], np.zeros((1, 8)), rotation[None], (-rotation @ eye)[None], np.array([size])
+    )
+
+
+def _joined(rigs: Sequence[Rig]) -> Rig:
+    names = tuple(n for r in rigs for n in r.names)
+    arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
+    return Rig(names, *(np.concatenate(a) for a in arrays))
 
 
 class _MosaicVideo:
@@ -291,8 +524,8 @@ def _shown(
     rig: Rig,
     videos: Sequence[VideoInfo | Path | None],
     frame_index: NDArray[np.int64],
-) -> tuple[Rig, list[VideoInfo | None], NDArray[np.int64]]:
-    """The cameras that were asked for, with their videos looked into."""
+) -> tuple[list[int], list[VideoInfo | None]]:
+    """The places of the cameras that were asked for, and their videos looked into."""
     if frame_index.shape[0] != len(rig) or len(videos) != len(rig):
         raise ValueError(f"{len(rig)} cameras, {len(videos)} videos, frame_index {frame_index.shape}")
     unknown = [n for n in names if n not in rig.names]
@@ -314,7 +547,11 @@ def _shown(
                 "size."
             )
         infos.append(info)
-    return rig.select([rig.names[v] for v in keep]), infos, frame_index[keep]
+    return keep, infos
+
+
+def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int) -> VideoWriter:
+    return VideoWriter(path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads)
 
 
 def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:

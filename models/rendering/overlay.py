@@ -134,6 +134,82 @@ def composite(rgb: Pixels, picture: Picture | None) -> Pixels:
     return out
 
 
+def lines(
+    planes: Planes,
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    rgb: NDArray[np.floating],
+    matrix: NDArray[np.float32],
+    width: float,
+) -> None:
+    """Lines from ``a`` to ``b``, (N, 2) pixels, of one colour (0 to 1); those with a NaN are left out."""
+    colour = _yuv(rgb, matrix)
+    for start, end in zip(a, b, strict=True):
+        ends = np.stack([start, end])
+        if not (np.abs(ends) < _FAR).all():  # and so for NaN
+            continue
+        for n, plane in enumerate(planes):
+            (p, q), thick = _fixed(ends, n), max(1, round(width / (1 if n == 0 else 2)))
+            cv2.line(plane, p, q, colour[n], thick, cv2.LINE_AA, _SHIFT)
+
+
+def discs(
+    planes: Planes,
+    at: NDArray[np.float64],
+    rgb: NDArray[np.floating],
+    matrix: NDArray[np.float32],
+    radius: float,
+) -> None:
+    """Filled circles at (N, 2) pixels, in colours (N, 3) from 0 to 1; those with a NaN are left out."""
+    _circles(planes, at, rgb, matrix, radius, -1)
+
+
+def rings(
+    planes: Planes,
+    at: NDArray[np.float64],
+    rgb: NDArray[np.floating],
+    matrix: NDArray[np.float32],
+    radius: float,
+) -> None:
+    """Circles, as ``discs``."""
+    _circles(planes, at, rgb, matrix, radius, max(1, round(radius / 3)))
+
+
+_SHIFT = 4
+"""OpenCV draws in 1/16 of a pixel."""
+
+_FAR = 1e5
+"""Beyond this OpenCV's whole numbers would overflow."""
+
+
+def _circles(
+    planes: Planes,
+    at: NDArray[np.float64],
+    rgb: NDArray[np.floating],
+    matrix: NDArray[np.float32],
+    radius: float,
+    thick: int,
+) -> None:
+    for point, colour in zip(at, rgb, strict=True):
+        if not (np.abs(point) < _FAR).all():
+            continue
+        shade = _yuv(colour, matrix)
+        for n, plane in enumerate(planes):
+            (centre,), r = _fixed(point[None], n), radius / (1 if n == 0 else 2)
+            wide = thick if n == 0 or thick < 0 else max(1, thick // 2)
+            cv2.circle(plane, centre, round(r * 2**_SHIFT), shade[n], wide, cv2.LINE_AA, _SHIFT)
+
+
+def _yuv(rgb: NDArray[np.floating], matrix: NDArray[np.float32]) -> list[float]:
+    return [float(c) for c in matrix[:, :3] @ (np.asarray(rgb) * 255) + matrix[:, 3]]
+
+
+def _fixed(points: NDArray[np.float64], plane: int) -> list[tuple[int, int]]:
+    """Pixels of the frame as OpenCV's fixed numbers of a plane; a chroma sample lies amid its four pixels."""
+    scaled = points if plane == 0 else (points - 0.5) / 2
+    return [(round(float(x) * 2**_SHIFT), round(float(y) * 2**_SHIFT)) for x, y in scaled]
+
+
 def fill(planes: Planes, luma: int) -> None:
     """One shade of grey."""
     planes[0][:] = luma
