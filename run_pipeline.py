@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.recording import Recording
     from pipeline.store import Store
     from pipeline.summary import Summary
+    from pipeline.video import VideoInfo
+    from stages.render import Mode
     from stages.graph import RunConfig, RunResult
 
 # One thread a solve: two BLAS threads spinning against each other cost more than they give, and only then
@@ -161,6 +163,98 @@ def view(
 
     with suppress(KeyboardInterrupt):
         view(store, body, videos, host=host, port=port, live=live, ready=ready)
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Argument(help="Folder that `run` has written.")],
+    mode: Annotated[
+        str, typer.Option(help="overlay, mesh, skeleton, side (and top), turntable or mosaic.")
+    ] = "overlay",
+    cameras: Annotated[
+        list[str] | None, typer.Option(help="Only this camera; repeatable, or names with commas between.")
+    ] = None,
+    start: Annotated[int, typer.Option(min=0, help="First frame.")] = 0,
+    end: Annotated[int | None, typer.Option(min=1, help="The frame after the last.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Opacity of the bodies, 0 to 1.")] = None,
+    colour: Annotated[
+        list[str] | None, typer.Option(help="Of each person in turn, such as #56B4E9; repeatable.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Size of the pictures by that of the videos.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="FFmpeg's name of an encoder, such as libx264; auto chooses.")
+    ] = None,
+    crf: Annotated[int | None, typer.Option(help="Quality, 0 to 51: lower is better and larger.")] = None,
+    recording: Annotated[
+        Path | None, typer.Option(help="The recording, where it is no longer where it was.")
+    ] = None,
+    config: Configs = None,
+    settings: Sets = None,
+) -> None:
+    """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, all in one."""
+    import json
+    from functools import partial
+    from typing import get_args
+
+    import torch
+
+    from models.body import load_body
+    from pipeline.store import Store
+    from stages.decode import decode
+    from stages.render import Mode, render_results
+
+    if mode not in get_args(Mode):
+        raise InputError(f"--mode {mode}: there is no such mode. Choose {', '.join(get_args(Mode))}.")
+    given: list[tuple[str, object]] = [
+        ("cameras", [n for names in cameras for n in names.split(",")] if cameras else None),
+        ("opacity", alpha), ("colours", colour or None), ("scale", scale), ("codec", codec), ("crf", crf),
+    ]  # fmt: skip
+    options = [f"render.{key}={json.dumps(value)}" for key, value in given if value is not None]
+    cfg = _run_config(config, [*(settings or ()), *options])
+    results = Store(out / "results.zarr")
+    names = results.contents.rig.names
+    videos: list[VideoInfo | None] = [None] * len(names)
+    if mode in ("overlay", "skeleton", "mosaic"):
+        videos = _videos_of(out, names, recording)
+    made_with = results.contents.config.get("body")
+    body = load_body(cfg.body or (Path(made_with) if made_with else None))
+    torch.set_num_threads(1)
+    files, stream = render_results(
+        results, cast("Mode", mode), cfg.render, videos, body, out, partial(decode, cfg=cfg.decode), start, end
+    )
+    total = (len(results.contents.time_s) if end is None else end) - start
+    with tqdm(total=total, unit="frame", desc=mode, dynamic_ncols=True) as bar:
+        for batch in stream:
+            bar.update(len(batch.valid))
+    for file in files:
+        console.print(f"  {escape(str(file))}")
+
+
+def _videos_of(out: Path, names: Sequence[str], recording: Path | None) -> list[VideoInfo | None]:
+    """The recording's video of each camera of a store."""
+    import json
+
+    from pipeline.recording import find_recording
+
+    if recording is None:
+        try:
+            recording = Path(json.loads((out / "summary.json").read_text(encoding="utf-8"))["recording"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise InputError(
+                f"{out}: summary.json does not say which recording this is ({e}). Name it: --recording FOLDER."
+            ) from e
+        if not recording.is_dir():
+            raise InputError(
+                f"{recording}: the recording of {out} is not there any more. Say where it is: --recording FOLDER."
+            )
+    found = find_recording(recording)
+    place = {name: video for name, video in zip(found.rig.names, found.videos, strict=True)}
+    if not set(names) <= set(place):
+        raise InputError(
+            f"{recording}: has the cameras {', '.join(place)}, the results those called {', '.join(names)}. "
+            "Name the recording they came from: --recording FOLDER."
+        )
+    return [place[name] for name in names]
 
 
 @app.command()

@@ -28,6 +28,7 @@ from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25_BONES
+from pipeline.store import Store
 from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, resized, to_yuv420p
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
@@ -52,6 +53,12 @@ FAR_PX = 20.0
 
 TURN_S = 8.0
 """Seconds in which the turntable goes round once."""
+
+
+SKIN_M = 0.12
+"""How far skin, head and hands reach beyond the joints, metres."""
+
+Mode = Literal["overlay", "mesh", "skeleton", "side", "turntable", "mosaic"]
 
 
 class RenderConfig(Config):
@@ -405,6 +412,76 @@ def render_scene(
                     together = _MosaicVideo(sizes, cfg, rig.names, writer)
                 together.add(drawn, group[0].index, [m.time_s for m in group])
             yield batch
+
+
+def render_results(
+    results: Store,
+    mode: Mode,
+    cfg: RenderConfig,
+    videos: Sequence[VideoInfo | Path | None],
+    body: Body,
+    out: Path,
+    decode: Decode,
+    start: int = 0,
+    stop: int | None = None,
+) -> tuple[list[Path], Iterator[FitBatch]]:
+    """Draw frames ``start:stop`` of a store again: the files that will be there, and the drawing as a stream.
+
+    Memory does not grow with the frames. videos: one a camera of the store, None where there is none; only
+    ``overlay``, ``skeleton`` and ``mosaic`` look at them.
+
+    Raises ``InputError`` as ``render`` does, and for frames that the store does not have.
+    """
+    contents = results.contents
+    frames = min(results.first_missing * contents.window, len(contents.time_s))
+    stop = frames if stop is None else stop
+    if not 0 <= start < stop <= frames:
+        raise InputError(
+            f"{results.path}: there are no frames {start} to {stop}; the frames that are done are 0 to {frames}."
+        )
+    batches = _read(results, start, stop)
+    rig, rate = contents.rig, contents.rate
+    if mode in ("side", "turntable"):
+        box = _bounds(results, start, stop)
+        grid = floor_grid(rig, box)
+        width, height = (n // 4 * 4 for n in cfg.mosaic_size)
+        view: Callable[[int], Rig]
+        if mode == "side":
+            both = side_and_top(rig, box, (width, height))
+
+            def view(index: int) -> Rig:
+                return both
+        else:
+            view = turntable(rig, box, (width, height), rate)
+        file = out / f"{mode}.mp4"
+        return [file], render_scene(batches, cfg, view, body, grid, rate, file)
+    if mode == "mosaic":
+        cfg = cfg.model_copy(update={"overlay": False, "mosaic": True})
+    else:
+        cfg = cfg.model_copy(update={"show": mode, "overlay": True, "mosaic": False})
+    files = [out / name for name in video_names(cfg, rig.names)]
+    return files, render(batches, cfg, rig, body, videos, contents.frame_index, rate, out, decode)
+
+
+def _read(results: Store, start: int, stop: int) -> Iterator[FitBatch]:
+    window = results.contents.window
+    for k in range(start // window, -(-stop // window)):
+        a, b = results.span(k)
+        batch = results.read(k)
+        yield batch.frames(max(start, a) - a, min(stop, b) - a)
+
+
+def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
+    """(2, 3) the smallest and largest world coordinates that the joints reach, metres, with room for skin."""
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for batch in _read(results, start, stop):
+        joints = batch.joints.double().cpu().numpy().reshape(-1, 3)
+        joints = joints[np.isfinite(joints).all(1)]
+        if len(joints):
+            low, high = np.minimum(low, joints.min(0)), np.maximum(high, joints.max(0))
+    if (low > high).any():
+        raise InputError(f"{results.path}: nobody was found in frames {start} to {stop}: nothing to show.")
+    return np.stack([low - SKIN_M, high + SKIN_M])
 
 
 def side_and_top(rig: Rig, box: NDArray[np.float64], size: tuple[int, int]) -> Rig:
