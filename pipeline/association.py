@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
+from pipeline.triangulation import along_rays, ray_gap, rays
 
 Number = TypeVar("Number", np.float32, np.float64)
 
@@ -65,15 +66,6 @@ class Proposals:
     """(T, H, V) index of the person in each view; −1 where a view does not see the body."""
 
 
-def rays(rig: Rig, xy_px: Array) -> Array:
-    """Undistorted pixels (V, ..., 2) → unit directions (V, ..., 3) in the world; NaN where missing."""
-    flat = xy_px.reshape(len(rig), -1, 2)
-    with_one = np.concatenate([flat, np.ones((*flat.shape[:2], 1))], -1)
-    direction = with_one @ np.linalg.inv(rig.K).transpose(0, 2, 1) @ rig.R
-    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    return np.asarray(direction.reshape(*xy_px.shape[:-1], 3))
-
-
 def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Proposals:
     """All bodies that two or more views agree on, frame by frame.
 
@@ -89,7 +81,10 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     meet = np.zeros((frames, views, people, views, people))
     for a, b in combinations(range(views), 2):
         weight = np.sqrt(conf[a][:, :, None] * conf[b][:, None])
-        gap, usable = _gap(origin[b] - origin[a], ray[a], ray[b])
+        pair = origin[b] - origin[a], ray[a][:, :, None], ray[b][:, None]
+        along_a, along_b, usable = along_rays(*pair, _PARALLEL)
+        usable &= (along_a > 0) & (along_b > 0)
+        gap = ray_gap(*pair)  # squared below: its sign does not matter
         agree = (np.where(usable, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
         good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
         meet[:, a, :, b] = np.where(good, agree, 0)
@@ -105,7 +100,10 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     # 2. The bodies of these pairs, and who in each view lies on them.
     t = np.arange(frames)[:, None]
     (va, i), (vb, j) = np.divmod(one, people), np.divmod(two, people)
-    body, usable = _middle(origin[va][:, :, None], ray[va, t, i], origin[vb][:, :, None], ray[vb, t, j])
+    ends = origin[va][:, :, None], origin[vb][:, :, None]
+    along_a, along_b, usable = along_rays(ends[1] - ends[0], ray[va, t, i], ray[vb, t, j], _PARALLEL)
+    body = (ends[0] + along_a[..., None] * ray[va, t, i] + ends[1] + along_b[..., None] * ray[vb, t, j]) / 2
+    usable &= (along_a > 0) & (along_b > 0)
     usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
     centre = masked_median(body, usable)
     with np.errstate(invalid="ignore"):
@@ -221,33 +219,6 @@ def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float)
     out = values[np.arange(views)[:, None], np.arange(frames), np.maximum(chosen, 0)]
     out[chosen < 0] = fill
     return out
-
-
-def _gap(base: Array, d1: Array, d2: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Distance between the rays of everybody in one view, (T, P, K, 3), and in another, ``base`` away.
-
-    Returns (T, P, P, K), and False where rays are parallel or come closest behind a camera.
-    """
-    cos = np.einsum("tikx,tjkx->tijk", d1, d2)
-    on1, on2 = (d1 @ base)[:, :, None], (d2 @ base)[:, None]
-    sin2 = 1 - cos**2
-    usable = sin2 > _PARALLEL**2
-    sin2 = np.where(usable, sin2, 1)
-    s, t = (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2
-    return np.sqrt(np.maximum(base @ base - s * on1 + t * on2, 0)), usable & (s > 0) & (t > 0)
-
-
-def _middle(o1: Array, d1: Array, o2: Array, d2: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Middle of the shortest segment between rays (..., 3); False as in ``_gap``."""
-    base = o2 - o1
-    cos = (d1 * d2).sum(-1)
-    on1, on2 = (d1 * base).sum(-1), (d2 * base).sum(-1)
-    sin2 = 1 - cos**2
-    usable = sin2 > _PARALLEL**2
-    sin2 = np.where(usable, sin2, 1)
-    s, t = (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2
-    middle = (o1 + s[..., None] * d1 + o2 + t[..., None] * d2) / 2
-    return middle, usable & (s > 0) & (t > 0)
 
 
 def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:

@@ -7,6 +7,7 @@ triangulated without it, projected into it, and compared with what it saw, also 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -18,19 +19,20 @@ from pipeline.association import (
     masked_median,
     pick_people,
     propose,
-    rays,
     usual_score,
 )
 from pipeline.cameras import Array, Rig
+from pipeline.keypoints import Floats
 from pipeline.recording import Recording
+from pipeline.skeletons import find_bodies
+from pipeline.summary import CONFIDENT
 from pipeline.timeline import spread
-from pipeline.triangulation import triangulate
+from pipeline.triangulation import ray_gap, rays, triangulate
 
 MAX_LAG: Final = 30
 """Frames, to either side, over which synchronisation is looked for."""
 
 _BLOCK, _BLOCKS = 120, 4
-_CONFIDENT = 0.3
 _OVERLAP = 10
 """Frames, and half of a stretch, that two cameras must share at a lag for it to be looked at."""
 _GAIN = 0.03
@@ -41,6 +43,10 @@ _WORSE = 2.0
 """A camera looks wrong when it is this many times further off than any other ..."""
 _REST = 0.4
 """... or when the rest disagrees this much less without it than without any other."""
+_JOINS = 0.6
+"""Share of the frames in which a camera shows somebody; one that is right agrees with others in so many."""
+_SAMPLE = 40
+"""Frames, spread over the recording, in which exchanged cameras are looked for."""
 _VISIBLE = 0.003
 """Error below which no camera is called wrong, radians: 5 px at a focal length of 1700 px."""
 
@@ -72,6 +78,8 @@ class Check:
     None where too little moves to tell; the first of two cameras has 0."""
     lag_gain: Array
     """(V,) share of the error that the lag takes away; 0 for lag 0."""
+    swapped: tuple[str, str] | None
+    """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table for people: a head, then one row a camera."""
@@ -104,6 +112,12 @@ class Check:
         if not self.person.any():
             found.append(
                 "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
+            )
+        if self.swapped is not None:
+            one, other = self.swapped
+            found.append(
+                f"cameras {one} and {other} are exchanged: with the keypoints of the other, each agrees "
+                "with the rest; exchange the names of their keypoints and videos, or of their calibrations"
             )
         if self.suspect is not None:
             v = self.cameras.index(self.suspect)
@@ -146,6 +160,8 @@ class _Comparison:
     """Figures of ``Check``, for cameras moved in time or not."""
 
     person: Array
+    shows: Array
+    """(V,) share of the frames in which a camera shows anybody."""
     residual_px: Array
     left_out_px: Array
     rest_px: Array
@@ -162,19 +178,27 @@ def check_recording(recording: Recording) -> Check:
         xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
         stretches.append(_Stretch(xy, confidence, recording.timeline.time_s[at]))
     now = _compare(rig, stretches)
+    swapped = _swapped(recording)
     # A late camera makes the others look late: move the worst one, and look again.
     aligned, lags, gains = now, [0] * len(rig), np.zeros(len(rig))
-    for _ in range(len(rig)):
-        v = int(aligned.gain.argmax())
+    unclear = np.array([lag is None or swapped is not None for lag in now.lag])
+    most = max(_most_lag(len(s.time_s)) for s in stretches)
+    for _ in range(2 * len(rig)):
+        v = int(np.where(unclear, 0, aligned.gain).argmax())
         lag = aligned.lag[v]
-        if not lag or abs(lags[v] + lag) > MAX_LAG:
+        if unclear[v] or not lag:
             break
         lags[v] += lag
         gains[v] = max(gains[v], aligned.gain[v])
+        if max(lags) - min(lags) > most:  # with so little in common left, anything may fit
+            unclear[v], lags[v] = True, 0
         aligned = _compare(rig, [s.later(lags) for s in stretches])
-    known: list[int | None] = [
-        None if first is None else lag for first, lag in zip(now.lag, lags, strict=True)
-    ]
+    # In step, a camera agrees with the others. One that is wrong in another way fits somewhere by chance.
+    unclear |= (np.array(lags) != 0) & (aligned.person < _JOINS * aligned.shows)
+    if any(lag for lag, no in zip(lags, unclear, strict=True) if no):
+        lags = [0 if no else lag for lag, no in zip(lags, unclear, strict=True)]
+        aligned = _compare(rig, [s.later(lags) for s in stretches])
+    known = [None if no else lag for lag, no in zip(lags, unclear, strict=True)]
     centres = rig.centres
     numbers = recording.keypoint_numbers(np.arange(frames))
     return Check(
@@ -191,10 +215,38 @@ def check_recording(recording: Recording) -> Check:
         residual_px=now.residual_px,
         left_out_px=aligned.left_out_px,
         rest_px=aligned.rest_px,
-        suspect=_suspect(rig, aligned.left_out_px, aligned.rest_px),
+        suspect=None if swapped else _suspect(rig, aligned.left_out_px, aligned.rest_px),
         lag=tuple(known),
         lag_gain=np.where([bool(lag) for lag in known], gains, 0),
+        swapped=swapped,
     )
+
+
+def _swapped(recording: Recording) -> tuple[str, str] | None:
+    """The pair of cameras that agree with the others on one another's keypoints, and not on their own."""
+    rig = recording.rig
+    image = recording.people(spread(np.arange(len(recording)), _SAMPLE))
+
+    def agreeing(image: Floats) -> Array:
+        """(V,) share of the frames in which a camera shows somebody: the person on whom most agree."""
+        shows = (image[..., 2] > 0).any((2, 3)).sum(1)
+        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
+
+    now = agreeing(image)
+    best, found = float(now.sum()) + _JOINS, None
+    for a, b in combinations(range(len(rig)), 2):
+        if min(now[a], now[b]) < _JOINS:
+            order = np.arange(len(rig))
+            order[[a, b]] = b, a
+            then = agreeing(image[order])
+            if min(then[a], then[b]) >= _JOINS and then.sum() > best:
+                best, found = float(then.sum()), (rig.names[a], rig.names[b])
+    return found
+
+
+def _most_lag(frames: int) -> int:
+    """The largest lag at which two cameras still share enough of a stretch."""
+    return min(MAX_LAG, frames - max(_OVERLAP, -(-frames // 2)))
 
 
 def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
@@ -211,7 +263,7 @@ def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
     left_out, rest, gain = np.full(views, np.nan), np.full(views, np.nan), np.zeros(views)
     lag: list[int | None] = [None] * views
     if views == 2:
-        errors = _pair_errors(rig, np.where(confidence[..., None] > _CONFIDENT, xy, np.nan), cuts)
+        errors = _pair_errors(rig, np.where(confidence[..., None] > CONFIDENT, xy, np.nan), cuts)
         lag[0], (lag[1], gain[1]) = 0, _best_lag(errors)
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
@@ -225,7 +277,9 @@ def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
         miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
         left_out[v] = _median(np.linalg.norm(miss, axis=-1))
         lag[v], gain[v] = _best_lag(_shifted_errors(saw, expected))
+    shows = [(s.confidence > 0).any((2, 3)) for s in stretches]
     return _Comparison(
+        shows=np.concatenate(shows, axis=1).mean(1),
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
         residual_px=_medians(triangulate(rig, xy, confidence).residual_px),
         left_out_px=left_out,
@@ -260,7 +314,7 @@ def _suspect(rig: Rig, left_out: Array, rest: Array) -> str | None:
 
 def _closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     """(T, P, K, 2), (T, P, K) and where the person should be (T, K, 2) → its points (T, K, 2), NaN unseen."""
-    saw = np.where(confidence[..., None] > _CONFIDENT, xy, np.nan)
+    saw = np.where(confidence[..., None] > CONFIDENT, xy, np.nan)
     miss = np.linalg.norm(saw - expected[:, None], axis=-1)
     usual = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
     nearest = np.where(np.isnan(usual), np.inf, usual).argmin(1)
@@ -271,32 +325,43 @@ def _shifted_errors(saw: list[Array], expected: list[Array]) -> Array:
     """Median distance at every lag, −MAX_LAG to MAX_LAG, between what a camera saw that much later and what
     it should have seen. Each point's constant offset is taken out first: it comes from calibration and
     detector, not from time, and would hide a frame or two."""
-    errors = []
+    parts = []
     for lag in range(-MAX_LAG, MAX_LAG + 1):
-        parts = []
-        for s, e in zip(saw, expected, strict=True):
-            if len(s) - abs(lag) >= max(_OVERLAP, len(s) / 2):
-                miss = s[max(lag, 0) : len(s) + min(lag, 0)] - e[max(-lag, 0) : len(e) - max(lag, 0)]
-                parts.append(_without_offset(miss))
-        errors.append(_median(np.linalg.norm(np.concatenate(parts), axis=-1)) if parts else np.nan)
-    return np.array(errors)
+        parts.append(
+            [
+                _without_offset(
+                    s[max(lag, 0) : len(s) + min(lag, 0)] - e[max(-lag, 0) : len(e) - max(lag, 0)]
+                )
+                for s, e in zip(saw, expected, strict=True)
+                if abs(lag) <= _most_lag(len(s))
+            ]
+        )
+    return _errors([[np.linalg.norm(p, axis=-1) for p in some] for some in parts])
 
 
 def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
     """The same for the second of two cameras: the distance between the rays, the second camera's later."""
     base = rig.centres[1] - rig.centres[0]
     one, two = (np.split(d, cuts) for d in rays(rig, xy))
-    errors = []
+    parts = []
     for lag in range(-MAX_LAG, MAX_LAG + 1):
-        parts = []
-        for a, b in zip(one, two, strict=True):
-            if len(a) - abs(lag) >= max(_OVERLAP, len(a) / 2):
-                now, later = a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)]
-                normal = np.cross(now, later)
-                gap = (normal @ base) / np.linalg.norm(normal, axis=-1)
-                parts.append(np.abs(_without_offset(gap[..., None])[..., 0]))
-        errors.append(_median(np.concatenate(parts)) if parts else np.nan)
-    return np.array(errors)
+        gaps = [
+            ray_gap(base, a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)])
+            for a, b in zip(one, two, strict=True)
+            if abs(lag) <= _most_lag(len(a))
+        ]
+        parts.append([np.abs(_without_offset(gap[..., None])[..., 0]) for gap in gaps])
+    return _errors(parts)
+
+
+def _errors(parts: list[list[Array]]) -> Array:
+    """Median over the stretches (T, K) of each lag; NaN where half of what can be compared is not there."""
+    frames = np.array([sum(int(np.isfinite(p).any(1).sum()) for p in some) for some in parts])
+    enough = frames >= max(_OVERLAP, frames.max() / 2)
+    medians = [
+        _median(np.concatenate(some)) if ok else np.nan for some, ok in zip(parts, enough, strict=True)
+    ]
+    return np.array(medians)
 
 
 def _without_offset(values: Array) -> Array:
@@ -306,11 +371,17 @@ def _without_offset(values: Array) -> Array:
 
 
 def _best_lag(errors: Array) -> tuple[int | None, float]:
-    """Lag of the least error, and the share of the error at lag 0 that it saves; None: it cannot be told."""
+    """Lag of the least error, and the share of the error at lag 0 that it saves; None: it cannot be told.
+
+    errors: at every lag, −MAX_LAG to MAX_LAG, NaN where too little is left to compare.
+    """
     now = errors[MAX_LAG]
     if not np.isfinite(now) or np.nanmax(errors) < _FLAT * np.nanmin(errors):
         return None, 0.0
     best = int(np.nanargmin(errors))
+    beside = errors[max(best - 1, 0) : best + 2]
+    if len(beside) < 3 or not np.isfinite(beside).all():
+        return None, 0.0  # still falling where the search ends
     gain = 1 - errors[best] / max(now, 1e-12)
     return (best - MAX_LAG, float(gain)) if gain > _GAIN else (0, 0.0)
 

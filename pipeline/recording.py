@@ -44,6 +44,7 @@ from pipeline.skeletons import (
     best_bodies,
     body_size,
     decide_format,
+    find_bodies,
     find_scales,
     find_unit,
     formats_with,
@@ -58,6 +59,14 @@ VIDEO_SUFFIXES: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _VIDEO_FOLDERS: Final = ("videos", "video", ".")
 _KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
 
+_LONELY: Final = 0.8
+"""A camera is named that agrees with no other in this share of the frames in which it shows somebody ..."""
+_FEW: Final = 5
+"""... and this many frames at least."""
+
+_DRAWN: Final = re.compile(r"(overlay_.+|mosaic)(\.part)?\.mp4")
+"""What a run draws, which may be into the recording's own folder."""
+
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""
 
@@ -69,8 +78,8 @@ class StatedKeypoints(Config):
     """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
-    first_frame: int = Field(default=0, ge=0)
-    """Number of the keypoint file that belongs to a video's first frame."""
+    first_frame: int | None = Field(default=None, ge=0)
+    """Number of the keypoint file that belongs to a video's first frame; 0 unless only 1 can be."""
 
     @field_validator("format")
     @classmethod
@@ -242,7 +251,7 @@ def _find(folder: Path) -> Recording:
     stated_scale = None if unit is None else UNITS[unit] if isinstance(unit, str) else unit
     rig = read_calibration(calibration, metres_per_unit=stated_scale or 1.0)
 
-    video_files = _find_videos(folder, warnings)
+    video_files = _find_videos(folder, rig.names, warnings)
     folders, keypoints_at = _find_keypoints(folder, stated, warnings)
     if not folders:
         raise InputError(
@@ -277,8 +286,9 @@ def _find(folder: Path) -> Recording:
             f"{folder}: fewer than two cameras have keypoint files; at least two views are needed"
         )
 
-    timeline = _timeline_of(folder, rig, videos, indexed, stated, warnings)
-    rig, known = _check_people(folder, rig, indexed, timeline, stated, warnings)
+    first_frame = _first_frame(stated, videos, indexed, notes)
+    timeline = _timeline_of(folder, rig, videos, indexed, stated, first_frame, warnings)
+    rig, known = _check_people(folder, rig, indexed, timeline, stated, first_frame, warnings)
     warnings += calibration_doubts(rig)
 
     notes.append(("keypoints", f"{keypoints_at}: {known.name}, {known.how}"))
@@ -292,7 +302,7 @@ def _find(folder: Path) -> Recording:
         videos=videos,
         keypoints=tuple(indexed),
         format=known,
-        first_frame=stated.keypoints.first_frame,
+        first_frame=first_frame,
         timeline=timeline,
         calibration=calibration,
         notes=tuple(notes),
@@ -335,8 +345,8 @@ def _recordings_in(folder: Path) -> list[str]:
     return inner
 
 
-def _find_videos(folder: Path, warnings: list[str]) -> dict[str, Path]:
-    """Videos by stem, from the first place that has any."""
+def _find_videos(folder: Path, cameras: Sequence[str], warnings: list[str]) -> dict[str, Path]:
+    """Videos by stem, from the first place that has any; not what an earlier run drew there."""
     places = []
     for place in _VIDEO_FOLDERS:
         inside = folder / place
@@ -344,7 +354,10 @@ def _find_videos(folder: Path, warnings: list[str]) -> dict[str, Path]:
             files = sorted(
                 p
                 for p in inside.iterdir()
-                if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".") and p.is_file()
+                if p.suffix.lower() in VIDEO_SUFFIXES
+                and not p.name.startswith(".")
+                and (p.stem in cameras or not _DRAWN.fullmatch(p.name))
+                and p.is_file()
             )
             if files:
                 places.append((place, files))
@@ -476,7 +489,7 @@ def _match_cameras(
         warnings.append(f"calibrated but without video and keypoints, so left out: {', '.join(unused)}")
     for name in used:
         if videos and name not in videos_of:
-            warnings.append(f"camera {name} has keypoints but no video: no overlay is drawn for it")
+            warnings.append(f"camera {name} has keypoints but no video: it is drawn on grey")
     rig = rig.select(used)
     names = tuple(videos_of.get(n) or folders_of[n] for n in used)
     if len(set(names)) < len(names):
@@ -521,12 +534,30 @@ def _fit_sizes(rig: Rig, videos: Sequence[VideoInfo | None], calibration: Path, 
     return rig
 
 
+def _first_frame(
+    stated: Stated,
+    videos: Sequence[VideoInfo | None],
+    files: Sequence[KeypointFiles | None],
+    notes: list[tuple[str, str]],
+) -> int:
+    """Number of the keypoint file of a camera's first frame."""
+    if stated.keypoints.first_frame is not None:
+        return stated.keypoints.first_frame
+    both = [(len(v.times_s), f) for v, f in zip(videos, files, strict=True) if v and f]
+    # Numbered 1 to N for N frames: counted from 0, the last file of every camera would belong to no frame.
+    if both and all(f.numbers[0] >= 1 and f.numbers[-1] == frames for frames, f in both):
+        notes.append(("frame numbers", "keypoint files count from 1, since their last is the videos' length"))
+        return 1
+    return 0
+
+
 def _timeline_of(
     folder: Path,
     rig: Rig,
     videos: Sequence[VideoInfo | None],
     files: Sequence[KeypointFiles | None],
     stated: Stated,
+    first_frame: int,
     warnings: list[str],
 ) -> Timeline:
     yaml_path = folder / "recording.yaml"
@@ -545,15 +576,15 @@ def _timeline_of(
             own = video.times_s - video.times_s[0]
             first.append(0)
             if camera is not None:
-                warnings += _numbering_doubts(name, len(own), camera, stated.keypoints.first_frame)
+                warnings += _numbering_doubts(name, len(own), camera, first_frame)
         else:
             assert camera is not None  # every camera has a video or keypoints
-            low, high = (int(camera.numbers[i]) - stated.keypoints.first_frame for i in (0, -1))
+            low, high = (int(camera.numbers[i]) - first_frame for i in (0, -1))
             last_file = camera.file(int(camera.numbers[-1]))
             if high < 0:
                 raise InputError(
                     f"{last_file} is the last file of {name}, but its number is below keypoints.first_frame "
-                    f"({stated.keypoints.first_frame}) in {yaml_path}"
+                    f"({first_frame}) in {yaml_path}"
                 )
             if high > 50_000_000:
                 raise InputError(
@@ -632,11 +663,12 @@ def _check_people(
     files: Sequence[KeypointFiles | None],
     timeline: Timeline,
     stated: Stated,
+    first_frame: int,
     warnings: list[str],
 ) -> tuple[Rig, KeypointFormat]:
     """Keypoint format and unit of the calibration, from the limbs of the person on whom the views agree."""
     index = timeline.frame_index
-    numbers = np.where(index >= 0, index + stated.keypoints.first_frame, -1)
+    numbers = np.where(index >= 0, index + first_frame, -1)
     have = np.stack(
         [np.zeros(len(n), bool) if c is None else c.has(n) for c, n in zip(files, numbers, strict=True)]
     )
@@ -688,12 +720,26 @@ def _check_people(
                 f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
                 "made on pictures of another size?"
             )
+    warnings += _loners(rig, image)
     if known.confidence_scale != 1.0:
         warnings.append(f"keypoint confidences reach {known.confidence_scale:.2f}: divided by that")
     if known.normalised:
         warnings.append("keypoint coordinates lie between 0 and 1: taken as fractions of the picture")
     warnings += doubts
     return rig, known
+
+
+def _loners(rig: Rig, image: Floats) -> list[str]:
+    """Cameras that show people (V, T, P, K, 3) but hardly ever the one on whom the others agree."""
+    person = find_bodies(rig, image).person[:, 0].T
+    shows = (image[..., 2] > 0).any((2, 3)) & (person >= 0).any(0)
+    alone = shows & (person < 0)
+    return [
+        f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: swapped "
+        "with another camera, moved, out of sync, or somebody else? See info"
+        for name, a, n in zip(rig.names, alone.sum(1), shows.sum(1), strict=True)
+        if a >= max(_FEW, _LONELY * n)
+    ]
 
 
 def _point_count(

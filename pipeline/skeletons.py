@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.association import MatchConfig, pick_people, propose
+from pipeline.association import MatchConfig, Proposals, pick_people, propose
 from pipeline.calibration import in_metres
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
@@ -123,13 +123,24 @@ def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
     return np.asarray(out.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1))
 
 
+def _undistorted(rig: Rig, image: Floats) -> Array:
+    return np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
+
+
+def find_bodies(rig: Rig, image: Floats) -> Proposals:
+    """On whom the views agree, with the default settings of the matching: they are not known before a run.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
+
+
 def best_bodies(rig: Rig, image: Floats) -> Array:
     """3D points (N, K, 3) of the best-agreed person of each frame that has one, in the files' order.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    xy = np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
-    proposals = propose(rig, xy, image[..., 2].astype(np.float64), MatchConfig())
+    xy, proposals = _undistorted(rig, image), find_bodies(rig, image)
     there = proposals.score[:, 0] > 0
     chosen = proposals.person[there, 0].T
     xy_picked = pick_people(xy[:, there], chosen, np.nan)

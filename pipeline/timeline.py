@@ -38,7 +38,7 @@ class Timeline:
 def common_timeline(
     times_s: Sequence[Array], rates: Sequence[Fraction], first: Sequence[int] | None = None
 ) -> Timeline:
-    """Instants at the rate of the slowest camera (the first of equals) within the span that all cameras share.
+    """Instants at the rate of the slowest camera (the first of equals) in the span that all cameras share.
 
     times_s: increasing time stamps of each camera on a common clock, seconds. rates: their frames a second.
     first: the frame of each camera that its span begins with, 0 if not given. The instants are evenly spaced

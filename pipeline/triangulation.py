@@ -30,6 +30,37 @@ class Triangulation:
     """(V, ...) the view saw the point and agrees with it to within 3 robust scales."""
 
 
+def rays(rig: Rig, xy_px: Array) -> Array:
+    """Undistorted pixels (V, ..., 2) → unit directions (V, ..., 3) in the world; NaN where missing."""
+    flat = xy_px.reshape(len(rig), -1, 2)
+    with_one = np.concatenate([flat, np.ones((*flat.shape[:2], 1))], -1)
+    direction = with_one @ np.linalg.inv(rig.K).transpose(0, 2, 1) @ rig.R
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    return np.asarray(direction.reshape(*xy_px.shape[:-1], 3))
+
+
+def along_rays(base: Array, d1: Array, d2: Array, parallel: float) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """How far along two rays (unit directions (..., 3), the second ``base`` away) they come closest.
+
+    Also where the sine of the angle between them is above ``parallel``: elsewhere the two numbers mean
+    nothing. Broadcasts.
+    """
+    cos = (d1 * d2).sum(-1)
+    on1, on2 = (d1 * base).sum(-1), (d2 * base).sum(-1)
+    sin2 = 1 - cos**2
+    apart = sin2 > parallel**2
+    sin2 = np.where(apart, sin2, 1)
+    return (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2, apart
+
+
+def ray_gap(base: Array, d1: Array, d2: Array) -> Array:
+    """Distance between two lines as in ``along_rays``, with a sign: whether the second passes on the side of
+    d1 × d2. 0 for parallel ones."""
+    normal = np.cross(d1, d2)
+    length = np.linalg.norm(normal, axis=-1)
+    return np.asarray((normal * base).sum(-1) / np.where(length > 0, length, 1))
+
+
 def triangulate(
     rig: Rig,
     xy_px: ArrayLike,
@@ -85,14 +116,9 @@ def triangulate(
     best = np.full(conf.shape[1], -np.inf)
     points = np.full((conf.shape[1], 3), np.nan)
     for a, b in combinations(range(views), 2):
-        cos = (ray[a] * ray[b]).sum(-1)
-        sin2 = 1 - cos**2
-        base = centre[b] - centre[a]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            along_a = (ray[a] @ base - cos * (ray[b] @ base)) / sin2
-            along_b = (cos * (ray[a] @ base) - ray[b] @ base) / sin2
-            middle = (centre[a] + along_a[:, None] * ray[a] + centre[b] + along_b[:, None] * ray[b]) / 2
-        good = seen[a] & seen[b] & (sin2 > _PARALLEL**2)
+        along_a, along_b, apart = along_rays(centre[b] - centre[a], ray[a], ray[b], _PARALLEL)
+        middle = (centre[a] + along_a[:, None] * ray[a] + centre[b] + along_b[:, None] * ray[b]) / 2
+        good = seen[a] & seen[b] & apart
         r, z = residuals(np.where(good[:, None], middle, 0))
         good &= (z[a] > 0) & (z[b] > 0)
         score = np.where(good, (conf / (1 + (r / scale) ** 2)).sum(0), -np.inf)

@@ -12,7 +12,6 @@ from pipeline.association import (
     masked_median,
     pick_people,
     propose,
-    rays,
     usual_score,
 )
 from pipeline.cameras import Rig
@@ -50,15 +49,6 @@ def run(
 ):
     usual = usual_score(propose(rig, xy, confidence, CFG)) if usual is None else usual
     return follow(rig, xy, confidence, TIME[: xy.shape[1]], usual, anchor, CFG)
-
-
-def test_rays_pass_through_what_they_show() -> None:
-    rig = ring(3)
-    points = np.random.default_rng(0).uniform(-0.5, 1, (10, 3))
-    direction = rays(rig, rig.project(points))
-    for v in range(3):
-        offset = points - rig.centres[v]
-        assert np.allclose(direction[v], offset / np.linalg.norm(offset, axis=1, keepdims=True))
 
 
 def test_masked_median_is_the_median_of_what_counts() -> None:

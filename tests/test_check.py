@@ -95,6 +95,38 @@ def test_the_offset_that_is_proposed_mends_it(tmp_path: Path) -> None:
     assert check.findings() == []
 
 
+@pytest.mark.parametrize(("views", "pair"), [(3, (0, 1)), (4, (0, 1)), (5, (1, 3)), (6, (0, 1))])
+@pytest.mark.parametrize("frames", [30, 80])
+def test_exchanged_cameras_are_named_and_nobody_else(
+    tmp_path: Path, views: int, pair: tuple[int, int], frames: int
+) -> None:
+    rig = ring(views)
+    people = seen(rig, figure(TIME[:frames], (0.8, -0.5)), noise_px=2)
+    people[list(pair)] = people[list(pair[::-1])]
+    write_recording(tmp_path, rig, [people])
+    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
+    check = check_recording(find_recording(tmp_path))
+    one, other = (rig.names[v] for v in pair)
+    assert check.swapped == (one, other)
+    assert len(check.findings()) == 1
+    assert check.findings()[0].startswith(f"cameras {one} and {other} are exchanged")
+    assert set(check.lag) == {None}
+    assert check.rows()[1][-1] == "unknown"
+
+
+def test_a_lag_that_leaves_too_little_in_common_is_not_proposed(tmp_path: Path) -> None:
+    # One camera shows somebody else's motion: at some lag or other it fits by chance.
+    rig = ring(4)
+    people = seen(rig, figure(TIME[:30], (0.8, -0.5)), noise_px=2)
+    people[1] = seen(rig, figure(1.7 * TIME[29::-1], (-0.6, 0.9), 2.0), noise_px=2, seed=1)[1]
+    write_recording(tmp_path, rig, [people])
+    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
+    check = check_recording(find_recording(tmp_path))
+    assert check.lag[1] is None
+    assert all(lag in (0, None) for lag in check.lag)
+    assert check.suspect == "cam02"
+
+
 @pytest.mark.parametrize(
     ("views", "axis", "degrees"),
     # Two degrees to the side are not enough with three cameras of one height: any of them could be wrong.

@@ -84,7 +84,7 @@ def test_layouts(tmp_path: Path, layout: str, videos: str) -> None:
     found = find_recording(folder)
     assert [v is not None for v in found.videos] == [False, True, False]
     assert all(files is not None and len(files) == 24 for files in found.keypoints)
-    assert said(found, "cam01 has keypoints but no video")
+    assert said(found, "cam01 has keypoints but no video: it is drawn on grey")
 
 
 def test_pose2sim_project(tmp_path: Path) -> None:
@@ -289,6 +289,25 @@ def test_videos_in_two_places(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["videos", "."])
+def test_what_a_run_drew_into_the_folder_is_no_video(folder: Path, place: str) -> None:
+    add_videos(folder, place)
+    before = find_recording(folder)
+    for name in ("overlay_cam01.mp4", "overlay_cam02.mp4", "overlay_cam03.mp4", "mosaic.mp4"):
+        write_video(folder / name, 2, size=SIZE)
+    found = find_recording(folder)
+    assert [v.path for v in found.videos if v] == [v.path for v in before.videos if v]
+    assert found.warnings == before.warnings == ()
+
+
+def test_a_camera_may_be_called_as_a_drawing(tmp_path: Path) -> None:
+    rig = replace(RIG, names=("overlay_a", "b", "mosaic"))
+    folder = write_recording(tmp_path, rig, [PEOPLE])
+    for name in rig.names:
+        write_video(folder / f"{name}.mp4", 24, size=SIZE, rate=10)
+    assert all(find_recording(folder).videos)
+
+
 def test_a_file_that_is_no_video(folder: Path) -> None:
     (folder / "videos").mkdir()
     (folder / "videos" / "cam01.mp4").write_text("not a video")
@@ -459,16 +478,29 @@ def test_numbers_that_begin_at_one(tmp_path: Path) -> None:
             write_people(folder / "keypoints" / name, name, t + 1, [PEOPLE[v, t]])
     write_calibration(RIG, folder / "calibration.toml")
     add_videos(folder)
+    for stated in ("", "keypoints: {first_frame: 1}"):
+        state(folder, stated)
+        found = find_recording(folder)
+        assert found.warnings == ()
+        assert found.first_frame == 1
+        assert np.abs(found.people(np.arange(24))[:, :, 0] - PEOPLE).max() < 2e-3
+        note = "keypoint files count from 1, since their last is the videos' length"
+        assert dict(found.notes).get("frame numbers") == (None if stated else note)
+    state(folder, "keypoints: {first_frame: 0}")
     found = find_recording(folder)
-    assert said(found, r"keypoint files of cam01 start at number 1: taken as video frame 1.*first_frame: 1")
     assert said(
         found, "1 keypoint files of cam01 are not used: their numbers are past its video's last frame, 23"
     )
     assert (found.people(np.array([0]))[..., 2] == 0).all()
-    state(folder, "keypoints: {first_frame: 1}")
+
+
+def test_numbers_that_begin_at_one_need_not_count_from_one(folder: Path) -> None:
+    add_videos(folder)
+    for name in RIG.names:
+        (folder / "keypoints" / name / f"{name}_{0:012d}_keypoints.json").unlink()
     found = find_recording(folder)
-    assert found.warnings == ()
-    assert np.abs(found.people(np.arange(24))[:, :, 0] - PEOPLE).max() < 2e-3
+    assert found.first_frame == 0
+    assert said(found, r"keypoint files of cam01 start at number 1: taken as video frame 1.*first_frame: 1")
 
 
 def test_cameras_whose_files_never_meet(tmp_path: Path) -> None:
@@ -528,6 +560,16 @@ def test_a_calibration_on_which_nobody_agrees(tmp_path: Path) -> None:
     assert said(
         find_recording(folder), "no two views agree on a person: calibration, its unit, keypoint frame"
     )
+
+
+def test_cameras_that_never_agree_are_named(tmp_path: Path) -> None:
+    rig = ring(5)
+    people = seen(rig, figure(TIME, (0.8, -0.5)))
+    assert not said(find_recording(write_recording(tmp_path / "good", rig, [people])), "agrees with no other")
+    swapped = find_recording(write_recording(tmp_path / "swapped", rig, [people[[1, 0, 2, 3, 4]]]))
+    for name in rig.names:
+        message = f"camera {name} shows somebody but agrees with no other view in 24 of 24 sampled frames: sw"
+        assert said(swapped, message) == (name in ("cam01", "cam02"))
 
 
 def test_nobody_at_all(folder: Path) -> None:

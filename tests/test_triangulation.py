@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.cameras import Rig
-from pipeline.triangulation import triangulate
+from pipeline.triangulation import along_rays, ray_gap, rays, triangulate
 
 
 def ring(views: int, focal: float = 1000.0, radius: float = 4.0) -> Rig:
@@ -32,6 +32,33 @@ def ring(views: int, focal: float = 1000.0, radius: float = 4.0) -> Rig:
 @pytest.fixture
 def points() -> np.ndarray:
     return np.random.default_rng(0).uniform([-0.8, -0.8, 0], [0.8, 0.8, 1.8], (7, 40, 3))
+
+
+def test_rays_pass_through_what_they_show(points: np.ndarray) -> None:
+    rig = ring(3)
+    direction = rays(rig, rig.project(points))
+    for v in range(3):
+        offset = points - rig.centres[v]
+        assert np.allclose(direction[v], offset / np.linalg.norm(offset, axis=-1, keepdims=True))
+
+
+def test_two_rays_are_closest_where_no_other_points_of_them_are() -> None:
+    rng = np.random.default_rng(3)
+    base, d1, d2 = rng.normal(size=(3, 50, 3))
+    d1, d2 = (d / np.linalg.norm(d, axis=-1, keepdims=True) for d in (d1, d2))
+    d2[0] = d1[0]
+    s, t, apart = along_rays(base, d1, d2, 0.01)
+    assert np.flatnonzero(~apart).tolist() == [0]
+
+    def distance(s: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(base + t[:, None] * d2 - s[:, None] * d1, axis=-1)[apart]
+
+    least, gap = distance(s, t), ray_gap(base, d1, d2)
+    for ds, dt in rng.normal(0, 0.1, (20, 2)):
+        assert (distance(s + ds, t + dt) > least).all()
+    assert np.allclose(np.abs(gap[apart]), least)
+    assert gap[0] == 0
+    assert np.allclose(ray_gap(-base, d1, d2), -gap)
 
 
 @pytest.mark.parametrize("views", [2, 3, 4, 7])
