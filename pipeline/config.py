@@ -5,18 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from pipeline.errors import InputError
 
 
 class Config(BaseModel):
-    """Base of every configuration: unknown keys are refused, values do not change after loading."""
+    """Base of every configuration: unknown keys are refused, values do not change after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    Numbers are finite, and true is no number: YAML's ``on`` and ``yes`` would pass for 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, field: ValidationInfo) -> Any:
+        wanted = cls.model_fields[field.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError("true and false are not expected here")
+        return value
 
 
 C = TypeVar("C", bound=Config)

@@ -31,7 +31,8 @@ class KeypointsConfig(Config):
     min_confidence: float = Field(default=0.05, ge=0, le=1)
     """Points with less confidence are missing."""
     match: MatchConfig = MatchConfig()
-    """When points of different views belong to one person."""
+    """When points of different views belong to one person. Finding and checking a recording, which comes
+    before these settings, goes by the defaults."""
 
 
 def keypoints(

@@ -13,6 +13,8 @@ class Fit(Config):
 class Run(Config):
     fit: Fit = Fit()
     name: str | None = None
+    draw: bool = True
+    rate: float | str | None = None
 
 
 def test_later_wins_and_the_rest_stays(tmp_path):
@@ -22,6 +24,12 @@ def test_later_wins_and_the_rest_stays(tmp_path):
     assert load(Run) == Run()
     assert load(Run, [a, b]) == Run(fit=Fit(overlap=4, weight=3), name="a")
     assert load(Run, [a, b], ["fit.overlap=6", "name=null"]) == Run(fit=Fit(overlap=6, weight=3))
+
+
+def test_numbers_and_switches_as_yaml_writes_them():
+    cfg = load(Run, [], ["fit.overlap=3", "fit.weight=2", "draw=off", "rate=25"])
+    assert cfg == Run(fit=Fit(overlap=3, weight=2.0), draw=False, rate=25)
+    assert load(Run, [], ["draw=true", "rate=30000/1001"]).rate == "30000/1001"
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
@@ -38,7 +46,7 @@ def test_frozen():
     ("text", "message"),
     [
         ("fit:\n  overlpa: 2\n", r"c\.yaml: fit\.overlpa: unknown key; did you mean fit\.overlap\?"),
-        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name"),
+        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name, draw, rate"),
         ("fit:\n  overlap: many\n", r"c\.yaml: fit\.overlap: .*integer.*got 'many'"),
         ("fit: 3\n", r"c\.yaml: fit: .*got 3"),
         ("- 1\n", "expected keys and values, found list"),
@@ -59,6 +67,13 @@ def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
         ("fit.overlap=[", "the value is not YAML"),
         ("fit.wieght=2", r"--set fit\.wieght=2: fit\.wieght: unknown key; did you mean fit\.weight\?"),
         ("fit.overlap=x", r"--set fit\.overlap=x: fit\.overlap: "),
+        ("fit.overlap=true", r"fit\.overlap: .*true and false are not expected here, got True"),
+        ("fit.weight=no", r"fit\.weight: .*true and false are not expected here, got False"),
+        ("rate=yes", r"rate: .*true and false are not expected here, got True"),
+        ("fit.overlap=1.5", r"fit\.overlap: .*integer"),
+        ("fit.weight=.inf", r"fit\.weight: .*finite number, got inf"),
+        ("fit.weight=-.inf", r"fit\.weight: .*finite number"),
+        ("fit.weight=.nan", r"fit\.weight: .*finite number, got nan"),
     ],
 )
 def test_a_mistake_in_a_setting_is_named(setting, message):

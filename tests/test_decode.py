@@ -1,3 +1,5 @@
+import tracemalloc
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,20 @@ def test_a_part_of_the_time_line_is_the_same_part(videos):
     assert part[0].start == 11
     for v in range(2):
         assert numbers(part, v) == index[v, 11:18].tolist()
+
+
+def test_memory_does_not_grow_with_the_time_line(videos):
+    def peak(frames):
+        index = np.minimum(np.arange(frames) // (frames // 20), 19) * np.ones((2, 1), int)
+        tracemalloc.start()
+        for _ in islice(decode(videos, index, DecodeConfig()), 3):
+            pass
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(40)  # what is made once
+    assert peak(400_000) < peak(400) + 100_000
 
 
 def test_a_camera_without_a_video_has_no_pictures(videos):
