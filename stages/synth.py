@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 from models.body import Body, pose_keypoints
 from models.evaluation.metrics import mpjpe, pa_mpjpe, pve
 from models.motion import Person, animate, make_people, reached
+from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.synthetic import Noise, backdrop, detect, ring_rig
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams
@@ -116,7 +117,8 @@ def write_recording(
     with the length.
 
     Raises:
-        InputError: ``out`` cannot be written, or holds something else and ``force`` is not given.
+        InputError: ``out`` cannot be written, or holds something else, such as a recording of other settings,
+            and ``force`` is not given.
     """
     made_from = {
         "software": f"multispin {metadata.version('multispin')}",
@@ -128,6 +130,8 @@ def write_recording(
             progress(cfg.frames)
             return Store(out / "truth.zarr")
         for name in _MADE:
+            if name == "recording.yaml" and not force:
+                continue  # somebody may have stated something in it
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
             else:
@@ -138,7 +142,7 @@ def write_recording(
         corners = reached(people, body, cfg.frames / float(cfg.rate))
         rig = ring_rig(cfg.cameras, cfg.size, corners, cfg.seed)
         truth = _write_windows(out, cfg, body, people, rig, progress)
-        if not cfg.videos:
+        if not cfg.videos and not (out / "recording.yaml").exists():
             (out / "recording.yaml").write_text(f"fps: {cfg.rate}\n", encoding="utf-8")
         write_calibration(rig, out / "calibration.toml")
     except OSError as e:
@@ -150,20 +154,33 @@ def write_recording(
 
 
 def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
-    """Whether ``out`` holds this recording, whole. Raises where it holds something of the user's."""
+    """Whether ``out`` holds this recording, whole. Raises where it holds something else."""
     mark = out / _MARK
+    if force:
+        return False
     if not mark.is_file():
-        if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
                 f"{out}: is there already and was not made by synth. Choose a new or empty folder, or "
                 f"--force to replace its {', '.join(_MADE[:-1])}."
             )
         return False
     try:
-        same = yaml.safe_load(mark.read_text(encoding="utf-8")) == made_from
-    except (yaml.YAMLError, UnicodeDecodeError):
-        same = False
-    return same and not force and (out / "calibration.toml").is_file()
+        before = yaml.safe_load(mark.read_text(encoding="utf-8"))
+        settings = dict(before["settings"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        before, settings = None, {}
+    differs = [
+        f"{k} is {settings.get(k)} there, {v} here"
+        for k, v in made_from["settings"].items()
+        if settings.get(k) != v
+    ]
+    if differs:
+        raise InputError(
+            f"{out}: holds a recording of other settings ({'; '.join(differs[:4])}). Choose another folder, "
+            f"or --force to replace its {', '.join(_MADE[:-1])}."
+        )
+    return bool(before == made_from) and (out / "calibration.toml").is_file()
 
 
 def _write_windows(
@@ -280,18 +297,9 @@ def _pictures(
     colours = _COLOURS[np.arange(people) % len(_COLOURS)]
     shadow = np.tile(np.array([0.15, 0.15, 0.18, 0.4], np.float32), (people, 1))
     for frame in vertices:
-        picture = room.copy()
         flat = frame * np.array([1, 1, 0], np.float32)
-        for drawn in (
-            draw(flat, body.faces, rig, view, shadow, antialias=False),
-            draw(frame, body.faces, rig, view, colours),
-        ):
-            if drawn is not None:
-                h, w = drawn.alpha.shape
-                box = picture[drawn.y0 : drawn.y0 + h, drawn.x0 : drawn.x0 + w]
-                cover = drawn.alpha[..., None].astype(np.float32) / 255
-                box[:] = (box + cover * (drawn.rgb - box.astype(np.float32)) + 0.5).astype(np.uint8)
-        yield picture
+        shaded = composite(room, draw(flat, body.faces, rig, view, shadow, antialias=False))
+        yield composite(shaded, draw(frame, body.faces, rig, view, colours))
 
 
 def _write_keypoints(
@@ -363,24 +371,28 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
     rig = truth.contents.rig.select(names)
     errors = []
     for p in range(results.contents.people):
-        shown = list(_posed(results, p, rows))
-        apart = [_mean_distance(results, p, truth, q, shown) for q in range(truth.contents.people)]
-        errors.append(_errors(results, p, truth, int(np.argmin(apart)), shown, body, rig))
+        apart = [
+            _mean_distance(results, p, truth, q, _posed(results, p, rows))
+            for q in range(truth.contents.people)
+        ]
+        q = int(np.argmin(apart))
+        errors.append(_errors(results, p, truth, q, _posed(results, p, rows), body, rig))
     return tuple(errors)
 
 
 _Rows = NDArray[np.int64]
 
 
-def _truth_rows(results: Store, truth: Store, names: list[str]) -> NDArray[np.int64]:
+def _truth_rows(results: Store, truth: Store, names: list[str]) -> _Rows:
     """(T,) row of the truth that shows the moment of each frame of the results; −1 where none does."""
     rows = np.full(len(results.contents.time_s), -1)
     for name in names:
         ours = results.contents.frame_index[results.contents.rig.names.index(name)]
         theirs = truth.contents.frame_index[truth.contents.rig.names.index(name)]
-        place = {int(frame): row for row, frame in enumerate(theirs) if frame >= 0}
-        found = np.array([place.get(int(frame), -1) for frame in ours])
-        rows = np.where(rows < 0, found, rows)
+        there = np.flatnonzero(theirs >= 0)
+        at = np.searchsorted(theirs[there], ours)  # numbers rise along a time line
+        found = there[np.minimum(at, len(there) - 1)] if len(there) else np.full(len(ours), -1)
+        rows = np.where((rows < 0) & (ours >= 0) & (theirs[found] == ours), found, rows)
     return rows
 
 
@@ -399,20 +411,26 @@ def _at(store: Store, name: str, rows: _Rows) -> Array:
     return np.asarray(store.array(name, first, int(rows.max()) + 1)[rows - first], np.float64)
 
 
-def _mean_distance(results: Store, p: int, truth: Store, q: int, shown: list[tuple[_Rows, _Rows]]) -> float:
+def _mean_distance(
+    results: Store, p: int, truth: Store, q: int, shown: Iterator[tuple[_Rows, _Rows]]
+) -> float:
     """Metres between the two pelves."""
-    apart = [
-        np.linalg.norm(
-            (_at(results, f"people/{p}/joints", ours) - _at(truth, f"people/{q}/joints", theirs))[:, 0],
-            axis=1,
-        )
-        for ours, theirs in shown
-    ]
-    return float(np.concatenate(apart).mean()) if apart else np.inf
+    total, frames = 0.0, 0
+    for ours, theirs in shown:
+        apart = _at(results, f"people/{p}/joints", ours) - _at(truth, f"people/{q}/joints", theirs)
+        total += float(np.linalg.norm(apart[:, 0], axis=1).sum())
+        frames += len(ours)
+    return total / frames if frames else np.inf
 
 
 def _errors(
-    results: Store, p: int, truth: Store, q: int, shown: list[tuple[_Rows, _Rows]], body: Body, rig: Rig
+    results: Store,
+    p: int,
+    truth: Store,
+    q: int,
+    shown: Iterator[tuple[_Rows, _Rows]],
+    body: Body,
+    rig: Rig,
 ) -> Errors:
     sums, frames = np.zeros(4), 0
     for ours, theirs in shown:

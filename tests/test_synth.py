@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -50,7 +51,12 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+    """What every file holds, but for the name that each store is given at random."""
+    return {
+        str(f.relative_to(folder)): re.sub(rb'"id": "\w+"', b"", f.read_bytes())
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
 
 
 def pictures(path: Path) -> np.ndarray:
@@ -185,7 +191,7 @@ def test_a_seed_gives_the_same_bytes_in_any_window(tmp_path: Path) -> None:
     for name, content in files(once).items():
         if name.startswith(("keypoints", "calibration")):
             assert files(other)[name] == content, name
-    write_recording(again, SynthConfig(**values, seed=1), body())
+    write_recording(again, SynthConfig(**values, seed=1), body(), force=True)
     assert files(again)["calibration.toml"] != files(once)["calibration.toml"]
     assert files(again).keys() == files(once).keys()
 
@@ -219,10 +225,39 @@ def test_a_finished_recording_is_kept_and_a_broken_one_made_again(tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_recording(tmp_path, SynthConfig(**{**CLEAN, "seconds": 2}), body(), stop)
+        write_recording(tmp_path, cfg, body(), stop, force=True)
     assert not (tmp_path / "calibration.toml").exists(), "not to be taken for a recording"
     write_recording(tmp_path, cfg, body())
     assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_recording_of_other_settings_is_not_replaced_unasked(tmp_path: Path, finished: bool) -> None:
+    write_recording(tmp_path, SynthConfig(**{**CLEAN, "seconds": 0.2}), body())
+    (tmp_path / "recording.yaml").write_text("{fps: 20, frame_offset: {cam01: 1}}")
+    if not finished:
+        (tmp_path / "calibration.toml").unlink()
+    whole = files(tmp_path)
+    other = SynthConfig(**{**CLEAN, "seconds": 0.3, "seed": 4})
+    with pytest.raises(
+        InputError,
+        match=r"other settings \(seconds is 0.2 there, 0.3 here; seed is 0 there, 4 here\).* --force",
+    ):
+        write_recording(tmp_path, other, body())
+    assert files(tmp_path) == whole
+    write_recording(tmp_path, other, body(), force=True)
+    assert len(list(tmp_path.glob("keypoints/cam01/*.json"))) == 6
+    assert yaml.safe_load((tmp_path / "recording.yaml").read_text()) == {"fps": 20}
+
+
+def test_what_the_user_stated_outlives_making_the_same_again(tmp_path: Path) -> None:
+    cfg = SynthConfig(**{**CLEAN, "seconds": 0.2})
+    write_recording(tmp_path, cfg, body())
+    (tmp_path / "recording.yaml").write_text("{fps: 20, frame_offset: {cam01: 1}}")
+    (tmp_path / "calibration.toml").unlink()
+    whole = files(tmp_path)
+    write_recording(tmp_path, cfg, body())
+    assert {k: v for k, v in files(tmp_path).items() if k != "calibration.toml"} == whole
 
 
 def test_the_users_files_are_not_touched(tmp_path: Path) -> None:
