@@ -193,6 +193,7 @@ def render(
 ) -> None:
     """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, all in one."""
     import json
+    import logging
     from functools import partial
     from typing import get_args
 
@@ -203,6 +204,7 @@ def render(
     from stages.decode import decode
     from stages.render import Mode, render_results
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what draws and what encodes
     if mode not in get_args(Mode):
         raise InputError(f"--mode {mode}: there is no such mode. Choose {', '.join(get_args(Mode))}.")
     given: list[tuple[str, object]] = [
@@ -220,7 +222,15 @@ def render(
     body = load_body(cfg.body or (Path(made_with) if made_with else None))
     torch.set_num_threads(1)
     files, stream = render_results(
-        results, cast("Mode", mode), cfg.render, videos, body, out, partial(decode, cfg=cfg.decode), start, end
+        results,
+        cast("Mode", mode),
+        cfg.render,
+        videos,
+        body,
+        out,
+        partial(decode, cfg=cfg.decode),
+        start,
+        end,
     )
     total = (len(results.contents.time_s) if end is None else end) - start
     with tqdm(total=total, unit="frame", desc=mode, dynamic_ncols=True) as bar:
@@ -428,8 +438,8 @@ def _print_results(summary: Summary) -> None:
     for p in summary.people:
         console.print(
             f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "
-            f"{p.frames_bridged} bridged, {p.frames_without_pose} without a pose; "
-            f"joint acceleration {_number(p.jitter_mm)} mm/frame²"
+            f"{p.frames_bridged} bridged, {p.frames_far_off} too far off, "
+            f"{p.frames_without_pose} without a pose; joint acceleration {_number(p.jitter_mm)} mm/frame²"
         )
 
 

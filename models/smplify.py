@@ -207,6 +207,7 @@ class _Problem:
     prior: PriorTerms | None
     hinges: tuple[tuple[int, float], ...]  # (number in θ, sign when bent the natural way)
     held: int  # leading frames that do not move
+    tied: Tensor  # (T − 2,) 1 where a frame and the next two follow each other, else 0
     free_shape: bool
     seen: Tensor  # (N, V, T, K, 2) normalised image points
     trust: Tensor  # (N, V, T, K) confidence²
@@ -276,11 +277,12 @@ def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
         energy = energy + pb.w_hinge * (back * back)[:, pb.held :].double().sum(1)
 
     if frames >= 3:
+        tied = pb.tied.to(torch.float64)
         bend = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
-        energy = energy + pb.w_acc * (bend * bend).double().sum((1, 2, 3))
+        energy = energy + pb.w_acc * ((bend * bend).double().sum((1, 3)) @ tied)
         turn = motion.rotations[:, :, pb.model.active]
         turn = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
-        energy = energy + pb.w_spin * (turn * turn).double().sum((1, 2, 3, 4))
+        energy = energy + pb.w_spin * ((turn * turn).double().sum((2, 3, 4)) @ tied)
     if pb.free_shape:
         energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
         energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
@@ -320,23 +322,26 @@ class _System:
     pull: Tensor  # (N, F, K, 3) gradient to each keypoint of all terms that see it
 
 
-def _stiffness(x: Tensor, dim: int) -> Tensor:
-    """D₂ᵀ D₂ x along a time axis, D₂ the second difference: the gradient of half its squared sum."""
+def _stiffness(x: Tensor, dim: int, tied: Tensor) -> Tensor:
+    """D₂ᵀ D₂ x along a time axis, D₂ the second difference: the gradient of half its squared sum.
+
+    tied: (frames − 2,) which differences there are, 1 or 0.
+    """
     frames = x.shape[dim]
     out = torch.zeros_like(x)
     if frames >= 3:
         lo, mid, hi = (x.narrow(dim, i, frames - 2) for i in range(3))
-        d = hi - 2 * mid + lo
+        d = (hi - 2 * mid + lo) * tied.view(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
         out.narrow(dim, 0, frames - 2).add_(d)
         out.narrow(dim, 1, frames - 2).sub_(2 * d)
         out.narrow(dim, 2, frames - 2).add_(d)
     return out
 
 
-def _bands(frames: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _bands(frames: int, tied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Main, first and second diagonal of D₂ᵀ D₂ over ``frames`` frames."""
-    eye = torch.eye(frames, dtype=dtype, device=device)
-    s = _stiffness(eye, 0)
+    eye = torch.eye(frames, dtype=tied.dtype, device=tied.device)
+    s = _stiffness(eye, 0, tied)
     return (
         s.diagonal(),
         s.diagonal(1) if frames > 1 else eye[:0, 0],
@@ -374,10 +379,10 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     pull = torch.stack([(wpx[i] * ux + wpy[i] * uy).sum(1) for i in range(3)], 1)  # (N, 3, F, K)
 
     # Accelerations: a multiple of the identity on the diagonal, the rest couples frames.
-    main, one, two = (b[h:] for b in _bands(frames, dtype, device))
+    main, one, two = (b[h:] for b in _bands(frames, pb.tied))
     for i in range(3):
         upper[i, i] = upper[i, i] + pb.w_acc * main[:, None]
-    pull = pull + pb.w_acc * _stiffness(st.points, 2)[:, :, h:]
+    pull = pull + pb.w_acc * _stiffness(st.points, 2, pb.tied)[:, :, h:]
     fold = [[upper[min(i, j), max(i, j)] for j in range(3)] for i in range(3)]
     camera = [
         [f - pb.w_acc * main[:, None] if i == j else f for j, f in enumerate(r)] for i, r in enumerate(fold)
@@ -414,7 +419,7 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
         dirs = model.lever_dirs.permute(1, 2, 0, 3).reshape(3 * JOINTS, -1)
         all_flat = st.flat.reshape(n, 3 * frames, -1)
         sj = (all_flat @ dirs).reshape(n, 3, frames, keypoints, betas) + model.joint0_dirs[:, None, None]
-        stiff = pb.w_acc * _stiffness(sj, 2)[:, :, h:]
+        stiff = pb.w_acc * _stiffness(sj, 2, pb.tied)[:, :, h:]
         sj = sj[:, :, h:]
         weighed = torch.stack(
             [sum(camera[i][j][..., None] * sj[:, j] for j in range(3)) + stiff[:, i] for i in range(3)], 1
@@ -452,7 +457,7 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
 
     # Rotations' accelerations: ⟨R_s [δ_s]×, R_t [δ_t]×⟩ = δ_sᵀ (tr(Q) I − Qᵀ) δ_t, Q = R_sᵀ R_t.
     turn = st.motion.rotations[:, :, model.active]
-    stiff_turn = turn[:, h:].mT @ _stiffness(turn, 1)[:, h:]
+    stiff_turn = turn[:, h:].mT @ _stiffness(turn, 1, pb.tied)[:, h:]
     vee = torch.stack(
         [stiff_turn[..., b, a] - stiff_turn[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1
     )
@@ -609,11 +614,14 @@ def _offset_step(
     n, free, keypoints = sys.pull.shape[:3]
     moved = sys.jacobian @ pose[..., None] + sys.shape_jacobian @ betas[:, None, :, None]
     moved = moved.reshape(n, free, 3, keypoints).mT
-    pull = sys.pull + (sys.fold @ moved[..., None])[..., 0] + pb.w_acc * _stiffness(moved, 1)
+    pull = (
+        sys.pull + (sys.fold @ moved[..., None])[..., 0] + pb.w_acc * _stiffness(moved, 1, pb.tied[pb.held :])
+    )
     turn = torch.einsum("kj,nfjab->nfkab", pb.model.weights, st.G[:, pb.held :])
     hessian = (turn.mT @ sys.fold @ turn).sum(1)
     if free >= 3:
         bend = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
+        bend = bend * pb.tied[pb.held :, None, None, None]
         hessian = hessian + pb.w_acc * (bend.mT @ bend).sum(1)
     hessian = hessian + pb.w_offset * torch.eye(3, dtype=turn.dtype, device=turn.device)
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
@@ -653,6 +661,7 @@ def fit(
     rate: float,
     *,
     held: int = 0,
+    breaks: Sequence[int] = (),
     free_shape: bool = True,
     weights: Weights | None = None,
     schedule: Schedule | None = None,
@@ -661,14 +670,15 @@ def fit(
     """Fit N motions to what the cameras saw.
 
     start: where to begin, its first ``held`` frames final already (they tie the others to what came before,
-    and their own keypoints do not count). rate: frames a second. With ``free_shape`` the betas and, unless
+    and their own keypoints do not count). rate: frames a second. breaks: frames that do not follow the one
+    before them: they share its shape, and no movement. With ``free_shape`` the betas and, unless
     ``weights.offset_m`` is 0, the offsets are fitted too, else those of ``start`` are kept. The result has
     the dtype and device of ``views.xy_px``. Deterministic on one thread.
     """
     if held and free_shape:
         raise ValueError(f"the shape must be known where frames are held, got held={held} with a free shape")
     weights, schedule = weights or Weights(), schedule or Schedule()
-    pb, motion, origin = _prepare(body, views, start, rate, held, free_shape, weights, prior)
+    pb, motion, origin = _prepare(body, views, start, rate, held, free_shape, weights, prior, breaks)
     damping = torch.full_like(motion.transl[:, 0, 0], 1e-3)
     solved = 0
     st = None
@@ -737,6 +747,7 @@ def _prepare(
     free_shape: bool,
     weights: Weights,
     prior: PosePrior | None,
+    breaks: Sequence[int] = (),
 ) -> tuple[_Problem, Motion, Tensor]:
     """Constants, and the start about an origin (N, 3) near the person, where single precision is finest."""
     dtype, device = views.xy_px.dtype, views.xy_px.device
@@ -759,11 +770,15 @@ def _prepare(
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / rate**2
     share = (frames - held) / 100
+    tied = torch.ones(max(frames - 2, 0), dtype=dtype, device=device)
+    for b in breaks:
+        tied[max(b - 2, 0) : b] = 0
     problem = _Problem(
         model=model,
         prior=None if prior is None else prior.of_joints(active[1:], weights.pose, dtype, device),
         hinges=tuple(hinges),
         held=held,
+        tied=tied,
         free_shape=free_shape,
         seen=seen[..., :2].to(dtype),
         trust=trust.to(dtype),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
 from fractions import Fraction
 from typing import Any, Self
 
@@ -147,6 +148,23 @@ class KeypointBatch(TensorBatch):
     seconds; NaN before the person was first seen (float64). With it the matching goes on after a restart."""
 
 
+class Status(IntEnum):
+    """What became of a person in a frame. All but ``OK`` are not valid; the last three have a pose."""
+
+    NOT_SEEN = 0
+    """No pose: too few keypoints, and not within a short gap."""
+    OK = 1
+    """The fit was accepted."""
+    NO_START = 2
+    """No pose: keypoints were seen, but no torso by two cameras from which a body could be placed."""
+    BRIDGED = 3
+    """No keypoint was seen: the pose is carried over a short gap."""
+    FEW_KEYPOINTS = 4
+    """The same with a few keypoints, less than a person is believed from."""
+    FAR_OFF = 5
+    """The body misses the keypoints by too much."""
+
+
 @dataclass(frozen=True, repr=False)
 class FitBatch(TensorBatch):
     """Fitted bodies; every frame is final."""
@@ -159,10 +177,15 @@ class FitBatch(TensorBatch):
     """The fitted body's BODY_25 points, metres, world, and the mean confidence of the views that saw each."""
     reprojection_px: Tensor = _axes("V T P")
     """Mean distance in undistorted pixels between fitted and seen keypoints; NaN where a view saw none."""
-    valid: Tensor = _axes("T P")
-    """False where the person was not seen well enough: the pose is then bridged over time (bool)."""
+    status: Tensor = _axes("T P")
+    """``Status`` of each fit: accepted, or why not (uint8)."""
     state: Tensor = _axes("S")
     """What the fit of the next window takes from this one (float64): enough to go on after a restart."""
+
+    @property
+    def valid(self) -> Tensor:
+        """(T, P) whether the fit was accepted (bool)."""
+        return self.status == Status.OK
 
     @property
     def start(self) -> int:

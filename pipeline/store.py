@@ -7,7 +7,8 @@
     done (windows,)       true once everything of a window of frames is written
     cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
     people/<id>/          global_orient (T,3)  body_pose (T,23,3)  betas (B,)  transl (T,3)
-                          joints (T,24,3)  keypoints_3d (T,25,4)  reprojection_px (T,V)  valid (T,)
+                          joints (T,24,3)  keypoints_3d (T,25,4)  reprojection_px (T,V)
+                          valid (T,)  status (T,) why not: its attributes name the codes
     keypoints_2d/<camera> (T,P,25,3)  pixels of the video frame and confidence
     resume/               what the matching and the fit carry from one window into the next
 
@@ -35,7 +36,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
@@ -150,6 +151,8 @@ class Store:
             by_window(person, "keypoints_3d", (t, 25, 4), "float32")
             by_window(person, "reprojection_px", (t, len(rig)), "float32")
             by_window(person, "valid", (t,), "bool", False)
+            by_window(person, "status", (t,), "uint8", int(Status.NOT_SEEN))
+            person["status"].attrs["codes"] = {s.name.lower(): int(s) for s in Status}
             person.create_array("betas", shape=(contents.num_betas,), dtype="float32", fill_value=np.nan)
         for name in rig.names:
             by_window(root.require_group("keypoints_2d"), name, (t, contents.people, 25, 3), "float32")
@@ -301,6 +304,7 @@ class Store:
             put(f"{person}/keypoints_3d", batch.keypoints_3d[:, p])
             put(f"{person}/reprojection_px", batch.reprojection_px[:, :, p].T)
             put(f"{person}/valid", batch.valid[:, p])
+            put(f"{person}/status", batch.status[:, p])
             self._array(f"{person}/betas")[:] = np.asarray(params.betas[p])
         for v, name in enumerate(self.contents.rig.names):
             put(f"keypoints_2d/{name}", torch.cat([seen.image_px[v], seen.confidence[v, ..., None]], -1))
@@ -356,7 +360,7 @@ class Store:
             reprojection_px=torch.from_numpy(
                 np.moveaxis(people("reprojection_px", 0), (0, 1, 2), (2, 1, 0)).copy()
             ),
-            valid=torch.from_numpy(people("valid")),
+            status=torch.from_numpy(people("status")),
             state=torch.zeros(0, dtype=torch.float64),
         )
 

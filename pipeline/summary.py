@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batches import Status
 from pipeline.store import Store
 
 CONFIDENT = 0.3
@@ -40,6 +41,8 @@ class PersonSummary:
     frames_without_pose: int
     jitter_mm: float | None
     """Mean length of the joints' second difference over fitted frames, mm/frame²; None below three frames."""
+    frames_far_off: int = 0
+    """A pose that misses the keypoints by too much, marked not valid."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def summarise(store: Store) -> Summary:
     distances = [_Distances() for _ in range(views)]
     everywhere = _Distances()
     seen = np.zeros(views, dtype=int)
-    fitted, bridged, written = np.zeros(c.people, int), np.zeros(c.people, int), 0
+    fitted, bridged, far_off = (np.zeros(c.people, int) for _ in range(3))
+    written = 0
     acceleration, accelerations = np.zeros(c.people), np.zeros(c.people, int)
     before = np.empty((0, c.people, 24, 3))
     for k in range(store.first_missing):
@@ -116,7 +120,9 @@ def summarise(store: Store) -> Summary:
         valid, posed = batch.valid.numpy(), np.isfinite(batch.joints.numpy()).all((2, 3))
         written += len(valid)
         fitted += valid.sum(0)
-        bridged += (posed & ~valid).sum(0)
+        off = batch.status.numpy() == Status.FAR_OFF
+        far_off += off.sum(0)
+        bridged += (posed & ~valid & ~off).sum(0)
         joints = np.where(valid[..., None, None], batch.joints.numpy().astype(np.float64), np.nan)
         joints = np.concatenate([before, joints])
         length = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean(-1)
@@ -147,7 +153,8 @@ def summarise(store: Store) -> Summary:
                 id=str(p),
                 frames_fitted=int(fitted[p]),
                 frames_bridged=int(bridged[p]),
-                frames_without_pose=int(written - fitted[p] - bridged[p]),
+                frames_far_off=int(far_off[p]),
+                frames_without_pose=int(written - fitted[p] - bridged[p] - far_off[p]),
                 jitter_mm=round(1000 * float(acceleration[p] / accelerations[p]), 3)
                 if accelerations[p]
                 else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 from models.body import Body, KeypointBody, pose_keypoints
 from models.priors import PosePrior, load_pose_prior
 from models.smplify import JOINTS, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -24,8 +25,14 @@ from pipeline.triangulation import triangulate
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
 
-_SHAPE_LEAST = 12
-"""Frames with a triangulated torso that a shape is estimated from, at least, while more may come."""
+_SHAPE_STEP = 3
+"""Frames from one that the shape is estimated from to the next: neighbours say nearly the same about it."""
+
+_SHAPE_LEAST = 24
+"""Frames that the step leaves, and that are waited for while more may come."""
+
+_SHAPE_PATIENCE = 4
+"""How many times ``shape_frames`` are waited for them."""
 
 
 class SmplifyConfig(Config):
@@ -42,7 +49,7 @@ class SmplifyConfig(Config):
     max_gap_s: float = Field(
         0.5,
         ge=0,
-        description="longest time a person seen by nobody is carried on by the temporal terms, seconds",
+        description="longest time from one sight of a person to the next that is bridged, seconds",
     )
     min_confidence: float = Field(
         0.3,
@@ -138,19 +145,23 @@ class _Fitter:
         """(V, T, 25) → (T,) whether the person was seen in a frame."""
         return (confidence > self.cfg.min_confidence).sum((0, 2)) >= self.cfg.min_keypoints
 
+    def triangulated(self, xy: Tensor, confidence: Tensor) -> Tensor:
+        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree."""
+        found = triangulate(self.rig, xy.numpy(), confidence.numpy())
+        return torch.from_numpy(np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan))
+
+    def views(self, xy: Tensor, confidence: Tensor) -> Views:
+        K, R, t = (torch.from_numpy(x)[None] for x in (self.rig.K, self.rig.R, self.rig.t))
+        return Views(K, R, t, xy[None], confidence[None])
+
     def solve(
         self, xy: Tensor, confidence: Tensor, rate: float, person: _Person, held: int, warm: int
     ) -> Motion | None:
         """Fit one run of frames, the first ``held`` + ``warm`` of which ``person`` has been fitted in before.
 
         xy (V, T, 25, 2), confidence (V, T, 25) of the frames after the held ones. None where nothing tells
-        where the body is. The shape is fitted too where the person's is not known yet.
+        where the body is.
         """
-        found = triangulate(self.rig, xy.numpy(), confidence.numpy())
-        agreed = (found.used.sum(0) >= 2)[..., None]
-        points = torch.from_numpy(np.where(agreed, found.points, np.nan))
-        betas = person.betas if person.known else start_shape(self.body, points)
-        offsets = person.offsets if person.known else torch.zeros_like(person.offsets)
         before = None
         if held + warm:
             before = (
@@ -158,54 +169,72 @@ class _Fitter:
                 torch.cat([person.last_transl[HELD - held :], person.next_transl[:warm]]),
             )
         blank = torch.nn.functional.pad
-        start = start_pose(
-            self.body, betas, blank(points, (0, 0, 0, 0, held, 0), value=torch.nan), rate, before
-        )
+        points = blank(self.triangulated(xy, confidence), (0, 0, 0, 0, held, 0), value=torch.nan)
+        start = start_pose(self.body, person.betas, points, rate, before)
         if start is None:
             return None
-        views = Views(
-            K=torch.from_numpy(self.rig.K)[None],
-            R=torch.from_numpy(self.rig.R)[None],
-            t=torch.from_numpy(self.rig.t)[None],
-            xy_px=blank(xy, (0, 0, 0, 0, held, 0), value=torch.nan)[None],
-            confidence=blank(confidence, (0, 0, held, 0))[None],
-        )
-        motion = Motion(start[0][None], start[1][None], betas[None], offsets[None])
         return fit(
             self.body,
-            views,
-            motion,
+            self.views(blank(xy, (0, 0, 0, 0, held, 0), value=torch.nan), blank(confidence, (0, 0, held, 0))),
+            Motion(start[0][None], start[1][None], person.betas[None], person.offsets[None]),
             rate,
             held=held,
-            free_shape=not person.known,
+            free_shape=False,
             weights=self.cfg.weights(),
             schedule=self.cfg.schedule(),
             prior=self.prior,
         ).motion
 
-    def shape(self, clip: KeypointBatch, p: int, person: _Person, ended: bool) -> _Person:
-        """The person with the shape that a clip shows; as it was if that is too little and more may come."""
+    def shape(self, clip: KeypointBatch, p: int, person: _Person) -> _Person:
+        """The person with the shape that a clip shows; as it was if the clip nowhere shows how it stands.
+
+        All runs of frames in which the person is seen are fitted at once: they share the shape alone.
+        """
+        rate = float(clip.rate)
         xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
-        live, _ = self.live(self.seen(confidence), torch.tensor(torch.nan), float(clip.rate))
-        runs = _runs(live)
-        if not runs:
+        live = self.live(self.seen(confidence), torch.nan, rate)
+        step = max(1, min(_SHAPE_STEP, int(live.sum()) // _SHAPE_LEAST))
+        runs = [torch.arange(start, stop, step) for start, stop in _runs(live)]
+        points = self.triangulated(xy, confidence)
+        betas = start_shape(self.body, points[live])
+        starts = [(run, start_pose(self.body, betas, points[run], rate / step)) for run in runs]
+        placed = [(run, start) for run, start in starts if start is not None]
+        if not placed:
             return person
-        start, stop = max(runs, key=lambda r: r[1] - r[0])
-        if stop - start < _SHAPE_LEAST and not ended:
-            return person
-        motion = self.solve(xy[:, start:stop], confidence[:, start:stop], float(clip.rate), person, 0, 0)
-        if motion is None:
-            return person
+        frames = torch.cat([run for run, _ in placed])
+        rotations, transl = (torch.cat([start[i] for _, start in placed])[None] for i in range(2))
+        motion = fit(
+            self.body,
+            self.views(xy[:, frames], confidence[:, frames]),
+            Motion(rotations, transl, betas[None], torch.zeros_like(person.offsets)[None]),
+            rate / step,
+            breaks=np.cumsum([len(run) for run, _ in placed])[:-1].tolist(),
+            weights=self.cfg.weights(),
+            schedule=self.cfg.schedule(),
+            prior=self.prior,
+        ).motion
         return replace(person, betas=motion.betas[0].double(), offsets=motion.offsets[0].double())
 
-    def live(self, seen: Tensor, unseen: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """Frames (T,) with a body: seen, or not longer unseen than allowed; and the count after each (T,)."""
-        count, counts = float(unseen), []
-        for s in seen.tolist():
-            count = 0.0 if s else count + 1  # NaN, never seen, stays NaN
-            counts.append(count)
-        since = torch.tensor(counts, dtype=torch.float64)
-        return since <= self.cfg.max_gap_s * rate, since
+    def gap(self, rate: float) -> int:
+        """Most frames from one sight of a person to the next for those between to be bridged."""
+        return math.floor(self.cfg.max_gap_s * rate + 1e-6)
+
+    def live(self, seen: Tensor, unseen: float, rate: float) -> Tensor:
+        """Frames (T,) with a body: seen, or between two such that are near in time.
+
+        unseen: frames since the person was last seen, before the first; NaN for never.
+        """
+        live, last = seen.clone(), -1 - unseen
+        for t in seen.nonzero()[:, 0].tolist():
+            if t - last <= self.gap(rate):  # NaN compares false
+                live[max(int(last) + 1, 0) : t] = True
+            last = t
+        return live
+
+    def unseen(self, seen: Tensor, unseen: float) -> float:
+        """Frames since the person was last seen, after frames ``seen`` (T,)."""
+        index = seen.nonzero()[:, 0]
+        return float(len(seen) - 1 - index[-1] if len(index) else unseen + len(seen))
 
     def window(
         self, clip: KeypointBatch, frames: int, p: int, person: _Person
@@ -216,7 +245,8 @@ class _Fitter:
         total = xy.shape[1]
         rotations = torch.full((total, JOINTS, 3, 3), torch.nan, dtype=torch.float32)
         transl = torch.full((total, 3), torch.nan, dtype=torch.float32)
-        live, since = self.live(self.seen(confidence), person.unseen, rate)
+        seen = self.seen(confidence)
+        live = self.live(seen, float(person.unseen), rate)
         for start, stop in _runs(live) if person.known else []:
             held = _leading(person.last_transl.flip(0)) if start == 0 else 0
             warm = _leading(person.next_transl[:stop]) if start == 0 else 0
@@ -227,7 +257,7 @@ class _Fitter:
         last, ahead = slice(frames, frames + HELD), slice(frames, frames + self.cfg.overlap_frames)
         after = replace(
             person,
-            unseen=since[frames - 1],
+            unseen=torch.tensor(self.unseen(seen[:frames], float(person.unseen)), dtype=torch.float64),
             last_rotations=torch.cat([person.last_rotations, rotations.double()])[last],
             last_transl=torch.cat([person.last_transl, transl.double()])[last],
             next_rotations=_padded(rotations.double()[ahead], self.cfg.overlap_frames),
@@ -285,7 +315,14 @@ def _result(
     focal = torch.from_numpy(rig.K[:, [0, 1], [0, 1]].mean(1))
     miss_m = miss_px * (depth / focal[:, None, None])[..., None]
     median = miss_m.movedim(0, -1).flatten(-2).nanmedian(-1).values
-    enough = seen.sum((0, 3)) >= cfg.min_keypoints
+    count = seen.sum((0, 3))
+    enough, posed = count >= cfg.min_keypoints, transl.isfinite().all(-1)
+    status = torch.full_like(count, Status.NOT_SEEN)
+    status[enough] = Status.NO_START
+    status[posed] = Status.BRIDGED
+    status[posed & (count > 0)] = Status.FEW_KEYPOINTS
+    status[posed & enough] = Status.FAR_OFF
+    status[posed & enough & (median < cfg.max_error_mm / 1000)] = Status.OK
     confidence = torch.where(seen, chunk.confidence, 0).sum(0) / seen.sum(0).clamp(min=1)
     return FitBatch(
         keypoints=chunk,
@@ -298,7 +335,7 @@ def _result(
         joints=body_joints.float(),
         keypoints_3d=torch.cat([body_points.float(), confidence[..., None]], -1),
         reprojection_px=miss_px.nanmean(-1).float(),
-        valid=enough & (median < cfg.max_error_mm / 1000),
+        status=status.to(torch.uint8),
         state=torch.cat([q.packed() for q in people]),
     )
 
@@ -309,10 +346,11 @@ def smplify(
     """Fit every chunk of keypoints; one ``FitBatch`` for each, in order, all its frames final.
 
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
-    A person's shape and keypoint offsets are estimated once, from the first ``shape_frames`` frames from the
-    first one on in which the person is seen (those chunks are held back meanwhile), then kept: all frames
-    have the same betas. Before a person is seen, and after ``max_gap_s`` without being seen, the parameters
-    are NaN; shorter gaps are bridged by the temporal terms. Neither is valid.
+    A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
+    on in which the person is seen (those chunks are held back meanwhile), then kept: all frames have the same
+    betas. Where a person is seen again within ``max_gap_s``, the frames between are bridged by the temporal
+    terms; a chunk that ends in a gap is held back until that is known. All other frames in which a person is
+    not seen are NaN. ``FitBatch.status`` says which frame is what.
 
     state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
     those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
@@ -330,26 +368,61 @@ def smplify(
         if not _fill(waiting, items, 1):
             return
         chunk = waiting[0]
-        _fill(waiting, items, len(chunk.time_s) + cfg.overlap_frames)
         if not people:
             blank = _Person.unknown(body.num_betas, cfg.overlap_frames)
             count = chunk.xy_px.shape[2]
             packed = [None] * count if state is None else state.chunk(count)
             people = [blank if s is None else blank.unpacked(s) for s in packed]
-        for p, person in enumerate(people):
-            if not person.known and bool(fitter.seen(chunk.confidence[:, :, p]).any()):
-                ended = not _fill(waiting, items, cfg.shape_frames)
-                clip = _joined(waiting)
-                clip = clip.frames(0, min(cfg.shape_frames, len(clip.time_s)))
-                people[p] = fitter.shape(clip, p, person, ended)
-        clip, frames = _joined(waiting), len(chunk.time_s)
-        clip = clip.frames(0, min(frames + cfg.overlap_frames, len(clip.time_s)))
         fitted = []
         for p, person in enumerate(people):
-            rotations, transl, people[p] = fitter.window(clip, frames, p, person)
+            seen = fitter.seen(chunk.confidence[:, :, p])
+            if not person.known and bool(seen.any()):
+                clip = _shape_clip(waiting, items, fitter, p, int(seen.nonzero()[0]))
+                people[p] = fitter.shape(clip, p, person)
+            stop = _window_end(waiting, items, fitter, p, float(person.unseen))
+            clip = _joined(waiting)
+            clip = clip.frames(0, min(stop, len(clip.time_s)))
+            rotations, transl, people[p] = fitter.window(clip, len(chunk.time_s), p, people[p])
             fitted.append((rotations, transl))
         waiting.popleft()
         yield _result(chunk, fitted, people, fitter)
+
+
+def _shape_clip(
+    waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], fitter: _Fitter, p: int, first: int
+) -> KeypointBatch:
+    """The frames that a person's shape is estimated from, the first of them seen.
+
+    More of them where the person is hardly seen: what is estimated from them is for the whole recording.
+    """
+    for most in range(1, _SHAPE_PATIENCE + 1):
+        stop = first + most * fitter.cfg.shape_frames
+        ended = not _fill(waiting, items, stop)
+        clip = _joined(waiting)
+        clip = clip.frames(first, min(stop, len(clip.time_s)))
+        if ended or int(fitter.seen(clip.confidence[:, :, p]).sum()) >= _SHAPE_LEAST:
+            break
+    return clip
+
+
+def _window_end(
+    waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], fitter: _Fitter, p: int, unseen: float
+) -> int:
+    """How many frames the window of the first chunk looks at: the overlap or, out of a gap, to its end."""
+    chunk, overlap = waiting[0], fitter.cfg.overlap_frames
+    frames = len(chunk.time_s)
+    _fill(waiting, items, frames + overlap)
+    unseen = fitter.unseen(fitter.seen(chunk.confidence[:, :, p]), unseen)
+    again = frames - unseen + fitter.gap(float(chunk.rate))  # frames, if it is seen in the last of them
+    if unseen > 0 and again > frames:
+        _fill(waiting, items, int(again))
+        confidence = _joined(waiting).confidence[:, frames : int(again), p]
+        index = fitter.seen(confidence).nonzero()[:, 0]
+        if len(index):
+            stop = frames + int(index[0]) + 1 + overlap
+            _fill(waiting, items, stop)
+            return stop
+    return frames + overlap
 
 
 def _fill(waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], frames: int) -> bool:

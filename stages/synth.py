@@ -27,7 +27,7 @@ from models.motion import Person, animate, make_people, reached
 from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.synthetic import Noise, backdrop, detect, ring_rig
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
@@ -280,7 +280,7 @@ def _true_window(
         joints=joints.float(),
         keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
         reprojection_px=torch.where(anyone, 0.0, torch.nan),
-        valid=torch.ones(frames, len(people), dtype=torch.bool),
+        status=torch.full((frames, len(people)), Status.OK, dtype=torch.uint8),
         state=torch.zeros(0, dtype=torch.float64),
     )
     # The ears turn with the head, so this point does, too: near the top of it.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.store import Contents
 
@@ -22,6 +22,11 @@ def rig() -> Rig:
         t=np.array([[0.0, 0, 3], [0.1, 0, 3]]),
         size=np.array([[640, 480]] * 2),
     )
+
+
+def status(valid: torch.Tensor) -> torch.Tensor:
+    """Of fits that were accepted, and of others, for want of keypoints."""
+    return torch.where(valid, Status.OK, Status.BRIDGED).to(torch.uint8)
 
 
 def contents() -> Contents:
@@ -63,6 +68,6 @@ def batch(k: int) -> FitBatch:
         joints=random(t, 1, 24, 3),
         keypoints_3d=random(t, 1, 25, 4),
         reprojection_px=random(2, t, 1),
-        valid=torch.from_numpy(rng.random((t, 1)) > 0.5),
+        status=status(torch.from_numpy(rng.random((t, 1)) > 0.5)),
         state=random(5).double(),
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import FRAMES, WINDOW, batch, contents
+from builders import FRAMES, WINDOW, batch, contents, status
 
 from pipeline.curves import ANGLES, curves, joint_angles
 from pipeline.joints import SMPL_JOINTS
@@ -71,7 +71,7 @@ def test_what_is_not_there_is_nan(tmp_path):
     fit = batch(0)
     joints, valid, px = fit.joints.clone(), torch.ones_like(fit.valid), fit.reprojection_px.clone()
     joints[2:4], valid[2:5], px[1] = torch.nan, False, torch.nan
-    store.write(replace(fit, joints=joints, valid=valid, reprojection_px=px))
+    store.write(replace(fit, joints=joints, status=status(valid), reprojection_px=px))
     found = curves(store)
     assert np.isnan(found.reprojection_px.mean[1]).all()
     assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from builders import status
 from scipy.spatial.transform import Rotation
 from test_software import sphere
 
@@ -98,7 +99,7 @@ def batches(transl, valid=None, window=5):
             torch.zeros(n, people, 24, 3),
             torch.zeros(n, people, 25, 4),
             torch.zeros(2, n, people),
-            valid[a : a + n],
+            status(valid[a : a + n]),
             torch.zeros(1).double(),
         )
 

@@ -22,7 +22,9 @@ F64 = torch.float64
 ROBUST = 8.0
 
 
-def small_problem(held: int = 0, free_shape: bool = True) -> tuple[smplify._Problem, Motion]:
+def small_problem(
+    held: int = 0, free_shape: bool = True, breaks: tuple[int, ...] = ()
+) -> tuple[smplify._Problem, Motion]:
     """Two problems of six frames far from any optimum, with all terms at work."""
     g = torch.Generator().manual_seed(0)
     d = scene(3, "random", frames=6, views=3, noise_px=40)
@@ -38,7 +40,7 @@ def small_problem(held: int = 0, free_shape: bool = True) -> tuple[smplify._Prob
         0.01 * torch.randn(2, 25, 3, generator=g, dtype=F64),
     )
     pb, motion, _ = smplify._prepare(
-        body().keypoints, smplify.Views(*both), start, 60.0, held, free_shape, Weights(), prior()
+        body().keypoints, smplify.Views(*both), start, 60.0, held, free_shape, Weights(), prior(), breaks
     )
     return pb, motion
 
@@ -57,9 +59,11 @@ def unknowns(pb: smplify._Problem, motion: Motion) -> int:
     return n * ((frames - pb.held) * (3 + 3 * len(pb.model.active)) + 10 + 75)
 
 
-@pytest.mark.parametrize(("held", "free_shape"), [(0, True), (2, False)])
-def test_gradient_is_that_of_the_energy(held: int, free_shape: bool) -> None:
-    pb, motion = small_problem(held, free_shape)
+@pytest.mark.parametrize(
+    ("held", "free_shape", "breaks"), [(0, True, ()), (2, False, ()), (0, True, (4,)), (2, False, (1, 5))]
+)
+def test_gradient_is_that_of_the_energy(held: int, free_shape: bool, breaks: tuple[int, ...]) -> None:
+    pb, motion = small_problem(held, free_shape, breaks)
     sys = smplify._linearise(pb, smplify._evaluate(pb, motion, ROBUST), ROBUST)
     x = torch.zeros(unknowns(pb, motion), dtype=F64, requires_grad=True)
     energy = smplify._evaluate(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
@@ -153,7 +157,11 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals() -> None:
 def test_structured_solves_are_the_dense_one(frames: int) -> None:
     pb, motion = small_problem()
     cut = replace(
-        pb, seen=pb.seen[:, :, :frames], trust=pb.trust[:, :, :frames], focal=pb.focal[:, :, :frames]
+        pb,
+        seen=pb.seen[:, :, :frames],
+        trust=pb.trust[:, :, :frames],
+        focal=pb.focal[:, :, :frames],
+        tied=pb.tied[: max(frames - 2, 0)],
     )
     motion = motion.frames(0, frames)
     sys = smplify._linearise(cut, smplify._evaluate(cut, motion, ROBUST), ROBUST)
@@ -277,6 +285,31 @@ def test_frames_before_are_met_smoothly() -> None:
     joined = torch.cat([joints_of(known), joints_of(window)[2:]])
     assert (joined - joints_of(whole)).norm(dim=-1).max() < 0.03
     assert jitter_mm(joined[6:14]) < 1.5 * jitter_mm(joints_of(whole)[6:14])
+
+
+def test_over_a_break_there_is_no_movement() -> None:
+    """Two clips in a row, a break between them, cost what each costs alone."""
+    clips = [scene(s, "random", frames=12) for s in (4, 5)]
+    starts = [replace(d.start(), betas=torch.zeros(1, 10, dtype=F64)) for d in clips]
+    views = [d.views(F64) for d in clips]
+    row = replace(
+        views[0],
+        xy_px=torch.cat([v.xy_px for v in views], 2),
+        confidence=torch.cat([v.confidence for v in views], 2),
+    )
+    start = replace(
+        starts[0],
+        rotations=torch.cat([s.rotations for s in starts], 1),
+        transl=torch.cat([s.transl for s in starts], 1),
+    )
+
+    def energy(v: smplify.Views, m: Motion, breaks: tuple[int, ...]) -> float:
+        pb, motion, _ = smplify._prepare(body().keypoints, v, m, 60.0, 0, False, Weights(), prior(), breaks)
+        return float(smplify._evaluate(pb, motion, ROBUST).energy)
+
+    apart = sum(energy(v, m, ()) for v, m in zip(views, starts, strict=True))
+    assert energy(row, start, (12,)) == pytest.approx(apart, rel=1e-12)
+    assert energy(row, start, ()) > 1.2 * apart
 
 
 def test_a_shape_cannot_be_free_while_frames_are_held() -> None:

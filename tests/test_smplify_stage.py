@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.body import pose_keypoints
 from models.smplify import Schedule, Weights
-from pipeline.batches import FitBatch, KeypointBatch
+from pipeline.batches import FitBatch, KeypointBatch, Status
 from pipeline.errors import InputError
 from stages.smplify import SmplifyConfig, smplify
 
@@ -162,12 +162,88 @@ def test_a_long_gap_is_left_empty_and_the_person_found_again() -> None:
     out = run(d, max_gap_s=0.25)
     valid, joints = joined(out, "valid").bool(), joined(out, "joints")
     there = joints.isfinite().flatten(1).all(1)
-    assert there.tolist() == [t < 45 or t >= 100 for t in range(144)]
-    assert valid.tolist() == [t < 30 or t >= 100 for t in range(144)]
+    assert there.tolist() == valid.tolist() == [t < 30 or t >= 100 for t in range(144)]
     assert (joints[100:] - d.joints[100:]).norm(dim=-1).mean() < 0.012
     rest = batches(d, first=72)
     again = list(smplify(rest, SmplifyConfig(max_gap_s=0.25), d.rig, body(), out[2].state))
     assert torch.equal(joined(again, "joints").nan_to_num(), joined(out[3:], "joints").nan_to_num())
+
+
+@pytest.mark.parametrize("stop", [59, 60, 96])
+def test_a_gap_is_bridged_only_if_its_end_is_near(stop: int) -> None:
+    # Half a second after frame 29 is frame 59, more than the overlap behind the cut at 48.
+    d = hidden(scene(14, "person", frames=96), 30, stop)
+    out = run(d, max_gap_s=0.5)
+    joints = joined(out, "joints")
+    there = joints.isfinite().flatten(1).all(1)
+    assert there.tolist() == [t < 30 or stop <= 59 or t >= stop for t in range(96)]
+    if stop == 59:
+        # Both ends hold the bridge: what the last one seen alone would have gone on to is further off.
+        assert (joints[30:59] - d.joints[30:59]).norm(dim=-1).mean() < 0.1
+    for chunk in (1, 2, 3):
+        again = list(
+            smplify(batches(d, first=24 * chunk), SmplifyConfig(), d.rig, body(), out[chunk - 1].state)
+        )
+        assert torch.equal(joined(again, "joints").nan_to_num(), joined(out[chunk:], "joints").nan_to_num())
+
+
+def test_an_open_gap_holds_no_more_back_than_it_must() -> None:
+    d = hidden(scene(14, "person", frames=240), 100, 240)
+    seen = []
+
+    def watched() -> Iterator[KeypointBatch]:
+        for b in batches(d):
+            seen.append(b.start)
+            yield b
+
+    stage = smplify(watched(), SmplifyConfig(shape_frames=24, max_gap_s=0.5), d.rig, body())
+    held = [(b.start, seen[-1]) for b in stage]
+    # The gap opens in the chunk from 96 on: 30 frames from frame 99 end in the chunk from 120 on.
+    assert held == [(0, 24), (24, 48), (48, 72), (72, 96), (96, 120), (120, 144)] + [
+        (s, min(s + 24, 216)) for s in range(144, 240, 24)
+    ]
+
+
+def test_a_shape_from_many_short_sights() -> None:
+    d = scene(14, "person", frames=96)
+    for start in range(11, 96, 24):
+        d = hidden(d, start, start + 13)
+    out = run(d, max_gap_s=0.1)
+    valid, joints = joined(out, "valid").bool(), joined(out, "joints")
+    assert valid.tolist() == [t % 24 < 11 for t in range(96)]
+    assert (joints[valid] - d.joints[valid]).norm(dim=-1).mean() < 0.012
+    assert torch.equal(out[0].params.betas, out[-1].params.betas)
+
+
+def test_a_short_sight_is_all_there_is() -> None:
+    d = hidden(hidden(scene(14, "person", frames=96), 0, 22), 27, 96)
+    out = run(d)
+    assert joined(out, "valid").bool().tolist() == [22 <= t < 27 for t in range(96)]
+    assert (joined(out, "joints")[22:27] - d.joints[22:27]).norm(dim=-1).mean() < 0.03
+
+
+def test_who_is_hardly_seen_at_first_is_waited_for() -> None:
+    d = hidden(scene(14, "person", frames=192), 5, 100)
+    out = run(d, shape_frames=48)
+    late = run(hidden(d, 0, 5), shape_frames=48)
+    wanted = (late[-1].params.betas - d.betas.float()).norm()
+    assert (out[-1].params.betas - d.betas.float()).norm() < wanted + 0.3
+
+
+def test_every_frame_says_why() -> None:
+    d = hidden(scene(14, "person", frames=96), 30, 40)
+    d = hidden(d, 70, 96)
+    d.confidence[0, 35, :3], d.xy[0, 35, :3] = 1, d.xy[0, 29, :3]
+    d.xy[:, 20] = np.random.default_rng(0).uniform(0, 1000, d.xy[:, 20].shape)
+    # Nobody's torso, and nothing known of the time about it.
+    d.confidence[:, 90, :9], d.xy[:, 90, :9] = 1, np.random.default_rng(1).uniform(0, 1000, (4, 9, 2))
+    status = joined(run(d, max_gap_s=0.25), "status").long().tolist()
+    for t, s in enumerate(status):
+        wanted = Status.OK if t < 70 else Status.NOT_SEEN
+        if 30 <= t < 40:
+            wanted = Status.FEW_KEYPOINTS if t == 35 else Status.BRIDGED
+        special = {20: Status.FAR_OFF, 90: Status.NO_START}
+        assert s == special.get(t, wanted), t
 
 
 def test_nobody_is_never_invented() -> None:

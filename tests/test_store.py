@@ -26,7 +26,7 @@ def test_what_is_written_is_read(written):
     assert written.first_missing == 3
     for k in range(3):
         want, got = batch(k), written.read(k)
-        for name in ("joints", "keypoints_3d", "reprojection_px", "valid"):
+        for name in ("joints", "keypoints_3d", "reprojection_px", "status", "valid"):
             assert torch.equal(getattr(got, name), getattr(want, name)), name
         assert torch.allclose(got.params.body_pose, want.params.body_pose.float(), atol=1e-6)
         assert torch.allclose(got.params.global_orient, want.params.global_orient.float(), atol=1e-6)

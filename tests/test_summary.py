@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import FRAMES, batch, contents
+from builders import FRAMES, batch, contents, status
 
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT, summarise
@@ -60,7 +60,9 @@ def test_counts_what_is_missing(tmp_path):
     joints = fit.joints.clone()
     joints[3] = torch.nan
     store.write(
-        replace(fit, keypoints=replace(fit.keypoints, confidence=confidence), valid=valid, joints=joints)
+        replace(
+            fit, keypoints=replace(fit.keypoints, confidence=confidence), status=status(valid), joints=joints
+        )
     )
     summary = summarise(store)
     assert not summary.complete

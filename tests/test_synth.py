@@ -311,7 +311,9 @@ def moved(truth: Store, out: Path, shift_m: float, lost: slice) -> Store:
             batch.params.transl.flip(1) + step,
         )  # fmt: skip
         results.write(
-            FitBatch(batch.keypoints, params, joints, points, batch.reprojection_px, batch.valid, batch.state)
+            FitBatch(
+                batch.keypoints, params, joints, points, batch.reprojection_px, batch.status, batch.state
+            )
         )
     return results
 
