@@ -100,8 +100,7 @@ def triangulate(
     # Rays: normalised image points, and unit directions in the world.
     pixel = np.concatenate([np.where(seen[..., None], xy, 0), np.ones_like(conf)[..., None]], -1)
     ray_cam = pixel @ np.linalg.inv(rig.K).transpose(0, 2, 1)
-    ray = ray_cam @ rig.R
-    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    ray = rays(rig, pixel[..., :2])
     centre = rig.centres
 
     def residuals(x: Array) -> tuple[Array, Array]:
