@@ -280,6 +280,10 @@ class _Page:
 
     def _add_people(self) -> None:
         scene = self._server.scene
+        # Shadows are slow without a graphics card; the environment map would come from a server elsewhere.
+        scene.configure_default_lights(cast_shadow=False)
+        scene.configure_environment_map(None)
+        scene.add_light_ambient("/light", intensity=1.2)
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):

@@ -51,7 +51,7 @@ def chromium(profile: Path, *, size: tuple[int, int] = (1280, 900), webgl: bool 
         browser.quit()
 
 
-def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """What ``condition`` gives as soon as that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
