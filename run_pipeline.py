@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pipeline.store import Store
     from pipeline.summary import Summary
     from pipeline.video import VideoInfo
-    from stages.render import Mode
     from stages.graph import RunConfig, RunResult
+    from stages.render import Mode
 
 # One thread a solve: two BLAS threads spinning against each other cost more than they give, and only then
 # are results the same to the last bit. numpy reads this when it is first imported, inside the commands.
@@ -191,7 +191,7 @@ def render(
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
-    """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, all in one."""
+    """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, in one."""
     import json
     import logging
     from functools import partial
@@ -251,11 +251,12 @@ def _videos_of(out: Path, names: Sequence[str], recording: Path | None) -> list[
             recording = Path(json.loads((out / "summary.json").read_text(encoding="utf-8"))["recording"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(
-                f"{out}: summary.json does not say which recording this is ({e}). Name it: --recording FOLDER."
+                f"{out}: summary.json names no recording ({e}). Say where it is: --recording FOLDER."
             ) from e
         if not recording.is_dir():
             raise InputError(
-                f"{recording}: the recording of {out} is not there any more. Say where it is: --recording FOLDER."
+                f"{recording}: the recording of {out} is not there any more. "
+                "Say where it is: --recording FOLDER."
             )
     found = find_recording(recording)
     place = {name: video for name, video in zip(found.rig.names, found.videos, strict=True)}

@@ -6,8 +6,8 @@ file stores it in and whichever of its neighbours are damaged.
 
 from __future__ import annotations
 
-from array import array
 import logging
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -359,11 +359,15 @@ def pick_encoder(codec: str = "auto") -> str:
     """
     if codec == "auto":
         found = next((name for name in HARDWARE if _encodes(name)), "libx264")
-        _log.info("videos are encoded by %s%s", found, "" if found in HARDWARE else ": no hardware encoder works")
+        _log.info(
+            "videos are encoded by %s%s", found, "" if found in HARDWARE else ": no hardware encoder works"
+        )
         return found
     if not _encodes(codec):
         working = ", ".join(name for name in (*HARDWARE, "libx264", "libx265", "libsvtav1") if _encodes(name))
-        raise InputError(f"codec {codec}: no such video encoder works here. Those that do: {working}, or auto.")
+        raise InputError(
+            f"codec {codec}: no such video encoder works here. Those that do: {working}, or auto."
+        )
     return codec
 
 

@@ -1,7 +1,8 @@
-"""Draw the fitted bodies over the videos: one video a camera, all views in one mosaic, and views of no camera."""
+"""Draw the fitted bodies over the videos: one video a camera, a mosaic of all, and views of no camera."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -30,6 +32,8 @@ from pipeline.errors import InputError
 from pipeline.joints import BODY_25_BONES
 from pipeline.store import Store
 from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, resized, to_yuv420p
+
+_log = logging.getLogger(__name__)
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
 Side = Annotated[int, Field(ge=64)]
@@ -71,8 +75,9 @@ class RenderConfig(Config):
     """Write mosaic.mp4."""
     cameras: tuple[str, ...] = ()
     """Cameras to show, by name; all when empty."""
-    backend: Literal["software", "pytorch3d"] = "software"
-    """What draws: software on the processor, pytorch3d on a CUDA device."""
+    backend: Literal["auto", "software", "moderngl", "pytorch3d"] = "auto"
+    """What draws: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
+    where it is there with a graphics card, else software."""
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
@@ -84,8 +89,8 @@ class RenderConfig(Config):
     crf: int = Field(21, ge=0, le=51)
     """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
     codec: str = "auto"
-    """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one works,
-    else libx264."""
+    """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one
+    works, else libx264."""
     preset: Preset = "veryfast"
     """Of the encoders libx264 and libx265."""
     scale: float = Field(1.0, gt=0, le=4)
@@ -169,23 +174,28 @@ def render(
                     f"render got frames {batch.start} to {stop} when {at} was next of {frame_index.shape[1]}"
                 )
             moments = _moments(batch, body, cfg)
-            if cfg.show == "skeleton":
-                points = _skeletons(batch, rig, keep, cfg)
+            points = _skeletons(batch, rig, keep, cfg) if cfg.show == "skeleton" else None
             for first in range(0, len(moments), GROUP):
                 group = [(m, next(frames)) for m in moments[first : first + GROUP]]
+                lines = points[first : first + GROUP] if points else None
 
-                def view(v: int, group: Sequence[tuple[_Moment, Pictures]] = group) -> list[av.VideoFrame]:
+                def view(
+                    v: int,
+                    group: Sequence[tuple[_Moment, Pictures]] = group,
+                    lines: Sequence[Sequence[_Skeletons]] | None = lines,
+                ) -> list[av.VideoFrame]:
                     drawn = []
-                    for m, pictures in group:
+                    for k, (m, pictures) in enumerate(group):
                         frame, notes = pictures[v], m.notes
-                        if sources[v] is None or frame_index[v, m.index] < 0 or (silent[v] and frame is None):
-                            notes = ("no video" if sources[v] is None else "no frame", *notes)
+                        filmed = cfg.show != "mesh"
+                        if frame_index[v, m.index] < 0 or (filmed and frame is None):
+                            notes = ("no video" if filmed and sources[v] is None else "no frame", *notes)
                         near = frame_index[v, max(m.index - 1, 0) : m.index + 2]
                         own = bool((near == frame_index[v, m.index]).sum() == 1)
                         new = _ground(frame, sizes[v], own=own)
                         matrix = overlay.yuv_matrix(int(new.colorspace), sizes[v][1])
-                        if cfg.show == "skeleton":
-                            points[m.index - batch.start][v].draw(planes(new), matrix)
+                        if lines:
+                            lines[k][v].draw(planes(new), matrix)
                         else:
                             picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
                             if picture is not None:
@@ -263,7 +273,7 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
     frames, people = xyz.shape[:2]
     solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
-    seen = np.isfinite(xyz).all((2, 3))
+    seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
     sure = batch.valid.cpu().numpy()
     moments = []
     for t in range(frames):
@@ -323,9 +333,7 @@ class _Skeletons:
             overlay.discs(to, self.fitted[p], colour, matrix, 1.2 * size)
 
 
-def _skeletons(
-    batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
-) -> list[list[_Skeletons]]:
+def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[_Skeletons]]:
     """[time][view]"""
     known = batch.keypoints
     fitted = rig.project(batch.keypoints_3d[..., :3].double().cpu().numpy(), distorted=True)
@@ -437,7 +445,7 @@ def render_results(
     stop = frames if stop is None else stop
     if not 0 <= start < stop <= frames:
         raise InputError(
-            f"{results.path}: there are no frames {start} to {stop}; the frames that are done are 0 to {frames}."
+            f"{results.path}: there are no frames {start} to {stop}; those that are done are 0 to {frames}."
         )
     batches = _read(results, start, stop)
     rig, rate = contents.rig, contents.rate
@@ -562,9 +570,7 @@ def _looking(
     eye = box.mean(0) - away * z
     focal = min(size) / 2 * np.sqrt(away**2 - radius**2) / radius
     k = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
-    return Rig(
-        (name,), k[None], np.zeros((1, 8)), rotation[None], (-rotation @ eye)[None], np.array([size])
-    )
+    return Rig((name,), k[None], np.zeros((1, 8)), rotation[None], (-rotation @ eye)[None], np.array([size]))
 
 
 def _joined(rigs: Sequence[Rig]) -> Rig:
@@ -637,11 +643,34 @@ def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
 
 
 def _back_end(name: str) -> Draw:
+    if name == "auto":
+        name, why = _fastest()
+        _log.info("pictures are drawn by %s: %s", name, why)
     if name == "pytorch3d":
         from models.rendering import pytorch3d
 
         return pytorch3d.draw
+    if name == "moderngl":
+        from models.rendering import moderngl
+
+        moderngl.renderer()  # fails here and not in the middle of a video
+        return moderngl.draw
     return software.draw
+
+
+@cache
+def _fastest() -> tuple[str, str]:
+    """The back end that is fastest on this machine, and why it is that one."""
+    from models.rendering import moderngl
+
+    with ThreadPoolExecutor(1) as pool:  # a context stays with its thread
+        try:
+            name = pool.submit(moderngl.renderer).result()
+        except InputError as error:
+            return "software", str(error).removeprefix("render.backend=moderngl: ").split(". ")[0]
+    if any(program in name.lower() for program in moderngl.SOFTWARE_RENDERERS):
+        return "software", f"OpenGL has no graphics card here, only {name.split(' (')[0]}, which is slower"
+    return "moderngl", f"OpenGL has {name}"
 
 
 def _make_folder(out: Path) -> None:

@@ -73,7 +73,7 @@ def _blend(
 def _blend_luma(
     line: Pixels, red: Pixels, green: Pixels, blue: Pixels, alpha: Pixels, m: NDArray[np.float32]
 ) -> None:
-    """A row. No branches, so that the compiler takes many pixels at once: where alpha is 0 nothing changes."""
+    """A row. No branches: the compiler takes many pixels at once, and where alpha is 0 nothing changes."""
     half, full = np.float32(0.5), np.float32(1 / 255)
     for i in range(len(line)):
         before = np.float32(line[i])

@@ -28,8 +28,8 @@ AMBIENT = 0.4
 """Share of the light that reaches a surface turned away from it."""
 
 INVERSE_Z_ONE, SHADE_ONE = 2**26, 2**19
-"""1/m and full brightness in a sample's whole number: 31 bits of 1/z down to ``NEAR_M``, then 12 of the person
-and 20 of the brightness."""
+"""1/m and full brightness in a sample's whole number: 31 bits of 1/z down to ``NEAR_M``, then 12 of the
+person and 20 of the brightness."""
 
 SLIVER_PX2 = 1e-5
 """Faces whose double area is smaller are not drawn, square pixels."""
@@ -315,7 +315,7 @@ def _fill(
     out: NDArray[np.int64],
     extent: NDArray[np.int64],
 ) -> None:
-    """Draw faces ``members[begin:end]`` into samples. 1/z is linear on the screen: interpolating it is exact."""
+    """Draw faces ``members[begin:end]``. 1/z is linear on the screen: its interpolation is exact."""
     width = out.shape[1]
     for i in range(begin, end):
         p, f = members[i] // len(faces), members[i] % len(faces)
@@ -356,7 +356,7 @@ def _fill(
 
 @jit
 def _sample(inverse_z: float, shade: float) -> int:
-    """Depth and 2 × person + brightness in one number: the nearer is the greater, and sums are those of both."""
+    """1/z and 2 × person + brightness in one number: the nearer is the greater, and sums are of both."""
     return (int(inverse_z * INVERSE_Z_ONE) << 32) + int(shade * SHADE_ONE)
 
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/render.py [RECORDING RESULTS] [--rounds 7] [--json FILE]
 
 Takes one view of 1080p: of the recording and results given, or of a synthetic recording whose truth is drawn.
-Both programs run by turns in one process, in each round one after the other; ``overlay_ratio`` is the median over
-rounds of the ratio of their wall times, ``overlay_ratio_cpu`` that of their processor times. ``parts`` are
-milliseconds of processor time a frame on one thread, the smallest of many.
+Both programs run by turns in one process, in each round one after the other; ``overlay_ratio`` is the median
+over rounds of the ratio of their wall times, ``overlay_ratio_cpu`` that of their processor times. ``parts``
+are milliseconds of processor time a frame on one thread, the smallest of many.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -75,7 +74,7 @@ def measure(store: Store, video: VideoInfo, body: Body, folder: Path, rounds: in
     batches = [store.read(k) for k in range(len(store.done))]
     rig = contents.rig.select(contents.rig.names[:1])
     index = contents.frame_index[:1]
-    cfg = RenderConfig(mosaic=False)
+    cfg = RenderConfig(mosaic=False, codec="libx264", backend="software")
     baseline = folder / "baseline.mp4"
 
     def draw() -> None:
@@ -131,7 +130,6 @@ def transcode(path: Path, out: Path, rate: Fraction, frames: int, cfg: RenderCon
 def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
     """Milliseconds of one thread."""
     batch = store.read(len(store.done) // 2)
-    cfg = RenderConfig()
     vertices = meshes(batch, body)
     colours = np.array([[0.3, 0.7, 0.9, 1]] * vertices.shape[1], np.float32)
     rig = store.contents.rig
@@ -151,7 +149,6 @@ def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
         "copy": _least(lambda: copied(frame)),
         "blend": _least(lambda: overlay.blend(planes(own), picture, matrix)),
     }
-    del cfg
     return {name: round(ms, 2) for name, ms in found.items()}
 
 

@@ -1,0 +1,261 @@
+"""``render_results`` and pictures of cameras that have nothing in common."""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from builders import status
+from test_software import STRONG
+
+from models.body import load_body
+from models.rendering import overlay
+from models.rendering.software import draw
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.store import Contents, Store
+from pipeline.video import VideoWriter, pick_encoder, probe, read_frames
+from stages.decode import DecodeConfig, decode
+from stages.render import RenderConfig, meshes, render_results, side_and_top
+
+SIZES = ((640, 360), (360, 640), (480, 480), (720, 406))
+RATES = (24, 60, 120, 30)
+LINE = Fraction(24)
+T = 10
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def rig():
+    """Four cameras of four shapes, around the person; z is up. The lenses bend visibly: k1 = −0.3."""
+    k, rotations = [], []
+    for v, (w, h) in enumerate(SIZES):
+        f = 0.9 * h if w >= h else 0.7 * h
+        k.append([[f, 0, 0.45 * w], [0, 1.07 * f, 0.56 * h], [0, 0, 1]])
+        angle = 1.4 * v
+        back = np.array([np.cos(angle), np.sin(angle), 0])
+        rotations.append([np.cross([0, 0, -1], -back), [0, 0, -1], -back])
+    rotation = np.array(rotations)
+    centre = np.array([0, 0, 0.05])
+    t = np.array([0, 0, 2.6]) - rotation @ centre
+    dist = np.array([STRONG, (-0.3, 0, 0, 0, 0, 0, 0, 0), STRONG, (-0.3, 0.09, 0, 0, 0, 0, 0, 0)], float)
+    names = ("wide", "tall", "square", "large")
+    return Rig(names, np.array(k), dist, rotation, t, np.array(SIZES))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, rig, body):
+    """T frames of a person who walks along x; camera v films at RATES[v]."""
+    time_s = np.arange(T) / float(LINE)
+    index = np.stack([np.rint(time_s * rate).astype(np.int64) for rate in RATES])
+    contents = Contents(rig, LINE, time_s, index, {"name": "test", "sha256": ""}, {}, window=4)
+    made = Store.create(tmp_path_factory.mktemp("store") / "results.zarr", contents)
+    # SMPL stands along y and looks along z; the world has z up.
+    stand = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    for k in range(len(made.done)):
+        a, b = made.span(k)
+        n = b - a
+        transl = torch.zeros(n, 1, 3)
+        transl[:, 0, 0] = torch.linspace(-0.3, 0.3, T)[a:b]
+        params = SmplParams(
+            stand.expand(n, 1, 3, 3), torch.eye(3).expand(n, 1, 23, 3, 3), torch.zeros(1, 10), transl
+        )
+        joints = torch.zeros(n, 1, 24, 3) + transl[:, :, None]
+        points = torch.cat([transl[:, :, None].expand(n, 1, 25, 3), torch.ones(n, 1, 25, 1)], -1)
+        image = rig.project(points[..., :3].double().numpy(), distorted=True)
+        known = KeypointBatch(
+            a, LINE, torch.from_numpy(time_s[a:b]), torch.from_numpy(image).float(),
+            torch.from_numpy(image).float(), torch.ones(4, n, 1, 25), torch.zeros(1, 4).double(),
+        )  # fmt: skip
+        made.write(
+            FitBatch(
+                known, params, joints, points, torch.zeros(4, n, 1), status(torch.ones(n, 1).bool()),
+                torch.zeros(0).double(),
+            )
+        )  # fmt: skip
+    return made
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, rig, store, body):
+    """What the cameras film, by a twin that knows no lens: a large pinhole picture, bent by OpenCV."""
+    folder = tmp_path_factory.mktemp("videos")
+    vertices = np.concatenate([meshes(store.read(k), body) for k in range(len(store.done))])
+    paths = []
+    for v, name in enumerate(rig.names):
+        paths.append(folder / f"{name}.mp4")
+        index = store.contents.frame_index[v]
+        with VideoWriter(paths[-1], RATES[v], crf=2, preset="ultrafast") as file:
+            for n in range(int(index[-1]) + 1):
+                t = int(np.abs(index - n).argmin())
+                shown = np.full((*SIZES[v][::-1], 3), 200, np.uint8)
+                if index[t] == n:
+                    shown = np.where(_bent(rig, v, vertices[t], body)[..., None], 20, shown).astype(np.uint8)
+                file.write(shown)
+    return paths
+
+
+def _bent(rig, v, vertices, body):
+    """Silhouette (H, W): which pixels of the bent picture look at the body in a pinhole picture."""
+    k, scale, border = rig.K[v].copy(), 3, 300
+    k[:2] *= scale
+    k[:2, 2] += border
+    w, h = SIZES[v]
+    large = (w * scale + 2 * border, h * scale + 2 * border)
+    pinhole = Rig(("p",), k[None], np.zeros((1, 8)), rig.R[v][None], rig.t[v][None], np.array([large]))
+    picture = draw(vertices, body.faces, pinhole, 0, np.ones((1, 4)), antialias=False)
+    mask = np.zeros(large[::-1], np.uint8)
+    ph, pw = picture.alpha.shape
+    mask[picture.y0 : picture.y0 + ph, picture.x0 : picture.x0 + pw] = picture.alpha
+    pixels = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float64)
+    at = rig.undistort(v, pixels) * scale + border
+    return cv2.remap(mask, at.astype(np.float32), None, cv2.INTER_LINEAR) > 127
+
+
+def again(store, mode, videos, body, out, start=0, stop=None, **settings):
+    settings = {"preset": "ultrafast", "crf": 2, "mosaic_size": (480, 320), **settings}
+    cfg = RenderConfig(codec="libx264", backend="software", **settings)
+    files, stream = render_results(
+        store, mode, cfg, videos, body, out, partial(decode, cfg=DecodeConfig()), start, stop
+    )
+    frames = sum(len(b.valid) for b in stream)
+    assert all(f.exists() for f in files)
+    return files, frames
+
+
+def pictures(path):
+    info = probe(path)
+    return [f.to_ndarray(format="rgb24").astype(float) for f in read_frames(info, range(len(info.times_s)))]
+
+
+def test_overlays_lie_on_the_person_whatever_the_camera(store, rig, videos, body, tmp_path):
+    """Portrait, landscape and square, 24 to 120 fps, k1 = −0.3: the drawn silhouette on the filmed one."""
+    alone, _ = again(store, "mesh", videos, body, tmp_path, opacity=1, colours=("#FFFFFF",))
+    files, frames = again(store, "overlay", videos, body, tmp_path, opacity=1, colours=("#FF0000",))
+    assert frames == T
+    for v, file in enumerate(files):
+        info = probe(file)
+        assert info.size == SIZES[v]
+        assert info.rate == LINE
+        index = store.contents.frame_index[v]
+        filmed = [f.to_ndarray(format="gray") < 110 for f in read_frames(videos[v], index.tolist())]
+        for mask, picture in zip(filmed, pictures(file), strict=True):
+            red = picture[..., 0] - picture[..., 2] > 50
+            red[-16:] = mask[-16:] = False
+            assert mask.sum() > 800
+            # Chroma is half as fine as luma: edges are allowed a pixel here, and looked at closer below.
+            union = (red | mask).sum()
+            edge = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
+            assert ((red ^ mask) & ~edge).sum() / union < 0.005
+            assert (red & mask).sum() / union > 0.85
+        for mask, picture in zip(filmed, pictures(alone[v]), strict=True):
+            drawn = picture[..., 1] > 85
+            assert (drawn & mask)[:-16].sum() / (drawn | mask)[:-16].sum() > 0.96
+
+
+@pytest.mark.parametrize("mode", ["mesh", "skeleton", "mosaic", "side", "turntable"])
+def test_every_mode_shows_something_that_moves_in_all_frames(store, rig, videos, body, tmp_path, mode):
+    files, frames = again(store, mode, videos, body, tmp_path, start=3, stop=9)
+    assert frames == 6
+    assert len(files) == (4 if mode in ("mesh", "skeleton") else 1)
+    for file in files:
+        shown = pictures(file)
+        assert len(shown) == 6
+        coloured = [np.ptp(p, axis=-1) > 40 for p in shown]
+        assert all(c.sum() > 30 for c in coloured)
+        assert (coloured[0] != coloured[-1]).sum() > 10
+
+
+def test_a_body_alone_needs_no_video_and_stands_where_it_does_over_the_video(store, videos, body, tmp_path):
+    mesh, _ = again(store, "mesh", [None] * 4, body, tmp_path / "a", opacity=1, colours=("#FF0000",))
+    over, _ = again(store, "overlay", videos, body, tmp_path / "b", opacity=1, colours=("#FF0000",))
+    for a, b in zip(mesh, over, strict=True):
+        for x, y in zip(pictures(a), pictures(b), strict=True):
+            red = [p[..., 0] - p[..., 2] > 50 for p in (x, y)]
+            assert (red[0] ^ red[1]).mean() < 0.01
+            assert x[-12:, :60].std() < 3  # nothing is missing, nothing is said
+
+
+def test_a_scaled_video_shows_the_same_smaller(store, rig, videos, body, tmp_path):
+    files, _ = again(store, "overlay", videos, body, tmp_path, scale=0.5, colours=("#FF0000",))
+    large, _ = again(store, "overlay", videos, body, tmp_path / "large", colours=("#FF0000",))
+    for v, (a, b) in enumerate(zip(files, large, strict=True)):
+        small, whole = pictures(a)[2], pictures(b)[2]
+        assert small.shape[:2] == tuple(round(n / 4) * 2 for n in SIZES[v][::-1])
+        shrunk = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(shrunk - small).mean() < 3
+
+
+def test_side_and_top_see_at_right_angles(rig):
+    box = np.array([[-1.0, -0.5, 0], [1.0, 0.5, 1.8]])
+    both = side_and_top(rig, box, (640, 360))
+    corners = np.stack(np.meshgrid(*box.T), -1).reshape(-1, 3)
+    inside = both.project(corners)
+    assert (inside >= 0).all()
+    assert (inside < both.size[:, None]).all()
+    side, top = both.R[:, 2]
+    assert abs(side @ rig.R[0, 2]) < 1e-9
+    np.testing.assert_allclose(top, [0, 0, -1], atol=1e-9)
+    np.testing.assert_allclose(side[2], 0, atol=1e-9)
+    foot, head = both.project(np.array([[0, 0, 0], [0, 0, 1.8]]))[0]
+    assert head[1] < foot[1]
+
+
+def test_frames_that_are_not_there_are_refused(store, videos, body, tmp_path):
+    with pytest.raises(InputError, match=r"no frames 8 to 20; .* 0 to 10"):
+        again(store, "mesh", videos, body, tmp_path, start=8, stop=20)
+
+
+def test_an_encoder_that_does_not_work_is_refused():
+    assert pick_encoder("libx264") == "libx264"
+    with pytest.raises(InputError, match=r"codec h269: .*libx264"):
+        pick_encoder("h269")
+    assert pick_encoder("auto")
+
+
+def test_drawing_on_a_frame_leaves_those_the_decoder_makes_from_it(store, rig, body, tmp_path):
+    """A film in which each frame is predicted from those before it: outside the body it must stay itself."""
+    path = tmp_path / "film.mp4"
+    w, h = SIZES[0]
+    noise = np.random.default_rng(0).integers(0, 255, (h, 2 * w, 3)).astype(np.uint8)
+    noise = cv2.GaussianBlur(noise, (0, 0), 3)
+    with VideoWriter(path, 24, crf=2) as file:
+        for t in range(T):
+            file.write(np.ascontiguousarray(noise[:, 3 * t : 3 * t + w]))
+    wide = replace(store.contents, frame_index=np.tile(np.arange(T), (4, 1)))
+    copy = Store.create(tmp_path / "results.zarr", wide)
+    for k in range(len(store.done)):
+        copy.write(store.read(k))
+    files, _ = again(copy, "overlay", [path, None, None, None], body, tmp_path, cameras=("wide",))
+    vertices = np.concatenate([meshes(store.read(k), body) for k in range(len(store.done))])
+    for t, (found, was) in enumerate(zip(pictures(files[0]), pictures(path), strict=True)):
+        picture = draw(vertices[t], body.faces, rig, 0, np.ones((1, 4)))
+        box = np.ones((h, w), bool)
+        ph, pw = picture.alpha.shape
+        box[max(picture.y0 - 4, 0) : picture.y0 + ph + 4, max(picture.x0 - 4, 0) : picture.x0 + pw + 4] = (
+            False
+        )
+        assert box.mean() > 0.3
+        assert np.abs(found - was)[box].mean() < 3
+
+
+def test_lines_and_discs_lie_where_they_are_put():
+    planes = np.full((80, 120), 16, np.uint8), *(np.full((40, 60), 128, np.uint8) for _ in range(2))
+    matrix = overlay.yuv_matrix(1, 80)
+    missing = np.array([[np.nan, 3.0]])
+    overlay.discs(planes, np.array([[30.5, 20.5]]), np.array([[1.0, 0, 0]]), matrix, 6)
+    overlay.discs(planes, missing, np.ones((1, 3)), matrix, 6)
+    overlay.lines(planes, missing, missing, np.ones(3), matrix, 2)
+    for plane, base, scale in ((planes[0], 16, 1), (planes[2], 128, 2)):
+        rows, columns = np.nonzero(plane.astype(int) - base > 20)
+        at = (np.array([columns.mean(), rows.mean()]) + 0.5) * scale - 0.5
+        np.testing.assert_allclose(at, [30.5, 20.5], atol=0.6)
+    assert np.pi * 9 < len(rows) < np.pi * 4.2**2  # with its soft edge
