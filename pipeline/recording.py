@@ -64,8 +64,8 @@ _LONELY: Final = 0.8
 _FEW: Final = 5
 """... and this many frames at least."""
 
-_DRAWN: Final = re.compile(r"(overlay_.+|mosaic)(\.part)?\.mp4")
-"""What a run draws, which may be into the recording's own folder."""
+_DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|turntable)(\.part)?\.mp4")
+"""What is drawn from results, which may be into the recording's own folder."""
 
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""

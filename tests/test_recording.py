@@ -293,7 +293,7 @@ def test_videos_in_two_places(folder: Path) -> None:
 def test_what_a_run_drew_into_the_folder_is_no_video(folder: Path, place: str) -> None:
     add_videos(folder, place)
     before = find_recording(folder)
-    for name in ("overlay_cam01.mp4", "overlay_cam02.mp4", "overlay_cam03.mp4", "mosaic.mp4"):
+    for name in ("overlay_cam01.mp4", "mesh_cam02.mp4", "skeleton_cam03.mp4", "mosaic.mp4", "turntable.mp4"):
         write_video(folder / name, 2, size=SIZE)
     found = find_recording(folder)
     assert [v.path for v in found.videos if v] == [v.path for v in before.videos if v]
