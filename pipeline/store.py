@@ -21,8 +21,9 @@ writer was killed is complete for every window that is done, and goes on from th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,6 +42,7 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 VERSION = 1
+_CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ class Contents:
             "people": self.people,
         }
 
+    def digest(self) -> str:
+        """Of everything here: recording, cameras, body, configuration and software."""
+        digest = hashlib.sha256(json.dumps(self.attributes(), sort_keys=True).encode())
+        for array in (*(getattr(self.rig, n) for n in _CAMERA_ARRAYS), self.time_s, self.frame_index):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
 
 class Store:
     """A results store on disk, open for reading, and for writing windows in order."""
@@ -104,8 +113,8 @@ class Store:
                     f"software reads up to version {VERSION}. Update multispin."
                 )
             self.contents = self._read_contents(attrs)
-            self.id = str(attrs.get("id", ""))
-            """Unique to this store: what was made from it can say so."""
+            self.digest = self.contents.digest()
+            """Stores of one digest hold the same results once they are complete."""
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise InputError(
                 f"{path}: damaged results store ({type(e).__name__}: {e}). Remove it and run again."
@@ -116,7 +125,7 @@ class Store:
         """A new, empty store at ``path``; a half-created one in its place is removed."""
         building = path.with_name(path.name + ".new")
         shutil.rmtree(building, ignore_errors=True)
-        root = zarr.create_group(building, attributes={**contents.attributes(), "id": uuid.uuid4().hex})
+        root = zarr.create_group(building, attributes=contents.attributes())
         rig, t, w = contents.rig, len(contents.time_s), contents.window
 
         def whole(group: zarr.Group, name: str, data: Any) -> None:
@@ -139,7 +148,7 @@ class Store:
         windows = -(-t // w)
         root.create_array("done", shape=(windows,), chunks=(1,), dtype="bool", fill_value=False)
         cameras = root.create_group("cameras")
-        for name in ("K", "dist", "R", "t", "size"):
+        for name in _CAMERA_ARRAYS:
             whole(cameras, name, getattr(rig, name))
         whole(cameras, "frame_index", contents.frame_index)
         for p in range(contents.people):
@@ -188,7 +197,7 @@ class Store:
             ("which video frames are used", store.contents.frame_index, contents.frame_index),
             *(
                 (f"the cameras' {n}", getattr(store.contents.rig, n), getattr(contents.rig, n))
-                for n in ("K", "dist", "R", "t", "size")
+                for n in _CAMERA_ARRAYS
             ),
         ):
             if old.shape != new.shape or not np.array_equal(old, new):
@@ -218,7 +227,7 @@ class Store:
             self._array("done")[:] = done
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
-        cameras = {k: self.array(f"cameras/{k}") for k in ("K", "dist", "R", "t", "size", "frame_index")}
+        cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
         frame_index = cameras.pop("frame_index")
         return Contents(
             rig=Rig(tuple(attrs["cameras"]), **cameras),

@@ -99,7 +99,7 @@ def _run(
     made = _read_summary(summary_file)
     vouched = (
         first == windows
-        and made.get("store") == results.id
+        and made.get("store") == results.digest
         and made.get("config", {}).get("render") == cfg.render.model_dump(mode="json")
     )
     if vouched and all(v.exists() for v in videos):
@@ -143,7 +143,7 @@ def _run(
     summary, missing = summarise(results), missing_data(recording, seen(results))
     numbers = {
         "recording": str(recording.path.resolve()),
-        "store": results.id,
+        "store": results.digest,
         "format": asdict(recording.format),
         "warnings": recording.warnings,
         **asdict(summary),

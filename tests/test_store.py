@@ -152,5 +152,8 @@ def test_damage_is_named(written):
         written.read(1)
 
 
-def test_every_store_is_its_own(tmp_path, written):
-    assert Store(written.path).id == written.id != Store.create(tmp_path / "b.zarr", contents()).id
+def test_the_digest_tells_stores_of_other_results_apart(tmp_path, written):
+    assert Store(written.path).digest == written.digest == contents().digest()
+    other = Store.create(tmp_path / "b.zarr", replace(contents(), config={"smplify": {"weight": 2.0}}))
+    moved = replace(contents(), rig=replace(rig(), t=rig().t + 0.01))
+    assert len({written.digest, other.digest, moved.digest()}) == 3
