@@ -91,10 +91,10 @@ class Curves:
     """(V, B) share of frames of which the camera has a picture."""
     fitted: Floats
     """(P, B) share of frames with a fitted pose."""
-    bridged: Floats
-    """(P, B) share of frames with a pose that was carried over a gap."""
+    unsure: Floats
+    """(P, B) share of frames with a pose that was not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, 10, B) ``ANGLES``, bridged frames included."""
+    """(P, 10, B) ``ANGLES``, frames of unsure poses included."""
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
@@ -173,7 +173,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     bins = min(bins, frames)
     first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
-    fitted, bridged = _Bins(bins, people), _Bins(bins, people)
+    fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
     sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
     trunk = np.zeros(3)
@@ -186,7 +186,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         seen.add(at, (block.confidence > CONFIDENT).mean((2, 3)))
         posed = np.isfinite(block.joints).all((2, 3))
         fitted.add(at, block.valid.astype(float))
-        bridged.add(at, (posed & ~block.valid).astype(float))
+        unsure.add(at, (posed & ~block.valid).astype(float))
         angles.add(at, np.moveaxis(joint_angles(block.joints), -1, 1))
         sure = np.where(block.valid[..., None, None], block.joints, np.nan)
         with_past = np.concatenate([before, sure], 1)
@@ -205,7 +205,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         keypoints_seen=seen.mean(),
         pictures=shown.mean(),
         fitted=fitted.mean(),
-        bridged=bridged.mean(),
+        unsure=unsure.mean(),
         angles_deg=angles.curve(),
         acceleration_mm=acceleration.curve(),
         joints=sampled,

@@ -246,7 +246,7 @@
     const seen = rows(unpack(curves.keypoints_seen));
     const pictures = rows(unpack(curves.pictures));
     const fitted = rows(unpack(curves.fitted));
-    const bridged = rows(unpack(curves.bridged));
+    const unsure = rows(unpack(curves.unsure));
     const names = [...cameras.map((c) => c.name), ...people.map((p) => (people.length > 1 ? `person ${Number(p.id) + 1}` : "fit"))];
     const high = names.length > 24 ? 12 : 22;
     const height = names.length * (high + 3) + BOTTOM + 6;
@@ -272,7 +272,7 @@
             else g.fillStyle = `rgba(${heat}, ${Number.isNaN(share) ? 0 : 0.06 + 0.94 * share})`;
           } else {
             const p = row - cameras.length;
-            const [f, c] = [fitted[p][i], bridged[p][i]];
+            const [f, c] = [fitted[p][i], unsure[p][i]];
             g.fillStyle = f >= 0.5 ? css("--good") : c > 0 && c >= 0.5 - f ? okabe[1] : css("--none");
           }
           g.fillRect(x0, y, columns < bins ? Math.max(1, x1 - x0) : x1 - x0 + 0.35, high);
@@ -290,7 +290,7 @@
       const row = Math.min(names.length - 1, Math.floor(y / (high + 3)));
       if (row >= cameras.length) {
         const p = row - cameras.length;
-        return [["fitted", `${number(100 * fitted[p][b], 0)} %`], ["bridged", `${number(100 * bridged[p][b], 0)} %`]];
+        return [["fitted", `${number(100 * fitted[p][b], 0)} %`], ["not accepted", `${number(100 * unsure[p][b], 0)} %`]];
       }
       return [[names[row], `${number(100 * seen[row][b], 0)} % of keypoints`], ["picture", pictures[row][b] === 1 ? "yes" : pictures[row][b] ? `${number(100 * pictures[row][b], 0)} %` : "none"]];
     });
@@ -298,7 +298,7 @@
       el("i", { style: { background, height: "10px" } }), el("span", {}, text));
     const legend = el("div", { class: "legend" },
       key("linear-gradient(90deg, rgba(var(--heat), .06), rgb(var(--heat)))", "keypoints seen, 0 to 100 %"), key("var(--none)", "no picture / no pose"),
-      key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap"));
+      key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap, or too far off"));
     return card("w12", "Coverage", legend, node);
   };
 
@@ -535,9 +535,9 @@
   if (!summary.complete) warnings.push("The run is not complete: run the same command again to continue.");
   for (const p of summary.people) {
     const who = people.length > 1 ? `person ${Number(p.id) + 1}: ` : "";
-    if (p.frames_bridged || p.frames_without_pose) {
-      warnings.push(`${who}${p.frames_bridged} frames bridged over gaps, ${p.frames_without_pose} without a pose.`);
-    }
+    const kinds = [[p.frames_bridged, "bridged over gaps"], [p.frames_far_off, "too far off their keypoints"], [p.frames_without_pose, "without a pose"]];
+    const told = kinds.filter(([count]) => count).map(([count, what]) => `${count} ${what}`);
+    if (told.length) warnings.push(`${who}of ${data.frames} frames, ${told.join(", ")}.`);
   }
 
   page.append(

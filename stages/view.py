@@ -56,7 +56,7 @@ class Moment:
     points: Floats
     """(P, 25, 3) the fitted BODY_25 points."""
     valid: NDArray[np.bool_]
-    """(P,) False for a pose that is bridged over a gap."""
+    """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
     point_px: Floats
     """(P, 25) reprojection error, the mean of the views that see the point."""
     camera_px: Floats
@@ -465,7 +465,7 @@ class _Page:
         rgb = error_colours(np.array(mean), worst) if by_error else own
         mesh.vertices = moment.vertices[p]
         mesh.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
-        # The skeleton and the points are inside: the mesh lets them show through. Bridged people are paler.
+        # The skeleton and the points are inside: the mesh lets them show through. Unsure people are paler.
         inside = skeleton.visible or points.visible
         mesh.opacity = 0.35 if not moment.valid[p] else 0.75 if inside else None
         skeleton.points = moment.joints[p][_BONES]
@@ -493,7 +493,7 @@ class _Page:
             if not np.isfinite(moment.vertices[p]).all():
                 notes.append(f"{who}not seen")
             elif not moment.valid[p]:
-                notes.append(f"{who}bridged over a gap")
+                notes.append(f"{who}not accepted: bridged, or too far off")
         state = f"{self._count} of {self._total} frames done" if self._count < self._total else ""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>"

@@ -62,7 +62,7 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
         share = (store.array(f"keypoints_2d/{name}")[:, 0, :, 2] > CONFIDENT).mean(1)
         np.testing.assert_allclose(found.keypoints_seen[v], [share[g].mean() for g in groups], rtol=1e-5)
     np.testing.assert_allclose(found.fitted[0], [valid[g].mean() for g in groups], rtol=1e-6)
-    np.testing.assert_allclose(found.fitted + found.bridged, 1, rtol=1e-6)
+    np.testing.assert_allclose(found.fitted + found.unsure, 1, rtol=1e-6)
     np.testing.assert_array_equal(found.joints[0], joints[found.first_frame].astype(np.float32))
 
 
@@ -76,7 +76,7 @@ def test_what_is_not_there_is_nan(tmp_path):
     assert np.isnan(found.reprojection_px.mean[1]).all()
     assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()
     assert found.fitted[0, :6].tolist() == [1, 1, 0, 0, 0, 1]
-    assert found.bridged[0, :6].tolist() == [0, 0, 0, 0, 1, 0]
+    assert found.unsure[0, :6].tolist() == [0, 0, 0, 0, 1, 0]
     assert np.isnan(found.fitted[0, WINDOW:]).all(), "windows that are not done"
     assert np.isfinite(found.acceleration_mm.mean[0]).sum() == 1, "frames 5, 6, 7 are the only three in a row"
 

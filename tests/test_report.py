@@ -199,7 +199,15 @@ def test_in_a_browser(tmp_path):
         assert len(plots) == 4 + len(ANGLES) / 2
         assert all(c[2] > 200 and c[3] > 60 for c in plots), plots
         text = browser.execute_script("return document.body.innerText")
-        for said in (CLOSING, EVIL, "3.3", "nobody 1 (first: 7.json)", "smplify", "fitted"):
+        for said in (
+            CLOSING,
+            EVIL,
+            "3.3",
+            "of 20 frames, 1 bridged over gaps.",
+            "nobody 1 (first: 7.json)",
+            "smplify",
+            "fitted",
+        ):
             assert said in text
         assert browser.execute_script("return window.ran") is None
         picture = browser.execute_script("return document.querySelector('canvas.plot').toDataURL()")
