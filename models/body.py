@@ -405,9 +405,17 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
+def unpickle_arrays(content: bytes) -> Any:
+    """What a pickle holds, if that is numpy arrays in lists and dictionaries; nothing in it is run.
+
+    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything.
+    """
+    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+
+
 def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        raw = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        raw = unpickle_arrays(content)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, as it holds more than arrays or is damaged: {error}. A body model needs "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.body import _ArrayUnpickler
+from models.body import unpickle_arrays
 from pipeline.errors import InputError
 
 POSE_SIZE = 69
@@ -92,7 +92,7 @@ def load_pose_prior(path: Path | None = None) -> PosePrior:
     try:
         content = source.read_bytes()
         if source.name.endswith(".pkl"):
-            raw = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+            raw = unpickle_arrays(content)
             arrays = [np.asarray(raw[k], np.float64) for k in ("means", "covars", "weights")]
         else:
             with np.load(io.BytesIO(content), allow_pickle=False) as d:

@@ -25,7 +25,7 @@ from pipeline.triangulation import triangulate
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
 
-_SHAPE_STEP = 3
+_SHAPE_STEP = 2
 """Frames from one that the shape is estimated from to the next: neighbours say nearly the same about it."""
 
 _SHAPE_LEAST = 24
@@ -94,7 +94,8 @@ class SmplifyConfig(Config):
         )
 
     def schedule(self) -> Schedule:
-        *early, (robust, most, _) = Schedule().stages
+        # The widest scale is for rough starts. Triangulation has voted outliers out of these.
+        *early, (robust, most, _) = Schedule().stages[1:]
         return Schedule((*early, (robust, most, self.tolerance)))
 
 

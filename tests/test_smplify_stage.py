@@ -304,6 +304,14 @@ def test_any_window_length_and_no_look_ahead(long: Scene) -> None:
         assert (joined(out, "joints") - long.joints[:60]).norm(dim=-1).mean() < 0.014
 
 
+@pytest.mark.parametrize("seed", [302, 307])
+def test_two_cameras_outliers_and_a_shape_of_its_own(seed: int) -> None:
+    # With every third frame, or from the widest robust scale, the shape of the first ran away: 18 mm.
+    d = scene(seed, "random", frames=192, views=2, outliers=0.15, missing=0.37)
+    d = replace(d, xy=d.xy[:, :96], confidence=d.confidence[:, :96])
+    assert (joined(run(d), "joints") - d.joints[:96]).norm(dim=-1).mean() < 0.008
+
+
 def test_two_people() -> None:
     a, b = scene(12, "person", frames=30), scene(14, "person", frames=30)
     pairs = zip(batches(a), batches(b), strict=True)
@@ -346,7 +354,7 @@ def test_one_camera_is_refused() -> None:
 
 def test_defaults_are_the_solver_s_own() -> None:
     assert SmplifyConfig().weights() == Weights()
-    assert SmplifyConfig().schedule() == Schedule()
+    assert SmplifyConfig().schedule().stages == Schedule().stages[1:]
 
 
 def test_every_key_is_explained() -> None:
