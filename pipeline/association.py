@@ -36,7 +36,7 @@ class MatchConfig(Config):
     """Share of a view's confidence that must agree for the view to count as seeing the person."""
     min_points: int = Field(default=5, ge=1, le=25)
     """Points that two views must share before they can agree."""
-    reach_m: float = Field(default=0.3, gt=0)
+    reach_m: float = Field(default=0.5, gt=0)
     """How far the person can be from where it was seen last, at once ..."""
     speed_m_s: float = Field(default=3.0, ge=0)
     """... and how fast that grows while it is not seen, ..."""
