@@ -109,12 +109,10 @@ def _run(
         missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
         return RunResult(summary, (), files, missing)
 
-    for old in (summary_file, page, *out.glob("*.part.mp4")):
+    earlier = [out / Path(str(name)).name for name in made.get("videos", ())]
+    for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
         old.unlink(missing_ok=True)
     draw = bool(videos)
-    if draw:
-        for name in video_names(RenderConfig(), rig.names):
-            (out / name).unlink(missing_ok=True)
     anchor, state = results.carried(first - 1) if first else (None, None)
     stages: list[Stage] = [
         ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=body, state=state)),
@@ -144,6 +142,7 @@ def _run(
     numbers = {
         "recording": str(recording.path.resolve()),
         "store": results.digest,
+        "videos": [v.name for v in videos],
         "format": asdict(recording.format),
         "warnings": recording.warnings,
         **asdict(summary),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from models.rendering import overlay, software
 from models.rendering.software import Picture
-from pipeline.batches import FitBatch, FrameBatch
+from pipeline.batches import FitBatch, FrameBatch, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
@@ -128,7 +128,7 @@ def render(
     none. rate: frames a second of that time line. decode: the decode stage, called with videos, frame_index
     and start.
 
-    A camera that has no picture is drawn on grey and says so. A person who is bridged over time is drawn
+    A camera that has no picture is drawn on grey and says so. A person whose fit is not valid is drawn
     paler and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get
     their names in the folder ``out`` when the last batch is drawn; before that, and after an error, there
     are none.
@@ -286,7 +286,8 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
             if not seen[t, i]:
                 notes.append(f"{who}not seen")
             elif not sure[t, i]:
-                notes.append(f"{who}bridged")
+                bridged = batch.status[t, i] != Status.FAR_OFF
+                notes.append(f"{who}{'bridged' if bridged else 'too far off'}")
         time_s = float(batch.keypoints.time_s[t])
         moments.append(
             _Moment(
