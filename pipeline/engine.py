@@ -86,7 +86,8 @@ class ahead(Iterator[T]):
                 pass
             except BaseException as e:
                 error = error or e
-            if error is not None and not getattr(error, "__notes__", ()):
+            notes = getattr(error, "__notes__", ())
+            if error is not None and not any(note.startswith("in stage ") for note in notes):
                 error.add_note(f"in stage '{self.times.name}'")
             with self._changed:
                 self.times.total = time.perf_counter() - begun
