@@ -8,6 +8,7 @@ and processes must be spawned. What draws may be a graphics card or a program su
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,10 @@ def _make() -> _Gl:
     try:
         # libEGL finds OpenGL's functions, too: a machine without a display often has no libGL.
         libraries: dict[str, Any] = {"backend": "egl", "libgl": "libEGL.so.1", "libegl": "libEGL.so.1"}
+        with suppress(ImportError):
+            # Mesa's software renderer and Triton each bring an LLVM, and Triton's crashes the process when it
+            # comes second, which any torch optimiser makes it do.
+            import triton._C.libtriton  # noqa: F401
         context = moderngl.create_context(require=330, standalone=True, **libraries)
     except Exception as error:  # moderngl raises the bare class
         raise InputError(
