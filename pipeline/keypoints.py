@@ -97,7 +97,7 @@ def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
         counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)[1]
         twice = int(unique[counts > 1][0])
         raise InputError(
-            f"{folder}: more than one file for frame {twice} (one is {files.file(twice).name}); "  # type: ignore[union-attr]
+            f"{folder}: more than one file for frame {twice} (one is {files.file(twice)}); "
             "the last number in a file's name must be its frame: keep one set of files"
         )
     return files, unnumbered

@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from pipeline.summary import Summary, seen, summarise
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.render import RenderConfig, render, video_names
-from stages.report import report
+from stages.report import read_summary, report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store
 
@@ -177,13 +177,12 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> Mapping[str, Any]:
     """What an earlier run wrote; nothing when there is none or it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_summary(path)
+    except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) -> Store:
