@@ -148,6 +148,43 @@ class KeypointBatch(TensorBatch):
     seconds; NaN before the person was first seen (float64). With it the matching goes on after a restart."""
 
 
+@dataclass(frozen=True, repr=False)
+class PoseBatch(TensorBatch):
+    """Keypoints, and what the regressor makes of every person in every frame, before any fit.
+
+    The same parameters as in ``SmplParams``, but each frame with a shape of its own: a regressor looks at one
+    moment. NaN where no view showed enough of the person, and everywhere when no regressor runs (float32).
+    """
+
+    keypoints: KeypointBatch
+    global_orient: Tensor = _axes("T P 3 3")
+    """Rotation of the root, body → world."""
+    body_pose: Tensor = _axes("T P 23 3 3")
+    """Local rotation of joints 1–23 relative to their parents."""
+    betas: Tensor = _axes("T P B")
+    """Shape coefficients."""
+    transl: Tensor = _axes("T P 3")
+    """Metres, world."""
+
+    @property
+    def start(self) -> int:
+        return self.keypoints.start
+
+    @property
+    def posed(self) -> Tensor:
+        """(T, P) whether there is a pose (bool)."""
+        return self.transl.isfinite().all(-1)
+
+    @staticmethod
+    def blank(keypoints: KeypointBatch, betas: int) -> PoseBatch:
+        """No pose anywhere."""
+
+        def nan(*shape: int) -> Tensor:
+            return torch.full((*keypoints.confidence.shape[1:3], *shape), torch.nan)
+
+        return PoseBatch(keypoints, nan(3, 3), nan(23, 3, 3), nan(betas), nan(3))
+
+
 class Status(IntEnum):
     """What became of a person in a frame. All but ``OK`` are not valid; the last three have a pose."""
 

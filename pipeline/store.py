@@ -10,6 +10,8 @@
                           joints (T,24,3)  keypoints_3d (T,25,4)  reprojection_px (T,V)
                           valid (T,)  status (T,) why not: its attributes name the codes
     keypoints_2d/<camera> (T,P,25,3)  pixels of the video frame and confidence
+    regression/<id>/      global_orient (T,3)  body_pose (T,23,3)  betas (T,B)  transl (T,3): what the
+                          regressor said of each frame, before the fit; not there when none ran
     resume/               what the matching and the fit carry from one window into the next
 
 Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
@@ -24,9 +26,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -37,11 +41,12 @@ import zarr
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 VERSION = 1
+_Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
 _CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
 
 
@@ -64,6 +69,8 @@ class Contents:
     """Frames a window."""
     people: int = 1
     num_betas: int = 10
+    regression: bool = False
+    """There is a regressor, whose own output is kept too."""
 
     def attributes(self) -> dict[str, Any]:
         return {
@@ -163,6 +170,12 @@ class Store:
             by_window(person, "status", (t,), "uint8", int(Status.NOT_SEEN))
             person["status"].attrs["codes"] = {s.name.lower(): int(s) for s in Status}
             person.create_array("betas", shape=(contents.num_betas,), dtype="float32", fill_value=np.nan)
+            if contents.regression:
+                regression = root.create_group(f"regression/{p}")
+                by_window(regression, "global_orient", (t, 3), "float32")
+                by_window(regression, "body_pose", (t, 23, 3), "float32")
+                by_window(regression, "betas", (t, contents.num_betas), "float32")
+                by_window(regression, "transl", (t, 3), "float32")
         for name in rig.names:
             by_window(root.require_group("keypoints_2d"), name, (t, contents.people, 25, 3), "float32")
         root.create_group("resume").create_array(
@@ -217,7 +230,10 @@ class Store:
         """Windows that are marked done but lack a file, as after a power cut, are not done."""
         names = [name for name, array in self._root.members(max_depth=None) if isinstance(array, zarr.Array)]
         by_window = [
-            n for n in names if n.startswith(("people/", "keypoints_2d/")) and not n.endswith("betas")
+            n
+            for n in names
+            if n.startswith(("people/", "keypoints_2d/", "regression/"))
+            and not (n.startswith("people/") and n.endswith("betas"))
         ]
         done = self.done
         for name in by_window:
@@ -239,6 +255,7 @@ class Store:
             window=attrs["window"],
             people=attrs["people"],
             num_betas=self._array("people/0/betas").shape[0],
+            regression="regression" in self._root,
         )
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -285,24 +302,41 @@ class Store:
             ValueError: the batch does not cover exactly one window.
             InputError: the disk is full or the folder cannot be written.
         """
-        k = batch.start // self.contents.window
+        with self._writing(batch.start, len(batch.valid)) as (k, put):
+            self._write(k, put, batch.to("cpu"))
+
+    def write_regression(self, batch: PoseBatch) -> None:
+        """Write what the regressor says of one window of frames, which comes before the window itself.
+
+        Raises as ``write`` does.
+        """
+        with self._writing(batch.start, len(batch.transl)) as (_, put):
+            for p in range(self.contents.people):
+                put(f"regression/{p}/global_orient", _axis_angle(batch.global_orient[:, p]))
+                put(f"regression/{p}/body_pose", _axis_angle(batch.body_pose[:, p]))
+                put(f"regression/{p}/betas", batch.betas[:, p])
+                put(f"regression/{p}/transl", batch.transl[:, p])
+
+    @contextmanager
+    def _writing(self, start: int, frames: int) -> Iterator[tuple[int, _Put]]:
+        """Which window these frames are, and what writes its part of an array of the store."""
+        k = start // self.contents.window
         a, b = self.span(k)
-        if (batch.start, batch.start + len(batch.valid)) != (a, b):
-            raise ValueError(
-                f"frames {batch.start}–{batch.start + len(batch.valid)} are not window {k} ({a}–{b})"
-            )
+        if (start, start + frames) != (a, b):
+            raise ValueError(f"frames {start}–{start + frames} are not window {k} ({a}–{b})")
+
+        def put(name: str, values: torch.Tensor | NDArray[Any]) -> None:
+            self._array(name)[a:b] = np.asarray(values)
+
         try:
-            self._write(k, a, b, batch.to("cpu"))
+            yield k, put
         except OSError as e:
             raise InputError(
                 f"{self.path}: frames {a}–{b - 1} could not be written ({e.strerror or e}). Everything "
                 "before them is there: make room or give write permission, then run the same command again."
             ) from e
 
-    def _write(self, k: int, a: int, b: int, batch: FitBatch) -> None:
-        def put(name: str, values: torch.Tensor | NDArray[Any]) -> None:
-            self._array(name)[a:b] = np.asarray(values)
-
+    def _write(self, k: int, put: _Put, batch: FitBatch) -> None:
         params, seen = batch.params, batch.keypoints
         for p in range(self.contents.people):
             person = f"people/{p}"
@@ -338,26 +372,10 @@ class Store:
 
     def read(self, window: int) -> FitBatch:
         """A written window, as it flows between stages, except that ``state`` is empty."""
-        a, b = self.span(window)
-        c = self.contents
-
-        def people(name: str, axis: int = 1) -> NDArray[Any]:
-            return np.stack([self.array(f"people/{p}/{name}", a, b) for p in range(c.people)], axis)
-
-        image = np.stack([self.array(f"keypoints_2d/{n}", a, b) for n in c.rig.names])
-        xy = np.stack([c.rig.undistort(v, image[v, ..., :2]) for v in range(len(c.rig))]).astype(np.float32)
-        betas = np.stack([self.array(f"people/{p}/betas") for p in range(c.people)])
-        seen = KeypointBatch(
-            start=a,
-            rate=c.rate,
-            time_s=torch.from_numpy(c.time_s[a:b]),
-            image_px=torch.from_numpy(image[..., :2].copy()),
-            xy_px=torch.from_numpy(xy),
-            confidence=torch.from_numpy(np.nan_to_num(image[..., 2])),
-            anchor=self.carried(window)[0],
-        )
+        people = partial(self._people, "people", window)
+        betas = np.stack([self.array(f"people/{p}/betas") for p in range(self.contents.people)])
         return FitBatch(
-            keypoints=seen,
+            keypoints=self._keypoints(window),
             params=SmplParams(
                 global_orient=_matrix(people("global_orient")),
                 body_pose=_matrix(people("body_pose")),
@@ -366,11 +384,46 @@ class Store:
             ),
             joints=torch.from_numpy(people("joints")),
             keypoints_3d=torch.from_numpy(people("keypoints_3d")),
-            reprojection_px=torch.from_numpy(
-                np.moveaxis(people("reprojection_px", 0), (0, 1, 2), (2, 1, 0)).copy()
-            ),
+            reprojection_px=torch.from_numpy(np.moveaxis(people("reprojection_px"), 2, 0).copy()),
             status=torch.from_numpy(people("status")),
             state=torch.zeros(0, dtype=torch.float64),
+        )
+
+    def read_regression(self, window: int) -> PoseBatch:
+        """What the regressor said of a written window, as it flows between stages.
+
+        Raises:
+            InputError: no regressor ran.
+        """
+        if not self.contents.regression:
+            raise InputError(f"{self.path}: made without a regressor (regress.weights: none).")
+        said = partial(self._people, "regression", window)
+        return PoseBatch(
+            keypoints=self._keypoints(window),
+            global_orient=_matrix(said("global_orient")),
+            body_pose=_matrix(said("body_pose")),
+            betas=torch.from_numpy(said("betas")),
+            transl=torch.from_numpy(said("transl")),
+        )
+
+    def _people(self, group: str, window: int, name: str) -> NDArray[Any]:
+        """(T, P, ...) of a window, from the arrays of all people."""
+        a, b = self.span(window)
+        return np.stack([self.array(f"{group}/{p}/{name}", a, b) for p in range(self.contents.people)], 1)
+
+    def _keypoints(self, window: int) -> KeypointBatch:
+        a, b = self.span(window)
+        c = self.contents
+        image = np.stack([self.array(f"keypoints_2d/{n}", a, b) for n in c.rig.names])
+        xy = np.stack([c.rig.undistort(v, image[v, ..., :2]) for v in range(len(c.rig))]).astype(np.float32)
+        return KeypointBatch(
+            start=a,
+            rate=c.rate,
+            time_s=torch.from_numpy(c.time_s[a:b]),
+            image_px=torch.from_numpy(image[..., :2].copy()),
+            xy_px=torch.from_numpy(xy),
+            confidence=torch.from_numpy(np.nan_to_num(image[..., 2])),
+            anchor=self.carried(window)[0],
         )
 
 

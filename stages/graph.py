@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
-from pipeline.batches import FitBatch
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
@@ -29,10 +29,11 @@ from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
+from stages.regress import KeypointNet, RegressConfig, chunks_together, regress
 from stages.render import RenderConfig, render, video_names
 from stages.report import read_summary, report
 from stages.smplify import SmplifyConfig, smplify
-from stages.store import store
+from stages.store import store, store_regression
 
 NOT_RESULTS = ("body", "decode", "render")
 """Parts of the configuration that do not change what is stored, or, as the body, are compared by content."""
@@ -43,6 +44,7 @@ class RunConfig(Config):
 
     body: Path | None = Field(None, description="SMPL .pkl or .npz of your own; null: the body that ships")
     keypoints: KeypointsConfig = KeypointsConfig()
+    regress: RegressConfig = RegressConfig()
     smplify: SmplifyConfig = SmplifyConfig()
     decode: DecodeConfig = DecodeConfig()
     render: RenderConfig = RenderConfig()
@@ -86,7 +88,8 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    results = open_results(recording, out, cfg, body)
+    net: KeypointNet | None = None
+    results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
     has_videos = any(v is not None for v in recording.videos)
     videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
@@ -113,9 +116,22 @@ def _run(
     for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
         old.unlink(missing_ok=True)
     draw = bool(videos)
-    anchor, state = results.carried(first - 1) if first else (None, None)
+    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
+    window = cfg.keypoints.window
+    again = first % chunks_together(cfg.regress, window) if net is not None else 0
+    anchor = results.carried(first - again - 1)[0] if first - again else None
+    state = results.carried(first - 1)[1] if first else None
+
+    def look(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
+        found = regress(items, cfg.regress, rig, body, net, window=window, start=first * window)
+        return found if net is None else store_regression(found, results)
+
+    def fit(items: Iterator[PoseBatch]) -> Iterator[FitBatch]:
+        return smplify((batch.keypoints for batch in items), cfg.smplify, rig, body, state)
+
     stages: list[Stage] = [
-        ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=body, state=state)),
+        ("regress", look),
+        ("smplify", fit),
         ("store", partial(store, results=results, replay=draw)),
     ]
     if draw:
@@ -133,7 +149,7 @@ def _run(
         stages.append(("render", pictures))
     else:
         progress(results.span(first)[0] if first < windows else len(line))
-    source = keypoints(recording, cfg.keypoints, start_chunk=first, anchor=anchor)
+    source = keypoints(recording, cfg.keypoints, start_chunk=first - again, anchor=anchor)
     chain: Chain[FitBatch] = Chain(source, stages, name="keypoints", threads=threads)
     with chain:
         for batch in chain:
@@ -185,7 +201,9 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
         return {}
 
 
-def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) -> Store:
+def open_results(
+    recording: Recording, out: Path, cfg: RunConfig, body: Body, net: KeypointNet | None
+) -> Store:
     """The store of this recording in ``out``: a new one, or that of an earlier run with the same settings."""
     contents = Contents(
         rig=recording.rig,
@@ -196,6 +214,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body) ->
         config=cfg.model_dump(mode="json") | {"recording": _identity(recording)},
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
+        regression=net is not None,
     )
     try:
         return Store.resume(out / "results.zarr", contents, ignore=NOT_RESULTS)

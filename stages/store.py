@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.batches import FitBatch
+from pipeline.batches import FitBatch, PoseBatch
 from pipeline.store import Store
 
 
@@ -19,4 +19,11 @@ def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> 
             yield results.read(k)
     for batch in items:
         results.write(batch)
+        yield batch
+
+
+def store_regression(items: Iterator[PoseBatch], results: Store) -> Iterator[PoseBatch]:
+    """Write what the regressor says to ``results`` and pass it on."""
+    for batch in items:
+        results.write_regression(batch)
         yield batch

@@ -83,7 +83,7 @@ def test_a_run_leaves_what_it_promises(recording, results):
     assert [c["name"] for c in summary["cameras"]] == list(names)
     assert summary["config"]["smplify"]
     assert summary["versions"]["torch"]
-    assert {s["name"] for s in summary["stages"]} == {"keypoints", "smplify", "store", "render"}
+    assert {s["name"] for s in summary["stages"]} == {"keypoints", "regress", "smplify", "store", "render"}
     assert "frame/s" in text
     assert "starved" in text
 

@@ -10,6 +10,7 @@ import zarr
 from builders import FRAMES, WINDOW, batch, contents, rig
 from scipy.spatial.transform import Rotation
 
+from pipeline.batches import PoseBatch
 from pipeline.errors import InputError
 from pipeline.store import Store
 
@@ -55,6 +56,47 @@ def test_readable_without_the_project(written):
     assert np.allclose(
         turned, batch(0).params.global_orient[3, 0] @ torch.tensor([1.0, 2, 3]).double(), atol=1e-5
     )
+
+
+def regression(k: int) -> PoseBatch:
+    fit = batch(k)
+    betas = torch.linspace(0, 1, len(fit.valid) * 10).reshape(-1, 1, 10)
+    said = PoseBatch(fit.keypoints, fit.params.global_orient, fit.params.body_pose, betas, fit.params.transl)
+    said.transl[1] = torch.nan
+    return said
+
+
+def test_what_the_regressor_said_is_kept_frame_by_frame(tmp_path):
+    store = Store.create(tmp_path / "results.zarr", replace(contents(), regression=True))
+    for k in range(3):
+        store.write_regression(regression(k))
+        assert not store.done[k], "the fit is still to come"
+        store.write(batch(k))
+    store = Store(store.path)
+    for k in range(3):
+        want, got = regression(k), store.read_regression(k)
+        for name in ("global_orient", "body_pose", "betas", "transl"):
+            a, b = getattr(got, name), getattr(want, name)
+            assert torch.allclose(a, b.float(), atol=1e-6, equal_nan=True), name
+        assert torch.equal(got.posed, want.posed)
+        assert torch.equal(got.keypoints.image_px, want.keypoints.image_px)
+    assert zarr.open(store.path, mode="r")["regression/0/betas"].shape == (FRAMES, 10)
+
+
+def test_a_lost_file_of_the_regression_undoes_its_window(tmp_path):
+    about = replace(contents(), regression=True)
+    store = Store.create(tmp_path / "results.zarr", about)
+    for k in range(3):
+        store.write_regression(regression(k))
+        store.write(batch(k))
+    shutil.rmtree(store.path / "regression/0/betas/c/1")
+    assert Store.resume(store.path, about).done.tolist() == [True, False, True]
+
+
+def test_without_a_regressor_nothing_is_kept_of_it(written):
+    assert "regression" not in zarr.open(written.path, mode="r")
+    with pytest.raises(InputError, match=r"regress\.weights: none"):
+        written.read_regression(0)
 
 
 def test_missing_stays_missing(tmp_path):
