@@ -18,6 +18,10 @@ with c constant over time, so points, betas' Jacobians and the lever arms of all
 And the cameras fold into one 3 × 3 system a keypoint, so the cost of the pose side does not grow with the
 number of views. The normal equations are block-pentadiagonal over time with the shape as a border.
 
+``fit`` takes calibrated cameras. ``fit_unposed`` takes cameras of which only the intrinsics are known: every
+view is a problem with a root of its own, and the problems of one person are solved as one that share joints
+and shape, their normal equations added up where the unknowns are the same.
+
 Axes: N problems, T frames, V views, K keypoints, B betas. Everything runs in the dtype and on the device of
 the keypoints. One thread is fastest for one problem: run several in several processes.
 """
@@ -128,6 +132,31 @@ class Fit:
     """Linear systems solved, of the problem that took longest."""
 
 
+@dataclass(frozen=True)
+class UnposedMotion:
+    """Bodies over time in the frames of V cameras that stand nobody knows where."""
+
+    body_pose: Tensor
+    """(N, T, 23, 3, 3) joint → parent."""
+    view_orient: Tensor
+    """(N, V, T, 3, 3) root → camera."""
+    view_transl: Tensor
+    """(N, V, T, 3) metres, camera: the root joint lies at J₀(β) + view_transl."""
+    betas: Tensor
+    """(N, B)"""
+    offsets: Tensor
+    """(N, K, 3) metres, added to the rest keypoints."""
+
+
+@dataclass(frozen=True)
+class UnposedFit:
+    motion: UnposedMotion
+    energy: Tensor
+    """(N,) at the last robust scale (float64)."""
+    iterations: int
+    """Linear systems solved, of the problem that took longest."""
+
+
 # --- The body, as a linear map of its global rotations ------------------------------------------------------
 
 
@@ -187,13 +216,15 @@ class _Model:
         active = (reach > 0.01).nonzero()[:, 0]
         return _Model(jt[0], js[0], levers, dirs.contiguous(), w, below[active].T.contiguous(), active)
 
+    def shaped_root(self, betas: Tensor) -> Tensor:
+        """J₀ (N, 3) of betas (N, B)."""
+        return self.joint0 + betas @ self.joint0_dirs.T
+
     def shaped(self, betas: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """J₀ (N, 3) and levers (N, K, 24, 3) of betas (N, B) and offsets (N, K, 3)."""
         change = betas @ self.lever_dirs.reshape(-1, betas.shape[1]).T
         levers = self.levers + change.reshape(-1, *self.levers.shape)
-        return self.joint0 + betas @ self.joint0_dirs.T, levers + self.weights[:, :, None] * offsets[
-            :, :, None
-        ]
+        return self.shaped_root(betas), levers + self.weights[:, :, None] * offsets[:, :, None]
 
 
 # --- Energy -------------------------------------------------------------------------------------------------
@@ -209,6 +240,7 @@ class _Problem:
     held: int  # leading frames that do not move
     tied: Tensor  # (T − 2,) 1 where a frame and the next two follow each other, else 0
     free_shape: bool
+    roots: int  # problems in a row that share all but the root; one person's views, where they are unposed
     seen: Tensor  # (N, V, T, K, 2) normalised image points
     trust: Tensor  # (N, V, T, K) confidence²
     R: Tensor  # (N, V, 3, 3)
@@ -471,6 +503,9 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
             block = pb.w_spin * band[: free - gap, None, None, None] * block
             _block_diagonal(target, 3, active).add_(block.movedim(2, -1))
     fold_matrix = torch.stack([torch.stack(r, -1) for r in camera], -2)
+    # An unknown that nothing depends on (a root in a frame that nobody saw) stays where it is.
+    main_diagonal = diag.diagonal(dim1=-2, dim2=-1)
+    main_diagonal.add_((main_diagonal == 0).to(dtype))
     return _System(
         diag,
         next1,
@@ -484,6 +519,56 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
         fold_matrix,
         pull.movedim(1, -1),
     )
+
+
+_ROOT = 6
+"""Unknowns of a root, the first ones of a frame: transl and rotation."""
+
+
+def _shared(sys: _System, roots: int) -> _System:
+    """The systems of ``roots`` problems in a row as one: each root in turn, then what they share."""
+    if roots == 1:
+        return sys
+    own = _ROOT * roots
+
+    def together(x: Tensor) -> Tensor:
+        return x.reshape(len(x) // roots, roots, *x.shape[1:])
+
+    def rows(x: Tensor) -> Tensor:
+        x = together(x)
+        return torch.cat([x[:, :, :, :_ROOT].transpose(1, 2).flatten(2, 3), x[:, :, :, _ROOT:].sum(1)], 2)
+
+    def blocks(x: Tensor) -> Tensor:
+        x = together(x)
+        size = own + x.shape[-1] - _ROOT
+        out = x.new_zeros(len(x), x.shape[2], size, size)
+        out[..., own:, own:] = x[..., _ROOT:, _ROOT:].sum(1)
+        for i in range(roots):
+            root = slice(_ROOT * i, _ROOT * (i + 1))
+            out[..., root, root] = x[:, i, :, :_ROOT, :_ROOT]
+            out[..., root, own:] = x[:, i, :, :_ROOT, _ROOT:]
+            out[..., own:, root] = x[:, i, :, _ROOT:, :_ROOT]
+        return out
+
+    return replace(
+        sys,
+        diag=blocks(sys.diag),
+        next1=blocks(sys.next1),
+        next2=blocks(sys.next2),
+        grad=rows(sys.grad),
+        border=rows(sys.border),
+        shape=together(sys.shape).sum(1),
+        shape_grad=together(sys.shape_grad).sum(1),
+    )
+
+
+def _of_each(pose: Tensor, roots: int) -> Tensor:
+    """The steps (N, F, M) of shared systems → those of the problems (N · roots, F, 6 + shared)."""
+    if roots == 1:
+        return pose
+    root, rest = pose.tensor_split([_ROOT * roots], -1)
+    root = root.reshape(*root.shape[:2], roots, _ROOT).transpose(1, 2)
+    return torch.cat([root, rest[:, None].expand(-1, roots, -1, -1)], -1).flatten(0, 1)
 
 
 def _step(sys: _System, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -610,7 +695,10 @@ over-relaxation; 0.2 mm nearer to the optimum at the same number of steps than w
 def _offset_step(
     pb: _Problem, st: _State, sys: _System, damping: Tensor, pose: Tensor, betas: Tensor
 ) -> Tensor:
-    """The offsets' own step (N, K, 3) once poses and betas have made theirs: one 3 × 3 system a keypoint."""
+    """The offsets' own step (N, K, 3) once poses and betas have made theirs: one 3 × 3 system a keypoint.
+
+    sys, pose, betas of each problem, damping and step of those that share their offsets.
+    """
     n, free, keypoints = sys.pull.shape[:3]
     moved = sys.jacobian @ pose[..., None] + sys.shape_jacobian @ betas[:, None, :, None]
     moved = moved.reshape(n, free, 3, keypoints).mT
@@ -624,9 +712,10 @@ def _offset_step(
         bend = bend * pb.tied[pb.held :, None, None, None]
         hessian = hessian + pb.w_acc * (bend.mT @ bend).sum(1)
     hessian = hessian + pb.w_offset * torch.eye(3, dtype=turn.dtype, device=turn.device)
+    gradient = (turn.mT @ pull[..., None]).sum(1)[..., 0] + pb.w_offset * st.motion.offsets
+    hessian, gradient = (x.view(-1, pb.roots, *x.shape[1:]).sum(1) for x in (hessian, gradient))
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     hessian = hessian + torch.diag_embed(damping[:, None, None] * diagonal)
-    gradient = (turn.mT @ pull[..., None]).sum(1)[..., 0] + pb.w_offset * st.motion.offsets
     step: Tensor = -_OVER_RELAXED * torch.linalg.solve(hessian, gradient)
     return step
 
@@ -677,39 +766,117 @@ def fit(
     """
     if held and free_shape:
         raise ValueError(f"the shape must be known where frames are held, got held={held} with a free shape")
-    weights, schedule = weights or Weights(), schedule or Schedule()
-    pb, motion, origin = _prepare(body, views, start, rate, held, free_shape, weights, prior, breaks)
-    damping = torch.full_like(motion.transl[:, 0, 0], 1e-3)
+    pb, motion, origin = _prepare(
+        body, views, start, rate, held, free_shape, weights or Weights(), prior, breaks
+    )
+    motion, energy, iterations = _descend(pb, motion, schedule or Schedule())
+    return Fit(replace(motion, transl=motion.transl + origin[:, None]), energy, iterations)
+
+
+def fit_unposed(
+    body: KeypointBody,
+    K: Tensor,
+    xy_px: Tensor,
+    confidence: Tensor,
+    start: UnposedMotion,
+    rate: float,
+    *,
+    breaks: Sequence[int] = (),
+    free_shape: bool = True,
+    weights: Weights | None = None,
+    schedule: Schedule | None = None,
+    prior: PosePrior | None = None,
+) -> UnposedFit:
+    """Fit N motions to what V cameras saw that stand nobody knows where; V may be 1.
+
+    All views show one pose and one shape; each has a root path of its own, in its camera's frame. The
+    energy is that of ``fit``: where the roots are one motion in the world it has the same value, the terms on
+    the roots' movement being means over the views. So a frame that a view does not see has the root that
+    its neighbours give it; the path of a view that sees nothing at all means nothing.
+
+    K: (N, V, 3, 3) intrinsics, pixels; ``crop_camera`` gives those of SPIN's convention where they are not
+    known. xy_px (N, V, T, K, 2) undistorted, anything where missing; confidence (N, V, T, K), 0 there. start:
+    finite everywhere, each root facing the right way. The rest as in ``fit``. One view shows depth by the
+    size of the body alone.
+    """
+    n, roots = confidence.shape[:2]
+    flat, device = xy_px.flatten(0, 1), xy_px.device
+    still = torch.eye(3, dtype=torch.float64, device=device).expand(n * roots, 1, 3, 3)
+    views = Views(
+        K.reshape(-1, 1, 3, 3), still, still[..., 0] * 0, flat[:, None], confidence.flatten(0, 1)[:, None]
+    )
+    each = [x.repeat_interleave(roots, 0) for x in (start.body_pose, start.betas, start.offsets)]
+    rotations = torch.cat([start.view_orient.flatten(0, 1)[:, :, None], each[0]], 2)
+    motion = Motion(rotations, start.view_transl.flatten(0, 1), *each[1:])
+    pb, motion, origin = _prepare(
+        body, views, motion, rate, 0, free_shape, weights or Weights(), prior, breaks, roots
+    )
+    motion, energy, iterations = _descend(pb, motion, schedule or Schedule())
+    rotations = motion.rotations.view(n, roots, *motion.rotations.shape[1:])
+    transl = (motion.transl + origin[:, None]).view(n, roots, *motion.transl.shape[1:])
+    betas, offsets = (x[::roots] for x in (motion.betas, motion.offsets))
+    found = UnposedMotion(rotations[:, 0, :, 1:], rotations[:, :, :, 0], transl, betas, offsets)
+    return UnposedFit(found, energy, iterations)
+
+
+def crop_camera(centre_px: Tensor, side_px: Tensor, focal_px: float = 5000.0, size_px: int = 224) -> Tensor:
+    """Intrinsics (..., 3, 3) in a picture of unknown focal length, by SPIN's convention.
+
+    It takes a crop around a person, of ``size_px`` pixels a side, for a picture of its own with a focal
+    length of 5000 px. Here the same camera in the picture's pixels: centre_px (..., 2) and side_px (...) of
+    the crop there.
+    """
+    focal = focal_px / size_px * side_px
+    zero, one = torch.zeros_like(focal), torch.ones_like(focal)
+    x, y = centre_px.unbind(-1)
+    return torch.stack([focal, zero, x, zero, focal, y, zero, zero, one], -1).view(*focal.shape, 3, 3)
+
+
+def _descend(pb: _Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Tensor, int]:
+    """Levenberg–Marquardt: motions of least energy, that energy (N,), and how many systems were solved."""
+
+    def whole(energy: Tensor) -> Tensor:
+        return energy.view(-1, pb.roots).sum(1)
+
+    def each(x: Tensor) -> Tensor:
+        return x.repeat_interleave(pb.roots, 0) if pb.roots > 1 else x
+
+    damping = torch.full_like(motion.transl[:: pb.roots, 0, 0], 1e-3)
+    energy = damping.double()
     solved = 0
-    st = None
     for robust, most, tolerance in schedule.stages:
         st = _evaluate(pb, motion, robust)
+        energy = whole(st.energy)
         going = torch.ones_like(damping, dtype=torch.bool)
         sys = _linearise(pb, st, robust)
+        joint = _shared(sys, pb.roots)
         for i in range(most):
-            pose, betas = _step(sys, damping)
+            pose, betas = _step(joint, damping)
+            pose, betas = _of_each(pose, pb.roots), each(betas)
             offsets = None
-            if free_shape:
+            if pb.free_shape:
                 offsets = (
-                    _offset_step(pb, st, sys, damping, pose, betas)
+                    each(_offset_step(pb, st, sys, damping, pose, betas))
                     if pb.w_offset
                     else torch.zeros_like(st.motion.offsets)
                 )
             solved += 1
             new = _evaluate(pb, _moved(pb, st.motion, pose, betas, offsets), robust)
-            better = going & (new.energy < st.energy)
-            gain = (st.energy - new.energy) / st.energy
+            after = whole(new.energy)
+            better = going & (after < energy)
+            gain = (energy - after) / energy
             damping = torch.where(better, damping / 5, damping * 8).clamp(1e-9, 1e9)
             # A step that gains nothing even when it is tiny has nowhere left to go.
             going = going & torch.where(better, gain > tolerance, damping < 1e4)
-            st = new if bool(better.all()) else _chosen(better, new, st)
+            st = new if bool(better.all()) else _chosen(each(better), new, st)
+            energy = torch.where(better, after, energy)
             if not bool(going.any()) or i == most - 1:
                 break
             if bool(better.any()):
                 sys = _linearise(pb, st, robust)
+                joint = _shared(sys, pb.roots)
         motion = st.motion
-    assert st is not None
-    return Fit(replace(motion, transl=motion.transl + origin[:, None]), st.energy, solved)
+    return motion, energy, solved
 
 
 def better_start(
@@ -748,15 +915,22 @@ def _prepare(
     weights: Weights,
     prior: PosePrior | None,
     breaks: Sequence[int] = (),
+    roots: int = 1,
 ) -> tuple[_Problem, Motion, Tensor]:
-    """Constants, and the start about an origin (N, 3) near the person, where single precision is finest."""
+    """Constants, and the start about an origin (N, 3) near the person, where single precision is finest.
+
+    Each of ``roots`` problems that share joints and shape bears its part of the terms that see no picture.
+    """
     dtype, device = views.xy_px.dtype, views.xy_px.device
     model = _Model.of(body, dtype, device)
     frames = start.transl.shape[1]
     origin = start.transl.double().mean(1).round()
     K, R = views.K.double(), views.R.double()
     t = views.t.double() + (R @ origin[:, None, :, None])[..., 0]
-    depth = (R @ (start.transl.double() - origin[:, None]).mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
+    pelvis = (
+        start.transl.double() - origin[:, None] + model.shaped_root(start.betas.to(device, dtype))[:, None]
+    )
+    depth = (R @ pelvis.mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
     sigma = weights.keypoint_m * K[..., :2, :2].diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
     sigma = (sigma / depth.clamp(min=1)).clamp(min=weights.keypoint_px)
     focal = torch.stack([K[..., i, j, None] / sigma for i, j in ((0, 0), (0, 1), (1, 1))], -1)
@@ -769,25 +943,28 @@ def _prepare(
     hinges = [(3 * (active.index(SMPL_JOINTS.index(name)) - 1) + axis, sign) for name, axis, sign in HINGES]
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / rate**2
-    share = (frames - held) / 100
+    share = (frames - held) / 100 / roots
     tied = torch.ones(max(frames - 2, 0), dtype=dtype, device=device)
     for b in breaks:
         tied[max(b - 2, 0) : b] = 0
     problem = _Problem(
         model=model,
-        prior=None if prior is None else prior.of_joints(active[1:], weights.pose, dtype, device),
+        prior=None if prior is None else prior.of_joints(active[1:], weights.pose / roots, dtype, device),
         hinges=tuple(hinges),
         held=held,
         tied=tied,
         free_shape=free_shape,
+        roots=roots,
         seen=seen[..., :2].to(dtype),
         trust=trust.to(dtype),
         R=R.to(dtype),
         t=t.to(dtype),
         focal=focal.to(dtype),
-        w_hinge=weights.hinge,
-        w_acc=weights.acceleration / body.weights.shape[0] / (weights.acceleration_ms2 * per_frame) ** 2,
-        w_spin=weights.spin / (weights.spin_rads2 * per_frame) ** 2,
+        w_hinge=weights.hinge / roots,
+        w_acc=weights.acceleration
+        / (roots * body.weights.shape[0])
+        / (weights.acceleration_ms2 * per_frame) ** 2,
+        w_spin=weights.spin / roots / (weights.spin_rads2 * per_frame) ** 2,
         w_shape=weights.shape * share,
         w_offset=share / weights.offset_m**2 if weights.offset_m else 0.0,
     )
