@@ -9,6 +9,7 @@ The energy follows SMPLify (Bogo et al. 2016) with time added, see ``Weights``:
 
     E = Σ c² ρ(u)             reprojection, u in standard deviations, ρ Geman–McClure, annealed
       + pose · prior(Log R)   Gaussian mixture over poses
+      + |R − R*|² / 2 σ²      a pose given for each frame, a regressor's
       + hinge · Σ relu²       elbows and knees that bend backwards
       + |p″|² + |R″|²         accelerations of the keypoints, and of the local rotations
       + |β|² + |o|²           shape and offsets, per 100 frames
@@ -124,6 +125,16 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class PoseTarget:
+    """A pose that each frame is drawn to, such as a regressor's: for one view the best prior there is."""
+
+    body_pose: Tensor
+    """(N, T, 23, 3, 3) joint → parent; where it is not finite it says nothing."""
+    sigma_rad: Tensor
+    """Standard deviation of a joint's angle to it, broadcasts to (N, T, 23); infinite leaves a joint out."""
+
+
+@dataclass(frozen=True)
 class Fit:
     motion: Motion
     energy: Tensor
@@ -236,6 +247,7 @@ class _Problem:
 
     model: _Model
     prior: PriorTerms | None
+    toward: tuple[Tensor, Tensor] | None  # rotations (N, T, A − 1, 3, 3) and their weights (N, T, A − 1)
     hinges: tuple[tuple[int, float], ...]  # (number in θ, sign when bent the natural way)
     held: int  # leading frames that do not move
     tied: Tensor  # (T − 2,) 1 where a frame and the next two follow each other, else 0
@@ -303,6 +315,10 @@ def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
     if pb.prior is not None:
         distance, slope, component = pb.prior.evaluate(row)
         energy = energy + distance[:, pb.held :].double().sum(1)
+    if pb.toward is not None:
+        off = motion.rotations[:, :, pb.model.active[1:]] - pb.toward[0]
+        distance = pb.toward[1] * (off * off).sum((-2, -1))
+        energy = energy + distance[:, pb.held :].double().sum((1, 2))
     for i, sign in pb.hinges:
         back = (-sign * row[..., i]).clamp(min=0)
         slope[..., i] -= sign * pb.w_hinge * back
@@ -487,13 +503,17 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
             (pb.w_hinge * bent_back)[..., None, None] * axis[..., :, None] * axis[..., None, :]
         )
 
-    # Rotations' accelerations: ⟨R_s [δ_s]×, R_t [δ_t]×⟩ = δ_sᵀ (tr(Q) I − Qᵀ) δ_t, Q = R_sᵀ R_t.
+    # Rotations' accelerations, and the way to given ones. ⟨R_s [δ_s]×, R_t [δ_t]×⟩ = δ_sᵀ (tr(Q) I − Qᵀ) δ_t
+    # with Q = R_sᵀ R_t.
     turn = st.motion.rotations[:, :, model.active]
-    stiff_turn = turn[:, h:].mT @ _stiffness(turn, 1, pb.tied)[:, h:]
-    vee = torch.stack(
-        [stiff_turn[..., b, a] - stiff_turn[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1
-    )
-    grad[..., 3:] += pb.w_spin * vee.flatten(2)
+    force = pb.w_spin * _stiffness(turn, 1, pb.tied)[:, h:]
+    if pb.toward is not None:
+        weight = pb.toward[1][:, h:]
+        force[:, :, 1:] += weight[..., None, None] * (turn[:, h:, 1:] - pb.toward[0][:, h:])
+        diag.diagonal(dim1=-2, dim2=-1)[..., 6:] += 2 * weight.repeat_interleave(3, -1)
+    force = turn[:, h:].mT @ force
+    vee = torch.stack([force[..., b, a] - force[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1)
+    grad[..., 3:] += vee.flatten(2)
     diag.diagonal(dim1=-2, dim2=-1)[..., 3:] += 2 * pb.w_spin * main[:, None]
     for gap, target, band in ((1, next1, one), (2, next2, two)):
         if free > gap:
@@ -755,19 +775,21 @@ def fit(
     weights: Weights | None = None,
     schedule: Schedule | None = None,
     prior: PosePrior | None = None,
+    toward: PoseTarget | None = None,
 ) -> Fit:
     """Fit N motions to what the cameras saw.
 
     start: where to begin, its first ``held`` frames final already (they tie the others to what came before,
     and their own keypoints do not count). rate: frames a second. breaks: frames that do not follow the one
     before them: they share its shape, and no movement. With ``free_shape`` the betas and, unless
-    ``weights.offset_m`` is 0, the offsets are fitted too, else those of ``start`` are kept. The result has
-    the dtype and device of ``views.xy_px``. Deterministic on one thread.
+    ``weights.offset_m`` is 0, the offsets are fitted too, else those of ``start`` are kept. prior: what poses
+    are likely; toward: what this frame's is, besides. Joints that no keypoint shows to turn (hands, toes)
+    stay as they start. The result has the dtype and device of ``views.xy_px``. Deterministic on one thread.
     """
     if held and free_shape:
         raise ValueError(f"the shape must be known where frames are held, got held={held} with a free shape")
     pb, motion, origin = _prepare(
-        body, views, start, rate, held, free_shape, weights or Weights(), prior, breaks
+        body, views, start, rate, held, free_shape, weights or Weights(), prior, breaks, toward
     )
     motion, energy, iterations = _descend(pb, motion, schedule or Schedule())
     return Fit(replace(motion, transl=motion.transl + origin[:, None]), energy, iterations)
@@ -786,6 +808,7 @@ def fit_unposed(
     weights: Weights | None = None,
     schedule: Schedule | None = None,
     prior: PosePrior | None = None,
+    toward: PoseTarget | None = None,
 ) -> UnposedFit:
     """Fit N motions to what V cameras saw that stand nobody knows where; V may be 1.
 
@@ -809,7 +832,7 @@ def fit_unposed(
     rotations = torch.cat([start.view_orient.flatten(0, 1)[:, :, None], each[0]], 2)
     motion = Motion(rotations, start.view_transl.flatten(0, 1), *each[1:])
     pb, motion, origin = _prepare(
-        body, views, motion, rate, 0, free_shape, weights or Weights(), prior, breaks, roots
+        body, views, motion, rate, 0, free_shape, weights or Weights(), prior, breaks, toward, roots
     )
     motion, energy, iterations = _descend(pb, motion, schedule or Schedule())
     rotations = motion.rotations.view(n, roots, *motion.rotations.shape[1:])
@@ -865,7 +888,9 @@ def _descend(pb: _Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, 
             after = whole(new.energy)
             better = going & (after < energy)
             gain = (energy - after) / energy
-            damping = torch.where(better, damping / 5, damping * 8).clamp(1e-9, 1e9)
+            # A problem that has stopped waits as it is: alone it would not be here.
+            damping = torch.where(going, torch.where(better, damping / 5, damping * 8), damping)
+            damping = damping.clamp(1e-9, 1e9)
             # A step that gains nothing even when it is tiny has nowhere left to go.
             going = going & torch.where(better, gain > tolerance, damping < 1e4)
             st = new if bool(better.all()) else _chosen(each(better), new, st)
@@ -915,6 +940,7 @@ def _prepare(
     weights: Weights,
     prior: PosePrior | None,
     breaks: Sequence[int] = (),
+    toward: PoseTarget | None = None,
     roots: int = 1,
 ) -> tuple[_Problem, Motion, Tensor]:
     """Constants, and the start about an origin (N, 3) near the person, where single precision is finest.
@@ -947,9 +973,19 @@ def _prepare(
     tied = torch.ones(max(frames - 2, 0), dtype=dtype, device=device)
     for b in breaks:
         tied[max(b - 2, 0) : b] = 0
+    target = None
+    if toward is not None:
+        pick = model.active[1:] - 1
+        pose, sigma = toward.body_pose.to(device), toward.sigma_rad.to(device)
+        known = pose.isfinite().flatten(3).all(-1)
+        weight = torch.where(known, 0.5 / sigma.double().expand(known.shape) ** 2, 0)[..., pick] / roots
+        pose = torch.nan_to_num(pose)[:, :, pick]
+        pose, weight = (x.to(dtype).repeat_interleave(roots, 0) for x in (pose, weight))
+        target = pose, weight
     problem = _Problem(
         model=model,
         prior=None if prior is None else prior.of_joints(active[1:], weights.pose / roots, dtype, device),
+        toward=target,
         hinges=tuple(hinges),
         held=held,
         tied=tied,
