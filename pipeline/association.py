@@ -4,7 +4,7 @@ All in metres in the world: a keypoint is a ray, two views of one person are two
 Everybody in a view and whoever in another view they meet best propose a body (the middles of the shortest
 segments between their rays); every view then gives the person whose rays pass closest, and the proposal on
 which most confident points of most views agree wins. Nothing depends on what the points are called, so the
-same code serves to find out.
+same code serves to find out. A single camera has no rays to meet: it follows the person in its picture.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
+from pipeline.tracking import distances, figures
 from pipeline.triangulation import along_rays, ray_gap, rays
 
 Number = TypeVar("Number", np.float32, np.float64)
@@ -135,9 +136,16 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     )
 
 
-def usual_score(proposals: Proposals) -> float:
-    """The agreement that the best seen person of a recording has in a typical frame; 0 if nobody is seen."""
-    best = proposals.score[:, 0]
+def usual_score(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> float:
+    """What the best seen person of a recording reaches in a typical frame; 0 if nobody is seen.
+
+    The agreement of the views, or, with a single camera, how much of the person there is to see. Arguments as
+    for ``propose``.
+    """
+    if len(rig) == 1:
+        best = figures(xy_px[0], confidence[0], cfg.min_points).weight.max(1, initial=0)
+    else:
+        best = propose(rig, xy_px, confidence, cfg).score[:, 0]
     return float(np.median(best[best > 0])) if (best > 0).any() else 0.0
 
 
@@ -152,13 +160,16 @@ def follow(
 ) -> tuple[NDArray[np.int64], Array]:
     """Choose the recording's person in each view: index (V, T), −1 where not seen, and the new anchor.
 
-    anchor: (4,) where the person was seen last and when, NaN before it was. Someone within reach of it is
+    anchor: (4,) where the person was seen last and when, NaN before it was: a place in the world, or, with a
+    single camera, a place and a size in its picture. Someone within reach of it is
     the person, however few views agree and however many agree on somebody else: an occlusion must not hand
     the person's place to a bystander. At the start, and once the person has been unseen for ``away_s``, it is
     who is agreed on about as well as is ``usual`` in this recording, so that a bystander in two views of four
     is not taken while the person is out of sight. A single view is believed for a short time, when its rays
     pass where the person was.
     """
+    if len(rig) == 1:
+        return _follow_in_picture(xy_px[0], confidence[0], time_s, usual, anchor, cfg)
     proposals = propose(rig, xy_px, confidence, cfg)
     views, frames = confidence.shape[:2]
     chosen = np.full((views, frames), -1, dtype=np.int64)
@@ -211,6 +222,28 @@ def _single_view(
         view, person = np.unravel_index(int(rank.argmax()), rank.shape)
         out[view] = person
     return out
+
+
+def _follow_in_picture(
+    xy_px: Array, confidence: Array, time_s: Array, usual: float, anchor: Array, cfg: MatchConfig
+) -> tuple[NDArray[np.int64], Array]:
+    """``follow`` with a single camera: metres are those of a grown person of the size in the picture."""
+    shown = figures(xy_px, confidence, cfg.min_points)
+    chosen = np.full((1, len(time_s)), -1, dtype=np.int64)
+    centre, size, when = anchor[:2].copy(), float(anchor[2]), float(anchor[3])
+    for t, weight in enumerate(shown.weight):
+        reach = min(cfg.reach_m + cfg.speed_m_s * (time_s[t] - when), cfg.max_reach_m)
+        distance = distances(shown.centre[t], shown.size[t], centre, np.array(size))
+        near = np.where(distance <= reach, weight / (1 + (distance / reach) ** 2), 0)
+        pick = int(near.argmax()) if len(near) else 0
+        known = len(near) > 0 and near[pick] > 0
+        if not known and len(near) and not time_s[t] - when <= cfg.away_s:
+            pick = int(weight.argmax())
+            known = weight[pick] > 0 and weight[pick] >= cfg.start_share * usual
+        if known:
+            chosen[0, t] = pick
+            centre, size, when = shown.centre[t, pick], float(shown.size[t, pick]), float(time_s[t])
+    return chosen, np.array([*centre, size, when])
 
 
 def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float) -> NDArray[Number]:

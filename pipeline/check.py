@@ -13,14 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.association import (
-    MatchConfig,
-    follow,
-    masked_median,
-    pick_people,
-    propose,
-    usual_score,
-)
+from pipeline.association import MatchConfig, follow, masked_median, pick_people, usual_score
 from pipeline.cameras import Array, Rig
 from pipeline.keypoints import Floats
 from pipeline.recording import Recording
@@ -253,7 +246,7 @@ def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
     views, cfg = len(rig), MatchConfig()
     followed = []
     for s in stretches:
-        usual = usual_score(propose(rig, s.xy_px, s.confidence, cfg))
+        usual = usual_score(rig, s.xy_px, s.confidence, cfg)
         followed.append(follow(rig, s.xy_px, s.confidence, s.time_s, usual, np.full(4, np.nan), cfg)[0])
     picked = list(zip(stretches, followed, strict=True))
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)

@@ -134,7 +134,7 @@ def triangulate(
     system = np.concatenate([rows, rhs[..., None]], -1).transpose(1, 0, 2, 3).reshape(-1, 2 * views, 4)
     for _ in range(iterations):
         r, z = residuals(x)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a point not found lies where a camera may
             weight = np.where(np.isfinite(r), conf / (1 + (r / scale) ** 2) ** 2 / z**2, 0)
         weighted = system[..., :3] * np.repeat(weight.T, 2, axis=1)[..., None]
         normal = weighted.transpose(0, 2, 1) @ system

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.association import MatchConfig, follow, pick_people, propose, usual_score
+from pipeline.association import MatchConfig, follow, pick_people, usual_score
 from pipeline.batches import KeypointBatch
 from pipeline.cameras import Array
 from pipeline.config import Config
@@ -55,7 +55,7 @@ def keypoints(
         return people[..., :2], xy, people[..., 2].astype(np.float64)
 
     _, xy, confidence = read(spread(np.arange(frames), _SAMPLE))
-    usual = usual_score(propose(recording.rig, xy, confidence, cfg.match))
+    usual = usual_score(recording.rig, xy, confidence, cfg.match)
     where = np.full(4, np.nan) if anchor is None else anchor[0].numpy().astype(np.float64)
     for start in range(start_chunk * cfg.window, frames, cfg.window):
         at = np.arange(start, min(start + cfg.window, frames))

@@ -11,7 +11,6 @@ from pipeline.association import (
     follow,
     masked_median,
     pick_people,
-    propose,
     usual_score,
 )
 from pipeline.cameras import Rig
@@ -47,7 +46,7 @@ def scene(
 def run(
     rig: Rig, xy: np.ndarray, confidence: np.ndarray, anchor: np.ndarray = NEVER, usual: float | None = None
 ):
-    usual = usual_score(propose(rig, xy, confidence, CFG)) if usual is None else usual
+    usual = usual_score(rig, xy, confidence, CFG) if usual is None else usual
     return follow(rig, xy, confidence, TIME[: xy.shape[1]], usual, anchor, CFG)
 
 
@@ -139,7 +138,7 @@ def test_somebody_out_of_reach_is_only_taken_once_the_person_is_gone_for_long() 
     other[..., 2] *= 0.8
     person[:, 24:] = np.nan, np.nan, 0
     xy, confidence, _ = scene(rig, person, other)
-    usual = usual_score(propose(rig, xy, confidence, CFG))
+    usual = usual_score(rig, xy, confidence, CFG)
     chosen, anchor = follow(rig, xy, confidence, time, usual, NEVER, CFG)
     away = time - time[23] <= CFG.away_s
     assert (chosen[:, :24] == 0).all()
@@ -200,7 +199,7 @@ def test_cut_anywhere_and_gone_on_with_from_the_anchor_it_is_the_same() -> None:
     person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
     person[:, 20:30] = np.nan, np.nan, 0
     xy, confidence, _ = scene(rig, person, bystander, blind=((1, 1),), seed=5)
-    usual = usual_score(propose(rig, xy, confidence, CFG))
+    usual = usual_score(rig, xy, confidence, CFG)
     whole, end = follow(rig, xy, confidence, TIME, usual, NEVER, CFG)
     for cut in (1, 19, 25, 40):
         first, anchor = follow(rig, xy[:, :cut], confidence[:, :cut], TIME[:cut], usual, NEVER, CFG)

@@ -1,0 +1,94 @@
+"""Who is who from frame to frame in one camera's picture, without geometry.
+
+A person in a picture is a place, a size and how sure the detector is of it all. Nothing depends on what the
+points are called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cameras import Array
+
+EXTENT_M: Final = 0.4
+"""Median distance of a standing person's points from their middle: what a size in a picture is in metres."""
+
+_GROWTH: Final = 1.6
+"""A person's size changes by less than this factor from one sight to the next."""
+_ENDS_S: Final = 0.5
+"""A track ends when its person has not been seen for this long."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everybody in a camera's pictures. Axes: T frames, P people; 0 and NaN where there is nobody."""
+
+    centre: Array
+    """(T, P, 2) median of the points, pixels."""
+    size: Array
+    """(T, P) median distance of the points from it, pixels."""
+    weight: Array
+    """(T, P) how much there is to see: sum of the confidences × size; 0 for nobody."""
+
+
+def figures(xy_px: Array, confidence: Array, min_points: int) -> Figures:
+    """xy_px (T, P, K, 2), confidence (T, P, K) → people with at least so many points."""
+    seen = (confidence > 0) & np.isfinite(xy_px).all(-1)
+    there = seen.sum(-1) >= min_points
+    masked = np.where(seen[..., None], xy_px, np.nan)
+    masked[~there] = 0  # nanmedian warns of rows of nothing
+    centre = np.nanmedian(masked, axis=-2)
+    size = np.nanmedian(np.linalg.norm(masked - centre[..., None, :], axis=-1), axis=-1)
+    there &= size > 0
+    weight = np.where(seen, confidence, 0).sum(-1) * size
+    return Figures(
+        np.where(there[..., None], centre, np.nan), np.where(there, size, np.nan), np.where(there, weight, 0)
+    )
+
+
+def distances(centre: Array, size: Array, to_centre: Array, to_size: Array) -> Array:
+    """How far figures are from others, metres if they are grown people; infinite for another size."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = EXTENT_M / np.sqrt(size * to_size)
+        apart = np.linalg.norm(centre - to_centre, axis=-1) * scale
+        alike = np.abs(np.log(size / to_size)) < np.log(_GROWTH)
+    return np.where(alike & np.isfinite(apart), apart, np.inf)
+
+
+def tracks(shown: Figures, time_s: Array, reach_m: float, speed_m_s: float) -> list[NDArray[np.int64]]:
+    """Everybody's way through the pictures: for each the index in every frame (T,), −1 where not seen.
+
+    The nearest pairs of a track's last sight and a figure are joined first, no further apart than ``reach_m``
+    and ``speed_m_s`` allow. Most to see first.
+    """
+    frames = len(time_s)
+    found: list[NDArray[np.int64]] = []
+    weights: list[float] = []
+    last: list[int] = []
+    for t in range(frames):
+        free = set(np.flatnonzero(shown.weight[t] > 0).tolist())
+        live = [k for k, at in enumerate(last) if time_s[t] - time_s[at] <= _ENDS_S]
+        pairs = []
+        for k in live:
+            at, who = last[k], found[k][last[k]]
+            apart = distances(shown.centre[t], shown.size[t], shown.centre[at, who], shown.size[at, who])
+            reach = reach_m * 0.5 + speed_m_s * (time_s[t] - time_s[at])
+            pairs += [(float(apart[p]), k, p) for p in free if apart[p] <= reach]
+        joined = set()
+        for _, k, p in sorted(pairs):
+            if k not in joined and p in free:
+                found[k][t], last[k] = p, t
+                weights[k] += shown.weight[t, p]
+                joined.add(k)
+                free.discard(p)
+        for p in sorted(free):
+            found.append(np.full(frames, -1, dtype=np.int64))
+            found[-1][t] = p
+            weights.append(float(shown.weight[t, p]))
+            last.append(t)
+    order = np.argsort(-np.array(weights), kind="stable")
+    return [found[k] for k in order]
