@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pose_keypoints
 from models.priors import PosePrior, load_pose_prior
 from models.smplify import JOINTS, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
+from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status, TensorBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -25,14 +26,13 @@ from pipeline.triangulation import triangulate
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
 
-_SHAPE_STEP = 2
-"""Frames from one that the shape is estimated from to the next: neighbours say nearly the same about it."""
-
 _SHAPE_LEAST = 24
-"""Frames that the step leaves, and that are waited for while more may come."""
+"""Frames in which a person is seen that are waited for, while more may come."""
 
 _SHAPE_PATIENCE = 4
 """How many times ``shape_frames`` are waited for them."""
+
+_Batch = TypeVar("_Batch", bound=TensorBatch)
 
 
 class SmplifyConfig(Config):
@@ -108,20 +108,31 @@ class _Person:
     unseen: Tensor  # () frames since the person was last seen, before the window
     last_rotations: Tensor  # (HELD, 24, 3, 3) of the last final frames
     last_transl: Tensor  # (HELD, 3)
-    next_rotations: Tensor  # (overlap, 24, 3, 3) of the frames that the last window looked ahead at
-    next_transl: Tensor  # (overlap, 3)
+    ahead: Tensor  # () frames that were fitted together with those before the window
+    next_rotations: Tensor  # (most, 24, 3, 3) of these, the window's first
+    next_transl: Tensor  # (most, 3)
 
     @staticmethod
-    def unknown(betas: int, overlap: int) -> _Person:
+    def unknown(betas: int, most: int) -> _Person:
         def nan(*shape: int) -> Tensor:
             return torch.full(shape, torch.nan, dtype=torch.float64)
 
-        moving = (nan(HELD, JOINTS, 3, 3), nan(HELD, 3), nan(overlap, JOINTS, 3, 3), nan(overlap, 3))
-        return _Person(nan(betas), nan(25, 3), nan(), *moving)
+        last, coming = (nan(HELD, JOINTS, 3, 3), nan(HELD, 3)), (nan(most, JOINTS, 3, 3), nan(most, 3))
+        return _Person(nan(betas), nan(25, 3), nan(), *last, torch.zeros_like(nan()), *coming)
 
     @property
     def known(self) -> bool:
         return bool(self.betas.isfinite().all())
+
+    def looking_ahead(self, rotations: Tensor, transl: Tensor) -> _Person:
+        """The person with rotations (T, 24, 3, 3), transl (T, 3) of the next frames, as far as they fit."""
+        most = len(self.next_transl)
+        return replace(
+            self,
+            ahead=torch.full_like(self.ahead, min(len(transl), most)),
+            next_rotations=_padded(rotations[:most].double(), most),
+            next_transl=_padded(transl[:most].double(), most),
+        )
 
     def packed(self) -> Tensor:
         return torch.cat([getattr(self, f.name).reshape(-1) for f in fields(self)])
@@ -131,6 +142,19 @@ class _Person:
         parts = [getattr(self, f.name) for f in fields(self)]
         split = torch.tensor_split(packed.double(), np.cumsum([p.numel() for p in parts])[:-1].tolist())
         return _Person(*(s.reshape(p.shape) for s, p in zip(split, parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Frames in which a person is there, to be fitted as one problem; the first ``held`` are final."""
+
+    person: int
+    frames: Tensor  # (T − held,) where the others lie in the clip
+    held: int
+    breaks: tuple[int, ...]  # frames that do not follow the one before them
+    xy: Tensor  # (V, T, 25, 2)
+    confidence: Tensor  # (V, T, 25)
+    start: Motion  # N = 1
 
 
 @dataclass(frozen=True)
@@ -145,76 +169,6 @@ class _Fitter:
     def seen(self, confidence: Tensor) -> Tensor:
         """(V, T, 25) → (T,) whether the person was seen in a frame."""
         return (confidence > self.cfg.min_confidence).sum((0, 2)) >= self.cfg.min_keypoints
-
-    def triangulated(self, xy: Tensor, confidence: Tensor) -> Tensor:
-        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree."""
-        found = triangulate(self.rig, xy.numpy(), confidence.numpy())
-        return torch.from_numpy(np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan))
-
-    def views(self, xy: Tensor, confidence: Tensor) -> Views:
-        K, R, t = (torch.from_numpy(x)[None] for x in (self.rig.K, self.rig.R, self.rig.t))
-        return Views(K, R, t, xy[None], confidence[None])
-
-    def solve(
-        self, xy: Tensor, confidence: Tensor, rate: float, person: _Person, held: int, warm: int
-    ) -> Motion | None:
-        """Fit one run of frames, the first ``held`` + ``warm`` of which ``person`` has been fitted in before.
-
-        xy (V, T, 25, 2), confidence (V, T, 25) of the frames after the held ones. None where nothing tells
-        where the body is.
-        """
-        before = None
-        if held + warm:
-            before = (
-                torch.cat([person.last_rotations[HELD - held :], person.next_rotations[:warm]]),
-                torch.cat([person.last_transl[HELD - held :], person.next_transl[:warm]]),
-            )
-        blank = torch.nn.functional.pad
-        points = blank(self.triangulated(xy, confidence), (0, 0, 0, 0, held, 0), value=torch.nan)
-        start = start_pose(self.body, person.betas, points, rate, before)
-        if start is None:
-            return None
-        return fit(
-            self.body,
-            self.views(blank(xy, (0, 0, 0, 0, held, 0), value=torch.nan), blank(confidence, (0, 0, held, 0))),
-            Motion(start[0][None], start[1][None], person.betas[None], person.offsets[None]),
-            rate,
-            held=held,
-            free_shape=False,
-            weights=self.cfg.weights(),
-            schedule=self.cfg.schedule(),
-            prior=self.prior,
-        ).motion
-
-    def shape(self, clip: KeypointBatch, p: int, person: _Person) -> _Person:
-        """The person with the shape that a clip shows; as it was if the clip nowhere shows how it stands.
-
-        All runs of frames in which the person is seen are fitted at once: they share the shape alone.
-        """
-        rate = float(clip.rate)
-        xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
-        live = self.live(self.seen(confidence), torch.nan, rate)
-        step = max(1, min(_SHAPE_STEP, int(live.sum()) // _SHAPE_LEAST))
-        runs = [torch.arange(start, stop, step) for start, stop in _runs(live)]
-        points = self.triangulated(xy, confidence)
-        betas = start_shape(self.body, points[live])
-        starts = [(run, start_pose(self.body, betas, points[run], rate / step)) for run in runs]
-        placed = [(run, start) for run, start in starts if start is not None]
-        if not placed:
-            return person
-        frames = torch.cat([run for run, _ in placed])
-        rotations, transl = (torch.cat([start[i] for _, start in placed])[None] for i in range(2))
-        motion = fit(
-            self.body,
-            self.views(xy[:, frames], confidence[:, frames]),
-            Motion(rotations, transl, betas[None], torch.zeros_like(person.offsets)[None]),
-            rate / step,
-            breaks=np.cumsum([len(run) for run, _ in placed])[:-1].tolist(),
-            weights=self.cfg.weights(),
-            schedule=self.cfg.schedule(),
-            prior=self.prior,
-        ).motion
-        return replace(person, betas=motion.betas[0].double(), offsets=motion.offsets[0].double())
 
     def gap(self, rate: float) -> int:
         """Most frames from one sight of a person to the next for those between to be bridged."""
@@ -237,34 +191,143 @@ class _Fitter:
         index = seen.nonzero()[:, 0]
         return float(len(seen) - 1 - index[-1] if len(index) else unseen + len(seen))
 
-    def window(
-        self, clip: KeypointBatch, frames: int, p: int, person: _Person
-    ) -> tuple[Tensor, Tensor, _Person]:
-        """Rotations (frames, 24, 3, 3), transl (frames, 3) of a clip's first frames; the person after it."""
+    def triangulated(self, xy: Tensor, confidence: Tensor) -> Tensor:
+        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree."""
+        found = triangulate(self.rig, xy.numpy(), confidence.numpy())
+        return torch.from_numpy(np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan))
+
+    def views(self, xy: Tensor, confidence: Tensor) -> Views:
+        """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
+        cameras = (torch.from_numpy(x) for x in (self.rig.K, self.rig.R, self.rig.t))
+        K, R, t = (x.expand(len(xy), *x.shape) for x in cameras)
+        return Views(K, R, t, xy, confidence)
+
+    def shape_run(self, clip: KeypointBatch, p: int) -> _Run | None:
+        """All frames of a clip in which a person is there, with a shape to start from.
+
+        None where no frame shows how the person stands.
+        """
         rate = float(clip.rate)
         xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
-        total = xy.shape[1]
-        rotations = torch.full((total, JOINTS, 3, 3), torch.nan, dtype=torch.float32)
-        transl = torch.full((total, 3), torch.nan, dtype=torch.float32)
-        seen = self.seen(confidence)
-        live = self.live(seen, float(person.unseen), rate)
-        for start, stop in _runs(live) if person.known else []:
-            held = _leading(person.last_transl.flip(0)) if start == 0 else 0
-            warm = _leading(person.next_transl[:stop]) if start == 0 else 0
-            motion = self.solve(xy[:, start:stop], confidence[:, start:stop], rate, person, held, warm)
-            if motion is not None:
-                rotations[start:stop] = motion.rotations[0, held:].float()
-                transl[start:stop] = motion.transl[0, held:].float()
-        last, ahead = slice(frames, frames + HELD), slice(frames, frames + self.cfg.overlap_frames)
-        after = replace(
-            person,
-            unseen=torch.tensor(self.unseen(seen[:frames], float(person.unseen)), dtype=torch.float64),
-            last_rotations=torch.cat([person.last_rotations, rotations.double()])[last],
-            last_transl=torch.cat([person.last_transl, transl.double()])[last],
-            next_rotations=_padded(rotations.double()[ahead], self.cfg.overlap_frames),
-            next_transl=_padded(transl.double()[ahead], self.cfg.overlap_frames),
+        points = self.triangulated(xy, confidence)
+        live = self.live(self.seen(confidence), torch.nan, rate)
+        betas = start_shape(self.body, points[live])
+        poses = [(run, start_pose(self.body, betas, points[slice(*run)], rate)) for run in _runs(live)]
+        placed = [(torch.arange(*run), *pose) for run, pose in poses if pose is not None]
+        if not placed:
+            return None
+        frames, rotations, transl = (torch.cat(parts) for parts in zip(*placed, strict=True))
+        breaks = tuple(np.cumsum([len(run) for run, *_ in placed])[:-1].tolist())
+        start = Motion(rotations[None], transl[None], betas[None], torch.zeros(1, 25, 3))
+        return _Run(p, frames, 0, breaks, xy[:, frames], confidence[:, frames], start)
+
+    def window_runs(self, clip: KeypointBatch, p: int, person: _Person) -> Iterator[_Run]:
+        """The runs of frames of a clip in which a person of known shape is there."""
+        rate = float(clip.rate)
+        xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
+        for begin, end in _runs(self.live(self.seen(confidence), float(person.unseen), rate)):
+            held = _leading(person.last_transl.flip(0)) if begin == 0 else 0
+            warm = _leading(person.next_transl[:end]) if begin == 0 else 0
+            before = None
+            if held + warm:
+                before = (
+                    torch.cat([person.last_rotations[HELD - held :], person.next_rotations[:warm]]),
+                    torch.cat([person.last_transl[HELD - held :], person.next_transl[:warm]]),
+                )
+            points = self.triangulated(xy[:, begin:end], confidence[:, begin:end])
+            points = pad(points, (0, 0, 0, 0, held, 0), value=torch.nan)
+            pose = start_pose(self.body, person.betas, points, rate, before)
+            if pose is None:
+                continue
+            yield _Run(
+                person=p,
+                frames=torch.arange(begin, end),
+                held=held,
+                breaks=(),
+                xy=pad(xy[:, begin:end], (0, 0, 0, 0, held, 0), value=torch.nan),
+                confidence=pad(confidence[:, begin:end], (0, 0, held, 0)),
+                start=Motion(pose[0][None], pose[1][None], person.betas[None], person.offsets[None]),
+            )
+
+    def fit(self, runs: Sequence[_Run], rate: float, free_shape: bool) -> Iterator[tuple[_Run, Motion]]:
+        """Each run with its motion, N = 1. Those that are alike in time are fitted in one call."""
+        alike: dict[tuple[int, int, tuple[int, ...]], list[_Run]] = {}
+        for run in runs:
+            alike.setdefault((len(run.frames), run.held, run.breaks), []).append(run)
+        for (_, held, breaks), group in alike.items():
+            motion = fit(
+                self.body,
+                self.views(torch.stack([r.xy for r in group]), torch.stack([r.confidence for r in group])),
+                Motion(*(torch.cat([getattr(r.start, f.name) for r in group]) for f in fields(Motion))),
+                rate,
+                held=held,
+                breaks=breaks,
+                free_shape=free_shape,
+                weights=self.cfg.weights(),
+                schedule=self.cfg.schedule(),
+                prior=self.prior,
+            ).motion
+            for n, run in enumerate(group):
+                yield run, Motion(*(getattr(motion, f.name)[n : n + 1] for f in fields(Motion)))
+
+    def shapes(
+        self, people: Sequence[_Person], clips: Mapping[int, tuple[KeypointBatch, int]]
+    ) -> list[_Person]:
+        """The people, with a shape for those that have a clip which somewhere shows how they stand.
+
+        clips: number of the person → clip from the chunk's first frame on, and its first frame that counts.
+        A clip is fitted as a whole, its shape and all its frames, whether they follow each other or not. That
+        is what a window does, over more frames: they need not be fitted again.
+        """
+        after = list(people)
+        found = (
+            self.shape_run(clip.frames(first, len(clip.time_s)), p) for p, (clip, first) in clips.items()
         )
-        return rotations[:frames], transl[:frames], after
+        runs = [run for run in found if run is not None]
+        rates = [float(clip.rate) for clip, _ in clips.values()]
+        for run, motion in self.fit(runs, rates[0], True) if runs else ():
+            clip, first = clips[run.person]
+            rotations, transl = _nowhere(len(clip.time_s))
+            rotations[first + run.frames] = motion.rotations[0].float()
+            transl[first + run.frames] = motion.transl[0].float()
+            person = replace(
+                people[run.person], betas=motion.betas[0].double(), offsets=motion.offsets[0].double()
+            )
+            after[run.person] = person.looking_ahead(rotations, transl)
+        return after
+
+    def windows(
+        self, people: Sequence[_Person], clips: Sequence[KeypointBatch], frames: int
+    ) -> tuple[Tensor, Tensor, list[_Person]]:
+        """Rotations (frames, P, 24, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
+
+        clips: what the window of each person looks at.
+        """
+        poses, runs = [], list[_Run]()
+        for p, (person, clip) in enumerate(zip(people, clips, strict=True)):
+            total = len(clip.time_s)
+            if person.ahead >= total:
+                poses.append((person.next_rotations.float(), person.next_transl.float()))
+            else:
+                poses.append(_nowhere(total))
+                runs += self.window_runs(clip, p, person) if person.known else ()
+        for run, motion in self.fit(runs, float(clips[0].rate), False):
+            rotations, transl = poses[run.person]
+            rotations[run.frames] = motion.rotations[0, run.held :].float()
+            transl[run.frames] = motion.transl[0, run.held :].float()
+        after = []
+        for p, (person, clip, (rotations, transl)) in enumerate(zip(people, clips, poses, strict=True)):
+            seen = self.seen(clip.confidence[:, :frames, p])
+            ahead = max(int(person.ahead), len(clip.time_s))
+            person = replace(
+                person,
+                unseen=torch.full_like(person.unseen, self.unseen(seen, float(person.unseen))),
+                last_rotations=torch.cat([person.last_rotations, rotations[:frames].double()])[-HELD:],
+                last_transl=torch.cat([person.last_transl, transl[:frames].double()])[-HELD:],
+            )
+            after.append(person.looking_ahead(rotations[frames:ahead], transl[frames:ahead]))
+        rotations, transl = (torch.stack([pose[i][:frames] for pose in poses], 1) for i in range(2))
+        return rotations, transl, after
 
 
 def _runs(flags: Tensor) -> list[tuple[int, int]]:
@@ -284,27 +347,32 @@ def _padded(x: Tensor, rows: int) -> Tensor:
     return torch.cat([x, torch.full((rows - len(x), *x.shape[1:]), torch.nan, dtype=x.dtype)])
 
 
-def _joined(batches: Sequence[KeypointBatch]) -> KeypointBatch:
+def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
+    """Rotations (frames, 24, 3, 3) and transl (frames, 3) of nobody."""
+    return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
+
+
+def _joined(batches: Sequence[_Batch]) -> _Batch:
     """Consecutive batches as one."""
-    changed: dict[str, Any] = {
-        f.name: torch.cat([getattr(b, f.name) for b in batches], f.metadata["axes"].index("T"))
-        for f in fields(KeypointBatch)
-        if "T" in f.metadata.get("axes", ())
-    }
-    return replace(batches[0], **changed, anchor=batches[-1].anchor)
+    changed: dict[str, Any] = {}
+    for f in fields(batches[0]):
+        values = [getattr(b, f.name) for b in batches]
+        if "T" in f.metadata.get("axes", ()):
+            changed[f.name] = torch.cat(values, f.metadata["axes"].index("T"))
+        elif isinstance(values[0], TensorBatch):
+            changed[f.name] = _joined(values)
+    return replace(batches[0], **changed)
 
 
 def _result(
-    chunk: KeypointBatch, fitted: Sequence[tuple[Tensor, Tensor]], people: Sequence[_Person], fitter: _Fitter
+    chunk: KeypointBatch, rotations: Tensor, transl: Tensor, people: Sequence[_Person], fitter: _Fitter
 ) -> FitBatch:
-    """The chunk's fits (rotations, transl) with everything that is computed from them."""
+    """The chunk's fits, rotations (T, P, 24, 3, 3) and transl (T, P, 3), with all that follows from them."""
     cfg, rig = fitter.cfg, fitter.rig
-    rotations = torch.stack([r for r, _ in fitted], 1)
-    transl = torch.stack([t for _, t in fitted], 1)
     joints, points = zip(
         *(
-            pose_keypoints(fitter.body, r.double(), q.betas, t.double(), q.offsets)
-            for (r, t), q in zip(fitted, people, strict=True)
+            pose_keypoints(fitter.body, rotations[:, p].double(), q.betas, transl[:, p].double(), q.offsets)
+            for p, q in enumerate(people)
         ),
         strict=True,
     )
@@ -349,9 +417,10 @@ def smplify(
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
     A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
     on in which the person is seen (those chunks are held back meanwhile), then kept: all frames have the same
-    betas. Where a person is seen again within ``max_gap_s``, the frames between are bridged by the temporal
-    terms; a chunk that ends in a gap is held back until that is known. All other frames in which a person is
-    not seen are NaN. ``FitBatch.status`` says which frame is what.
+    betas. Their poses come with the shape and are final, up to the overlap. Where a person is seen again
+    within ``max_gap_s``, the frames between are bridged by the temporal terms; a chunk that ends in a gap is
+    held back until that is known. All other frames in which a person is not seen are NaN.
+    ``FitBatch.status`` says which frame is what. The windows of all people are fitted together.
 
     state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
     those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
@@ -365,34 +434,32 @@ def smplify(
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[KeypointBatch] = deque()
     people: list[_Person] = []
-    while True:
-        if not _fill(waiting, items, 1):
-            return
+    while _fill(waiting, items, 1):
         chunk = waiting[0]
+        frames, count = chunk.xy_px.shape[1:3]
         if not people:
-            blank = _Person.unknown(body.num_betas, cfg.overlap_frames)
-            count = chunk.xy_px.shape[2]
+            blank = _Person.unknown(body.num_betas, max(cfg.overlap_frames, cfg.shape_frames))
             packed = [None] * count if state is None else state.chunk(count)
             people = [blank if s is None else blank.unpacked(s) for s in packed]
-        fitted = []
+        clips = {}
         for p, person in enumerate(people):
             seen = fitter.seen(chunk.confidence[:, :, p])
             if not person.known and bool(seen.any()):
-                clip = _shape_clip(waiting, items, fitter, p, int(seen.nonzero()[0]))
-                people[p] = fitter.shape(clip, p, person)
-            stop = _window_end(waiting, items, fitter, p, float(person.unseen))
-            clip = _joined(waiting)
-            clip = clip.frames(0, min(stop, len(clip.time_s)))
-            rotations, transl, people[p] = fitter.window(clip, len(chunk.time_s), p, people[p])
-            fitted.append((rotations, transl))
+                first = int(seen.nonzero()[0])
+                clips[p] = _shape_clip(waiting, items, fitter, p, first), first
+        people = fitter.shapes(people, clips)
+        stops = [_window_end(waiting, items, fitter, p, float(q.unseen)) for p, q in enumerate(people)]
+        clip = _joined(waiting)
+        windows = [clip.frames(0, min(stop, len(clip.time_s))) for stop in stops]
+        rotations, transl, people = fitter.windows(people, windows, frames)
         waiting.popleft()
-        yield _result(chunk, fitted, people, fitter)
+        yield _result(chunk, rotations, transl, people, fitter)
 
 
 def _shape_clip(
     waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], fitter: _Fitter, p: int, first: int
 ) -> KeypointBatch:
-    """The frames that a person's shape is estimated from, the first of them seen.
+    """The frames that a person's shape is estimated from, seen in frame ``first``; and those before it.
 
     More of them where the person is hardly seen: what is estimated from them is for the whole recording.
     """
@@ -400,8 +467,8 @@ def _shape_clip(
         stop = first + most * fitter.cfg.shape_frames
         ended = not _fill(waiting, items, stop)
         clip = _joined(waiting)
-        clip = clip.frames(first, min(stop, len(clip.time_s)))
-        if ended or int(fitter.seen(clip.confidence[:, :, p]).sum()) >= _SHAPE_LEAST:
+        clip = clip.frames(0, min(stop, len(clip.time_s)))
+        if ended or int(fitter.seen(clip.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
             break
     return clip
 

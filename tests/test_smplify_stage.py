@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 from scenes import Scene, body, jitter_mm, mpjpe_mm, scene
 from torch import Tensor
 
+import stages.smplify
 from models.body import pose_keypoints
-from models.smplify import Schedule, Weights
+from models.smplify import Fit, Schedule, Views, Weights, fit
 from pipeline.batches import FitBatch, KeypointBatch, Status
 from pipeline.errors import InputError
 from stages.smplify import SmplifyConfig, smplify
@@ -312,29 +314,56 @@ def test_two_cameras_outliers_and_a_shape_of_its_own(seed: int) -> None:
     assert (joined(run(d), "joints") - d.joints[:96]).norm(dim=-1).mean() < 0.008
 
 
-def test_two_people() -> None:
-    a, b = scene(12, "person", frames=30), scene(14, "person", frames=30)
-    pairs = zip(batches(a), batches(b), strict=True)
+def together(scenes: list[Scene], dtype: torch.dtype = torch.float32) -> Iterator[KeypointBatch]:
+    """Several people in one recording."""
+    for parts in zip(*(batches(d) for d in scenes), strict=True):
 
-    def beside(x: Tensor, y: Tensor, axis: int) -> Tensor:
-        return torch.cat([x, y], axis)
+        def beside(name: str, axis: int, parts: tuple[KeypointBatch, ...] = parts) -> Tensor:
+            return torch.cat([getattr(b, name) for b in parts], axis)
 
-    both = (
-        replace(
-            x,
-            image_px=beside(x.image_px, y.image_px, 2),
-            xy_px=beside(x.xy_px, y.xy_px, 2),
-            confidence=beside(x.confidence, y.confidence, 2),
-            anchor=beside(x.anchor, y.anchor, 0),
+        yield replace(
+            parts[0],
+            image_px=beside("image_px", 2),
+            xy_px=beside("xy_px", 2).to(dtype),
+            confidence=beside("confidence", 2).to(dtype),
+            anchor=beside("anchor", 0),
         )
-        for x, y in pairs
-    )
-    out = list(smplify(both, SmplifyConfig(), a.rig, body()))
-    for p, d in enumerate((a, b)):
-        alone = joined(run(d), "joints")
-        assert torch.equal(torch.cat([o.joints[:, p] for o in out]).double(), alone)
-    again = list(smplify(iter(()), SmplifyConfig(), a.rig, body(), out[0].state))
-    assert again == []
+
+
+def test_people_together_are_fitted_as_alone() -> None:
+    # One comes late and leaves for a while, so that the runs of frames differ in length.
+    scenes = [scene(12, "person", frames=80), scene(14, "person", frames=80), scene(15, "random", frames=80)]
+    scenes[1] = hidden(hidden(scenes[1], 0, 30), 50, 60)
+    config = SmplifyConfig(shape_frames=32)
+
+    def fitted(people: list[Scene], dtype: torch.dtype = torch.float64) -> list[FitBatch]:
+        return list(smplify(together(people, dtype), config, scenes[0].rig, body()))
+
+    out = fitted(scenes)
+    single = fitted(scenes, torch.float32)
+    for p, d in enumerate(scenes):
+        alone = joined(fitted([d]), "joints")
+        assert bool(alone[65:].isfinite().all())
+        beside = torch.cat([o.joints[:, p] for o in out]).double()
+        assert torch.allclose(beside, alone, rtol=0, atol=1e-6, equal_nan=True)
+        # Single precision stops within the tolerance of the fit, no nearer.
+        beside = torch.cat([o.joints[:, p] for o in single]).double()
+        assert torch.allclose(beside, alone, rtol=0, atol=1e-3, equal_nan=True)
+    assert list(smplify(iter(()), config, scenes[0].rig, body(), out[0].state)) == []
+
+
+def test_people_together_go_through_the_solver_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(body: object, views: Views, *args: Any, **kwargs: Any) -> Fit:
+        seen.append(tuple(views.confidence.shape[:3]))
+        return fit(body, views, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages.smplify, "fit", watched)
+    scenes = [scene(12, "person", frames=72), scene(14, "person", frames=72)]
+    list(smplify(together(scenes), SmplifyConfig(shape_frames=32), scenes[0].rig, body()))
+    # Both shapes, with the first chunk; then windows of two held, 24 own and 8 later frames.
+    assert seen == [(2, 4, 32), (2, 4, 34), (2, 4, 26)]
 
 
 def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> None:
