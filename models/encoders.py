@@ -1,0 +1,52 @@
+"""Image encoders: a crop of a person → a vector."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import torch
+from torch import nn
+from torchvision.models import ConvNeXt_Tiny_Weights, ResNet50_Weights, convnext_tiny, resnet50
+
+EncoderName = Literal["resnet50", "convnext_tiny", "convnext_tiny_pooled"]
+"""ResNet-50 (He et al. 2016) pooled to 2048 numbers; ConvNeXt-T (Liu et al. 2022) up to the 1000 logits of
+its classifier, as the reference of the multi-view models has it, or pooled to 768 numbers."""
+
+SIZES: Final[dict[EncoderName, int]] = {
+    "resnet50": 2048,
+    "convnext_tiny": 1000,
+    "convnext_tiny_pooled": 768,
+}
+"""Length of each encoder's vector."""
+assert tuple(SIZES) == get_args(EncoderName)
+
+
+def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
+    """Crops (N, 3, 224, 224), normalised → (N, ``SIZES[name]``); parameters are named as in torchvision.
+
+    imagenet: begin with the weights of ImageNet, from torch's cache or, where there is a network, from
+    torchvision's server; with random ones and a warning where they cannot be had.
+    """
+    net: nn.Module = resnet50() if name == "resnet50" else convnext_tiny()
+    if imagenet:
+        weights = (
+            ResNet50_Weights.IMAGENET1K_V1 if name == "resnet50" else ConvNeXt_Tiny_Weights.IMAGENET1K_V1
+        )
+        try:
+            net.load_state_dict(weights.get_state_dict(progress=False, check_hash=True))
+        except (OSError, RuntimeError) as error:
+            file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+            warnings.warn(
+                f"no ImageNet weights for {name} ({error}): it begins with random ones. Download "
+                f"{weights.url} elsewhere and put it at {file}.",
+                stacklevel=2,
+            )
+    if name == "resnet50":
+        net.fc = nn.Identity()
+    elif name == "convnext_tiny_pooled":
+        head = net.get_submodule("classifier")
+        assert isinstance(head, nn.Sequential)
+        head[2] = nn.Identity()
+    return net
