@@ -1,0 +1,147 @@
+"""Poses to train on: read, split into training and held-out clips, sampled and varied."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.rotations import axis_angle_to_matrix
+from pipeline.errors import InputError
+from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
+
+HELD_OUT: Final = 0.15
+"""Share of each category's clips that is never trained on."""
+_UPPER: Final = tuple(
+    i
+    for i, name in enumerate(SMPL_JOINTS)
+    if re.search("spine|neck|head|collar|shoulder|elbow|wrist|hand", name)
+)
+_JITTERED: Final = 0.4
+_EXCHANGED: Final = 0.15
+_JITTER_RAD: Final = 0.15
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Frames of motion capture, F of them."""
+
+    pose: Tensor
+    """(F, 24, 3) axis-angle of the SMPL joints, the root's to a world with y up."""
+    height: Tensor
+    """(F,) of the pelvis over the floor, metres."""
+    category: Tensor
+    """(F,) index of the motion's category."""
+    categories: tuple[str, ...]
+
+    def where(self, keep: Tensor) -> Poses:
+        return Poses(self.pose[keep], self.height[keep], self.category[keep], self.categories)
+
+
+def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
+    """Which clips are for testing: whole ones, and whole subjects where the names tell several apart.
+
+    CMU's names are ``cmu_<subject>_<trial>``. The two dancers of a salsa take are numbered 15 apart, and go
+    together. Of each category that has at least three clips, some 15 % and at least one.
+    """
+
+    def group(name: str) -> str:
+        if salsa := re.fullmatch(r"cmud_salsa_(\d+)", name):
+            return f"take {int(salsa[1]) % 15}"
+        subject = re.match(r"cmu_(\d+)_", name)
+        return f"subject {subject[1]}" if subject else name
+
+    out = [False] * len(names)
+    for category in sorted(set(categories)):
+        clips = [i for i, c in enumerate(categories) if c == category]
+        if len(clips) < 3:
+            continue
+        groups: dict[str, list[int]] = {}
+        for i in clips:
+            groups.setdefault(group(names[i]), []).append(i)
+        if len(groups) == 1:  # one subject
+            groups = {names[i]: [i] for i in clips}
+        order = np.random.default_rng(len(clips)).permutation(sorted(groups))
+        wanted, taken = max(1, round(HELD_OUT * len(clips))), 0
+        for key in order:
+            members = groups[str(key)]
+            if taken and taken + len(members) > wanted + 1:
+                continue
+            for i in members:
+                out[i] = True
+            taken += len(members)
+            if taken >= wanted:
+                break
+    return out
+
+
+def read_poses(path: Path) -> tuple[Poses, Poses]:
+    """Poses to train on and to test on, from a ``.npz`` with body_pose (N, 24, 3) axis-angle, trans (N, 3)
+    metres with y up, clip_id (N,), clip_name and clip_category (clips,).
+
+    Raises ``InputError`` when the file is something else.
+    """
+    wanted = ("body_pose", "trans", "clip_id", "clip_name", "clip_category")
+    try:
+        with np.load(path, allow_pickle=False) as d:
+            pose, trans, clip, names, categories = (d[k] for k in wanted)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
+        ) from error
+    if pose.ndim != 3 or pose.shape[1:] != (24, 3) or len({len(pose), len(trans), len(clip)}) != 1:
+        raise InputError(
+            f"{path}: body_pose {pose.shape}, trans {trans.shape} and clip_id {clip.shape} must be "
+            "(N, 24, 3), (N, 3) and (N,)."
+        )
+    known, number = np.unique(categories, return_inverse=True)
+    test = np.array(held_out_clips([str(n) for n in names], [str(c) for c in categories]))
+    every = Poses(
+        torch.from_numpy(np.asarray(pose, np.float32)),
+        torch.from_numpy(np.asarray(trans[:, 1], np.float32)).clamp(0.2, 1.6),
+        torch.from_numpy(number[clip]),
+        tuple(str(c) for c in known),
+    )
+    is_test = torch.from_numpy(test[clip])
+    return every.where(~is_test), every.where(is_test)
+
+
+class Sampler:
+    """Draws frames: a category by the square root of its frames, then any frame of it."""
+
+    def __init__(self, poses: Poses) -> None:
+        self.poses = poses
+        count = torch.bincount(poses.category, minlength=len(poses.categories)).double()
+        chance = count.sqrt() / count.clamp_min(1)
+        self._cumulative = chance[poses.category].cumsum(0)
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) indices."""
+        at = torch.rand(count, generator=rng, dtype=torch.float64) * self._cumulative[-1]
+        return torch.searchsorted(self._cumulative, at, right=True).clamp_max(len(self._cumulative) - 1)
+
+    def rotations(self, index: Tensor, rng: torch.Generator, *, varied: bool) -> Tensor:
+        """Local rotations (N, 24, 3, 3) of frames, half of them mirrored, if ``varied`` with new poses made
+        of old ones: upper bodies exchanged, joints jittered."""
+        n = len(index)
+
+        def chance(p: float) -> Tensor:
+            return torch.rand(n, 1, 1, generator=rng) < p
+
+        pose = self.poses.pose[index]
+        if varied:
+            other = self.poses.pose[self.draw(n, rng)]
+            upper = torch.zeros(24, dtype=torch.bool)
+            upper[list(_UPPER)] = True
+            pose = torch.where(chance(_EXCHANGED) & upper[:, None], other, pose)
+        mirrored = pose[:, list(SMPL_FLIP)] * pose.new_tensor([1.0, -1.0, -1.0])
+        rotation = axis_angle_to_matrix(torch.where(chance(0.5), mirrored, pose))
+        if varied:
+            size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(_JITTERED)
+            rotation = rotation @ axis_angle_to_matrix(size * torch.randn(n, 24, 3, generator=rng))
+        return rotation
