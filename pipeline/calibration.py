@@ -35,14 +35,14 @@ _EXPECTED = (
 _MATRIX_TAG = "tag:yaml.org,2002:opencv-matrix"
 
 
-def find_calibration(folder: Path) -> tuple[Path, tuple[Path, ...]]:
-    """The calibration of a recording, and the other files that could have been it.
+def find_calibration(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
+    """The calibration of a recording, None where there is none, and the other files that could have been it.
 
     ``calibration.toml`` beside the videos comes first, then the same name in ``calibration/``; without
     either, there must be one candidate only. EasyMocap's pair is stood for by its ``intri.yml``.
 
     Raises:
-        InputError: nothing was found, half a pair was found, or several that none is first among.
+        InputError: half a pair was found, or several that none is first among.
     """
     found: list[Path] = []
     for place in (folder, folder / "calibration"):
@@ -57,7 +57,7 @@ def find_calibration(folder: Path) -> tuple[Path, tuple[Path, ...]]:
         found += [p for p in pair if p.name == "intri.yml"]
     first = [p for p in found if p.name == "calibration.toml"]
     if not found:
-        raise InputError(f"{folder}: no calibration found; {_EXPECTED}")
+        return None, ()
     if not first and len(found) > 1:
         names_text = ", ".join(str(p.relative_to(folder)) for p in found)
         raise InputError(
@@ -139,9 +139,24 @@ def calibration_doubts(rig: Rig) -> list[str]:
     return doubts
 
 
-def write_calibration(rig: Rig, path: Path) -> None:
-    """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative)."""
-    lines = []
+ESTIMATED: Final = "estimated"
+"""Key of the metadata that says that the cameras were estimated from a person, by ``run``."""
+
+
+def is_estimated(path: Path) -> bool:
+    """Whether a calibration that can be read says that it was estimated from a person."""
+    if path.suffix.lower() != ".toml":
+        return False
+    metadata = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("metadata")
+    return isinstance(metadata, dict) and metadata.get(ESTIMATED) is True
+
+
+def write_calibration(rig: Rig, path: Path, *, error_px: float = 0.0, comment: str = "") -> None:
+    """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative).
+
+    With a ``comment``, which goes to the top, the cameras are marked as estimated, to within ``error_px``.
+    """
+    lines = [f"# {line}" for line in comment.splitlines()]
     for v, name in enumerate(rig.names):
         table = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
         if name.casefold() in _NOT_CAMERAS:
@@ -160,7 +175,8 @@ def write_calibration(rig: Rig, path: Path) -> None:
             "fisheye = false",
             "",
         ]
-    lines += ["[metadata]", "adjusted = false", "error = 0.0", ""]
+    lines += ["[metadata]", "adjusted = false", f"error = {float(error_px)}"]
+    lines += [f"{ESTIMATED} = true", ""] if comment else [""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 

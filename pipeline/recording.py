@@ -44,6 +44,7 @@ from pipeline.skeletons import (
     best_bodies,
     body_size,
     decide_format,
+    decide_format_in_pictures,
     find_bodies,
     find_scales,
     find_unit,
@@ -66,6 +67,13 @@ _FEW: Final = 5
 
 _DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|turntable)(\.part)?\.mp4")
 """What is drawn from results, which may be into the recording's own folder."""
+
+FOCAL_BY_SIDE: Final = 1.0
+"""Focal length over the longer side of the picture where nothing tells it: 53° across, between a telephone's
+video (0.75 to 0.9) and a camera's (1 to 1.4)."""
+
+_LEVEL: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+"""World → camera of a level camera where z is up and it looks along y."""
 
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""
@@ -116,14 +124,33 @@ class Stated(Config):
     calibration: StatedCalibration = StatedCalibration()
     frame_offset: dict[str, int] = Field(default_factory=dict)
     """Per camera: the frame that shows the same moment as frame 0 of a camera without an offset."""
+    focal_px: float | dict[str, float] | None = None
+    """Focal length in pixels of the videos, of all cameras or by camera, where there is no calibration."""
+    picture_size: tuple[int, int] | None = None
+    """Width and height, where there is neither a calibration nor a video that says it."""
     fps: float | str | None = None
     """Frames a second where no video says so; a fraction such as 30000/1001 as text."""
 
-    @field_validator("frame_offset", mode="before")
+    @field_validator("frame_offset", "focal_px", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         # YAML reads a camera called 1 as a number.
         return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("focal_px")
+    @classmethod
+    def _positive_focal(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        for focal in value.values() if isinstance(value, dict) else [value]:
+            if focal is not None and not 0 < focal < math.inf:
+                raise ValueError(f"{focal} must be positive: pixels")
+        return value
+
+    @field_validator("picture_size")
+    @classmethod
+    def _possible_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not all(1 <= n <= 100_000 for n in value):
+            raise ValueError(f"{list(value)} must be a width and a height in pixels")
+        return value
 
     @field_validator("fps")
     @classmethod
@@ -153,14 +180,17 @@ class Recording:
 
     path: Path
     rig: Rig
-    """Sizes and intrinsics are those of the videos."""
+    """Sizes and intrinsics are those of the videos. Without a calibration, a guess: see ``placed``."""
     videos: tuple[VideoInfo | None, ...]
     keypoints: tuple[KeypointFiles | None, ...]
     format: KeypointFormat
     first_frame: int
     """Number of the keypoint file that belongs to frame 0 of a camera."""
     timeline: Timeline
-    calibration: Path
+    calibration: Path | None
+    """None where there is none."""
+    focal_stated: tuple[bool, ...]
+    """Whether the focal length of each camera is known where there is no calibration."""
     notes: tuple[tuple[str, str], ...]
     """What was found and how: rows of a table."""
     warnings: tuple[str, ...]
@@ -168,6 +198,14 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.timeline)
+
+    @property
+    def placed(self) -> bool:
+        """Whether the rig's poses are known: from a calibration, or since there is one camera only.
+
+        Else all cameras stand in the same place, until they are estimated (``stages/calibrate.py``).
+        """
+        return self.calibration is not None or len(self.rig) == 1
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
@@ -249,25 +287,35 @@ def _find(folder: Path) -> Recording:
     calibration = _calibration_of(folder, stated, notes)
     unit = stated.calibration.unit
     stated_scale = None if unit is None else UNITS[unit] if isinstance(unit, str) else unit
-    rig = read_calibration(calibration, metres_per_unit=stated_scale or 1.0)
+    rig = read_calibration(calibration, metres_per_unit=stated_scale or 1.0) if calibration else None
 
-    video_files = _find_videos(folder, rig.names, warnings)
+    video_files = _find_videos(folder, rig.names if rig else (), warnings)
     folders, keypoints_at = _find_keypoints(folder, stated, warnings)
     if not folders:
+        inner = _recordings_in(folder)
+        if rig is None and inner:
+            raise InputError(
+                f"{folder} is not a recording but holds {len(inner)}: {', '.join(inner[:5])}"
+                f"{', ...' if len(inner) > 5 else ''}; give one of them"
+            )
         raise InputError(
             f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
             "as Pose2Sim writes it) in OpenPose JSON, one file a frame"
         )
+    if rig is None:
+        rig, video_files = _unknown_rig(folder, video_files, folders, warnings)
     rig, matched_videos, matched_folders = _match_cameras(folder, rig, video_files, folders, warnings)
-    if len(rig) < 2:
-        raise InputError(
-            f"{folder}: only camera {rig.names[0]} was found; at least two calibrated views are needed"
-        )
 
     videos = tuple(probe(matched_videos[n]) if n in matched_videos else None for n in rig.names)
     for video in videos:
         warnings += video.warnings if video else ()
-    rig = _fit_sizes(rig, videos, calibration, warnings)
+    focal_stated = tuple([False] * len(rig))
+    if calibration:
+        rig = _fit_sizes(rig, videos, calibration, warnings)
+        if stated.focal_px is not None:
+            warnings.append("recording.yaml: focal_px is not used where there is a calibration")
+    else:
+        rig, focal_stated = _guess_intrinsics(folder, rig, videos, stated, warnings)
 
     indexed: list[KeypointFiles | None] = []
     for name in rig.names:
@@ -281,15 +329,19 @@ def _find(folder: Path) -> Recording:
         if not files:
             warnings.append(f"camera {name} has no keypoints: it takes no part in the fit")
         indexed.append(files or None)
-    if sum(f is not None for f in indexed) < 2:
+    if len(rig) > 1 and sum(f is not None for f in indexed) < 2:
         raise InputError(
-            f"{folder}: fewer than two cameras have keypoint files; at least two views are needed"
+            f"{folder}: fewer than two of the {len(rig)} cameras have keypoint files; add those of another, "
+            "or make a recording of that camera alone"
         )
 
     first_frame = _first_frame(stated, videos, indexed, notes)
     timeline = _timeline_of(folder, rig, videos, indexed, stated, first_frame, warnings)
-    rig, known = _check_people(folder, rig, indexed, timeline, stated, first_frame, warnings)
-    warnings += calibration_doubts(rig)
+    if calibration and len(rig) > 1:
+        rig, known = _check_people(folder, rig, indexed, timeline, stated, first_frame, warnings)
+        warnings += calibration_doubts(rig)
+    else:
+        known = _check_pictures(folder, rig, indexed, timeline, stated, first_frame, warnings)
 
     notes.append(("keypoints", f"{keypoints_at}: {known.name}, {known.how}"))
     duration = f"{timeline.duration_s:.2f} s at {float(timeline.rate):.6g} fps"
@@ -305,28 +357,28 @@ def _find(folder: Path) -> Recording:
         first_frame=first_frame,
         timeline=timeline,
         calibration=calibration,
+        focal_stated=focal_stated,
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
 
 
-def _calibration_of(folder: Path, stated: Stated, notes: list[tuple[str, str]]) -> Path:
+def _calibration_of(folder: Path, stated: Stated, notes: list[tuple[str, str]]) -> Path | None:
+    path: Path | None
     others: tuple[Path, ...] = ()
     if stated.calibration.path is not None:
         path = _inside(folder, stated.calibration.path, "calibration.path")
         if path.is_dir():
-            path, others = find_calibration(path)
+            place = path
+            path, others = find_calibration(place)
+            if path is None:
+                raise InputError(
+                    f"{folder / 'recording.yaml'}: calibration.path: {place} holds no calibration"
+                )
     else:
-        try:
-            path, others = find_calibration(folder)
-        except InputError as error:
-            inner = _recordings_in(folder)
-            if not inner:
-                raise
-            raise InputError(
-                f"{folder} is not a recording but holds {len(inner)}: {', '.join(inner[:5])}"
-                f"{', ...' if len(inner) > 5 else ''}; give one of them"
-            ) from error
+        path, others = find_calibration(folder)
+    if path is None:
+        return None
     if path.name == "extri.yml":
         path = path.with_name("intri.yml")
     ignored = f" (not used: {', '.join(str(p.relative_to(folder)) for p in others)})" if others else ""
@@ -334,14 +386,91 @@ def _calibration_of(folder: Path, stated: Stated, notes: list[tuple[str, str]]) 
     return path
 
 
+def _unknown_rig(
+    folder: Path, videos: Mapping[str, Path], folders: Mapping[str, Path], warnings: list[str]
+) -> tuple[Rig, dict[str, Path]]:
+    """Cameras of which only the names are known, and their videos.
+
+    Named after the videos, or after the keypoints if these are more.
+    """
+    names = sorted(videos if len(videos) >= len(folders) else folders, key=_natural)
+    paired = _pair_names(folders, names, "keypoints", [])
+    if paired is None:
+        raise InputError(
+            f"{folder}: no calibration, and the cameras' names differ: videos {', '.join(videos)}, keypoints "
+            f"{', '.join(folders)}; rename one side"
+        )
+    without = [n for n in names if n not in paired]
+    if without:
+        warnings.append(
+            f"without a calibration nothing tells where a camera without keypoints stands, so left out: "
+            f"{', '.join(without)}"
+        )
+        names = [n for n in names if n in paired]
+    v = len(names)
+    rig = Rig(
+        tuple(names),
+        np.tile(np.eye(3), (v, 1, 1)),
+        np.zeros((v, 8)),
+        np.tile(_LEVEL, (v, 1, 1)),
+        np.zeros((v, 3)),
+        np.zeros((v, 2), dtype=np.int64),
+    )
+    return rig, {n: file for n, file in videos.items() if n not in without}
+
+
+def _guess_intrinsics(
+    folder: Path, rig: Rig, videos: Sequence[VideoInfo | None], stated: Stated, warnings: list[str]
+) -> tuple[Rig, tuple[bool, ...]]:
+    """Pinhole cameras of stated or assumed focal length, and which of them are stated."""
+    focal = stated.focal_px
+    for name in focal if isinstance(focal, dict) else ():
+        if name not in rig.names:
+            raise InputError(
+                f"{folder / 'recording.yaml'}: focal_px: no camera is called {name!r}; "
+                f"known: {', '.join(rig.names)}"
+            )
+    k, sizes, known = [], [], []
+    for name, video in zip(rig.names, videos, strict=True):
+        size = video.size if video else stated.picture_size
+        if size is None:
+            raise InputError(
+                f"{folder}: camera {name} has neither a calibration nor a video: state how large its "
+                "pictures are in recording.yaml, picture_size: [width, height]"
+            )
+        own = focal.get(name) if isinstance(focal, dict) else focal
+        known.append(own is not None)
+        f = own or FOCAL_BY_SIDE * max(size)
+        k.append([[f, 0, (size[0] - 1) / 2], [0, f, (size[1] - 1) / 2], [0, 0, 1]])
+        sizes.append(size)
+    rig = replace(rig, K=np.array(k, np.float64), size=np.array(sizes, np.int64))
+    for v, name in enumerate(rig.names):
+        check_intrinsics(rig, v, f"{folder / 'recording.yaml'}, focal_px of camera {name!r}")
+    cameras = "the camera is" if len(rig) == 1 else "the cameras are"
+    then = (
+        "its position is the world's origin, its axis level"
+        if len(rig) == 1
+        else "run estimates where they stand from the person they see"
+    )
+    assumed = [n for n, is_known in zip(rig.names, known, strict=True) if not is_known]
+    guess = (
+        f"; the focal length of {', '.join(assumed)} is assumed to be {FOCAL_BY_SIDE:g} × the longer side of "
+        "the picture (recording.yaml can state it: focal_px: ...)"
+        if assumed
+        else ""
+    )
+    warnings.append(f"no calibration found: {cameras} taken to stand still, and {then}{guess}")
+    return rig, tuple(known)
+
+
 def _recordings_in(folder: Path) -> list[str]:
     inner = []
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "calibration"):
         try:
-            find_calibration(sub)
+            if find_calibration(sub)[0] or _find_keypoints(sub, Stated(), [])[0]:
+                inner.append(sub.name)
         except (InputError, OSError):
             continue
-        inner.append(sub.name)
     return inner
 
 
@@ -714,19 +843,58 @@ def _check_people(
             f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
             f"apart then, not {span:.0f} m; state it in recording.yaml, calibration: {{unit: {guess}}}"
         )
+    _doubt_scales(rig, image, known, warnings)
+    warnings += _loners(rig, image)
+    warnings += doubts
+    return rig, known
+
+
+def _check_pictures(
+    folder: Path,
+    rig: Rig,
+    files: Sequence[KeypointFiles | None],
+    timeline: Timeline,
+    stated: Stated,
+    first_frame: int,
+    warnings: list[str],
+) -> KeypointFormat:
+    """Keypoint format and scales, as far as pictures tell them: without a calibration, or with one camera."""
+    index = timeline.frame_index
+    numbers = np.where(index >= 0, index + first_frame, -1)
+    have = np.stack(
+        [np.zeros(len(n), bool) if c is None else c.has(n) for c, n in zip(files, numbers, strict=True)]
+    )
+    any_file = np.flatnonzero(have.any(0))
+    if not len(any_file):
+        raise InputError(
+            f"{folder}: no keypoint file belongs to a frame of the recording; check the frame numbers in the "
+            "names"
+        )
+    points = _point_count(folder, rig, files, numbers[:, spread(any_file, 10 * _SAMPLE)], stated)
+    wanted = stated.keypoints.format
+    try:
+        raw = read_views(files, numbers[:, spread(any_file, 4 * _SAMPLE)], points)
+        known = find_scales(raw, KeypointFormat(wanted or formats_with(points)[0], ""))
+        image = to_pixels(raw, known, rig.size)
+        known, doubts = decide_format_in_pictures(image, known, wanted)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    _doubt_scales(rig, image, known, warnings)
+    warnings += doubts
+    return known
+
+
+def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat, warnings: list[str]) -> None:
     for name, share in zip(rig.names, share_outside(image, rig.size), strict=True):
         if share > 0.05:
             warnings.append(
                 f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
                 "made on pictures of another size?"
             )
-    warnings += _loners(rig, image)
     if known.confidence_scale != 1.0:
         warnings.append(f"keypoint confidences reach {known.confidence_scale:.2f}: divided by that")
     if known.normalised:
         warnings.append("keypoint coordinates lie between 0 and 1: taken as fractions of the picture")
-    warnings += doubts
-    return rig, known
 
 
 def _loners(rig: Rig, image: Floats) -> list[str]:

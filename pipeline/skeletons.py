@@ -1,7 +1,8 @@
 """What the numbers in keypoint files mean: order of the points, scale of coordinates and confidences.
 
 The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
-length over time, left ones are as long as right ones, and thighs are longer than upper arms.
+length over time, left ones are as long as right ones, and thighs are longer than upper arms. Without a
+calibration there are only pictures, but in these, too, what belongs together lies together.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ NO_BODY: Final = 0.4
 MISFIT: Final = 0.25
 """The only format with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
 
+PICTURE_MARGIN: Final = 1.5
+"""The same without a calibration: 1.9 to 2.7 is usual there."""
+
 _LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
+_NEIGHBOURS: Final = (
+    *((s + a, s + b) for s in "LR" for a, b in _LIMBS),
+    *((s + a, s + b) for s in "LR" for a, b in (("Shoulder", "Hip"), ("Ankle", "Heel"), ("Heel", "BigToe"))),
+    *((s + a, s + b) for s in "LR" for a, b in (("BigToe", "SmallToe"), ("Eye", "Ear"))),
+    *((f"L{a}", f"R{a}") for a in ("Shoulder", "Hip", "Eye")),
+)
+"""Points that lie near to each other on everybody."""
 _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 """Two of ``_LIMBS`` and how many times longer an adult's first is than the second."""
 _HUMAN_M: Final = (0.5, 2.5)
@@ -95,6 +106,60 @@ def to_body_25(people: Floats, format_name: str) -> Floats:
             out[..., to, :2] = np.where(both[..., None] > 0, middle, np.nan)
             out[..., to, 2] = both
     return out
+
+
+def picture_misfit(image: Floats, format_name: str) -> float:
+    """How far apart lies what belongs together when points (..., K, 3) are read in one format.
+
+    The mean distance of neighbouring points over the median distance of a figure's points from their middle;
+    the median over the figures with six in ten points. NaN where there are no such figures.
+    """
+    names = FORMATS[format_name]
+    figures = image.reshape(-1, len(names), 3)
+    seen = figures[..., 2] > 0
+    figures = figures[seen.sum(1) >= 0.6 * len(names)]
+    if not len(figures):
+        return math.nan
+    xy = np.where(figures[..., 2:] > 0, figures[..., :2], np.nan).astype(np.float64)
+    size = np.nanmedian(np.linalg.norm(xy - np.nanmedian(xy, 1, keepdims=True), axis=-1), axis=1)
+    pairs = [(names.index(a), names.index(b)) for a, b in _NEIGHBOURS if a in names and b in names]
+    a, b = np.array(pairs).T
+    apart = np.linalg.norm(xy[:, a] - xy[:, b], axis=-1)
+    known = np.isfinite(apart)
+    mean = np.where(known, apart, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return float(np.median((mean / np.maximum(size, 1e-9))[known.any(1)])) if known.any() else math.nan
+
+
+def decide_format_in_pictures(
+    image: Floats, known: KeypointFormat, stated: str | None
+) -> tuple[KeypointFormat, list[str]]:
+    """``decide_format`` without a calibration, from points as in the files (V, T, P, K, 3) in pixels.
+
+    Raises ``InputError`` when it is not stated and no candidate fits clearly better than the next.
+    """
+    costs = {name: picture_misfit(image, name) for name in formats_with(image.shape[-2])}
+    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    best, shown = order[0], ", ".join(f"{n} {costs[n]:.2f}" for n in order)
+    others = [costs[n] for n in order if n != (stated or best)]
+    margin = others[0] / max(costs[stated or best], 1e-6) if others else math.nan
+    decided = replace(known, name=stated or best, margin=None if math.isnan(margin) else margin)
+    if stated:
+        doubts = []
+        if margin < 1 / PICTURE_MARGIN:
+            doubts.append(
+                f"recording.yaml states the keypoint format {stated}, but read as {best} neighbouring points "
+                f"lie {1 / margin:.1f} times closer together ({shown})"
+            )
+        return replace(decided, how="stated in recording.yaml"), doubts
+    if not others:
+        return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
+    if not margin >= PICTURE_MARGIN:
+        raise InputError(
+            f"{image.shape[-2]} keypoints can be {' or '.join(order)}, and the pictures do not tell "
+            f"({shown}); state it in recording.yaml, keypoints: {{format: ...}}"
+        )
+    how = f"found: neighbouring points lie {margin:.1f} times closer together than as {order[1]}"
+    return replace(decided, how=how), []
 
 
 def find_scales(people: Floats, known: KeypointFormat) -> KeypointFormat:

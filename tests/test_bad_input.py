@@ -47,10 +47,6 @@ def keypoint_files(folder: Path, camera: str = "*") -> list[Path]:
     return sorted(folder.glob(f"keypoints/{camera}/*.json"))
 
 
-def no_calibration(f: Path) -> None:
-    (f / "calibration.toml").unlink()
-
-
 def broken_toml(f: Path) -> None:
     edit(f / "calibration.toml", r"matrix = \[", "matrix = ")
 
@@ -65,12 +61,6 @@ def not_numbers(f: Path) -> None:
 
 def no_keypoints(f: Path) -> None:
     shutil.rmtree(f / "keypoints")
-
-
-def one_camera(f: Path) -> None:
-    for name in ("cam02", "cam03", "cam04"):
-        shutil.rmtree(f / "keypoints" / name)
-        (f / "videos" / f"{name}.mp4").unlink()
 
 
 def other_count(f: Path) -> None:
@@ -118,12 +108,10 @@ def strange_points(f: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (no_calibration, r"recording.*calibration\.toml"),
         (broken_toml, r"calibration\.toml"),
         (fisheye, r"calibration\.toml.*cam01.*fisheye"),
         (not_numbers, r"calibration\.toml.*cam01.*translation"),
         (no_keypoints, r"no keypoints found; expected keypoints/<camera>"),
-        (one_camera, r"only camera cam01 was found; at least two"),
         (other_count, r"left.*right.*cam04"),
         (not_a_video, r"cam02\.mp4"),
         (empty_video, r"cam02\.mp4.*empty"),

@@ -238,9 +238,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_a_folder_of_recordings(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"no calibration found; expected calibration.toml .*intri.yml with extri.yml"
-    ):
+    with pytest.raises(InputError, match=r"no keypoints found; expected keypoints/<camera>/"):
         find_recording(tmp_path)
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
@@ -256,15 +254,21 @@ def test_no_keypoints(folder: Path) -> None:
         find_recording(folder)
 
 
-def test_one_camera_is_too_few(folder: Path) -> None:
+def test_one_camera_of_a_calibration_keeps_its_place(folder: Path) -> None:
     shutil.rmtree(folder / "keypoints" / "cam01")
     shutil.rmtree(folder / "keypoints" / "cam03")
-    with pytest.raises(
-        InputError, match="only camera cam02 was found; at least two calibrated views are needed"
-    ):
-        find_recording(folder)
+    found = find_recording(folder)
+    assert found.rig.names == ("cam02",)
+    assert np.allclose(found.rig.t[0], RIG.t[1])
+    assert found.placed
+    assert found.format.name == "body_25"
+
+
+def test_cameras_of_which_one_has_keypoints_are_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "keypoints" / "cam01")
+    shutil.rmtree(folder / "keypoints" / "cam03")
     add_videos(folder)
-    with pytest.raises(InputError, match="fewer than two cameras have keypoint files"):
+    with pytest.raises(InputError, match="fewer than two of the 3 cameras have keypoint files; add those of"):
         find_recording(folder)
 
 
