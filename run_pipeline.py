@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -333,6 +334,47 @@ def demo(
         table.add_row("frames compared", f"{person.frames} of {person.frames + person.missed}")
     console.print(table)
     _print_files(result)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
+    motion: Annotated[Path, typer.Option(help="Motion capture, a .npz: see models/training/poses.py.")],
+    config: Configs = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps in all.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train for so long, however many steps that makes.")
+    ] = None,
+    settings: Sets = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a keypoint regressor on synthetic projections of motion. Ctrl-C saves; --resume goes on."""
+    from contextlib import closing
+
+    import torch
+
+    from models.training.trainer import TrainConfig
+    from models.training.trainer import train as training
+    from pipeline.config import load
+
+    torch.set_num_threads(1)
+    steps = [f"steps={max_steps}"] if max_steps else []
+    cfg = load(TrainConfig, config or (), [*(settings or ()), *steps])
+    with closing(training(cfg, motion, out, minutes=minutes, resume=resume)) as steps_done:
+        bar = tqdm(total=100, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
+        samples, began = 0, time.monotonic()
+        try:
+            for done in steps_done:
+                samples += done.samples
+                rate = samples / (time.monotonic() - began)
+                bar.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
+                bar.update(100 * done.share - bar.n)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
+            raise typer.Exit(130) from None
+        finally:
+            bar.close()
+    console.print(f"  {escape(str(out / 'weights.safetensors'))}")
 
 
 def _run_config(files: Sequence[Path] | None, settings: Sequence[str] | None) -> RunConfig:
