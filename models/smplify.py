@@ -1050,20 +1050,20 @@ def start_shape(body: KeypointBody, points: Tensor, *, sigma_m: float = 0.02) ->
 
 
 def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Kabsch per frame: rest (k, 3) → points (T, k, 3), NaN where missing.
+    """Kabsch per frame: rest (..., k, 3) → points (T, ..., k, 3), NaN where missing.
 
-    Rotations (T, 3, 3), both centroids (T, 3), and whether the points fix a rotation (T,): three of them, not
-    on a line.
+    Rotations (T, ..., 3, 3), both centroids (T, ..., 3), and whether the points fix a rotation (T, ...):
+    three of them, not on a line.
     """
     w = points.isfinite().all(-1).to(rest.dtype)[..., None]
-    count = w.sum(1).clamp(min=1)
+    count = w.sum(-2).clamp(min=1)
     there = torch.nan_to_num(points)
-    mean_rest, mean = (w * rest).sum(1) / count, (w * there).sum(1) / count
-    covariance = (w * (there - mean[:, None])).mT @ (rest - mean_rest[:, None])
+    mean_rest, mean = (w * rest).sum(-2) / count, (w * there).sum(-2) / count
+    covariance = (w * (there - mean[..., None, :])).mT @ (rest - mean_rest[..., None, :])
     # Two directions must be spread: the second singular value, of points a few centimetres apart at least.
-    spread = torch.linalg.svdvals(covariance)[:, 1]
-    size = ((rest - rest.mean(0)) ** 2).sum()
-    return nearest_rotation(covariance), mean_rest, mean, (w.sum((1, 2)) >= 3) & (spread > 0.02 * size)
+    spread = torch.linalg.svdvals(covariance)[..., 1]
+    size = ((rest - rest.mean(-2, keepdim=True)) ** 2).sum((-2, -1))
+    return nearest_rotation(covariance), mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
 
 
 def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
@@ -1089,19 +1089,27 @@ def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
 
 
 def _fill(values: Tensor, known: Tensor) -> Tensor:
-    """Values (T, ...) where known (T,), between them linear in time, beyond them the nearest."""
-    index = known.nonzero()[:, 0]
-    time = torch.arange(len(values))
-    after = torch.searchsorted(index, time).clamp(max=len(index) - 1)
-    hi = index[after]
-    lo = torch.where(hi <= time, hi, index[(after - 1).clamp(min=0)])
-    part = ((time - lo) / (hi - lo).clamp(min=1)).clamp(0, 1).to(values.dtype)
-    part = part.view(-1, *[1] * (values.ndim - 1))
-    return values[lo] * (1 - part) + values[hi] * part
+    """Values (T, J, ...) where known (T, J), between them linear in time, beyond them the nearest."""
+    frames, columns = known.shape
+    time = torch.arange(frames)[:, None].expand(-1, columns)
+    lo = torch.where(known, time, -1).cummax(0).values
+    hi = torch.where(known, time, frames).flip(0).cummin(0).values.flip(0)
+    lo, hi = torch.where(lo < 0, hi, lo), torch.where(hi == frames, lo, hi)
+    part = (time - lo).to(values.dtype) / (hi - lo).clamp(min=1)
+    part = part.view(*part.shape, *[1] * (values.ndim - 2))
+    column = torch.arange(columns)
+    return values[lo, column] * (1 - part) + values[hi, column] * part
+
+
+def _fill_rotations(rotations: Tensor, known: Tensor) -> Tensor:
+    """Rotations (T, J, 3, 3) filled in time where they are not known (T, J); every J known in some frame."""
+    out = rotations.clone()
+    out[~known] = nearest_rotation(_fill(rotations, known)[~known])
+    return out
 
 
 def _smooth_twist(twist: Tensor, strength: Tensor, frames: float) -> Tensor:
-    """Angles (T,) averaged over time, each counted by its strength; 0 where nothing is known."""
+    """Angles (T, J) averaged over time, each counted by its strength; 0 where nothing is known."""
     time = torch.arange(len(twist), dtype=twist.dtype)
     kernel = torch.exp(-0.5 * ((time[:, None] - time) / frames) ** 2)
     sin, cos = kernel @ (strength * torch.sin(twist)), kernel @ (strength * torch.cos(twist))
@@ -1144,58 +1152,66 @@ def start_pose(
         known[given, 0] = True
     if not bool(known[:, 0].any()):
         return None
-    root = nearest_rotation(_fill(root, known[:, 0]))
-    transl = _fill(transl, known[:, 0])
+    root = _fill_rotations(root[:, None], known[:, :1])[:, 0]
+    transl = _fill(transl[:, None], known[:, :1])[:, 0]
     local[:, 0] = root
 
-    def put(joint: str, rotation: Tensor, seen: Tensor) -> None:
-        j = SMPL_JOINTS.index(joint)
-        local[:, j], known[:, j] = rotation, seen
-
-    limbs = {}
-    for name, axis, sign in HINGES:
-        side, hinge = name.split("_")
-        ends = ("shoulder", "elbow", "wrist") if hinge == "elbow" else ("hip", "knee", "ankle")
-        upper, middle, end = _points(*(f"{side[0].upper()}{e.capitalize()}" for e in ends))
-        bone, next_bone = rest[middle] - rest[upper], rest[end] - rest[middle]
-        there = (root.mT @ (points[:, middle] - points[:, upper])[..., None])[..., 0]
-        next_there = (root.mT @ (points[:, end] - points[:, middle])[..., None])[..., 0]
-        seen, next_seen = there.isfinite().all(-1), next_there.isfinite().all(-1)
-        swing = rotation_between(bone, torch.where(seen[:, None], there, bone))
-        inner = (swing.mT @ next_there[..., None])[..., 0]
-        unit = bone / bone.norm()
-        bend = torch.linalg.cross(sign * torch.eye(3, dtype=torch.float64)[axis], unit, dim=-1)
-        bend = bend / bend.norm()
-        a, b = inner @ bend, inner @ torch.linalg.cross(unit, bend, dim=-1)
-        strength = torch.where(seen & next_seen, (a * a + b * b) / (inner * inner).sum(-1), 0)
-        twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
-        turn = swing @ axis_angle_to_matrix(twist[:, None] * unit)
-        put(f"{side}_{ends[0]}", turn, seen)
-        next_there = (turn.mT @ next_there[..., None])[..., 0]
-        both = seen & next_seen
-        put(name, rotation_between(next_bone, torch.where(both[:, None], next_there, next_bone)), both)
-        limbs[name] = root @ turn @ local[:, SMPL_JOINTS.index(name)]
+    # The four limbs at once (L): shoulder, elbow, wrist and hip, knee, ankle of both sides.
+    chains = [
+        (
+            name.split("_")[0],
+            *(("shoulder", "elbow", "wrist") if "elbow" in name else ("hip", "knee", "ankle")),
+        )
+        for name, _, _ in HINGES
+    ]
+    first, second = ([SMPL_JOINTS.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
+    upper, middle, end = (
+        _points(*(f"{c[0][0].upper()}{c[i].capitalize()}" for c in chains)) for i in (1, 2, 3)
+    )
+    bone, next_bone = rest[middle] - rest[upper], rest[end] - rest[middle]
+    there, next_there = (
+        (points[:, middle] - points[:, upper]) @ root,
+        (points[:, end] - points[:, middle]) @ root,
+    )
+    seen, next_seen = there.isfinite().all(-1), next_there.isfinite().all(-1)  # (T, L)
+    both = seen & next_seen
+    swing = rotation_between(bone, torch.where(seen[..., None], there, bone))
+    inner = (swing.mT @ next_there[..., None])[..., 0]
+    unit = torch.nn.functional.normalize(bone, dim=-1)
+    hinge = torch.stack([sign * torch.eye(3, dtype=torch.float64)[axis] for _, axis, sign in HINGES])
+    bend = torch.nn.functional.normalize(torch.linalg.cross(hinge, unit, dim=-1), dim=-1)
+    a, b = (inner * bend).sum(-1), (inner * torch.linalg.cross(unit, bend, dim=-1)).sum(-1)
+    strength = torch.where(both, (a * a + b * b) / (inner * inner).sum(-1), 0)
+    twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
+    turn = swing @ axis_angle_to_matrix(twist[..., None] * unit)
+    next_there = (turn.mT @ next_there[..., None])[..., 0]
+    next_turn = rotation_between(next_bone, torch.where(both[..., None], next_there, next_bone))
+    local[:, first], known[:, first] = turn, seen
+    local[:, second], known[:, second] = next_turn, both
+    limb = root[:, None] @ turn @ next_turn
 
     face = _points(*_FACE)
     head, _, _, fixed = _aligned(rest[face], points[:, face])
     half = matrix_to_axis_angle(root.mT @ head) / 2
     likely = fixed & (half.norm(dim=-1) < 0.7)
-    put("neck", axis_angle_to_matrix(half), likely)
-    put("head", axis_angle_to_matrix(half), likely)
-    for side in ("left", "right"):
-        s = side[0].upper()
-        foot = _points(f"{s}Ankle", f"{s}Heel", f"{s}BigToe", f"{s}SmallToe")
-        turn, _, _, fixed = _aligned(rest[foot], points[:, foot])
-        ankle = limbs[f"{side}_knee"].mT @ turn
-        likely = fixed & known[:, SMPL_JOINTS.index(f"{side}_knee")]
-        put(f"{side}_ankle", ankle, likely & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4))
+    for joint in (SMPL_JOINTS.index("neck"), SMPL_JOINTS.index("head")):
+        local[:, joint], known[:, joint] = axis_angle_to_matrix(half), likely
+    sides = ("left", "right")
+    ankles, knees = ([SMPL_JOINTS.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
+    feet = torch.tensor(
+        [_points(*(f"{s[0].upper()}{p}" for p in ("Ankle", "Heel", "BigToe", "SmallToe"))) for s in sides]
+    )
+    sole, _, _, fixed = _aligned(rest[feet], points[:, feet])
+    ankle = limb[:, [second.index(k) for k in knees]].mT @ sole
+    likely = fixed & known[:, knees] & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4)
+    local[:, ankles], known[:, ankles] = ankle, likely
 
     if before is not None:
         local[given] = before[0][~wrong].double()
         known[given] = True
     partly = [j for j in range(1, JOINTS) if bool(known[:, j].any()) and not bool(known[:, j].all())]
     if partly:
-        local[:, partly] = nearest_rotation(torch.stack([_fill(local[:, j], known[:, j]) for j in partly], 1))
+        local[:, partly] = _fill_rotations(local[:, partly], known[:, partly])
     if before is not None:
         local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl
