@@ -1020,7 +1020,8 @@ _BONES = (
     *((s + a, s + b) for s in "LR" for a, b in (("Hip", "Knee"), ("Knee", "Ankle"), ("Heel", "BigToe"))),
     ("LShoulder", "RShoulder"), ("LHip", "RHip"), ("Neck", "MidHip"),
 )  # fmt: skip
-_TORSO = ("LShoulder", "RShoulder", "LHip", "RHip", "Neck", "MidHip")
+TORSO = ("LShoulder", "RShoulder", "LHip", "RHip", "Neck", "MidHip")
+"""Keypoints that tell how a person stands."""
 _FACE = ("Nose", "REye", "LEye", "REar", "LEar")
 
 
@@ -1138,7 +1139,7 @@ def start_pose(
     local = torch.eye(3, dtype=torch.float64).expand(frames, JOINTS, 3, 3).clone()
     known = torch.zeros(frames, JOINTS, dtype=torch.bool)
 
-    torso = _points(*_TORSO)
+    torso = _points(*TORSO)
     root, mean_rest, mean, fixed = _aligned(rest[torso], points[:, torso])
     transl = mean - (root @ (mean_rest - pelvis)[..., None])[..., 0] - pelvis
     known[:, 0] = _steady(root, fixed, rate)
