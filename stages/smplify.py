@@ -16,11 +16,12 @@ from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pose_keypoints
 from models.priors import PosePrior, load_pose_prior
-from models.smplify import JOINTS, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
+from models.smplify import JOINTS, TORSO, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status, TensorBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.joints import BODY_25
 from pipeline.triangulation import triangulate
 
 HELD = 2
@@ -93,10 +94,12 @@ class SmplifyConfig(Config):
             offset_m=self.offset_sigma_mm / 1000,
         )
 
-    def schedule(self) -> Schedule:
-        # The widest scale is for rough starts. Triangulation has voted outliers out of these.
+    def schedule(self, *, goes_on: bool = False) -> Schedule:
+        """Stages of a fit that begins anew, or goes on from final frames."""
+        # The widest scale is for rough starts. Triangulation has voted outliers out of these; and where the
+        # shape is known and a third of the frames have been fitted before, the next one has nothing to do.
         *early, (robust, most, _) = Schedule().stages[1:]
-        return Schedule((*early, (robust, most, self.tolerance)))
+        return Schedule((*(() if goes_on else early), (robust, most, self.tolerance)))
 
 
 @dataclass(frozen=True)
@@ -191,10 +194,18 @@ class _Fitter:
         index = seen.nonzero()[:, 0]
         return float(len(seen) - 1 - index[-1] if len(index) else unseen + len(seen))
 
-    def triangulated(self, xy: Tensor, confidence: Tensor) -> Tensor:
-        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree."""
-        found = triangulate(self.rig, xy.numpy(), confidence.numpy())
-        return torch.from_numpy(np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan))
+    def triangulated(self, xy: Tensor, confidence: Tensor, warm: int = 0) -> Tensor:
+        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree.
+
+        Of the first ``warm`` frames the torso alone, which tells how the person stands.
+        """
+        wanted = torch.ones(xy.shape[1:3], dtype=torch.bool)
+        wanted[:warm] = torch.tensor([name in TORSO for name in BODY_25])
+        found = triangulate(self.rig, xy[:, wanted].numpy(), confidence[:, wanted].numpy())
+        points = torch.full((*wanted.shape, 3), torch.nan, dtype=torch.float64)
+        agreed = (found.used.sum(0) >= 2)[:, None]
+        points[wanted] = torch.from_numpy(np.where(agreed, found.points, np.nan))
+        return points
 
     def views(self, xy: Tensor, confidence: Tensor) -> Views:
         """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
@@ -234,7 +245,7 @@ class _Fitter:
                     torch.cat([person.last_rotations[HELD - held :], person.next_rotations[:warm]]),
                     torch.cat([person.last_transl[HELD - held :], person.next_transl[:warm]]),
                 )
-            points = self.triangulated(xy[:, begin:end], confidence[:, begin:end])
+            points = self.triangulated(xy[:, begin:end], confidence[:, begin:end], warm)
             points = pad(points, (0, 0, 0, 0, held, 0), value=torch.nan)
             pose = start_pose(self.body, person.betas, points, rate, before)
             if pose is None:
@@ -264,7 +275,7 @@ class _Fitter:
                 breaks=breaks,
                 free_shape=free_shape,
                 weights=self.cfg.weights(),
-                schedule=self.cfg.schedule(),
+                schedule=self.cfg.schedule(goes_on=held > 0),
                 prior=self.prior,
             ).motion
             for n, run in enumerate(group):
