@@ -29,7 +29,7 @@ the keypoints. One thread is fastest for one problem: run several in several pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -437,9 +437,11 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     ]
 
     # ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ over joints b at and below a: G_b c_kb. Columns: g × M.
-    arms = (st.levers[..., None] * model.below[:, None, :]).permute(0, 2, 3, 1, 4).reshape(n, 3 * JOINTS, -1)
-    flat = st.flat[:, :, h:].reshape(n, 3 * free, -1)
-    arm = (flat @ arms).reshape(n, 3, free, keypoints, active)
+    turned = st.G[:, h:].permute(0, 3, 1, 4, 2)[:, :, :, :, None]  # (N, 3, F, 3, 1, 24)
+    lever = st.levers.permute(0, 3, 1, 2)[:, None, None]  # (N, 1, 1, 3, K, 24)
+    parts = turned[:, :, :, 0] * lever[:, :, :, 0]
+    parts.addcmul_(turned[:, :, :, 1], lever[:, :, :, 1]).addcmul_(turned[:, :, :, 2], lever[:, :, :, 2])
+    arm = parts @ model.below
     jac = torch.empty(n, free, 3, keypoints, size, dtype=dtype, device=device)
     jac[..., :3] = torch.eye(3, dtype=dtype, device=device)[:, None]
     G = st.G[:, h:, model.active][:, :, None]  # (N, F, 1, A, 3, 3)
@@ -597,7 +599,9 @@ def _step(sys: _System, damping: Tensor) -> tuple[Tensor, Tensor]:
     With H = L Lᵀ over the poses, the betas follow from their Schur complement, for which L⁻¹ of the border is
     enough: only one vector is substituted back.
     """
-    factor = _BandedFactor if sys.grad.device.type == "cpu" else _BlockFactor
+    # LAPACK has a banded solver, but not for many at once: those are many where each is small.
+    banded = sys.grad.device.type == "cpu" and sys.grad.shape[1] > 1
+    factor = _BandedFactor if banded else _BlockFactor
     cholesky = factor(sys, damping)
     half = cholesky.forward(torch.cat([sys.grad[..., None], sys.border], -1)).flatten(1, 2)
     pose, border = half[..., :1], half[..., 1:]
@@ -656,18 +660,22 @@ class _BlockFactor:
     def __init__(self, sys: _System, damping: Tensor) -> None:
         n, frames, m = sys.grad.shape
         diag = sys.diag + torch.diag_embed(damping[:, None, None] * sys.diag.diagonal(dim1=-2, dim2=-1))
-        if frames % 2:  # a frame of its own, tied to none
+        self.group = min(frames, 2)
+        if frames % self.group:  # a frame of its own, tied to none
             one = torch.eye(m, dtype=diag.dtype, device=diag.device).expand(n, 1, m, m)
             diag = torch.cat([diag, one], 1)
-        pairs = diag.shape[1] // 2
-        next1 = torch.cat([sys.next1, diag.new_zeros(n, 2 * pairs - sys.next1.shape[1], m, m)], 1)
-        next2 = torch.cat([sys.next2, diag.new_zeros(n, 2 * pairs - sys.next2.shape[1], m, m)], 1)
-        main = diag.new_zeros(n, pairs, 2 * m, 2 * m)
-        main[..., :m, :m], main[..., m:, m:] = diag[:, ::2], diag[:, 1::2]
-        main[..., m:, :m] = next1[:, ::2].mT  # the lower triangle is all that Cholesky reads
-        down = torch.zeros_like(main)  # rows of pair i + 1, columns of pair i
-        down[..., :m, :m], down[..., m:, m:] = next2[:, ::2].mT, next2[:, 1::2].mT
-        down[..., :m, m:] = next1[:, 1::2].mT
+        pairs = diag.shape[1] // self.group
+        if frames == 1:
+            main, down = diag, diag[:, :0]
+        else:
+            next1 = torch.cat([sys.next1, diag.new_zeros(n, 2 * pairs - sys.next1.shape[1], m, m)], 1)
+            next2 = torch.cat([sys.next2, diag.new_zeros(n, 2 * pairs - sys.next2.shape[1], m, m)], 1)
+            main = diag.new_zeros(n, pairs, 2 * m, 2 * m)
+            main[..., :m, :m], main[..., m:, m:] = diag[:, ::2], diag[:, 1::2]
+            main[..., m:, :m] = next1[:, ::2].mT  # the lower triangle is all that Cholesky reads
+            down = torch.zeros_like(main)  # rows of pair i + 1, columns of pair i
+            down[..., :m, :m], down[..., m:, m:] = next2[:, ::2].mT, next2[:, 1::2].mT
+            down[..., :m, m:] = next1[:, 1::2].mT
         self.frames = frames
         self.factors: list[Tensor] = []
         self.links: list[Tensor] = []
@@ -684,9 +692,9 @@ class _BlockFactor:
             self.bad |= info > 0
 
     def _paired(self, rhs: Tensor) -> Tensor:
-        if self.frames % 2:
+        if self.frames % self.group:
             rhs = torch.cat([rhs, torch.zeros_like(rhs[:, :1])], 1)
-        return rhs.reshape(len(rhs), len(self.factors), 2 * rhs.shape[2], -1)
+        return rhs.reshape(len(rhs), len(self.factors), self.group * rhs.shape[2], -1)
 
     def _unpaired(self, x: list[Tensor], shape: torch.Size) -> Tensor:
         out = torch.stack(x, 1).reshape(shape[0], -1, *shape[2:])[:, : self.frames]
@@ -752,15 +760,42 @@ def _moved(pb: _Problem, motion: Motion, pose: Tensor, betas: Tensor, offsets: T
     return Motion(rotations, transl, motion.betas + betas, motion.offsets + offsets)
 
 
+def _over_tensors(fn: Callable[..., Tensor], *states: _State) -> _State:
+    """The state of fn(tensors), taken from states that have them in the same places."""
+
+    def combined(*items: Any) -> Any:
+        if isinstance(items[0], Tensor):
+            return fn(*items)
+        return type(items[0])(*(combined(*(getattr(i, f.name) for i in items)) for f in fields(items[0])))
+
+    return cast(_State, combined(*states))
+
+
 def _chosen(take: Tensor, new: _State, old: _State) -> _State:
     """Per problem: the new state where ``take`` (N,), else the old one."""
+    return _over_tensors(lambda a, b: torch.where(take.view(-1, *[1] * (a.ndim - 1)), a, b), new, old)
 
-    def pick(a: Any, b: Any) -> Any:
-        if isinstance(a, Tensor):
-            return torch.where(take.view(-1, *[1] * (a.ndim - 1)), a, b)
-        return type(a)(*(pick(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)))
 
-    return cast(_State, pick(new, old))
+def _taken(st: _State, rows: Tensor) -> _State:
+    return _over_tensors(lambda x: x[rows], st)
+
+
+def _put(st: _State, rows: Tensor, part: _State) -> _State:
+    return _over_tensors(lambda x, y: x.index_copy(0, rows, y), st, part)
+
+
+def _some(pb: _Problem, rows: Tensor) -> _Problem:
+    """Some problems of a batch, by number."""
+    toward = None if pb.toward is None else (pb.toward[0][rows], pb.toward[1][rows])
+    return replace(
+        pb,
+        toward=toward,
+        seen=pb.seen[rows],
+        trust=pb.trust[rows],
+        R=pb.R[rows],
+        t=pb.t[rows],
+        focal=pb.focal[rows],
+    )
 
 
 def fit(
@@ -856,52 +891,71 @@ def crop_camera(centre_px: Tensor, side_px: Tensor, focal_px: float = 5000.0, si
 
 
 def _descend(pb: _Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Tensor, int]:
-    """Levenberg–Marquardt: motions of least energy, that energy (N,), and how many systems were solved."""
+    """Motions of least energy, that energy (N,), and how many systems were solved."""
+    damping = torch.full_like(motion.transl[:: pb.roots, 0, 0], 1e-3)
+    solved = 0
+    st: _State | None = None
+    for robust, most, tolerance in schedule.stages:
+        st = _evaluate(pb, motion if st is None else st.motion, robust)
+        st, damping, count = _minimise(pb, st, damping, robust, most, tolerance)
+        solved += count
+    assert st is not None
+    return st.motion, st.energy.view(-1, pb.roots).sum(1), solved
 
-    def whole(energy: Tensor) -> Tensor:
-        return energy.view(-1, pb.roots).sum(1)
+
+def _minimise(
+    pb: _Problem, st: _State, damping: Tensor, robust: float, most: int, tolerance: float
+) -> tuple[_State, Tensor, int]:
+    """Levenberg–Marquardt at one robust scale: where it ends, the damping there, how many systems it took."""
 
     def each(x: Tensor) -> Tensor:
         return x.repeat_interleave(pb.roots, 0) if pb.roots > 1 else x
 
-    damping = torch.full_like(motion.transl[:: pb.roots, 0, 0], 1e-3)
-    energy = damping.double()
-    solved = 0
-    for robust, most, tolerance in schedule.stages:
-        st = _evaluate(pb, motion, robust)
-        energy = whole(st.energy)
-        going = torch.ones_like(damping, dtype=torch.bool)
-        sys = _linearise(pb, st, robust)
-        joint = _shared(sys, pb.roots)
-        for i in range(most):
-            pose, betas = _step(joint, damping)
-            pose, betas = _of_each(pose, pb.roots), each(betas)
-            offsets = None
-            if pb.free_shape:
-                offsets = (
-                    each(_offset_step(pb, st, sys, damping, pose, betas))
-                    if pb.w_offset
-                    else torch.zeros_like(st.motion.offsets)
-                )
-            solved += 1
-            new = _evaluate(pb, _moved(pb, st.motion, pose, betas, offsets), robust)
-            after = whole(new.energy)
-            better = going & (after < energy)
-            gain = (energy - after) / energy
-            # A problem that has stopped waits as it is: alone it would not be here.
-            damping = torch.where(going, torch.where(better, damping / 5, damping * 8), damping)
-            damping = damping.clamp(1e-9, 1e9)
-            # A step that gains nothing even when it is tiny has nowhere left to go.
-            going = going & torch.where(better, gain > tolerance, damping < 1e4)
-            st = new if bool(better.all()) else _chosen(each(better), new, st)
-            energy = torch.where(better, after, energy)
-            if not bool(going.any()) or i == most - 1:
-                break
-            if bool(better.any()):
-                sys = _linearise(pb, st, robust)
-                joint = _shared(sys, pb.roots)
-        motion = st.motion
-    return motion, energy, solved
+    def energy(st: _State) -> Tensor:
+        return st.energy.view(-1, pb.roots).sum(1)
+
+    sys = _linearise(pb, st, robust)
+    joint = _shared(sys, pb.roots)
+    going = torch.ones_like(damping, dtype=torch.bool)
+    for i in range(1, most + 1):
+        pose, betas = _step(joint, damping)
+        pose, betas = _of_each(pose, pb.roots), each(betas)
+        offsets = None
+        if pb.free_shape:
+            offsets = (
+                each(_offset_step(pb, st, sys, damping, pose, betas))
+                if pb.w_offset
+                else torch.zeros_like(st.motion.offsets)
+            )
+        new = _evaluate(pb, _moved(pb, st.motion, pose, betas, offsets), robust)
+        gain = 1 - energy(new) / energy(st)
+        better = going & (gain > 0)
+        # A problem that has stopped waits as it is: alone it would not be here.
+        change = torch.where(better, 0.2, 8.0).to(damping)
+        damping = torch.where(going, (damping * change).clamp(1e-9, 1e9), damping)
+        # A step that gains nothing even when it is tiny has nowhere left to go.
+        going = going & torch.where(better, gain > tolerance, damping < 1e4)
+        st = new if bool(better.all()) else _chosen(each(better), new, st)
+        left = going.nonzero()[:, 0]
+        if len(left) == 0 or i == most:
+            break
+        if len(left) < 0.75 * len(going):  # no more work for the others
+            rows = each(pb.roots * left)
+            if pb.roots > 1:
+                rows = rows + torch.arange(len(rows), device=rows.device) % pb.roots
+            rest, damping_left, count = _minimise(
+                _some(pb, rows),
+                _taken(st, rows),
+                damping[left],
+                robust,
+                most - i,
+                tolerance,
+            )
+            return _put(st, rows, rest), damping.index_copy(0, left, damping_left), i + count
+        if bool(better.any()):
+            sys = _linearise(pb, st, robust)
+            joint = _shared(sys, pb.roots)
+    return st, damping, i
 
 
 def better_start(
