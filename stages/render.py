@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import av
 import numpy as np
@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeInt, StringConstraints
 from torch import Tensor
 
 from models.rendering import overlay, software
-from models.rendering.software import Picture
+from models.rendering.software import Planes
 from pipeline.batches import FitBatch, FrameBatch, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
@@ -40,7 +40,7 @@ Side = Annotated[int, Field(ge=64)]
 Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
-Draw = Callable[..., Picture | None]
+Paint = Callable[..., None]
 Pictures = tuple[av.VideoFrame | None, ...]
 Decode = Callable[..., Iterator[FrameBatch]]
 
@@ -145,7 +145,7 @@ def render(
     for v, (w, h) in enumerate(rig.size.tolist()):
         if cfg.scale != 1:
             rig = rig.resized(v, (max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)))
-    draw = _back_end(cfg.backend)
+    paint = _back_end(cfg.backend)
     sizes = [(int(w), int(h)) for w, h in rig.size]
     silent = [None if cfg.show == "mesh" else source for source in sources]
     _make_folder(out)
@@ -197,9 +197,10 @@ def render(
                         if lines:
                             lines[k][v].draw(planes(new), matrix)
                         else:
-                            picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
-                            if picture is not None:
-                                overlay.blend(planes(new), picture, matrix)
+                            paint(
+                                planes(new), matrix, m.vertices, body.faces, rig, v, m.colours,
+                                antialias=cfg.antialias,
+                            )  # fmt: skip
                         if notes:
                             height = max(10, min(sizes[v]) // 36)
                             overlay.label(planes(new), ", ".join(notes), height, bottom=True)
@@ -320,7 +321,7 @@ class _Skeletons:
     colours: NDArray[np.float32]
     """(P, 4)"""
 
-    def draw(self, to: overlay.Planes, matrix: NDArray[np.float32]) -> None:
+    def draw(self, to: Planes, matrix: NDArray[np.float32]) -> None:
         size = max(2.0, min(to[0].shape) / 250)
         grey = np.full(3, 0.85)
         for p in range(len(self.fitted)):
@@ -387,7 +388,7 @@ def render_scene(
 
     Raises ``InputError`` for a back end that is not installed and a file that cannot be written.
     """
-    draw = _back_end(cfg.backend)
+    paint = _back_end(cfg.backend)
     _make_folder(file.parent)
     workers = cfg.threads or os.cpu_count() or 1
     with ExitStack() as stack:
@@ -401,9 +402,7 @@ def render_scene(
                 matrix = overlay.yuv_matrix(int(new.colorspace), size[1])
                 ends = rig.select([rig.names[v]]).project(grid)[0]
                 overlay.lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
-                picture = draw(m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
-                if picture is not None:
-                    overlay.blend(planes(new), picture, matrix)
+                paint(planes(new), matrix, m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
                 if m.notes:
                     overlay.label(planes(new), ", ".join(m.notes), max(10, min(size) // 36), bottom=True)
                 frames.append(new)
@@ -643,20 +642,26 @@ def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
         yield from zip(*chunk.pictures, strict=True)
 
 
-def _back_end(name: str) -> Draw:
+def _back_end(name: str) -> Paint:
+    """A function that draws people into a frame: ``software.paint``, or its like."""
     if name == "auto":
         name, why = _fastest()
         _log.info("pictures are drawn by %s: %s", name, why)
+    if name == "software":
+        return software.paint
     if name == "pytorch3d":
-        from models.rendering import pytorch3d
+        from models.rendering.pytorch3d import draw
+    else:
+        from models.rendering.moderngl import draw, renderer
 
-        return pytorch3d.draw
-    if name == "moderngl":
-        from models.rendering import moderngl
+        renderer()  # fails here and not in the middle of a video
 
-        moderngl.renderer()  # fails here and not in the middle of a video
-        return moderngl.draw
-    return software.draw
+    def paint(to: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
+        picture = draw(*people, antialias=antialias)
+        if picture is not None:
+            software.blend(to, picture, matrix)
+
+    return paint
 
 
 @cache

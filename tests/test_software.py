@@ -5,7 +5,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from models.rendering import overlay
-from models.rendering.software import AMBIENT, LIGHT, draw, jit, shades, to_screen, valid_radius
+from models.rendering.software import (
+    AMBIENT,
+    LIGHT,
+    blend,
+    draw,
+    jit,
+    paint,
+    shades,
+    to_screen,
+    valid_radius,
+)
 from pipeline.cameras import Rig
 
 BLUE, RED = (0.2, 0.4, 1.0, 1.0), (1.0, 0.3, 0.2, 1.0)
@@ -166,7 +176,7 @@ def test_a_body_that_the_camera_is_in_front_of_and_behind_does_not_smear():
     rig = camera(rotation=(0, 0, 0), t=(0, 0, 0))
     vertices, faces = sphere((0.3, 0.0, 0.5), 0.52)
     picture = draw(vertices[None], faces[:, ::-1].copy(), rig, 0, np.array([BLUE]))  # seen from inside
-    depth = picture.depth[np.isfinite(picture.depth)]
+    depth = 1 / picture.inverse_z[picture.inverse_z > 0]
     assert depth.min() > 0.05
     assert depth.max() < 1.03
 
@@ -221,7 +231,7 @@ def test_blending_in_yuv_equals_blending_in_rgb(space, code):
 
     planes = tuple(np.rint(p).astype(np.uint8) for p in yuv(start))
     before = [p.copy() for p in planes]
-    overlay.blend(planes, picture, matrix)
+    blend(planes, picture, matrix)
     a = whole(picture, rig.size[0])[..., None] / 255
     expected = yuv(start * (1 - a) + a * whole(picture, rig.size[0], "rgb"))
     for found, want, was in zip(planes, expected, before, strict=True):
@@ -235,13 +245,37 @@ def test_blending_in_yuv_equals_blending_in_rgb(space, code):
     np.testing.assert_allclose(still, start * (1 - a) + a * whole(picture, rig.size[0], "rgb"), atol=1)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(160, 120), (161, 121), (1400, 70)])
+def test_painting_is_blending_what_was_drawn(size, antialias):
+    """In bands as in one, for even and odd frames, with padding at the ends of rows, cut off or not."""
+    rig = camera(size=size, t=(0.4, 0.2, 2))
+    (a, faces), (b, _) = sphere((0.1, 0, 0), 0.7), sphere((-0.9, 0.4, 0.3), 0.6)
+    for people in (a[None], np.stack([a, b])):
+        args = people, faces, rig, 0, np.array([(*BLUE[:3], 0.8), RED])[: len(people)]
+        matrix = overlay.yuv_matrix(1, size[1])
+        rng = np.random.default_rng(0)
+        shapes = size[::-1], *[((size[1] + 1) // 2, (size[0] + 1) // 2)] * 2
+        memory = [rng.integers(0, 255, (h, w + 32)).astype(np.uint8) for h, w in shapes]
+        found, want = (
+            tuple(m.copy()[:, :w] for m, (_, w) in zip(memory, shapes, strict=True)) for _ in range(2)
+        )
+        paint(found, matrix, *args, antialias=antialias)
+        blend(want, draw(*args, antialias=antialias), matrix)
+        for x, y, before in zip(found, want, memory, strict=True):
+            np.testing.assert_array_equal(x, y)
+            assert (x != before[:, : x.shape[1]]).any()
+    paint(found, matrix, people - np.array([0, 0, 50], np.float32), *args[1:])  # behind the camera
+    np.testing.assert_array_equal(found[0], want[0])
+
+
 def test_blending_reaches_the_last_row_and_column_of_an_odd_frame():
     rig = camera(size=(161, 121), rotation=(0, 0, 0), t=(0, 0, 3))
     vertices, faces = sphere(radius=3 * 0.99)
     vertices[:, 2] *= 0.1
     picture = draw(vertices[None], faces, rig, 0, np.array([BLUE]))
     planes = np.zeros((121, 161), np.uint8), np.zeros((61, 81), np.uint8), np.zeros((61, 81), np.uint8)
-    overlay.blend(planes, picture, overlay.yuv_matrix(1, 121))
+    blend(planes, picture, overlay.yuv_matrix(1, 121))
     assert (picture.alpha == 255).all()
     assert planes[0].min() > 16
     assert planes[1].min() > 128  # blue, also where the block holds one pixel only

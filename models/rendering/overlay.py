@@ -1,4 +1,4 @@
-"""Drawing on video frames: blending a picture in, labels, and many views in one.
+"""Drawing on video frames: lines, labels, and many views in one.
 
 A frame is its planes Y (H, W), U and V (⌈H/2⌉, ⌈W/2⌉), uint8, YUV 4:2:0 in limited range, changed in place: a
 round trip through RGB would touch every pixel of the frame for a person who covers a tenth of them.
@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.rendering.software import Picture, jit
+from models.rendering.software import Picture, Planes
 
 Pixels = NDArray[np.uint8]
-Planes = tuple[Pixels, Pixels, Pixels]
 
 BLACK, WHITE, NEUTRAL = 16, 235, 128
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -37,90 +36,6 @@ def yuv_matrix(colour_space: int, height: int) -> NDArray[np.float32]:
     v = (np.array([1, 0, 0]) - luma) / (1 - red) / 2
     scaled = np.stack([luma * 219, u * 224, v * 224]) / 255
     return np.column_stack([scaled, [BLACK, NEUTRAL, NEUTRAL]]).astype(np.float32)
-
-
-def blend(planes: Planes, picture: Picture, matrix: NDArray[np.float32]) -> None:
-    """Blend a picture into a frame of the size it was drawn for; only its box is touched."""
-    # Whole rows, with the padding at their ends: compiled loops want the memory without gaps.
-    y, u, v = (np.lib.stride_tricks.as_strided(p, (len(p), p.strides[0])) for p in planes)
-    _blend(y, u, v, picture.rgb.transpose(2, 0, 1), picture.alpha, picture.x0, picture.y0, matrix)
-
-
-@jit
-def _blend(
-    y_plane: Pixels,
-    u_plane: Pixels,
-    v_plane: Pixels,
-    rgb: Pixels,
-    alpha: Pixels,
-    x0: int,
-    y0: int,
-    m: NDArray[np.float32],
-) -> None:
-    height, width = alpha.shape
-    for j in range(height):
-        _blend_luma(y_plane[y0 + j, x0 : x0 + width], rgb[0, j], rgb[1, j], rgb[2, j], alpha[j], m[0])
-    for j in range(0, height, 2):
-        k = min(j + 1, height - 1)  # the last row of a frame of odd height has no other beside it
-        for plane, weights in ((u_plane, m[1]), (v_plane, m[2])):
-            _blend_chroma(
-                plane[(y0 + j) // 2, x0 // 2 : (x0 + width + 1) // 2], rgb[0, j], rgb[1, j], rgb[2, j],
-                rgb[0, k], rgb[1, k], rgb[2, k], alpha[j], alpha[k], weights,
-            )  # fmt: skip
-
-
-@jit
-def _blend_luma(
-    line: Pixels, red: Pixels, green: Pixels, blue: Pixels, alpha: Pixels, m: NDArray[np.float32]
-) -> None:
-    """A row. No branches: the compiler takes many pixels at once, and where alpha is 0 nothing changes."""
-    half, full = np.float32(0.5), np.float32(1 / 255)
-    for i in range(len(line)):
-        before = np.float32(line[i])
-        luma = m[0] * red[i] + m[1] * green[i] + m[2] * blue[i] + m[3]
-        line[i] = np.uint8(np.int32(before + alpha[i] * full * (luma - before) + half))
-
-
-@jit
-def _blend_chroma(
-    line: Pixels,
-    red: Pixels,
-    green: Pixels,
-    blue: Pixels,
-    red_below: Pixels,
-    green_below: Pixels,
-    blue_below: Pixels,
-    alpha: Pixels,
-    alpha_below: Pixels,
-    m: NDArray[np.float32],
-) -> None:
-    """A row of one chroma plane: 2×2 pixels share a sample."""
-    half, quarter = np.float32(0.5), np.float32(0.25 / 255)
-    width = len(alpha)
-    for i in range(width // 2):
-        a, b, c, d = (
-            np.float32(alpha[2 * i]),
-            np.float32(alpha[2 * i + 1]),
-            np.float32(alpha_below[2 * i]),
-            np.float32(alpha_below[2 * i + 1]),
-        )
-        r = a * red[2 * i] + b * red[2 * i + 1] + c * red_below[2 * i] + d * red_below[2 * i + 1]
-        g = a * green[2 * i] + b * green[2 * i + 1] + c * green_below[2 * i] + d * green_below[2 * i + 1]
-        e = a * blue[2 * i] + b * blue[2 * i + 1] + c * blue_below[2 * i] + d * blue_below[2 * i + 1]
-        before, covered = np.float32(line[i]), a + b + c + d
-        colour = m[0] * r + m[1] * g + m[2] * e + m[3] * covered
-        line[i] = np.uint8(np.int32(before + (colour - covered * before) * quarter + half))
-    if width % 2:  # a frame of odd width: the last column has no other beside it
-        i = width - 1
-        a, c = np.float32(alpha[i]), np.float32(alpha_below[i])
-        before, covered = np.float32(line[i // 2]), a + c
-        colour = (
-            m[0] * (a * red[i] + c * red_below[i])
-            + m[1] * (a * green[i] + c * green_below[i])
-            + m[2] * (a * blue[i] + c * blue_below[i])
-            + m[3] * covered
-        )
-        line[i // 2] = np.uint8(np.int32(before + (colour - covered * before) * (2 * quarter) + half))
 
 
 def composite(rgb: Pixels, picture: Picture | None) -> Pixels:

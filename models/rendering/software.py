@@ -37,8 +37,12 @@ SLIVER_PX2 = 1e-5
 BAND_SAMPLES = 2**15
 """Samples filled before they are averaged, 8 bytes each: few enough to stay in the cache in between."""
 
+LANES = 4
+"""Samples of a row are filled in groups of so many: what a processor takes at once."""
+
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Planes = tuple[Pixels, Pixels, Pixels]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -56,12 +60,6 @@ class Picture:
     """(h, w) 255 × share of the pixel covered × opacity of what covers it."""
     inverse_z: Floats
     """(h, w) 1 / depth of the nearest thing in the pixel, 1/m; 0 where nothing is."""
-
-    @property
-    def depth(self) -> Floats:
-        """(h, w) distance along the optical axis, metres; inf where nothing was drawn."""
-        with np.errstate(divide="ignore"):
-            return np.float32(1) / self.inverse_z
 
     def __repr__(self) -> str:
         h, w = self.alpha.shape
@@ -111,14 +109,57 @@ def draw(
         return None
     x0, y0, x1, y1 = screen.box
     picture = _blank((x0, y0), x1 - x0, y1 - y0)
-    samples = 2 if antialias else 1
-    # A band of samples stays in the processor's second cache from clearing to averaging.
-    rows = max(1, BAND_SAMPLES // ((x1 - x0) * samples * samples))
+    nowhere = np.empty((0, 0), np.uint8)
     _paint(
-        screen.uv, screen.inverse_z, screen.shade, faces, _scaled(colours), samples, rows, x0, y0,
-        picture.rgb.transpose(2, 0, 1), picture.alpha, picture.inverse_z,
+        screen.uv, screen.inverse_z, screen.shade, faces, _scaled(colours), 2 if antialias else 1,
+        _band(x1 - x0, antialias), screen.box, picture.rgb.transpose(2, 0, 1), picture.alpha,
+        picture.inverse_z, nowhere, nowhere, nowhere, np.empty((0, 0), np.float32),
     )  # fmt: skip
     return picture
+
+
+def paint(
+    planes: Planes,
+    matrix: NDArray[np.float32],
+    vertices: Floats,
+    faces: NDArray[np.int32],
+    rig: Rig,
+    view: int,
+    colours: Floats,
+    *,
+    antialias: bool = True,
+) -> None:
+    """Draw people into a video frame: ``blend`` of what ``draw`` gives, but there is never a picture.
+
+    Some rows at a time are drawn and blended, in memory that stays in the processor's cache. A whole picture
+    is megabytes that have to be fetched and that push the encoder's own data out.
+    """
+    screen = to_screen(vertices, faces, rig, view)
+    if screen is None:
+        return
+    width = screen.box[2] - screen.box[0]
+    rows = _band(width, antialias)
+    band = _blank((0, 0), width, rows)
+    _paint(
+        screen.uv, screen.inverse_z, screen.shade, faces, _scaled(colours), 2 if antialias else 1,
+        rows, screen.box, band.rgb.transpose(2, 0, 1), band.alpha, band.inverse_z, *_gapless(planes), matrix,
+    )  # fmt: skip
+
+
+def _band(width: int, antialias: bool) -> int:
+    """Rows of pixels, an even number, whose samples stay in the processor's second cache."""
+    return max(2, BAND_SAMPLES // (width * (4 if antialias else 1)) // 2 * 2)
+
+
+def blend(planes: Planes, picture: Picture, matrix: NDArray[np.float32]) -> None:
+    """Blend a picture into a frame of the size it was drawn for; only its box is touched."""
+    _blend(*_gapless(planes), picture.rgb.transpose(2, 0, 1), picture.alpha, picture.x0, picture.y0, matrix)
+
+
+def _gapless(planes: Planes) -> Planes:
+    """Whole rows, with the padding at their ends: compiled loops want the memory without gaps."""
+    y, u, v = (np.lib.stride_tricks.as_strided(p, (len(p), p.strides[0])) for p in planes)
+    return y, u, v
 
 
 def to_screen(vertices: Floats, faces: NDArray[np.int32], rig: Rig, view: int) -> Screen | None:
@@ -239,14 +280,23 @@ def _paint(
     colours: Floats,
     samples: int,
     rows: int,
-    x0: int,
-    y0: int,
+    box: tuple[int, int, int, int],
     rgb: Pixels,
     alpha: Pixels,
     out_inverse_z: Floats,
+    y_plane: Pixels,
+    u_plane: Pixels,
+    v_plane: Pixels,
+    matrix: Floats,
 ) -> None:
-    """Fill and average ``rows`` rows of pixels after the other."""
-    height, width = alpha.shape
+    """Fill and average ``rows`` rows of pixels after the other, an even number.
+
+    With planes, each such band is blended into them, and ``rgb``, ``alpha`` (zeros) and ``out_inverse_z`` are
+    the memory of one band; without, they are that of the whole box.
+    """
+    x0, y0 = box[0], box[1]
+    width, height = box[2] - x0, box[3] - y0
+    blending = len(y_plane) > 0
     people, count = len(uv), len(faces)
     bands = -(-height // rows)
     # Which faces look at the camera, and the bands of their first and last samples.
@@ -281,7 +331,7 @@ def _paint(
         for band in range(spans[i, 0], spans[i, 1] + 1):
             members[ends[band]] = visible[i]
             ends[band] += 1
-    filled = np.zeros((rows * samples, width * samples), np.int64)
+    filled = np.zeros((rows * samples, width * samples + LANES), np.int64)
     extent = np.empty((rows * samples, 2), np.int64)
     for band in range(bands):
         if starts[band] == starts[band + 1]:
@@ -293,10 +343,11 @@ def _paint(
             uv, inverse_z, shade, faces, members, starts[band], starts[band + 1], samples, x0, y0 + top,
             (bottom - top) * samples, filled, extent,
         )  # fmt: skip
-        _resolve(
-            filled, extent, colours, samples,
-            rgb[:, top:bottom], alpha[top:bottom], out_inverse_z[top:bottom],
-        )  # fmt: skip
+        a, b = (0, bottom - top) if blending else (top, bottom)
+        _resolve(filled, extent, colours, samples, rgb[:, a:b], alpha[a:b], out_inverse_z[a:b])
+        if blending:
+            _blend(y_plane, u_plane, v_plane, rgb[:, a:b], alpha[a:b], x0, y0 + top, matrix)
+            alpha[:] = 0
 
 
 @jit
@@ -315,8 +366,11 @@ def _fill(
     out: NDArray[np.int64],
     extent: NDArray[np.int64],
 ) -> None:
-    """Draw faces ``members[begin:end]``. 1/z is linear on the screen: its interpolation is exact."""
-    width = out.shape[1]
+    """Draw faces ``members[begin:end]``. 1/z is linear on the screen: its interpolation is exact.
+
+    out: rows of samples, with ``LANES`` more at their ends that nobody reads.
+    """
+    width = out.shape[1] - LANES
     for i in range(begin, end):
         p, f = members[i] // len(faces), members[i] % len(faces)
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -339,14 +393,15 @@ def _fill(
         step = _sample(a_x * w_a + b_x * w_b, a_x * s_a + b_x * s_b)
         sc += 2 * p
         dx = start - cx
+        # Every sample of the box and some beside it, without a branch: a body's faces are so small that
+        # finding the ends of rows takes longer, and so does doing what is left over from groups one by one.
+        across = (stop - start + LANES - 1) // LANES * LANES
         for y in range(first, last + 1):
             dy = y - cy
             at_a, at_b = dy * a_y + dx * a_x, dy * b_y + dx * b_x
             sample = _sample(wc + at_a * w_a + at_b * w_b, sc + at_a * s_a + at_b * s_b)
             extent[y, 0], extent[y, 1] = min(extent[y, 0], start), max(extent[y, 1], stop)
-            # Every sample of the box, without a branch: a body's faces are so small that finding the ends of
-            # their rows takes longer.
-            for k in range(stop - start):
+            for k in range(across):
                 of_a, of_b = at_a + k * a_x, at_b + k * b_x
                 # A little slack, lest a sample on an edge falls between two faces.
                 inside = (of_a >= -1e-9) & (of_b >= -1e-9) & (of_a + of_b <= 1 + 1e-9)
@@ -490,3 +545,80 @@ def _average(
         scale = 1 / max(opacity, np.float32(1e-6))
         red[x], green[x] = np.uint8(r * scale + half), np.uint8(g * scale + half)
         blue[x], alpha[x] = np.uint8(b * scale + half), np.uint8(opacity + half)
+
+
+@jit
+def _blend(
+    y_plane: Pixels,
+    u_plane: Pixels,
+    v_plane: Pixels,
+    rgb: Pixels,
+    alpha: Pixels,
+    x0: int,
+    y0: int,
+    m: NDArray[np.float32],
+) -> None:
+    height, width = alpha.shape
+    for j in range(height):
+        _blend_luma(y_plane[y0 + j, x0 : x0 + width], rgb[0, j], rgb[1, j], rgb[2, j], alpha[j], m[0])
+    for j in range(0, height, 2):
+        k = min(j + 1, height - 1)  # the last row of a frame of odd height has no other beside it
+        for plane, weights in ((u_plane, m[1]), (v_plane, m[2])):
+            _blend_chroma(
+                plane[(y0 + j) // 2, x0 // 2 : (x0 + width + 1) // 2], rgb[0, j], rgb[1, j], rgb[2, j],
+                rgb[0, k], rgb[1, k], rgb[2, k], alpha[j], alpha[k], weights,
+            )  # fmt: skip
+
+
+@jit
+def _blend_luma(
+    line: Pixels, red: Pixels, green: Pixels, blue: Pixels, alpha: Pixels, m: NDArray[np.float32]
+) -> None:
+    """A row. No branches: the compiler takes many pixels at once, and where alpha is 0 nothing changes."""
+    half, full = np.float32(0.5), np.float32(1 / 255)
+    for i in range(len(line)):
+        before = np.float32(line[i])
+        luma = m[0] * red[i] + m[1] * green[i] + m[2] * blue[i] + m[3]
+        line[i] = np.uint8(np.int32(before + alpha[i] * full * (luma - before) + half))
+
+
+@jit
+def _blend_chroma(
+    line: Pixels,
+    red: Pixels,
+    green: Pixels,
+    blue: Pixels,
+    red_below: Pixels,
+    green_below: Pixels,
+    blue_below: Pixels,
+    alpha: Pixels,
+    alpha_below: Pixels,
+    m: NDArray[np.float32],
+) -> None:
+    """A row of one chroma plane: 2×2 pixels share a sample."""
+    half, quarter = np.float32(0.5), np.float32(0.25 / 255)
+    width = len(alpha)
+    for i in range(width // 2):
+        a, b, c, d = (
+            np.float32(alpha[2 * i]),
+            np.float32(alpha[2 * i + 1]),
+            np.float32(alpha_below[2 * i]),
+            np.float32(alpha_below[2 * i + 1]),
+        )
+        r = a * red[2 * i] + b * red[2 * i + 1] + c * red_below[2 * i] + d * red_below[2 * i + 1]
+        g = a * green[2 * i] + b * green[2 * i + 1] + c * green_below[2 * i] + d * green_below[2 * i + 1]
+        e = a * blue[2 * i] + b * blue[2 * i + 1] + c * blue_below[2 * i] + d * blue_below[2 * i + 1]
+        before, covered = np.float32(line[i]), a + b + c + d
+        colour = m[0] * r + m[1] * g + m[2] * e + m[3] * covered
+        line[i] = np.uint8(np.int32(before + (colour - covered * before) * quarter + half))
+    if width % 2:  # a frame of odd width: the last column has no other beside it
+        i = width - 1
+        a, c = np.float32(alpha[i]), np.float32(alpha_below[i])
+        before, covered = np.float32(line[i // 2]), a + c
+        colour = (
+            m[0] * (a * red[i] + c * red_below[i])
+            + m[1] * (a * green[i] + c * green_below[i])
+            + m[2] * (a * blue[i] + c * blue_below[i])
+            + m[3] * covered
+        )
+        line[i // 2] = np.uint8(np.int32(before + (colour - covered * before) * (2 * quarter) + half))

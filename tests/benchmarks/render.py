@@ -147,7 +147,7 @@ def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
             lambda: software.draw(vertices[0], body.faces, rig, 0, colours, antialias=False)
         ),
         "copy": _least(lambda: copied(frame)),
-        "blend": _least(lambda: overlay.blend(planes(own), picture, matrix)),
+        "blend": _least(lambda: software.blend(planes(own), picture, matrix)),
     }
     return {name: round(ms, 2) for name, ms in found.items()}
 
