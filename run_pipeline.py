@@ -387,12 +387,16 @@ def _run_config(files: Sequence[Path] | None, settings: Sequence[str] | None) ->
 
 def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
     import torch
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from stages.graph import run
 
     torch.set_num_threads(1)
     try:
-        with tqdm(total=len(found), unit="frame", desc="reconstruct", dynamic_ncols=True) as bar:
+        with (
+            tqdm(total=len(found), unit="frame", desc="reconstruct", dynamic_ncols=True) as bar,
+            logging_redirect_tqdm(),
+        ):
             result = run(found, out, cfg, bar.update)
     except KeyboardInterrupt:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")

@@ -47,6 +47,8 @@ _DETECTOR_M = 0.012
 """Standard deviation of a keypoint of confidence 1, metres at the person."""
 _RIGID_M = 0.02
 """Of a usual bone's length from frame to frame, metres: detectors do not find the same spot on it twice."""
+_DEFINED_M = 0.015
+"""Of a bone's length, metres: detectors do not mean quite the same points as a body does."""
 _FOCAL = 0.3
 """Of the common focal length of all cameras from what was assumed, as a logarithm ..."""
 _OWN_FOCAL = 0.03
@@ -57,6 +59,15 @@ _TRIED, _PAIRS = 40, 6
 """Frames and pairs of views with which starts are tried."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
+_LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
+"""How far off ``balance`` may be, and how far from level most cameras are."""
+_STEP_M = 0.15
+"""A foot that is so much lower than the other carries all."""
+_MASS: Final = {
+    "Nose": 0.08, "Neck": 0.26, "MidHip": 0.24, "LHip": 0.06, "RHip": 0.06, "LKnee": 0.07, "RKnee": 0.07,
+    "LAnkle": 0.03, "RAnkle": 0.03, "LElbow": 0.03, "RElbow": 0.03, "LWrist": 0.02, "RWrist": 0.02,
+}  # fmt: skip
+"""Shares of the body's mass, put at its keypoints: Winter, Biomechanics and Motor Control, table 4.1."""
 _ROBUST = (12.0, 6.0, 3.0)
 """Geman–McClure scales that the bundle adjustment goes through, in standard deviations."""
 
@@ -69,6 +80,15 @@ class BodySize:
     """(L,)"""
     covariance: Array
     """(L, L)"""
+
+    @staticmethod
+    def of(rest: Array, dirs: Array) -> BodySize:
+        """Of a body whose keypoints at rest are ``rest`` (K, 3) + ``dirs`` (K, 3, B) · unit normal betas."""
+        pairs = np.array([(BODY_25.index(a), BODY_25.index(b)) for (a, b), *_ in BONES])
+        bone = rest[pairs[:, 0]] - rest[pairs[:, 1]]
+        length = np.linalg.norm(bone, axis=1)
+        slope = np.einsum("li,lib->lb", bone, dirs[pairs[:, 0]] - dirs[pairs[:, 1]]) / length[:, None] ** 2
+        return BodySize(np.log(length), slope @ slope.T + np.diag((_DEFINED_M / length) ** 2))
 
 
 @dataclass(frozen=True)
@@ -512,3 +532,135 @@ def _from_first(rig: Rig) -> Rig:
     """The same cameras in a world that is the first one's camera."""
     r = rig.R @ rig.R[0].T
     return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
+
+
+def same_person(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
+    """Which of the candidates of each view are one person: the first view and the others, (V,) indices.
+
+    sights: of each view its candidates, each with one view (1, T, K, ...), most to see first. Two candidates
+    of different views agree where their points lie on epipolar lines of one geometry. The two that agree on
+    most come first, then, one by one, whoever agrees best with those that are there. Larger figures count for
+    more.
+    """
+    views = range(len(sights))
+    weights = [_importance(candidates) for candidates in sights]
+    if all(len(candidates) == 1 for candidates in sights):
+        return [0] * len(sights)
+    agree: dict[tuple[int, int, int, int], float] = {}
+    for a, b in combinations(views, 2):
+        pair = rig.select([rig.names[a], rig.names[b]])
+        for i, one in enumerate(sights[a]):
+            for j, two in enumerate(sights[b]):
+                both = Sight(
+                    np.concatenate([one.xy_px, two.xy_px]), np.concatenate([one.confidence, two.confidence])
+                )
+                score = _agreement(pair, both) * float(weights[a][i] * weights[b][j])
+                agree[a, i, b, j] = agree[b, j, a, i] = score
+    a, i, b, j = max(agree, key=lambda key: agree[key])
+    chosen = {a: i, b: j}
+    while len(chosen) < len(sights):
+        rest = [(v, k) for v in views if v not in chosen for k in range(len(sights[v]))]
+        v, k = max(rest, key=lambda r: sum(agree[(*r, *other)] for other in chosen.items()))
+        chosen[v] = k
+    return [chosen[v] for v in views]
+
+
+def _importance(candidates: Sequence[Sight]) -> Array:
+    """Square root of each one's height × confidence, over the most of all."""
+    heights = []
+    for c in candidates:
+        y = np.where(c.seen[0], c.xy_px[0, ..., 1], np.nan)[c.seen[0].sum(1) > 5]
+        tall = np.median(np.nanmax(y, 1) - np.nanmin(y, 1)) if len(y) else 0.0
+        heights.append(float(tall))
+    return np.sqrt(np.array(heights) / max(*heights, 1e-9))
+
+
+def _agreement(pair: Rig, both: Sight) -> float:
+    """How many points of two views lie on epipolar lines of one geometry, times the share that do."""
+    few = both.frames(_spread(both, _TRIED))
+    seen = few.seen.all(0)
+    found = pair_pose(
+        *(normalised(pair, v, few.xy_px[v][seen]) for v in range(2)), error=_pair_error(pair, few)
+    )
+    return 0.0 if found is None else float(found[2].sum() ** 2 / max(len(found[2]), 1))
+
+
+def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:
+    """Whether the cameras stood still: how far each turned from the first half of the frames to the second.
+
+    Degrees (V,), by the first camera, and the cost of the halves over that of the whole: near 1, or a little
+    less, where the rig stood still.
+    """
+    useful = _spread(sight, len(sight.confidence[0]))
+    fixed = FocalPrior(np.log(bundle.rig.K[:, 0, 0]), 1e-8 * np.eye(len(bundle.rig)))
+    halves = []
+    for at in np.array_split(useful, 2):
+        half = _tried(bundle.rig, sight.frames(at), size, fixed, _ROBUST[-2:])
+        if half is None:
+            return np.zeros(len(bundle.rig)), 1.0
+        halves.append(half)
+    one, two = (h.rig.R for h in halves)
+    turn = Rotation.from_matrix(one @ two.transpose(0, 2, 1)).magnitude()
+    return np.degrees(turn), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
+
+
+def balance(points: Array) -> Array:
+    """Up (3,), from points (T, K, 3) of somebody on foot: a body's mass is above the foot that it stands on.
+
+    Which foot that is depends on what is up, so this takes a few rounds. The mean of a lean to all sides; NaN
+    where no frame shows enough of the body.
+    """
+    mass = sum(share * points[:, BODY_25.index(name)] for name, share in _MASS.items())
+    feet = []
+    for side in "LR":
+        foot = points[:, [BODY_25.index(f"{side}{p}") for p in ("Ankle", "Heel", "BigToe")]]
+        known = np.isfinite(foot)
+        feet.append(np.where(known, foot, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan))
+    left, right = feet
+    middle = (left + right) / 2
+    up = np.full(3, np.nan)
+    for _ in range(5):
+        higher = ((left - right) @ up)[:, None]  # NaN at first: both feet carry
+        lift = np.nan_to_num(np.clip(higher / _STEP_M, -1, 1))
+        base = middle + lift * (right - left) / 2
+        axis = mass - base
+        axis = axis[np.isfinite(axis).all(1)]
+        if not len(axis):
+            return up
+        up = np.median(axis / np.linalg.norm(axis, axis=1, keepdims=True), axis=0)
+        up /= np.linalg.norm(up)
+    return up
+
+
+def upright(bundle: Bundle) -> Bundle:
+    """The bundle in a world with z up, y ahead of the first camera, the origin on the floor below the person.
+
+    Up is what ``balance`` says and what is level in the pictures: few cameras are held askew, so those whose
+    x axis is nearly level make it exactly so. A guess, good to some degrees.
+    """
+    points, rig = bundle.points, bundle.rig
+    up = body = balance(points)
+    if np.isnan(body).any():
+        trunk = np.nanmean(points[:, BODY_25.index("Neck")] - points[:, BODY_25.index("MidHip")], axis=0)
+        up = body = -rig.R[0, 1] if np.isnan(trunk).any() else trunk / np.linalg.norm(trunk)
+    for _ in range(10):
+        askew = np.degrees(np.arcsin(np.clip(rig.R[:, 0] @ up, -1, 1)))
+        trust = 1 / (1 + (askew / _ASKEW_DEG) ** 2) ** 2 / np.radians(_ASKEW_DEG) ** 2
+        system = np.einsum("v,vi,vj->ij", trust, rig.R[:, 0], rig.R[:, 0])
+        lean = np.eye(3) / np.radians(_LEAN_DEG) ** 2
+        up = np.linalg.solve(system + lean, lean @ body)
+        up /= np.linalg.norm(up)
+    ahead = rig.R[0, 2] - up * (rig.R[0, 2] @ up)
+    if np.linalg.norm(ahead) < 0.1:  # it looks down, or up
+        ahead = -rig.R[0, 1] - up * (-rig.R[0, 1] @ up)
+    ahead /= np.linalg.norm(ahead)
+    turn = np.stack([np.cross(ahead, up), ahead, up])
+    turned = points @ turn.T
+    feet_z = turned[:, [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")], 2]
+    all_z = feet_z if np.isfinite(feet_z).any() else turned[..., 2]
+    middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
+    origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])
+    r = rig.R @ turn.T
+    return replace(
+        bundle, rig=replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), points=turned - origin
+    )

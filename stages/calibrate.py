@@ -1,0 +1,224 @@
+"""Before the stages: where fixed cameras stand, from the person they see, for a recording that does not say.
+
+Not a stage that batches flow through: the others need the cameras before the first frame.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from models.body import Body
+from pipeline.association import MatchConfig, follow, pick_people, usual_score
+from pipeline.calibration import read_calibration, write_calibration
+from pipeline.cameras import Array, Rig
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.recording import Recording
+from pipeline.selfcalibration import (
+    BodySize,
+    Bundle,
+    FocalPrior,
+    Sight,
+    adjust,
+    find_cameras,
+    moved,
+    same_person,
+    upright,
+)
+from pipeline.timeline import spread
+from pipeline.tracking import figures, tracks
+
+_log = logging.getLogger(__name__)
+
+_CANDIDATES, _MINOR = 3, 0.15
+"""People of a view who may be the recording's person: so many, with this share of the most to see."""
+_SLOWEST: Final = 10.0
+"""Frames a second that people can still be followed at from picture to picture."""
+_PRESENCE: Final = 200
+"""Frames, spread over a long recording, that tell where most views show somebody."""
+_OFF_M: Final = 0.04
+"""Median distance of rays from points above which the views do not show one person, metres."""
+_STILL: Final = (3.0, 0.7)
+"""A camera moved if it turned by more degrees from half to half, and these cost less than so much of all."""
+_DO: Final = "run each camera alone (a folder with its video and keypoints only), or give a calibration.toml"
+
+
+class CalibrateConfig(Config):
+    """Estimating where the cameras stand, of a recording without a calibration."""
+
+    frames: int = Field(200, ge=20, description="frames that the cameras are estimated from, at most")
+    seconds: float = Field(20.0, gt=0, description="length of the stretch that they are spread over")
+
+
+def calibrate(
+    recording: Recording, out: Path, body: Body, cfg: CalibrateConfig, match: MatchConfig
+) -> Recording:
+    """The recording with its cameras placed; as it is if it has a calibration.
+
+    Writes ``out/calibration.toml``; one that is there already is read, so that a run that goes on has the
+    same cameras, and so that a user can correct them. World: z up, y ahead of the first camera, the origin on
+    the floor below the person; of a single camera, in the camera, which is taken to be level.
+
+    Raises:
+        InputError: the views do not show one person well enough, the cameras move, or the file that is there
+            is of other cameras.
+    """
+    if recording.calibration is not None:
+        return recording
+    path = out / "calibration.toml"
+    if path.exists():
+        rig = read_calibration(path)
+        _check_same(rig, recording.rig, path)
+        said = f"the cameras are those of {path}, which an earlier run has estimated"
+    elif len(recording.rig) == 1:
+        _write(recording.rig, path, 0.0)
+        rig, said = read_calibration(path), ""
+    else:
+        bundle = estimate(recording, body, cfg, match)
+        _write(bundle.rig, path, float(np.nanmedian(bundle.residual_px)))
+        rig = read_calibration(path)
+        focal = ", ".join(f"{f:.0f}" for f in rig.K[:, 0, 0])
+        said = (
+            "no calibration found: the cameras were estimated from the person, who lies "
+            f"{np.nanmedian(bundle.residual_px):.1f} px (median) off; focal lengths {focal} px. "
+            f"Lengths in metres are only as good as the body's, and up is a guess. Look at {path}; what you "
+            "correct there is used once results.zarr beside it is removed"
+        )
+        _log.warning(said)
+    return replace(
+        recording,
+        rig=rig,
+        calibration=path,
+        warnings=(*recording.warnings, said) if said else recording.warnings,
+    )
+
+
+def _write(rig: Rig, path: Path, error_px: float) -> None:
+    comment = (
+        "Estimated by multispin from the person in the pictures: no calibration was found.\n"
+        "Metres are those of a usual body, up is a guess. You can correct this file, and use it elsewhere."
+    )
+    part = path.with_name(path.name + ".part")
+    try:
+        write_calibration(rig, part, error_px=round(error_px, 3), comment=comment)
+        part.replace(path)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
+
+
+def _check_same(rig: Rig, wanted: Rig, path: Path) -> None:
+    if rig.names != wanted.names or not np.array_equal(rig.size, wanted.size):
+
+        def shown(r: Rig) -> str:
+            return ", ".join(f"{n} {w}x{h}" for n, (w, h) in zip(r.names, r.size, strict=True))
+
+        raise InputError(
+            f"{path}: holds the cameras {shown(rig)}, the recording has {shown(wanted)}. Choose another "
+            "--out, or remove that file to have them estimated again."
+        )
+
+
+def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig) -> Bundle:
+    """Cameras and person of a stretch of a recording with two or more cameras. Raises ``InputError``."""
+    rig, names = recording.rig, recording.rig.names
+    size = BodySize.of(
+        body.keypoints.points_template.double().numpy(), body.keypoints.points_shapedirs.double().numpy()
+    )
+    focal = FocalPrior.of(rig, recording.focal_stated)
+    at = _stretch(recording, cfg, match)
+    people = recording.people(at)
+    xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
+    time_s = recording.timeline.time_s[at]
+
+    candidates = []
+    for v, name in enumerate(names):
+        shown = figures(xy[v], confidence[v], match.min_points)
+        found = tracks(shown, time_s, match.reach_m, match.speed_m_s)
+        weights = [float(pick_people(shown.weight[None], k[None], 0.0).sum()) for k in found]
+        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MINOR * weights[0]][:_CANDIDATES]
+        if not kept:
+            raise InputError(
+                f"{recording.path}: camera {name} shows nobody in the {len(at)} frames from which the "
+                "cameras are estimated; move its video and keypoints away, or give a calibration.toml"
+            )
+        candidates.append([_sight(xy[v : v + 1], confidence[v : v + 1], k[None]) for k in kept])
+    chosen = same_person(candidates, rig)
+    picked = [candidates[v][k] for v, k in enumerate(chosen)]
+    sight = Sight(np.concatenate([s.xy_px for s in picked]), np.concatenate([s.confidence for s in picked]))
+    bundle = find_cameras(rig, sight, size, focal)
+    if bundle is None:
+        raise InputError(
+            f"{recording.path}: where the cameras stand cannot be told from the person they see: "
+            f"{_shared(sight, names)}. They must show one person at the same time, for a few seconds of "
+            f"movement; {_DO}"
+        )
+    # With cameras, people are matched by geometry, track or no track: once more from all of it.
+    usual = usual_score(bundle.rig, xy, confidence, match)
+    who, _ = follow(bundle.rig, xy, confidence, time_s, usual, np.full(4, np.nan), match)
+    again = _sight(xy, confidence, who)
+    alone = [
+        n for n, w, s in zip(names, who, sight.seen, strict=True) if (w >= 0).sum() < 0.3 * s.any(1).sum()
+    ]
+    if not alone:
+        sight, bundle = again, adjust(bundle.rig, again, size, focal, (6.0, 3.0))
+    off = _off_m(bundle)
+    turned, gain = moved(bundle, sight, size, focal)
+    if turned.max() > _STILL[0] and gain < _STILL[1]:
+        raise InputError(
+            f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
+            f"{turned.max():.0f}° against {names[0]} while they were watched. Without a calibration only "
+            f"fixed cameras can be placed; {_DO}"
+        )
+    if alone or not off < _OFF_M:
+        raise InputError(
+            f"{recording.path}: the cameras do not show one person at the same time ({1000 * off:.0f} mm off"
+            f"{'; no agreement with ' + ', '.join(alone) if alone else ''}): are they in step, do they stand "
+            f"still, is the person in all of them? recording.yaml can shift a camera in time (frame_offset); "
+            f"or {_DO}"
+        )
+    return upright(bundle)
+
+
+def _sight(xy: Array, confidence: Array, who: NDArray[np.int64]) -> Sight:
+    return Sight(pick_people(xy, who, np.nan), pick_people(confidence, who, 0.0))
+
+
+def _shared(sight: Sight, names: tuple[str, ...]) -> str:
+    count = sight.seen.any(2).sum(1)
+    return ", ".join(f"{n} shows it in {c} frames" for n, c in zip(names, count, strict=True))
+
+
+def _off_m(bundle: Bundle) -> float:
+    """The largest of the views' median residuals, metres at the person."""
+    depth = bundle.rig.to_camera(np.where(np.isfinite(bundle.points), bundle.points, np.nan))[..., 2]
+    away = np.nanmedian(depth.reshape(len(bundle.rig), -1), axis=1)
+    return float(np.max(bundle.residual_px * away / bundle.rig.K[:, 0, 0]))
+
+
+def _stretch(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> NDArray[np.int64]:
+    """Frames, evenly spaced, of the stretch in which most views show somebody."""
+    rate, total = float(recording.timeline.rate), len(recording)
+    length = min(total, max(round(cfg.seconds * rate), 1))
+    start = 0
+    if length < total:
+        looked = spread(np.arange(total), _PRESENCE)
+        people = recording.people(looked)
+        weight = [
+            figures(p[..., :2].astype(np.float64), p[..., 2].astype(np.float64), match.min_points).weight
+            for p in people
+        ]
+        views = np.array([(w > 0).any(1) for w in weight]).sum(0)
+        starts = looked[looked <= total - length]
+        inside = [
+            float(np.where(views >= 2, views, 0)[(looked >= s) & (looked < s + length)].sum()) for s in starts
+        ]
+        start = int(starts[int(np.argmax(inside))])
+    step = max(1, min(length // cfg.frames, round(rate / _SLOWEST)))
+    return np.arange(start, start + length, step)[: cfg.frames]
