@@ -1,4 +1,4 @@
-"""What an overlay costs, beside decoding and encoding the same video with PyAV alone.
+"""What an overlay costs, beside decoding and encoding the same video with PyAV alone; and do back ends agree?
 
     python tests/benchmarks/render.py [RECORDING RESULTS] [--rounds 7] [--json FILE]
 
@@ -6,6 +6,10 @@ Takes one view of 1080p: of the recording and results given, or of a synthetic r
 Both programs run by turns in one process, in each round one after the other; ``overlay_ratio`` is the median
 over rounds of the ratio of their wall times, ``overlay_ratio_cpu`` that of their processor times. ``parts``
 are milliseconds of processor time a frame on one thread, the smallest of many.
+
+``agreement`` compares every two back ends that work here on two people who cross, in a camera with an
+off-centre principal point, fx ≠ fy and a bent lens: intersection over union of their silhouettes, pixels in
+which another person is in front, and how far 99 % of the depths differ at most where the same one is.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -31,8 +36,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from models.body import Body, load_body  # noqa: E402
-from models.rendering import overlay, software  # noqa: E402
+from models.rendering import moderngl, overlay, pytorch3d, software  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
+from pipeline.cameras import Rig  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.video import VideoInfo, copied, planes, probe, read_frames  # noqa: E402
 from stages.decode import DecodeConfig, decode  # noqa: E402
@@ -60,9 +67,18 @@ def main() -> None:
             video = Path(folder) / "recording" / "videos" / f"{store.contents.rig.names[0]}.mp4"
             clip = "synthetic, 1920x1080, 4 s, drawn with its truth"
         result = {"clip": clip, **measure(store, probe(video), body, Path(folder), args.rounds)}
+        found, missing = agreement(store, body)
+    result["agreement"] = found
+    if missing:
+        result["back ends that do not work here"] = missing
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} processors"
     for key, value in result.items():
-        print(f"{key}: {value}")
+        if key != "agreement":
+            print(f"{key}: {value}")
+    if found:
+        print(" | ".join(found[0]))
+        for row in found:
+            print(" | ".join(str(value) for value in row.values()))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -150,6 +166,53 @@ def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
         "blend": _least(lambda: software.blend(planes(own), picture, matrix)),
     }
     return {name: round(ms, 2) for name, ms in found.items()}
+
+
+def agreement(store: Store, body: Body) -> tuple[list[dict[str, object]], dict[str, str]]:
+    """A row for every two back ends, and why the others are missing.
+
+    Small pictures and one sample a pixel: PyTorch3D takes minutes for more without a graphics card.
+    """
+    poses = meshes(store.read(0), body)[:, 0]
+    people = np.stack([poses[0], poses[5] + np.array([0.15, 0.1, 0], np.float32)])
+    w, h = 640, 480
+    own = store.contents.rig
+    k = np.array([[1.1 * w, 0, 0.42 * w], [0, 0.96 * w, 0.56 * h], [0, 0, 1]])
+    bent = np.array([[-0.3, 0.09, 0.001, -0.002, 0.004, 0, 0, 0]])
+    rig = Rig(("cam",), k[None], bent, own.R[:1], own.t[:1], np.array([[w, h]]))
+    colours = np.array([[0.2, 0.4, 1, 1], [1, 0.3, 0.2, 1]], np.float32)
+    drawn, missing = {}, {}
+    for name, back_end in (("software", software), ("moderngl", moderngl), ("pytorch3d", pytorch3d)):
+        try:
+            picture = back_end.draw(people, body.faces, rig, 0, colours, antialias=False)
+        except InputError as error:
+            missing[name] = str(error)
+            continue
+        assert picture is not None
+        rows = slice(picture.y0, picture.y0 + picture.alpha.shape[0])
+        columns = slice(picture.x0, picture.x0 + picture.alpha.shape[1])
+        first, depth = np.zeros((h, w), bool), np.full((h, w), np.inf)
+        first[rows, columns] = picture.rgb[..., 2] > picture.rgb[..., 0]
+        with np.errstate(divide="ignore"):
+            depth[rows, columns] = 1 / picture.inverse_z
+        drawn[name] = first, depth
+    found: list[dict[str, object]] = []
+    for a, b in combinations(drawn, 2):
+        (first_a, depth_a), (first_b, depth_b) = drawn[a], drawn[b]
+        both = np.isfinite(depth_a) & np.isfinite(depth_b)
+        same = both & (first_a == first_b)
+        union = np.isfinite(depth_a) | np.isfinite(depth_b)
+        apart = 1e3 * np.abs(depth_a[same] - depth_b[same])
+        found.append(
+            {
+                "back ends": f"{a}, {b}",
+                "silhouette IoU": round(float(both.sum() / union.sum()), 5),
+                "pixels of people": int(union.sum()),
+                "other person in front, pixels": int((both & ~same).sum()),
+                "depth difference, mm": round(float(np.quantile(apart, 0.99)), 2),
+            }
+        )
+    return found, missing
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:
