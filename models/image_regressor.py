@@ -123,7 +123,8 @@ class ImageRegressor(nn.Module):
         """imagenet: the encoder begins with the weights of ImageNet. seed: of all other weights."""
         super().__init__()
         self.config = config
-        size = SIZES[config.encoder]
+        self.features = size = SIZES[config.encoder]
+        """Numbers that the encoder makes of a crop."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = make_encoder(config.encoder, imagenet=imagenet)
@@ -138,7 +139,7 @@ class ImageRegressor(nn.Module):
                 f"(N, V, 3, {SIZE}, {SIZE}) and (N, V)"
             )
         found = self.encode(images[seen])
-        features = found.new_zeros(*seen.shape, SIZES[self.config.encoder])
+        features = found.new_zeros(*seen.shape, self.features)
         features[seen] = found
         return self.estimate(features, seen)
 

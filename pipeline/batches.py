@@ -165,6 +165,8 @@ class PoseBatch(TensorBatch):
     """Shape coefficients."""
     transl: Tensor = _axes("T P 3")
     """Metres, world."""
+    pose_sigma: Tensor = _axes("T P 23")
+    """Radians: the angle by which each rotation of ``body_pose`` is expected to be off."""
 
     @property
     def start(self) -> int:
@@ -182,7 +184,7 @@ class PoseBatch(TensorBatch):
         def nan(*shape: int) -> Tensor:
             return torch.full((*keypoints.confidence.shape[1:3], *shape), torch.nan)
 
-        return PoseBatch(keypoints, nan(3, 3), nan(23, 3, 3), nan(betas), nan(3))
+        return PoseBatch(keypoints, nan(3, 3), nan(23, 3, 3), nan(betas), nan(3), nan(23))
 
 
 class Status(IntEnum):

@@ -10,8 +10,9 @@
                           joints (T,24,3)  keypoints_3d (T,25,4)  reprojection_px (T,V)
                           valid (T,)  status (T,) why not: its attributes name the codes
     keypoints_2d/<camera> (T,P,25,3)  pixels of the video frame and confidence
-    regression/<id>/      global_orient (T,3)  body_pose (T,23,3)  betas (T,B)  transl (T,3): what the
-                          regressor said of each frame, before the fit; not there when none ran
+    regression/<id>/      global_orient (T,3)  body_pose (T,23,3)  betas (T,B)  transl (T,3)
+                          pose_sigma (T,23): what the regressor said of each frame, before the fit, and how
+                          far off it takes its rotations to be; not there when none ran
     resume/               what the matching and the fit carry from one window into the next
 
 Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
@@ -176,6 +177,7 @@ class Store:
                 by_window(regression, "body_pose", (t, 23, 3), "float32")
                 by_window(regression, "betas", (t, contents.num_betas), "float32")
                 by_window(regression, "transl", (t, 3), "float32")
+                by_window(regression, "pose_sigma", (t, 23), "float32")
         for name in rig.names:
             by_window(root.require_group("keypoints_2d"), name, (t, contents.people, 25, 3), "float32")
         root.create_group("resume").create_array(
@@ -316,6 +318,7 @@ class Store:
                 put(f"regression/{p}/body_pose", _axis_angle(batch.body_pose[:, p]))
                 put(f"regression/{p}/betas", batch.betas[:, p])
                 put(f"regression/{p}/transl", batch.transl[:, p])
+                put(f"regression/{p}/pose_sigma", batch.pose_sigma[:, p])
 
     @contextmanager
     def _writing(self, start: int, frames: int) -> Iterator[tuple[int, _Put]]:
@@ -404,6 +407,7 @@ class Store:
             body_pose=_matrix(said("body_pose")),
             betas=torch.from_numpy(said("betas")),
             transl=torch.from_numpy(said("transl")),
+            pose_sigma=torch.from_numpy(said("pose_sigma")),
         )
 
     def _people(self, group: str, window: int, name: str) -> NDArray[Any]:

@@ -20,29 +20,32 @@ from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
+from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.recording import MissingData, Recording, missing_data
 from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
+from stages.calibrate import CalibrateConfig, calibrate
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
-from stages.regress import KeypointNet, RegressConfig, chunks_together, regress
+from stages.regress import Net, RegressConfig, chunks_together, digest, load_net, regress
 from stages.render import RenderConfig, render, video_names
 from stages.report import read_summary, report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store, store_regression
 
-NOT_RESULTS = ("body", "decode", "render")
-"""Parts of the configuration that do not change what is stored, or, as the body, are compared by content."""
+NOT_RESULTS = ("body", "calibrate", "decode", "render")
+"""Parts of the configuration that do not change what is stored, or, as body and cameras, are compared by
+content."""
 
 
 class RunConfig(Config):
     """Everything that can be set about ``run``."""
 
     body: Path | None = Field(None, description="SMPL .pkl or .npz of your own; null: the body that ships")
+    calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
     regress: RegressConfig = RegressConfig()
     smplify: SmplifyConfig = SmplifyConfig()
@@ -88,7 +91,9 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    net: KeypointNet | None = None
+    estimated = recording.calibration is None
+    recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
+    net = load_net(cfg.regress)
     results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
     has_videos = any(v is not None for v in recording.videos)
@@ -118,12 +123,24 @@ def _run(
     draw = bool(videos)
     # Batches of the regressor are those of an unbroken run: some chunks go through it again.
     window = cfg.keypoints.window
-    again = first % chunks_together(cfg.regress, window) if net is not None else 0
+    again = first % chunks_together(cfg.regress, net, window, len(rig))
     anchor = results.carried(first - again - 1)[0] if first - again else None
     state = results.carried(first - 1)[1] if first else None
 
+    def pictures_from(start: int) -> Iterator[FrameBatch]:
+        return decode(recording.videos, line.frame_index, cfg.decode, start)
+
     def look(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
-        found = regress(items, cfg.regress, rig, body, net, window=window, start=first * window)
+        found = regress(
+            items,
+            cfg.regress,
+            rig,
+            body,
+            net,
+            window=window,
+            start=first * window,
+            decode=pictures_from if has_videos else None,
+        )
         return found if net is None else store_regression(found, results)
 
     def fit(items: Iterator[PoseBatch]) -> Iterator[FitBatch]:
@@ -159,6 +176,7 @@ def _run(
         "recording": str(recording.path.resolve()),
         "store": results.digest,
         "videos": [v.name for v in videos],
+        "calibration": {"file": str(recording.calibration), "estimated": estimated},
         "format": asdict(recording.format),
         "warnings": recording.warnings,
         **asdict(summary),
@@ -201,9 +219,7 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
         return {}
 
 
-def open_results(
-    recording: Recording, out: Path, cfg: RunConfig, body: Body, net: KeypointNet | None
-) -> Store:
+def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, net: Net | None) -> Store:
     """The store of this recording in ``out``: a new one, or that of an earlier run with the same settings."""
     contents = Contents(
         rig=recording.rig,
@@ -211,7 +227,8 @@ def open_results(
         time_s=recording.timeline.time_s,
         frame_index=recording.timeline.frame_index,
         body={"name": body.name, "sha256": body.sha256},
-        config=cfg.model_dump(mode="json") | {"recording": _identity(recording)},
+        config=cfg.model_dump(mode="json")
+        | {"recording": _identity(recording), "regressor": digest(net) if net is not None else None},
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
         regression=net is not None,

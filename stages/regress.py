@@ -2,46 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
 
+import av
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.body import Body
-from models.regressor import Regression, to_world
-from pipeline.batches import KeypointBatch, PoseBatch
+from models.crops import crop, normalised, person_box
+from models.image_regressor import ImageRegressor, load_image_regressor
+from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
+from models.rendering.overlay import yuv_matrix
+from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
+from pipeline.engine import ahead
+from pipeline.errors import InputError
+from pipeline.video import planes, to_yuv420p
+
+Net = KeypointNet | ImageRegressor
+
+_MIN_CONFIDENCE = 0.2
+"""Keypoints below it do not count for a crop's box, as in SPIN."""
 
 
 class RegressConfig(Config):
-    """The network that says where the fit starts."""
+    """The network that says, before any fit, how people stand."""
 
-    batch_size: int = Field(256, ge=1, description="people in frames that go through the network at once")
-
-
-class KeypointNet(Protocol):
-    """A network on keypoints. N people in frames, V views."""
-
-    def __call__(
-        self, xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor | None = None, t: Tensor | None = None
-    ) -> Regression:
-        """xy_px (N, V, 25, 2) undistorted, NaN where missing; confidence (N, V, 25); K, R (N, V, 3, 3) and
-        t (N, V, 3) metres: the cameras; without R and t they are not known."""
-        ...
+    weights: str = Field(
+        "default",
+        description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
+        "made, or the .pt of SPIN or the reference, whose networks look at the pictures",
+    )
+    batch_size: int = Field(
+        64, ge=1, description="people in frames, or pictures of them, that go through the network at once"
+    )
+    device: str = Field("auto", description="auto: a GPU where there is one; or cpu, cuda, cuda:1")
 
 
-def chunks_together(cfg: RegressConfig, window: int) -> int:
-    """How many chunks of ``window`` frames are regressed in one batch.
+def load_net(cfg: RegressConfig) -> Net | None:
+    """The network of ``cfg.weights`` on its device, in evaluation mode; None for none.
+
+    Raises:
+        InputError: the weights cannot be read, or there is no such device.
+    """
+    if cfg.weights == "none":
+        return None
+    net: Net
+    if cfg.weights == "default":
+        net = load_regressor("calibrated")
+    elif _of_pictures(path := Path(cfg.weights)):
+        net = load_image_regressor(path)
+    else:
+        net = load_regressor(path)
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    try:
+        return net.to(torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"regress.device: {name} cannot be used ({reason}). Choose auto, cpu or cuda."
+        ) from error
+
+
+def _of_pictures(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(path, "pt") as file:
+            kind = json.loads((file.metadata() or {})["multispin"])["kind"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return False  # whoever reads it says what is wrong
+    return bool(kind == "images")
+
+
+def digest(net: Net) -> str:
+    """Of all its weights."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:
+    """How many chunks of ``window`` frames are regressed in one go: as many as a batch takes, at least one.
 
     Sums in a batched product may differ in the last bit with the size of the batch. So a run that goes on
     after a restart begins at a multiple of this number, and its batches are those of an unbroken run.
     """
-    return max(1, cfg.batch_size // window)
+    samples = window * views if isinstance(net, ImageRegressor) else window
+    return 1 if net is None else max(1, cfg.batch_size // samples)
 
 
 def regress(
@@ -49,57 +108,147 @@ def regress(
     cfg: RegressConfig,
     rig: Rig,
     body: Body,
-    net: KeypointNet | None,
+    net: Net | None,
     *,
     window: int,
     start: int = 0,
+    decode: Callable[[int], Iterator[FrameBatch]] | None = None,
 ) -> Iterator[PoseBatch]:
     """One ``PoseBatch`` for every chunk of keypoints, in order; without a net all its poses are NaN.
 
-    ``items`` begin at a multiple of ``chunks_together(cfg, window)`` chunks; those before frame ``start``
-    take part in their batch and are not handed on.
+    A net on keypoints takes people in frames, one on pictures takes the crops of all views; either way they
+    are put together over chunks, ``cfg.batch_size`` at a time, and a view that shows nobody takes no place in
+    a batch of crops. ``items`` begin at a multiple of ``chunks_together`` chunks; those before frame
+    ``start`` take part in their batch and are not handed on. decode: frames of all cameras from a frame on,
+    for a net on pictures; memory for one batch of crops and for what ``decode`` holds is taken, however long
+    the recording is.
+
+    Raises:
+        InputError: the net looks at pictures and there is no ``decode``.
     """
-    together = 1 if net is None else chunks_together(cfg, window)
-    while chunks := list(islice(items, together)):
-        done = [PoseBatch.blank(c, body.num_betas) for c in chunks]
-        if net is not None:
-            done = _regressed(done, cfg, rig, body, net)
-        yield from (batch for batch in done if batch.start >= start)
+    if net is None:
+        for keypoints in items:
+            yield PoseBatch.blank(keypoints, body.num_betas)
+        return
+    place = _Place(rig, body, next(net.parameters()).device)
+    together = chunks_together(cfg, net, window, len(rig))
+    with ExitStack() as stack:
+        frames: Iterator[Pictures] | None = None
+        while chunks := list(islice(items, together)):
+            if isinstance(net, ImageRegressor):
+                if frames is None:
+                    if decode is None:
+                        raise InputError(
+                            f"{cfg.weights}: a network that looks at the pictures, and the recording has no "
+                            "videos. Use regress.weights: default."
+                        )
+                    stream = ahead(decode(chunks[0].start), 1, "decode")
+                    frames = _by_time(stack.enter_context(stream))
+                said = [_from_pictures(net, chunks, frames, place, cfg.batch_size)]
+            else:
+                said = _from_keypoints(net, chunks, place, cfg.batch_size)
+            for batch in _split(chunks, [place.in_world(r) for r in said]):
+                if batch.start >= start:
+                    yield batch
+
+
+Pictures = tuple[av.VideoFrame | None, ...]
+"""A frame of every view, None where there is none."""
+
+
+def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
+    for chunk in chunks:
+        yield from zip(*chunk.pictures, strict=True)
+
+
+class _Place:
+    """Cameras and body on the network's device, float32."""
+
+    def __init__(self, rig: Rig, body: Body, device: torch.device) -> None:
+        self.rig, self.device = rig, device
+        self.K, self.R, self.t = (torch.from_numpy(x).float().to(device) for x in (rig.K, rig.R, rig.t))
+        self.body, self.num_betas = body.keypoints.to(dtype=torch.float32, device=device), body.num_betas
+
+    def in_world(self, said: Regression) -> list[Tensor]:
+        """What is said of N people in frames, as the fields of ``PoseBatch``, in order, on the CPU."""
+        betas = said.betas[:, : self.num_betas]
+        betas = torch.nn.functional.pad(betas, (0, self.num_betas - betas.shape[1]))
+        said = replace(said, betas=betas)
+        R, t = (x.expand(len(betas), *x.shape) for x in (self.R, self.t))
+        orient, transl = to_world(said, R, t, self.body)
+        fields = [orient, said.body_pose, betas, transl, said.pose_sigma]
+        known = torch.stack([x.flatten(1).isfinite().all(1) for x in fields]).all(0)
+        return [torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).float().cpu() for x in fields]
 
 
 @torch.no_grad()
-def _regressed(
-    chunks: Sequence[PoseBatch], cfg: RegressConfig, rig: Rig, body: Body, net: KeypointNet
-) -> list[PoseBatch]:
-    K, R, t = (torch.from_numpy(x).float() for x in (rig.K, rig.R, rig.t))
-    # People of a frame are side by side: (V, T, P, ...) → (T P, V, ...).
-    xy = torch.cat([c.keypoints.xy_px for c in chunks], 1).flatten(1, 2).transpose(0, 1)
-    confidence = torch.cat([c.keypoints.confidence for c in chunks], 1).flatten(1, 2).transpose(0, 1)
-    parts = []
-    for at in range(0, len(xy), cfg.batch_size):
-        piece = slice(at, at + cfg.batch_size)
-        cameras = [x.expand(len(xy[piece]), *x.shape) for x in (K, R, t)]
-        found = _with_betas(net(xy[piece], confidence[piece], *cameras), body.num_betas)
-        orient, transl = to_world(found, cameras[1], cameras[2], body.keypoints)
-        parts.append((orient, found.body_pose, found.betas, transl))
-    whole = [torch.cat(x).float() for x in zip(*parts, strict=True)]
-    out, at = [], 0
+def _from_keypoints(
+    net: KeypointNet, chunks: Sequence[KeypointBatch], place: _Place, size: int
+) -> list[Regression]:
+    xy, confidence = (_samples(chunks, name).to(place.device) for name in ("xy_px", "confidence"))
+    found = []
+    for piece, trust in zip(torch.split(xy, size), torch.split(confidence, size), strict=True):
+        cameras = (x.expand(len(piece), *x.shape) for x in (place.K, place.R, place.t))
+        found.append(net(piece, trust, *cameras))
+    return found
+
+
+@torch.no_grad()
+def _from_pictures(
+    net: ImageRegressor,
+    chunks: Sequence[KeypointBatch],
+    frames: Iterator[Pictures],
+    place: _Place,
+    size: int,
+) -> Regression:
+    image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
+    counts = confidence > _MIN_CONFIDENCE
+    box = person_box(image, counts)
+    seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
+    people = chunks[0].confidence.shape[2]
+    features = torch.zeros(*seen.shape, net.features, device=place.device)
+    crops: list[tuple[int, int, Tensor, Tensor]] = []
+
+    def flush() -> None:
+        rows, views, yuv, matrices = zip(*crops, strict=True)
+        pictures = normalised(torch.stack(yuv), torch.stack(matrices).to(place.device), net.config.contrast)
+        features[list(rows), list(views)] = net.encode(pictures)
+        crops.clear()
+
+    for t in range(len(seen) // people):
+        for v, picture in enumerate(next(frames)):
+            rows = range(t * people, (t + 1) * people)
+            if picture is None:
+                seen[rows, v] = False
+                continue
+            there = [n for n in rows if seen[n, v]]
+            if not there:
+                continue
+            frame = to_yuv420p(picture)
+            matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
+            for n in there:
+                crops.append((n, v, crop(planes(frame), box[n, v].tolist(), place.device), matrix))
+                if len(crops) == size:
+                    flush()
+    if crops:
+        flush()
+    # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
+    ideal = person_box(xy, counts).to(place.device)
+    K = place.K.expand(len(seen), *place.K.shape)
+    return net.regress(features, seen.to(place.device), ideal, K, place.body)
+
+
+def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:
+    """(N, V, ...) of a field (V, T, P, ...), N people in frames, those of one frame side by side."""
+    return torch.cat([getattr(c, name) for c in chunks], 1).flatten(1, 2).transpose(0, 1)
+
+
+def _split(chunks: Sequence[KeypointBatch], said: Sequence[Sequence[Tensor]]) -> Iterator[PoseBatch]:
+    """What is said of all chunks together, one batch a chunk."""
+    whole = [torch.cat(x) for x in zip(*said, strict=True)]
+    at = 0
     for c in chunks:
-        shape = c.transl.shape[:2]
-        count = shape.numel()
-        orient, pose, betas, transl = (
-            x[at : at + count].reshape(*shape, *x.shape[1:]).clone() for x in whole
-        )
-        known = orient.flatten(2).isfinite().all(-1) & pose.flatten(2).isfinite().all(-1)
-        known &= betas.isfinite().all(-1) & transl.isfinite().all(-1)
-        for x in (orient, pose, betas, transl):
-            x[~known] = torch.nan
-        out.append(replace(c, global_orient=orient, body_pose=pose, betas=betas, transl=transl))
-        at += count
-    return out
-
-
-def _with_betas(found: Regression, count: int) -> Regression:
-    """With as many shape coefficients as the body has: the first ones, or zeros after them."""
-    betas = found.betas[:, :count]
-    return replace(found, betas=torch.nn.functional.pad(betas, (0, count - betas.shape[1])))
+        shape = c.confidence.shape[1:3]
+        stop = at + shape.numel()
+        yield PoseBatch(c, *(x[at:stop].reshape(*shape, *x.shape[1:]) for x in whole))
+        at = stop

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from recordings import ring
+from scenes import Scene, scene
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.body import load_body
-from models.regressor import Regression
-from pipeline.batches import KeypointBatch, PoseBatch
-from stages.regress import RegressConfig, chunks_together, regress
+from models.body import load_body, pose_keypoints
+from models.image_regressor import ImageConfig, ImageRegressor, save_image_regressor
+from models.regressor import CalibratedNet, Regression, save_regressor
+from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
+from pipeline.errors import InputError
+from stages.regress import RegressConfig, chunks_together, digest, load_net, regress
 
 VIEWS, PEOPLE, WINDOW = 3, 2, 8
 RIG, BODY = ring(VIEWS), load_body()
@@ -43,13 +48,15 @@ def chunks(frames: int, first: int = 0, blind: tuple[int, ...] = ()) -> Iterator
         )
 
 
-class Echo:
+class Echo(CalibratedNet):
     """Says of the person at pixel (t, p): turned by t/100 about the world's z, at (t, p, 1) metres."""
 
     def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.device = torch.nn.Parameter(torch.zeros(()))
         self.batches: list[int] = []
 
-    def __call__(
+    def forward(
         self, xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor | None = None, t: Tensor | None = None
     ) -> Regression:
         assert R is not None
@@ -66,7 +73,8 @@ class Echo:
         transl += (R @ rest[:, None])[..., 0] - rest
         pose = torch.eye(3).expand(n, 23, 3, 3).clone()
         pose[~seen.any(1)] = torch.nan
-        return Regression(pose, torch.zeros(n, 10), R @ turn.float()[:, None], transl, seen)
+        orient = R @ turn.float()[:, None]
+        return Regression(pose, torch.zeros(n, 10), orient, transl, seen, torch.full((n, 23), 0.2))
 
 
 def run(net: Echo | None, size: int, **given: object) -> list[PoseBatch]:
@@ -88,7 +96,7 @@ def test_every_chunk_in_order_with_its_own_people(size: int) -> None:
         assert np.allclose(b.global_orient.reshape(-1, 3, 3), want, atol=1e-4)
     assert sum(net.batches) == 50 * PEOPLE
     assert max(net.batches) <= size
-    full = chunks_together(RegressConfig(batch_size=size), WINDOW) * WINDOW * PEOPLE
+    full = chunks_together(RegressConfig(batch_size=size), net, WINDOW, VIEWS) * WINDOW * PEOPLE
     assert len(net.batches) == sum(
         -(-min(full, 50 * PEOPLE - a) // size) for a in range(0, 50 * PEOPLE, full)
     )
@@ -100,7 +108,7 @@ def test_a_frame_that_shows_nobody_has_no_pose_and_spoils_no_other() -> None:
         for f in range(len(b.transl)):
             blind = b.start + f in (3, 20)
             assert bool(b.posed[f].any()) != blind
-            for name in ("global_orient", "body_pose", "betas", "transl"):
+            for name in ("global_orient", "body_pose", "betas", "transl", "pose_sigma"):
                 said = getattr(b, name)[f]
                 assert said.isnan().all() if blind else torch.equal(said, getattr(a, name)[f])
 
@@ -108,7 +116,7 @@ def test_a_frame_that_shows_nobody_has_no_pose_and_spoils_no_other() -> None:
 def test_a_restart_gives_the_same_batches() -> None:
     whole = Echo()
     out = run(whole, 16)
-    together = chunks_together(RegressConfig(batch_size=16), WINDOW)
+    together = chunks_together(RegressConfig(batch_size=16), whole, WINDOW, VIEWS)
     assert together == 2
     again = Echo()
     rest = run(again, 16, items=chunks(50, first=2 * WINDOW), start=3 * WINDOW)
@@ -140,3 +148,203 @@ def test_as_many_betas_as_the_body_has() -> None:
     (b, *_) = regress(chunks(8), RegressConfig(), RIG, thin, Echo(), window=WINDOW)
     assert b.betas.shape == (8, PEOPLE, 4)
     assert b.posed.all()
+
+
+def test_the_default_network_after_a_restart_to_the_last_bit() -> None:
+    d = scene(3, "person", frames=200)
+    cfg = RegressConfig(batch_size=48)
+    net = load_net(cfg)
+    assert net is not None
+    given = [*of_scene(d)]
+    out = list(regress(iter(given), cfg, d.rig, BODY, net, window=24))
+    assert all(b.posed.all() for b in out)
+    for first in (1, 3, 4):
+        again = first - first % chunks_together(cfg, net, 24, len(d.rig))
+        rest = list(regress(iter(given[again:]), cfg, d.rig, BODY, net, window=24, start=first * 24))
+        assert [b.start for b in rest] == [b.start for b in out[first:]]
+        for a, b in zip(out[first:], rest, strict=True):
+            for name in ("global_orient", "body_pose", "betas", "transl", "pose_sigma"):
+                assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_the_default_network_says_where_the_person_is() -> None:
+    d = scene(3, "person", frames=48)
+    cfg = RegressConfig()
+    out = list(regress(of_scene(d), cfg, d.rig, BODY, load_net(cfg), window=24))
+    rotations = torch.cat([torch.cat([b.global_orient[:, :, None], b.body_pose], 2) for b in out])[:, 0]
+    betas, transl = (torch.cat([getattr(b, name) for b in out])[:, 0] for name in ("betas", "transl"))
+    keypoints = BODY.keypoints.to(dtype=torch.float32)
+    joints, _ = pose_keypoints(keypoints, rotations, betas, transl)
+    miss = (joints - d.joints.float()).norm(dim=-1) * 1000
+    assert miss[:, 0].mean() < 80
+    assert miss.mean() < 90
+
+
+def of_scene(d: Scene) -> Iterator[KeypointBatch]:
+    for start in range(0, d.xy.shape[1], 24):
+        stop = min(start + 24, d.xy.shape[1])
+        xy = torch.tensor(d.xy[:, start:stop, None], dtype=torch.float32)
+        yield KeypointBatch(
+            start=start,
+            rate=Fraction(int(d.rate)),
+            time_s=torch.arange(start, stop, dtype=torch.float64) / d.rate,
+            image_px=xy,
+            xy_px=xy,
+            confidence=torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32),
+            anchor=torch.zeros(1, 4),
+        )
+
+
+# --- Networks on pictures -----------------------------------------------------------------------------------
+
+
+def people_in_pictures(frames: int, first: int = 0) -> Iterator[KeypointBatch]:
+    """Person p stands in the p-th half of every picture, but view 1 does not show person 0 in frame 5."""
+    for start in range(first, frames, WINDOW):
+        t = torch.arange(start, min(start + WINDOW, frames))
+        g = torch.Generator().manual_seed(1)
+        points = torch.rand(25, 2, generator=g) * 40 + torch.tensor([20.0, 30.0])
+        xy = points + torch.tensor([[0.0, 0], [80, 0]])[:, None]
+        xy = xy.expand(VIEWS, len(t), -1, -1, -1).clone()
+        trust = torch.ones(VIEWS, len(t), PEOPLE, 25)
+        if start <= 5 < start + WINDOW:
+            xy[1, 5 - start, 0], trust[1, 5 - start, 0] = torch.nan, 0
+        yield KeypointBatch(start, Fraction(30), t / 30.0, xy, xy, trust, torch.zeros(PEOPLE, 4))
+
+
+def level(t: int, v: int, p: int) -> int:
+    return 30 + 3 * t + v + 100 * p
+
+
+def filmed(frames: int, start: int) -> Iterator[FrameBatch]:
+    """Left half and right half have a grey that tells frame, view and half; view 2 has no frame 3."""
+    for first in range(start, frames, 3):
+        views = []
+        for v in range(VIEWS):
+            pictures: list[av.VideoFrame | None] = []
+            for t in range(first, min(first + 3, frames)):
+                image = np.full((144, 160), 128, np.uint8)
+                image[:96, :80], image[:96, 80:] = level(t, v, 0), level(t, v, 1)
+                frame = av.VideoFrame.from_ndarray(image, "yuv420p")
+                pictures.append(None if (v, t) == (2, 3) else frame)
+            views.append(tuple(pictures))
+        yield FrameBatch(first, tuple(views))
+
+
+class Brightness(torch.nn.Module):
+    """The mean of a crop, back in the range of luma."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        red = images[:, 0].mean((1, 2)) * 0.229 + 0.485
+        return (red * 219 + 16)[:, None].expand(-1, 2048)
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> ImageRegressor:
+    """Its ``said`` keeps what it is asked of: features and which views are seen."""
+    net = ImageRegressor(ImageConfig("resnet50", "average")).eval().requires_grad_(False)
+    net.encoder = Brightness()
+    regress_of = net.regress
+    net.said = []
+
+    def spy(features: Tensor, seen: Tensor, *rest: Tensor) -> Regression:
+        net.said.append((features[..., 0].clone(), seen.clone()))
+        return regress_of(features, seen, *rest)
+
+    monkeypatch.setattr(net, "regress", spy)
+    return net
+
+
+@pytest.mark.parametrize("size", [5, 24, 1000])
+def test_crops_of_every_view_person_and_frame_find_their_place(net: ImageRegressor, size: int) -> None:
+    cfg, frames = RegressConfig(batch_size=size), 20
+    stream = regress(
+        people_in_pictures(frames), cfg, RIG, BODY, net, window=WINDOW, decode=lambda at: filmed(frames, at)
+    )
+    out = list(stream)
+    assert [len(b.transl) for b in out] == [8, 8, 4]
+    features, seen = (torch.cat(x).view(frames, PEOPLE, VIEWS) for x in zip(*net.said, strict=True))
+    for t, p, v in np.ndindex(frames, PEOPLE, VIEWS):
+        shown = (v, t) != (2, 3) and (t, p, v) != (5, 0, 1)
+        assert bool(seen[t, p, v]) == shown
+        if shown:
+            assert abs(float(features[t, p, v]) - level(t, v, p)) < 0.6
+    assert max(net.encoder.batches) <= size
+    assert sum(net.encoder.batches) == int(seen.sum())
+    assert all(b.posed.all() for b in out)
+
+
+def test_a_restart_with_pictures_reads_them_from_its_own_frame(net: ImageRegressor) -> None:
+    cfg, asked = RegressConfig(batch_size=24), []
+
+    def decode(at: int) -> Iterator[FrameBatch]:
+        asked.append(at)
+        return filmed(20, at)
+
+    out = list(regress(people_in_pictures(20), cfg, RIG, BODY, net, window=WINDOW, decode=decode))
+    rest = regress(
+        people_in_pictures(20, WINDOW), cfg, RIG, BODY, net, window=WINDOW, start=WINDOW, decode=decode
+    )
+    for a, b in zip(out[1:], rest, strict=True):
+        assert torch.equal(a.transl, b.transl)
+    assert asked == [0, WINDOW]
+
+
+def test_an_abandoned_stage_stops_its_decoder(net: ImageRegressor) -> None:
+    closed = []
+
+    def decode(at: int) -> Iterator[FrameBatch]:
+        try:
+            yield from filmed(200, at)
+        finally:
+            closed.append(True)
+
+    cfg = RegressConfig(batch_size=24)
+    stream = regress(people_in_pictures(200), cfg, RIG, BODY, net, window=WINDOW, decode=decode)
+    next(stream)
+    stream.close()
+    assert closed
+
+
+def test_pictures_are_needed_where_a_network_looks_at_them(net: ImageRegressor) -> None:
+    with pytest.raises(InputError, match="no videos"):
+        next(regress(people_in_pictures(8), RegressConfig(), RIG, BODY, net, window=WINDOW))
+
+
+# --- Which network ------------------------------------------------------------------------------------------
+
+
+def test_networks_by_name_and_file(tmp_path: Path) -> None:
+    assert load_net(RegressConfig(weights="none")) is None
+    default = load_net(RegressConfig())
+    assert isinstance(default, CalibratedNet)
+    save_regressor(default, tmp_path / "own.safetensors")
+    own = load_net(RegressConfig(weights=str(tmp_path / "own.safetensors")))
+    assert isinstance(own, CalibratedNet)
+    assert digest(own) == digest(default)
+    own.start[0] += 1
+    assert digest(own) != digest(default)
+    pictures = ImageRegressor(ImageConfig("convnext_tiny_pooled", "average"))
+    save_image_regressor(pictures, tmp_path / "pictures.safetensors")
+    loaded = load_net(RegressConfig(weights=str(tmp_path / "pictures.safetensors")))
+    assert isinstance(loaded, ImageRegressor)
+    assert digest(loaded) == digest(pictures)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "nowhere.pt"}, r"nowhere\.pt: cannot read"),
+        ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors"),
+        ({"device": "cuda:99"}, r"regress\.device: cuda:99 cannot be used"),
+        ({"device": "toaster"}, r"regress\.device: toaster cannot be used"),
+    ],
+)
+def test_mistakes(values: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_net(RegressConfig(**values))

@@ -61,7 +61,9 @@ def test_readable_without_the_project(written):
 def regression(k: int) -> PoseBatch:
     fit = batch(k)
     betas = torch.linspace(0, 1, len(fit.valid) * 10).reshape(-1, 1, 10)
-    said = PoseBatch(fit.keypoints, fit.params.global_orient, fit.params.body_pose, betas, fit.params.transl)
+    sigma = torch.full((len(fit.valid), 1, 23), 0.1 * k)
+    params = fit.params
+    said = PoseBatch(fit.keypoints, params.global_orient, params.body_pose, betas, params.transl, sigma)
     said.transl[1] = torch.nan
     return said
 
@@ -75,7 +77,7 @@ def test_what_the_regressor_said_is_kept_frame_by_frame(tmp_path):
     store = Store(store.path)
     for k in range(3):
         want, got = regression(k), store.read_regression(k)
-        for name in ("global_orient", "body_pose", "betas", "transl"):
+        for name in ("global_orient", "body_pose", "betas", "transl", "pose_sigma"):
             a, b = getattr(got, name), getattr(want, name)
             assert torch.allclose(a, b.float(), atol=1e-6, equal_nan=True), name
         assert torch.equal(got.posed, want.posed)
