@@ -1270,3 +1270,30 @@ def start_pose(
     if before is not None:
         local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl
+
+
+def start_regressed(
+    body: KeypointBody,
+    betas: Tensor,
+    rotations: Tensor,
+    pelvis: Tensor,
+    rate: float,
+    before: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Rotations (T, 24, 3, 3) and transl (T, 3) of one motion from a regressor's poses of single frames.
+
+    rotations (T, 24, 3, 3) and pelvis (T, 3), metres, world: NaN where it has none. What it lacks is
+    interpolated over time, and so are frames that face away from most others. before as in ``start_pose``,
+    taken as it is. None where no frame has a pose. float64.
+    """
+    rest = body.joints_template[0].double() + body.joints_shapedirs[0].double() @ betas.double()
+    known = pelvis.isfinite().all(-1) & rotations.isfinite().flatten(1).all(1)
+    known = _steady(torch.nan_to_num(rotations[:, 0].double()), known, rate)
+    if not bool(known.any()):
+        return None
+    local, transl = torch.nan_to_num(rotations.double()), torch.nan_to_num(pelvis.double()) - rest
+    done = 0 if before is None else len(before[0])
+    if before is not None:
+        local[:done], transl[:done], known[:done] = before[0].double(), before[1].double(), True
+    local = _fill_rotations(local, known[:, None].expand(-1, JOINTS))
+    return local, _fill(transl[:, None], known[:, None])[:, 0]
