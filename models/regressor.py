@@ -697,7 +697,8 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         config = json.loads(header["__metadata__"]["multispin"])
-        net = _NETS[config.pop("kind")](load_body().keypoints, **config)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
+            net = _NETS[config.pop("kind")](load_body().keypoints, **config)
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -93,8 +93,8 @@ def _shared(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: T
 
 
 def _doubt(x: Estimate, truth: Tensor) -> Tensor:
-    """(N,) negative log likelihood of the local rotations' errors as a Gaussian in three axes, which only
-    the net's word about them is to lower."""
+    """(N,) negative log likelihood of the angles between local rotations and the true ones, as a Gaussian,
+    which only the net's word about them is to lower."""
     error2 = _squared(to_local(x.turned), to_local(truth)).detach() / 2  # the angle's square, when small
     log_sigma = x.log_sigma.clamp(math.log(0.02), math.log(3.0))
     return (0.5 * error2 * (-2 * log_sigma).exp() + log_sigma).mean(1)
