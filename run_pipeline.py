@@ -208,12 +208,24 @@ def render(
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # what draws and what encodes
     if mode not in get_args(Mode):
         raise InputError(f"--mode {mode}: there is no such mode. Choose {', '.join(get_args(Mode))}.")
-    given: list[tuple[str, object]] = [
-        ("cameras", [n for names in cameras for n in names.split(",")] if cameras else None),
-        ("opacity", alpha), ("colours", colour or None), ("scale", scale), ("codec", codec), ("crf", crf),
+    if mode in ("side", "turntable") and (cameras or scale is not None):
+        raise InputError(
+            f"--mode {mode} shows no camera's picture, so --cameras and --scale mean nothing there. "
+            "Leave them out; --set render.mosaic_size=[1280,720] gives its size."
+        )
+    given: list[tuple[str, str, object]] = [
+        ("--cameras", "cameras", [n for names in cameras for n in names.split(",")] if cameras else None),
+        ("--alpha", "opacity", alpha), ("--colour", "colours", colour or None), ("--scale", "scale", scale),
+        ("--codec", "codec", codec), ("--crf", "crf", crf),
     ]  # fmt: skip
-    options = [f"render.{key}={json.dumps(value)}" for key, value in given if value is not None]
-    cfg = _run_config(config, [*(settings or ()), *options])
+    options = {f"render.{key}={json.dumps(v)}": name for name, key, v in given if v is not None}
+    try:
+        cfg = _run_config(config, [*(settings or ()), *options])
+    except InputError as e:
+        text = str(e)
+        for setting, name in options.items():
+            text = text.replace(f"--set {setting}", name)
+        raise InputError(text) from None
     results = Store(out / "results.zarr")
     names = results.contents.rig.names
     videos: list[VideoInfo | None] = [None] * len(names)

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, StringConstraints
+from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
 from torch import Tensor
 
 from models.rendering import overlay, software
@@ -31,11 +31,27 @@ from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25_BONES
 from pipeline.store import Store
-from pipeline.video import VideoInfo, VideoWriter, copied, planes, probe, resized, to_yuv420p
+from pipeline.video import (
+    VideoInfo,
+    VideoWriter,
+    copied,
+    pick_encoder,
+    planes,
+    probe,
+    resized,
+    to_yuv420p,
+)
 
 _log = logging.getLogger(__name__)
 
-Colour = Annotated[str, StringConstraints(pattern="^#[0-9a-fA-F]{6}$")]
+
+def _colour(text: str) -> str:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise ValueError("a colour is written as #rrggbb, such as #56B4E9")
+    return text
+
+
+Colour = Annotated[str, AfterValidator(_colour)]
 Side = Annotated[int, Field(ge=64)]
 Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
@@ -81,9 +97,9 @@ class RenderConfig(Config):
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
-    colours: tuple[Colour, ...] = Field(
-        ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"), min_length=1
-    )
+    colours: tuple[Colour, ...] = (
+        "#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+    )  # fmt: skip
     """One a person, from the start again when there are more people. Okabe and Ito's, which the colour-blind
     can tell apart."""
     crf: int = Field(21, ge=0, le=51)
@@ -99,6 +115,13 @@ class RenderConfig(Config):
     """Width and height that the mosaic keeps within, pixels."""
     threads: NonNegativeInt = 0
     """Views drawn at the same time; 0 for one a processor."""
+
+    @field_validator("colours")
+    @classmethod
+    def _at_least_one(cls, value: tuple[Colour, ...]) -> tuple[Colour, ...]:
+        if not value:  # pydantic's min_length would count the colours that are wrong as missing, too
+            raise ValueError("at least one colour is needed")
+        return value
 
 
 class Body(Protocol):
@@ -133,12 +156,11 @@ def render(
     their names in the folder ``out`` when the last batch is drawn; before that, and after an error, there
     are none.
 
-    Raises ``InputError`` for an unknown camera name, a video whose size is not its camera's, a back end that
-    is not installed, and a file that cannot be written.
+    Raises ``InputError`` at once for an unknown camera name, a video whose size is not its camera's, a back
+    end or an encoder that does not work here; and while drawing for a file that cannot be written.
     """
     if not cfg.overlay and not cfg.mosaic:
-        yield from items
-        return
+        return items
     names = video_names(cfg, rig.names)
     keep, sources = _shown(cfg.cameras, rig, videos, frame_index)
     rig, frame_index = rig.select([rig.names[v] for v in keep]), frame_index[keep]
@@ -146,9 +168,29 @@ def render(
         if cfg.scale != 1:
             rig = rig.resized(v, (max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)))
     paint = _back_end(cfg.backend)
+    pick_encoder(cfg.codec)
+    _make_folder(out)
+    return _render(items, cfg, rig, body, sources, keep, frame_index, rate, out, decode, paint, names)
+
+
+def _render(
+    items: Iterator[FitBatch],
+    cfg: RenderConfig,
+    rig: Rig,
+    body: Body,
+    sources: Sequence[VideoInfo | None],
+    keep: Sequence[int],
+    frame_index: NDArray[np.int64],
+    rate: Fraction,
+    out: Path,
+    decode: Decode,
+    paint: Paint,
+    names: Sequence[str],
+) -> Iterator[FitBatch]:
+    """``render`` of the cameras that are shown: ``rig``, ``sources`` and ``frame_index`` are theirs, and
+    ``keep`` is their places among all."""
     sizes = [(int(w), int(h)) for w, h in rig.size]
     silent = [None if cfg.show == "mesh" else source for source in sources]
-    _make_folder(out)
     workers = cfg.threads or os.cpu_count() or 1
     # Views are encoded side by side; an encoder of one thread takes the least time and memory in all.
     encoder_threads = max(1, workers // len(rig))
@@ -389,7 +431,21 @@ def render_scene(
     Raises ``InputError`` for a back end that is not installed and a file that cannot be written.
     """
     paint = _back_end(cfg.backend)
+    pick_encoder(cfg.codec)
     _make_folder(file.parent)
+    return _render_scene(items, cfg, rig_at, body, grid, rate, file, paint)
+
+
+def _render_scene(
+    items: Iterator[FitBatch],
+    cfg: RenderConfig,
+    rig_at: Callable[[int], Rig],
+    body: Body,
+    grid: NDArray[np.float64],
+    rate: Fraction,
+    file: Path,
+    paint: Paint,
+) -> Iterator[FitBatch]:
     workers = cfg.threads or os.cpu_count() or 1
     with ExitStack() as stack:
         together: _MosaicVideo | None = None
@@ -652,9 +708,9 @@ def _back_end(name: str) -> Paint:
     if name == "pytorch3d":
         from models.rendering.pytorch3d import draw
     else:
-        from models.rendering.moderngl import draw, renderer
+        from models.rendering.moderngl import draw
 
-        renderer()  # fails here and not in the middle of a video
+        _opengl()  # fails here and not in the middle of a video
 
     def paint(to: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
         picture = draw(*people, antialias=antialias)
@@ -667,16 +723,23 @@ def _back_end(name: str) -> Paint:
 @cache
 def _fastest() -> tuple[str, str]:
     """The back end that is fastest on this machine, and why it is that one."""
-    from models.rendering import moderngl
+    from models.rendering.moderngl import SOFTWARE_RENDERERS
 
-    with ThreadPoolExecutor(1) as pool:  # a context stays with its thread
-        try:
-            name = pool.submit(moderngl.renderer).result()
-        except InputError as error:
-            return "software", str(error).removeprefix("render.backend=moderngl: ").split(". ")[0]
-    if any(program in name.lower() for program in moderngl.SOFTWARE_RENDERERS):
+    try:
+        name = _opengl()
+    except InputError as error:
+        return "software", str(error).removeprefix("render.backend=moderngl: ").split(". ")[0]
+    if any(program in name.lower() for program in SOFTWARE_RENDERERS):
         return "software", f"OpenGL has no graphics card here, only {name.split(' (')[0]}, which is slower"
     return "moderngl", f"OpenGL has {name}"
+
+
+def _opengl() -> str:
+    """What draws for OpenGL, asked in a thread of its own: a context stays with its thread."""
+    from models.rendering.moderngl import renderer
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(renderer).result()
 
 
 def _make_folder(out: Path) -> None:

@@ -1,5 +1,6 @@
 """``render_results`` and pictures of cameras that have nothing in common."""
 
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from builders import status
 from test_software import STRONG
 
+import run_pipeline
 from models.body import load_body
 from models.rendering import overlay
 from models.rendering.software import draw
@@ -259,3 +261,62 @@ def test_lines_and_discs_lie_where_they_are_put():
         at = (np.array([columns.mean(), rows.mean()]) + 0.5) * scale - 0.5
         np.testing.assert_allclose(at, [30.5, 20.5], atol=0.6)
     assert np.pi * 9 < len(rows) < np.pi * 4.2**2  # with its soft edge
+
+
+def command(capfd, monkeypatch, *words):
+    """Status, standard output and standard error of the command line."""
+    monkeypatch.setattr(sys, "argv", ["run_pipeline.py", "render", *map(str, words)])
+    status = 0
+    try:
+        run_pipeline.main()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    return status, *capfd.readouterr()
+
+
+@pytest.fixture
+def out(store, tmp_path):
+    """A folder that ``run`` might have written."""
+    (tmp_path / "results.zarr").symlink_to(store.path)
+    return tmp_path
+
+
+def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
+    words = ["--mode", "mesh", "--cameras", "wide,tall", "--start", "2", "--end", "7", "--scale", "0.5"]
+    words += ["--colour", "#FF0000", "--alpha", "1", "--codec", "libx264", "--crf", "5"]
+    status, said, _ = command(capfd, monkeypatch, out, *words)
+    assert status == 0
+    assert said.split() == [str(out / f"mesh_{name}.mp4") for name in ("wide", "tall")]
+    for name, size in zip(("wide", "tall"), SIZES, strict=False):
+        shown = pictures(out / f"mesh_{name}.mp4")
+        assert len(shown) == 5
+        assert shown[0].shape[:2] == (size[1] // 2, size[0] // 2)
+        assert all((p[..., 0] - p[..., 2] > 50).sum() > 200 for p in shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--mode mesh --cameras back", "there is no camera back. The cameras are: wide, tall"),
+        ("--mode mosaic", "summary.json names no recording"),
+        ("--mode sideways", "there is no such mode. Choose overlay"),
+        ("--mode side --cameras wide", "shows no camera's picture"),
+        ("--mode turntable --scale 0.5", "shows no camera's picture"),
+        (
+            "--mode mesh --colour blue",
+            "--colour: render.colours.0: Value error, a colour is written as #rrggbb",
+        ),
+        ("--mode mesh --set render.colours=[]", "at least one colour is needed"),
+        ("--mode mesh --alpha 7", "--alpha: render.opacity: Input should be less than or equal to 1"),
+        ("--mode mesh --codec h269", "codec h269: no such video encoder works here"),
+        ("--mode mesh --start 8 --end 20", "there are no frames 8 to 20"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_before_work_begins(out, capfd, monkeypatch, words, message):
+    status, said, errors = command(capfd, monkeypatch, out, *words.split())
+    assert status == 2
+    assert message in errors
+    assert sum("render." in line for line in errors.splitlines()) <= 1, "one mistake is told once"
+    assert "0%" not in errors, "a progress bar began"
+    assert said == ""
+    assert not list(out.glob("*.mp4"))
