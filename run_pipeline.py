@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from models.body import Body
+    from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.store import Store
     from pipeline.summary import Summary
@@ -88,6 +89,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="A recording, or a folder that `run` has written.")],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
+    from pipeline.recording import find_recording, is_recording
     from pipeline.store import Store
     from pipeline.summary import summarise
 
@@ -97,27 +99,32 @@ def info(
         results = Store(store)
         _print_contents(results)
         _print_results(summarise(results))
-        if not any((path / name).exists() for name in ("calibration.toml", "calibration", "intri.yml")):
+        if not is_recording(path):
             return
     from pipeline.check import check_recording
-    from pipeline.recording import find_recording
 
     found = find_recording(path)
     _print_recording(found)
     check = check_recording(found)
     head, *rows = check.rows()
-    table = _table(f"Do the cameras agree? ({check.frames} frames looked at)", *head)
+    question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
+    table = _table(f"{question} ({check.frames} frames looked at)", *head)
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
-    distances = _table("Baselines, metres", "", *check.cameras)
-    for name, row in zip(check.cameras, check.distance_m, strict=True):
-        distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in row))
-    console.print(distances)
+    if check.compared:
+        _print_baselines(check)
     for finding in check.findings():
         _warn(finding)
     if not check.findings():
         console.print("Nothing looks wrong.")
+
+
+def _print_baselines(check: Check) -> None:
+    distances = _table("Baselines, metres", "", *check.cameras)
+    for name, row in zip(check.cameras, check.distance_m, strict=True):
+        distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in row))
+    console.print(distances)
 
 
 @app.command()

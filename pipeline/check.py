@@ -1,5 +1,6 @@
 """Check a recording without running it: do the cameras agree about where and when things are?
 
+Where they stand must be known for that. Without a calibration, or with one camera, each is looked at alone.
 Looks at a bounded number of frames. Every camera is compared with what the others say: the person is
 triangulated without it, projected into it, and compared with what it saw, also some frames earlier and later.
 """
@@ -51,12 +52,15 @@ class Check:
     cameras: tuple[str, ...]
     frames: int
     """How many were looked at."""
+    compared: bool
+    """Whether the cameras were compared; else each stands alone, and all that takes two is NaN or None."""
     distance_m: Array
     """(V, V) from camera to camera."""
     files: Array
     """(V,) share of the time line for which there is a keypoint file."""
     person: Array
-    """(V,) share of the frames looked at in which the camera shows the person on whom the views agree."""
+    """(V,) share of the frames looked at in which the camera shows the person on whom the views agree, or,
+    where they were not compared, the one of whom there is most to see."""
     residual_px: Array
     """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
     left_out_px: Array
@@ -80,6 +84,10 @@ class Check:
         def px(value: float) -> str:
             return "-" if np.isnan(value) else f"{value:.1f}"
 
+        if not self.compared:
+            shares = zip(self.cameras, self.files, self.person, strict=True)
+            alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
+            return [("camera", "files", "shows somebody"), *alone]
         head = ("camera", "nearest camera", "files", "shows person", "residual px", "left out px", "best lag")
         rows: list[tuple[str, ...]] = [head]
         nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
@@ -102,6 +110,13 @@ class Check:
     def findings(self) -> list[str]:
         """What looks wrong, and what to do, in sentences; empty when all is well."""
         found = []
+        if not self.compared:
+            return [
+                f"camera {name} shows nobody in the frames looked at: without a calibration, nothing tells "
+                "where it stands; leave it out"
+                for name, share in zip(self.cameras, self.person, strict=True)
+                if not share
+            ]
         if not self.person.any():
             found.append(
                 "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
@@ -170,6 +185,13 @@ def check_recording(recording: Recording) -> Check:
         people = recording.people(at)
         xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
         stretches.append(_Stretch(xy, confidence, recording.timeline.time_s[at]))
+    numbers = recording.keypoint_numbers(np.arange(frames))
+    files = [
+        0.0 if c is None else float(c.has(n).mean())
+        for c, n in zip(recording.keypoints, numbers, strict=True)
+    ]
+    if not recording.placed or len(rig) == 1:
+        return _alone(rig, stretches, np.array(files))
     now = _compare(rig, stretches)
     swapped = _swapped(recording)
     # A late camera makes the others look late: move the worst one, and look again.
@@ -193,17 +215,12 @@ def check_recording(recording: Recording) -> Check:
         aligned = _compare(rig, [s.later(lags) for s in stretches])
     known = [None if no else lag for lag, no in zip(lags, unclear, strict=True)]
     centres = rig.centres
-    numbers = recording.keypoint_numbers(np.arange(frames))
     return Check(
         cameras=rig.names,
         frames=sum(len(s.time_s) for s in stretches),
+        compared=True,
         distance_m=np.linalg.norm(centres[:, None] - centres[None], axis=-1),
-        files=np.array(
-            [
-                0.0 if c is None else float(c.has(n).mean())
-                for c, n in zip(recording.keypoints, numbers, strict=True)
-            ]
-        ),
+        files=np.array(files),
         person=now.person,
         residual_px=now.residual_px,
         left_out_px=aligned.left_out_px,
@@ -212,6 +229,34 @@ def check_recording(recording: Recording) -> Check:
         lag=tuple(known),
         lag_gain=np.where([bool(lag) for lag in known], gains, 0),
         swapped=swapped,
+    )
+
+
+def _alone(rig: Rig, stretches: list[_Stretch], files: Array) -> Check:
+    """What each camera shows, of cameras that cannot be compared."""
+    cfg, none, views = MatchConfig(), np.full(len(rig), np.nan), len(rig)
+    person = np.zeros(views)
+    frames = sum(len(s.time_s) for s in stretches)
+    for v, name in enumerate(rig.names):
+        one = rig.select([name])
+        for s in stretches:
+            sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
+            chosen, _ = follow(one, *sight, s.time_s, usual_score(one, *sight, cfg), np.full(4, np.nan), cfg)
+            person[v] += (chosen >= 0).sum() / frames
+    return Check(
+        cameras=rig.names,
+        frames=frames,
+        compared=False,
+        distance_m=np.full((views, views), np.nan),
+        files=files,
+        person=person,
+        residual_px=none,
+        left_out_px=none,
+        rest_px=none,
+        suspect=None,
+        lag=(None,) * views,
+        lag_gain=np.zeros(views),
+        swapped=None,
     )
 
 

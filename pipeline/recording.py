@@ -257,6 +257,11 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
     return tuple(out)
 
 
+def is_recording(folder: Path) -> bool:
+    """Whether there are keypoints in the places where ``find_recording`` looks by itself."""
+    return bool(_find_keypoints(folder, Stated(), [])[0])
+
+
 def find_recording(path: Path | str) -> Recording:
     """Find, match and check everything in a recording's folder.
 
@@ -467,7 +472,7 @@ def _recordings_in(folder: Path) -> list[str]:
     inner = []
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "calibration"):
         try:
-            if find_calibration(sub)[0] or _find_keypoints(sub, Stated(), [])[0]:
+            if find_calibration(sub)[0] or is_recording(sub):
                 inner.append(sub.name)
         except (InputError, OSError):
             continue
