@@ -1,0 +1,219 @@
+"""How right and how fast the keypoint regressors are.
+
+    python tests/benchmarks/regression.py --motion POSES.npz [--json FILE] [--samples N] [--fits N]
+
+Truth is synthetic: poses of clips that no training saw (whole ones, whole subjects where the names tell), the
+default body with random shapes, random cameras, and a detector's errors (``models/training/projections.py``). It
+shares body and kind of noise with the training, so it compares regressors and does not predict accuracy on
+pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in millimetres from the
+pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's solver on single frames,
+started from the calibrated net, on the first ``--fits`` samples; its pose prior has seen some of the clips. One
+thread, CPU seconds.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from models.body import load_body, pose_keypoints  # noqa: E402
+from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
+from models.priors import load_pose_prior  # noqa: E402
+from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
+from models.smplify import Motion, PoseTarget, Views, Weights, fit  # noqa: E402
+from models.training.poses import Poses, read_poses  # noqa: E402
+from models.training.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
+from models.training.trainer import joint_errors  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.joints import SMPL_JOINTS  # noqa: E402
+from pipeline.recording import find_recording  # noqa: E402
+from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
+
+Array = NDArray[np.float64]
+Figures = dict[str, float]
+
+BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"
+VIEWS = (1, 2, 4, 8)
+WANTED: Figures = {
+    "mpjpe_mm_1": 122, "mpjpe_mm_2": 72, "mpjpe_mm_4": 35, "mpjpe_mm_8": 24,
+    "pa_mpjpe_mm_1": 84, "pa_mpjpe_mm_2": 58, "pa_mpjpe_mm_4": 28, "pa_mpjpe_mm_8": 19,
+    "uncal_pa_mpjpe_mm_1": 82, "uncal_pa_mpjpe_mm_2": 62,
+    "uncal_pa_mpjpe_mm_4": 47, "uncal_pa_mpjpe_mm_8": 38,
+    "fit_mpjpe_mm_2": 56, "fit_mpjpe_mm_4": 30, "fit_mpjpe_mm_8": 20, "balancing_px": 15,
+}  # fmt: skip
+SINGLE = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
+"""Weights for frames alone: without neighbours in time the priors count in full."""
+UNSEEN = [
+    SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
+]
+"""Joints that the solver leaves as they are: no keypoint shows their rotation, or the ankle's covers it."""
+
+
+def draw(poses: Poses, views: int, count: int, difficulty: Difficulty = TEST) -> Projected:
+    rng = torch.Generator().manual_seed(777 + views)
+    # All 4000 are drawn whatever is wanted of them, so that the first ones are always the same.
+    every = Projections(poses, load_body().keypoints).sample(4000, views, difficulty, rng)
+    return every.map(lambda x: x[:count])
+
+
+def regress(net: KeypointNet, prefix: str, s: Projected, poses: Poses, figures: Figures) -> None:
+    """Errors over 24 joints, over the 22 without hands, medians, and the mean of each category."""
+    views = s.K.shape[1]
+    begin = time.process_time()
+    direct, aligned = joint_errors(net, s)
+    figures[f"{prefix}persons_per_s_{views}"] = round(len(direct) / (time.process_time() - begin))
+    direct22, aligned22 = joint_errors(net, s, 22)
+    named = {"mpjpe": direct, "pa_mpjpe": aligned, "mpjpe22": direct22, "pa_mpjpe22": aligned22}
+    for name, error in named.items():
+        figures[f"{prefix}{name}_mm_{views}"] = round(1e3 * float(np.nanmean(error)), 1)
+        figures[f"{prefix}{name}_median_mm_{views}"] = round(1e3 * float(np.nanmedian(error)), 1)
+    figures[f"{prefix}nobody_{views}"] = int(np.isnan(direct).sum())
+    for i, category in enumerate(poses.categories):
+        if (mine := s.category.numpy() == i).any():
+            mean = 1e3 * float(np.nanmean(aligned[mine]))
+            figures[f"{prefix}pa_mpjpe_mm_{views}_{category}"] = round(mean, 1)
+
+
+def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures) -> None:
+    body, views = load_body().keypoints, s.K.shape[1]
+    r = net(s.xy_px, s.confidence, s.K, s.R, s.t)
+    orient, transl = to_world(r, s.R, s.t, body)
+    ok = r.seen.any(1)
+    true = (s.joints - s.joints[:, :1])[ok]
+    rotations = torch.cat([orient[:, None], r.body_pose], 1)[ok].double()
+    start = rotations.clone()
+    start[:, UNSEEN] = torch.eye(3, dtype=start.dtype)
+    cameras = [x[ok].double() for x in (s.K, s.R, s.t)]
+    xy, confidence = s.xy_px[ok][:, :, None].double(), s.confidence[ok][:, :, None].double()
+    count = len(start)
+    begin = time.process_time()
+    found = fit(
+        body,
+        Views(*cameras, xy, confidence),
+        Motion(
+            start[:, None], transl[ok][:, None].double(), r.betas[ok].double(), start.new_zeros(count, 25, 3)
+        ),
+        rate=30.0,
+        weights=SINGLE,
+        prior=load_pose_prior(),
+        # One view shows half of a pose: the net knows more of the other half than a prior.
+        toward=PoseTarget(r.body_pose[ok][:, None].double(), r.pose_sigma[ok][:, None].double())
+        if views == 1
+        else None,
+    ).motion
+    figures[f"fit_frames_per_s_{views}"] = round(count / (time.process_time() - begin))
+    fitted = found.rotations[:, 0].clone()
+    fitted[:, UNSEEN] = rotations[:, UNSEEN]  # the net's word, as nobody else says anything
+    for name, turned, betas in (("start", rotations, r.betas[ok]), ("fit", fitted, found.betas)):
+        joints, _ = pose_keypoints(body, turned, betas.double(), torch.zeros(3, dtype=torch.float64))
+        joints = joints - joints[:, :1]
+        figures[f"{name}_mpjpe_mm_{views}"] = round(1e3 * float(mpjpe(joints, true).mean()), 1)
+        figures[f"{name}_pa_mpjpe_mm_{views}"] = round(1e3 * float(pa_mpjpe(joints, true).mean()), 1)
+
+
+def on_balancing(net: KeypointNet, figures: Figures) -> None:
+    """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
+    recording = find_recording(BALANCING)
+    seen = list(keypoints(recording, KeypointsConfig()))
+    xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
+    confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)
+    rig, frames = recording.rig, len(xy)
+    K, R, t = (torch.from_numpy(x).float().expand(frames, *x.shape) for x in (rig.K, rig.R, rig.t))
+    r = net(xy, confidence, K, R, t)
+    orient, transl = to_world(r, R, t, load_body().keypoints)
+    body = load_body().keypoints.to(dtype=torch.float32)
+    _, points = pose_keypoints(body, torch.cat([orient[:, None], r.body_pose], 1), r.betas, transl)
+    error = reprojection(points, K, R, t, xy)
+    figures["balancing_px"] = round(float(error[error.isfinite()].mean()), 1)
+    figures["balancing_px_median"] = round(float(error[error.isfinite()].median()), 1)
+    figures["balancing_frames"] = int(orient[:, 0, 0].isfinite().sum())
+
+
+def reprojection(points: Tensor, K: Tensor, R: Tensor, t: Tensor, xy: Tensor) -> Tensor:
+    """(T, V, 25) pixels; NaN where nothing was seen."""
+    pixel = (points[:, None] @ R.mT + t[:, :, None]) @ K.mT
+    return (pixel[..., :2] / pixel[..., 2:] - xy).norm(dim=-1)
+
+
+def show(figures: Figures) -> None:
+    def row(title: str, *prefixes: str) -> None:
+        cells = [" / ".join(f"{figures[f'{p}_{v}']:.1f}" for p in prefixes) for v in VIEWS]
+        print(f"{title:44}" + "".join(f"{c:>16}" for c in cells))
+
+    print(f"{'MPJPE / PA-MPJPE, mm':44}" + "".join(f"{v:>11} view{'s' if v > 1 else ' '}" for v in VIEWS))
+    for prefix, title in (("", "calibrated"), ("uncal_", "uncalibrated")):
+        row(title, f"{prefix}mpjpe_mm", f"{prefix}pa_mpjpe_mm")
+        row("  median", f"{prefix}mpjpe_median_mm", f"{prefix}pa_mpjpe_median_mm")
+        row("  22 joints, without hands", f"{prefix}mpjpe22_mm", f"{prefix}pa_mpjpe22_mm")
+    row("calibrated, the samples that are fitted", "start_mpjpe_mm", "start_pa_mpjpe_mm")
+    row("  + fit of single frames", "fit_mpjpe_mm", "fit_pa_mpjpe_mm")
+    clean = figures["clean_mpjpe_mm_4"], figures["clean_pa_mpjpe_mm_4"]
+    print(f"calibrated, 4 views without noise: {clean[0]:.1f} / {clean[1]:.1f}")
+    row("persons/s, calibrated / uncalibrated", "persons_per_s", "uncal_persons_per_s")
+    print("PA-MPJPE by category, 4 views, calibrated / uncalibrated:")
+    for key in sorted(figures):
+        if key.startswith("pa_mpjpe_mm_4_"):
+            print(
+                f"  {key.removeprefix('pa_mpjpe_mm_4_'):20} {figures[key]:6.1f} {figures['uncal_' + key]:6.1f}"
+            )
+    if "balancing_px" in figures:
+        print(
+            f"balancing, net alone, {figures['balancing_frames']:.0f} frames: "
+            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median"
+        )
+    for name, limit in WANTED.items():
+        if figures.get(name, 0.0) > limit:
+            print(f"missed: {name} {figures[name]:.1f}, wanted {limit}")
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--motion", type=Path, required=True, help="motion capture, as for training")
+    parser.add_argument("--samples", type=int, default=4000, help="of each number of views, at most 4000")
+    parser.add_argument("--fits", type=int, default=400, help="of each number of views")
+    parser.add_argument("--weights", type=Path, help="folder with calibrated.safetensors and uncalibrated.…")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        _, poses = read_poses(args.motion)
+    except InputError as error:
+        parser.error(str(error))
+    kinds = ("calibrated", "uncalibrated")
+    nets = [load_regressor(args.weights / f"{k}.safetensors" if args.weights else k) for k in kinds]
+    figures: Figures = {"samples": args.samples, "fits": args.fits}
+    for views in VIEWS:
+        s = draw(poses, views, args.samples)
+        for prefix, net in zip(("", "uncal_"), nets, strict=True):
+            regress(net, prefix, s, poses, figures)
+        fit_single_frames(nets[0], s.map(lambda x: x[: args.fits]), figures)
+    clean = draw(poses, 4, args.samples, replace(TEST, noise=0.0))
+    direct, aligned = joint_errors(nets[0], clean)
+    figures["clean_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(direct)), 1)
+    figures["clean_pa_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(aligned)), 1)
+    if BALANCING.is_dir():
+        on_balancing(nets[0], figures)
+    show(figures)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
