@@ -8,7 +8,6 @@ from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
-from torchvision.models import ConvNeXt_Tiny_Weights, ResNet50_Weights, convnext_tiny, resnet50
 
 EncoderName = Literal["resnet50", "convnext_tiny", "convnext_tiny_pooled"]
 """ResNet-50 (He et al. 2016) pooled to 2048 numbers; ConvNeXt-T (Liu et al. 2022) up to the 1000 logits of
@@ -29,6 +28,9 @@ def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
     imagenet: begin with the weights of ImageNet, from torch's cache or, where there is a network, from
     torchvision's server; with random ones and a warning where they cannot be had.
     """
+    # A third of the program's start, which nobody waits for who uses keypoints.
+    from torchvision.models import ConvNeXt_Tiny_Weights, ResNet50_Weights, convnext_tiny, resnet50
+
     net: nn.Module = resnet50() if name == "resnet50" else convnext_tiny()
     if imagenet:
         weights = (
