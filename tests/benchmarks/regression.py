@@ -3,12 +3,12 @@
     python tests/benchmarks/regression.py --motion POSES.npz [--json FILE] [--samples N] [--fits N]
 
 Truth is synthetic: poses of clips that no training saw (whole ones, whole subjects where the names tell), the
-default body with random shapes, random cameras, and a detector's errors (``models/training/projections.py``). It
-shares body and kind of noise with the training, so it compares regressors and does not predict accuracy on
-pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in millimetres from the
-pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's solver on single frames,
-started from the calibrated net, on the first ``--fits`` samples; its pose prior has seen some of the clips. One
-thread, CPU seconds.
+default body with random shapes, random cameras, and a detector's errors (``models/training/projections.py``).
+It shares body and kind of noise with the training, so it compares regressors and does not predict accuracy on
+pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in millimetres from
+the pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's solver on single
+frames, started from the calibrated net, on the first ``--fits`` samples; its pose prior has seen some of the
+clips. One thread, CPU seconds.
 """
 
 from __future__ import annotations
@@ -169,9 +169,8 @@ def show(figures: Figures) -> None:
     print("PA-MPJPE by category, 4 views, calibrated / uncalibrated:")
     for key in sorted(figures):
         if key.startswith("pa_mpjpe_mm_4_"):
-            print(
-                f"  {key.removeprefix('pa_mpjpe_mm_4_'):20} {figures[key]:6.1f} {figures['uncal_' + key]:6.1f}"
-            )
+            name = key.removeprefix("pa_mpjpe_mm_4_")
+            print(f"  {name:20} {figures[key]:6.1f} {figures['uncal_' + key]:6.1f}")
     if "balancing_px" in figures:
         print(
             f"balancing, net alone, {figures['balancing_frames']:.0f} frames: "
