@@ -144,7 +144,7 @@ def _run(
         return found if net is None else store_regression(found, results)
 
     def fit(items: Iterator[PoseBatch]) -> Iterator[FitBatch]:
-        return smplify((batch.keypoints for batch in items), cfg.smplify, rig, body, state)
+        return smplify(items, cfg.smplify, rig, body, state)
 
     stages: list[Stage] = [
         ("regress", look),

@@ -16,11 +16,23 @@ from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pose_keypoints
 from models.priors import PosePrior, load_pose_prior
-from models.smplify import JOINTS, TORSO, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
-from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status, TensorBatch
+from models.smplify import (
+    JOINTS,
+    TORSO,
+    Motion,
+    PoseTarget,
+    Schedule,
+    Views,
+    Weights,
+    better_start,
+    fit,
+    start_pose,
+    start_regressed,
+    start_shape,
+)
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status, TensorBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
-from pipeline.errors import InputError
 from pipeline.joints import BODY_25
 from pipeline.triangulation import triangulate
 
@@ -36,6 +48,9 @@ _SHAPE_PATIENCE = 4
 _GOING_ON = 5.0
 """How much larger the tolerance of a window is that goes on from final frames with a known shape. A fit of
 shape and poses converges linearly, one of poses alone about five times faster near its end."""
+
+_HALF_TURN = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64))
+"""About a body's long axis: the other way to see a heading."""
 
 _Batch = TypeVar("_Batch", bound=TensorBatch)
 
@@ -85,6 +100,12 @@ class SmplifyConfig(Config):
         2.5,
         ge=0,
         description="how far detector and body may disagree about where a keypoint is; 0 switches it off",
+    )
+    regressed_sigma_deg: float = Field(
+        10.0,
+        gt=0,
+        description="how far a joint may turn from the regressor's pose where a single view sees the person; "
+        "two views know better",
     )
     tolerance: float = Field(1e-3, gt=0, description="relative decrease of the energy at which a fit stops")
 
@@ -165,6 +186,8 @@ class _Run:
     xy: Tensor  # (V, T, 25, 2)
     confidence: Tensor  # (V, T, 25)
     start: Motion  # N = 1
+    toward: Tensor  # (T, 23, 3, 3) the regressor's pose where it counts, else NaN
+    free_shape: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,36 +237,98 @@ class _Fitter:
         points[wanted] = torch.from_numpy(np.where(agreed, found.points, np.nan))
         return points
 
+    def alone(self, confidence: Tensor) -> Tensor:
+        """(V, T, 25) → (T,) whether no more than one view shows the person."""
+        shown = (confidence > self.cfg.min_confidence).sum(2) >= self.cfg.min_keypoints
+        return shown.sum(0) < 2
+
     def views(self, xy: Tensor, confidence: Tensor) -> Views:
         """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
         cameras = (torch.from_numpy(x) for x in (self.rig.K, self.rig.R, self.rig.t))
         K, R, t = (x.expand(len(xy), *x.shape) for x in cameras)
         return Views(K, R, t, xy, confidence)
 
-    def shape_run(self, clip: KeypointBatch, p: int) -> _Run | None:
+    def start(
+        self,
+        clip: PoseBatch,
+        p: int,
+        points: Tensor,
+        shape: tuple[Tensor, Tensor],
+        before: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Rotations (T, 24, 3, 3) and transl (T, 3) to start a run of frames from; None where nothing shows.
+
+        clip: the frames; points (T, 25, 3): triangulated in them; shape: betas (B,) and offsets (25, 3);
+        before: rotations (H, 24, 3, 3) and transl (H, 3) of the first H frames, fitted already.
+        """
+        rate = float(clip.keypoints.rate)
+        rotations = torch.cat([clip.global_orient[:, p, None], clip.body_pose[:, p]], 1)
+        poses = [
+            start_pose(self.body, shape[0], points, rate, before),
+            start_regressed(self.body, shape[0], rotations, self.pelvis(clip, p), rate, before),
+        ]
+        starts = [Motion(*(x[None] for x in (*pose, *shape))) for pose in poses if pose is not None]
+        if poses[1] is not None:
+            turned = starts[-1].rotations.clone()
+            turned[:, len(before[0]) if before is not None else 0 :, 0] @= _HALF_TURN
+            starts.append(replace(starts[-1], rotations=turned))
+        if not starts:
+            return None
+        seen = clip.keypoints.xy_px[None, :, :, p], clip.keypoints.confidence[None, :, :, p]
+        best = starts[0]
+        if len(starts) > 1:
+            best = better_start(
+                self.body, self.views(*seen), starts, rate, weights=self.cfg.weights(), prior=self.prior
+            )
+        return best.rotations[0], best.transl[0]
+
+    def pelvis(self, clip: PoseBatch, p: int) -> Tensor:
+        """(T, 3) where the regressor sees it, metres, world."""
+        directions = self.body.joints_shapedirs[0].double()
+        return self.body.joints_template[0] + clip.betas[:, p].double() @ directions.mT + clip.transl[:, p]
+
+    def toward(self, clip: PoseBatch, p: int) -> Tensor:
+        """(T, 23, 3, 3) what the regressor says of the frames that one view shows, else NaN."""
+        alone = self.alone(clip.keypoints.confidence[:, :, p])
+        return torch.where(alone[:, None, None, None], clip.body_pose[:, p], torch.nan)
+
+    def shape_run(self, clip: PoseBatch, p: int) -> _Run | None:
         """All frames of a clip in which a person is there, with a shape to start from.
 
         None where no frame shows how the person stands.
         """
-        rate = float(clip.rate)
-        xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
+        xy, confidence = clip.keypoints.xy_px[:, :, p], clip.keypoints.confidence[:, :, p]
         points = self.triangulated(xy, confidence)
-        live = self.live(self.seen(confidence), torch.nan, rate)
+        live = self.live(self.seen(confidence), torch.nan, float(clip.keypoints.rate))
+        free = not bool(self.alone(confidence[:, live]).all())
         betas = start_shape(self.body, points[live])
-        poses = [(run, start_pose(self.body, betas, points[slice(*run)], rate)) for run in _runs(live)]
+        if not free:
+            betas = clip.betas[:, p].double().nanmedian(0).values.nan_to_num()
+        offsets = torch.zeros(25, 3, dtype=torch.float64)
+        poses = [
+            (r, self.start(clip.frames(*r), p, points[slice(*r)], (betas, offsets))) for r in _runs(live)
+        ]
         placed = [(torch.arange(*run), *pose) for run, pose in poses if pose is not None]
         if not placed:
             return None
         frames, rotations, transl = (torch.cat(parts) for parts in zip(*placed, strict=True))
-        breaks = tuple(np.cumsum([len(run) for run, *_ in placed])[:-1].tolist())
-        start = Motion(rotations[None], transl[None], betas[None], torch.zeros(1, 25, 3))
-        return _Run(p, frames, 0, breaks, xy[:, frames], confidence[:, frames], start)
+        return _Run(
+            person=p,
+            frames=frames,
+            held=0,
+            breaks=tuple(np.cumsum([len(run) for run, *_ in placed])[:-1].tolist()),
+            xy=xy[:, frames],
+            confidence=confidence[:, frames],
+            start=Motion(rotations[None], transl[None], betas[None], offsets[None]),
+            toward=self.toward(clip, p)[frames],
+            free_shape=free,
+        )
 
-    def window_runs(self, clip: KeypointBatch, p: int, person: _Person) -> Iterator[_Run]:
+    def window_runs(self, clip: PoseBatch, p: int, person: _Person) -> Iterator[_Run]:
         """The runs of frames of a clip in which a person of known shape is there."""
-        rate = float(clip.rate)
-        xy, confidence = clip.xy_px[:, :, p], clip.confidence[:, :, p]
-        for begin, end in _runs(self.live(self.seen(confidence), float(person.unseen), rate)):
+        rate = float(clip.keypoints.rate)
+        seen = self.seen(clip.keypoints.confidence[:, :, p])
+        for begin, end in _runs(self.live(seen, float(person.unseen), rate)):
             held = _leading(person.last_transl.flip(0)) if begin == 0 else 0
             warm = _leading(person.next_transl[:end]) if begin == 0 else 0
             before = None
@@ -252,27 +337,32 @@ class _Fitter:
                     torch.cat([person.last_rotations[HELD - held :], person.next_rotations[:warm]]),
                     torch.cat([person.last_transl[HELD - held :], person.next_transl[:warm]]),
                 )
-            points = self.triangulated(xy[:, begin:end], confidence[:, begin:end], warm)
+            part = clip.frames(begin, end)
+            xy, confidence = part.keypoints.xy_px[:, :, p], part.keypoints.confidence[:, :, p]
+            points = self.triangulated(xy, confidence, warm)
+            part = _after_blank(part, held)
             points = pad(points, (0, 0, 0, 0, held, 0), value=torch.nan)
-            pose = start_pose(self.body, person.betas, points, rate, before)
-            if pose is None:
-                continue
-            yield _Run(
-                person=p,
-                frames=torch.arange(begin, end),
-                held=held,
-                breaks=(),
-                xy=pad(xy[:, begin:end], (0, 0, 0, 0, held, 0), value=torch.nan),
-                confidence=pad(confidence[:, begin:end], (0, 0, held, 0)),
-                start=Motion(pose[0][None], pose[1][None], person.betas[None], person.offsets[None]),
-            )
+            pose = self.start(part, p, points, (person.betas, person.offsets), before)
+            if pose is not None:
+                yield _Run(
+                    person=p,
+                    frames=torch.arange(begin, end),
+                    held=held,
+                    breaks=(),
+                    xy=part.keypoints.xy_px[:, :, p],
+                    confidence=part.keypoints.confidence[:, :, p],
+                    start=Motion(pose[0][None], pose[1][None], person.betas[None], person.offsets[None]),
+                    toward=self.toward(part, p),
+                )
 
-    def fit(self, runs: Sequence[_Run], rate: float, free_shape: bool) -> Iterator[tuple[_Run, Motion]]:
+    def fit(self, runs: Sequence[_Run], rate: float) -> Iterator[tuple[_Run, Motion]]:
         """Each run with its motion, N = 1. Those that are alike in time are fitted in one call."""
-        alike: dict[tuple[int, int, tuple[int, ...]], list[_Run]] = {}
+        alike: dict[tuple[int, int, tuple[int, ...], bool], list[_Run]] = {}
         for run in runs:
-            alike.setdefault((len(run.frames), run.held, run.breaks), []).append(run)
-        for (_, held, breaks), group in alike.items():
+            alike.setdefault((len(run.frames), run.held, run.breaks, run.free_shape), []).append(run)
+        for (_, held, breaks, free_shape), group in alike.items():
+            toward = torch.stack([r.toward for r in group])
+            sigma = torch.tensor(math.radians(self.cfg.regressed_sigma_deg))
             motion = fit(
                 self.body,
                 self.views(torch.stack([r.xy for r in group]), torch.stack([r.confidence for r in group])),
@@ -284,13 +374,12 @@ class _Fitter:
                 weights=self.cfg.weights(),
                 schedule=self.cfg.schedule(goes_on=held > 0),
                 prior=self.prior,
+                toward=PoseTarget(toward, sigma) if bool(toward.isfinite().any()) else None,
             ).motion
             for n, run in enumerate(group):
                 yield run, Motion(*(getattr(motion, f.name)[n : n + 1] for f in fields(Motion)))
 
-    def shapes(
-        self, people: Sequence[_Person], clips: Mapping[int, tuple[KeypointBatch, int]]
-    ) -> list[_Person]:
+    def shapes(self, people: Sequence[_Person], clips: Mapping[int, tuple[PoseBatch, int]]) -> list[_Person]:
         """The people, with a shape for those that have a clip which somewhere shows how they stand.
 
         clips: number of the person → clip from the chunk's first frame on, and its first frame that counts.
@@ -299,13 +388,13 @@ class _Fitter:
         """
         after = list(people)
         found = (
-            self.shape_run(clip.frames(first, len(clip.time_s)), p) for p, (clip, first) in clips.items()
+            self.shape_run(clip.frames(first, len(clip.transl)), p) for p, (clip, first) in clips.items()
         )
         runs = [run for run in found if run is not None]
-        rates = [float(clip.rate) for clip, _ in clips.values()]
-        for run, motion in self.fit(runs, rates[0], True) if runs else ():
+        rates = [float(clip.keypoints.rate) for clip, _ in clips.values()]
+        for run, motion in self.fit(runs, rates[0]) if runs else ():
             clip, first = clips[run.person]
-            rotations, transl = _nowhere(len(clip.time_s))
+            rotations, transl = _nowhere(len(clip.transl))
             rotations[first + run.frames] = motion.rotations[0].float()
             transl[first + run.frames] = motion.transl[0].float()
             person = replace(
@@ -315,7 +404,7 @@ class _Fitter:
         return after
 
     def windows(
-        self, people: Sequence[_Person], clips: Sequence[KeypointBatch], frames: int
+        self, people: Sequence[_Person], clips: Sequence[PoseBatch], frames: int
     ) -> tuple[Tensor, Tensor, list[_Person]]:
         """Rotations (frames, P, 24, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
 
@@ -323,20 +412,20 @@ class _Fitter:
         """
         poses, runs = [], list[_Run]()
         for p, (person, clip) in enumerate(zip(people, clips, strict=True)):
-            total = len(clip.time_s)
+            total = len(clip.transl)
             if person.ahead >= total:
                 poses.append((person.next_rotations.float(), person.next_transl.float()))
             else:
                 poses.append(_nowhere(total))
                 runs += self.window_runs(clip, p, person) if person.known else ()
-        for run, motion in self.fit(runs, float(clips[0].rate), False):
+        for run, motion in self.fit(runs, float(clips[0].keypoints.rate)):
             rotations, transl = poses[run.person]
             rotations[run.frames] = motion.rotations[0, run.held :].float()
             transl[run.frames] = motion.transl[0, run.held :].float()
         after = []
         for p, (person, clip, (rotations, transl)) in enumerate(zip(people, clips, poses, strict=True)):
-            seen = self.seen(clip.confidence[:, :frames, p])
-            ahead = max(int(person.ahead), len(clip.time_s))
+            seen = self.seen(clip.keypoints.confidence[:, :frames, p])
+            ahead = max(int(person.ahead), len(clip.transl))
             person = replace(
                 person,
                 unseen=torch.full_like(person.unseen, self.unseen(seen, float(person.unseen))),
@@ -368,6 +457,20 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
     """Rotations (frames, 24, 3, 3) and transl (frames, 3) of nobody."""
     return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
+
+
+def _after_blank(batch: _Batch, frames: int) -> _Batch:
+    """The batch with frames before it in which nothing is seen."""
+    changed: dict[str, Any] = {}
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        if "T" in f.metadata.get("axes", ()):
+            axis = f.metadata["axes"].index("T")
+            blank = torch.full_like(value.narrow(axis, 0, 1), 0 if f.name == "confidence" else torch.nan)
+            changed[f.name] = torch.cat([blank] * frames + [value], axis)
+        elif isinstance(value, TensorBatch):
+            changed[f.name] = _after_blank(value, frames)
+    return replace(batch, **changed)
 
 
 def _joined(batches: Sequence[_Batch]) -> _Batch:
@@ -428,9 +531,9 @@ def _result(
 
 
 def smplify(
-    items: Iterator[KeypointBatch], cfg: SmplifyConfig, rig: Rig, body: Body, state: Tensor | None = None
+    items: Iterator[PoseBatch], cfg: SmplifyConfig, rig: Rig, body: Body, state: Tensor | None = None
 ) -> Iterator[FitBatch]:
-    """Fit every chunk of keypoints; one ``FitBatch`` for each, in order, all its frames final.
+    """Fit every chunk of people; one ``FitBatch`` for each, in order, all its frames final.
 
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
     A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
@@ -440,43 +543,42 @@ def smplify(
     held back until that is known. All other frames in which a person is not seen are NaN.
     ``FitBatch.status`` says which frame is what. The windows of all people are fitted together.
 
+    A run of frames starts from triangulated keypoints, from the regressor's poses, or from these turned round
+    by 180°: from what has the least energy. Where one view alone shows the person, and so in all frames of a
+    single camera, the regressor's poses are what the fit is drawn to besides. A single camera cannot tell
+    a large person from a near one, so there the regressor's shape is kept.
+
     state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
     those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
-    Raises ``InputError`` where there is one camera.
     """
-    if len(rig) < 2:
-        raise InputError(
-            f"there is one camera, '{rig.names[0]}': a body is placed in the world where at least two "
-            "calibrated cameras see it. Add a second camera to the recording."
-        )
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
-    waiting: deque[KeypointBatch] = deque()
+    waiting: deque[PoseBatch] = deque()
     people: list[_Person] = []
     while _fill(waiting, items, 1):
         chunk = waiting[0]
-        frames, count = chunk.xy_px.shape[1:3]
+        frames, count = chunk.transl.shape[:2]
         if not people:
             blank = _Person.unknown(body.num_betas, max(cfg.overlap_frames, cfg.shape_frames))
             packed = [None] * count if state is None else state.chunk(count)
             people = [blank if s is None else blank.unpacked(s) for s in packed]
         clips = {}
         for p, person in enumerate(people):
-            seen = fitter.seen(chunk.confidence[:, :, p])
+            seen = fitter.seen(chunk.keypoints.confidence[:, :, p])
             if not person.known and bool(seen.any()):
                 first = int(seen.nonzero()[0])
                 clips[p] = _shape_clip(waiting, items, fitter, p, first), first
         people = fitter.shapes(people, clips)
         stops = [_window_end(waiting, items, fitter, p, float(q.unseen)) for p, q in enumerate(people)]
         clip = _joined(waiting)
-        windows = [clip.frames(0, min(stop, len(clip.time_s))) for stop in stops]
+        windows = [clip.frames(0, min(stop, len(clip.transl))) for stop in stops]
         rotations, transl, people = fitter.windows(people, windows, frames)
         waiting.popleft()
-        yield _result(chunk, rotations, transl, people, fitter)
+        yield _result(chunk.keypoints, rotations, transl, people, fitter)
 
 
 def _shape_clip(
-    waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], fitter: _Fitter, p: int, first: int
-) -> KeypointBatch:
+    waiting: deque[PoseBatch], items: Iterator[PoseBatch], fitter: _Fitter, p: int, first: int
+) -> PoseBatch:
     """The frames that a person's shape is estimated from, seen in frame ``first``; and those before it.
 
     More of them where the person is hardly seen: what is estimated from them is for the whole recording.
@@ -485,24 +587,26 @@ def _shape_clip(
         stop = first + most * fitter.cfg.shape_frames
         ended = not _fill(waiting, items, stop)
         clip = _joined(waiting)
-        clip = clip.frames(0, min(stop, len(clip.time_s)))
-        if ended or int(fitter.seen(clip.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
+        clip = clip.frames(0, min(stop, len(clip.transl)))
+        if ended or int(fitter.seen(clip.keypoints.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
             break
     return clip
 
 
 def _window_end(
-    waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], fitter: _Fitter, p: int, unseen: float
+    waiting: deque[PoseBatch], items: Iterator[PoseBatch], fitter: _Fitter, p: int, unseen: float
 ) -> int:
     """How many frames the window of the first chunk looks at: the overlap or, out of a gap, to its end."""
     chunk, overlap = waiting[0], fitter.cfg.overlap_frames
-    frames = len(chunk.time_s)
+    frames = len(chunk.transl)
     _fill(waiting, items, frames + overlap)
-    unseen = fitter.unseen(fitter.seen(chunk.confidence[:, :, p]), unseen)
-    again = frames - unseen + fitter.gap(float(chunk.rate))  # frames, if it is seen in the last of them
+    unseen = fitter.unseen(fitter.seen(chunk.keypoints.confidence[:, :, p]), unseen)
+    again = (
+        frames - unseen + fitter.gap(float(chunk.keypoints.rate))
+    )  # frames, if it is seen in the last of them
     if unseen > 0 and again > frames:
         _fill(waiting, items, int(again))
-        confidence = _joined(waiting).confidence[:, frames : int(again), p]
+        confidence = _joined(waiting).keypoints.confidence[:, frames : int(again), p]
         index = fitter.seen(confidence).nonzero()[:, 0]
         if len(index):
             stop = frames + int(index[0]) + 1 + overlap
@@ -511,13 +615,13 @@ def _window_end(
     return frames + overlap
 
 
-def _fill(waiting: deque[KeypointBatch], items: Iterator[KeypointBatch], frames: int) -> bool:
+def _fill(waiting: deque[PoseBatch], items: Iterator[PoseBatch], frames: int) -> bool:
     """Take items until ``frames`` frames wait; false where the items ended before."""
-    have = sum(len(b.time_s) for b in waiting)
+    have = sum(len(b.transl) for b in waiting)
     while have < frames:
         item = next(items, None)
         if item is None:
             return False
         waiting.append(item)
-        have += len(item.time_s)
+        have += len(item.transl)
     return True

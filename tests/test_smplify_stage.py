@@ -16,17 +16,16 @@ from torch import Tensor
 import stages.smplify
 from models.body import pose_keypoints
 from models.smplify import Fit, Schedule, Views, Weights, fit
-from pipeline.batches import FitBatch, KeypointBatch, Status
-from pipeline.errors import InputError
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from stages.smplify import SmplifyConfig, smplify
 
 
-def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[KeypointBatch]:
+def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[PoseBatch]:
     frames = d.xy.shape[1]
     for start in range(first, frames, window):
         stop = min(start + window, frames)
         xy = torch.tensor(d.xy[:, start:stop, None], dtype=torch.float32)
-        yield KeypointBatch(
+        keypoints = KeypointBatch(
             start=start,
             rate=Fraction(int(d.rate)),
             time_s=torch.arange(start, stop, dtype=torch.float64) / d.rate,
@@ -35,6 +34,7 @@ def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[KeypointBatc
             confidence=torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32),
             anchor=torch.full((1, 4), torch.nan, dtype=torch.float64),
         )
+        yield PoseBatch.blank(keypoints, 10)
 
 
 def run(d: Scene, window: int = 24, **config: float) -> list[FitBatch]:
@@ -74,7 +74,7 @@ def test_a_batch_for_every_chunk_with_its_frames(long: Scene, fitted: list[FitBa
         (144, 6),
     ]
     for given, b in zip(batches(long), fitted, strict=True):
-        assert torch.equal(given.confidence, b.keypoints.confidence)
+        assert torch.equal(given.keypoints.confidence, b.keypoints.confidence)
         assert b.valid.all()
         assert b.params.betas.dtype == b.joints.dtype == torch.float32
         assert torch.equal(b.params.betas, fitted[0].params.betas)
@@ -128,8 +128,8 @@ def test_inputs_are_left_alone(long: Scene) -> None:
     copies = [b.map(torch.clone) for b in given]
     list(smplify(iter(given), SmplifyConfig(), long.rig, body()))
     for a, b in zip(given, copies, strict=True):
-        assert torch.equal(a.xy_px.nan_to_num(), b.xy_px.nan_to_num())
-        assert torch.equal(a.confidence, b.confidence)
+        assert torch.equal(a.keypoints.xy_px.nan_to_num(), b.keypoints.xy_px.nan_to_num())
+        assert torch.equal(a.keypoints.confidence, b.keypoints.confidence)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 25])
@@ -193,7 +193,7 @@ def test_an_open_gap_holds_no_more_back_than_it_must() -> None:
     d = hidden(scene(14, "person", frames=240), 100, 240)
     seen = []
 
-    def watched() -> Iterator[KeypointBatch]:
+    def watched() -> Iterator[PoseBatch]:
         for b in batches(d):
             seen.append(b.start)
             yield b
@@ -261,7 +261,7 @@ def test_a_person_who_comes_late() -> None:
     d = hidden(scene(14, "person", frames=130), 0, 60)
     seen = []
 
-    def watched() -> Iterator[KeypointBatch]:
+    def watched() -> Iterator[PoseBatch]:
         for b in batches(d):
             seen.append(b.start)
             yield b
@@ -314,20 +314,21 @@ def test_two_cameras_outliers_and_a_shape_of_its_own(seed: int) -> None:
     assert (joined(run(d), "joints") - d.joints[:96]).norm(dim=-1).mean() < 0.008
 
 
-def together(scenes: list[Scene], dtype: torch.dtype = torch.float32) -> Iterator[KeypointBatch]:
+def together(scenes: list[Scene], dtype: torch.dtype = torch.float32) -> Iterator[PoseBatch]:
     """Several people in one recording."""
     for parts in zip(*(batches(d) for d in scenes), strict=True):
 
-        def beside(name: str, axis: int, parts: tuple[KeypointBatch, ...] = parts) -> Tensor:
-            return torch.cat([getattr(b, name) for b in parts], axis)
+        def beside(name: str, axis: int, parts: tuple[PoseBatch, ...] = parts) -> Tensor:
+            return torch.cat([getattr(b.keypoints, name) for b in parts], axis)
 
-        yield replace(
-            parts[0],
+        keypoints = replace(
+            parts[0].keypoints,
             image_px=beside("image_px", 2),
             xy_px=beside("xy_px", 2).to(dtype),
             confidence=beside("confidence", 2).to(dtype),
             anchor=beside("anchor", 0),
         )
+        yield PoseBatch.blank(keypoints, 10)
 
 
 def test_people_together_are_fitted_as_alone() -> None:
@@ -373,12 +374,6 @@ def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> 
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(ValueError, match="extra"):
         SmplifyConfig(window=3)  # type: ignore[call-arg]
-
-
-def test_one_camera_is_refused() -> None:
-    d = scene(12, "person", frames=2, views=1)
-    with pytest.raises(InputError, match="one camera, 'c0'"):
-        run(d)
 
 
 def test_defaults_are_the_solver_s_own() -> None:
