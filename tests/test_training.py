@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import replace
 
 import cv2
@@ -315,6 +316,22 @@ def test_a_folder_with_a_training_is_not_trained_over(motion, tmp_path):
         next(train(cfg, motion, tmp_path / "out"))
     with pytest.raises(InputError, match="other settings"):
         next(train(TrainConfig(steps=2, **TINY), motion, tmp_path / "out", resume=True))
+
+
+def test_a_device_that_is_not_there_is_named(motion, tmp_path):
+    with pytest.raises(InputError, match="device: cuda:99"):
+        next(train(TrainConfig(device="cuda:99", **TINY), motion, tmp_path / "out"))
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
+)
+@pytest.mark.parametrize("kind", ["calibrated", "uncalibrated"])
+def test_a_gpu_trains_as_well(kind, motion, tmp_path):
+    cfg = TrainConfig(net=kind, device="cuda", steps=60, learning_rate=3e-3, **TINY)
+    losses = [p.loss for p in train(cfg, motion, tmp_path / "out")]
+    assert losses[-1] < 0.9 * losses[0]
+    assert isinstance(load_regressor(tmp_path / "out" / "weights.safetensors").start, torch.Tensor)
 
 
 def test_errors_of_the_truth_are_zero(monkeypatch):

@@ -81,7 +81,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 def _shared(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
     """(N,) what both nets are taught about pose and shape."""
-    weight = torch.ones(len(SMPL_JOINTS))
+    weight = joints.new_ones(len(SMPL_JOINTS))
     weight[list(_ENDS)] = 0.5
     return (
         _squared(x.turned, truth).mean(1)

@@ -42,6 +42,10 @@ class Poses:
     def where(self, keep: Tensor) -> Poses:
         return Poses(self.pose[keep], self.height[keep], self.category[keep], self.categories)
 
+    def to(self, device: torch.device | str) -> Poses:
+        pose, height, category = (x.to(device) for x in (self.pose, self.height, self.category))
+        return Poses(pose, height, category, self.categories)
+
 
 def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
     """Which clips are for testing: whole ones, and whole subjects where the names tell several apart.

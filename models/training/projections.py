@@ -22,7 +22,7 @@ from pipeline.joints import BODY_25, SMPL_PARENTS
 BETA_SIGMA: Final = 1.5
 _ARMS: Final = ("Elbow", "Wrist")
 _LEGS: Final = ("Knee", "Ankle", "BigToe", "SmallToe", "Heel")
-_FEET: Final = torch.tensor([name.endswith(("Toe", "Heel")) for name in BODY_25])
+_FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25)
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,9 @@ class Difficulty:
     varied_poses: bool = False
     """Poses beyond those that were captured, see ``Sampler``."""
     calibration: float = 0.0
-    """Scales the cameras' errors: 0.3 degrees, 1 cm, and for half of the samples 10 % of focal length where
-    ``focal`` says so."""
+    """Scales the errors of a calibration: 0.3 degrees about each axis and 1 cm along it."""
     focal: float = 0.0
-    """Standard deviation of log focal length."""
+    """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
     bias: float = 0.0
     """Share of the samples whose keypoints are defined 6–20 mm (standard deviation) elsewhere on the body."""
     no_feet: float = 0.0
@@ -74,24 +73,35 @@ class Projected(TensorBatch):
     category: Tensor = _axes("N")
 
 
-class Projections:
-    """Samples without end from poses and a body."""
+def _uniform(rng: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(*shape, generator=rng)
 
-    def __init__(self, poses: Poses, body: KeypointBody) -> None:
-        self.sampler = Sampler(poses)
-        self.kinematics = GlobalKinematics(body)
+
+def _chance(rng: torch.Generator, p: float | Tensor, *shape: int) -> Tensor:
+    """True with probability p."""
+    return torch.rand(*shape, generator=rng) < p
+
+
+class Projections:
+    """Samples without end from poses and a body. Made on the device where the samples are to be."""
+
+    def __init__(self, poses: Poses, body: KeypointBody, device: torch.device | str = "cpu") -> None:
+        self.sampler = Sampler(poses.to(device))
+        self.kinematics = GlobalKinematics(body).to(device)
 
     def sample(self, count: int, views: int, d: Difficulty, rng: torch.Generator) -> Projected:
-        def uniform(low: float, high: float, *shape: int) -> Tensor:
-            return low + (high - low) * torch.rand(*shape, generator=rng)
+        """``count`` people before ``views`` cameras each, on the generator's device."""
+        with torch.device(rng.device):
+            return self._sample(count, views, d, rng)
 
+    def _sample(self, count: int, views: int, d: Difficulty, rng: torch.Generator) -> Projected:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=rng)
 
         index = self.sampler.draw(count, rng)
         rotations = self.sampler.rotations(index, rng, varied=d.varied_poses)
         yaw = torch.zeros(count, 3)
-        yaw[:, 1] = uniform(0, 2 * math.pi, count)
+        yaw[:, 1] = _uniform(rng, 0, 2 * math.pi, count)
         rotations[:, 0] = axis_angle_to_matrix(yaw) @ rotations[:, 0]
         betas = (BETA_SIGMA * normal(count, self.kinematics.joints_shapedirs.shape[2])).clamp(-3, 3)
         rest = self.kinematics.pelvis(betas)
@@ -101,20 +111,19 @@ class Projections:
         joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
         shown = points
         if d.bias:
-            sigma = uniform(0.006, 0.02, count, 25, 1) * (uniform(0, 1, count, 1, 1) < d.bias)
+            sigma = _uniform(rng, 0.006, 0.02, count, 25, 1) * _chance(rng, d.bias, count, 1, 1)
             carried = (self.kinematics.weights @ turned.flatten(2)).view(count, 25, 3, 3)
             shown = points + (carried @ (sigma * normal(count, 25, 3))[..., None])[..., 0]
 
         K, R, t, size = _cameras(joints, views, rng)
         noise = torch.full((count, 1, 1), d.noise)
         if d.easy:
-            noise = torch.where(
-                uniform(0, 1, count, 1, 1) < d.easy, noise * uniform(0, 1, count, 1, 1), noise
-            )
+            easier = _chance(rng, d.easy, count, 1, 1)
+            noise = torch.where(easier, noise * _uniform(rng, 0, 1, count, 1, 1), noise)
         xy, confidence = _detect(_project(K, R, t, shown), size, noise, rng)
 
         if d.no_feet:
-            lacks = (uniform(0, 1, count, 1, 1) < d.no_feet) & _FEET
+            lacks = _chance(rng, d.no_feet, count, 1, 1) & torch.tensor(_FEET)
             xy, confidence = xy.masked_fill(lacks[..., None], torch.nan), confidence.masked_fill(lacks, 0)
 
         # What calibration and recording say: another world, and cameras that are a little off.
@@ -129,9 +138,8 @@ class Projections:
         told_K = K
         if d.focal:
             told_K = K.clone()
-            wrong = (d.focal * normal(count, 1)).exp()[..., None] * (uniform(0, 1, count, 1, 1) < 0.5)
-            wrong = torch.where(wrong == 0, 1.0, wrong)
-            told_K[..., [0, 1], [0, 1]] *= wrong
+            factor = (d.focal * normal(count, 1, 1)).exp()
+            told_K[..., [0, 1], [0, 1]] *= torch.where(_chance(rng, 0.5, count, 1, 1), factor, 1.0)
         return Projected(
             turned=turned, betas=betas, transl=transl, joints=joints, points=points,
             K=told_K, R=told_R, t=-(told_R @ centre[..., None])[..., 0],
@@ -153,30 +161,27 @@ def _cameras(joints: Tensor, views: int, rng: torch.Generator) -> tuple[Tensor, 
     """Cameras around people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0."""
     n = len(joints)
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=rng)
-
-    around = uniform(0, 2 * math.pi, n, views)
-    away = uniform(2.5, 6.0, n, views)
-    height = uniform(0.6, 2.6, n, views)
+    around = _uniform(rng, 0, 2 * math.pi, n, views)
+    away = _uniform(rng, 2.5, 6.0, n, views)
+    height = _uniform(rng, 0.6, 2.6, n, views)
     middle = (joints.amin(1) + joints.amax(1)) / 2
     eye = torch.stack([away * around.sin(), height, away * around.cos()], -1)
     eye[..., [0, 2]] += middle[:, None, [0, 2]]
     # Not always in the middle of the picture: by up to a tenth of the distance.
-    aim = middle[:, None] + away[..., None] * uniform(-0.1, 0.1, n, views, 3)
+    aim = middle[:, None] + away[..., None] * _uniform(rng, -0.1, 0.1, n, views, 3)
     ahead = torch.nn.functional.normalize(aim - eye, dim=-1)
     up = torch.tensor([0.0, 1.0, 0.0]).expand_as(ahead)
     right = torch.nn.functional.normalize(torch.linalg.cross(ahead, up, dim=-1), dim=-1)
     level = torch.stack([right, torch.linalg.cross(ahead, right, dim=-1), ahead], -2)
     rolled = torch.zeros(n, views, 3)
     rolled[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
-    held = uniform(0, 1, n, 1) < 0.9  # else by hand
+    held = _chance(rng, 0.9, n, 1)  # else by hand
     rolled[..., 2] *= torch.where(held, 1.0, 5.0)
     R = axis_angle_to_matrix(rolled) @ level
     size = torch.tensor([[1280.0, 960.0], [1080.0, 1920.0], [1920.0, 1080.0]])
     size = size[torch.randint(0, 3, (n, 1), generator=rng)].expand(n, views, 2)
     # Focal length so that a standing person fills a third to nine tenths of the shorter side.
-    fill = uniform(0.35, 0.9, n, views) * size.amin(-1) / 1.75
+    fill = _uniform(rng, 0.35, 0.9, n, views) * size.amin(-1) / 1.75
     focal = (fill * away).clamp(0.5 * size.amax(-1), 3.0 * size.amax(-1))
     K = torch.zeros(n, views, 3, 3)
     K[..., 0, 0] = K[..., 1, 1] = focal
@@ -200,15 +205,12 @@ def _detect(true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator) -> 
     """
     n, v = true.shape[:2]
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=rng)
-
     box = (true.amax(2) - true.amin(2)).amax(-1)[..., None]  # (N, V, 1)
-    sigma = noise * uniform(0.005, 0.02, n, v, 1) * box
+    sigma = noise * _uniform(rng, 0.005, 0.02, n, v, 1) * box
     offset = sigma[..., None] * torch.randn(n, v, 25, 2, generator=rng)
-    far = uniform(0, 1, n, v, 25) < 0.05 * noise
-    way = uniform(0, 2 * math.pi, n, v, 25)
-    jump = uniform(0.05, 0.15, n, v, 25) * box
+    far = _chance(rng, 0.05 * noise, n, v, 25)
+    way = _uniform(rng, 0, 2 * math.pi, n, v, 25)
+    jump = _uniform(rng, 0.05, 0.15, n, v, 25) * box
     offset = offset + (far * jump)[..., None] * torch.stack([way.cos(), way.sin()], -1)
     found = true + offset
     for limb in (_ARMS, _LEGS):
@@ -216,15 +218,15 @@ def _detect(true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator) -> 
         for part in limb:
             left, right = BODY_25.index(f"L{part}"), BODY_25.index(f"R{part}")
             swap[left], swap[right] = right, left
-        wrong = (uniform(0, 1, n, v, 1) < 0.025 * noise)[..., None]
+        wrong = _chance(rng, 0.025 * noise, n, v, 1)[..., None]
         found = torch.where(wrong, found[:, :, swap], found)
     error = (found - true).norm(dim=-1)
-    felt = error * uniform(0, 1, n, v, 25) / (0.06 * box)
-    sure = uniform(0.75, 1.0, n, v, 1) * (-felt).exp() + 0.06 * torch.randn(n, v, 25, generator=rng)
-    lost = uniform(0, 1, n, v, 25) < noise * uniform(0.1, 0.2, n, v, 1)
+    felt = error * _uniform(rng, 0, 1, n, v, 25) / (0.06 * box)
+    sure = _uniform(rng, 0.75, 1.0, n, v, 1) * (-felt).exp() + 0.06 * torch.randn(n, v, 25, generator=rng)
+    lost = torch.rand(n, v, 25, generator=rng) < noise * _uniform(rng, 0.1, 0.2, n, v, 1)
     middle = true.gather(2, torch.randint(0, 25, (n, v, 1, 1), generator=rng).expand(n, v, 1, 2))
-    half = uniform(0.08, 0.25, n, v, 1, 2) * box[..., None]
-    covered = ((true - middle).abs() < half).all(-1) & (uniform(0, 1, n, v, 1) < 0.25 * noise)
+    half = _uniform(rng, 0.08, 0.25, n, v, 1, 2) * box[..., None]
+    covered = ((true - middle).abs() < half).all(-1) & _chance(rng, 0.25 * noise, n, v, 1)
     inside = ((found >= 0) & (found <= size[:, :, None] - 1)).all(-1)
     gone = lost | covered | ~inside
     return found.masked_fill(gone[..., None], torch.nan), sure.clamp(0.05, 1.0).masked_fill(gone, 0)

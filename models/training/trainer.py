@@ -67,6 +67,8 @@ class TrainConfig(Config):
     """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
     no_feet: float = Field(0.1, ge=0, le=1)
     """Share of samples from a detector that does not know feet."""
+    device: str = "auto"
+    """A GPU where there is one; or cpu, cuda, cuda:1. On a GPU larger batches cost next to nothing."""
     seed: int = Field(0, ge=0)
     """Of weights and samples."""
     check_seconds: float = Field(60.0, gt=0)
@@ -110,14 +112,16 @@ def make_net(cfg: TrainConfig, poses: Poses) -> KeypointNet:
     return net
 
 
-def batches(projections: Projections, cfg: TrainConfig, step: int) -> list[Projected]:
-    """The samples of one step, which depend on seed and step alone."""
-    rng = torch.Generator().manual_seed(cfg.seed * 1_000_000_007 + step)
+def batches(
+    projections: Projections, cfg: TrainConfig, step: int, device: torch.device | str = "cpu"
+) -> list[Projected]:
+    """The samples of one step, which depend on seed, step and kind of device alone."""
+    rng = torch.Generator(device).manual_seed(cfg.seed * 1_000_000_007 + step)
     d = Difficulty(
         easy=cfg.easy, varied_poses=True, calibration=cfg.calibration, focal=cfg.focal, bias=cfg.bias,
         no_feet=cfg.no_feet,
     )  # fmt: skip
-    views = int(torch.randint(1, 5, (), generator=rng))
+    views = int(torch.randint(1, 5, (), generator=rng, device=device))
     return [projections.sample(cfg.batch, v, d, rng) for v in (views, 9 - views)]
 
 
@@ -134,11 +138,12 @@ def train(
     """
     train_poses, test_poses = read_poses(motion)
     body = load_body().keypoints
-    projections, held_out = Projections(train_poses, body), Projections(test_poses, body)
+    device = _device(cfg)
+    projections, held_out = Projections(train_poses, body, device), Projections(test_poses, body)
     checks = [
         held_out.sample(cfg.check_samples, v, TEST, torch.Generator().manual_seed(v)) for v in CHECKED_VIEWS
     ]
-    net = make_net(cfg, train_poses)
+    net = make_net(cfg, train_poses).to(device)
     optimiser = torch.optim.AdamW(
         net.parameters(),
         lr=cfg.learning_rate,
@@ -156,7 +161,7 @@ def train(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     step, seconds, smooth = 0, 0.0, math.nan
     if resume:
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
         if state["config"] != cfg.model_dump_json():
             raise InputError(
                 f"{out}: was trained with other settings: {state['config']}. "
@@ -190,7 +195,7 @@ def train(
                 group["lr"] = cfg.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
             optimiser.zero_grad()
             loss = 0.0
-            for half in batches(projections, cfg, step):
+            for half in batches(projections, cfg, step, device):
                 value, _ = loss_of(net, half)
                 torch.autograd.backward(value / 2)
                 loss += value.item() / 2
@@ -211,6 +216,18 @@ def train(
         raise
 
 
+def _device(cfg: TrainConfig) -> torch.device:
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: {name} cannot be used ({reason}). Choose auto, cpu or cuda.") from error
+
+
 def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]:
     """Mean errors in millimetres, ``mpjpe_mm_<views>`` and ``pa_mpjpe_mm_<views>``."""
     row: dict[str, float] = {}
@@ -229,7 +246,9 @@ def joint_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[
     The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where
     the net saw nobody.
     """
-    r = net(batch.xy_px, batch.confidence, batch.K, batch.R, batch.t)
+    device = next(net.parameters()).device
+    seen = (x.to(device) for x in (batch.xy_px, batch.confidence, batch.K, batch.R, batch.t))
+    r = net(*seen).to("cpu")
     body = load_body().keypoints.to(dtype=torch.float32)
     pose = torch.cat([torch.eye(3).expand(len(r.betas), 1, 3, 3), r.body_pose], 1)
     found, _ = pose_keypoints(body, pose, r.betas, torch.zeros(len(r.betas), 3))
