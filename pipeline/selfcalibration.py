@@ -56,7 +56,9 @@ _OWN_FOCAL = 0.03
 _NEAR_M = 0.2
 """What is nearer to a camera, metres, is not in its picture."""
 _TRIED, _PAIRS = 40, 6
-"""Frames and pairs of views with which starts are tried."""
+"""Frames and pairs of views with which starts are tried, ..."""
+_SAME = 0.01
+"""... until two of them end as near to each other in cost."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
 _LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
@@ -458,9 +460,9 @@ def _placed(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Ar
 def find_cameras(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior) -> Bundle | None:
     """Poses and focal lengths of all cameras; the first view's camera is the world.
 
-    rig: names, picture sizes and rough intrinsics; its poses are not looked at. Every pair of views (the six
-    that share most) starts a rig, to which the others are added one by one from the points known by then;
-    the rig that fits best is adjusted over all frames. None where the views do not hang together.
+    rig: names, picture sizes and rough intrinsics; its poses are not looked at. Pairs of views, those first
+    that share most, start rigs, to which the others are added from the points known by then; the best one is
+    adjusted over all frames. None where the views do not hang together.
     """
     few = sight.frames(_spread(sight, _TRIED))
     seen = few.seen.reshape(len(rig), -1).astype(int)
@@ -469,6 +471,8 @@ def find_cameras(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior) -> B
     best: Bundle | None = None
     for a, b in pairs[:_PAIRS]:
         bundle = _grown(rig, few, size, focal, a, b)
+        if bundle and best and abs(bundle.cost / best.cost - 1) < _SAME:
+            break  # two starts came to the same rig
         if bundle and (best is None or bundle.cost < best.cost):
             best = bundle
     if best is None:

@@ -18,6 +18,7 @@ from models.body import Body
 from pipeline.association import MatchConfig, follow, pick_people, usual_score
 from pipeline.calibration import read_calibration, write_calibration
 from pipeline.cameras import Array, Rig
+from pipeline.check import check_recording
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording
@@ -45,7 +46,7 @@ _PRESENCE: Final = 200
 """Frames, spread over a long recording, that tell where most views show somebody."""
 _OFF_M: Final = 0.04
 """Median distance of rays from points above which the views do not show one person, metres."""
-_STILL: Final = (3.0, 0.7)
+_STILL: Final = (3.0, 0.85)
 """A camera moved if it turned by more degrees from half to half, and these cost less than so much of all."""
 _DO: Final = "run each camera alone (a folder with its video and keypoints only), or give a calibration.toml"
 
@@ -76,28 +77,26 @@ def calibrate(
     if path.exists():
         rig = read_calibration(path)
         _check_same(rig, recording.rig, path)
-        said = f"the cameras are those of {path}, which an earlier run has estimated"
+        said = [f"the cameras are those of {path}, which an earlier run has estimated"]
     elif len(recording.rig) == 1:
         _write(recording.rig, path, 0.0)
-        rig, said = read_calibration(path), ""
+        rig, said = read_calibration(path), []
     else:
         bundle = estimate(recording, body, cfg, match)
         _write(bundle.rig, path, float(np.nanmedian(bundle.residual_px)))
         rig = read_calibration(path)
         focal = ", ".join(f"{f:.0f}" for f in rig.K[:, 0, 0])
-        said = (
+        estimated = (
             "no calibration found: the cameras were estimated from the person, who lies "
             f"{np.nanmedian(bundle.residual_px):.1f} px (median) off; focal lengths {focal} px. "
             f"Lengths in metres are only as good as the body's, and up is a guess. Look at {path}; what you "
             "correct there is used once results.zarr beside it is removed"
         )
-        _log.warning(said)
-    return replace(
-        recording,
-        rig=rig,
-        calibration=path,
-        warnings=(*recording.warnings, said) if said else recording.warnings,
-    )
+        # Whether they agree over all of the recording, and in step, is what is asked of every calibration.
+        said = [estimated, *check_recording(replace(recording, rig=rig, calibration=path)).findings()]
+        for sentence in said:
+            _log.warning(sentence)
+    return replace(recording, rig=rig, calibration=path, warnings=(*recording.warnings, *said))
 
 
 def _write(rig: Rig, path: Path, error_px: float) -> None:
