@@ -36,13 +36,15 @@ from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
-from models.smplify import Motion, PoseTarget, Views, Weights, fit  # noqa: E402
+from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
 from models.training.poses import Poses, read_poses  # noqa: E402
 from models.training.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
 from models.training.trainer import joint_errors  # noqa: E402
+from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
+from pipeline.triangulation import triangulate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -91,40 +93,73 @@ def regress(net: KeypointNet, prefix: str, s: Projected, poses: Poses, figures: 
 
 
 def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures) -> None:
+    """The solver on frames alone: from the net, and from triangulation and inverse kinematics."""
     body, views = load_body().keypoints, s.K.shape[1]
     r = net(s.xy_px, s.confidence, s.K, s.R, s.t)
     orient, transl = to_world(r, s.R, s.t, body)
     ok = r.seen.any(1)
-    true = (s.joints - s.joints[:, :1])[ok]
-    rotations = torch.cat([orient[:, None], r.body_pose], 1)[ok].double()
-    start = rotations.clone()
-    start[:, UNSEEN] = torch.eye(3, dtype=start.dtype)
-    cameras = [x[ok].double() for x in (s.K, s.R, s.t)]
-    xy, confidence = s.xy_px[ok][:, :, None].double(), s.confidence[ok][:, :, None].double()
-    count = len(start)
-    begin = time.process_time()
-    found = fit(
-        body,
-        Views(*cameras, xy, confidence),
-        Motion(
-            start[:, None], transl[ok][:, None].double(), r.betas[ok].double(), start.new_zeros(count, 25, 3)
-        ),
-        rate=30.0,
-        weights=SINGLE,
-        prior=load_pose_prior(),
-        # One view shows half of a pose: the net knows more of the other half than a prior.
-        toward=PoseTarget(r.body_pose[ok][:, None].double(), r.pose_sigma[ok][:, None].double())
-        if views == 1
-        else None,
-    ).motion
-    figures[f"fit_frames_per_s_{views}"] = round(count / (time.process_time() - begin))
-    fitted = found.rotations[:, 0].clone()
-    fitted[:, UNSEEN] = rotations[:, UNSEEN]  # the net's word, as nobody else says anything
-    for name, turned, betas in (("start", rotations, r.betas[ok]), ("fit", fitted, found.betas)):
-        joints, _ = pose_keypoints(body, turned, betas.double(), torch.zeros(3, dtype=torch.float64))
-        joints = joints - joints[:, :1]
-        figures[f"{name}_mpjpe_mm_{views}"] = round(1e3 * float(mpjpe(joints, true).mean()), 1)
-        figures[f"{name}_pa_mpjpe_mm_{views}"] = round(1e3 * float(pa_mpjpe(joints, true).mean()), 1)
+    regressed = torch.cat([orient[:, None], r.body_pose], 1).double()
+    starts = {"fit": (ok, regressed, transl.double(), r.betas.double())}
+    if views > 1:
+        starts["ik_fit"] = by_triangulation(s)
+    for name, (known, rotations, place, betas) in starts.items():
+        record(figures, name.replace("fit", "start"), s, rotations, betas, known)
+        start = rotations.clone()
+        start[:, UNSEEN] = torch.eye(3, dtype=start.dtype)
+        cameras = [x[known].double() for x in (s.K, s.R, s.t)]
+        xy, confidence = s.xy_px[known][:, :, None].double(), s.confidence[known][:, :, None].double()
+        count = int(known.sum())
+        begin = time.process_time()
+        found = fit(
+            body,
+            Views(*cameras, xy, confidence),
+            Motion(start[known][:, None], place[known][:, None], betas[known], start.new_zeros(count, 25, 3)),
+            rate=30.0,
+            weights=SINGLE,
+            prior=load_pose_prior(),
+            # One view shows half of a pose: the net knows more of the other half than a prior.
+            toward=PoseTarget(r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double())
+            if views == 1
+            else None,
+        ).motion
+        figures[f"{name}_frames_per_s_{views}"] = round(count / (time.process_time() - begin))
+        fitted = rotations.clone()
+        fitted[known] = found.rotations[:, 0]
+        if name == "fit":
+            fitted[:, UNSEEN] = regressed[:, UNSEEN]  # the net's word, as nobody else says anything
+        all_betas = betas.clone()
+        all_betas[known] = found.betas
+        record(figures, name, s, fitted, all_betas, known)
+
+
+def by_triangulation(s: Projected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which frames could be started (N,), and rotations, translations and betas."""
+    body, (count, views) = load_body().keypoints, s.K.shape[:2]
+    rotations = torch.eye(3, dtype=torch.float64).repeat(count, 24, 1, 1)
+    transl, betas = torch.zeros(count, 3, dtype=torch.float64), torch.zeros(count, 10, dtype=torch.float64)
+    known = torch.zeros(count, dtype=torch.bool)
+    for n in range(count):
+        K, R, t = (x[n].double().numpy() for x in (s.K, s.R, s.t))
+        size = np.full((views, 2), 2000)
+        rig = Rig(tuple(f"{v}" for v in range(views)), K, np.zeros((views, 8)), R, t, size)
+        found = triangulate(rig, s.xy_px[n].numpy(), s.confidence[n].numpy())
+        points = torch.from_numpy(np.where((found.used.sum(0) >= 2)[:, None], found.points, np.nan))[None]
+        betas[n] = start_shape(body, points)
+        placed = start_pose(body, betas[n], points, 30.0)
+        if placed is not None:
+            rotations[n], transl[n], known[n] = placed[0][0], placed[1][0], True
+    return known, rotations, transl, betas
+
+
+def record(
+    figures: Figures, name: str, s: Projected, rotations: Tensor, betas: Tensor, known: Tensor
+) -> None:
+    views = s.K.shape[1]
+    joints, _ = pose_keypoints(load_body().keypoints, rotations, betas, torch.zeros(3, dtype=torch.float64))
+    joints, true = (joints - joints[:, :1])[known], (s.joints - s.joints[:, :1])[known]
+    figures[f"{name}_mpjpe_mm_{views}"] = round(1e3 * float(mpjpe(joints, true).mean()), 1)
+    figures[f"{name}_pa_mpjpe_mm_{views}"] = round(1e3 * float(pa_mpjpe(joints, true).mean()), 1)
+    figures[f"{name}_without_{views}"] = int((~known).sum())
 
 
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
@@ -153,7 +188,10 @@ def reprojection(points: Tensor, K: Tensor, R: Tensor, t: Tensor, xy: Tensor) ->
 
 def show(figures: Figures) -> None:
     def row(title: str, *prefixes: str) -> None:
-        cells = [" / ".join(f"{figures[f'{p}_{v}']:.1f}" for p in prefixes) for v in VIEWS]
+        cells = [
+            " / ".join(f"{figures[f'{p}_{v}']:.1f}" if f"{p}_{v}" in figures else "–" for p in prefixes)
+            for v in VIEWS
+        ]
         print(f"{title:44}" + "".join(f"{c:>16}" for c in cells))
 
     print(f"{'MPJPE / PA-MPJPE, mm':44}" + "".join(f"{v:>11} view{'s' if v > 1 else ' '}" for v in VIEWS))
@@ -163,6 +201,9 @@ def show(figures: Figures) -> None:
         row("  22 joints, without hands", f"{prefix}mpjpe22_mm", f"{prefix}pa_mpjpe22_mm")
     row("calibrated, the samples that are fitted", "start_mpjpe_mm", "start_pa_mpjpe_mm")
     row("  + fit of single frames", "fit_mpjpe_mm", "fit_pa_mpjpe_mm")
+    row("triangulation and inverse kinematics", "ik_start_mpjpe_mm", "ik_start_pa_mpjpe_mm")
+    row("  + fit of single frames", "ik_fit_mpjpe_mm", "ik_fit_pa_mpjpe_mm")
+    row("  frames without a start", "ik_start_without")
     clean = figures["clean_mpjpe_mm_4"], figures["clean_pa_mpjpe_mm_4"]
     print(f"calibrated, 4 views without noise: {clean[0]:.1f} / {clean[1]:.1f}")
     row("persons/s, calibrated / uncalibrated", "persons_per_s", "uncal_persons_per_s")
