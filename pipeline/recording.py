@@ -257,13 +257,33 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
     return tuple(out)
 
 
-def is_recording(folder: Path) -> bool:
-    """Whether there are keypoints in the places where ``find_recording`` looks by itself."""
-    return bool(_find_keypoints(folder, Stated(), [])[0])
+def is_recording(folder: Path, inherit: Path | None = None) -> bool:
+    """Whether there are keypoints where ``find_recording`` looks, or videos and a calibration."""
+    chain = _chain(folder, inherit)
+    stated = _stated(chain)
+    somewhere = stated.keypoints.path
+    if (somewhere is None or (folder / somewhere).is_dir()) and _find_keypoints(folder, stated, [])[0]:
+        return True
+    return bool(_find_videos(folder, (), [])) and any(find_calibration(place)[0] for place in chain)
 
 
-def find_recording(path: Path | str) -> Recording:
+def _chain(folder: Path, inherit: Path | None) -> tuple[Path, ...]:
+    """The folders from ``inherit`` down to ``folder``."""
+    if inherit is None:
+        return (folder,)
+    steps = folder.relative_to(inherit).parts
+    return tuple(inherit.joinpath(*steps[:n]) for n in range(len(steps) + 1))
+
+
+def _stated(chain: Sequence[Path]) -> Stated:
+    return load(Stated, [file for place in chain if (file := place / "recording.yaml").exists()])
+
+
+def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
     """Find, match and check everything in a recording's folder.
+
+    inherit: a folder above this one. What recording.yaml says there and in the folders between holds here
+    too, unless it is said otherwise further down, and so does a calibration that lies there.
 
     Reads the calibration, the time stamps of the videos and some forty frames of keypoints, not more.
 
@@ -278,18 +298,18 @@ def find_recording(path: Path | str) -> Recording:
             f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
         )
     try:
-        return _find(folder)
+        return _find(folder, _chain(folder, inherit))
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
 
 
-def _find(folder: Path) -> Recording:
-    stated_in = folder / "recording.yaml"
-    stated = load(Stated, [stated_in] if stated_in.exists() else [])
+def _find(folder: Path, chain: Sequence[Path]) -> Recording:
+    """chain: the folders whose settings and calibration hold, from the top down to this one."""
+    stated = _stated(chain)
     warnings: list[str] = []
     notes: list[tuple[str, str]] = []
 
-    calibration = _calibration_of(folder, stated, notes)
+    calibration = _calibration_of(chain, stated, notes)
     unit = stated.calibration.unit
     stated_scale = None if unit is None else UNITS[unit] if isinstance(unit, str) else unit
     rig = read_calibration(calibration, metres_per_unit=stated_scale or 1.0) if calibration else None
@@ -368,26 +388,31 @@ def _find(folder: Path) -> Recording:
     )
 
 
-def _calibration_of(folder: Path, stated: Stated, notes: list[tuple[str, str]]) -> Path | None:
-    path: Path | None
-    others: tuple[Path, ...] = ()
-    if stated.calibration.path is not None:
-        path = _inside(folder, stated.calibration.path, "calibration.path")
-        if path.is_dir():
-            place = path
+def _calibration_of(chain: Sequence[Path], stated: Stated, notes: list[tuple[str, str]]) -> Path | None:
+    """The nearest calibration: the folder's own, then those of the folders above."""
+    folder, wanted = chain[-1], stated.calibration.path
+    for place in reversed(chain):
+        if wanted is None:
             path, others = find_calibration(place)
-            if path is None:
-                raise InputError(
-                    f"{folder / 'recording.yaml'}: calibration.path: {place} holds no calibration"
-                )
-    else:
-        path, others = find_calibration(folder)
+        elif (place / wanted).exists() or place == chain[0]:
+            path, others = _inside(place, wanted, "calibration.path"), ()
+            if path.is_dir():
+                where = path
+                path, others = find_calibration(where)
+                if path is None:
+                    raise InputError(
+                        f"{place / 'recording.yaml'}: calibration.path: {where} holds no calibration"
+                    )
+        else:
+            continue
+        if path is not None:
+            break
     if path is None:
         return None
     if path.name == "extri.yml":
         path = path.with_name("intri.yml")
-    ignored = f" (not used: {', '.join(str(p.relative_to(folder)) for p in others)})" if others else ""
-    notes.append(("calibration", f"{path.relative_to(folder)}{ignored}"))
+    shown = [os.path.relpath(p, folder) for p in (path, *others)]
+    notes.append(("calibration", shown[0] + (f" (not used: {', '.join(shown[1:])})" if others else "")))
     return path
 
 

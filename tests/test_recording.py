@@ -647,3 +647,28 @@ def test_missing_data_is_counted_by_reason(folder: Path) -> None:
     }
     assert counted[1].examples["nobody"] == file(4).name
     assert counted[1].examples["not JSON (cut off?)"] == file(6).name
+
+
+def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
+    """As in a session of Pose2Sim: one calibration, several trials."""
+    session = tmp_path / "all" / "session"
+    for trial in ("a", "b"):
+        write_recording(session / trial, ring(3), [seen(ring(3), figure(np.arange(8) / 30))])
+    own = session / "b" / "calibration.toml"
+    (session / "a" / "calibration.toml").rename(session / "calibration.toml")
+    (tmp_path / "all" / "recording.yaml").write_text("fps: 30\nframe_offset: {cam01: 1}\n")
+    (session / "recording.yaml").write_text("fps: 60\n")
+    a, b = (find_recording(session / trial, inherit=tmp_path / "all") for trial in "ab")
+    assert a.calibration == session / "calibration.toml"
+    assert ("calibration", "../calibration.toml") in a.notes
+    assert b.calibration == own
+    assert a.timeline.rate == 60
+    assert len(a) == 7
+    assert find_recording(session / "b").timeline.rate == 30
+    with pytest.raises(InputError, match="neither a calibration"):
+        find_recording(session / "a")
+    (session / "b" / "recording.yaml").write_text("calibration: {path: ../calibration.toml}\n")
+    with pytest.raises(InputError, match="leaves the recording"):
+        find_recording(session / "b", inherit=session)
+    (session / "b" / "recording.yaml").write_text("calibration: {path: calibration.toml}\n")
+    assert find_recording(session / "b", inherit=session).calibration == own
