@@ -25,8 +25,10 @@ FLAGS = (
 
 
 @contextmanager
-def chromium(profile: Path, *, size: tuple[int, int] = (1280, 900), webgl: bool = False) -> Iterator[Any]:
-    """A browser with a profile of its own in the folder ``profile``."""
+def chromium(
+    profile: Path, *, size: tuple[int, int] = (1280, 900), webgl: bool = False, scale: float = 0.5
+) -> Iterator[Any]:
+    """A browser with a profile of its own in the folder ``profile``. ``scale``: of pixels, with WebGL."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
@@ -39,7 +41,7 @@ def chromium(profile: Path, *, size: tuple[int, int] = (1280, 900), webgl: bool 
     drawing: tuple[str, ...] = ("--disable-gpu",)
     if webgl:  # drawn on the processor, where pixels cost time: half of them a side
         drawing = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-        options.add_argument("--force-device-scale-factor=0.5")
+        options.add_argument(f"--force-device-scale-factor={scale}")
     for flag in (*FLAGS, *drawing, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
