@@ -102,7 +102,7 @@ class SmplifyConfig(Config):
         description="how far detector and body may disagree about where a keypoint is; 0 switches it off",
     )
     regressed_sigma_deg: float = Field(
-        10.0,
+        25.0,
         gt=0,
         description="how far a joint may turn from the regressor's pose where a single view sees the person; "
         "two views know better",

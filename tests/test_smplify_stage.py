@@ -15,6 +15,7 @@ from torch import Tensor
 
 import stages.smplify
 from models.body import pose_keypoints
+from models.rotations import axis_angle_to_matrix
 from models.smplify import Fit, Schedule, Views, Weights, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from stages.smplify import SmplifyConfig, smplify
@@ -365,6 +366,97 @@ def test_people_together_go_through_the_solver_together(monkeypatch: pytest.Monk
     list(smplify(together(scenes), SmplifyConfig(shape_frames=32), scenes[0].rig, body()))
     # Both shapes, with the first chunk; then windows of two held, 24 own and 8 later frames.
     assert seen == [(2, 4, 32), (2, 4, 34), (2, 4, 26)]
+
+
+def regressed(
+    d: Scene, seed: int = 0, degrees: float = 12.0, turned: tuple[int, ...] = ()
+) -> list[PoseBatch]:
+    """What a regressor would say of single frames: the truth with noise; in some frames facing away."""
+    rng = np.random.default_rng(seed)
+    noise = torch.from_numpy(rng.normal(0, np.radians(degrees) / 3**0.5, (*d.rotations.shape[:2], 3)))
+    rotations = d.rotations @ axis_angle_to_matrix(noise)
+    rotations[list(turned), 0] = rotations[list(turned), 0] @ torch.diag(torch.tensor([-1.0, 1, -1]).double())
+    transl = d.transl + torch.from_numpy(rng.normal(0, 0.05, d.transl.shape))
+    out = []
+    for b in batches(d):
+        now = slice(b.start, b.start + len(b.transl))
+        out.append(
+            replace(
+                b,
+                global_orient=rotations[now, None, 0].float(),
+                body_pose=rotations[now, None, 1:].float(),
+                betas=d.betas.expand(len(b.transl), 1, -1).float(),
+                transl=transl[now, None].float(),
+            )
+        )
+    return out
+
+
+def one_view(d: Scene, view: int = 0) -> Scene:
+    rig = d.rig.select([d.rig.names[view]])
+    return replace(d, rig=rig, xy=d.xy[[view]], confidence=d.confidence[[view]])
+
+
+def root_relative_mm(joints: Tensor, d: Scene) -> float:
+    off = (joints - joints[:, :1]) - (d.joints - d.joints[:, :1])
+    return float(off.norm(dim=-1).mean()) * 1000
+
+
+@pytest.fixture(scope="module")
+def alone() -> Scene:
+    return one_view(scene(5301, "person", frames=80))
+
+
+def from_regressor(d: Scene, items: list[PoseBatch], **config: float) -> list[FitBatch]:
+    return list(smplify(iter(items), SmplifyConfig(shape_frames=48, **config), d.rig, body()))
+
+
+def test_one_camera_begins_at_the_regressor_and_ends_nearer_to_the_truth(alone: Scene) -> None:
+    items = regressed(alone)
+    out = from_regressor(alone, items)
+    assert joined(out, "valid").all()
+    rotations = torch.cat([torch.cat([b.global_orient, b.body_pose[:, 0]], 1) for b in items])
+    before, _ = pose_keypoints(body().keypoints, rotations.double(), alone.betas, alone.transl)
+    assert root_relative_mm(joined(out, "joints"), alone) < 0.6 * root_relative_mm(before, alone)
+    # A large person further off looks the same: the shape stays the regressor's.
+    assert torch.allclose(out[0].params.betas[0], alone.betas.float(), atol=1e-5)
+    again = list(smplify(iter(items[1:]), SmplifyConfig(shape_frames=48), alone.rig, body(), out[0].state))
+    assert torch.equal(joined(again, "joints"), joined(out[1:], "joints"))
+    # Without a regressor nothing says where a single camera's person stands.
+    nobody = from_regressor(alone, list(batches(alone)))
+    assert (joined(nobody, "status") == Status.NO_START).all()
+
+
+@pytest.mark.parametrize("turned", [tuple(range(80)), tuple(range(30, 45)), tuple(range(50, 80))])
+def test_a_regressor_that_sees_people_from_behind_is_set_right(alone: Scene, turned: tuple[int, ...]) -> None:
+    right = root_relative_mm(joined(from_regressor(alone, regressed(alone)), "joints"), alone)
+    found = joined(from_regressor(alone, regressed(alone, turned=turned)), "joints")
+    assert root_relative_mm(found, alone) < right + 10
+
+
+def test_one_view_is_held_to_the_regressor_s_pose(alone: Scene) -> None:
+    # Of what a picture does not show the regressor knows more than the prior: the truth, here.
+    items = regressed(alone, degrees=0.0)
+    near, free = (
+        root_relative_mm(joined(from_regressor(alone, items, regressed_sigma_deg=s), "joints"), alone)
+        for s in (5.0, 1e4)
+    )
+    assert near < 0.8 * free
+
+
+def test_several_views_start_where_there_is_less_energy(long: Scene, fitted: list[FitBatch]) -> None:
+    part = replace(long, xy=long.xy[:, :48], confidence=long.confidence[:, :48])
+    without = joined(run(part), "joints")
+    # What a poor regressor says is of no use, and does no harm.
+    poor = regressed(replace(part, rotations=long.rotations[:48], transl=long.transl[:48]), degrees=60.0)
+    found = joined(list(smplify(iter(poor), SmplifyConfig(), part.rig, body())), "joints")
+    assert torch.equal(found, without)
+    # Where two views never see the same, it is all there is.
+    apart = hidden(hidden(part, 0, 24, (1, 2, 3)), 24, 48, (0, 2, 3))
+    assert not joined(run(apart), "valid").any()
+    good = regressed(replace(apart, rotations=long.rotations[:48], transl=long.transl[:48]))
+    found = joined(list(smplify(iter(good), SmplifyConfig(), part.rig, body())), "joints")
+    assert (found - long.joints[:48]).norm(dim=-1).mean() < 0.1
 
 
 def test_jitter_is_that_of_the_movement(long: Scene, fitted: list[FitBatch]) -> None:
