@@ -59,35 +59,48 @@ def crop(planes: Sequence[Pixels], box: Sequence[float], device: torch.device | 
     out = torch.empty(3, SIZE, SIZE, device=device)
     for i, (plane, black) in enumerate(zip(planes, _BLACK, strict=True)):
         half, left = (1.0, 0.0) if i == 0 else (0.5, 0.25)
-        rows = _taps(y0 * half, y1 * half, plane.shape[0])
-        columns = _taps(x0 * half + left, x1 * half + left, plane.shape[1])
-        part = torch.from_numpy(plane[slice(*rows), slice(*columns)]).to(device).float() - black
-        vertical = _filter(y0 * half, y1 * half, rows, device)
-        across = _filter(x0 * half + left, x1 * half + left, columns, device)
-        out[i] = vertical @ (part @ across.T) + black
+        rows, down = _taps(y0 * half, y1 * half, plane.shape[0])
+        columns, across = _taps(x0 * half + left, x1 * half + left, plane.shape[1])
+        if rows.size == 0 or columns.size == 0:
+            out[i] = black
+            continue
+        top, first = int(rows.min()), int(columns.min())
+        part = torch.from_numpy(plane[top : rows.max() + 1, first : columns.max() + 1]).to(device).float()
+        narrow = _weighed(part, rows - top, down, black)
+        out[i] = _weighed(narrow.T, columns - first, across, black).T
     return out
 
 
-def _taps(start: float, stop: float, length: int) -> tuple[int, int]:
-    """First and one after last of ``length`` samples whose centres lie between two edges."""
-    first = min(max(math.ceil(start - 0.5), 0), length)
-    return first, max(first, min(math.ceil(stop - 0.5), length))
+def _taps(start: float, stop: float, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Samples (224, K) of a row of ``length`` that each pixel of the crop is made of, and their weights.
 
-
-def _filter(start: float, stop: float, taps: tuple[int, int], device: torch.device | str) -> Tensor:
-    """(224, taps) from the samples between two edges to the pixels of the crop.
-
-    A triangle, one output pixel wide on each side, or one sample where the crop is larger than the picture's.
-    Samples outside of the picture take part with weights of their own, which are left out here.
+    A triangle, one pixel of the crop wide on each side, or one sample where the crop is larger than the
+    picture, over the samples between the two edges. Weights outside of the picture are 0: with those that
+    are left out they sum to 1. No samples where all are outside.
     """
     step = (stop - start) / SIZE
     reach = max(1.0, step)
-    first, last = math.ceil(start - 0.5), max(math.ceil(start - 0.5) + 1, math.ceil(stop - 0.5))
-    centre = start + (torch.arange(SIZE, device=device) + 0.5) * step
-    sample = torch.arange(first, last, device=device) + 0.5
-    weight = (1 - (sample - centre[:, None]).abs() / reach).clamp(min=0)
-    weight /= weight.sum(1, keepdim=True).clamp(min=1e-9)
-    return weight[:, taps[0] - first : taps[1] - first]
+    first = math.ceil(start - 0.5)
+    last = max(first + 1, math.ceil(stop - 0.5))
+    if last <= 0 or first >= length:
+        return np.zeros((SIZE, 0), np.int64), np.zeros((SIZE, 0), np.float32)
+    centre = start + (np.arange(SIZE) + 0.5) * step
+    sample = np.ceil(centre - reach - 0.5).astype(np.int64)[:, None] + np.arange(math.floor(2 * reach) + 1)
+    weight = np.maximum(0, 1 - np.abs(sample + 0.5 - centre[:, None]) / reach)
+    weight[(sample < first) | (sample >= last)] = 0
+    weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+    inside = (sample >= 0) & (sample < length)
+    return np.clip(sample, 0, length - 1), np.where(inside, weight, 0).astype(np.float32)
+
+
+def _weighed(x: Tensor, taps: NDArray[np.int64], weight: NDArray[np.float32], black: float) -> Tensor:
+    """Sums (224, W) of rows of x (H, W) by their weights, and of black for the weight that is missing.
+
+    It is what ``embedding_bag`` does, thirty times as fast as a product with the whole matrix.
+    """
+    index, w = torch.from_numpy(taps).to(x.device), torch.from_numpy(weight).to(x.device)
+    found = torch.nn.functional.embedding_bag(index, x.contiguous(), per_sample_weights=w, mode="sum")
+    return found + black * (1 - w.sum(1, keepdim=True))
 
 
 def normalised(yuv: Tensor, to_yuv: Tensor, contrast: Contrast) -> Tensor:

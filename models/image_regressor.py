@@ -34,6 +34,9 @@ from pipeline.errors import InputError
 FOCAL_PX: Final = 5000.0
 """Focal length of SPIN's camera, pixels of the crop."""
 ITERATIONS: Final = 3
+_ON_CPU: Final = 8
+"""Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
+layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
 """A person is no smaller in the crop than this by SPIN's s, 12 pixels: less is no person, or no weights."""
 POSE_SIGMA: Final = 0.35
@@ -146,8 +149,9 @@ class ImageRegressor(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Crops (M, 3, 224, 224) → features (M, D), float32; bfloat16 inside on a GPU, but for training."""
         kind = images.device.type
+        pieces = images.split(_ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and not torch.is_grad_enabled()):
-            features: Tensor = self.encoder(images)
+            features = torch.cat([self.encoder(piece) for piece in pieces])
         return features.float()
 
     def estimate(self, features: Tensor, seen: Tensor) -> ViewEstimate:
