@@ -608,11 +608,11 @@ def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tu
     return np.degrees(turn), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
 
 
-def balance(points: Array) -> Array:
+def balance(points: Array, up: Array) -> Array:
     """Up (3,), from points (T, K, 3) of somebody on foot: a body's mass is above the foot that it stands on.
 
-    Which foot that is depends on what is up, so this takes a few rounds. The mean of a lean to all sides; NaN
-    where no frame shows enough of the body.
+    Which foot that is depends on what is up, so this takes a few rounds, from a guess ``up``, which is what
+    is left where no frame shows enough of the body. Leaning to all sides evens out.
     """
     mass = sum(share * points[:, BODY_25.index(name)] for name, share in _MASS.items())
     feet = []
@@ -622,10 +622,8 @@ def balance(points: Array) -> Array:
         feet.append(np.where(known, foot, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan))
     left, right = feet
     middle = (left + right) / 2
-    up = np.full(3, np.nan)
     for _ in range(5):
-        higher = ((left - right) @ up)[:, None]  # NaN at first: both feet carry
-        lift = np.nan_to_num(np.clip(higher / _STEP_M, -1, 1))
+        lift = np.clip(((left - right) @ up)[:, None] / _STEP_M, -1, 1)
         base = middle + lift * (right - left) / 2
         axis = mass - base
         axis = axis[np.isfinite(axis).all(1)]
@@ -643,10 +641,8 @@ def upright(bundle: Bundle) -> Bundle:
     x axis is nearly level make it exactly so. A guess, good to some degrees.
     """
     points, rig = bundle.points, bundle.rig
-    up = body = balance(points)
-    if np.isnan(body).any():
-        trunk = np.nanmean(points[:, BODY_25.index("Neck")] - points[:, BODY_25.index("MidHip")], axis=0)
-        up = body = -rig.R[0, 1] if np.isnan(trunk).any() else trunk / np.linalg.norm(trunk)
+    overhead = -rig.R[:, 1].mean(0)
+    up = body = balance(points, overhead / np.linalg.norm(overhead))
     for _ in range(10):
         askew = np.degrees(np.arcsin(np.clip(rig.R[:, 0] @ up, -1, 1)))
         trust = 1 / (1 + (askew / _ASKEW_DEG) ** 2) ** 2 / np.radians(_ASKEW_DEG) ** 2

@@ -46,7 +46,7 @@ _PRESENCE: Final = 200
 """Frames, spread over a long recording, that tell where most views show somebody."""
 _OFF_M: Final = 0.04
 """Median distance of rays from points above which the views do not show one person, metres."""
-_STILL: Final = (3.0, 0.85)
+_STILL: Final = (3.0, 0.93)
 """A camera moved if it turned by more degrees from half to half, and these cost less than so much of all."""
 _DO: Final = "run each camera alone (a folder with its video and keypoints only), or give a calibration.toml"
 
@@ -172,8 +172,8 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     if turned.max() > _STILL[0] and gain < _STILL[1]:
         raise InputError(
             f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
-            f"{turned.max():.0f}° against {names[0]} while they were watched. Without a calibration only "
-            f"fixed cameras can be placed; {_DO}"
+            f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. Without a "
+            f"calibration only fixed cameras can be placed; {_DO}"
         )
     if alone or not off < _OFF_M:
         raise InputError(
