@@ -30,7 +30,9 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[i]) for i in range(3)]
+
+import throughput as speed_of  # noqa: E402
 
 from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
@@ -250,7 +252,10 @@ def main() -> None:
     figures["clean_pa_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(aligned)), 1)
     if BALANCING.is_dir():
         on_balancing(nets[0], figures)
+    speed = speed_of.throughput()
     show(figures)
+    speed_of.show(speed)
+    figures |= speed
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
