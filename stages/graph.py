@@ -24,6 +24,7 @@ from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 from pipeline.recording import MissingData, Recording, missing_data
 from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
@@ -265,13 +266,3 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "platform": sys.platform} | {
         name: metadata.version(name) for name in names
     }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or nothing under the name ``path``."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
