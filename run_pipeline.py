@@ -368,7 +368,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train a keypoint regressor on synthetic projections of motion. Ctrl-C saves; --resume goes on."""
+    import signal
     from contextlib import closing
+    from threading import Event
 
     import torch
 
@@ -379,20 +381,26 @@ def train(
     torch.set_num_threads(1)
     steps = [f"steps={max_steps}"] if max_steps else []
     cfg = load(TrainConfig, config or (), [*(settings or ()), *steps])
-    with closing(training(cfg, motion, out, minutes=minutes, resume=resume)) as steps_done:
-        bar = tqdm(total=100, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
-        samples, began = 0, time.monotonic()
-        try:
+    # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
+    stop = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    bar = tqdm(total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
+    samples, began = 0, time.monotonic()
+    try:
+        with closing(training(cfg, motion, out, minutes=minutes, resume=resume)) as steps_done:
             for done in steps_done:
                 samples += done.samples
                 rate = samples / (time.monotonic() - began)
                 bar.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
                 bar.update(100 * done.share - bar.n)
-        except KeyboardInterrupt:
-            sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
-            raise typer.Exit(130) from None
-        finally:
-            bar.close()
+                if stop.is_set():
+                    break
+    finally:
+        signal.signal(signal.SIGINT, before)
+        bar.close()
+    if stop.is_set():
+        sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
+        raise typer.Exit(130)
     console.print(f"  {escape(str(out / 'weights.safetensors'))}")
 
 

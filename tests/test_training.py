@@ -2,12 +2,15 @@ import json
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import run_pipeline
 from models.body import load_body, pose_keypoints
 from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
 from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
@@ -15,6 +18,7 @@ from models.training.losses import loss_of
 from models.training.poses import Poses, Sampler, held_out_clips, read_poses
 from models.training.projections import TEST, Difficulty, Projections, down_the_tree
 from models.training.trainer import TrainConfig, batches, joint_errors, make_net, train
+from pipeline.config import load
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP
 
@@ -332,6 +336,24 @@ def test_a_gpu_trains_as_well(kind, motion, tmp_path):
     losses = [p.loss for p in train(cfg, motion, tmp_path / "out")]
     assert losses[-1] < 0.9 * losses[0]
     assert isinstance(load_regressor(tmp_path / "out" / "weights.safetensors").start, torch.Tensor)
+
+
+def test_the_command_leaves_weights_that_load(motion, tmp_path):
+    out = tmp_path / "out"
+    sets = [f"--set={k}={v}" for k, v in TINY.items()]
+    asked = ["train", "--motion", str(motion), "--out", str(out), *sets]
+    result = CliRunner().invoke(run_pipeline.app, [*asked, "--max-steps", "3"])
+    assert result.exit_code == 0, result.output
+    assert isinstance(load_regressor(out / "weights.safetensors"), CalibratedNet)
+    assert json.loads((out / "metrics.jsonl").read_text())["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["train_tiny", "train_keypoints_calibrated", "train_keypoints_uncalibrated"])
+def test_the_configurations_that_ship_are_sound(name):
+    file = Path(run_pipeline.__file__).parent / "configs" / f"{name}.yaml"
+    assert load(TrainConfig, [file]) != TrainConfig() or name == "train_keypoints_calibrated"
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    assert all("#" in line for line in lines)  # each with its reason
 
 
 def test_errors_of_the_truth_are_zero(monkeypatch):

@@ -130,8 +130,9 @@ def train(
 ) -> Iterator[Progress]:
     """Train, yielding after every step; leaves weights.safetensors, metrics.jsonl and checkpoints in ``out``.
 
-    With ``minutes``, that much time takes the place of the number of steps. A training that was closed or
-    killed goes on from its last checkpoint with ``resume``, to the same weights if it counts steps.
+    With ``minutes``, that much time takes the place of the number of steps. Closing the generator saves a
+    checkpoint. A training that was closed or killed goes on from its last one with ``resume``, to the same
+    weights if it counts steps.
 
     Raises ``InputError`` when the motion cannot be read, or when ``out`` has or lacks a checkpoint where it
     should not.
@@ -211,7 +212,7 @@ def train(
                 checked = time.monotonic()
             yield Progress(step, share, 2 * cfg.batch, smooth)
         check()
-    except (GeneratorExit, KeyboardInterrupt):
+    except GeneratorExit:
         save()
         raise
 
