@@ -435,6 +435,7 @@ def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
     for t in result.times:
         table.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
     console.print(table)
+    console.print(escape(f"regressor: {result.regressor}"))
     return result
 
 

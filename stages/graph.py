@@ -31,7 +31,7 @@ from pipeline.summary import Summary, seen, summarise
 from stages.calibrate import CalibrateConfig, calibrate
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
-from stages.regress import Net, RegressConfig, chunks_together, digest, load_net, regress
+from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
 from stages.render import RenderConfig, render, video_names
 from stages.report import read_summary, report
 from stages.smplify import SmplifyConfig, smplify
@@ -65,6 +65,8 @@ class RunResult:
     """The store, the videos, the summary and the report."""
     missing: tuple[MissingData, ...]
     """Why each camera does not show the person at some instants."""
+    regressor: str
+    """Which network said how the people stand before the fit, and of which weights."""
 
 
 def run(
@@ -116,7 +118,7 @@ def _run(
             write_atomically(page, report(results, made, body, mosaic))
         summary = TypeAdapter(Summary).validate_python(made)
         missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
-        return RunResult(summary, (), files, missing)
+        return RunResult(summary, (), files, missing, made["regressor"])
 
     earlier = [out / Path(str(name)).name for name in made.get("videos", ())]
     for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
@@ -173,12 +175,13 @@ def _run(
         for batch in chain:
             progress(len(batch.valid))
     summary, missing = summarise(results), missing_data(recording, seen(results))
-    numbers = {
+    numbers: dict[str, Any] = {
         "recording": str(recording.path.resolve()),
         "store": results.digest,
         "videos": [v.name for v in videos],
         "calibration": {"file": str(recording.calibration), "estimated": estimated},
         "format": asdict(recording.format),
+        "regressor": describe(cfg.regress, net),
         "warnings": recording.warnings,
         **asdict(summary),
         "missing": {n: asdict(m) for n, m in zip(rig.names, missing, strict=True)},
@@ -190,7 +193,7 @@ def _run(
     }
     write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), files, missing)
+    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"])
 
 
 @contextmanager

@@ -93,6 +93,17 @@ def digest(net: Net) -> str:
     return digest.hexdigest()
 
 
+def describe(cfg: RegressConfig, net: Net | None) -> str:
+    """The network and where its weights are from, in one line."""
+    if net is None:
+        return "none: fits start from triangulated points"
+    if isinstance(net, ImageRegressor):
+        kind = f"{net.config.encoder} on pictures, views fused by {net.config.fusion}"
+    else:
+        kind = f"{net.kind} keypoints"
+    return f"{kind}; weights: {cfg.weights} ({digest(net)[:12]}); on {next(net.parameters()).device}"
+
+
 def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:
     """How many chunks of ``window`` frames are regressed in one go: as many as a batch takes, at least one.
 

@@ -83,6 +83,8 @@ def test_a_run_leaves_what_it_promises(recording, results):
     assert [c["name"] for c in summary["cameras"]] == list(names)
     assert summary["config"]["smplify"]
     assert summary["versions"]["torch"]
+    assert "calibrated keypoints; weights: default" in summary["regressor"]
+    assert summary["regressor"] in text.replace("\n", " ")
     assert {s["name"] for s in summary["stages"]} == {"keypoints", "regress", "smplify", "store", "render"}
     assert "frame/s" in text
     assert "starved" in text

@@ -21,7 +21,7 @@ from models.image_regressor import ImageConfig, ImageRegressor, save_image_regre
 from models.regressor import CalibratedNet, Regression, save_regressor
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.errors import InputError
-from stages.regress import RegressConfig, chunks_together, digest, load_net, regress
+from stages.regress import RegressConfig, chunks_together, describe, digest, load_net, regress
 
 VIEWS, PEOPLE, WINDOW = 3, 2, 8
 RIG, BODY = ring(VIEWS), load_body()
@@ -321,12 +321,14 @@ def test_pictures_are_needed_where_a_network_looks_at_them(net: ImageRegressor) 
 
 def test_networks_by_name_and_file(tmp_path: Path) -> None:
     assert load_net(RegressConfig(weights="none")) is None
+    assert describe(RegressConfig(weights="none"), None).startswith("none")
     default = load_net(RegressConfig())
     assert isinstance(default, CalibratedNet)
     save_regressor(default, tmp_path / "own.safetensors")
     own = load_net(RegressConfig(weights=str(tmp_path / "own.safetensors")))
     assert isinstance(own, CalibratedNet)
     assert digest(own) == digest(default)
+    assert describe(RegressConfig(), default).startswith("calibrated keypoints; weights: default (")
     own.start[0] += 1
     assert digest(own) != digest(default)
     pictures = ImageRegressor(ImageConfig("convnext_tiny_pooled", "average"))
@@ -334,6 +336,8 @@ def test_networks_by_name_and_file(tmp_path: Path) -> None:
     loaded = load_net(RegressConfig(weights=str(tmp_path / "pictures.safetensors")))
     assert isinstance(loaded, ImageRegressor)
     assert digest(loaded) == digest(pictures)
+    said = describe(RegressConfig(weights="pictures.safetensors"), loaded)
+    assert "convnext_tiny_pooled on pictures, views fused by average; weights: pictures.safetensors (" in said
 
 
 @pytest.mark.parametrize(
