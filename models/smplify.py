@@ -215,6 +215,7 @@ class _Model:
     active: Tensor  # (A,) joints that move some keypoint; the root first
 
     @staticmethod
+    @lru_cache(maxsize=4)
     def of(body: KeypointBody, dtype: torch.dtype, device: torch.device) -> _Model:
         jt, js = body.joints_template.to(device, dtype), body.joints_shapedirs.to(device, dtype)
         pt, ps = body.points_template.to(device, dtype), body.points_shapedirs.to(device, dtype)
@@ -973,15 +974,13 @@ def better_start(
     faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it.
     """
     weights = replace(weights or Weights(), acceleration=0.0, spin=0.0)
-    robust = Schedule().stages[0][0]
-    energies = []
-    for start in starts:
-        problem, motion, _ = _prepare(body, views, start, rate, 0, False, weights, prior)
-        energies.append(_evaluate(problem, motion, robust).energy)
-    best = torch.stack(energies).argmin(0)
-    each = torch.arange(len(best), device=best.device)
-    parts = [torch.stack([getattr(s, f.name) for s in starts])[best, each] for f in fields(Motion)]
-    return Motion(*parts)
+    every = Motion(*(torch.cat([getattr(m, f.name) for m in starts]) for f in fields(Motion)))
+    seen = Views(*(torch.cat([getattr(views, f.name)] * len(starts)) for f in fields(Views)))
+    problem, motion, _ = _prepare(body, seen, every, rate, 0, False, weights, prior)
+    energy = _evaluate(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
+    n = energy.shape[1]
+    best = energy.argmin(0) * n + torch.arange(n, device=energy.device)
+    return Motion(*(getattr(every, f.name)[best] for f in fields(Motion)))
 
 
 def _prepare(
