@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,15 +35,7 @@ class PosePrior:
         self, joints: Sequence[int], weight: float, dtype: torch.dtype, device: torch.device
     ) -> PriorTerms:
         """The prior of some SMPL joints (1–23), the others integrated out (exact here), times a weight."""
-        pick = torch.tensor([3 * (j - 1) + i for j in joints for i in range(3)])
-        covariance = self.covariances.double()[:, pick][:, :, pick]
-        log_det = torch.linalg.slogdet(covariance).logabsdet
-        offset = -2 * torch.log(self.weights.double()) + log_det
-        return PriorTerms(
-            self.means[:, pick].to(device, dtype),
-            (weight * torch.linalg.inv(covariance)).to(device, dtype),
-            (weight * (offset - offset.min())).to(device, dtype),
-        )
+        return _terms(self, tuple(joints), weight, dtype, device)
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,21 @@ class PriorTerms:
                 which = torch.where(better, m, which)
         assert best is not None
         return best, slope, which
+
+
+@lru_cache(maxsize=8)
+def _terms(
+    prior: PosePrior, joints: tuple[int, ...], weight: float, dtype: torch.dtype, device: torch.device
+) -> PriorTerms:
+    pick = torch.tensor([3 * (j - 1) + i for j in joints for i in range(3)])
+    covariance = prior.covariances.double()[:, pick][:, :, pick]
+    log_det = torch.linalg.slogdet(covariance).logabsdet
+    offset = -2 * torch.log(prior.weights.double()) + log_det
+    return PriorTerms(
+        prior.means[:, pick].to(device, dtype),
+        (weight * torch.linalg.inv(covariance)).to(device, dtype),
+        (weight * (offset - offset.min())).to(device, dtype),
+    )
 
 
 def load_pose_prior(path: Path | None = None) -> PosePrior:
