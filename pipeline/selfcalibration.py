@@ -643,9 +643,10 @@ def upright(bundle: Bundle) -> Bundle:
     points, rig = bundle.points, bundle.rig
     overhead = -rig.R[:, 1].mean(0)
     up = body = balance(points, overhead / np.linalg.norm(overhead))
-    for _ in range(10):
+    # From a robust scale at which all cameras count down: ``body`` may be far off.
+    for scale in _ASKEW_DEG * np.array([8, 8, 4, 4, 2.5, 2.5, 2.5]):
         askew = np.degrees(np.arcsin(np.clip(rig.R[:, 0] @ up, -1, 1)))
-        trust = 1 / (1 + (askew / _ASKEW_DEG) ** 2) ** 2 / np.radians(_ASKEW_DEG) ** 2
+        trust = 1 / (1 + (askew / scale) ** 2) ** 2 / np.radians(_ASKEW_DEG) ** 2
         system = np.einsum("v,vi,vj->ij", trust, rig.R[:, 0], rig.R[:, 0])
         lean = np.eye(3) / np.radians(_LEAN_DEG) ** 2
         up = np.linalg.solve(system + lean, lean @ body)

@@ -172,8 +172,8 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     if turned.max() > _STILL[0] and gain < _STILL[1]:
         raise InputError(
             f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
-            f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. Without a "
-            f"calibration only fixed cameras can be placed; {_DO}"
+            f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. Without "
+            f"a calibration only fixed cameras can be placed; {_DO}"
         )
     if alone or not off < _OFF_M:
         raise InputError(
