@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from models.body import Body
+    from pipeline.batch import Event
     from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.store import Store
@@ -82,6 +83,48 @@ def run(
     _print_results(result.summary)
     _print_missing(result)
     _print_files(result)
+
+
+@app.command()
+def batch(
+    dataset: Annotated[Path, typer.Argument(help="Folder tree that holds recordings.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a recording.")],
+    workers: Annotated[
+        str, typer.Option(help="Recordings processed at the same time; auto is one for two processors.")
+    ] = "auto",
+    retry: Annotated[
+        int, typer.Option(min=0, help="How often a recording is tried again whose worker broke down.")
+    ] = 2,
+    only: Annotated[
+        str, typer.Option(help="Only recordings whose name matches, such as 'session1/*'.")
+    ] = "*",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is and what is wrong with it; change nothing.")
+    ] = False,
+    config: Configs = None,
+    settings: Sets = None,
+) -> None:
+    """Reconstruct all recordings of a folder tree. Run again to continue. Exit status 1: not all are done."""
+    from contextlib import closing
+
+    from pipeline.batch import find_recordings, process
+    from stages.graph import run
+
+    if workers != "auto" and not (workers.isdecimal() and int(workers)):
+        raise InputError(f"--workers {workers}: expected a number from 1, or auto")
+    cfg = _run_config(config, settings)
+    found = find_recordings(dataset, out, only)
+    if dry_run:
+        raise typer.Exit(_print_dataset(dataset, found))
+    count = None if workers == "auto" else int(workers)
+    try:
+        with closing(process(dataset, out, cfg, run, workers=count, retry=retry, only=only)) as events:
+            all_done = _print_events(events, len(found))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
+        raise typer.Exit(130) from None
+    console.print(f"  {escape(str(out / 'batch.html'))}")
+    raise typer.Exit(0 if all_done else 1)
 
 
 @app.command()
@@ -453,6 +496,66 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
         raise InputError(option) from e
     with tqdm(total=cfg.frames, unit="frame", desc="synthesise", dynamic_ncols=True) as bar:
         write_recording(out, cfg, body, bar.update, force=force)
+
+
+def _print_dataset(dataset: Path, folders: Mapping[str, Path]) -> int:
+    """What a batch would run, and what is wrong with which; the exit status."""
+    from pipeline.recording import find_recording
+
+    table = _table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
+    told: list[tuple[str, str]] = []
+    refused = 0
+    for name, folder in folders.items():
+        try:
+            found = find_recording(folder, inherit=dataset)
+        except InputError as e:
+            refused += 1
+            table.add_row(escape(name), *[""] * 4, "[red]refused[/red]")
+            told.append((name, f"error: {e}"))
+            continue
+        told += [(name, warning) for warning in found.warnings]
+        calibration = os.path.relpath(found.calibration, folder) if found.calibration else "none"
+        table.add_row(
+            escape(name), str(len(found.rig)), str(len(found)), f"{float(found.timeline.rate):.6g}",
+            found.format.name, escape(calibration),
+        )  # fmt: skip
+    console.print(table)
+    for name, text in told:
+        _warn(f"{name}: {text}")
+    console.print(f"{len(folders)} recordings, {refused} of them cannot be run.")
+    return 1 if refused else 0
+
+
+def _print_events(events: Iterator[Event], recordings: int) -> bool:
+    """Progress bars, one for all and one a worker; whether all are done at the end."""
+    bars: dict[int, tqdm[Any]] = {}
+    states: dict[str, str] = {}
+    whole = tqdm(total=recordings, unit="recording", desc="batch", dynamic_ncols=True)
+    with whole:
+        for event in events:
+            row = event.row
+            if row.state == "running":
+                if event.worker not in bars:  # they need a terminal, whose lines can be written again
+                    bars[event.worker] = tqdm(
+                        position=event.worker + 1, unit="frame", leave=False, disable=None, dynamic_ncols=True
+                    )
+                bar = bars[event.worker]
+                if event.total is not None:
+                    bar.reset(event.total)
+                bar.set_description(row.name, refresh=False)
+                bar.update(event.frames)
+                continue
+            states[row.name] = row.state
+            if row.error:
+                again = ", to be tried again" if row.state == "pending" else ""
+                tqdm.write(f"{row.name}: failed{again}: {row.error}", file=sys.stderr)
+            if row.state != "pending":
+                whole.update()
+        for bar in bars.values():
+            bar.close()
+    done = sum(state == "done" for state in states.values())
+    console.print(f"{done} of {recordings} recordings are done.")
+    return done == recordings
 
 
 def _table(title: str, *columns: str) -> Table:

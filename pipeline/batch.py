@@ -1,0 +1,493 @@
+"""Many recordings: found in a folder tree, run in worker processes, and remembered in a manifest.
+
+OUT/batch.json says of each recording whether it is pending, running, done or failed. It is replaced whole at
+every change, so whoever is killed at any moment leaves a true one; what is ``running`` in it then was cut
+off, and goes on where it was with the next call. OUT/batch.html shows the same, and OUT/<recording> has the
+results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import quote
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.files import write_atomically
+from pipeline.recording import Recording, find_recording, is_recording
+from pipeline.summary import Summary
+
+MANIFEST: Final = "batch.json"
+PAGE: Final = "batch.html"
+LOG: Final = "log.txt"
+"""In each recording's folder: what its runs had to say."""
+
+WORKER_GB: Final = 2.0
+"""Memory that is reckoned with for a worker: a run of four 1080p views takes about 1 GB."""
+
+State = Literal["pending", "running", "done", "failed"]
+
+
+class Result(Protocol):
+    """What is read of what a run gives."""
+
+    @property
+    def summary(self) -> Summary: ...
+
+
+Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
+"""``stages.graph.run``: a recording, its folder of results, the configuration, and who is told of frames."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recording in the manifest."""
+
+    name: str
+    """Its folder as seen from the data set, with slashes; also its folder in OUT."""
+    state: State = "pending"
+    settings: str = ""
+    """Digest of the configuration, of recording.yaml and of the calibration that hold for it."""
+    attempts: int = 0
+    error: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    """Of the recording."""
+    seconds: float | None = None
+    """That the last attempt took."""
+    reprojection_px: float | None = None
+    """Median over all cameras."""
+    warnings: tuple[str, ...] = ()
+    report: str = ""
+    """The report page, as seen from OUT."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a recording: it was begun, went on (``running``), or ended."""
+
+    row: Row
+    worker: int
+    """Number of the process it happened in, from 0; −1 for a recording that was done before."""
+    frames: int = 0
+    """How many have just been finished."""
+    total: int | None = None
+    """How many there are, as soon as that is known."""
+
+
+def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> dict[str, Path]:
+    """Recordings in a folder tree, by name, in order. Nothing is looked for inside a recording or in ``out``.
+
+    only: a pattern as of a shell that names must match, ``*`` for any characters, slashes too.
+
+    Raises ``InputError`` when there are none.
+    """
+    if not dataset.is_dir():
+        raise InputError(f"{dataset}: there is no such folder")
+    found: dict[str, Path] = {}
+    entered: set[Path] = set()
+
+    def look(folder: Path) -> None:
+        here = folder.resolve()
+        if here in entered or (out is not None and here == out.resolve()) or (folder / "zarr.json").exists():
+            return
+        entered.add(here)  # links may go in circles
+        try:
+            is_one = is_recording(folder, dataset)
+        except InputError:
+            is_one = True  # with something wrong, which will be said of it
+        if is_one:
+            found[folder.relative_to(dataset).as_posix() if folder != dataset else here.name] = folder
+            return
+        for inside in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            look(inside)
+
+    try:
+        look(dataset)
+    except OSError as e:
+        raise InputError(f"{e.filename or dataset}: cannot be read ({e.strerror or e})") from e
+    if not found:
+        raise InputError(
+            f"{dataset}: no recordings found; one is a folder with keypoints/<camera>/*.json, and a "
+            "calibration there or in a folder above"
+        )
+    chosen = {name: folder for name, folder in found.items() if fnmatchcase(name, only)}
+    if not chosen:
+        shown = ", ".join([*found][:5]) + (", ..." if len(found) > 5 else "")
+        raise InputError(f"--only {only}: none of the {len(found)} recordings is called so; they are {shown}")
+    return chosen
+
+
+def process(
+    dataset: Path,
+    out: Path,
+    cfg: Config,
+    run: Run,
+    *,
+    workers: int | None = None,
+    retry: int = 2,
+    only: str = "*",
+) -> Generator[Event, None, None]:
+    """Run every recording that is not done, and tell what happens. The failure of one stops no other.
+
+    run, cfg: called in the workers, so they must be picklable. workers: processes; None for one per two
+    processors, as far as memory goes. retry: how often a recording is tried again whose worker died or had an
+    error that nobody foresaw; what the user can mend is not tried again.
+
+    Recordings that are done with the same settings are left as they are and come first. Closing the iterator
+    stops the workers.
+
+    Raises:
+        InputError: there are no recordings, ``out`` cannot be written, or another batch is at work there.
+    """
+    folders = find_recordings(dataset, out, only)
+    with _locked(out):
+        rows = read_manifest(out)
+        for name, folder in folders.items():
+            row, settings = rows.get(name, Row(name)), _settings(cfg, folder, dataset)
+            same = row.state == "done" and row.settings == settings and (out / row.report).is_file()
+            rows[name] = row if same else replace(row, state="pending", settings=settings, error="")
+        todo = deque(name for name in folders if rows[name].state != "done")
+        _write(out, dataset, rows)
+        yield from (Event(rows[name], -1) for name in folders if rows[name].state == "done")
+        count = min(workers or _worker_count(), len(todo))
+        pool = _Pool(count, dataset, run, cfg)
+        try:
+            yield from _work_off(pool, todo, folders, rows, dataset, out, retry)
+        finally:
+            pool.stop()
+            _write(out, dataset, rows)
+
+
+def _work_off(
+    pool: _Pool,
+    todo: deque[str],
+    folders: Mapping[str, Path],
+    rows: dict[str, Row],
+    dataset: Path,
+    out: Path,
+    retry: int,
+) -> Generator[Event, None, None]:
+    tries: Counter[str] = Counter()
+    busy: dict[int, tuple[str, float]] = {}
+    while todo or busy:
+        for k in range(len(pool)):
+            if k not in busy and todo:
+                name = todo.popleft()
+                tries[name] += 1
+                busy[k] = name, time.monotonic()
+                rows[name] = replace(rows[name], state="running", attempts=rows[name].attempts + 1)
+                _write(out, dataset, rows)
+                pool.give(k, (folders[name], out / name, rows[name].attempts))
+                yield Event(rows[name], k)
+        for k, (kind, values) in pool.messages():
+            if k not in busy:
+                continue  # died between two recordings
+            name, begun = busy[k]
+            if kind == "progress":
+                yield Event(rows[name], k, **values)
+                continue
+            del busy[k]
+            seconds = round(time.monotonic() - begun, 1)
+            if kind == "done":
+                report = f"{name}/report.html"
+                rows[name] = replace(
+                    rows[name], state="done", error="", seconds=seconds, report=report, **values
+                )
+            else:
+                again = values["again"] and tries[name] <= retry
+                state: State = "pending" if again else "failed"
+                rows[name] = replace(rows[name], state=state, error=values["error"], seconds=seconds)
+                if again:
+                    todo.append(name)
+            _write(out, dataset, rows)
+            yield Event(rows[name], k)
+
+
+def read_manifest(out: Path) -> dict[str, Row]:
+    """Rows by name, of every recording that was ever worked on; none where there is no manifest.
+
+    Raises ``InputError`` when it is damaged.
+    """
+    path = out / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows = TypeAdapter(list[Row]).validate_python(document["recordings"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as e:
+        raise InputError(
+            f"{path}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: results "
+            "that are there will be found complete and taken over."
+        ) from e
+    return {row.name: row for row in rows}
+
+
+def _write(out: Path, dataset: Path, rows: Mapping[str, Row]) -> None:
+    listed = [rows[name] for name in sorted(rows)]
+    states = Counter(row.state for row in listed)
+    document = {
+        "dataset": str(dataset.resolve()),
+        "states": dict(states),
+        "recordings": [asdict(row) for row in listed],
+    }
+    write_atomically(out / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / PAGE, page(dataset.resolve().name, listed))
+
+
+_STYLE: Final = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #8884; }
+tr > :first-child, tr > :nth-child(2), tr > :last-child { text-align: left; }
+td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
+td p { margin: 0; white-space: pre-wrap; }
+.done td:nth-child(2) { color: #1a7f37; }
+.failed td:nth-child(2) { color: #cf222e; font-weight: 600; }
+"""
+
+
+def page(title: str, rows: Sequence[Row]) -> str:
+    """The rows as an HTML page that opens from disk; names and messages are escaped."""
+
+    def number(value: float | None, digits: int = 0) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    def line(row: Row) -> str:
+        name = html.escape(row.name)
+        if row.report:
+            name = f'<a href="{html.escape(quote(row.report))}">{name}</a>'
+        notes = "".join(f"<p>{html.escape(text)}</p>" for text in (row.error, *row.warnings) if text)
+        cells = (
+            number(row.frames), number(row.fps, 2), number(row.reprojection_px, 1), number(row.seconds),
+            str(row.attempts or ""),
+        )  # fmt: skip
+        return (
+            f'<tr class="{row.state}"><td>{name}</td><td>{row.state}</td>'
+            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + f"<td>{notes}</td></tr>"
+        )
+
+    states = Counter(row.state for row in rows)
+    counts = ", ".join(f"{states[s]} {s}" for s in ("done", "running", "pending", "failed") if states[s])
+    heads = ("recording", "state", "frames", "fps", "reprojection, px", "seconds", "attempts", "messages")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" \
+content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)} – Multi-SPIN</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+<p>{len(rows)} recordings: {counts}. Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
+<table>
+<tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>
+{chr(10).join(map(line, rows))}
+</table>
+</body>
+</html>
+"""
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{out}: another batch is at work here. Wait for it, or choose another --out."
+        ) from None
+    except OSError as e:
+        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _settings(cfg: Config, folder: Path, dataset: Path) -> str:
+    digest = hashlib.sha256(json.dumps(cfg.model_dump(mode="json"), sort_keys=True).encode())
+    steps = folder.relative_to(dataset).parts
+    for n in range(len(steps) + 1):
+        for place in (dataset.joinpath(*steps[:n]), dataset.joinpath(*steps[:n], "calibration")):
+            for file in sorted(place.glob("*.*ml")):  # yaml, yml, toml
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def processors() -> list[int]:
+    """Numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _worker_count() -> int:
+    """One for two processors: a run has stages that work at once. And no more than memory holds."""
+    try:
+        memory_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, AttributeError):  # not told here
+        memory_gb = float("inf")
+    return max(1, int(min(len(processors()) // 2, memory_gb / WORKER_GB)))
+
+
+_Message = tuple[str, dict[str, Any]]
+
+
+class _Pool:
+    """Worker processes, each with its share of the processors and one device. Those that die are replaced."""
+
+    def __init__(self, size: int, dataset: Path, run: Run, cfg: Config) -> None:
+        self._job = dataset, run, cfg
+        self._workers: list[tuple[BaseProcess, Connection] | None] = [None] * size
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def _start(self, k: int) -> tuple[BaseProcess, Connection]:
+        # Spawned, not forked: OpenGL contexts and CUDA do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        numbers, count = processors(), len(self)
+        share = numbers[k * len(numbers) // count : (k + 1) * len(numbers) // count]
+        devices = _devices()
+        device = devices[k % len(devices)] if devices else None
+        process = context.Process(target=_worker, args=(theirs, *self._job, share, device), daemon=True)
+        process.start()
+        theirs.close()  # so that the worker's death closes the pipe
+        return process, ours
+
+    def give(self, k: int, task: tuple[Path, Path, int]) -> None:
+        _, connection = self._workers[k] = self._workers[k] or self._start(k)
+        with suppress(OSError):  # it has died just now: `messages` will tell
+            connection.send(task)
+
+    def messages(self) -> Iterator[tuple[int, _Message]]:
+        """Wait for something to happen; what it was, and in which worker."""
+        open_ends = {worker[1]: k for k, worker in enumerate(self._workers) if worker}
+        for ready in wait([*open_ends]):
+            assert isinstance(ready, Connection)
+            k = open_ends[ready]
+            try:
+                yield k, ready.recv()
+            except (EOFError, OSError):
+                yield k, ("failed", {"error": self._bury(k), "again": True})
+
+    def _bury(self, k: int) -> str:
+        """Of what a worker died."""
+        worker, self._workers[k] = self._workers[k], None
+        assert worker is not None
+        process, connection = worker
+        connection.close()
+        process.join()
+        code = process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        return f"the worker process ended with {how}" + (
+            "; was memory short?" if code == -signal.SIGKILL else f" (see {LOG})"
+        )
+
+    def stop(self) -> None:
+        living = [worker for worker in self._workers if worker]
+        for process, _ in living:
+            process.terminate()
+        for process, connection in living:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            connection.close()
+
+
+def _devices() -> list[str]:
+    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return stated.split(",")[:count] if stated else [str(n) for n in range(count)]
+
+
+def _worker(
+    connection: Connection, dataset: Path, run: Run, cfg: Config, share: Sequence[int], device: str | None
+) -> None:
+    """The life of a worker process: recordings come in, what happens goes out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def die_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)  # at once, as by kill -9, which every store survives
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if share and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    torch.set_num_threads(1)
+    with suppress(EOFError):
+        while True:
+            folder, out, attempt = connection.recv()
+            connection.send(_attempt(connection, folder, out, attempt, dataset, run, cfg))
+
+
+def _attempt(
+    connection: Connection, folder: Path, out: Path, attempt: int, dataset: Path, run: Run, cfg: Config
+) -> _Message:
+    def tell(**values: int) -> None:
+        connection.send(("progress", values))
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / LOG).open("a", encoding="utf-8") as log:
+            for stream in (1, 2):  # below Python, too: libraries print
+                os.dup2(log.fileno(), stream)
+        print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {attempt}", flush=True)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        recording = find_recording(folder, inherit=dataset)
+        for warning in recording.warnings:
+            print(f"warning: {warning}", flush=True)
+        tell(frames=0, total=len(recording))
+        summary = run(recording, out, cfg, lambda frames: tell(frames=frames)).summary
+    except InputError as e:
+        print(f"error: {e}", flush=True)
+        return "failed", {"error": str(e), "again": False}
+    except Exception as e:
+        traceback.print_exc()
+        return "failed", {"error": f"{type(e).__name__}: {e} (see {LOG})", "again": True}
+    return "done", {
+        "frames": summary.frames,
+        "fps": summary.fps,
+        "reprojection_px": summary.reprojection_median_px,
+        "warnings": recording.warnings,
+    }
