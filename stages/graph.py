@@ -97,6 +97,11 @@ def _run(
     estimated = recording.calibration is None
     recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
     net = load_net(cfg.regress)
+    if net is None and len(recording.rig) == 1:
+        raise InputError(
+            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
+            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
+        )
     results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
     has_videos = any(v is not None for v in recording.videos)

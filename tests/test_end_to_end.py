@@ -229,6 +229,20 @@ def test_keypoints_and_calibration_alone(recording, tmp_path):
     assert not [*(tmp_path / "out").glob("*.mp4")]
 
 
+def test_one_camera_needs_the_regressor(recording, tmp_path):
+    bare = tmp_path / "bare"
+    name = min(f.name for f in (recording / "keypoints").iterdir())
+    shutil.copytree(recording / "keypoints" / name, bare / "keypoints" / name)
+    (bare / "recording.yaml").write_text("picture_size: [320, 240]\n")
+    words = ("run", bare, "--out", tmp_path / "out")
+    text = call(*words, "--set", "regress.weights=none", status=2)
+    assert f"one camera, '{name}', and no regressor" in " ".join(text.split())
+    call(*words)
+    store = Store(tmp_path / "out" / "results.zarr")
+    assert store.first_missing == 5
+    assert store.array("people/0/valid").mean() > 0.9
+
+
 def test_info_of_both_ends(recording, results):
     out, _ = results
     text = call("info", recording)
