@@ -212,3 +212,59 @@ def test_pick_people_takes_the_chosen_and_fills_the_rest() -> None:
     values = np.arange(2 * 3 * 2).reshape(2, 3, 2).astype(np.float64)
     found = pick_people(values, np.array([[0, 1, -1], [1, -1, 0]]), -9.0)
     assert found.tolist() == [[0, 3, -9], [7, -9, 10]]
+
+
+ONE = ring(4).select(["cam01"])
+
+
+def shown_to_one(*people: np.ndarray, seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return scene(ONE, *(p[:1] for p in people), seed=seed)
+
+
+def alone(phase: float = 0.0, at: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    return seen(ring(4), figure(TIME, at, phase), seed=int(10 * phase))
+
+
+def test_one_camera_follows_whom_it_shows_largest() -> None:
+    xy, confidence, where = shown_to_one(alone(), alone(1.0, (-1.0, 2.0)))
+    chosen, anchor = run(ONE, xy, confidence)
+    assert np.array_equal(chosen, where)
+    assert np.isfinite(anchor).all()
+
+
+def test_one_camera_does_not_take_a_bystander_while_the_person_is_hidden() -> None:
+    person, other = alone(), alone(1.0, (-1.0, 2.0))
+    person[:, 20:30] = np.nan, np.nan, 0
+    xy, confidence, where = shown_to_one(person, other)
+    chosen, _ = run(ONE, xy, confidence)
+    expected = where.copy()
+    expected[:, 20:30] = -1
+    assert np.array_equal(chosen, expected)
+
+
+def test_one_camera_does_not_start_with_a_bystander() -> None:
+    person, other = alone(), alone(1.0, (-7.0, 0.5))
+    person[:, :12] = np.nan, np.nan, 0
+    xy, confidence, where = shown_to_one(person, other)
+    chosen, _ = run(ONE, xy, confidence)
+    assert (chosen[:, :12] == -1).all()
+    assert np.array_equal(chosen[:, 12:], where[:, 12:])
+
+
+def test_one_camera_goes_on_where_it_stopped() -> None:
+    xy, confidence, _ = shown_to_one(alone(), alone(1.0, (-1.0, 2.0)))
+    usual = usual_score(ONE, xy, confidence, CFG)
+    whole, end = follow(ONE, xy, confidence, TIME, usual, NEVER, CFG)
+    first, anchor = follow(ONE, xy[:, :17], confidence[:, :17], TIME[:17], usual, NEVER, CFG)
+    second, last = follow(ONE, xy[:, 17:], confidence[:, 17:], TIME[17:], usual, anchor, CFG)
+    assert np.array_equal(np.concatenate([first, second], 1), whole)
+    assert last.tobytes() == end.tobytes()
+
+
+def test_one_camera_that_shows_nobody() -> None:
+    xy, confidence = np.full((1, 48, 2, 25, 2), np.nan), np.zeros((1, 48, 2, 25))
+    chosen, anchor = run(ONE, xy, confidence)
+    assert (chosen == -1).all()
+    assert np.isnan(anchor).all()
+    assert usual_score(ONE, xy[:, :, :0], confidence[:, :, :0], CFG) == 0
+    assert (run(ONE, xy[:, :, :0], confidence[:, :, :0])[0] == -1).all()

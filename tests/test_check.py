@@ -219,3 +219,31 @@ def test_a_real_recording_with_one_camera_three_frames_late(balancing: Recording
 def test_a_real_recording_with_one_camera_turned(balancing: Recording, view: int, degrees: float) -> None:
     check = check_recording(replace(balancing, rig=turned(balancing.rig, view, "x", degrees)))
     assert check.suspect == balancing.rig.names[view]
+
+
+def test_cameras_that_stand_nobody_knows_where_are_not_compared(tmp_path: Path) -> None:
+    make(tmp_path, 3)
+    (tmp_path / "calibration.toml").unlink()
+    (tmp_path / "recording.yaml").write_text("{fps: 20, picture_size: [1280, 720]}")
+    for file in (tmp_path / "keypoints" / "cam02").iterdir():
+        file.write_text('{"people": []}')
+    check = check_recording(find_recording(tmp_path))
+    assert not check.compared
+    assert check.person.tolist() == [1, 0, 1]
+    assert check.files.tolist() == [1, 1, 1]
+    assert np.isnan(check.residual_px).all()
+    assert check.lag == (None, None, None)
+    assert check.rows()[1] == ("cam01", "100 %", "100 %")
+    (finding,) = check.findings()
+    assert finding.startswith("camera cam02 shows nobody")
+
+
+def test_a_single_camera(tmp_path: Path) -> None:
+    make(tmp_path, 2)
+    for file in (tmp_path / "keypoints" / "cam02").iterdir():
+        file.unlink()
+    (tmp_path / "keypoints" / "cam02").rmdir()
+    check = check_recording(find_recording(tmp_path))
+    assert not check.compared
+    assert check.person.tolist() == [1]
+    assert check.findings() == []

@@ -672,3 +672,86 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
         find_recording(session / "b", inherit=session)
     (session / "b" / "recording.yaml").write_text("calibration: {path: calibration.toml}\n")
     assert find_recording(session / "b", inherit=session).calibration == own
+
+
+def without_calibration(folder: Path, text: str = "picture_size: [1280, 720]\nfps: 24\n") -> Recording:
+    (folder / "calibration.toml").unlink(missing_ok=True)
+    state(folder, text)
+    return find_recording(folder)
+
+
+def test_without_a_calibration(folder: Path) -> None:
+    found = without_calibration(folder)
+    assert not found.placed
+    assert found.calibration is None
+    assert found.rig.names == RIG.names
+    assert found.format.name == "body_25"
+    assert np.allclose(found.rig.K, [[1280, 0, 639.5], [0, 1280, 359.5], [0, 0, 1]])
+    assert (found.rig.dist == 0).all()
+    assert found.focal_stated == (False, False, False)
+    assert said(
+        found, r"no calibration found: .* run estimates where they stand .* cam01, cam02, cam03 is assumed"
+    )
+
+
+def test_without_a_calibration_the_video_says_how_large_its_pictures_are(folder: Path) -> None:
+    add_videos(folder)
+    found = without_calibration(folder, "")
+    assert (found.rig.size == [320, 180]).all()
+    assert np.allclose(found.rig.K[0], [[320, 0, 159.5], [0, 320, 89.5], [0, 0, 1]])
+
+
+def test_a_stated_focal_length(folder: Path) -> None:
+    size = "picture_size: [1280, 720]\n"
+    found = without_calibration(folder, size + "focal_px: 1100")
+    assert found.focal_stated == (True, True, True)
+    assert (found.rig.K[:, 0, 0] == 1100).all()
+    assert not said(found, "the focal length of")
+    found = without_calibration(folder, size + "focal_px: {cam02: 900}")
+    assert found.focal_stated == (False, True, False)
+    assert found.rig.K[:, 1, 1].tolist() == [1280, 900, 1280]
+    assert said(found, "the focal length of cam01, cam03 is assumed")
+    for wrong, message in (
+        ("focal_px: {cam07: 900}", "focal_px: no camera is called 'cam07'; known: cam01, cam02, cam03"),
+        ("focal_px: -3", "must be positive"),
+        ("focal_px: 9", r"focal_px of camera 'cam01'.* fx = 9 does not fit a picture 1280 pixels wide"),
+        ("picture_size: [0, 720]", "must be a width and a height"),
+    ):
+        with pytest.raises(InputError, match=message):
+            without_calibration(folder, wrong if "size" in wrong else size + wrong)
+
+
+def test_a_focal_length_beside_a_calibration_is_not_used(folder: Path) -> None:
+    state(folder, "focal_px: 1100\nfps: 24\n")
+    found = find_recording(folder)
+    assert np.allclose(found.rig.K, RIG.K)
+    assert said(found, "focal_px is not used where there is a calibration")
+
+
+def test_without_calibration_and_video_the_size_must_be_stated(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"camera cam01 has neither .* picture_size: \[width, height\]"):
+        without_calibration(folder, "fps: 24")
+
+
+def test_a_broken_calibration_is_not_taken_for_none(folder: Path) -> None:
+    (folder / "calibration.toml").write_text("[cam01]\nmatrix = 3\n")
+    with pytest.raises(InputError, match=r"calibration\.toml"):
+        find_recording(folder)
+
+
+def test_without_a_calibration_a_camera_without_keypoints_is_left_out(folder: Path) -> None:
+    add_videos(folder)
+    shutil.rmtree(folder / "keypoints" / "cam02")
+    found = without_calibration(folder, "")
+    assert found.rig.names == ("cam01", "cam03")
+    assert said(found, "left out: cam02")
+
+
+def test_a_single_camera_without_a_calibration(folder: Path) -> None:
+    for name in ("cam02", "cam03"):
+        shutil.rmtree(folder / "keypoints" / name)
+    found = without_calibration(folder)
+    assert found.placed
+    assert len(found.rig) == 1
+    assert said(found, "the camera is taken to stand still, and its position is the world's origin")
+    assert found.people(np.arange(3)).shape[0] == 1

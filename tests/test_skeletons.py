@@ -13,9 +13,11 @@ from pipeline.skeletons import (
     best_bodies,
     body_size,
     decide_format,
+    decide_format_in_pictures,
     find_scales,
     find_unit,
     limb_misfit,
+    picture_misfit,
     share_outside,
     to_body_25,
     to_pixels,
@@ -156,3 +158,37 @@ def test_keypoints_of_a_larger_picture_lie_outside() -> None:
     pixels, size = image("body_25"), ring(3).size
     assert share_outside(pixels, size).max() == 0
     assert share_outside(pixels * np.float32(2.5), size).min() > 0.2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pictures_tell_the_format(name: str) -> None:
+    points = image(name)
+    found, doubts = decide_format_in_pictures(points, UNKNOWN, None)
+    assert found.name == name
+    assert doubts == []
+    if len(FORMATS[name]) == 25:
+        other = "body_25b" if name == "body_25" else "body_25"
+        assert found.margin is not None
+        assert found.margin > 1.7
+        assert picture_misfit(points, other) / picture_misfit(points, name) == pytest.approx(found.margin)
+        assert "times closer together" in found.how
+
+
+def test_pictures_doubt_a_format_that_is_stated_wrong() -> None:
+    found, doubts = decide_format_in_pictures(image("body_25"), UNKNOWN, "body_25b")
+    assert found.name == "body_25b"
+    assert "states the keypoint format body_25b, but read as body_25" in doubts[0]
+    assert decide_format_in_pictures(image("body_25"), UNKNOWN, "body_25")[1] == []
+
+
+def test_pictures_that_do_not_tell_are_refused() -> None:
+    noise = np.random.default_rng(0).normal(500, 100, (2, 30, 1, 25, 3)).astype(np.float32)
+    noise[..., 2] = 1
+    with pytest.raises(
+        InputError, match=r"25 keypoints can be .* the pictures do not tell .*keypoints: {format"
+    ):
+        decide_format_in_pictures(noise, UNKNOWN, None)
+    noise[..., 2] = 0
+    assert np.isnan(picture_misfit(noise, "body_25"))
+    with pytest.raises(InputError, match="the pictures do not tell"):
+        decide_format_in_pictures(noise, UNKNOWN, None)
