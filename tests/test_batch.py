@@ -1,0 +1,234 @@
+"""Many recordings: found, run in processes, remembered. What a run does is replaced by something quick."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from recordings import figure, ring, seen, write_recording
+
+import run_pipeline
+from pipeline.batch import Row, find_recordings, page, process, processors, read_manifest
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.summary import Summary
+
+RIG = ring(3, size=(320, 180))
+PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
+
+
+class Settings(Config):
+    number: int = 1
+
+
+@dataclass
+class Done:
+    summary: Summary
+
+
+def run(recording, out, cfg, progress):
+    """Does what a file in the recording's folder says."""
+    marker = recording.path / "behave"
+    what = marker.read_text() if marker.exists() else ""
+    if what == "once":
+        marker.unlink()
+        raise RuntimeError("by chance")
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "wait":
+        time.sleep(60)
+    progress(len(recording))
+    where = {"processors": processors(), "threads": torch.get_num_threads(), "pid": os.getpid()}
+    (out / "where.json").write_text(json.dumps(where))
+    (out / "report.html").write_text("")
+    return Done(Summary(len(recording), 30.0, 0.2, True, 1.5, 1.6, (), ()))
+
+
+def make(folder, behaviour=""):
+    write_recording(folder, RIG, [PERSON])
+    if behaviour:
+        (folder / "behave").write_text(behaviour)
+    return folder
+
+
+def work(dataset, out, **more):
+    """All events of a batch."""
+    return [*process(dataset, out, more.pop("cfg", Settings()), run, **more)]
+
+
+def test_recordings_are_found_by_what_they_hold(tmp_path):
+    for name in ("b/two", "b/one", "a", ".hidden/x", "b/one/inside", "out/old"):
+        make(tmp_path / name)
+    (tmp_path / "b/notes/deep").mkdir(parents=True)
+    results = tmp_path / "b/results.zarr"
+    make(results / "x")
+    (results / "zarr.json").write_text("{}")
+    (tmp_path / "b/notes/loop").symlink_to(tmp_path)
+    found = find_recordings(tmp_path, tmp_path / "out")
+    assert [*found] == ["a", "b/one", "b/two"]
+    assert found["b/one"] == tmp_path / "b/one"
+    assert [*find_recordings(tmp_path, only="b/*")] == ["b/one", "b/two"]
+    assert [*find_recordings(tmp_path / "a")] == ["a"]
+    with pytest.raises(InputError, match=r"none of the 4 recordings is called so; they are a, b/one"):
+        find_recordings(tmp_path, only="c*")
+    with pytest.raises(InputError, match="no recordings found"):
+        find_recordings(tmp_path / "b/notes/deep")
+    with pytest.raises(InputError, match="no such folder"):
+        find_recordings(tmp_path / "nowhere")
+
+
+def test_videos_need_a_calibration_and_a_broken_one_is_found_too(tmp_path):
+    (tmp_path / "s/videos").mkdir(parents=True)
+    (tmp_path / "s/videos/cam01.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match="no recordings found"):
+        find_recordings(tmp_path)
+    make(tmp_path / "t")
+    (tmp_path / "calibration.toml").write_bytes((tmp_path / "t/calibration.toml").read_bytes())
+    assert [*find_recordings(tmp_path)] == ["s", "t"]
+    (tmp_path / "t/recording.yaml").write_text("nonsense: 1")
+    assert [*find_recordings(tmp_path)] == ["s", "t"]
+
+
+def test_no_failure_stops_the_others_and_the_next_call_goes_on(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name, behaviour in (("a", ""), ("b", "once"), ("c", "die"), ("d/x", ""), ("d/<i>", "")):
+        make(data / name, behaviour)
+    (data / "d/calibration.toml").write_bytes((data / "a/calibration.toml").read_bytes())
+    (data / "d/x/calibration.toml").unlink()  # it has that of the folder above
+    (data / "d/<i>/calibration.toml").write_text("no = [")
+    events = work(data, out, workers=2, retry=1)
+    rows = read_manifest(out)
+    assert {name: (r.state, r.attempts) for name, r in rows.items()} == {
+        "a": ("done", 1), "b": ("done", 2), "c": ("failed", 2), "d/x": ("done", 1), "d/<i>": ("failed", 1),
+    }  # fmt: skip
+    assert "SIGKILL; was memory short?" in rows["c"].error
+    assert "d/<i>/calibration.toml" in rows["d/<i>"].error
+    assert (rows["a"].frames, rows["a"].fps, rows["a"].reprojection_px) == (6, 30.0, 1.5)
+    assert rows["a"].report == "a/report.html"
+    assert any("30 fps assumed" in w for w in rows["a"].warnings)
+    assert rows["b"].error == ""
+    assert "RuntimeError: by chance" in (out / "b/log.txt").read_text()
+    told = [e for e in events if e.row.name == "a"]
+    assert [e.row.state for e in told] == ["running", "running", "running", "done"]
+    assert [e.frames for e in told] == [0, 0, 6, 0]
+    assert told[1].total == 6
+    where = [json.loads((out / name / "where.json").read_text()) for name in ("a", "b", "d/x")]
+    assert all(w["threads"] == 1 for w in where)
+    if hasattr(os, "sched_setaffinity") and len(processors()) > 1:
+        assert all(set(w["processors"]) < set(processors()) for w in where)
+
+    # Again: what is done is left alone, what failed is tried.
+    (data / "c/behave").unlink()
+    again = work(data, out, workers=1)
+    assert {e.row.name for e in again if e.worker < 0} == {"a", "b", "d/x"}
+    assert {e.row.name for e in again if e.worker == 0} == {"c", "d/<i>"}
+    rows = read_manifest(out)
+    assert (rows["c"].state, rows["c"].attempts, rows["c"].error) == ("done", 3, "")
+    assert (rows["a"].state, rows["a"].attempts) == ("done", 1)
+    assert not multiprocessing.active_children()
+
+
+def test_other_settings_or_lost_results_are_run_again(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        make(data / name)
+
+    def attempts(**more):
+        work(data, out, workers=1, **more)
+        return [row.attempts for row in read_manifest(out).values()]
+
+    assert attempts(only="[ab]") == [1, 1]
+    (data / "a/recording.yaml").write_text("fps: 25\n")
+    (out / "b/report.html").unlink()
+    assert attempts() == [2, 2, 1]
+    assert attempts(only="c", cfg=Settings(number=2)) == [2, 2, 2]
+    assert read_manifest(out)["a"].state == "done", "rows that are not chosen stay"
+
+
+def test_whoever_stops_listening_stops_the_workers(tmp_path):
+    make(tmp_path / "data/a", "wait")
+    events = process(tmp_path / "data", tmp_path / "out", Settings(), run, workers=1)
+    assert next(events).row.state == "running"
+    assert next(events).total == 6  # it runs
+    assert len(multiprocessing.active_children()) == 1
+    with pytest.raises(InputError, match="another batch is at work"):
+        work(tmp_path / "data", tmp_path / "out")
+    events.close()
+    assert not multiprocessing.active_children()
+    assert read_manifest(tmp_path / "out")["a"].state == "running", "it was cut off"
+    with FileLock(tmp_path / "out/.lock", timeout=0):
+        pass
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    make(tmp_path / "data/a")
+    (tmp_path / "out").mkdir()
+    for text in ("", "{}", '{"recordings": [{"name": 1, "state": "gone"}]}'):
+        (tmp_path / "out/batch.json").write_text(text)
+        with pytest.raises(InputError, match=r"batch\.json: .* Remove it"):
+            work(tmp_path / "data", tmp_path / "out")
+
+
+def test_the_page_escapes_what_comes_from_outside():
+    bad = "<script>alert(1)</script>"
+    row = Row(f'a/{bad}"&', "failed", error=bad, warnings=(bad,), report=f'a/{bad}"/report.html')
+    text = page(bad, [row, replace(row, name="b", state="done", frames=5)])
+    assert "<script" not in text
+    assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22/report.html"' in text
+    assert text.count("&lt;script&gt;") == 7
+    assert "2 recordings: 1 done, 1 failed" in text
+
+
+def call(capfd, monkeypatch, *words):
+    """Status and everything printed by the command."""
+    monkeypatch.setattr(sys, "argv", ["run_pipeline.py", "batch", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main()
+    out, err = capfd.readouterr()
+    return int(ended.value.code or 0), out + err
+
+
+def test_a_dry_run_says_what_is_there_and_changes_nothing(tmp_path, capfd, monkeypatch):
+    for name in ("s/a", "s/b"):
+        make(tmp_path / "data" / name)
+    (tmp_path / "data/s/a/calibration.toml").rename(tmp_path / "data/s/calibration.toml")
+    out = tmp_path / "out"
+    status, text = call(capfd, monkeypatch, tmp_path / "data", "--out", out, "--dry-run")
+    assert status == 0
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("s/")}
+    assert rows == {
+        "s/a": ["3", "6", "30", "body_25", "../calibration.toml"],
+        "s/b": ["3", "6", "30", "body_25", "calibration.toml"],
+    }
+    (tmp_path / "data/s/b/calibration.toml").write_text("no = [")
+    status, text = call(capfd, monkeypatch, tmp_path / "data", "--out", out, "--dry-run")
+    assert status == 1
+    assert "s/b: error: " in text
+    assert "2 recordings, 1 of them cannot be run" in text
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        ([".", "--workers", "0"], "--workers 0: expected a number from 1, or auto"),
+        ([".", "--workers", "many"], "--workers many: expected"),
+        (["."], "no recordings found"),
+        ([".", "--set", "smplify.overlap=1"], "unknown key"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, capfd, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    status, text = call(capfd, monkeypatch, *words, "--out", "out")
+    assert status == 2
+    assert message in text
+    assert not Path("out").exists()
