@@ -1282,8 +1282,9 @@ def start_regressed(
     """Rotations (T, 24, 3, 3) and transl (T, 3) of one motion from a regressor's poses of single frames.
 
     rotations (T, 24, 3, 3) and pelvis (T, 3), metres, world: NaN where it has none. What it lacks is
-    interpolated over time, and so are frames that face away from most others. before as in ``start_pose``,
-    taken as it is. None where no frame has a pose. float64.
+    interpolated over time, and so are frames that face away from most others. Joints that no keypoint shows
+    to turn are straight, as in ``start_pose``: a fit would not smooth what each frame says of them. before as
+    there, taken as it is. None where no frame has a pose. float64.
     """
     rest = body.joints_template[0].double() + body.joints_shapedirs[0].double() @ betas.double()
     known = pelvis.isfinite().all(-1) & rotations.isfinite().flatten(1).all(1)
@@ -1291,6 +1292,9 @@ def start_regressed(
     if not bool(known.any()):
         return None
     local, transl = torch.nan_to_num(rotations.double()), torch.nan_to_num(pelvis.double()) - rest
+    unseen = torch.ones(JOINTS, dtype=torch.bool)
+    unseen[_Model.of(body, torch.float64, torch.device("cpu")).active] = False
+    local[:, unseen] = torch.eye(3, dtype=torch.float64)
     done = 0 if before is None else len(before[0])
     if before is not None:
         local[:done], transl[:done], known[:done] = before[0].double(), before[1].double(), True
