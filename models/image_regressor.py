@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ _ON_CPU: Final = 8
 layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
 """A person is no smaller in the crop than this by SPIN's s, 12 pixels: less is no person, or no weights."""
+SMPL_PELVIS: Final = (-0.0018, -0.2233, 0.0282)
+"""Metres: J_pelvis of the neutral SMPL at betas 0, where the body that ships has its origin."""
 POSE_SIGMA: Final = 0.35
 """Radians by which a rotation is expected to be off: an image regressor does not say."""
 
@@ -50,6 +52,8 @@ class ImageConfig:
     encoder: EncoderName = "resnet50"
     fusion: FusionName = "attention"
     contrast: Contrast = "none"
+    body: Literal["anny", "smpl"] = "anny"
+    """Whose betas, and whose pelvis at rest, its words are about: the body that ships, or SMPL."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class ImageRegressor(nn.Module):
         self, features: Tensor, seen: Tensor, box: Tensor, K: Tensor, body: KeypointBody
     ) -> Regression:
         """features (N, V, D) of the views; seen (N, V) bool; box (N, V, 3) of the crops: centre x, y and
-        side, pixels of the pinhole camera K (N, V, 3, 3)."""
+        side, pixels of the pinhole camera K (N, V, 3, 3); body: what ``config.body`` means."""
         said = self.estimate(features, seen)
         orient, transl = place(said, box, K, body)
         nobody = ~seen.any(1)
@@ -203,9 +207,17 @@ def place(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tup
     focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)
     s, x, y = said.camera.unbind(-1)
     away = 2 * focal / (box[..., 2] * s.clamp(min=_LEAST_SIZE))
-    rest = (body.joints_template[0] + said.betas @ body.joints_shapedirs[0].mT)[:, None]
+    rest = pelvis_at_rest(body, said.betas)[:, None]
     pelvis = (turn @ (rest + torch.stack([x, y, away], -1))[..., None])[..., 0]
     return turn @ said.orient, pelvis - rest
+
+
+def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
+    """J_pelvis(betas) (N, 3), metres, of betas (N, B): those that the body has count."""
+    directions = body.joints_shapedirs[0]
+    count = min(betas.shape[1], directions.shape[1])
+    rest: Tensor = body.joints_template[0] + betas[:, :count] @ directions[:, :count].mT
+    return rest
 
 
 def _mean_pose(turned: Tensor, there: Tensor) -> Tensor:
@@ -293,7 +305,7 @@ def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ImageConfig, dict[str, T
     """Configuration and own names of weights that are named as in SPIN or in the reference."""
     if not any(k.startswith("regressor.") for k in tensors):  # SPIN's HMR: encoder and head in one
         named = {("head." if k.startswith(_HEAD) else "encoder.") + k: v for k, v in tensors.items()}
-        return ImageConfig("resnet50", "single", "stretch"), named
+        return ImageConfig("resnet50", "single", "stretch", "smpl"), named
     own = {"resnet.": "encoder.", "encoder.": "encoder.", "regressor.": "head."}
     own |= {"mlp.": "fusion.net.", "conv1d.": "fusion.net."}
     prefixes = {p for p in own if any(k.startswith(p) for k in tensors)}
@@ -307,7 +319,7 @@ def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ImageConfig, dict[str, T
             number, _, rest = rest.partition(".")
             rest = f"{int(number) + 1}.{rest}"
         renamed[new + rest] = value
-    return ImageConfig(encoder, fusion, "none"), renamed
+    return ImageConfig(encoder, fusion, "none", "smpl"), renamed
 
 
 def _fill(net: ImageRegressor, tensors: Mapping[str, Tensor], path: Path) -> None:

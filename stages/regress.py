@@ -11,14 +11,16 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.body import Body
+from models.body import Body, KeypointBody, load_body
 from models.crops import crop, normalised, person_box
-from models.image_regressor import ImageRegressor, load_image_regressor
+from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor, pelvis_at_rest
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
@@ -141,7 +143,7 @@ def regress(
         for keypoints in items:
             yield PoseBatch.blank(keypoints, body.num_betas)
         return
-    place = _Place(rig, body, next(net.parameters()).device)
+    place = _Place(rig, body, net)
     together = chunks_together(cfg, net, window, len(rig))
     with ExitStack() as stack:
         frames: Iterator[Pictures] | None = None
@@ -173,23 +175,54 @@ def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
 
 
 class _Place:
-    """Cameras and body on the network's device, float32."""
+    """Cameras and bodies on the network's device, float32."""
 
-    def __init__(self, rig: Rig, body: Body, device: torch.device) -> None:
-        self.rig, self.device = rig, device
-        self.K, self.R, self.t = (torch.from_numpy(x).float().to(device) for x in (rig.K, rig.R, rig.t))
-        self.body, self.num_betas = body.keypoints.to(dtype=torch.float32, device=device), body.num_betas
+    def __init__(self, rig: Rig, body: Body, net: Net) -> None:
+        self.device = next(net.parameters()).device
+
+        def here(x: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(x).float().to(self.device)
+
+        self.K, self.R, self.t = here(rig.K), here(rig.R), here(rig.t)
+        meant, self.same = _meant_body(net, body)
+        self.meant = meant.to(dtype=torch.float32, device=self.device)
+        self.body = body.keypoints.to(dtype=torch.float32, device=self.device)
 
     def in_world(self, said: Regression) -> list[Tensor]:
-        """What is said of N people in frames, as the fields of ``PoseBatch``, in order, on the CPU."""
-        betas = said.betas[:, : self.num_betas]
-        betas = torch.nn.functional.pad(betas, (0, self.num_betas - betas.shape[1]))
-        said = replace(said, betas=betas)
-        R, t = (x.expand(len(betas), *x.shape) for x in (self.R, self.t))
-        orient, transl = to_world(said, R, t, self.body)
+        """What is said of N people in frames, as the fields of ``PoseBatch``, in order, on the CPU.
+
+        Of the body that is used: where the network means another one, the pelvis stays where it is, and
+        betas are 0.
+        """
+        said = replace(said, betas=_resized(said.betas, self.meant.joints_shapedirs.shape[-1]))
+        R, t = (x.expand(len(said.betas), *x.shape) for x in (self.R, self.t))
+        orient, transl = to_world(said, R, t, self.meant)
+        betas = _resized(said.betas, self.body.joints_shapedirs.shape[-1]) * float(self.same)
+        transl = transl + pelvis_at_rest(self.meant, said.betas) - pelvis_at_rest(self.body, betas)
         fields = [orient, said.body_pose, betas, transl, said.pose_sigma]
         known = torch.stack([x.flatten(1).isfinite().all(1) for x in fields]).all(0)
         return [torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).float().cpu() for x in fields]
+
+
+def _meant_body(net: Net, body: Body) -> tuple[KeypointBody, bool]:
+    """The body that a network's betas and translations are about; whether ``body`` has the same shapes."""
+    default = load_body()
+    ships = body.sha256 == default.sha256
+    if not isinstance(net, ImageRegressor) or net.config.body == "anny":
+        return default.keypoints, ships
+    if not ships:
+        return body.keypoints, True
+    # SMPL is not at hand; of all it is, only the pelvis counts here, and that hardly moves with the shape.
+    template = default.keypoints.joints_template.clone()
+    template[0] = torch.tensor(SMPL_PELVIS)
+    directions = torch.zeros_like(default.keypoints.joints_shapedirs)
+    return replace(default.keypoints, joints_template=template, joints_shapedirs=directions), False
+
+
+def _resized(betas: Tensor, count: int) -> Tensor:
+    """The first ``count`` betas (N, B), or zeros after them."""
+    betas = betas[:, :count]
+    return torch.nn.functional.pad(betas, (0, count - betas.shape[1]))
 
 
 @torch.no_grad()
@@ -246,7 +279,7 @@ def _from_pictures(
     # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
     ideal = person_box(xy, counts).to(place.device)
     K = place.K.expand(len(seen), *place.K.shape)
-    return net.regress(features, seen.to(place.device), ideal, K, place.body)
+    return net.regress(features, seen.to(place.device), ideal, K, place.meant)
 
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:

@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 @cache
 def network(encoder: EncoderName, fusion: FusionName, contrast: Contrast = "none") -> ImageRegressor:
     """With random weights whose head moves its state by more than rounding."""
-    net = ImageRegressor(ImageConfig(encoder, fusion, contrast)).eval().requires_grad_(False)
+    net = ImageRegressor(ImageConfig(encoder, fusion, contrast, "smpl")).eval().requires_grad_(False)
     g = torch.Generator().manual_seed(4)
     for key, value in net.state_dict().items():
         if "running_mean" in key:

@@ -16,8 +16,14 @@ from scenes import Scene, scene
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.body import load_body, pose_keypoints
-from models.image_regressor import ImageConfig, ImageRegressor, save_image_regressor
+from models.body import Body, load_body, pose_keypoints
+from models.image_regressor import (
+    SMPL_PELVIS,
+    ImageConfig,
+    ImageRegressor,
+    pelvis_at_rest,
+    save_image_regressor,
+)
 from models.regressor import CalibratedNet, Regression, save_regressor
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.errors import InputError
@@ -195,6 +201,30 @@ def of_scene(d: Scene) -> Iterator[KeypointBatch]:
         )
 
 
+def elsewhere() -> Body:
+    """A body of the user's own, whose pelvis at rest is where SMPL has it."""
+    move, k = torch.tensor(SMPL_PELVIS, dtype=torch.float64), BODY.keypoints
+    moved = replace(k, joints_template=k.joints_template + move, points_template=k.points_template + move)
+    return replace(BODY, sha256="another", keypoints=moved)
+
+
+def pelvis(out: list[PoseBatch], body: Body) -> Tensor:
+    return torch.cat(
+        [pelvis_at_rest(body.keypoints, b.betas.flatten(0, 1).double()) + b.transl.flatten(0, 1) for b in out]
+    )
+
+
+def test_another_body_stands_where_the_networks_own_does() -> None:
+    d, net = scene(3, "person", frames=24), load_net(RegressConfig())
+    own, other = (
+        list(regress(of_scene(d), RegressConfig(), d.rig, b, net, window=24)) for b in (BODY, elsewhere())
+    )
+    assert torch.allclose(pelvis(own, BODY), pelvis(other, elsewhere()), atol=1e-5)
+    assert (own[0].transl - other[0].transl).norm(dim=-1).min() > 0.2
+    assert own[0].betas.abs().max() > 0.01
+    assert not other[0].betas.any(), "of another space of shapes"
+
+
 # --- Networks on pictures -----------------------------------------------------------------------------------
 
 
@@ -277,6 +307,30 @@ def test_crops_of_every_view_person_and_frame_find_their_place(net: ImageRegress
     assert max(net.encoder.batches) <= size
     assert sum(net.encoder.batches) == int(seen.sum())
     assert all(b.posed.all() for b in out)
+
+
+def test_a_network_of_smpls_body_places_the_body_that_ships_too(net: ImageRegressor) -> None:
+    """Seen by one camera, where the network's own word is all there is."""
+    said = []
+    for body, means in ((elsewhere(), "smpl"), (BODY, "smpl"), (BODY, "anny")):
+        net.config = replace(net.config, body=means)
+        items = (
+            replace(c, image_px=c.image_px[:1], xy_px=c.xy_px[:1], confidence=c.confidence[:1])
+            for c in people_in_pictures(8)
+        )
+        stream = regress(
+            items,
+            RegressConfig(),
+            RIG.select(RIG.names[:1]),
+            body,
+            net,
+            window=WINDOW,
+            decode=lambda at: (FrameBatch(f.start, f.pictures[:1]) for f in filmed(8, at)),
+        )
+        said.append(pelvis(list(stream), body))
+    assert torch.allclose(said[0], said[1], atol=2e-2), "but for what the shape moves"
+    apart = float((said[1] - said[2]).norm(dim=-1).mean())
+    assert abs(apart - torch.tensor(SMPL_PELVIS).norm()) < 0.02
 
 
 def test_a_restart_with_pictures_reads_them_from_its_own_frame(net: ImageRegressor) -> None:
