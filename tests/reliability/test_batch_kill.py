@@ -1,0 +1,70 @@
+"""A batch that is killed at any moment, again and again, leaves what an undisturbed one leaves."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+from recordings import figure, ring, seen, write_recording
+
+from pipeline.batch import read_manifest
+
+ROOT = Path(__file__).parents[2]
+FRAMES = 60
+
+
+def start(dataset: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = ["batch", dataset, "--out", out, "--workers", "2"]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finish(dataset: Path, out: Path) -> None:
+    assert start(dataset, out).wait(timeout=280) == 0
+    assert all(row.state == "done" for row in read_manifest(out).values())
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    root = zarr.open_group(store, mode="r")
+    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("recordings", "kills"), [(2, 3), pytest.param(6, 20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, recordings, kills):
+    data, whole, out = tmp_path / "data", tmp_path / "whole", tmp_path / "out"
+    rig = ring(3, size=(320, 180))
+    for n in range(recordings):
+        person = seen(rig, figure(np.arange(FRAMES) / 30, phase=n), noise_px=0.5, seed=n)
+        write_recording(data / f"r{n}", rig, [person])
+    begun = time.monotonic()
+    finish(data, whole)
+    took = time.monotonic() - begun
+
+    rng = random.Random(0)
+    for _ in range(kills):
+        process = start(data, out)
+        # Half of the moments are anywhere, start included; half soon after something was finished.
+        end = time.monotonic() + rng.uniform(0.2, 1.0) * took / (1 if rng.random() < 0.5 else 2)
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive, "workers outlive the one they work for"
+        read_manifest(out)  # it is whole
+    finish(data, out)
+    for n in range(recordings):
+        left, right = (arrays(place / f"r{n}/results.zarr") for place in (whole, out))
+        assert left.keys() == right.keys()
+        for name, values in left.items():
+            assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
+        assert (out / f"r{n}/report.html").exists()
+    assert not [*out.rglob("*.part*")]
