@@ -99,7 +99,8 @@ class SmplifyConfig(Config):
     offset_sigma_mm: float = Field(
         2.5,
         ge=0,
-        description="how far detector and body may disagree about where a keypoint is; 0 switches it off",
+        description="how far detector and body may disagree about where a keypoint is: an offset for each, "
+        "estimated once, with the shape and from the same frames, then kept; 0 switches it off",
     )
     regressed_sigma_deg: float = Field(
         25.0,
@@ -538,10 +539,12 @@ def smplify(
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
     A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
     on in which the person is seen (those chunks are held back meanwhile), then kept: all frames have the same
-    betas. Their poses come with the shape and are final, up to the overlap. Where a person is seen again
-    within ``max_gap_s``, the frames between are bridged by the temporal terms; a chunk that ends in a gap is
-    held back until that is known. All other frames in which a person is not seen are NaN.
-    ``FitBatch.status`` says which frame is what. The windows of all people are fitted together.
+    betas. The offsets say how the detector's keypoints differ from the body's: a recording has one format,
+    and they are found anew for each person in it. The poses come with the shape and are final, up to the
+    overlap. Where a person is seen again within ``max_gap_s``, the frames between are bridged by the temporal
+    terms; a chunk that ends in a gap is held back until that is known. All other frames in which a person is
+    not seen are NaN. ``FitBatch.status`` says which frame is what. The windows of all people are fitted
+    together.
 
     A run of frames starts from triangulated keypoints, from the regressor's poses, or from these turned round
     by 180°: from what has the least energy. Where one view alone shows the person, and so in all frames of a
