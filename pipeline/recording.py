@@ -478,7 +478,7 @@ def _guess_intrinsics(
         check_intrinsics(rig, v, f"{folder / 'recording.yaml'}, focal_px of camera {name!r}")
     cameras = "the camera is" if len(rig) == 1 else "the cameras are"
     then = (
-        "its position is the world's origin, its axis level"
+        "run guesses which way is up from the person it sees"
         if len(rig) == 1
         else "run estimates where they stand from the person they see"
     )

@@ -634,13 +634,14 @@ def balance(points: Array, up: Array) -> Array:
     return up
 
 
-def upright(bundle: Bundle) -> Bundle:
-    """The bundle in a world with z up, y ahead of the first camera, the origin on the floor below the person.
+def upright(rig: Rig, points: Array) -> tuple[Rig, Array]:
+    """Cameras and a person's points (T, K, 3) in a world that stands upright.
+
+    z is up, y ahead of the first camera, the origin on the floor below the person.
 
     Up is what ``balance`` says and what is level in the pictures: few cameras are held askew, so those whose
     x axis is nearly level make it exactly so. A guess, good to some degrees.
     """
-    points, rig = bundle.points, bundle.rig
     overhead = -rig.R[:, 1].mean(0)
     up = body = balance(points, overhead / np.linalg.norm(overhead))
     # From a robust scale at which all cameras count down: ``body`` may be far off.
@@ -662,6 +663,4 @@ def upright(bundle: Bundle) -> Bundle:
     middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
     origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])
     r = rig.R @ turn.T
-    return replace(
-        bundle, rig=replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), points=turned - origin
-    )
+    return replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), turned - origin

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.body import Body
+from models.body import Body, load_body, pose_keypoints
+from models.regressor import load_regressor
 from pipeline.association import MatchConfig, follow, pick_people, usual_score
 from pipeline.calibration import read_calibration, write_calibration
 from pipeline.cameras import Array, Rig
@@ -44,6 +46,8 @@ _SLOWEST: Final = 10.0
 """Frames a second that people can still be followed at from picture to picture."""
 _PRESENCE: Final = 200
 """Frames, spread over a long recording, that tell where most views show somebody."""
+_FEW: Final = 5
+"""Frames with a person without which one camera does not tell what is up."""
 _OFF_M: Final = 0.04
 """Median distance of rays from points above which the views do not show one person, metres."""
 _STILL: Final = (3.0, 0.93)
@@ -65,7 +69,7 @@ def calibrate(
 
     Writes ``out/calibration.toml``; one that is there already is read, so that a run that goes on has the
     same cameras, and so that a user can correct them. World: z up, y ahead of the first camera, the origin on
-    the floor below the person; of a single camera, in the camera, which is taken to be level.
+    the floor below the person.
 
     Raises:
         InputError: the views do not show one person well enough, the cameras move, or the file that is there
@@ -79,8 +83,19 @@ def calibrate(
         _check_same(rig, recording.rig, path)
         said = [f"the cameras are those of {path}, which an earlier run has estimated"]
     elif len(recording.rig) == 1:
-        _write(recording.rig, path, 0.0)
-        rig, said = read_calibration(path), []
+        found = level(recording, cfg, match)
+        _write(found or recording.rig, path, 0.0)
+        rig = read_calibration(path)
+        how = (
+            "guessed from the person"
+            if found
+            else "unknown, nobody shows it: the camera is taken to be level"
+        )
+        said = [
+            f"one camera without a calibration: which way is up and where the floor is are {how}; distances "
+            f"from it are only as good as its focal length, {rig.K[0, 0, 0]:.0f} px, and the body's size"
+        ]
+        _log.warning(said[0])
     else:
         bundle = estimate(recording, body, cfg, match)
         _write(bundle.rig, path, float(np.nanmedian(bundle.residual_px)))
@@ -182,7 +197,36 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
             f"still, is the person in all of them? recording.yaml can shift a camera in time (frame_offset); "
             f"or {_DO}"
         )
-    return upright(bundle)
+    rig, points = upright(bundle.rig, bundle.points)
+    return replace(bundle, rig=rig, points=points)
+
+
+def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig | None:
+    """A single camera in a world in which the person it sees stands upright; None where it hardly sees one.
+
+    A network says, frame by frame, how the person stands before the camera: it knows no time and no up.
+    """
+    rig, at = recording.rig, _stretch(recording, cfg, match)
+    people = recording.people(at)
+    xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
+    usual = usual_score(rig, xy, confidence, match)
+    who, _ = follow(rig, xy, confidence, recording.timeline.time_s[at], usual, np.full(4, np.nan), match)
+    sight = _sight(xy, confidence, who)
+    there = np.flatnonzero(who[0] >= 0)
+    looks, trust = (torch.from_numpy(x[0, there][:, None]).float() for x in (sight.xy_px, sight.confidence))
+    if len(there) < _FEW:
+        return None
+    shown = load_regressor("uncalibrated")(
+        looks, trust, torch.from_numpy(rig.K).float().expand(len(there), 1, 3, 3)
+    )
+    known = shown.seen[:, 0]
+    if int(known.sum()) < _FEW:
+        return None
+    pose = torch.cat([shown.view_orient, shown.body_pose], 1)[known].double()
+    body = load_body().keypoints  # the one whose betas the network speaks of
+    _, points = pose_keypoints(body, pose, shown.betas[known].double(), shown.view_transl[known, 0].double())
+    camera = replace(rig, R=np.eye(3)[None], t=np.zeros((1, 3)))
+    return upright(camera, points.numpy())[0]
 
 
 def _sight(xy: Array, confidence: Array, who: NDArray[np.int64]) -> Sight:

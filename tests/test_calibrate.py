@@ -126,18 +126,32 @@ def test_a_calibrated_recording_is_left_alone(folder: Path, tmp_path: Path) -> N
     assert not (tmp_path / "calibration.toml").exists()
 
 
-def test_one_camera_needs_no_estimate(tmp_path: Path) -> None:
+def test_one_camera_is_told_from_the_person_what_is_up(tmp_path: Path) -> None:
     one = RIG.select(["cam01"])
     recording = find_recording(write(tmp_path / "one", [person()[:1]], one, "focal_px: 1024\n"))
     assert recording.placed
     assert recording.rig.K[0, 0, 0] == 1024
     assert "the camera is taken to stand still" in recording.warnings[-1]
     again = calibrate(recording, tmp_path, BODY, CFG, MATCH)
-    assert np.allclose(again.rig.R, recording.rig.R)
-    # Level: z is up, y ahead.
+    assert np.allclose(again.rig.K, recording.rig.K)
+    up = again.rig.R[0, :, 2]
+    assert np.degrees(np.arccos(up @ RIG.R[0, :, 2])) < 12
+    # On the floor below the person, four metres ahead of the camera, which looks along y.
+    assert again.rig.centres[0, 2] == pytest.approx(1.6, abs=0.6)
+    assert again.rig.centres[0, 1] == pytest.approx(-4, abs=0.8)
+    assert again.rig.R[0, 2, 1] > 0.9
+    assert is_estimated(tmp_path / "calibration.toml")
+    assert "up and where the floor is are guessed from the person" in again.warnings[-1]
+
+
+def test_one_camera_that_hardly_shows_anybody_is_taken_to_be_level(tmp_path: Path) -> None:
+    seldom = person()[:1]
+    seldom[:, 3:] = np.nan
+    recording = find_recording(write(tmp_path / "one", [seldom], RIG.select(["cam01"])))
+    again = calibrate(recording, tmp_path, BODY, CFG, MATCH)
     assert np.allclose(again.rig.R[0], [[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert (again.rig.t == 0).all()
-    assert is_estimated(tmp_path / "calibration.toml")
+    assert "the camera is taken to be level" in again.warnings[-1]
 
 
 def test_nobody_in_one_camera(tmp_path: Path) -> None:

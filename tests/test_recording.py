@@ -753,5 +753,5 @@ def test_a_single_camera_without_a_calibration(folder: Path) -> None:
     found = without_calibration(folder)
     assert found.placed
     assert len(found.rig) == 1
-    assert said(found, "the camera is taken to stand still, and its position is the world's origin")
+    assert said(found, "the camera is taken to stand still, and run guesses which way is up")
     assert found.people(np.arange(3)).shape[0] == 1

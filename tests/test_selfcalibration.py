@@ -244,18 +244,18 @@ def test_up_on_one_foot() -> None:
 
 
 def test_the_world_stands_upright_on_the_floor() -> None:
-    true, bundle = walker(), upright(found((0, 1, 2, 3)))
-    assert np.degrees(np.arccos((bundle.rig.R[0].T @ true.rig.R[0])[2, 2])) < 3
+    true, before = walker(), found((0, 1, 2, 3))
+    rig, points = upright(before.rig, before.points)
+    assert np.degrees(np.arccos((rig.R[0].T @ true.rig.R[0])[2, 2])) < 3
     # Level with the cameras and over the person; the first camera looks along y.
     feet = [BODY_25.index(n) for n in ("LHeel", "RHeel", "LBigToe", "RBigToe")]
-    assert abs(np.nanpercentile(bundle.points[:, feet, 2], 5)) < 0.05
-    assert np.abs(np.nanmedian(bundle.points[..., :2], axis=(0, 1))).max() < 0.01
-    ahead = bundle.rig.R[0, 2]
+    assert abs(np.nanpercentile(points[:, feet, 2], 5)) < 0.05
+    assert np.abs(np.nanmedian(points[..., :2], axis=(0, 1))).max() < 0.01
+    ahead = rig.R[0, 2]
     assert abs(ahead[0]) < 1e-9
     assert ahead[1] > 0.5
     # Still the same cameras and the same points.
-    before = found((0, 1, 2, 3))
-    assert np.allclose(bundle.rig.project(bundle.points), before.rig.project(before.points), equal_nan=True)
+    assert np.allclose(rig.project(points), before.rig.project(before.points), equal_nan=True)
 
 
 def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
@@ -263,8 +263,8 @@ def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
     roll = np.asarray(Rotation.from_euler("z", 25, degrees=True).as_matrix())
     r, t = bundle.rig.R.copy(), bundle.rig.t.copy()
     r[1], t[1] = roll @ r[1], roll @ t[1]
-    askew = upright(replace(bundle, rig=replace(bundle.rig, R=r, t=t)))
-    assert np.degrees(np.arccos((askew.rig.R[0].T @ walker().rig.R[0])[2, 2])) < 3
+    askew, _ = upright(replace(bundle.rig, R=r, t=t), bundle.points)
+    assert np.degrees(np.arccos((askew.R[0].T @ walker().rig.R[0])[2, 2])) < 3
 
 
 def test_which_candidates_are_one_person() -> None:
