@@ -494,7 +494,7 @@
       card("w8", "Configuration", null, plain.length ? list(plain) : null,
         parts.filter(([, v]) => v && typeof v === "object").map(([name, value]) => el("details", {}, el("summary", {}, name), list(flat(value))))),
       card("w4", "Software", null, list([...Object.entries(summary.versions || {}), ["body", `${(summary.body || {}).name} (${String((summary.body || {}).sha256 || "").slice(0, 12)})`],
-        ["keypoints", (summary.format || {}).name || "–"], ["how", (summary.format || {}).how || "–"]])),
+        ["keypoints", (summary.format || {}).name || "–"], ["how", (summary.format || {}).how || "–"], ["regressor", summary.regressor || "–"]])),
     ];
   };
 

@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from models.body import load_body
+from models.regressor import load_regressor, save_regressor
 from pipeline.config import load
 from pipeline.recording import find_recording
 from pipeline.store import Store
@@ -216,6 +217,24 @@ def test_other_settings_are_refused_by_name(recording, results):
     out, _ = results
     text = call("run", recording, "--out", out, "--set", "keypoints.min_confidence=0.5", status=2)
     assert "config.keypoints.min_confidence: 0.05 → 0.5" in text
+
+
+def test_other_weights_are_refused(recording, results, tmp_path):
+    """Of the same path: what is in the file counts."""
+    weights = tmp_path / "weights.safetensors"
+    net = load_regressor("calibrated")
+    save_regressor(net, weights)
+    short = tmp_path / "short"
+    short.mkdir()
+    (short / "calibration.toml").write_bytes((recording / "calibration.toml").read_bytes())
+    (short / "keypoints").symlink_to(recording / "keypoints")
+    words = ("run", short, "--out", tmp_path / "out", "--set", f"regress.weights={weights}")
+    assert f"calibrated keypoints; weights: {weights}" in call(*words)
+    regression = arrays(tmp_path / "out/results.zarr")["regression/0/body_pose"]
+    assert np.array_equal(regression, arrays(results[0] / "results.zarr")["regression/0/body_pose"])
+    net.start += 0.01
+    save_regressor(net, weights)
+    assert "config.regressor: " in call(*words, status=2)
 
 
 def test_keypoints_and_calibration_alone(recording, tmp_path):
