@@ -11,6 +11,7 @@ The energy follows SMPLify (Bogo et al. 2016) with time added, see ``Weights``:
       + pose · prior(Log R)   Gaussian mixture over poses
       + |R − R*|² / 2 σ²      a pose given for each frame, a regressor's
       + hinge · Σ relu²       elbows and knees that bend backwards
+      + sideways · Σ sin²     or sideways: by that alone a nearly straight limb's twist is seen
       + |p″|² + |R″|²         accelerations of the keypoints, and of the local rotations
       + |β|² + |o|²           shape and offsets, per 100 frames
 
@@ -36,6 +37,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
@@ -56,6 +58,29 @@ JOINTS = len(SMPL_PARENTS)
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
 
+_MOVES = {
+    "Nose": 7.6, "Eye": 7.6, "Ear": 7.6, "Neck": 7.3, "Shoulder": 7.0, "Elbow": 9.3, "Wrist": 11.7,
+    "MidHip": 3.5, "Hip": 4.1, "Knee": 9.6, "Ankle": 12.2, "Heel": 14.4, "SmallToe": 18.0, "BigToe": 20.0,
+}  # fmt: skip
+_TURNS = {
+    "pelvis": 32.0, "hip": 57.0, "knee": 58.0, "ankle": 89.0, "foot": 140.0,
+    "spine1": 15.5, "spine2": 13.6, "spine3": 9.7, "neck": 27.0, "head": 27.0,
+    "collar": 7.0, "shoulder": 54.0, "elbow": 41.0, "wrist": 85.0, "hand": 85.0,
+}  # fmt: skip
+"""How keypoints (m/s²) and local rotations (rad/s², Frobenius) accelerate: median over the CMU motion
+capture clips of a clip's root mean square, at 30 frames a second. Only ratios count here: torsos are slow."""
+
+
+def _ratios(values: Sequence[float]) -> NDArray[np.float64]:
+    """Values over one of them all that as a standard deviation would weigh as much on the whole."""
+    x = np.asarray(values)
+    out: NDArray[np.float64] = x * np.sqrt(np.mean(x**-2.0))
+    return out
+
+
+KEYPOINT_RATIOS = _ratios([_MOVES[k[1:] if k[0] in "LR" else k] for k in BODY_25])
+JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_JOINTS])
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -66,21 +91,25 @@ class Weights:
     820 px tall. Detectors err in proportion to the person's size in the picture."""
     keypoint_px: float = 1.0
     """Its least value, in pixels."""
-    pose: float = 0.03
-    """Of the squared Mahalanobis distance to the pose prior."""
+    pose: float = 0.05
+    """Of the squared Mahalanobis distance to the pose prior, for a clip, whose frames are much the same.
+    Single frames do best with 1."""
     hinge: float = 1000.0
     """Of the squared backward bend of elbows and knees, 1/rad²: 0.1° is what is left of it."""
+    sideways: float = 10.0
+    """Of the squared sine of the angle that elbows and knees bend sideways: people's do by 1–2°, and bodies
+    differ in where the axis is."""
     acceleration: float = 8.0
     """Of the mean over keypoints of squared acceleration / acceleration_ms2²."""
-    acceleration_ms2: float = 8.5
-    """m/s²: 2.4 mm a frame² at 60 frames a second."""
+    acceleration_ms2: float = 5.0
+    """m/s²: 1.4 mm a frame² at 60 frames a second; more for limbs, less for torsos (``KEYPOINT_RATIOS``)."""
     spin: float = 0.25
     """Of |R″|² / spin_rads2² of each local rotation; Frobenius, twice the squared angular acceleration."""
-    spin_rads2: float = 108.0
-    """rad/s²: 0.03 a frame² at 60 frames a second."""
-    shape: float = 10.0
+    spin_rads2: float = 27.0
+    """rad/s²: 0.0075 a frame² at 60 frames a second; more for limbs, less for spines (``JOINT_RATIOS``)."""
+    shape: float = 5.0
     """Of |β|², for every 100 frames: the data grow with the frames, so must what holds the shape."""
-    offset_m: float = 0.0025
+    offset_m: float = 0.003
     """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
 
 
@@ -260,8 +289,9 @@ class _Problem:
     t: Tensor  # (N, V, 3)
     focal: Tensor  # (N, V, T, 3): fx, skew, fy in standard deviations
     w_hinge: float
-    w_acc: float
-    w_spin: float
+    w_sideways: float
+    w_acc: Tensor  # (K,)
+    w_spin: Tensor  # (A,)
     w_shape: float
     w_offset: float
 
@@ -281,6 +311,19 @@ class _State:
     theta_slope: Tensor  # (N, T, (A − 1) 3) gradient of half the prior's and the hinges' energy
     component: Tensor  # (N, T) of the prior
     energy: Tensor  # (N,) float64
+
+
+def _sideways(pb: _Problem, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Sines (N, T, 4) of the angles by which forearms and shanks leave their hinge's plane, and derivatives.
+
+    It is the part of the lower bone, e, along the hinge's axis, h: R_he; its derivative (N, T, 4, 3) is
+    e × R_h.
+    """
+    axes = torch.tensor([axis for _, axis, _ in HINGES], device=motion.transl.device)
+    joints = [SMPL_JOINTS.index(name) for name, _, _ in HINGES]
+    row = motion.rotations[:, :, joints, axes]
+    bone = torch.eye(3, dtype=row.dtype, device=row.device)[1 - axes]  # forearms lie along x, shanks along y
+    return (row * bone).sum(-1), torch.linalg.cross(bone.expand_as(row), row, dim=-1)
 
 
 _NEAR = 0.1
@@ -324,14 +367,16 @@ def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
         back = (-sign * row[..., i]).clamp(min=0)
         slope[..., i] -= sign * pb.w_hinge * back
         energy = energy + pb.w_hinge * (back * back)[:, pb.held :].double().sum(1)
+    side, _ = _sideways(pb, motion)
+    energy = energy + pb.w_sideways * (side * side)[:, pb.held :].double().sum((1, 2))
 
     if frames >= 3:
         tied = pb.tied.to(torch.float64)
         bend = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
-        energy = energy + pb.w_acc * ((bend * bend).double().sum((1, 3)) @ tied)
+        energy = energy + (pb.w_acc * bend * bend).double().sum((1, 3)) @ tied
         turn = motion.rotations[:, :, pb.model.active]
         turn = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
-        energy = energy + pb.w_spin * ((turn * turn).double().sum((2, 3, 4)) @ tied)
+        energy = energy + (pb.w_spin * (turn * turn).sum((3, 4))).double().sum(2) @ tied
     if pb.free_shape:
         energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
         energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
@@ -427,15 +472,14 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     upper = {(i, j): (wpx[i] * px[j] + wpy[i] * py[j]).sum(1) for i in range(3) for j in range(i, 3)}
     pull = torch.stack([(wpx[i] * ux + wpy[i] * uy).sum(1) for i in range(3)], 1)  # (N, 3, F, K)
 
-    # Accelerations: a multiple of the identity on the diagonal, the rest couples frames.
+    # Accelerations: multiples of the identity on the diagonal, the rest couples frames.
     main, one, two = (b[h:] for b in _bands(frames, pb.tied))
+    tie = main[:, None] * pb.w_acc
     for i in range(3):
-        upper[i, i] = upper[i, i] + pb.w_acc * main[:, None]
+        upper[i, i] = upper[i, i] + tie
     pull = pull + pb.w_acc * _stiffness(st.points, 2, pb.tied)[:, :, h:]
     fold = [[upper[min(i, j), max(i, j)] for j in range(3)] for i in range(3)]
-    camera = [
-        [f - pb.w_acc * main[:, None] if i == j else f for j, f in enumerate(r)] for i, r in enumerate(fold)
-    ]
+    camera = [[f - tie if i == j else f for j, f in enumerate(r)] for i, r in enumerate(fold)]
 
     # ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ over joints b at and below a: G_b c_kb. Columns: g × M.
     turned = st.G[:, h:].permute(0, 3, 1, 4, 2)[:, :, :, :, None]  # (N, 3, F, 3, 1, 24)
@@ -460,8 +504,9 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
         folded[:, :, i].addcmul_(fold[i][1][..., None], jac[:, :, 1])
         folded[:, :, i].addcmul_(fold[i][2][..., None], jac[:, :, 2])
     diag = jac2.mT @ folded.reshape(n, free, 3 * keypoints, size)
-    next1 = (jac2[:, :-1].mT @ jac2[:, 1:]).mul_((pb.w_acc * one[: free - 1])[:, None, None])
-    next2 = (jac2[:, :-2].mT @ jac2[:, 2:]).mul_((pb.w_acc * two[: max(free - 2, 0)])[:, None, None])
+    weighed = jac2 * pb.w_acc.repeat(3)[:, None]
+    next1 = (jac2[:, :-1].mT @ weighed[:, 1:]).mul_(one[: free - 1, None, None])
+    next2 = (jac2[:, :-2].mT @ weighed[:, 2:]).mul_(two[: max(free - 2, 0), None, None])
 
     # Shape.
     betas = model.lever_dirs.shape[-1] if pb.free_shape else 0
@@ -470,7 +515,7 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
         dirs = model.lever_dirs.permute(1, 2, 0, 3).reshape(3 * JOINTS, -1)
         all_flat = st.flat.reshape(n, 3 * frames, -1)
         sj = (all_flat @ dirs).reshape(n, 3, frames, keypoints, betas) + model.joint0_dirs[:, None, None]
-        stiff = pb.w_acc * _stiffness(sj, 2, pb.tied)[:, :, h:]
+        stiff = pb.w_acc[:, None] * _stiffness(sj, 2, pb.tied)[:, :, h:]
         sj = sj[:, :, h:]
         weighed = torch.stack(
             [sum(camera[i][j][..., None] * sj[:, j] for j in range(3)) + stiff[:, i] for i in range(3)], 1
@@ -506,10 +551,15 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
             (pb.w_hinge * bent_back)[..., None, None] * axis[..., :, None] * axis[..., None, :]
         )
 
+    side, way = (x[:, h:] for x in _sideways(pb, st.motion))
+    hinges = [i // 3 for i, _ in pb.hinges]
+    grad[..., 6:].view(n, free, active - 1, 3)[:, :, hinges] += pb.w_sideways * side[..., None] * way
+    blocks[..., hinges] += pb.w_sideways * (way[..., :, None] * way[..., None, :]).movedim(2, -1)
+
     # Rotations' accelerations, and the way to given ones. ⟨R_s [δ_s]×, R_t [δ_t]×⟩ = δ_sᵀ (tr(Q) I − Qᵀ) δ_t
     # with Q = R_sᵀ R_t.
     turn = st.motion.rotations[:, :, model.active]
-    force = pb.w_spin * _stiffness(turn, 1, pb.tied)[:, h:]
+    force = pb.w_spin[:, None, None] * _stiffness(turn, 1, pb.tied)[:, h:]
     if pb.toward is not None:
         weight = pb.toward[1][:, h:]
         force[:, :, 1:] += weight[..., None, None] * (turn[:, h:, 1:] - pb.toward[0][:, h:])
@@ -517,13 +567,13 @@ def _linearise(pb: _Problem, st: _State, robust: float) -> _System:
     force = turn[:, h:].mT @ force
     vee = torch.stack([force[..., b, a] - force[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1)
     grad[..., 3:] += vee.flatten(2)
-    diag.diagonal(dim1=-2, dim2=-1)[..., 3:] += 2 * pb.w_spin * main[:, None]
+    diag.diagonal(dim1=-2, dim2=-1)[..., 3:] += 2 * main[:, None] * pb.w_spin.repeat_interleave(3)
     for gap, target, band in ((1, next1, one), (2, next2, two)):
         if free > gap:
             q = turn[:, h:-gap].mT @ turn[:, h + gap :]
             trace = q.diagonal(dim1=-2, dim2=-1).sum(-1)
             block = trace[..., None, None] * torch.eye(3, dtype=dtype, device=device) - q.mT
-            block = pb.w_spin * band[: free - gap, None, None, None] * block
+            block = band[: free - gap, None, None, None] * pb.w_spin[:, None, None] * block
             _block_diagonal(target, 3, active).add_(block.movedim(2, -1))
     fold_matrix = torch.stack([torch.stack(r, -1) for r in camera], -2)
     # An unknown that nothing depends on (a root in a frame that nobody saw) stays where it is.
@@ -732,14 +782,16 @@ def _offset_step(
     moved = sys.jacobian @ pose[..., None] + sys.shape_jacobian @ betas[:, None, :, None]
     moved = moved.reshape(n, free, 3, keypoints).mT
     pull = (
-        sys.pull + (sys.fold @ moved[..., None])[..., 0] + pb.w_acc * _stiffness(moved, 1, pb.tied[pb.held :])
+        sys.pull
+        + (sys.fold @ moved[..., None])[..., 0]
+        + pb.w_acc[:, None] * _stiffness(moved, 1, pb.tied[pb.held :])
     )
     turn = torch.einsum("kj,nfjab->nfkab", pb.model.weights, st.G[:, pb.held :])
     hessian = (turn.mT @ sys.fold @ turn).sum(1)
     if free >= 3:
         bend = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
         bend = bend * pb.tied[pb.held :, None, None, None]
-        hessian = hessian + pb.w_acc * (bend.mT @ bend).sum(1)
+        hessian = hessian + pb.w_acc[:, None, None] * (bend.mT @ bend).sum(1)
     hessian = hessian + pb.w_offset * torch.eye(3, dtype=turn.dtype, device=turn.device)
     gradient = (turn.mT @ pull[..., None]).sum(1)[..., 0] + pb.w_offset * st.motion.offsets
     hessian, gradient = (x.view(-1, pb.roots, *x.shape[1:]).sum(1) for x in (hessian, gradient))
@@ -1035,6 +1087,10 @@ def _prepare(
         pose = torch.nan_to_num(pose)[:, :, pick]
         pose, weight = (x.to(dtype).repeat_interleave(roots, 0) for x in (pose, weight))
         target = pose, weight
+    ratios = (torch.tensor(x, dtype=dtype, device=device) for x in (KEYPOINT_RATIOS, JOINT_RATIOS))
+    keypoint_ms2, joint_rads2 = (
+        x * y for x, y in zip((weights.acceleration_ms2, weights.spin_rads2), ratios, strict=True)
+    )
     problem = _Problem(
         model=model,
         prior=None if prior is None else prior.of_joints(active[1:], weights.pose / roots, dtype, device),
@@ -1050,10 +1106,9 @@ def _prepare(
         t=t.to(dtype),
         focal=focal.to(dtype),
         w_hinge=weights.hinge / roots,
-        w_acc=weights.acceleration
-        / (roots * body.weights.shape[0])
-        / (weights.acceleration_ms2 * per_frame) ** 2,
-        w_spin=weights.spin / roots / (weights.spin_rads2 * per_frame) ** 2,
+        w_sideways=weights.sideways / roots,
+        w_acc=weights.acceleration / (roots * body.weights.shape[0]) / (per_frame * keypoint_ms2) ** 2,
+        w_spin=weights.spin / roots / (per_frame * joint_rads2[model.active]) ** 2,
         w_shape=weights.shape * share,
         w_offset=share / weights.offset_m**2 if weights.offset_m else 0.0,
     )

@@ -88,16 +88,19 @@ class SmplifyConfig(Config):
         gt=0,
         description="standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall",
     )
-    pose_weight: float = Field(0.03, ge=0, description="weight of the pose prior")
-    shape_weight: float = Field(10.0, ge=0, description="weight of |betas|², for every 100 frames")
+    pose_weight: float = Field(0.05, ge=0, description="weight of the pose prior")
+    shape_weight: float = Field(5.0, ge=0, description="weight of |betas|², for every 100 frames")
     acceleration_sigma: float = Field(
-        8.5, gt=0, description="standard deviation of a keypoint's acceleration, m/s²; less is smoother"
+        5.0,
+        gt=0,
+        description="standard deviation of a keypoint's acceleration, m/s², for one that moves as the "
+        "average does; less is smoother",
     )
     spin_sigma: float = Field(
-        108.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s²"
+        27.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s², the same way"
     )
     offset_sigma_mm: float = Field(
-        2.5,
+        3.0,
         ge=0,
         description="how far detector and body may disagree about where a keypoint is: an offset for each, "
         "estimated once, with the shape and from the same frames, then kept; 0 switches it off",

@@ -203,11 +203,15 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(unposed: bool) -> None:
         turn = st.motion.rotations[:, :, pb.model.active]
         parts = [
             weight * st.miss,
-            pb.w_acc**0.5 * (st.points[:, :, 2:] - 2 * st.points[:, :, 1:-1] + st.points[:, :, :-2]),
-            pb.w_spin**0.5 * (turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]),
+            pb.w_acc.sqrt() * (st.points[:, :, 2:] - 2 * st.points[:, :, 1:-1] + st.points[:, :, :-2]),
+            pb.w_spin.sqrt()[:, None, None] * (turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]),
             (root.mT @ (theta - pb.prior.means[at.component])[..., None]),
             pb.w_shape**0.5 * st.motion.betas,
             pb.toward[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.toward[0]),
+            pb.w_sideways**0.5
+            * torch.stack(
+                [st.motion.rotations[:, :, SMPL_JOINTS.index(n), a, 1 - a] for n, a, _ in HINGES]
+            ).movedim(0, -1),
             *(pb.w_hinge**0.5 * (-sign * theta[..., i]).clamp(min=0) for i, sign in pb.hinges),
         ]
         return torch.cat([p[pb.roots :].reshape(-1) for p in parts])  # of the second problem
