@@ -65,7 +65,7 @@ _LONELY: Final = 0.8
 _FEW: Final = 5
 """... and this many frames at least."""
 
-_DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|turntable)(\.part)?\.mp4")
+_DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|side|turntable)(\.part)?\.mp4")
 """What is drawn from results, which may be into the recording's own folder."""
 
 FOCAL_BY_SIDE: Final = 1.0

@@ -93,6 +93,11 @@ def test_videos_need_a_calibration_and_a_broken_one_is_found_too(tmp_path):
     make(tmp_path / "t")
     (tmp_path / "calibration.toml").write_bytes((tmp_path / "t/calibration.toml").read_bytes())
     assert [*find_recordings(tmp_path)] == ["s", "t"]
+    drawn = ("overlay_cam01", "mesh_cam01", "skeleton_cam01", "mosaic", "side", "turntable")
+    (tmp_path / "results").mkdir()
+    for name in drawn:
+        (tmp_path / f"results/{name}.mp4").write_bytes(b"x")
+    assert [*find_recordings(tmp_path)] == ["s", "t"]
     (tmp_path / "t/recording.yaml").write_text("nonsense: 1")
     assert [*find_recordings(tmp_path)] == ["s", "t"]
 
