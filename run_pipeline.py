@@ -407,6 +407,7 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Train for so long, however many steps that makes.")
     ] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
     settings: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
@@ -430,7 +431,7 @@ def train(
     bar = tqdm(total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
     samples, began = 0, time.monotonic()
     try:
-        with closing(training(cfg, motion, out, minutes=minutes, resume=resume)) as steps_done:
+        with closing(training(cfg, motion, out, minutes=minutes, init=init, resume=resume)) as steps_done:
             for done in steps_done:
                 samples += done.samples
                 rate = samples / (time.monotonic() - began)

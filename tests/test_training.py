@@ -292,6 +292,38 @@ def test_training_brings_the_error_down(motion, tmp_path):
     assert np.nanmean(aligned) <= np.nanmean(direct)
 
 
+def test_a_training_starts_from_weights_that_are_given(motion, tmp_path):
+    list(train(TrainConfig(steps=5, **TINY), motion, tmp_path / "first"))
+    init = tmp_path / "first" / "weights.safetensors"
+    more = TrainConfig(steps=1, learning_rate=1e-9, reprojection=5.0, **{**TINY, "iterations": 3})
+    list(train(more, motion, tmp_path / "second", init=init))
+    first, second = load_regressor(init), load_regressor(tmp_path / "second" / "weights.safetensors")
+    assert (first.iterations, second.iterations) == (2, 3)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match="holds a calibrated net"):
+        other = TrainConfig(net="uncalibrated", **TINY)
+        next(train(other, motion, tmp_path / "third", init=init))
+
+
+def test_reprojection_is_the_distance_to_the_rays(monkeypatch):
+    s = samples(views=8)
+    net = make_net(TrainConfig(width=32), some_poses())
+
+    def shifted(e, by):
+        turned = e.turn[:, None] @ s.turned
+        root = ((s.joints[:, 0] - e.origin)[:, None] @ e.turn.mT)[:, 0] + torch.tensor([0.0, by, 0.0])
+        joints, points = net.kinematics(turned, s.betas)
+        return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
+
+    def cost(by):
+        monkeypatch.setattr(net, "rounds", lambda e: shifted(e, by))
+        return loss_of(net, s, 1.0)[0].item() - loss_of(net, s)[0].item()
+
+    assert cost(0.0) == pytest.approx(0.001, abs=3e-4)  # rounded off at a millimetre
+    assert 0.015 < cost(0.02) < 0.021  # cameras are level: all but along the rays
+
+
 def test_every_count_of_views_is_trained_equally_often():
     projections, cfg = Projections(some_poses(), BODY), TrainConfig(batch=1)
     seen = [tuple(b.K.shape[1] for b in batches(projections, cfg, step)) for step in range(40)]

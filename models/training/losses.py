@@ -10,6 +10,7 @@ from torch import Tensor
 from models.regressor import (
     CalibratedNet,
     Estimate,
+    Evidence,
     KeypointNet,
     crop,
     gather,
@@ -24,8 +25,11 @@ EARLIER: float = 0.3
 _ENDS = tuple(i for i, name in enumerate(SMPL_JOINTS) if name.endswith(("foot", "hand")))
 
 
-def loss_of(net: KeypointNet, batch: Projected) -> tuple[Tensor, Estimate]:
-    """Loss (scalar) and the last estimate. No term sees a person whom no view shows."""
+def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tuple[Tensor, Estimate]:
+    """Loss (scalar) and the last estimate. No term sees a person whom no view shows.
+
+    ``reprojection`` weighs what the calibrated net is to agree with that the detector found, right or not.
+    """
     if isinstance(net, CalibratedNet):
         e = gather(batch.xy_px, batch.confidence, batch.K, batch.R, batch.t)
         shown = e.seen.any(1)
@@ -41,6 +45,8 @@ def loss_of(net: KeypointNet, batch: Projected) -> tuple[Tensor, Estimate]:
             + 3 * (x.root - root).abs().mean(-1).clamp_max(1)
             for x in estimates
         ]
+        if reprojection:
+            terms = [a + reprojection * _beside_rays(x, e) for a, x in zip(terms, estimates, strict=True)]
     else:
         c = crop(batch.xy_px, batch.confidence, batch.K)
         shown = c.seen.any(1)
@@ -70,8 +76,18 @@ def loss_of(net: KeypointNet, batch: Projected) -> tuple[Tensor, Estimate]:
             )
             terms.append(_shared(x, truth, joints, points, batch.betas) + (mean * view).sum(1))
     last = estimates[-1]
-    total = EARLIER * torch.stack(terms[:-1]).sum(0) + terms[-1] + 0.05 * _doubt(last, truth)
+    weights = [EARLIER] * (len(terms) - 1) + [1.0]
+    total = sum((w * x for w, x in zip(weights, terms, strict=True)), 0.05 * _doubt(last, truth))
     return (total * shown).sum() / shown.sum().clamp_min(1), last
+
+
+def _beside_rays(x: Estimate, e: Evidence) -> Tensor:
+    """(N,) mean distance of the body's points to the rays they were seen on, metres, without outliers."""
+    away = (x.points + x.root[:, None])[:, None] - e.centre[:, :, None]
+    miss2 = (away**2).sum(-1) - (away * e.ray).sum(-1) ** 2
+    far = miss2.clamp_min(1e-6).sqrt()
+    w = e.weight / (1 + miss2.detach() / 0.01) ** 2
+    return (w * far).sum((1, 2)) / w.sum((1, 2)).clamp_min(1e-3)
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

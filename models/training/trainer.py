@@ -21,6 +21,7 @@ from models.regressor import (
     CalibratedNet,
     KeypointNet,
     UncalibratedNet,
+    load_regressor,
     matrix_to_six,
     save_regressor,
 )
@@ -45,6 +46,9 @@ class TrainConfig(Config):
     """Of the trunk and the iterations' hidden layers."""
     iterations: int = Field(4, ge=1)
     """Rounds of feedback."""
+    reprojection: float = Field(0.0, ge=0)
+    """Of the distance, metres, between the calibrated net's keypoints and the rays on which they were found,
+    outliers apart: it is to agree with a detector that defines points otherwise, not only with the truth."""
     steps: int = Field(20000, ge=1)
     """Gradient steps, over which the learning rate falls to zero as a cosine."""
     batch: int = Field(128, ge=1)
@@ -126,16 +130,23 @@ def batches(
 
 
 def train(
-    cfg: TrainConfig, motion: Path, out: Path, *, minutes: float | None = None, resume: bool = False
+    cfg: TrainConfig,
+    motion: Path,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    init: Path | None = None,
+    resume: bool = False,
 ) -> Iterator[Progress]:
     """Train, yielding after every step; leaves weights.safetensors, metrics.jsonl and checkpoints in ``out``.
 
-    With ``minutes``, that much time takes the place of the number of steps. Closing the generator saves a
-    checkpoint. A training that was closed or killed goes on from its last one with ``resume``, to the same
-    weights if it counts steps.
+    The net starts from random weights, or from those of the file ``init``, whose net may have made another
+    number of iterations. With ``minutes``, that much time takes the place of the number of steps. Closing
+    the generator saves a checkpoint. A training that was closed or killed goes on from its last one with
+    ``resume``, to the same weights if it counts steps.
 
-    Raises ``InputError`` when the motion cannot be read, or when ``out`` has or lacks a checkpoint where it
-    should not.
+    Raises ``InputError`` when the motion or the first weights cannot be read, or when ``out`` has or lacks a
+    checkpoint where it should not.
     """
     train_poses, test_poses = read_poses(motion)
     body = load_body().keypoints
@@ -145,6 +156,14 @@ def train(
         held_out.sample(cfg.check_samples, v, TEST, torch.Generator().manual_seed(v)) for v in CHECKED_VIEWS
     ]
     net = make_net(cfg, train_poses).to(device)
+    if init is not None:
+        before = load_regressor(init)
+        if before.config | {"iterations": 0} != net.config | {"iterations": 0} or before.kind != net.kind:
+            raise InputError(
+                f"{init}: holds a {before.kind} net ({before.config}), the settings ask for a {net.kind} one "
+                f"({net.config})."
+            )
+        net.load_state_dict(before.state_dict())
     optimiser = torch.optim.AdamW(
         net.parameters(),
         lr=cfg.learning_rate,
@@ -197,7 +216,7 @@ def train(
             optimiser.zero_grad()
             loss = 0.0
             for half in batches(projections, cfg, step, device):
-                value, _ = loss_of(net, half)
+                value, _ = loss_of(net, half, cfg.reprojection)
                 torch.autograd.backward(value / 2)
                 loss += value.item() / 2
             norm = torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip)
