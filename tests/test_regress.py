@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -25,6 +27,7 @@ from models.image_regressor import (
     save_image_regressor,
 )
 from models.regressor import CalibratedNet, Regression, save_regressor
+from models.rotations import geodesic_degrees
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.errors import InputError
 from stages.regress import RegressConfig, chunks_together, describe, digest, load_net, regress
@@ -368,6 +371,34 @@ def test_an_abandoned_stage_stops_its_decoder(net: ImageRegressor) -> None:
 def test_pictures_are_needed_where_a_network_looks_at_them(net: ImageRegressor) -> None:
     with pytest.raises(InputError, match="no videos"):
         next(regress(people_in_pictures(8), RegressConfig(), RIG, BODY, net, window=WINDOW))
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
+)
+def test_on_a_gpu_the_same() -> None:
+    d = scene(3, "person", frames=24)
+    there, here = RegressConfig(device="cuda"), RegressConfig(device="cpu")
+    a, b = (list(regress(of_scene(d), c, d.rig, BODY, load_net(c), window=24))[0] for c in (there, here))
+    assert (a.transl - b.transl).norm(dim=-1).max() < 1e-3
+    assert geodesic_degrees(a.body_pose, b.body_pose).max() < 0.5
+    config = ImageConfig("resnet50", "attention")
+    c, e = (
+        list(
+            regress(
+                people_in_pictures(8),
+                cfg,
+                RIG,
+                BODY,
+                ImageRegressor(config).eval().requires_grad_(False).to(cfg.device),
+                window=WINDOW,
+                decode=partial(filmed, 8),
+            )
+        )[0]
+        for cfg in (there, here)
+    )
+    assert geodesic_degrees(c.body_pose, e.body_pose).max() < 2, "bfloat16 in the encoder"
+    assert (c.betas - e.betas).abs().max() < 0.05
 
 
 # --- Which network ------------------------------------------------------------------------------------------
