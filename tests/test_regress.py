@@ -379,22 +379,20 @@ def test_pictures_are_needed_where_a_network_looks_at_them(net: ImageRegressor) 
 def test_on_a_gpu_the_same() -> None:
     d = scene(3, "person", frames=24)
     there, here = RegressConfig(device="cuda"), RegressConfig(device="cpu")
-    a, b = (list(regress(of_scene(d), c, d.rig, BODY, load_net(c), window=24))[0] for c in (there, here))
+    (a,), (b,) = (regress(of_scene(d), c, d.rig, BODY, load_net(c), window=24) for c in (there, here))
     assert (a.transl - b.transl).norm(dim=-1).max() < 1e-3
     assert geodesic_degrees(a.body_pose, b.body_pose).max() < 0.5
     config = ImageConfig("resnet50", "attention")
-    c, e = (
-        list(
-            regress(
-                people_in_pictures(8),
-                cfg,
-                RIG,
-                BODY,
-                ImageRegressor(config).eval().requires_grad_(False).to(cfg.device),
-                window=WINDOW,
-                decode=partial(filmed, 8),
-            )
-        )[0]
+    (c,), (e,) = (
+        regress(
+            people_in_pictures(8),
+            cfg,
+            RIG,
+            BODY,
+            ImageRegressor(config).eval().requires_grad_(False).to(cfg.device),
+            window=WINDOW,
+            decode=partial(filmed, 8),
+        )
         for cfg in (there, here)
     )
     assert geodesic_degrees(c.body_pose, e.body_pose).max() < 2, "bfloat16 in the encoder"
