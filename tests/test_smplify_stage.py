@@ -334,9 +334,9 @@ def together(scenes: list[Scene], dtype: torch.dtype = torch.float32) -> Iterato
 
 def test_people_together_are_fitted_as_alone() -> None:
     # One comes late and leaves for a while, so that the runs of frames differ in length.
-    scenes = [scene(12, "person", frames=80), scene(14, "person", frames=80), scene(15, "random", frames=80)]
-    scenes[1] = hidden(hidden(scenes[1], 0, 30), 50, 60)
-    config = SmplifyConfig(shape_frames=32)
+    scenes = [scene(12, "person", frames=48), scene(14, "person", frames=48), scene(15, "random", frames=48)]
+    scenes[1] = hidden(hidden(scenes[1], 0, 10), 28, 33)
+    config = SmplifyConfig(shape_frames=16)
 
     def fitted(people: list[Scene], dtype: torch.dtype = torch.float64) -> list[FitBatch]:
         return list(smplify(together(people, dtype), config, scenes[0].rig, body()))
@@ -345,7 +345,7 @@ def test_people_together_are_fitted_as_alone() -> None:
     single = fitted(scenes, torch.float32)
     for p, d in enumerate(scenes):
         alone = joined(fitted([d]), "joints")
-        assert bool(alone[65:].isfinite().all())
+        assert alone[10:].isfinite().all()
         beside = torch.cat([o.joints[:, p] for o in out]).double()
         assert torch.allclose(beside, alone, rtol=0, atol=1e-6, equal_nan=True)
         # Single precision stops within the tolerance of the fit, no nearer.
