@@ -54,24 +54,12 @@ class PriorTerms:
 
     def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """θ (..., D) → energy (...), Λ (θ − μ) (..., D) and the component (...) that holds there."""
-        best: Tensor | None = None
-        for m in range(len(self.means)):
-            delta = theta - self.means[m]
-            pull = delta @ self.precisions[m]
-            energy = (delta * pull).sum(-1) + self.constants[m]
-            if best is None:
-                best, slope, which = (
-                    energy,
-                    pull,
-                    torch.zeros(energy.shape, dtype=torch.long, device=theta.device),
-                )
-            else:
-                better = energy < best
-                best = torch.where(better, energy, best)
-                slope = torch.where(better[..., None], pull, slope)
-                which = torch.where(better, m, which)
-        assert best is not None
-        return best, slope, which
+        row = theta.reshape(-1, theta.shape[-1])
+        delta = row - self.means[:, None]  # (M, rows, D): all at once is fewer, larger operations
+        pull = delta @ self.precisions
+        energy, which = ((delta * pull).sum(-1) + self.constants[:, None]).min(0)
+        slope = pull[which, torch.arange(len(row), device=row.device)]
+        return energy.view(theta.shape[:-1]), slope.view(theta.shape), which.view(theta.shape[:-1])
 
 
 @lru_cache(maxsize=8)

@@ -465,7 +465,7 @@ def test_elbows_and_knees_bend_the_natural_way() -> None:
 
 
 def test_the_twist_of_nearly_straight_arms() -> None:
-    """Elbows that do not bend sideways tell some of it: the arm's plane is the hinge's. Measured: 32° of 48°."""
+    """Elbows that do not bend sideways tell some of it: the arm bends in a plane. Measured: 32° of 48°."""
     d = scene(5001, "person")
     arms = [SMPL_JOINTS.index(f"{s}_shoulder") for s in ("left", "right")]
 
