@@ -61,6 +61,10 @@ _SAME = 0.01
 """... until two of them end as near to each other in cost."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
+_HASTE = 15, 150
+"""Frames, and iterations at most, of a pair of views at one lag: there are many."""
+_CLEARER = 1.15
+"""A lag is believed at which two views agree so many times better than in step."""
 _LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
 """How far off ``balance`` may be, and how far from level most cameras are."""
 _STEP_M = 0.15
@@ -126,7 +130,7 @@ class Bundle:
 
 
 def pair_pose(
-    one: Array, two: Array, *, error: float, seed: int = 0
+    one: Array, two: Array, *, error: float, iterations: int = 1000
 ) -> tuple[Array, Array, NDArray[np.bool_]] | None:
     """Pose of a second camera from normalised image points (N, 2) of the same things in both.
 
@@ -135,9 +139,9 @@ def pair_pose(
     """
     if len(one) < _LEAST:
         return None
-    cv2.setRNGSeed(seed)
+    cv2.setRNGSeed(0)
     essential, agree = cv2.findEssentialMat(
-        np.ascontiguousarray(one), np.ascontiguousarray(two), np.eye(3), cv2.RANSAC, 0.9999, error, 1000
+        np.ascontiguousarray(one), np.ascontiguousarray(two), np.eye(3), cv2.RANSAC, 0.9999, error, iterations
     )
     if essential is None or essential.shape != (3, 3):
         return None
@@ -579,14 +583,47 @@ def _importance(candidates: Sequence[Sight]) -> Array:
     return np.sqrt(np.array(heights) / max(*heights, 1e-9))
 
 
-def _agreement(pair: Rig, both: Sight) -> float:
+def _agreement(pair: Rig, both: Sight, *, frames: int = _TRIED, iterations: int = 1000) -> float:
     """How many points of two views lie on epipolar lines of one geometry, times the share that do."""
-    few = both.frames(_spread(both, _TRIED))
+    few = both.frames(_spread(both, frames))
     seen = few.seen.all(0)
-    found = pair_pose(
-        *(normalised(pair, v, few.xy_px[v][seen]) for v in range(2)), error=_pair_error(pair, few)
-    )
+    normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
+    found = pair_pose(*normal, error=_pair_error(pair, few), iterations=iterations)
     return 0.0 if found is None else float(found[2].sum() ** 2 / max(len(found[2]), 1))
+
+
+def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
+    """Views that are late, by so many frames: at t + lag they show what the others show at t.
+
+    Every pair of views at every lag up to ``most``: at the right one, most points lie on epipolar lines of
+    one geometry. A view is late of which all others say so, or all but one, to within two frames. With two
+    views it is the second one's lag. For views that fit nothing: for a rig, ``check_recording`` tells finer.
+    """
+    views, frames = len(rig), sight.confidence.shape[1]
+    most = min(most, frames // 2)
+    lag = np.zeros((views, views))
+    for a, b in combinations(range(views), 2):
+        pair = rig.select([rig.names[a], rig.names[b]])
+        scores = []
+        for k in range(-most, most + 1):
+            here, there = slice(max(-k, 0), frames - max(k, 0)), slice(max(k, 0), frames + min(k, 0))
+            both = Sight(
+                np.stack([sight.xy_px[a, here], sight.xy_px[b, there]]),
+                np.stack([sight.confidence[a, here], sight.confidence[b, there]]),
+            )
+            scores.append(_agreement(pair, both, frames=_HASTE[0], iterations=_HASTE[1]))
+        best = int(np.argmax(scores))
+        if scores[best] > _CLEARER * scores[most]:
+            lag[b, a], lag[a, b] = best - most, most - best
+    if views == 2:
+        return {1: int(lag[1, 0])} if lag[1, 0] else {}
+    found = {}
+    for v in range(views):
+        others = np.delete(lag[v], v)
+        usual = round(float(np.median(others)))
+        if usual and ((others != 0) & (np.abs(others - usual) <= 2)).sum() >= max(2, views - 2):
+            found[v] = usual
+    return found
 
 
 def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:

@@ -20,7 +20,7 @@ from models.regressor import load_regressor
 from pipeline.association import MatchConfig, follow, pick_people, usual_score
 from pipeline.calibration import read_calibration, write_calibration
 from pipeline.cameras import Array, Rig
-from pipeline.check import check_recording
+from pipeline.check import MAX_LAG, check_recording
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording
@@ -32,6 +32,7 @@ from pipeline.selfcalibration import (
     adjust,
     find_cameras,
     moved,
+    out_of_step,
     same_person,
     upright,
 )
@@ -167,11 +168,12 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     picked = [candidates[v][k] for v, k in enumerate(chosen)]
     sight = Sight(np.concatenate([s.xy_px for s in picked]), np.concatenate([s.confidence for s in picked]))
     bundle = find_cameras(rig, sight, size, focal)
+    step = int(at[1] - at[0]) if len(at) > 1 else 1
     if bundle is None:
         raise InputError(
             f"{recording.path}: where the cameras stand cannot be told from the person they see: "
-            f"{_shared(sight, names)}. They must show one person at the same time, for a few seconds of "
-            f"movement; {_DO}"
+            f"{_shared(sight, names)}. {_late(rig, sight, step)}They must show one person at the same time, "
+            f"for a few seconds of movement; {_DO}"
         )
     # With cameras, people are matched by geometry, track or no track: once more from all of it.
     usual = usual_score(bundle.rig, xy, confidence, match)
@@ -187,15 +189,14 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     if turned.max() > _STILL[0] and gain < _STILL[1]:
         raise InputError(
             f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
-            f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. Without "
-            f"a calibration only fixed cameras can be placed; {_DO}"
+            f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. "
+            f"{_late(rig, sight, step)}Without a calibration only fixed cameras can be placed; {_DO}"
         )
     if alone or not off < _OFF_M:
         raise InputError(
             f"{recording.path}: the cameras do not show one person at the same time ({1000 * off:.0f} mm off"
             f"{'; no agreement with ' + ', '.join(alone) if alone else ''}): are they in step, do they stand "
-            f"still, is the person in all of them? recording.yaml can shift a camera in time (frame_offset); "
-            f"or {_DO}"
+            f"still, is the person in all of them? {_late(rig, sight, step)}If not, {_DO}"
         )
     rig, points = upright(bundle.rig, bundle.points)
     return replace(bundle, rig=rig, points=points)
@@ -227,6 +228,16 @@ def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig
     _, points = pose_keypoints(body, pose, shown.betas[known].double(), shown.view_transl[known, 0].double())
     camera = replace(rig, R=np.eye(3)[None], t=np.zeros((1, 3)))
     return upright(camera, points.numpy())[0]
+
+
+def _late(rig: Rig, sight: Sight, step: int) -> str:
+    """A sentence about each camera that is out of step. sight: of every so many-th frame of the time line."""
+    late = {rig.names[v]: lag * step for v, lag in out_of_step(rig, sight, MAX_LAG).items()}
+    return "".join(
+        f"Camera {name} seems {abs(lag)} frames {'late' if lag > 0 else 'early'}; recording.yaml can mend "
+        f"that, frame_offset: {{{name}: {lag}}} (added to an offset that is there already). "
+        for name, lag in late.items()
+    )
 
 
 def _sight(xy: Array, confidence: Array, who: NDArray[np.int64]) -> Sight:

@@ -26,6 +26,7 @@ from pipeline.selfcalibration import (
     find_cameras,
     handedness,
     moved,
+    out_of_step,
     pair_pose,
     same_person,
     upright,
@@ -277,6 +278,18 @@ def test_which_candidates_are_one_person() -> None:
         [Sight(one.xy[2:3], one.confidence[2:3])],
     ]
     assert same_person(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 0, 0]
+
+
+def test_who_is_out_of_step() -> None:
+    s, lag = walker(), 7
+    xy, confidence = s.xy.copy(), s.confidence.copy()
+    xy[2, lag:], confidence[2, lag:] = s.xy[2, :-lag], s.confidence[2, :-lag]
+    rig = unknown(s.rig)
+    three = rig.select(rig.names[:3])
+    assert out_of_step(three, Sight(xy[:3], confidence[:3]), 10) == {2: lag}
+    assert out_of_step(rig.select(rig.names[1:3]), Sight(xy[1:3], confidence[1:3]), 10) == {1: lag}
+    assert out_of_step(rig.select(rig.names[2:]), Sight(xy[2:], confidence[2:]), 10) == {1: -lag}
+    assert out_of_step(three, sight_of(s, [0, 1, 2]), 10) == {}
 
 
 def test_a_camera_that_turns_is_noticed() -> None:
