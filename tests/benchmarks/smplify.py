@@ -42,6 +42,7 @@ from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.triangulation import triangulate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
+from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 from stages.smplify import SmplifyConfig, smplify  # noqa: E402
 
 BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"
@@ -198,6 +199,33 @@ def windows(figures: Figures) -> None:
     figures["window_latency_s"] = cpu(lambda: first.append(next(stage)))
 
 
+def one_camera(d: Scene, figures: Figures) -> None:
+    """Each camera alone, from what the network says, against the fit to all: joints about the pelvis, mm."""
+    whole = joints_of(d.solve().motion)
+    net = load_net(RegressConfig())
+
+    def off(found: Tensor, wanted: Tensor) -> float:
+        found, wanted = found - found[:, :1], wanted - wanted[:, :1]
+        return float((found - wanted).norm(dim=-1).nanmean()) * 1000
+
+    fits, said = [], []
+    for v, name in enumerate(d.rig.names):
+        rig = replace(d.rig.select([name]), R=np.eye(3)[None], t=np.zeros((1, 3)))
+        alone = replace(d, rig=rig, xy=d.xy[[v]], confidence=d.confidence[[v]])
+        wanted = whole @ torch.from_numpy(d.rig.R[v]).mT
+        items = (b.keypoints for b in batches(alone))
+        poses = list(regress(items, RegressConfig(), rig, body(), net, window=24))
+        fits.append(off(joined(list(smplify(iter(poses), SmplifyConfig(), rig, body())), "joints"), wanted))
+        turns = torch.cat([torch.cat([b.global_orient, b.body_pose[:, 0]], 1) for b in poses]).double()
+        betas, transl = (
+            torch.cat([getattr(b, n)[:, 0] for b in poses]).double() for n in ("betas", "transl")
+        )
+        frames = zip(turns, betas, transl, strict=True)
+        joints = [pose_keypoints(body().keypoints, r[None], b, t[None])[0] for r, b, t in frames]
+        said.append(off(torch.cat(joints), wanted))
+    figures["one_camera_mm"], figures["one_camera_network_mm"] = fits, said
+
+
 def natural(clips: int, figures: Figures) -> None:
     least = [
         bends(scene(1000 + i, "random", frames=12, noise_px=5).solve().motion.rotations[0])
@@ -330,6 +358,7 @@ def main() -> None:
     if args.recording.exists():
         d = recorded(args.recording)
         real(d, figures)
+        one_camera(d, figures)
     else:
         print(f"{args.recording} is not there: no figures on a real recording")
         d = scene(99, "random")
