@@ -143,9 +143,9 @@ ESTIMATED: Final = "estimated"
 """Key of the metadata that says that the cameras were estimated from a person, by ``run``."""
 
 
-def is_estimated(path: Path) -> bool:
+def is_estimated(path: Path | None) -> bool:
     """Whether a calibration that can be read says that it was estimated from a person."""
-    if path.suffix.lower() != ".toml":
+    if path is None or path.suffix.lower() != ".toml":
         return False
     metadata = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("metadata")
     return isinstance(metadata, dict) and metadata.get(ESTIMATED) is True

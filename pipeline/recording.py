@@ -25,6 +25,7 @@ from pipeline.calibration import (
     check_intrinsics,
     find_calibration,
     in_metres,
+    is_estimated,
     read_calibration,
 )
 from pipeline.cameras import Array, Rig
@@ -337,6 +338,11 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     focal_stated = tuple([False] * len(rig))
     if calibration:
         rig = _fit_sizes(rig, videos, calibration, warnings)
+        if is_estimated(calibration):
+            warnings.append(
+                f"{calibration.name} was estimated from a person: lengths in metres are only as good as the "
+                "body's, and up is a guess"
+            )
         if stated.focal_px is not None:
             warnings.append("recording.yaml: focal_px is not used where there is a calibration")
     else:

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
 from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
+from pipeline.calibration import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
@@ -94,7 +95,6 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    estimated = recording.calibration is None
     recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
     net = load_net(cfg.regress)
     if net is None and len(recording.rig) == 1:
@@ -184,7 +184,7 @@ def _run(
         "recording": str(recording.path.resolve()),
         "store": results.digest,
         "videos": [v.name for v in videos],
-        "calibration": {"file": str(recording.calibration), "estimated": estimated},
+        "calibration": {"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         "format": asdict(recording.format),
         "regressor": describe(cfg.regress, net),
         "warnings": recording.warnings,

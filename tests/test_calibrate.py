@@ -95,6 +95,7 @@ def test_the_file_is_a_calibration_like_others(placed: tuple[Recording, Path], f
     shutil.copy(path, other)
     found = find_recording(other)
     assert found.placed
+    assert any("calibration.toml was estimated from a person" in w for w in found.warnings)
     assert found.rig.t.tobytes() == rig.t.tobytes()
     assert not is_estimated(BALANCING / "calibration.toml") or not BALANCING.exists()
 
