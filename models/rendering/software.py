@@ -343,10 +343,10 @@ def _paint(
             uv, inverse_z, shade, faces, members, starts[band], starts[band + 1], samples, x0, y0 + top,
             (bottom - top) * samples, filled, extent,
         )  # fmt: skip
-        a, b = (0, bottom - top) if blending else (top, bottom)
-        _resolve(filled, extent, colours, samples, rgb[:, a:b], alpha[a:b], out_inverse_z[a:b])
+        at, high = 0 if blending else top, bottom - top
+        _resolve(filled, extent, colours, samples, rgb, alpha, out_inverse_z, at, high)
         if blending:
-            _blend(y_plane, u_plane, v_plane, rgb[:, a:b], alpha[a:b], x0, y0 + top, matrix)
+            _blend(y_plane, u_plane, v_plane, rgb, alpha[:high], x0, y0 + top, matrix)
             alpha[:] = 0
 
 
@@ -429,7 +429,7 @@ def resolve(
         np.where(inverse_z > 0, shade, 0) * SHADE_ONE
     ).astype(np.int64)
     extent = np.tile([0, width * samples], (height * samples, 1))
-    _resolve(filled, extent, _scaled(colours), samples, rgb, picture.alpha, picture.inverse_z)
+    _resolve(filled, extent, _scaled(colours), samples, rgb, picture.alpha, picture.inverse_z, 0, height)
     return picture
 
 
@@ -457,10 +457,12 @@ def _resolve(
     rgb: Pixels,
     alpha: Pixels,
     out_inverse_z: Floats,
+    at: int,
+    count: int,
 ) -> None:
-    """Average samples within each row's ``extent``, and clear them."""
-    for y in range(alpha.shape[0]):
-        j0, j1 = y * samples, (y + 1) * samples - 1
+    """Average samples within each row's ``extent`` into ``count`` rows of pixels from ``at``; clear them."""
+    for k in range(count):
+        y, j0, j1 = at + k, k * samples, (k + 1) * samples - 1
         first = min(extent[j0, 0], extent[j1, 0]) // samples
         stop = (max(extent[j0, 1], extent[j1, 1]) + samples - 1) // samples
         if first >= stop:

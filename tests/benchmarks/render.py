@@ -162,6 +162,9 @@ def parts(store: Store, video: VideoInfo, body: Body) -> dict[str, float]:
         "draw_without_antialiasing": _least(
             lambda: software.draw(vertices[0], body.faces, rig, 0, colours, antialias=False)
         ),
+        "paint": _least(
+            lambda: software.paint(planes(own), matrix, vertices[0], body.faces, rig, 0, colours)
+        ),
         "copy": _least(lambda: copied(frame)),
         "blend": _least(lambda: software.blend(planes(own), picture, matrix)),
     }
