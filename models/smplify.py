@@ -91,7 +91,7 @@ class Weights:
     820 px tall. Detectors err in proportion to the person's size in the picture."""
     keypoint_px: float = 1.0
     """Its least value, in pixels."""
-    pose: float = 0.05
+    pose: float = 0.04
     """Of the squared Mahalanobis distance to the pose prior, for a clip, whose frames are much the same.
     Single frames do best with 1."""
     hinge: float = 1000.0
@@ -109,7 +109,7 @@ class Weights:
     """rad/s²: 0.0075 a frame² at 60 frames a second; more for limbs, less for spines (``JOINT_RATIOS``)."""
     shape: float = 5.0
     """Of |β|², for every 100 frames: the data grow with the frames, so must what holds the shape."""
-    offset_m: float = 0.003
+    offset_m: float = 0.0025
     """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
 
 

@@ -88,7 +88,7 @@ class SmplifyConfig(Config):
         gt=0,
         description="standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall",
     )
-    pose_weight: float = Field(0.05, ge=0, description="weight of the pose prior")
+    pose_weight: float = Field(0.04, ge=0, description="weight of the pose prior")
     shape_weight: float = Field(5.0, ge=0, description="weight of |betas|², for every 100 frames")
     acceleration_sigma: float = Field(
         5.0,
@@ -100,7 +100,7 @@ class SmplifyConfig(Config):
         27.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s², the same way"
     )
     offset_sigma_mm: float = Field(
-        3.0,
+        2.5,
         ge=0,
         description="how far detector and body may disagree about where a keypoint is: an offset for each, "
         "estimated once, with the shape and from the same frames, then kept; 0 switches it off",
