@@ -153,7 +153,8 @@ def _band(width: int, antialias: bool) -> int:
 
 def blend(planes: Planes, picture: Picture, matrix: NDArray[np.float32]) -> None:
     """Blend a picture into a frame of the size it was drawn for; only its box is touched."""
-    _blend(*_gapless(planes), picture.rgb.transpose(2, 0, 1), picture.alpha, picture.x0, picture.y0, matrix)
+    rgb, x0, y0 = picture.rgb.transpose(2, 0, 1), picture.x0, picture.y0
+    _blend(*_gapless(planes), rgb, picture.alpha, 0, rgb.shape[2], x0, y0, matrix)
 
 
 def _gapless(planes: Planes) -> Planes:
@@ -346,8 +347,11 @@ def _paint(
         at, high = 0 if blending else top, bottom - top
         _resolve(filled, extent, colours, samples, rgb, alpha, out_inverse_z, at, high)
         if blending:
-            _blend(y_plane, u_plane, v_plane, rgb, alpha[:high], x0, y0 + top, matrix)
-            alpha[:] = 0
+            # Where the band has anything; in whole 2×2 blocks, which share their chroma.
+            left, right = extent[:, 0].min() // samples // 2 * 2, -(-extent[:, 1].max() // samples)
+            right = min(right + right % 2, width)
+            _blend(y_plane, u_plane, v_plane, rgb, alpha[:high], left, right, x0, y0 + top, matrix)
+            alpha[:, left:right] = 0
 
 
 @jit
@@ -556,19 +560,27 @@ def _blend(
     v_plane: Pixels,
     rgb: Pixels,
     alpha: Pixels,
+    left: int,
+    right: int,
     x0: int,
     y0: int,
     m: NDArray[np.float32],
 ) -> None:
-    height, width = alpha.shape
+    """Blend the columns ``left:right`` of a box that lies at ``x0, y0``; ``left`` is even."""
+    height = len(alpha)
     for j in range(height):
-        _blend_luma(y_plane[y0 + j, x0 : x0 + width], rgb[0, j], rgb[1, j], rgb[2, j], alpha[j], m[0])
+        _blend_luma(
+            y_plane[y0 + j, x0 + left : x0 + right],
+            rgb[0, j, left:right], rgb[1, j, left:right], rgb[2, j, left:right], alpha[j, left:right], m[0],
+        )  # fmt: skip
     for j in range(0, height, 2):
         k = min(j + 1, height - 1)  # the last row of a frame of odd height has no other beside it
         for plane, weights in ((u_plane, m[1]), (v_plane, m[2])):
             _blend_chroma(
-                plane[(y0 + j) // 2, x0 // 2 : (x0 + width + 1) // 2], rgb[0, j], rgb[1, j], rgb[2, j],
-                rgb[0, k], rgb[1, k], rgb[2, k], alpha[j], alpha[k], weights,
+                plane[(y0 + j) // 2, (x0 + left) // 2 : (x0 + right + 1) // 2],
+                rgb[0, j, left:right], rgb[1, j, left:right], rgb[2, j, left:right],
+                rgb[0, k, left:right], rgb[1, k, left:right], rgb[2, k, left:right],
+                alpha[j, left:right], alpha[k, left:right], weights,
             )  # fmt: skip
 
 
