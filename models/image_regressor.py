@@ -31,8 +31,6 @@ from models.regressor import Regression, average_rotations
 from models.rotations import rotation_between
 from pipeline.errors import InputError
 
-FOCAL_PX: Final = 5000.0
-"""Focal length of SPIN's camera, pixels of the crop."""
 ITERATIONS: Final = 3
 _ON_CPU: Final = 8
 """Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
@@ -278,8 +276,8 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[ImageConfig, dict[str
         return TypeAdapter(ImageConfig).validate_python(values), tensors
     except (SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise InputError(
-            f"{path}: no weights of an image regressor ({error}). Give a file that `train` has made, or "
-            "SPIN's model_checkpoint.pt."
+            f"{path}: no weights of an image regressor ({error}). Give SPIN's model_checkpoint.pt, or "
+            "weights of the keypoint network that `train` makes."
         ) from error
 
 
@@ -315,9 +313,9 @@ def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ImageConfig, dict[str, T
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         new = own.get(f"{prefix}.", f"{prefix}.")
-        if new == "fusion.net." and prefix == "mlp":  # ours begins with a layer that joins the two views
-            number, _, rest = rest.partition(".")
-            rest = f"{int(number) + 1}.{rest}"
+        number, _, of = rest.partition(".")
+        if prefix == "mlp" and number.isdecimal():  # ours begins with a layer that joins the two views
+            rest = f"{int(number) + 1}.{of}"
         renamed[new + rest] = value
     return ImageConfig(encoder, fusion, "none", "smpl"), renamed
 

@@ -24,7 +24,7 @@ from models.rotations import (
     geodesic_degrees,
     matrix_to_axis_angle,
 )
-from pipeline.batches import TensorBatch, _axes
+from pipeline.batches import TensorBatch, axes
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, SMPL_PARENTS
 
@@ -45,16 +45,16 @@ class Regression(TensorBatch):
     view is seen there is no person: NaN throughout.
     """
 
-    body_pose: Tensor = _axes("N 23 3 3")
+    body_pose: Tensor = axes("N 23 3 3")
     """Local rotation of joints 1–23 relative to their parents."""
-    betas: Tensor = _axes("N B")
-    view_orient: Tensor = _axes("N V 3 3")
+    betas: Tensor = axes("N B")
+    view_orient: Tensor = axes("N V 3 3")
     """Rotation of the root, body → camera."""
-    view_transl: Tensor = _axes("N V 3")
+    view_transl: Tensor = axes("N V 3")
     """SMPL's translation in the camera's frame, metres: the pelvis lies at J_pelvis(betas) + view_transl."""
-    seen: Tensor = _axes("N V")
+    seen: Tensor = axes("N V")
     """The view showed enough of the person for its root to count (bool)."""
-    pose_sigma: Tensor = _axes("N 23")
+    pose_sigma: Tensor = axes("N 23")
     """Radians: the angle by which each rotation of ``body_pose`` is expected to be off."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 
-def _axes(spec: str) -> Any:
+def axes(spec: str) -> Any:
     """A tensor field whose axes are ``spec``: letters that must agree within the batch, or sizes."""
     return field(metadata={"axes": tuple(spec.split())})
 
@@ -31,12 +31,12 @@ class TensorBatch:
 
     def __post_init__(self) -> None:
         seen: dict[str, tuple[int, str]] = {}
-        for batch, name, axes in self._tensors():
+        for batch, name, letters in self._tensors():
             shape = tuple(getattr(batch, name).shape)
             where = f"{type(batch).__name__}.{name}"
-            if len(shape) != len(axes):
-                raise ValueError(f"{where} has shape {shape}, expected axes ({', '.join(axes)})")
-            for size, axis in zip(shape, axes, strict=True):
+            if len(shape) != len(letters):
+                raise ValueError(f"{where} has shape {shape}, expected axes ({', '.join(letters)})")
+            for size, axis in zip(shape, letters, strict=True):
                 known, by = (int(axis), "its definition") if axis.isdigit() else seen.get(axis, (size, ""))
                 if size != known:
                     raise ValueError(f"{where} has {size} along {axis} (shape {shape}), {by} has {known}")
@@ -117,13 +117,13 @@ class FrameBatch:
 class SmplParams(TensorBatch):
     """SMPL parameters as smplx defines them, with rotation matrices in place of axis-angle."""
 
-    global_orient: Tensor = _axes("T P 3 3")
+    global_orient: Tensor = axes("T P 3 3")
     """Rotation of the root, body → world."""
-    body_pose: Tensor = _axes("T P 23 3 3")
+    body_pose: Tensor = axes("T P 23 3 3")
     """Local rotation of joints 1–23 relative to their parents."""
-    betas: Tensor = _axes("P B")
+    betas: Tensor = axes("P B")
     """Shape coefficients, one set a person."""
-    transl: Tensor = _axes("T P 3")
+    transl: Tensor = axes("T P 3")
     """Metres, world: added after posing, so the pelvis lies at J_pelvis(betas) + transl."""
 
 
@@ -135,15 +135,15 @@ class KeypointBatch(TensorBatch):
     """Index of the first frame on the recording's common time line."""
     rate: Fraction
     """Frames a second of that time line."""
-    time_s: Tensor = _axes("T")
+    time_s: Tensor = axes("T")
     """Seconds from the first frame of the recording's common span (float64)."""
-    image_px: Tensor = _axes("V T P 25 2")
+    image_px: Tensor = axes("V T P 25 2")
     """Pixels of the video frame, as detected, distorted; NaN where missing (float32)."""
-    xy_px: Tensor = _axes("V T P 25 2")
+    xy_px: Tensor = axes("V T P 25 2")
     """The same points undistorted, for the camera's K (float32)."""
-    confidence: Tensor = _axes("V T P 25")
+    confidence: Tensor = axes("V T P 25")
     """0 where missing (float32)."""
-    anchor: Tensor = _axes("P 4")
+    anchor: Tensor = axes("P 4")
     """What the matching remembers after this batch: last seen position, metres, world, and its time in
     seconds; NaN before the person was first seen (float64). With it the matching goes on after a restart."""
 
@@ -157,15 +157,15 @@ class PoseBatch(TensorBatch):
     """
 
     keypoints: KeypointBatch
-    global_orient: Tensor = _axes("T P 3 3")
+    global_orient: Tensor = axes("T P 3 3")
     """Rotation of the root, body → world."""
-    body_pose: Tensor = _axes("T P 23 3 3")
+    body_pose: Tensor = axes("T P 23 3 3")
     """Local rotation of joints 1–23 relative to their parents."""
-    betas: Tensor = _axes("T P B")
+    betas: Tensor = axes("T P B")
     """Shape coefficients."""
-    transl: Tensor = _axes("T P 3")
+    transl: Tensor = axes("T P 3")
     """Metres, world."""
-    pose_sigma: Tensor = _axes("T P 23")
+    pose_sigma: Tensor = axes("T P 23")
     """Radians: the angle by which each rotation of ``body_pose`` is expected to be off."""
 
     @property
@@ -210,15 +210,15 @@ class FitBatch(TensorBatch):
 
     keypoints: KeypointBatch
     params: SmplParams
-    joints: Tensor = _axes("T P 24 3")
+    joints: Tensor = axes("T P 24 3")
     """SMPL joints, metres, world."""
-    keypoints_3d: Tensor = _axes("T P 25 4")
+    keypoints_3d: Tensor = axes("T P 25 4")
     """The fitted body's BODY_25 points, metres, world, and the mean confidence of the views that saw each."""
-    reprojection_px: Tensor = _axes("V T P")
+    reprojection_px: Tensor = axes("V T P")
     """Mean distance in undistorted pixels between fitted and seen keypoints; NaN where a view saw none."""
-    status: Tensor = _axes("T P")
+    status: Tensor = axes("T P")
     """``Status`` of each fit: accepted, or why not (uint8)."""
-    state: Tensor = _axes("S")
+    state: Tensor = axes("S")
     """What the fit of the next window takes from this one (float64): enough to go on after a restart."""
 
     @property

@@ -32,6 +32,8 @@ from pipeline.video import planes, to_yuv420p
 
 Net = KeypointNet | ImageRegressor
 
+_LARGEST_BOX = 4
+"""Sides of the picture that a person's crop may be wide."""
 _MIN_CONFIDENCE = 0.2
 """Keypoints below it do not count for a crop's box, as in SPIN."""
 
@@ -265,6 +267,8 @@ def _from_pictures(
             if picture is None:
                 seen[rows, v] = False
                 continue
+            for n in rows:  # a stray keypoint far out would make a crop of nearly nothing, for seconds
+                seen[n, v] &= box[n, v, 2] < _LARGEST_BOX * max(picture.width, picture.height)
             there = [n for n in rows if seen[n, v]]
             if not there:
                 continue

@@ -21,7 +21,6 @@ from models.crops import Contrast
 from models.encoders import SIZES, EncoderName
 from models.fusion import FusionName
 from models.image_regressor import (
-    FOCAL_PX,
     ImageConfig,
     ImageRegressor,
     ViewEstimate,
@@ -34,6 +33,8 @@ from models.rotations import geodesic_degrees
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
+FOCAL_PX = 5000.0
+"""Of SPIN's camera, pixels of the crop."""
 
 
 @cache
@@ -289,6 +290,9 @@ def test_a_wrong_file_says_which_keys(tmp_path: Path) -> None:
         "head.fc2.weight (4, 4) instead of (1024, 1024)",
     ):
         assert words in str(told.value)
+    torch.save({"regressor.fc1.weight": torch.zeros(2), "mlp.weight": torch.zeros(2)}, tmp_path / "mlp.pt")
+    with pytest.raises(InputError, match=r"unexpected: fusion\.net\.weight"):
+        load_image_regressor(tmp_path / "mlp.pt")
 
 
 class _Evil:

@@ -16,7 +16,7 @@ from models.body import KeypointBody
 from models.regressor import GlobalKinematics
 from models.rotations import axis_angle_to_matrix
 from models.training.poses import Poses, Sampler
-from pipeline.batches import TensorBatch, _axes
+from pipeline.batches import TensorBatch, axes
 from pipeline.joints import BODY_25, SMPL_PARENTS
 
 BETA_SIGMA: Final = 1.5
@@ -52,25 +52,25 @@ TEST: Final = Difficulty()
 class Projected(TensorBatch):
     """N people and how V cameras see them. The world of a sample is of its cameras' making."""
 
-    turned: Tensor = _axes("N 24 3 3")
+    turned: Tensor = axes("N 24 3 3")
     """Rotation of every joint, body → world. This and the next four are the truth."""
-    betas: Tensor = _axes("N B")
-    transl: Tensor = _axes("N 3")
-    joints: Tensor = _axes("N 24 3")
+    betas: Tensor = axes("N B")
+    transl: Tensor = axes("N 3")
+    joints: Tensor = axes("N 24 3")
     """Metres, world."""
-    points: Tensor = _axes("N 25 3")
+    points: Tensor = axes("N 25 3")
     """Metres, world: the body's own keypoints, without the detector's bias."""
-    K: Tensor = _axes("N V 3 3")
-    R: Tensor = _axes("N V 3 3")
+    K: Tensor = axes("N V 3 3")
+    R: Tensor = axes("N V 3 3")
     """World → camera, as a calibration says, which may be off."""
-    t: Tensor = _axes("N V 3")
-    true_R: Tensor = _axes("N V 3 3")
-    true_t: Tensor = _axes("N V 3")
-    true_focal: Tensor = _axes("N V")
-    xy_px: Tensor = _axes("N V 25 2")
+    t: Tensor = axes("N V 3")
+    true_R: Tensor = axes("N V 3 3")
+    true_t: Tensor = axes("N V 3")
+    true_focal: Tensor = axes("N V")
+    xy_px: Tensor = axes("N V 25 2")
     """Found, NaN where missing."""
-    confidence: Tensor = _axes("N V 25")
-    category: Tensor = _axes("N")
+    confidence: Tensor = axes("N V 25")
+    category: Tensor = axes("N")
 
 
 def _uniform(rng: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
