@@ -46,6 +46,7 @@ from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
+from pipeline.summary import CONFIDENT  # noqa: E402
 from pipeline.triangulation import triangulate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
@@ -177,8 +178,10 @@ def on_balancing(net: KeypointNet, figures: Figures) -> None:
     body = load_body().keypoints.to(dtype=torch.float32)
     _, points = pose_keypoints(body, torch.cat([orient[:, None], r.body_pose], 1), r.betas, transl)
     error = reprojection(points, K, R, t, xy)
-    figures["balancing_px"] = round(float(error[error.isfinite()].mean()), 1)
-    figures["balancing_px_median"] = round(float(error[error.isfinite()].median()), 1)
+    counted = error[error.isfinite() & (confidence >= CONFIDENT)]  # as `run` counts
+    figures["balancing_px"] = round(float(counted.mean()), 1)
+    figures["balancing_px_median"] = round(float(counted.median()), 1)
+    figures["balancing_px_every_keypoint"] = round(float(error[error.isfinite()].mean()), 1)
     figures["balancing_frames"] = int(orient[:, 0, 0].isfinite().sum())
 
 
@@ -217,7 +220,8 @@ def show(figures: Figures) -> None:
     if "balancing_px" in figures:
         print(
             f"balancing, net alone, {figures['balancing_frames']:.0f} frames: "
-            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median"
+            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median; "
+            f"{figures['balancing_px_every_keypoint']:.1f} with keypoints of confidence below {CONFIDENT}"
         )
     for name, limit in WANTED.items():
         if figures.get(name, 0.0) > limit:
