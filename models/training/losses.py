@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
-import torch
 from torch import Tensor
 
 from models.regressor import (
@@ -20,7 +20,7 @@ from models.regressor import (
 from models.training.projections import Projected
 from pipeline.joints import SMPL_JOINTS
 
-EARLIER: float = 0.3
+EARLIER: Final = 0.3
 """Weight of every iteration before the last."""
 _ENDS = tuple(i for i, name in enumerate(SMPL_JOINTS) if name.endswith(("foot", "hand")))
 
