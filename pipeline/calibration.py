@@ -7,11 +7,12 @@ Written: Pose2Sim's TOML.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -143,20 +144,63 @@ ESTIMATED: Final = "estimated"
 """Key of the metadata that says that the cameras were estimated from a person, by ``run``."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What is kept of an estimate in the metadata beside its cameras."""
+
+    source: Mapping[str, str]
+    """Digests of what the cameras were estimated from, by what that is called in a message."""
+    error_px: float
+    """Median distance of the person from the pictures."""
+    caveat: str
+    """What the cameras are good for, in a sentence."""
+    as_written: bool = True
+    """The cameras beside it are those that it was written with: nobody has edited them."""
+
+
 def is_estimated(path: Path | None) -> bool:
     """Whether a calibration that can be read says that it was estimated from a person."""
     if path is None or path.suffix.lower() != ".toml":
         return False
-    metadata = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("metadata")
-    return isinstance(metadata, dict) and metadata.get(ESTIMATED) is True
+    return _metadata(_document(path)).get(ESTIMATED) is True
 
 
-def write_calibration(rig: Rig, path: Path, *, error_px: float = 0.0, comment: str = "") -> None:
+def read_estimate(path: Path) -> Estimate | None:
+    """How the cameras of a TOML file that can be read were estimated; None where it does not say."""
+    document = _document(path)
+    kept = _metadata(document)
+    source, error, caveat = kept.get("source"), kept.get("error"), kept.get("caveat")
+    if not (isinstance(source, dict) and isinstance(error, int | float) and isinstance(caveat, str)):
+        return None
+    return Estimate(source, float(error), caveat, kept.get("cameras") == _cameras_digest(document))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def _metadata(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = document.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _cameras_digest(document: Mapping[str, Any]) -> str:
+    """Of everything but the metadata; comments, spaces and the order of tables do not count."""
+    cameras = {name: table for name, table in document.items() if name != "metadata"}
+    return hashlib.sha256(json.dumps(cameras, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_calibration(rig: Rig, path: Path, estimate: Estimate | None = None) -> None:
     """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative).
 
-    With a ``comment``, which goes to the top, the cameras are marked as estimated, to within ``error_px``.
+    With an ``estimate`` the cameras are marked as estimated, and what they are good for is said at the top.
     """
-    lines = [f"# {line}" for line in comment.splitlines()]
+    lines = []
+    if estimate:
+        lines += [
+            "# Estimated by multispin from the person in the pictures: no calibration was found.",
+            "# Metres are those of a usual body, up is a guess. Correct this file, and use it elsewhere.",
+        ]
     for v, name in enumerate(rig.names):
         table = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
         if name.casefold() in _NOT_CAMERAS:
@@ -175,8 +219,17 @@ def write_calibration(rig: Rig, path: Path, *, error_px: float = 0.0, comment: s
             "fisheye = false",
             "",
         ]
-    lines += ["[metadata]", "adjusted = false", f"error = {float(error_px)}"]
-    lines += [f"{ESTIMATED} = true", ""] if comment else [""]
+    digest = _cameras_digest(tomllib.loads("\n".join(lines)))
+    lines += ["[metadata]", "adjusted = false", f"error = {estimate.error_px if estimate else 0.0}"]
+    if estimate:
+        source = ", ".join(f"{_quoted(name)} = {_quoted(of)}" for name, of in estimate.source.items())
+        lines += [
+            f"{ESTIMATED} = true",
+            f"caveat = {_quoted(estimate.caveat)}",
+            f"cameras = {_quoted(digest)}",
+            f"source = {{{source}}}",
+        ]
+    lines.append("")
     path.write_text("\n".join(lines), encoding="utf-8")
 
 

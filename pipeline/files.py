@@ -1,9 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process holds alone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
 
@@ -22,3 +26,25 @@ def write_atomically(path: Path, text: str) -> None:
         part.replace(path)
     except OSError as e:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
+
+
+@contextmanager
+def locked(out: Path, work: str = "run") -> Iterator[None]:
+    """Hold the folder ``out``, which is made, alone. The lock ends with the process, however that ends.
+
+    work: what holds it, for a message. Raises ``InputError`` when another holds it, or it cannot be written.
+    """
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{out}: another {work} is at work here. Wait for it, or choose another --out."
+        ) from None
+    except OSError as e:
+        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+    try:
+        yield
+    finally:
+        lock.release()

@@ -5,10 +5,13 @@ Not a stage that batches flow through: the others need the cameras before the fi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from pydantic import Field
 from models.body import Body, load_body, pose_keypoints
 from models.regressor import load_regressor
 from pipeline.association import MatchConfig, follow, pick_people, usual_score
-from pipeline.calibration import read_calibration, write_calibration
+from pipeline.calibration import Estimate, read_calibration, read_estimate, write_calibration
 from pipeline.cameras import Array, Rig
 from pipeline.check import MAX_LAG, check_recording
 from pipeline.config import Config
@@ -44,7 +47,7 @@ _log = logging.getLogger(__name__)
 _CANDIDATES, _MINOR = 3, 0.15
 """People of a view who may be the recording's person: so many, with this share of the most to see."""
 _SLOWEST: Final = 10.0
-"""Frames a second that people can still be followed at from picture to picture."""
+"""Frames a second at which people can still be followed from picture to picture."""
 _PRESENCE: Final = 200
 """Frames, spread over a long recording, that tell where most views show somebody."""
 _FEW: Final = 5
@@ -68,61 +71,122 @@ def calibrate(
 ) -> Recording:
     """The recording with its cameras placed; as it is if it has a calibration.
 
-    Writes ``out/calibration.toml``; one that is there already is read, so that a run that goes on has the
-    same cameras, and so that a user can correct them. World: z up, y ahead of the first camera, the origin on
-    the floor below the person.
+    Writes ``out/calibration.toml``. One that is there is read, so that a run that goes on has the same
+    cameras and says the same of them, unless what it was estimated from has changed: then they are estimated
+    again. One that the user corrected is used as it is. World: z up, y ahead of the first camera, the origin
+    on the floor below the person.
 
     Raises:
-        InputError: the views do not show one person well enough, the cameras move, or the file that is there
-            is of other cameras.
+        InputError: the views do not show one person well enough, the cameras move, the file that is there is
+            of other cameras, or cameras would be estimated again beside results of the old ones.
     """
     if recording.calibration is not None:
         return recording
-    path = out / "calibration.toml"
-    if path.exists():
-        rig = read_calibration(path)
-        _check_same(rig, recording.rig, path)
-        said = [f"the cameras are those of {path}, which an earlier run has estimated"]
-    elif len(recording.rig) == 1:
+    path, source = out / "calibration.toml", _source(recording, body, cfg, match)
+    rig, kept = _read(path) if path.exists() else (None, None)
+    changed = [name for name, digest in source.items() if kept and kept.source.get(name) != digest]
+    stale = bool(kept and kept.as_written and changed)
+    if stale:
+        results = out / "results.zarr"
+        if results.exists():
+            raise InputError(
+                f"{results}: was made with the cameras of {path.name} beside it, which were estimated from "
+                f"the recording as it was: since then, {' and '.join(changed)} changed. Change that back, "
+                "choose another --out, or remove results.zarr to have the cameras estimated again and to "
+                "start again."
+            )
+        _log.warning(f"{path}: estimated again, for {' and '.join(changed)} changed")
+    if rig is None or stale:
+        _write(*_estimated(recording, body, cfg, match, source), path)
+        rig, kept = _read(path)
+    _check_same(rig, recording.rig, path)
+    if kept and kept.as_written:
+        said = [kept.caveat]
+    else:
+        anyway = f" although {' and '.join(changed)} changed since" if changed else ""
+        said = [
+            f"the cameras are those of {path}, which is not as a run has written it: it is used as it is"
+            f"{anyway}; remove it to have them estimated"
+        ]
+    if len(rig) > 1:
+        # Whether they agree over all of the recording, and in step, is what is asked of every calibration.
+        said += check_recording(replace(recording, rig=rig, calibration=path)).findings()
+    for sentence in said:
+        _log.warning(sentence)
+    return replace(recording, rig=rig, calibration=path, warnings=(*recording.warnings, *said))
+
+
+def identity(recording: Recording) -> dict[str, Any]:
+    """What a fit reads, so that it is not continued with other keypoints: how they are read, and a digest a
+    camera of the frame numbers and of twenty files spread over them."""
+    digests = {}
+    for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
+        digest = hashlib.sha256()
+        if files is not None:
+            digest.update(files.numbers.tobytes())
+            for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
+                if (file := files.file(int(files.numbers[k]))) is not None:
+                    digest.update(file.read_bytes())
+        digests[name] = digest.hexdigest()[:16]
+    how = asdict(recording.format)
+    return {
+        "format": {k: how[k] for k in ("name", "confidence_scale", "normalised")},
+        "first_frame": recording.first_frame,
+        "keypoints": digests,
+    }
+
+
+def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig) -> dict[str, str]:
+    """Digests of all that an estimate depends on, by what it is called in a message."""
+    rig, line = recording.rig, recording.timeline
+    parts = {
+        "the focal lengths or picture sizes": [rig.K.tolist(), rig.size.tolist(), recording.focal_stated],
+        "the time line (frame_offset, fps)": [str(line.rate), line.frame_index.tolist()],
+        "the keypoints": identity(recording),
+        "the settings (calibrate, keypoints.match)": [c.model_dump(mode="json") for c in (cfg, match)],
+        "the body": body.sha256,
+    }
+    return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}
+
+
+def _estimated(
+    recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig, source: Mapping[str, str]
+) -> tuple[Rig, Estimate]:
+    if len(recording.rig) == 1:
         found = level(recording, cfg, match)
-        _write(found or recording.rig, path, 0.0)
-        rig = read_calibration(path)
         how = (
             "guessed from the person"
             if found
             else "unknown, nobody shows it: the camera is taken to be level"
         )
-        said = [
+        rig = found or recording.rig
+        return rig, Estimate(
+            source,
+            0.0,
             f"one camera without a calibration: which way is up and where the floor is are {how}; distances "
-            f"from it are only as good as its focal length, {rig.K[0, 0, 0]:.0f} px, and the body's size"
-        ]
-        _log.warning(said[0])
-    else:
-        bundle = estimate(recording, body, cfg, match)
-        _write(bundle.rig, path, float(np.nanmedian(bundle.residual_px)))
-        rig = read_calibration(path)
-        focal = ", ".join(f"{f:.0f}" for f in rig.K[:, 0, 0])
-        estimated = (
-            "no calibration found: the cameras were estimated from the person, who lies "
-            f"{np.nanmedian(bundle.residual_px):.1f} px (median) off; focal lengths {focal} px. "
-            f"Lengths in metres are only as good as the body's, and up is a guess. Look at {path}; what you "
-            "correct there is used once results.zarr beside it is removed"
+            f"from it are only as good as its focal length, {rig.K[0, 0, 0]:.0f} px, and the body's size",
         )
-        # Whether they agree over all of the recording, and in step, is what is asked of every calibration.
-        said = [estimated, *check_recording(replace(recording, rig=rig, calibration=path)).findings()]
-        for sentence in said:
-            _log.warning(sentence)
-    return replace(recording, rig=rig, calibration=path, warnings=(*recording.warnings, *said))
-
-
-def _write(rig: Rig, path: Path, error_px: float) -> None:
-    comment = (
-        "Estimated by multispin from the person in the pictures: no calibration was found.\n"
-        "Metres are those of a usual body, up is a guess. You can correct this file, and use it elsewhere."
+    bundle = estimate(recording, body, cfg, match)
+    error_px = float(np.nanmedian(bundle.residual_px))
+    focal = ", ".join(f"{f:.0f}" for f in bundle.rig.K[:, 0, 0])
+    return bundle.rig, Estimate(
+        source,
+        round(error_px, 3),
+        "no calibration found: the cameras were estimated from the person, who lies "
+        f"{error_px:.1f} px (median) off; focal lengths {focal} px. Lengths in metres are only as good as "
+        "the body's, and up is a guess. Look at calibration.toml beside the results; what you correct there "
+        "is used once results.zarr is removed",
     )
+
+
+def _read(path: Path) -> tuple[Rig, Estimate | None]:
+    return read_calibration(path), read_estimate(path)
+
+
+def _write(rig: Rig, made: Estimate, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        write_calibration(rig, part, error_px=round(error_px, 3), comment=comment)
+        write_calibration(rig, part, made)
         part.replace(path)
     except OSError as e:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
@@ -167,7 +231,8 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     chosen = same_person(candidates, rig)
     picked = [candidates[v][k] for v, k in enumerate(chosen)]
     sight = Sight(np.concatenate([s.xy_px for s in picked]), np.concatenate([s.confidence for s in picked]))
-    bundle = find_cameras(rig, sight, size, focal)
+    few = spread(np.arange(len(at)), cfg.frames)
+    bundle = find_cameras(rig, sight.frames(few), size, focal)
     step = int(at[1] - at[0]) if len(at) > 1 else 1
     if bundle is None:
         raise InputError(
@@ -183,9 +248,9 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
         n for n, w, s in zip(names, who, sight.seen, strict=True) if (w >= 0).sum() < 0.3 * s.any(1).sum()
     ]
     if not alone:
-        sight, bundle = again, adjust(bundle.rig, again, size, focal, (6.0, 3.0))
+        sight, bundle = again, adjust(bundle.rig, again.frames(few), size, focal, (6.0, 3.0))
     off = _off_m(bundle)
-    turned, gain = moved(bundle, sight, size, focal)
+    turned, gain = moved(bundle, sight.frames(few), size, focal)
     if turned.max() > _STILL[0] and gain < _STILL[1]:
         raise InputError(
             f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
@@ -213,7 +278,7 @@ def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig
     usual = usual_score(rig, xy, confidence, match)
     who, _ = follow(rig, xy, confidence, recording.timeline.time_s[at], usual, np.full(4, np.nan), match)
     sight = _sight(xy, confidence, who)
-    there = np.flatnonzero(who[0] >= 0)
+    there = spread(np.flatnonzero(who[0] >= 0), cfg.frames)
     looks, trust = (torch.from_numpy(x[0, there][:, None]).float() for x in (sight.xy_px, sight.confidence))
     if len(there) < _FEW:
         return None
@@ -257,7 +322,8 @@ def _off_m(bundle: Bundle) -> float:
 
 
 def _stretch(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> NDArray[np.int64]:
-    """Frames, evenly spaced, of the stretch in which most views show somebody."""
+    """Frames, evenly spaced, of the stretch in which most views show somebody: as many as ``cfg.frames``,
+    or more, where people could not be followed from one to the next otherwise."""
     rate, total = float(recording.timeline.rate), len(recording)
     length = min(total, max(round(cfg.seconds * rate), 1))
     start = 0
@@ -275,4 +341,4 @@ def _stretch(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> 
         ]
         start = int(starts[int(np.argmax(inside))])
     step = max(1, min(length // cfg.frames, round(rate / _SLOWEST)))
-    return np.arange(start, start + length, step)[: cfg.frames]
+    return np.arange(start, start + length, step)

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
+from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
 from pipeline.calibration import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
+from pipeline.files import locked, write_atomically
 from pipeline.recording import MissingData, Recording, missing_data
 from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
-from stages.calibrate import CalibrateConfig, calibrate
+from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
@@ -68,6 +65,9 @@ class RunResult:
     """Why each camera does not show the person at some instants."""
     regressor: str
     """Which network said how the people stand before the fit, and of which weights."""
+    warnings: tuple[str, ...]
+    """What was guessed or looks wrong, as the summary has it: the recording's, and what was said of cameras
+    that were estimated."""
 
 
 def run(
@@ -95,16 +95,21 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
-    net = load_net(cfg.regress)
+    net = load_net(cfg.regress)  # before the cameras, which take long: a mistake is told at once
     if net is None and len(recording.rig) == 1:
         raise InputError(
             f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
             "says where a body is. Leave regress.weights at default, or add a calibrated camera."
         )
+    has_videos = any(v is not None for v in recording.videos)
+    if isinstance(net, ImageRegressor) and not has_videos:
+        raise InputError(
+            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
+            "videos. Leave it at default."
+        )
+    recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
     results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
-    has_videos = any(v is not None for v in recording.videos)
     videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
     summary_file, page = out / "summary.json", out / "report.html"
     files = (results.path, *videos, summary_file, page)
@@ -123,7 +128,7 @@ def _run(
             write_atomically(page, report(results, made, body, mosaic))
         summary = TypeAdapter(Summary).validate_python(made)
         missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
-        return RunResult(summary, (), files, missing, made["regressor"])
+        return RunResult(summary, (), files, missing, made["regressor"], tuple(made["warnings"]))
 
     earlier = [out / Path(str(name)).name for name in made.get("videos", ())]
     for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
@@ -198,26 +203,7 @@ def _run(
     }
     write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"])
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder ``out`` alone. The lock ends with the process, however that ends."""
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{out}: another run is at work here. Wait for it, or choose another --out."
-        ) from None
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
-    try:
-        yield
-    finally:
-        lock.release()
+    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], recording.warnings)
 
 
 def _read_summary(path: Path) -> Mapping[str, Any]:
@@ -237,7 +223,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         frame_index=recording.timeline.frame_index,
         body={"name": body.name, "sha256": body.sha256},
         config=cfg.model_dump(mode="json")
-        | {"recording": _identity(recording), "regressor": digest(net) if net is not None else None},
+        | {"recording": identity(recording), "regressor": digest(net) if net is not None else None},
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
         regression=net is not None,
@@ -246,26 +232,6 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         return Store.resume(out / "results.zarr", contents, ignore=NOT_RESULTS)
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
-
-
-def _identity(recording: Recording) -> dict[str, Any]:
-    """What the fit reads, so that a store is not continued with other keypoints: how they are read, and a
-    digest a camera of the frame numbers and of twenty files spread over them."""
-    digests = {}
-    for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
-        digest = hashlib.sha256()
-        if files is not None:
-            digest.update(files.numbers.tobytes())
-            for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
-                if (file := files.file(int(files.numbers[k]))) is not None:
-                    digest.update(file.read_bytes())
-        digests[name] = digest.hexdigest()[:16]
-    how = asdict(recording.format)
-    return {
-        "format": {k: how[k] for k in ("name", "confidence_scale", "normalised")},
-        "first_frame": recording.first_frame,
-        "keypoints": digests,
-    }
 
 
 def versions() -> dict[str, str]:

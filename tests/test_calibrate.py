@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from scipy.spatial.transform import Rotation
 import run_pipeline
 from models.body import load_body
 from pipeline.association import MatchConfig
-from pipeline.calibration import is_estimated, read_calibration, write_calibration
+from pipeline.calibration import Estimate, is_estimated, read_calibration, read_estimate, write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
+from pipeline.timeline import spread
 from stages.calibrate import CalibrateConfig, calibrate, estimate
+from stages.graph import RunConfig, run
+from stages.regress import RegressConfig
 
 RIG = replace(ring(3), dist=np.zeros((3, 8)))
 FRAMES = 60
@@ -108,7 +113,116 @@ def test_a_calibration_that_is_there_is_used_as_it_is(placed: tuple[Recording, P
     write_calibration(corrected, out / "calibration.toml")
     again = calibrate(find_recording(folder), out, BODY, CFG, MATCH)
     assert again.rig.t.tobytes() == corrected.t.tobytes()
-    assert "which an earlier run has estimated" in again.warnings[-1]
+    assert f"{out / 'calibration.toml'}, which is not as a run has written it" in " ".join(again.warnings)
+    assert "camera cam01 looks wrong" in again.warnings[-1]  # it is checked as others are
+
+
+def test_a_run_that_goes_on_says_what_the_first_one_said(
+    placed: tuple[Recording, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.calibrate.estimate", None)  # the file is read
+    again = calibrate(find_recording(folder), placed[1], BODY, CFG, MATCH)
+    assert again.warnings == placed[0].warnings
+    assert again.rig.R.tobytes() == placed[0].rig.R.tobytes()
+
+
+def one_camera(folder: Path, people: np.ndarray, more: str = "") -> Recording:
+    return find_recording(write(folder / "one", [people], RIG.select(["cam01"]), more))
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Recording:
+    """One camera, of which recording.yaml says nothing, calibrated into ``tmp_path``."""
+    recording = one_camera(tmp_path, person()[:1])
+    first = calibrate(recording, tmp_path, BODY, CFG, MATCH)
+    assert first.rig.K[0, 0, 0] == 1280
+    return first
+
+
+def test_one_camera_that_goes_on_is_said_the_same_of(alone: Recording, tmp_path: Path) -> None:
+    again = calibrate(find_recording(alone.path), tmp_path, BODY, CFG, MATCH)
+    assert again.warnings == alone.warnings
+    assert "only as good as its focal length, 1280 px" in again.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "cfg", "what"),
+    [
+        ("focal_px: 1024\n", CFG, "the focal lengths or picture sizes"),
+        ("fps: 25\n", CFG, "the time line (frame_offset, fps)"),
+        ("", CalibrateConfig(frames=30), "the settings (calibrate, keypoints.match)"),
+        ("", None, "the keypoints"),
+    ],
+)
+def test_what_is_estimated_from_something_else_by_now_is_estimated_again(
+    alone: Recording, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    more: str, cfg: CalibrateConfig | None, what: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "calibration.toml"
+    before = path.read_text()
+    recording = one_camera(tmp_path, person(phase=0.0 if cfg else 1.0)[:1], more)
+    with caplog.at_level(logging.WARNING):
+        again = calibrate(recording, tmp_path, BODY, cfg or CFG, MATCH)
+    assert f"{path}: estimated again, for {what} changed" in caplog.text
+    assert path.read_text() != before
+    assert again.rig.K[0, 0, 0] == (1024 if "focal" in more else 1280)
+    assert len(again.warnings) == len(recording.warnings) + 1
+    # And the way back.
+    recording = one_camera(tmp_path, person()[:1])
+    calibrate(recording, tmp_path, BODY, CFG, MATCH)
+    assert path.read_text() == before
+
+
+def test_results_of_the_old_cameras_are_not_continued(alone: Recording, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.toml"
+    before = path.read_text()
+    (tmp_path / "results.zarr").mkdir()
+    recording = one_camera(tmp_path, person()[:1], "focal_px: 1024\n")
+    with pytest.raises(InputError) as error:
+        calibrate(recording, tmp_path, BODY, CFG, MATCH)
+    assert str(tmp_path / "results.zarr") in str(error.value)
+    assert "the focal lengths or picture sizes changed. Change that back, choose another" in str(error.value)
+    assert path.read_text() == before
+    assert calibrate(one_camera(tmp_path, person()[:1]), tmp_path, BODY, CFG, MATCH).calibration == path
+
+
+def test_what_the_user_corrected_is_used_and_said(alone: Recording, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.toml"
+    path.write_text("# looked at it, is fine\n" + path.read_text().replace("cam01", "'cam01'", 1))
+    as_it_was = calibrate(alone_again := find_recording(alone.path), tmp_path, BODY, CFG, MATCH)
+    assert as_it_was.warnings == alone.warnings
+    path.write_text(path.read_text().replace("1280.0", "1111.0"))
+    said = calibrate(alone_again, tmp_path, BODY, CFG, MATCH).warnings[-1]
+    assert "it is used as it is; remove it" in said
+    recording = one_camera(tmp_path, person()[:1], "focal_px: 1024\n")
+    corrected = calibrate(recording, tmp_path, BODY, CFG, MATCH)
+    assert corrected.rig.K[0, 0, 0] == 1111
+    assert "although the focal lengths or picture sizes changed since; remove it" in corrected.warnings[-1]
+
+
+def test_an_estimate_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.toml"
+    kept = Estimate({'the "keypoints"': "ab", "b": "12"}, 1.25, "Only as good as\n“that”.")
+    write_calibration(RIG, path, kept)
+    assert read_estimate(path) == kept
+    write_calibration(RIG, path)
+    assert read_estimate(path) is None
+    assert not is_estimated(path)
+
+
+def test_mistakes_about_the_network_are_told_before_the_cameras_are_estimated(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.graph.calibrate", None)
+    for bad in (RegressConfig(device="nowhere"), RegressConfig(weights=str(tmp_path / "no.safetensors"))):
+        with pytest.raises(InputError, match=r"nowhere|no\.safetensors"):
+            run(find_recording(folder), tmp_path / "out", RunConfig(regress=bad))
+    with pytest.raises(InputError, match="there is one camera, 'cam01', and no regressor"):
+        run(
+            one_camera(tmp_path, person()[:1]),
+            tmp_path / "out",
+            RunConfig(regress=RegressConfig(weights="none")),
+        )
 
 
 def test_a_calibration_of_other_cameras_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -136,7 +250,7 @@ def test_one_camera_is_told_from_the_person_what_is_up(tmp_path: Path) -> None:
     again = calibrate(recording, tmp_path, BODY, CFG, MATCH)
     assert np.allclose(again.rig.K, recording.rig.K)
     up = again.rig.R[0, :, 2]
-    assert np.degrees(np.arccos(up @ RIG.R[0, :, 2])) < 12
+    assert np.degrees(np.arccos(up @ RIG.R[0, :, 2])) < 15
     # On the floor below the person, four metres ahead of the camera, which looks along y.
     assert again.rig.centres[0, 2] == pytest.approx(1.6, abs=0.6)
     assert again.rig.centres[0, 1] == pytest.approx(-4, abs=0.8)
@@ -181,7 +295,9 @@ def test_a_camera_that_is_late_is_named(tmp_path: Path) -> None:
     late[2, frames:] = late[2, :-frames].copy()
     recording = find_recording(write(tmp_path / "r", [late]))
     try:
-        said = " ".join(calibrate(recording, tmp_path, BODY, CFG, MATCH).warnings)
+        warnings = calibrate(recording, tmp_path, BODY, CFG, MATCH).warnings
+        said = " ".join(warnings)
+        assert calibrate(recording, tmp_path, BODY, CFG, MATCH).warnings == warnings
     except InputError as error:
         said = str(error)
     assert f"amera cam03 seems {frames} frames late" in said
@@ -196,6 +312,17 @@ def test_a_far_longer_recording_is_estimated_from_where_people_are(tmp_path: Pat
     recording = find_recording(write(tmp_path / "r", [late]))
     bundle = estimate(recording, BODY, CalibrateConfig(frames=60, seconds=1.0), MATCH)
     assert turned(bundle.rig, RIG) < 8
+
+
+def test_the_frames_are_spread_over_all_of_the_seconds(folder: Path) -> None:
+    """20 of 60 frames: people are followed at ten a second, every second frame, and 20 of these are taken."""
+    bundle = estimate(find_recording(folder), BODY, CalibrateConfig(frames=20, seconds=3.0), MATCH)
+    assert len(bundle.points) == 20
+    true = figure(TIME[spread(np.arange(0, FRAMES, 2), 20)])
+    wrists = [bundle.points[:, BODY_25.index(f"{s}Wrist")] for s in "LR"], [true[f"{s}Wrist"] for s in "LR"]
+    found, wanted = (np.linalg.norm(left - right, axis=-1) for left, right in wrists)
+    assert np.corrcoef(found, wanted)[0, 1] > 0.98
+    assert turned(bundle.rig, RIG) < 4
 
 
 @pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
@@ -234,5 +361,12 @@ def test_the_command_line_goes_all_the_way(folder: Path, tmp_path: Path, capfd, 
     assert any("estimated from the person" in w for w in summary["warnings"])
     before = (tmp_path / "out" / "calibration.toml").read_bytes()
     assert "everything is done already" in call("run", folder, "--out", tmp_path / "out")
+    done = run(find_recording(folder), tmp_path / "out", RunConfig())
+    assert not done.times
+    assert list(done.warnings) == summary["warnings"]
+    (tmp_path / "out" / "summary.json").unlink()
+    resumed = run(find_recording(folder), tmp_path / "out", RunConfig())
+    assert list(resumed.warnings) == summary["warnings"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == summary["warnings"]
     assert (tmp_path / "out" / "calibration.toml").read_bytes() == before
     assert "windows done" in call("info", tmp_path / "out")
