@@ -55,6 +55,8 @@ Figures = dict[str, float]
 
 BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"
 VIEWS = (1, 2, 4, 8)
+DROPPED = (2, 4)
+"""Views for which half of the keypoints are also dropped."""
 WANTED: Figures = {
     "mpjpe_mm_1": 122, "mpjpe_mm_2": 72, "mpjpe_mm_4": 35, "mpjpe_mm_8": 24,
     "pa_mpjpe_mm_1": 84, "pa_mpjpe_mm_2": 58, "pa_mpjpe_mm_4": 28, "pa_mpjpe_mm_8": 19,
@@ -95,7 +97,17 @@ def regress(net: KeypointNet, prefix: str, s: Projected, poses: Poses, figures: 
             figures[f"{prefix}pa_mpjpe_mm_{views}_{category}"] = round(mean, 1)
 
 
-def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures) -> None:
+def half_dropped(s: Projected) -> Projected:
+    """The same samples with every other keypoint gone, at random."""
+    gone = torch.rand(s.confidence.shape, generator=torch.Generator().manual_seed(777)) < 0.5
+    return replace(
+        s,
+        xy_px=s.xy_px.masked_fill(gone[..., None], torch.nan),
+        confidence=s.confidence.masked_fill(gone, 0),
+    )
+
+
+def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures, label: str) -> None:
     """The solver on frames alone: from the net, and from triangulation and inverse kinematics."""
     body, views = load_body().keypoints, s.K.shape[1]
     r = net(s.xy_px, s.confidence, s.K, s.R, s.t)
@@ -106,7 +118,7 @@ def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures) -> None:
     if views > 1:
         starts["ik_fit"] = by_triangulation(s)
     for name, (known, rotations, place, betas) in starts.items():
-        record(figures, name.replace("fit", "start"), s, rotations, betas, known)
+        record(figures, name.replace("fit", "start"), label, s, rotations, betas, known)
         start = rotations.clone()
         start[:, UNSEEN] = torch.eye(3, dtype=start.dtype)
         cameras = [x[known].double() for x in (s.K, s.R, s.t)]
@@ -125,14 +137,14 @@ def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures) -> None:
             if views == 1
             else None,
         ).motion
-        figures[f"{name}_frames_per_s_{views}"] = round(count / (time.process_time() - begin))
+        figures[f"{name}_frames_per_s_{label}"] = round(count / (time.process_time() - begin))
         fitted = rotations.clone()
         fitted[known] = found.rotations[:, 0]
         if name == "fit":
             fitted[:, UNSEEN] = regressed[:, UNSEEN]  # the net's word, as nobody else says anything
         all_betas = betas.clone()
         all_betas[known] = found.betas
-        record(figures, name, s, fitted, all_betas, known)
+        record(figures, name, label, s, fitted, all_betas, known)
 
 
 def by_triangulation(s: Projected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,14 +167,19 @@ def by_triangulation(s: Projected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def record(
-    figures: Figures, name: str, s: Projected, rotations: Tensor, betas: Tensor, known: Tensor
+    figures: Figures,
+    name: str,
+    label: str,
+    s: Projected,
+    rotations: Tensor,
+    betas: Tensor,
+    known: Tensor,
 ) -> None:
-    views = s.K.shape[1]
     joints, _ = pose_keypoints(load_body().keypoints, rotations, betas, torch.zeros(3, dtype=torch.float64))
     joints, true = (joints - joints[:, :1])[known], (s.joints - s.joints[:, :1])[known]
-    figures[f"{name}_mpjpe_mm_{views}"] = round(1e3 * float(mpjpe(joints, true).mean()), 1)
-    figures[f"{name}_pa_mpjpe_mm_{views}"] = round(1e3 * float(pa_mpjpe(joints, true).mean()), 1)
-    figures[f"{name}_without_{views}"] = int((~known).sum())
+    figures[f"{name}_mpjpe_mm_{label}"] = round(1e3 * float(mpjpe(joints, true).mean()), 1)
+    figures[f"{name}_pa_mpjpe_mm_{label}"] = round(1e3 * float(pa_mpjpe(joints, true).mean()), 1)
+    figures[f"{name}_without_{label}"] = int((~known).sum())
 
 
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
@@ -209,6 +226,13 @@ def show(figures: Figures) -> None:
     row("triangulation and inverse kinematics", "ik_start_mpjpe_mm", "ik_start_pa_mpjpe_mm")
     row("  + fit of single frames", "ik_fit_mpjpe_mm", "ik_fit_pa_mpjpe_mm")
     row("  frames without a start", "ik_start_without")
+    for v in DROPPED:
+        net, ik = (figures[f"{name}_mpjpe_mm_{v}_dropped"] for name in ("fit", "ik_fit"))
+        print(
+            f"{v} views, half of the keypoints dropped, fit of single frames: {net:.1f} from the net (all), "
+            f"{ik:.1f} from triangulation ({figures[f'ik_fit_without_{v}_dropped']:.0f} of "
+            f"{figures['fits']:.0f} without a start)"
+        )
     clean = figures["clean_mpjpe_mm_4"], figures["clean_pa_mpjpe_mm_4"]
     print(f"calibrated, 4 views without noise: {clean[0]:.1f} / {clean[1]:.1f}")
     row("persons/s, calibrated / uncalibrated", "persons_per_s", "uncal_persons_per_s")
@@ -249,7 +273,10 @@ def main() -> None:
         s = draw(poses, views, args.samples)
         for prefix, net in zip(("", "uncal_"), nets, strict=True):
             regress(net, prefix, s, poses, figures)
-        fit_single_frames(nets[0], s.map(lambda x: x[: args.fits]), figures)
+        fitted = s.map(lambda x: x[: args.fits])
+        fit_single_frames(nets[0], fitted, figures, str(views))
+        if views in DROPPED:
+            fit_single_frames(nets[0], half_dropped(fitted), figures, f"{views}_dropped")
     clean = draw(poses, 4, args.samples, replace(TEST, noise=0.0))
     direct, aligned = joint_errors(nets[0], clean)
     figures["clean_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(direct)), 1)
