@@ -40,7 +40,7 @@ HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
 
 _SHAPE_LEAST = 24
-"""Frames in which a person is seen that are waited for, while more may come."""
+"""Frames in which a person is seen, by two of several cameras, that are waited for, while more may come."""
 
 _SHAPE_PATIENCE = 4
 """How many times ``shape_frames`` are waited for them."""
@@ -48,6 +48,14 @@ _SHAPE_PATIENCE = 4
 _GOING_ON = 5.0
 """How much larger the tolerance of a window is that goes on from final frames with a known shape. A fit of
 shape and poses converges linearly, one of poses alone about five times faster near its end."""
+
+_FAVOUR = 0.5
+"""By which factor a regressed start must have less energy than a triangulated one to be taken instead. From
+four views that miss a tenth it has 0.5–0.95 times as much, and ends no better; from single frames of two
+views, or two views that miss half, 0.05–0.4 times, and there it is needed (7 mm instead of 8, 18 of 23)."""
+
+_PLAIN = 0.9
+"""Part of the keypoints which, once triangulated, are a start that nothing else need be compared with."""
 
 _HALF_TURN = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64))
 """About a body's long axis: the other way to see a heading."""
@@ -246,6 +254,14 @@ class _Fitter:
         shown = (confidence > self.cfg.min_confidence).sum(2) >= self.cfg.min_keypoints
         return shown.sum(0) < 2
 
+    def measured(self, confidence: Tensor) -> Tensor:
+        """(V, T, 25) → (T,) whether a frame tells of a person's size: two views show the person.
+
+        One does where there is no other. It tells nothing of size, and never will.
+        """
+        seen = self.seen(confidence)
+        return seen if len(self.rig) == 1 else seen & ~self.alone(confidence)
+
     def views(self, xy: Tensor, confidence: Tensor) -> Views:
         """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
         cameras = (torch.from_numpy(x) for x in (self.rig.K, self.rig.R, self.rig.t))
@@ -266,24 +282,29 @@ class _Fitter:
         before: rotations (H, 24, 3, 3) and transl (H, 3) of the first H frames, fitted already.
         """
         rate = float(clip.keypoints.rate)
+        done = 0 if before is None else len(before[0])
+        measured = start_pose(self.body, shape[0], points, rate, before)
+        if measured is not None and points[done:].isfinite().all(-1).double().mean() > _PLAIN:
+            return measured
         rotations = torch.cat([clip.global_orient[:, p, None], clip.body_pose[:, p]], 1)
-        poses = [
-            start_pose(self.body, shape[0], points, rate, before),
-            start_regressed(self.body, shape[0], rotations, self.pelvis(clip, p), rate, before),
-        ]
-        starts = [Motion(*(x[None] for x in (*pose, *shape))) for pose in poses if pose is not None]
-        if poses[1] is not None:
-            turned = starts[-1].rotations.clone()
-            turned[:, len(before[0]) if before is not None else 0 :, 0] @= _HALF_TURN
-            starts.append(replace(starts[-1], rotations=turned))
-        if not starts:
-            return None
-        seen = clip.keypoints.xy_px[None, :, :, p], clip.keypoints.confidence[None, :, :, p]
-        best = starts[0]
-        if len(starts) > 1:
-            best = better_start(
-                self.body, self.views(*seen), starts, rate, weights=self.cfg.weights(), prior=self.prior
-            )
+        regressed = start_regressed(self.body, shape[0], rotations, self.pelvis(clip, p), rate, before)
+        if regressed is None:
+            return measured
+        turned = regressed[0].clone()
+        turned[done:, 0] @= _HALF_TURN
+        poses = [regressed, (turned, regressed[1])]
+        best = better_start(
+            self.body,
+            self.views(clip.keypoints.xy_px[None, :, :, p], clip.keypoints.confidence[None, :, :, p]),
+            [
+                Motion(*(x[None] for x in (*pose, *shape)))
+                for pose in (poses if measured is None else [measured, *poses])
+            ],
+            rate,
+            favour=1.0 if measured is None else _FAVOUR,
+            weights=self.cfg.weights(),
+            prior=self.prior,
+        )
         return best.rotations[0], best.transl[0]
 
     def pelvis(self, clip: PoseBatch, p: int) -> Tensor:
@@ -549,10 +570,11 @@ def smplify(
     not seen are NaN. ``FitBatch.status`` says which frame is what. The windows of all people are fitted
     together.
 
-    A run of frames starts from triangulated keypoints, from the regressor's poses, or from these turned round
-    by 180°: from what has the least energy. Where one view alone shows the person, and so in all frames of a
-    single camera, the regressor's poses are what the fit is drawn to besides. A single camera cannot tell
-    a large person from a near one, so there the regressor's shape is kept.
+    A run of frames starts from triangulated keypoints; where many are missing, from the regressor's poses, or
+    these turned round by 180°, if they have clearly less energy. Where one view alone shows the person, and
+    so in all frames of a single camera, the regressor's poses are what the fit is drawn to besides. One view
+    cannot tell a large person from a near one: with several cameras two that show the person are waited for,
+    up to four times ``shape_frames``. Where they never come, the regressor's shape is kept.
 
     state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
     those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
@@ -587,14 +609,15 @@ def _shape_clip(
 ) -> PoseBatch:
     """The frames that a person's shape is estimated from, seen in frame ``first``; and those before it.
 
-    More of them where the person is hardly seen: what is estimated from them is for the whole recording.
+    More of them where the person is hardly seen, or by one of several cameras: what is estimated from them is
+    for the whole recording.
     """
     for most in range(1, _SHAPE_PATIENCE + 1):
         stop = first + most * fitter.cfg.shape_frames
         ended = not _fill(waiting, items, stop)
         clip = _joined(waiting)
         clip = clip.frames(0, min(stop, len(clip.transl)))
-        if ended or int(fitter.seen(clip.keypoints.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
+        if ended or int(fitter.measured(clip.keypoints.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
             break
     return clip
 

@@ -676,6 +676,13 @@ def test_the_better_of_two_starts_for_each_problem() -> None:
     views = smplify.Views(*(torch.cat([x, x]) for x in vars(d.views()).values()))
     kept = better_start(body().keypoints, views, [two(good, bad), two(bad, good)], 60.0, prior=prior())
     assert torch.equal(kept.rotations, torch.cat([good.rotations] * 2))
+    # The first may be favoured: it is kept if it is not much worse.
+    near = replace(good, transl=good.transl + 0.01)
+    pairs = [two(near, bad), two(good, good)]
+    for favour, wanted in ((1.0, [good, good]), (0.5, [near, good])):
+        kept = better_start(body().keypoints, views, pairs, 60.0, favour=favour, prior=prior())
+        assert torch.equal(kept.transl, torch.cat([w.transl for w in wanted]))
+        assert torch.equal(kept.rotations, torch.cat([w.rotations for w in wanted]))
 
 
 def test_a_start_needs_a_torso() -> None:
