@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -32,13 +32,12 @@ from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
-from pipeline.recording import Recording, find_recording, is_recording
+from pipeline.files import locked, write_atomically
+from pipeline.recording import Recording, find_recording, is_recording, sources
 from pipeline.summary import Summary
 
 MANIFEST: Final = "batch.json"
@@ -57,6 +56,10 @@ class Result(Protocol):
 
     @property
     def summary(self) -> Summary: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
 
 Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
@@ -70,8 +73,8 @@ class Row:
     name: str
     """Its folder as seen from the data set, with slashes; also its folder in OUT."""
     state: State = "pending"
-    settings: str = ""
-    """Digest of the configuration, of recording.yaml and of the calibration that hold for it."""
+    inputs: str = ""
+    """Digest of the configuration and of all that is read: see ``_inputs``."""
     attempts: int = 0
     error: str = ""
     frames: int | None = None
@@ -82,6 +85,9 @@ class Row:
     reprojection_px: float | None = None
     """Median over all cameras."""
     warnings: tuple[str, ...] = ()
+    """Of the recording and of its run; of the recording only where the run failed."""
+    files: tuple[str, ...] = ()
+    """What the run has left, as seen from the recording's folder in OUT."""
     report: str = ""
     """The report page, as seen from OUT."""
 
@@ -120,6 +126,10 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
             is_one = is_recording(folder, dataset)
         except InputError:
             is_one = True  # with something wrong, which will be said of it
+        except OSError:
+            if folder == dataset:
+                raise
+            is_one = True
         if is_one:
             found[folder.relative_to(dataset).as_posix() if folder != dataset else here.name] = folder
             return
@@ -158,19 +168,20 @@ def process(
     processors, as far as memory goes. retry: how often a recording is tried again whose worker died or had an
     error that nobody foresaw; what the user can mend is not tried again.
 
-    Recordings that are done with the same settings are left as they are and come first. Closing the iterator
-    stops the workers.
+    Recordings that are done, with the same settings and from the same files, are left as they are and come
+    first. Closing the iterator stops the workers.
 
     Raises:
         InputError: there are no recordings, ``out`` cannot be written, or another batch is at work there.
     """
     folders = find_recordings(dataset, out, only)
-    with _locked(out):
+    with locked(out, "batch"):
         rows = read_manifest(out)
         for name, folder in folders.items():
-            row, settings = rows.get(name, Row(name)), _settings(cfg, folder, dataset)
-            same = row.state == "done" and row.settings == settings and (out / row.report).is_file()
-            rows[name] = row if same else replace(row, state="pending", settings=settings, error="")
+            row, inputs = rows.get(name, Row(name)), _inputs(cfg, folder, dataset)
+            same = row.inputs == inputs and all((out / name / file).exists() for file in row.files)
+            if row.state != "done" or not same:
+                rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
         todo = deque(name for name in folders if rows[name].state != "done")
         _write(out, dataset, rows)
         yield from (Event(rows[name], -1) for name in folders if rows[name].state == "done")
@@ -219,9 +230,9 @@ def _work_off(
                     rows[name], state="done", error="", seconds=seconds, report=report, **values
                 )
             else:
-                again = values["again"] and tries[name] <= retry
+                again = values.pop("again") and tries[name] <= retry
                 state: State = "pending" if again else "failed"
-                rows[name] = replace(rows[name], state=state, error=values["error"], seconds=seconds)
+                rows[name] = replace(rows[name], state=state, seconds=seconds, **values)
                 if again:
                     todo.append(name)
             _write(out, dataset, rows)
@@ -267,7 +278,7 @@ tr > :first-child, tr > :nth-child(2), tr > :last-child { text-align: left; }
 td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
 td p { margin: 0; white-space: pre-wrap; }
 .done td:nth-child(2) { color: #1a7f37; }
-.failed td:nth-child(2) { color: #cf222e; font-weight: 600; }
+.failed td:nth-child(2), .error { color: #cf222e; font-weight: 600; }
 """
 
 
@@ -277,11 +288,17 @@ def page(title: str, rows: Sequence[Row]) -> str:
     def number(value: float | None, digits: int = 0) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
+    def link(path: str, text: str) -> str:
+        return f'<a href="{html.escape(quote(path))}">{text}</a>'
+
     def line(row: Row) -> str:
         name = html.escape(row.name)
         if row.report:
-            name = f'<a href="{html.escape(quote(row.report))}">{name}</a>'
-        notes = "".join(f"<p>{html.escape(text)}</p>" for text in (row.error, *row.warnings) if text)
+            name = link(row.report, name)
+        notes = f'<p class="error">{html.escape(row.error)}</p>' if row.error else ""
+        notes += "".join(f"<p>{html.escape(text)}</p>" for text in row.warnings)
+        if row.attempts:
+            notes += f"<p>{link(f'{row.name}/{LOG}', LOG)}</p>"
         cells = (
             number(row.frames), number(row.fps, 2), number(row.reprojection_px, 1), number(row.seconds),
             str(row.attempts or ""),
@@ -319,32 +336,60 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 """
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock", timeout=0)
+def _inputs(cfg: Config, folder: Path, dataset: Path) -> str:
+    """Digest of the configuration and of all that a run reads, so that no result outlives its causes.
+
+    Settings and cameras count by what they say; videos, keypoints and files that the configuration names, as
+    weights, by name, size and time of change. What cannot be read is passed over: the run will tell.
+    """
+    values = cfg.model_dump(mode="json")
+    parts = [json.dumps(values, sort_keys=True)]
+    parts += [_stamp(Path(text)) for text in _texts(values) if _is_file(text)]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{out}: another batch is at work here. Wait for it, or choose another --out."
-        ) from None
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
-    try:
-        yield
-    finally:
-        lock.release()
+        parts += [f"{os.path.relpath(path, dataset)} {_stamp(path)}" for path in sources(folder, dataset)]
+    except (InputError, OSError) as e:
+        parts.append(str(e))
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _settings(cfg: Config, folder: Path, dataset: Path) -> str:
-    digest = hashlib.sha256(json.dumps(cfg.model_dump(mode="json"), sort_keys=True).encode())
-    steps = folder.relative_to(dataset).parts
-    for n in range(len(steps) + 1):
-        for place in (dataset.joinpath(*steps[:n]), dataset.joinpath(*steps[:n], "calibration")):
-            for file in sorted(place.glob("*.*ml")):  # yaml, yml, toml
-                digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+def _texts(values: object) -> Iterator[str]:
+    """All texts inside dictionaries and lists."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long to be a name
+        return False
+
+
+def _stamp(path: Path) -> str:
+    """What changes when a file is written, or one of the JSON files of a folder, at a glance at each."""
+    if path.suffix.lower() in (".yaml", ".yml", ".toml"):
+        with suppress(OSError):
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    if not path.is_dir():
+        return _age(path)
+    total = 0  # a sum does not depend on the order, and a million names need not be kept
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(".json"):
+                line = f"{entry.name} {_age(entry)}".encode(errors="surrogateescape")
+                total += int.from_bytes(hashlib.sha256(line).digest()[:16], "little")
+    return f"{total:x}"
+
+
+def _age(file: Path | os.DirEntry[str]) -> str:
+    try:
+        found = file.stat()
+    except OSError as e:  # as of a link to nowhere
+        return str(e.strerror)
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def processors() -> list[int]:
@@ -467,6 +512,7 @@ def _attempt(
     def tell(**values: int) -> None:
         connection.send(("progress", values))
 
+    warnings: tuple[str, ...] = ()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / LOG).open("a", encoding="utf-8") as log:
@@ -475,19 +521,22 @@ def _attempt(
         print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {attempt}", flush=True)
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         recording = find_recording(folder, inherit=dataset)
-        for warning in recording.warnings:
+        warnings = recording.warnings
+        for warning in warnings:
             print(f"warning: {warning}", flush=True)
         tell(frames=0, total=len(recording))
-        summary = run(recording, out, cfg, lambda frames: tell(frames=frames)).summary
+        result = run(recording, out, cfg, lambda frames: tell(frames=frames))
     except InputError as e:
         print(f"error: {e}", flush=True)
-        return "failed", {"error": str(e), "again": False}
+        return "failed", {"error": str(e), "warnings": warnings, "again": False}
     except Exception as e:
         traceback.print_exc()
-        return "failed", {"error": f"{type(e).__name__}: {e} (see {LOG})", "again": True}
+        error = f"{type(e).__name__}: {e} (see {LOG})"
+        return "failed", {"error": error, "warnings": warnings, "again": True}
     return "done", {
-        "frames": summary.frames,
-        "fps": summary.fps,
-        "reprojection_px": summary.reprojection_median_px,
-        "warnings": recording.warnings,
+        "frames": result.summary.frames,
+        "fps": result.summary.fps,
+        "reprojection_px": result.summary.reprojection_median_px,
+        "warnings": result.warnings,
+        "files": tuple(file.relative_to(out).as_posix() for file in result.files),
     }

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -266,6 +266,23 @@ def is_recording(folder: Path, inherit: Path | None = None) -> bool:
     if (somewhere is None or (folder / somewhere).is_dir()) and _find_keypoints(folder, stated, [])[0]:
         return True
     return bool(_find_videos(folder, (), [])) and any(find_calibration(place)[0] for place in chain)
+
+
+def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
+    """What a run of this folder would read: files of settings and cameras, videos, folders of keypoints.
+
+    Raises ``InputError`` or ``OSError`` where it cannot be told.
+    """
+    chain = _chain(folder, inherit)
+    yield from (file for place in chain if (file := place / "recording.yaml").exists())
+    stated = _stated(chain)
+    calibration = _calibration_of(chain, stated, [])
+    if calibration is not None:
+        yield calibration
+        if calibration.name == "intri.yml":
+            yield calibration.with_name("extri.yml")
+    yield from _find_videos(folder, (), []).values()
+    yield from _find_keypoints(folder, stated, [])[0].values()
 
 
 def _chain(folder: Path, inherit: Path | None) -> tuple[Path, ...]:

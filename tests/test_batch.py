@@ -1,8 +1,10 @@
 """Many recordings: found, run in processes, remembered. What a run does is replaced by something quick."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -13,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from recordings import figure, ring, seen, write_recording
+from recordings import figure, ring, seen, write_recording, write_video
 
 import run_pipeline
 from pipeline.batch import Row, find_recordings, page, process, processors, read_manifest
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.recording import is_recording
 from pipeline.summary import Summary
 
 RIG = ring(3, size=(320, 180))
@@ -27,11 +30,14 @@ PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
 
 class Settings(Config):
     number: int = 1
+    weights: str = "default"
 
 
 @dataclass
 class Done:
     summary: Summary
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
 
 
 def run(recording, out, cfg, progress):
@@ -48,8 +54,11 @@ def run(recording, out, cfg, progress):
     progress(len(recording))
     where = {"processors": processors(), "threads": torch.get_num_threads(), "pid": os.getpid()}
     (out / "where.json").write_text(json.dumps(where))
-    (out / "report.html").write_text("")
-    return Done(Summary(len(recording), 30.0, 0.2, True, 1.5, 1.6, (), ()))
+    files = out / "results.zarr", out / "report.html"
+    for file in files:
+        file.write_text("")
+    warnings = (*recording.warnings, "the cameras were estimated")
+    return Done(Summary(len(recording), 30.0, 0.2, True, 1.5, 1.6, (), ()), files, warnings)
 
 
 def make(folder, behaviour=""):
@@ -118,7 +127,8 @@ def test_no_failure_stops_the_others_and_the_next_call_goes_on(tmp_path):
     assert "d/<i>/calibration.toml" in rows["d/<i>"].error
     assert (rows["a"].frames, rows["a"].fps, rows["a"].reprojection_px) == (6, 30.0, 1.5)
     assert rows["a"].report == "a/report.html"
-    assert any("30 fps assumed" in w for w in rows["a"].warnings)
+    assert any("30 fps assumed" in w for w in rows["a"].warnings), "what was found"
+    assert "the cameras were estimated" in rows["a"].warnings, "what the run found"
     assert rows["b"].error == ""
     assert "RuntimeError: by chance" in (out / "b/log.txt").read_text()
     told = [e for e in events if e.row.name == "a"]
@@ -156,6 +166,98 @@ def test_other_settings_or_lost_results_are_run_again(tmp_path):
     assert attempts() == [2, 2, 1]
     assert attempts(only="c", cfg=Settings(number=2)) == [2, 2, 2]
     assert read_manifest(out)["a"].state == "done", "rows that are not chosen stay"
+
+
+def rewrite(file, content):
+    """Write a file again, at a later time: the clock's ticks are coarse."""
+    file.write_bytes(content)
+    later = file.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(later, later))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A data set with its results, and weights beside it."""
+    top = tmp_path_factory.mktemp("finished")
+    made = make(top / "data/s/a")
+    (made / "calibration.toml").rename(top / "data/s/calibration.toml")
+    write_video(made / "videos/cam01.mp4", 6, size=(320, 180))
+    (top / "net.safetensors").write_bytes(b"older")
+    (made / "keypoints/cam02/cam02_99.json").symlink_to("nowhere")
+    with contextlib.chdir(top):
+        events = work(Path("data"), Path("out"), cfg=Settings(weights="net.safetensors"))
+    assert events[-1].row.state == "done"
+    return top
+
+
+def one_more_line(file):
+    file.write_text(file.read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("s/a/keypoints/cam02/cam02_000000000002_keypoints.json", lambda f: rewrite(f, f.read_bytes())),
+        ("s/a/keypoints/cam02/cam02_000000000003_keypoints.json", one_more_line),
+        ("s/a/keypoints/cam02/cam02_000000000004_keypoints.json", Path.unlink),
+        ("s/a/keypoints/cam02/cam02_000000000006_keypoints.json", Path.touch),
+        ("s/a/keypoints/cam02", lambda f: f.rename(f.with_name("cam2"))),
+        ("s/a/videos/cam01.mp4", lambda f: rewrite(f, f.read_bytes())),
+        ("s/a/videos/cam03.mp4", Path.touch),
+        ("s/calibration.toml", one_more_line),
+        ("s/recording.yaml", lambda f: f.write_text("fps: 20\n")),
+        ("../net.safetensors", lambda f: rewrite(f, b"newer")),
+        ("../out/s/a/report.html", Path.unlink),
+        ("../out/s/a/results.zarr", Path.unlink),  # as of cameras that were estimated and corrected
+    ],
+)
+def test_no_result_outlives_what_it_was_made_of(finished, tmp_path, monkeypatch, file, change):
+    top = shutil.copytree(finished, tmp_path / "copy", symlinks=True)  # times, too
+    monkeypatch.chdir(top)
+
+    def first():
+        events = process(Path("data"), Path("out"), Settings(weights="net.safetensors"), run, workers=1)
+        with contextlib.closing(events):
+            return next(events).row.state
+
+    (top / "data/s/notes.yaml").write_text("nobody reads this")
+    rewrite(top / "data/s/calibration.toml", (top / "data/s/calibration.toml").read_bytes())
+    assert first() == "done", "nothing has changed"
+    change(top / "data" / file)
+    assert first() == "running"
+
+
+def test_what_cannot_be_read_stops_nothing(tmp_path):
+    """Links to nowhere and folders called as files are, at every place that is looked at."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("b/x", "c/x"):
+        make(data / name)
+    for link in ("b/old.toml", "b/recording.yaml", "b/x/recording.yaml", "b/x/keypoints/old", "b/videos"):
+        (data / link).symlink_to(tmp_path / "nowhere")
+    (data / "b/x/keypoints/cam01/cam01_7.json").symlink_to(tmp_path / "nowhere")
+    (data / "b/x.yml").mkdir()
+    (data / "b/calib_old.toml").mkdir()
+    (data / "c/x/recording.yaml").mkdir()
+    work(data, out, workers=1)
+    rows = read_manifest(out)
+    assert rows["b/x"].state == "done"
+    assert rows["c/x"].state == "failed"
+    assert "recording.yaml" in rows["c/x"].error
+
+
+def test_a_folder_that_may_not_be_read_is_one_failure(tmp_path, monkeypatch):
+    for name in ("a", "locked"):
+        make(tmp_path / name)
+
+    def refused(folder, inherit=None):
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return is_recording(folder, inherit)
+
+    monkeypatch.setattr("pipeline.batch.is_recording", refused)
+    assert [*find_recordings(tmp_path)] == ["a", "locked"]
+    with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
+        find_recordings(tmp_path / "locked")
 
 
 def test_whoever_stops_listening_stops_the_workers(tmp_path):
