@@ -1,4 +1,7 @@
-"""Files mutated at random: what comes is a value that makes sense or a message, never another exception."""
+"""Files mutated at random: what comes is a value that makes sense or a message, never another exception.
+
+200 cases a kind of file here; ``pytest -m slow tests/reliability/test_fuzz.py`` takes 2000.
+"""
 
 import json
 import pickle
@@ -20,7 +23,7 @@ from pipeline.recording import find_recording
 from pipeline.video import probe, read_frames
 from stages.graph import RunConfig
 
-CASES = 400
+CASES = pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
 SECONDS = 5.0
 """For one case, on a machine that has other things to do."""
 
@@ -86,9 +89,10 @@ def survives(what, cases, rng):
     return refused
 
 
+@CASES
 @pytest.mark.parametrize("name", ["calibration.toml", "recording.yaml", "keypoints"])
 @pytest.mark.filterwarnings("ignore")
-def test_a_recording_with_a_mutated_file(original, tmp_path, name):
+def test_a_recording_with_a_mutated_file(original, tmp_path, name, cases):
     folder = shutil.copytree(original, tmp_path / "recording")
     rng = random.Random(name)
 
@@ -115,12 +119,13 @@ def test_a_recording_with_a_mutated_file(original, tmp_path, name):
         known = found.people(np.arange(len(found)))
         assert ((known[..., 2] == 0) | np.isfinite(known).all(-1)).all()
 
-    refused = survives(find, CASES, rng)
-    assert refused < CASES, "some mutations do no harm"
-    assert refused > (0 if name == "keypoints" else CASES // 4), "and some do"
+    refused = survives(find, cases, rng)
+    assert refused < cases, "some mutations do no harm"
+    assert refused > (0 if name == "keypoints" else cases // 4), "and some do"
 
 
-def test_mutated_rotation_matrices(tmp_path):
+@CASES
+def test_mutated_rotation_matrices(tmp_path, cases):
     """EasyMocap's pair of files, which holds matrices: they are rotations, or refused."""
     rng = random.Random(3)
     path = easymocap(tmp_path, ring(3), rotation="matrix")
@@ -137,10 +142,11 @@ def test_mutated_rotation_matrices(tmp_path):
             rig.R @ rig.R.transpose(0, 2, 1), np.tile(np.eye(3), (len(rig), 1, 1)), atol=1e-9
         )
 
-    assert 0 < survives(read, CASES, rng) < CASES
+    assert 0 < survives(read, cases, rng) < cases
 
 
-def test_a_mutated_configuration(tmp_path):
+@CASES
+def test_a_mutated_configuration(tmp_path, cases):
     rng = random.Random(4)
     values = json.dumps(RunConfig().model_dump(mode="json"), indent=1).encode()
     path = tmp_path / "mine.yaml"
@@ -149,11 +155,12 @@ def test_a_mutated_configuration(tmp_path):
         path.write_bytes(mutate(values))
         load(RunConfig, [path])
 
-    assert 0 < survives(read, CASES, rng) < CASES
+    assert 0 < survives(read, cases, rng) < cases
 
 
+@CASES
 @pytest.mark.filterwarnings("ignore")
-def test_a_mutated_body(tmp_path):
+def test_a_mutated_body(tmp_path, cases):
     rng = random.Random(5)
     model = {"f": np.zeros((4, 3), np.int32), "v_template": np.zeros((5, 3)), "weights": np.zeros((5, 24))}
     contents = {".pkl": pickle.dumps(model), ".npz": b""}
@@ -166,11 +173,12 @@ def test_a_mutated_body(tmp_path):
         path.write_bytes(mutate(contents[suffix]))
         load_body(path)
 
-    assert survives(read, CASES, rng) == CASES, "none of them is a body"
+    assert survives(read, cases, rng) == cases, "none of them is a body"
 
 
+@CASES
 @pytest.mark.filterwarnings("ignore")
-def test_a_mutated_video(original, tmp_path):
+def test_a_mutated_video(original, tmp_path, cases):
     rng = random.Random(6)
     content = (original / "videos" / "cam01.mp4").read_bytes()
     path = tmp_path / "cam01.mp4"
@@ -183,4 +191,4 @@ def test_a_mutated_video(original, tmp_path):
         shown = [*read_frames(info, range(min(len(info.times_s), 20)))]
         assert all(f is None or (f.width, f.height) == info.size for f in shown)
 
-    assert survives(read, CASES // 2, rng) < CASES // 2
+    assert survives(read, cases // 2, rng) < cases // 2
