@@ -113,11 +113,11 @@ class SmplifyConfig(Config):
         description="how far detector and body may disagree about where a keypoint is: an offset for each, "
         "estimated once, with the shape and from the same frames, then kept; 0 switches it off",
     )
-    regressed_sigma_deg: float = Field(
-        25.0,
+    regressed_sigma: float = Field(
+        1.0,
         gt=0,
-        description="how far a joint may turn from the regressor's pose where a single view sees the person; "
-        "two views know better",
+        description="how far a joint may turn from the regressor's pose where a single view sees the person, "
+        "over the error that the regressor expects of it; two views know better",
     )
     tolerance: float = Field(1e-3, gt=0, description="relative decrease of the energy at which a fit stops")
 
@@ -199,6 +199,7 @@ class _Run:
     confidence: Tensor  # (V, T, 25)
     start: Motion  # N = 1
     toward: Tensor  # (T, 23, 3, 3) the regressor's pose where it counts, else NaN
+    sigma: Tensor  # (T, 23) radians, by which it expects to be off
     free_shape: bool = False
 
 
@@ -346,6 +347,7 @@ class _Fitter:
             confidence=confidence[:, frames],
             start=Motion(rotations[None], transl[None], betas[None], offsets[None]),
             toward=self.toward(clip, p)[frames],
+            sigma=clip.pose_sigma[frames, p],
             free_shape=free,
         )
 
@@ -378,6 +380,7 @@ class _Fitter:
                     confidence=part.keypoints.confidence[:, :, p],
                     start=Motion(pose[0][None], pose[1][None], person.betas[None], person.offsets[None]),
                     toward=self.toward(part, p),
+                    sigma=part.pose_sigma[:, p],
                 )
 
     def fit(self, runs: Sequence[_Run], rate: float) -> Iterator[tuple[_Run, Motion]]:
@@ -387,7 +390,7 @@ class _Fitter:
             alike.setdefault((len(run.frames), run.held, run.breaks, run.free_shape), []).append(run)
         for (_, held, breaks, free_shape), group in alike.items():
             toward = torch.stack([r.toward for r in group])
-            sigma = torch.tensor(math.radians(self.cfg.regressed_sigma_deg))
+            sigma = self.cfg.regressed_sigma * torch.stack([r.sigma for r in group])
             motion = fit(
                 self.body,
                 self.views(torch.stack([r.xy for r in group]), torch.stack([r.confidence for r in group])),

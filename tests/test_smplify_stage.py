@@ -400,6 +400,7 @@ def regressed(
                 body_pose=rotations[now, None, 1:].float(),
                 betas=d.betas.expand(len(b.transl), 1, -1).float(),
                 transl=transl[now, None].float(),
+                pose_sigma=torch.full_like(b.pose_sigma, 0.3),
             )
         )
     return out
@@ -454,10 +455,14 @@ def test_one_view_is_held_to_the_regressor_s_pose(alone: Scene) -> None:
     # Of what a picture does not show the regressor knows more than the prior: the truth, here.
     items = regressed(alone, degrees=0.0)
     near, free = (
-        root_relative_mm(joined(from_regressor(alone, items, regressed_sigma_deg=s), "joints"), alone)
-        for s in (5.0, 1e4)
+        root_relative_mm(joined(from_regressor(alone, items, regressed_sigma=s), "joints"), alone)
+        for s in (0.3, 1e3)
     )
     assert near < 0.8 * free
+    # What counts is how sure the regressor is itself.
+    unsure = [replace(b, pose_sigma=b.pose_sigma * 1e3) for b in items]
+    found = root_relative_mm(joined(from_regressor(alone, unsure, regressed_sigma=1.0), "joints"), alone)
+    assert found == pytest.approx(free, abs=0.01)
 
 
 def test_several_views_start_where_there_is_less_energy(long: Scene, fitted: list[FitBatch]) -> None:
