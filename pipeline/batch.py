@@ -278,7 +278,8 @@ tr > :first-child, tr > :nth-child(2), tr > :last-child { text-align: left; }
 td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
 td p { margin: 0; white-space: pre-wrap; }
 .done td:nth-child(2) { color: #1a7f37; }
-.failed td:nth-child(2), .error { color: #cf222e; font-weight: 600; }
+.failed td:nth-child(2) { font-weight: 600; }
+.failed td:nth-child(2), .error { color: #cf222e; }
 """
 
 

@@ -286,10 +286,11 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 def test_the_page_escapes_what_comes_from_outside():
     bad = "<script>alert(1)</script>"
-    row = Row(f'a/{bad}"&', "failed", error=bad, warnings=(bad,), report=f'a/{bad}"/report.html')
+    row = Row(f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html')
     text = page(bad, [row, replace(row, name="b", state="done", frames=5)])
     assert "<script" not in text
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22/report.html"' in text
+    assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22%26/log.txt"' in text
     assert text.count("&lt;script&gt;") == 7
     assert "2 recordings: 1 done, 1 failed" in text
 
