@@ -703,6 +703,6 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{source}: no weights of a keypoint regressor ({error}). Give a weights.safetensors that the "
-            "command `train` has made, or calibrated or uncalibrated for those that ship."
+            "command `train` has made."
         ) from error
     return net.requires_grad_(False).eval()

@@ -88,11 +88,19 @@ def test_no_clip_is_in_both_halves(motion):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"trans": None}, "trans"), ({"body_pose": np.zeros((120, 72))}, r"\(120, 72\)"), (None, "poses")],
+    [
+        ({"trans": None}, "trans"),
+        ({"body_pose": np.zeros((120, 72))}, r"\(120, 72\)"),
+        ({"clip_id": np.arange(120)}, "from 0; it has 0 to 119"),
+        ({"clip_category": np.array([f"{i}" for i in range(12)])}, "no category has three clips"),
+        (b"no motion", "poses"),
+        (b"", "poses"),
+        (b"PK\x03\x04 cut off", "poses"),
+    ],
 )
 def test_another_file_is_refused_by_name(motion, change, message):
-    if change is None:
-        motion.write_text("no motion")
+    if isinstance(change, bytes):
+        motion.write_bytes(change)
     else:
         with np.load(motion) as d:
             arrays = {**d, **change}
@@ -354,6 +362,16 @@ def test_a_folder_with_a_training_is_not_trained_over(motion, tmp_path):
         next(train(TrainConfig(steps=2, **TINY), motion, tmp_path / "out", resume=True))
 
 
+def test_a_folder_that_cannot_be_written_is_named(motion, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        next(train(TrainConfig(**TINY), motion, tmp_path / "file" / "out"))
+    weights = tmp_path / "out" / "weights.safetensors"
+    weights.mkdir(parents=True)
+    with pytest.raises(InputError, match="Make room, then go on with --resume"):
+        list(train(TrainConfig(steps=1, **TINY), motion, tmp_path / "out"))
+
+
 def test_a_device_that_is_not_there_is_named(motion, tmp_path):
     with pytest.raises(InputError, match="device: cuda:99"):
         next(train(TrainConfig(device="cuda:99", **TINY), motion, tmp_path / "out"))
@@ -380,7 +398,9 @@ def test_the_command_leaves_weights_that_load(motion, tmp_path):
     assert json.loads((out / "metrics.jsonl").read_text())["step"] == 3
 
 
-@pytest.mark.parametrize("name", ["train_tiny", "train_keypoints_calibrated", "train_keypoints_uncalibrated"])
+@pytest.mark.parametrize(
+    "name", ["train_tiny", *(f"train_keypoints_{x}" for x in ("calibrated", "refine", "uncalibrated"))]
+)
 def test_the_configurations_that_ship_are_sound(name):
     file = Path(run_pipeline.__file__).parent / "configs" / f"{name}.yaml"
     assert load(TrainConfig, [file]) != TrainConfig() or name == "train_keypoints_calibrated"

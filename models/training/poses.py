@@ -92,9 +92,9 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
     """
     wanted = ("body_pose", "trans", "clip_id", "clip_name", "clip_category")
     try:
-        with np.load(path, allow_pickle=False) as d:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as d:
             pose, trans, clip, names, categories = (d[k] for k in wanted)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can fail in any way
         raise InputError(
             f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
         ) from error
@@ -102,6 +102,11 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
         raise InputError(
             f"{path}: body_pose {pose.shape}, trans {trans.shape} and clip_id {clip.shape} must be "
             "(N, 24, 3), (N, 3) and (N,)."
+        )
+    if len(names) != len(categories) or not np.isin(clip, np.arange(len(names))).all():
+        raise InputError(
+            f"{path}: clip_id must number the {len(names)} names and {len(categories)} categories of clips, "
+            f"from 0; it has {clip.min()} to {clip.max()}."
         )
     known, number = np.unique(categories, return_inverse=True)
     test = np.array(held_out_clips([str(n) for n in names], [str(c) for c in categories]))
@@ -112,6 +117,10 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
         tuple(str(c) for c in known),
     )
     is_test = torch.from_numpy(test[clip])
+    if not is_test.any():
+        raise InputError(
+            f"{path}: no category has three clips, so none can be held out to test on. Give more motion."
+        )
     return every.where(~is_test), every.where(is_test)
 
 

@@ -73,7 +73,7 @@ class TrainConfig(Config):
     """Share of samples from a detector that does not know feet."""
     device: str = "auto"
     """A GPU where there is one; or cpu, cuda, cuda:1. On a GPU larger batches cost next to nothing."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     """Of weights and samples."""
     check_seconds: float = Field(60.0, gt=0)
     """Time between checkpoints, each with the errors on held-out motion."""
@@ -178,7 +178,10 @@ def train(
             if resume
             else f"{out}: has a training in it. Go on with it (--resume), or choose another folder."
         )
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
     step, seconds, smooth = 0, 0.0, math.nan
     if resume:
         state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -234,6 +237,10 @@ def train(
     except GeneratorExit:
         save()
         raise
+    except OSError as e:
+        raise InputError(
+            f"{out}: cannot be written ({e.strerror or e}). Make room, then go on with --resume."
+        ) from e
 
 
 def _device(cfg: TrainConfig) -> torch.device:
