@@ -123,6 +123,23 @@ class Body:
 _PARENTS: Final = list(SMPL_PARENTS[1:])
 
 
+def down_the_tree(local: Tensor) -> Tensor:
+    """Local rotations (..., 24, 3, 3) → those of all joints in the frame that the root's is given in."""
+    each = local.unbind(-3)
+    out = [each[0]]
+    for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):
+        out.append(out[parent] @ each[joint])
+    return torch.stack(out, -3)
+
+
+def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
+    """J_pelvis(betas) (N, 3), metres, of betas (N, B): those that the body has count."""
+    directions = body.joints_shapedirs[0]
+    count = min(betas.shape[1], directions.shape[1])
+    rest: Tensor = body.joints_template[0] + betas[:, :count] @ directions[:, :count].mT
+    return rest
+
+
 def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
     """World rotation and position of each joint.
 

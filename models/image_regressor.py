@@ -7,7 +7,6 @@ pose and shape those of the fused pass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from models.body import KeypointBody
+from models.body import KeypointBody, pelvis_at_rest
 from models.crops import SIZE, Contrast
 from models.encoders import SIZES, EncoderName, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
 from models.regressor import Regression, average_rotations
 from models.rotations import rotation_between
+from models.weights import read_weights, save_weights
 from pipeline.errors import InputError
 
 ITERATIONS: Final = 3
@@ -210,14 +209,6 @@ def place(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tup
     return turn @ said.orient, pelvis - rest
 
 
-def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
-    """J_pelvis(betas) (N, 3), metres, of betas (N, B): those that the body has count."""
-    directions = body.joints_shapedirs[0]
-    count = min(betas.shape[1], directions.shape[1])
-    rest: Tensor = body.joints_template[0] + betas[:, :count] @ directions[:, :count].mT
-    return rest
-
-
 def _mean_pose(turned: Tensor, there: Tensor) -> Tensor:
     """(N, H, 23, 3, 3) hypotheses, (N, H) whether there → their mean (N, 23, 3, 3) on the manifold."""
     if turned.shape[1] == 1:
@@ -234,12 +225,7 @@ def _mean_betas(betas: Tensor, there: Tensor) -> Tensor:
 
 def save_image_regressor(net: ImageRegressor, path: Path) -> None:
     """Weights as safetensors, with the configuration in their metadata; the whole file or nothing."""
-    tensors = {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(
-        save(tensors, metadata={"multispin": json.dumps({"kind": "images", **asdict(net.config)})})
-    )
-    part.replace(path)
+    save_weights(path, net.state_dict(), {"kind": "images", **asdict(net.config)})
 
 
 def load_image_regressor(path: Path) -> ImageRegressor:
@@ -268,9 +254,7 @@ def load_image_regressor(path: Path) -> ImageRegressor:
 
 def _read_safetensors(path: Path, content: bytes) -> tuple[ImageConfig, dict[str, Tensor]]:
     try:
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        values = json.loads(header["__metadata__"]["multispin"])
+        tensors, values = read_weights(content)
         if values.pop("kind") != "images":
             raise ValueError("of another kind of network")
         return TypeAdapter(ImageConfig).validate_python(values), tensors

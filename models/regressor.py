@@ -6,7 +6,6 @@ N is one person in one frame, V its views, B betas. Views may be missing: ``seen
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -15,15 +14,15 @@ from typing import Final, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from models.body import KeypointBody, load_body
+from models.body import KeypointBody, load_body, pelvis_at_rest
 from models.rotations import (
     axis_angle_to_matrix,
     geodesic_degrees,
     matrix_to_axis_angle,
 )
+from models.weights import read_weights, save_weights
 from pipeline.batches import TensorBatch, axes
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, SMPL_PARENTS
@@ -90,7 +89,7 @@ def to_world(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody) -
     seen = regression.seen
     orient = average_rotations(R.mT @ regression.view_orient, seen)
     body = body.to(dtype=R.dtype, device=R.device)
-    rest = body.joints_template[0] + regression.betas @ body.joints_shapedirs[0].mT
+    rest = pelvis_at_rest(body, regression.betas)
     cam = torch.where(seen[..., None], rest[:, None] + regression.view_transl, 1.0)
     pelvis = (R.mT @ (cam - t)[..., None])[..., 0]
     ray = (R.mT @ torch.nn.functional.normalize(cam, dim=-1)[..., None])[..., 0]
@@ -678,11 +677,7 @@ _NETS: Final[dict[str, type[CalibratedNet] | type[UncalibratedNet]]] = {
 
 def save_regressor(net: KeypointNet, path: Path) -> None:
     """Weights as safetensors, with what is needed to build the net in their metadata; atomically."""
-    config = json.dumps({"kind": net.kind, **net.config})
-    tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(tensors, metadata={"multispin": config}))
-    part.replace(path)
+    save_weights(path, net.state_dict(), {"kind": net.kind, **net.config})
 
 
 def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> KeypointNet:
@@ -693,10 +688,7 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
     """
     source = files("models.assets") / f"regressor_{path}.safetensors" if isinstance(path, str) else path
     try:
-        content = source.read_bytes()
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        config = json.loads(header["__metadata__"]["multispin"])
+        tensors, config = read_weights(source.read_bytes())
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
             net = _NETS[config.pop("kind")](load_body().keypoints, **config)
         net.load_state_dict(tensors)

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
-from models.body import KeypointBody
+from models.body import KeypointBody, down_the_tree
 from models.priors import PosePrior, PriorTerms
 from models.rotations import (
     axis_angle_to_matrix,
@@ -209,15 +209,6 @@ def _descendants() -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, below))
 
 
-def _global(local: Tensor) -> Tensor:
-    """Local rotations (..., 24, 3, 3) → global."""
-    each = local.unbind(-3)
-    out = [each[0]]
-    for j in range(1, JOINTS):
-        out.append(out[SMPL_PARENTS[j]] @ each[j])
-    return torch.stack(out, -3)
-
-
 def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """c of p = t + J₀ + Σ_a G_a c_a: rest joints (..., 24, 3), points (..., K, 3) → (..., K, 24, 3).
 
@@ -332,7 +323,7 @@ _NEAR = 0.1
 
 def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
     n, frames = motion.transl.shape[:2]
-    G = _global(motion.rotations)
+    G = down_the_tree(motion.rotations)
     joint0, levers = pb.model.shaped(motion.betas, motion.offsets)
     flat = G.permute(0, 3, 1, 2, 4).reshape(n, 3, frames, 3 * JOINTS)
     points = flat.reshape(n, 3 * frames, -1) @ levers.reshape(n, -1, 3 * JOINTS).mT

@@ -12,18 +12,20 @@ from filelock import FileLock, Timeout
 from pipeline.errors import InputError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or nothing under the name ``path``, whatever happens meanwhile.
-
-    Raises ``InputError`` when it cannot be written.
-    """
+def write_whole(path: Path, content: bytes) -> None:
+    """All of it or nothing under the name ``path``, whatever happens meanwhile. Raises ``OSError``."""
     part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+    part.replace(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """``write_whole`` of a text. Raises ``InputError`` when it cannot be written."""
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
-        part.replace(path)
+        write_whole(path, text.encode())
     except OSError as e:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
 

@@ -18,9 +18,9 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.body import Body, KeypointBody, load_body
+from models.body import Body, KeypointBody, load_body, pelvis_at_rest
 from models.crops import crop, normalised, person_box
-from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor, pelvis_at_rest
+from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from models.body import Body, KeypointBody, pose_keypoints
+from models.body import Body, KeypointBody, pelvis_at_rest, pose_keypoints
 from models.priors import PosePrior, load_pose_prior
 from models.smplify import (
     JOINTS,
@@ -310,8 +310,7 @@ class _Fitter:
 
     def pelvis(self, clip: PoseBatch, p: int) -> Tensor:
         """(T, 3) where the regressor sees it, metres, world."""
-        directions = self.body.joints_shapedirs[0].double()
-        return self.body.joints_template[0] + clip.betas[:, p].double() @ directions.mT + clip.transl[:, p]
+        return pelvis_at_rest(self.body, clip.betas[:, p].double()) + clip.transl[:, p]
 
     def toward(self, clip: PoseBatch, p: int) -> Tensor:
         """(T, 23, 3, 3) what the regressor says of the frames that one view shows, else NaN."""

@@ -18,12 +18,11 @@ from scenes import Scene, scene
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.body import Body, load_body, pose_keypoints
+from models.body import Body, load_body, pelvis_at_rest, pose_keypoints
 from models.image_regressor import (
     SMPL_PELVIS,
     ImageConfig,
     ImageRegressor,
-    pelvis_at_rest,
     save_image_regressor,
 )
 from models.regressor import CalibratedNet, Regression, save_regressor

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.body import load_body, pose_keypoints
+from models.body import down_the_tree, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
 from models.motion import animate, make_people
 from models.regressor import (
@@ -35,7 +35,7 @@ from models.rotations import (
     rotation_between,
 )
 from models.training.poses import Poses
-from models.training.projections import Difficulty, Projections, down_the_tree
+from models.training.projections import Difficulty, Projections
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25
 

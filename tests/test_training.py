@@ -11,12 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 import run_pipeline
-from models.body import load_body, pose_keypoints
+from models.body import down_the_tree, load_body, pose_keypoints
 from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
 from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
 from models.training.losses import loss_of
 from models.training.poses import Poses, Sampler, held_out_clips, read_poses
-from models.training.projections import TEST, Difficulty, Projections, down_the_tree
+from models.training.projections import TEST, Difficulty, Projections
 from models.training.trainer import TrainConfig, batches, joint_errors, make_net, train
 from pipeline.config import load
 from pipeline.errors import InputError

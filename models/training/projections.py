@@ -12,12 +12,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.body import KeypointBody
+from models.body import KeypointBody, down_the_tree
 from models.regressor import GlobalKinematics
 from models.rotations import axis_angle_to_matrix
 from models.training.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
-from pipeline.joints import BODY_25, SMPL_PARENTS
+from pipeline.joints import BODY_25
 
 BETA_SIGMA: Final = 1.5
 _ARMS: Final = ("Elbow", "Wrist")
@@ -146,15 +146,6 @@ class Projections:
             true_focal=K[..., 0, 0], true_R=true_R, true_t=t,
             xy_px=xy, confidence=confidence, category=self.sampler.poses.category[index],
         )  # fmt: skip
-
-
-def down_the_tree(rotations: Tensor) -> Tensor:
-    """Local rotations (N, 24, 3, 3) → those of all joints in the world."""
-    local = rotations.unbind(1)
-    turned = [local[0]]
-    for joint, parent in enumerate(SMPL_PARENTS[1:], start=1):
-        turned.append(turned[parent] @ local[joint])
-    return torch.stack(turned, 1)
 
 
 def _cameras(joints: Tensor, views: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:

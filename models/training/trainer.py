@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.body import load_body, pose_keypoints
+from models.body import down_the_tree, load_body, pose_keypoints
 from models.evaluation.metrics import mpjpe, pa_mpjpe
 from models.regressor import (
     CalibratedNet,
@@ -28,9 +29,10 @@ from models.regressor import (
 from models.rotations import nearest_rotation
 from models.training.losses import loss_of
 from models.training.poses import Poses, Sampler, read_poses
-from models.training.projections import TEST, Difficulty, Projected, Projections, down_the_tree
+from models.training.projections import TEST, Difficulty, Projected, Projections
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.files import write_whole
 
 Array = NDArray[np.float64]
 
@@ -197,13 +199,13 @@ def train(
 
     def save() -> None:
         save_regressor(net, out / "weights.safetensors")
-        part = checkpoint.with_suffix(".part")
         values = {
             "net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds,
             "smooth": smooth, "config": cfg.model_dump_json(),
         }  # fmt: skip
-        torch.save(values, part)
-        part.replace(checkpoint)
+        content = io.BytesIO()
+        torch.save(values, content)
+        write_whole(checkpoint, content.getvalue())
 
     def check() -> None:
         row = {"step": step, "seconds": round(seconds, 1), "loss": smooth, **errors_of(net, checks)}

@@ -1,0 +1,31 @@
+"""Files of weights: safetensors, with what is needed to build the network in their metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline.files import write_whole
+
+_KEY = "multispin"
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+    """The whole file or nothing. ``config`` must fit into JSON. Raises ``OSError``."""
+    here = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_whole(path, save(here, metadata={_KEY: json.dumps(config)}))
+
+
+def read_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration of a file's content.
+
+    Raises ``SafetensorError``, ``ValueError``, ``KeyError`` or ``TypeError`` where it is something else.
+    """
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, json.loads(header["__metadata__"][_KEY])
