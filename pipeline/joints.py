@@ -84,3 +84,15 @@ A point of BODY_25 that a format lacks is the mean of ``MIDPOINTS`` where both e
 """
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
+
+EXTRA_24: Final = (
+    "RAnkle", "RKnee", "RHip", "LHip", "LKnee", "LAnkle", "RWrist", "RElbow", "RShoulder", "LShoulder",
+    "LElbow", "LWrist", "Neck (LSP)", "TopHead (LSP)", "Pelvis (MPII)", "Thorax (MPII)", "Spine (H36M)",
+    "Jaw (H36M)", "Head (H36M)", "Nose", "LEye", "REye", "LEar", "REar",
+)  # fmt: skip
+"""The joints of the published data sets' ground truth, in SPIN's order; points 25–48 of its 49."""
+
+EXTRA_24_FLIP: Final = (
+    5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 15, 16, 17, 18, 19, 21, 20, 23, 22,
+)  # fmt: skip
+"""EXTRA_24 joint that takes each joint's place when left and right are exchanged."""

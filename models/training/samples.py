@@ -1,0 +1,76 @@
+"""What the image regressors learn from: people in frames, each in the crops of several views.
+
+Axes: N people in frames, V views, S pixels of a crop's side. A crop is the picture of a pinhole camera of its
+own: ``K`` takes metres in its axes (x right, y down, z forward) to its pixels, whose first has its centre at
+(0, 0); turning the crop about any of its pixels rolls that camera. What is not known is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.batches import TensorBatch, axes
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """One person in one frame, before any augmentation, with room around the crop."""
+
+    id: str
+    """``dataset/subject/sequence/frame``; the same in every run, whatever else is trained on."""
+    cameras: tuple[str, ...]
+    """V names. ``dataset/subject/sequence/camera/frame`` is one picture."""
+    pictures: tuple[NDArray[np.uint8], ...]
+    """V pictures (H, W, 3) RGB, of any sizes: the person with a margin."""
+    box: NDArray[np.float64]
+    """(V, 3) centre x, y and side, pixels of the picture, of the square that becomes the crop; NaN where the
+    view does not show the person."""
+    K: NDArray[np.float64]
+    """(V, 3, 3) of the pictures, pixels."""
+    R: NDArray[np.float64]
+    """(V, 3, 3) world to camera; NaN where there is no calibration."""
+    t: NDArray[np.float64]
+    """(V, 3) metres, world to camera; NaN where there is no calibration."""
+    xy_px: NDArray[np.float64]
+    """(V, 49, 2) keypoints, pixels of the picture: BODY_25, then the 24 of ``EXTRA_24``."""
+    confidence: NDArray[np.float64]
+    """(V, 49), 0 where missing."""
+    joints: NDArray[np.float64]
+    """(V, 24, 3) true ``EXTRA_24`` joints in each camera's axes, metres, from any origin; NaN unknown."""
+    orient: NDArray[np.float64]
+    """(V, 3, 3) true rotation of the root, body → camera; NaN unknown."""
+    body_pose: NDArray[np.float64]
+    """(23, 3, 3) true rotations of joints 1–23; NaN unknown."""
+    betas: NDArray[np.float64]
+    """(10,) true shape; NaN unknown."""
+
+
+@dataclass(frozen=True, repr=False)
+class Samples(TensorBatch):
+    """A batch, augmented. Float32 but for the images."""
+
+    ids: tuple[str, ...]
+    cameras: tuple[tuple[str, ...], ...]
+    flipped: Tensor = axes("N")
+    """Whether left and right are exchanged: in all views, cameras, keypoints and truth of a sample, or none."""
+    rolled: Tensor = axes("N V")
+    """Radians by which each crop was turned: R, t, orient and joints are those of the rolled camera."""
+    images: Tensor = axes("N V 3 S S")
+    """uint8 RGB."""
+    seen: Tensor = axes("N V")
+    """Whether there is a crop."""
+    K: Tensor = axes("N V 3 3")
+    """Of the crops, pixels."""
+    R: Tensor = axes("N V 3 3")
+    t: Tensor = axes("N V 3")
+    xy_px: Tensor = axes("N V J 2")
+    """Keypoints, 49, pixels of the crop."""
+    confidence: Tensor = axes("N V J")
+    joints: Tensor = axes("N V 24 3")
+    orient: Tensor = axes("N V 3 3")
+    body_pose: Tensor = axes("N 23 3 3")
+    betas: Tensor = axes("N 10")
