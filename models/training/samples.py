@@ -56,7 +56,7 @@ class Samples(TensorBatch):
     ids: tuple[str, ...]
     cameras: tuple[tuple[str, ...], ...]
     flipped: Tensor = axes("N")
-    """Whether left and right are exchanged: in all views, cameras, keypoints and truth of a sample, or none."""
+    """Whether left and right are exchanged, in a sample's views, cameras, keypoints and truth alike."""
     rolled: Tensor = axes("N V")
     """Radians by which each crop was turned: R, t, orient and joints are those of the rolled camera."""
     images: Tensor = axes("N V 3 S S")
