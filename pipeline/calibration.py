@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 
 UNITS: Final[Mapping[str, float]] = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 """Metres in one unit of a calibration."""
@@ -194,6 +195,7 @@ def write_calibration(rig: Rig, path: Path, estimate: Estimate | None = None) ->
     """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative).
 
     With an ``estimate`` the cameras are marked as estimated, and what they are good for is said at the top.
+    Raises ``InputError`` when it cannot be written.
     """
     lines = []
     if estimate:
@@ -230,7 +232,7 @@ def write_calibration(rig: Rig, path: Path, estimate: Estimate | None = None) ->
             f"source = {{{source}}}",
         ]
     lines.append("")
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_atomically(path, "\n".join(lines))
 
 
 def _quoted(text: str) -> str:

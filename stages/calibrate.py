@@ -97,7 +97,8 @@ def calibrate(
             )
         _log.warning(f"{path}: estimated again, for {' and '.join(changed)} changed")
     if rig is None or stale:
-        _write(*_estimated(recording, body, cfg, match, source), path)
+        rig, made = _estimated(recording, body, cfg, match, source)
+        write_calibration(rig, path, made)
         rig, kept = _read(path)
     _check_same(rig, recording.rig, path)
     if kept and kept.as_written:
@@ -181,15 +182,6 @@ def _estimated(
 
 def _read(path: Path) -> tuple[Rig, Estimate | None]:
     return read_calibration(path), read_estimate(path)
-
-
-def _write(rig: Rig, made: Estimate, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        write_calibration(rig, part, made)
-        part.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
 
 
 def _check_same(rig: Rig, wanted: Rig, path: Path) -> None:
