@@ -96,3 +96,12 @@ EXTRA_24_FLIP: Final = (
     5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 15, 16, 17, 18, 19, 21, 20, 23, 22,
 )  # fmt: skip
 """EXTRA_24 joint that takes each joint's place when left and right are exchanged."""
+
+H36M_17: Final = (
+    "Pelvis", "LHip", "LKnee", "LAnkle", "RHip", "RKnee", "RAnkle", "Spine", "Neck", "Jaw", "Head",
+    "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist",
+)  # fmt: skip
+"""The joints that evaluation is about, left first: the rows of SPIN's ``J_regressor_h36m.npy``."""
+
+EXTRA_24_OF_H36M_17: Final = (14, 3, 4, 5, 2, 1, 0, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
+"""The EXTRA_24 joint that is each joint of H36M_17."""
