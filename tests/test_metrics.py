@@ -7,7 +7,16 @@ import pytest
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from models.evaluation.metrics import Array, mpjpe, pa_mpjpe, pve, similarity_aligned
+from models.evaluation.metrics import (
+    Array,
+    acceleration_error,
+    auc,
+    mpjpe,
+    pa_mpjpe,
+    pck,
+    pve,
+    similarity_aligned,
+)
 
 
 @pytest.fixture
@@ -62,11 +71,59 @@ def test_alignment_equals_a_numeric_search(sets: tuple[Array, Array], mirror: bo
     assert 0.5 * np.square(aligned - true).sum() == pytest.approx(best, rel=1e-6)
 
 
+def test_acceleration_error_equals_its_slow_twin(sets: tuple[Array, Array]) -> None:
+    predicted, true = sets
+
+    def acceleration(x: Array, t: int, joint: int) -> Array:
+        return (x[t + 1, joint] - x[t, joint]) - (x[t, joint] - x[t - 1, joint])
+
+    slow = [
+        np.mean([np.linalg.norm(acceleration(predicted, t, j) - acceleration(true, t, j)) for j in range(24)])
+        for t in range(1, 4)
+    ]
+    np.testing.assert_allclose(acceleration_error(predicted, true), slow, rtol=1e-12)
+    several = acceleration_error(np.stack([predicted, true]), np.stack([true, true]))
+    np.testing.assert_allclose(several, [slow, [0, 0, 0]], rtol=1e-12)
+    assert acceleration_error(predicted[:2], true[:2]).shape == (0,)
+
+
+def test_acceleration_error_knows_a_constant_push_and_no_drift(sets: tuple[Array, Array]) -> None:
+    true = sets[1]
+    frame = np.arange(5.0)[:, None, None]
+    drifting = true + frame * np.array([0.1, -0.2, 0.3])
+    np.testing.assert_allclose(acceleration_error(drifting, true), 0, atol=1e-12)
+    pushed = true + 0.5 * frame**2 * np.array([0.0, 0.03, 0.04])
+    np.testing.assert_allclose(acceleration_error(pushed, true), 0.05)
+
+
+def test_a_frame_not_compared_has_no_acceleration(sets: tuple[Array, Array]) -> None:
+    predicted, true = (s.copy() for s in sets)
+    predicted[0, 3, 0] = np.nan
+    assert np.isnan(acceleration_error(predicted, true)).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="expected frames"):
+        acceleration_error(predicted[0], true[0])
+
+
+def test_pck_and_auc_equal_their_slow_twins(sets: tuple[Array, Array]) -> None:
+    predicted, true = sets
+    thresholds = np.arange(0, 0.151, 0.005)
+    far = np.array(
+        [[np.sqrt(((p - t) ** 2).sum()) for p, t in zip(*f, strict=True)] for f in zip(*sets, strict=True)]
+    )
+    slow = [sum(1 for d in frame if d < 0.15) / 24 for frame in far]
+    np.testing.assert_allclose(pck(predicted, true, 0.15), slow)
+    assert 0.1 < np.mean(slow) < 0.9
+    area = [sum(sum(1 for d in frame if d < x) / 24 for x in thresholds) / len(thresholds) for frame in far]
+    np.testing.assert_allclose(auc(predicted, true, thresholds), area)
+    np.testing.assert_allclose(auc(true, true, np.arange(0, 151, 5)), 30 / 31)  # less than 0 is nothing
+
+
 def test_frames_with_nan_are_not_compared(sets: tuple[Array, Array]) -> None:
     predicted, true = (s.copy() for s in sets)
     whole = mpjpe(predicted, true), pa_mpjpe(predicted, true)
     predicted[1, 3, 0] = np.nan
     true[4] = np.inf
+    assert np.isnan(pck(predicted, true, 1.0)[[1, 4]]).all()
     for measure, before in zip((mpjpe, pa_mpjpe), whole, strict=True):
         after = measure(predicted, true)
         assert np.isnan(after[[1, 4]]).all()

@@ -34,6 +34,38 @@ def pa_mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
     return mpjpe(similarity_aligned(predicted, true), true)
 
 
+def acceleration_error(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Mean length of the difference of joint accelerations, (..., T, N, 3) → (..., T − 2), unit / frame².
+
+    Second differences over frames that follow each other without a gap (Kanazawa et al., Learning 3D Human
+    Dynamics from Video, 2019, section 4). NaN where one of the three frames was not compared.
+    """
+    p, t, ok = _checked(predicted, true)
+    if p.ndim < 3:
+        raise ValueError(f"point sets have shape {p.shape}, expected frames, (..., T, N, 3)")
+    known = ok[..., 2:] & ok[..., 1:-1] & ok[..., :-2]
+    with np.errstate(invalid="ignore"):
+        difference = np.diff(p - t, 2, axis=-3)
+        error = np.linalg.norm(difference, axis=-1).mean(-1)
+    return np.where(known, error, np.nan)
+
+
+def pck(predicted: ArrayLike, true: ArrayLike, threshold: float) -> Array:
+    """Share of joints less than ``threshold`` away, 0 to 1, without any alignment."""
+    p, t, ok = _checked(predicted, true)
+    with np.errstate(invalid="ignore"):
+        near = (np.linalg.norm(p - t, axis=-1) < threshold).mean(-1)
+    return np.where(ok, near, np.nan)
+
+
+def auc(predicted: ArrayLike, true: ArrayLike, thresholds: ArrayLike) -> Array:
+    """Mean of ``pck`` over the thresholds: the area under its curve, 0 to 1.
+
+    MPI-INF-3DHP's are 0, 5, …, 150 mm (Mehta et al., Monocular 3D Human Pose Estimation in the Wild, 2017).
+    """
+    return np.asarray(np.mean([pck(predicted, true, float(x)) for x in np.atleast_1d(thresholds)], axis=0))
+
+
 def similarity_aligned(predicted: ArrayLike, true: ArrayLike) -> Array:
     """``predicted`` (..., N, 3) scaled, turned and moved so that it comes closest to ``true``.
 

@@ -1,0 +1,97 @@
+"""What published numbers are measures of: data sets, joints, ground truth, sampling. As in SPIN's code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+Measure = Literal["mpjpe", "pa_mpjpe", "pve", "pck150", "auc"]
+
+REGRESSOR_ROWS: Final = (
+    "left first: Pelvis, LHip, LKnee, LAnkle, RHip, …, RWrist (pipeline/joints.py, H36M_17)"
+)
+
+_LSP: Final = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
+"""H36M_17 in the order of LSP's 14 joints: right ankle up to right hip, left hip down to left ankle, right
+wrist to right shoulder, left shoulder to left wrist, neck, head."""
+_LSP_OF_EXTRA_24: Final = (*range(13), 18)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions of one data set are scored. Both sides have the pelvis at the origin."""
+
+    name: str
+    dataset: str
+    predicted: tuple[int, ...]
+    """Rows of H36M_17 that are compared, in the order of ``true``."""
+    true: tuple[int, ...] | None
+    """Points of EXTRA_24 in the npz's ``S``; None where truth is the joints of the true SMPL body."""
+    truth: str
+    """Field that the ground truth is read from."""
+    sampling: str
+    """Which frames there are."""
+    measures: tuple[Measure, ...]
+    camera: str | None = None
+    """Only rows of this camera."""
+    headline: Measure = "mpjpe"
+    """The number that papers report."""
+    root: str = "row 0 of the regressor, Pelvis, subtracted; the ground truth is root-centred in the file"
+
+    def described(self) -> dict[str, Any]:
+        """For ``metrics.json``: everything that a number depends on."""
+        return {**asdict(self), "regressor_rows": REGRESSOR_ROWS}
+
+
+_H36M: Final = Protocol(
+    "h36m-p1",
+    "Human3.6M",
+    _LSP,
+    _LSP_OF_EXTRA_24,
+    "S: D3_Positions_mono, camera frame",
+    "subjects S9 and S11, all four cameras, every 5th frame from the first (50 to 10 a second)",
+    ("mpjpe", "pa_mpjpe", "pve"),
+)
+
+PROTOCOLS: Final = MappingProxyType(
+    {
+        p.name: p
+        for p in (
+            _H36M,
+            Protocol(
+                "h36m-p2",
+                _H36M.dataset,
+                _LSP,
+                _LSP_OF_EXTRA_24,
+                _H36M.truth,
+                "subjects S9 and S11, camera 60457274, every 5th frame from the first (50 to 10 a second; "
+                "others take every 64th, which gives some 3 mm more)",
+                _H36M.measures,
+                camera="60457274",
+                headline="pa_mpjpe",
+            ),
+            Protocol(
+                "mpi-inf-3dhp",
+                "MPI-INF-3DHP",
+                (*_LSP, 0, 7, 9),
+                (*_LSP_OF_EXTRA_24, 14, 16, 17),
+                "S: univ_annot3, the skeleton scaled to one size (annot3 gives some 14 mm more)",
+                "test set TS1 to TS6, valid_frame, all 17 joints inside the picture",
+                ("mpjpe", "pa_mpjpe", "pve", "pck150", "auc"),
+            ),
+            Protocol(
+                "3dpw",
+                "3DPW",
+                _LSP,
+                None,
+                "pose and shape: SMPL of the person's gender, through the same regressor",
+                "test split, frames with campose_valid",
+                ("mpjpe", "pa_mpjpe", "pve"),
+                headline="pa_mpjpe",
+                root="row 0 of the regressor, Pelvis, subtracted on both sides",
+            ),
+        )
+    }
+)
+"""By the name that ``evaluate --dataset`` takes."""

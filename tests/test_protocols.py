@@ -1,0 +1,41 @@
+"""The protocols' tables against the names of the joints that they mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from models.evaluation.protocols import PROTOCOLS, Protocol
+from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17
+
+LSP = [
+    "RAnkle", "RKnee", "RHip", "LHip", "LKnee", "LAnkle", "RWrist", "RElbow", "RShoulder", "LShoulder",
+    "LElbow", "LWrist", "Neck", "Head",
+]  # fmt: skip
+
+
+def test_there_are_the_published_ones() -> None:
+    assert list(PROTOCOLS) == ["h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+def test_rows_and_truth_are_the_same_joints(protocol: Protocol) -> None:
+    extra = ["Pelvis", "Spine", "Jaw"] if protocol.name == "mpi-inf-3dhp" else []
+    assert [H36M_17[i] for i in protocol.predicted] == LSP + extra
+    if protocol.true is not None:
+        assert [EXTRA_24[i].split(" ")[0] for i in protocol.true] == LSP + extra
+        assert [EXTRA_24_OF_H36M_17[i] for i in protocol.predicted] == list(protocol.true)
+
+
+def test_what_a_number_depends_on_is_spelled_out() -> None:
+    for name, protocol in PROTOCOLS.items():
+        said = json.loads(json.dumps(protocol.described()))
+        assert said["name"] == name
+        assert {"sampling", "truth", "predicted", "regressor_rows", "root", "measures"} <= set(said)
+        assert "left first" in said["regressor_rows"]
+    assert "univ_annot3" in PROTOCOLS["mpi-inf-3dhp"].truth
+    assert {"pck150", "auc"} <= set(PROTOCOLS["mpi-inf-3dhp"].measures)
+    assert PROTOCOLS["h36m-p2"].camera == "60457274"
+    assert PROTOCOLS["h36m-p1"].camera is None
+    assert PROTOCOLS["3dpw"].true is None
