@@ -307,3 +307,33 @@ def test_compiling_works_where_no_cache_can_be_written():
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(cache=True)(names["add"])
     assert jit(names["add"])(1, 2) == 3
+
+
+def test_faces_have_their_own_colours():
+    """A sphere of two halves is, left and right of the seam, the sphere of one colour."""
+    vertices, faces = sphere()
+    rig, people = camera(rotation=(0, 0, 0), t=(0, 0, 3)), vertices[None]
+    tints = (vertices[faces].mean(1)[:, 0] > 0).astype(np.int32)
+    colours = np.array([RED, BLUE])
+    both = draw(people, faces, rig, 0, colours, tints=tints)
+    ones = [draw(people, faces, rig, 0, colours[[k]]) for k in range(2)]
+    assert both.alpha.shape == ones[0].alpha.shape
+    seam = both.rgb.shape[1] // 2
+    for half, one in ((np.s_[:, : seam - 4], ones[0]), (np.s_[:, seam + 5 :], ones[1])):
+        assert (both.alpha[half] > 0).any()
+        np.testing.assert_allclose(both.rgb[half].astype(int), one.rgb[half], atol=1)
+    np.testing.assert_array_equal(both.alpha, ones[0].alpha)
+
+
+def test_light_comes_from_where_it_is():
+    vertices, faces = sphere()
+    rig, people = camera(rotation=(0, 0, 0), t=(0, 0, 3)), vertices[None]
+    colours = np.array([[1, 1, 1, 1]], np.float32)
+    left, right = (
+        draw(people, faces, rig, 0, colours, light=np.array([x, 0, 0], np.float32), ambient=0.2).rgb[..., 0]
+        for x in (-1, 1)
+    )
+    across = left.shape[1]
+    assert left[:, : across // 3].max() > 220
+    assert right[:, : across // 3].max() < 60
+    assert np.abs(left[:, ::-1].astype(float) - right).mean() < 3

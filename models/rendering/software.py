@@ -75,7 +75,7 @@ class Screen:
     inverse_z: Floats
     """(P, N) 1 / depth, 1/m; 0 where the camera cannot see the vertex."""
     shade: Floats
-    """(P, N) brightness between ``AMBIENT`` and 1."""
+    """(P, N) brightness between the ambient share and 1."""
     box: tuple[int, int, int, int]
     """x0, y0, x1, y1: the pixels that can be touched, x1 and y1 exclusive; even, or the frame's own end."""
 
@@ -96,6 +96,9 @@ def draw(
     colours: Floats,
     *,
     antialias: bool = True,
+    tints: NDArray[np.int32] | None = None,
+    light: Floats = LIGHT,
+    ambient: float = AMBIENT,
 ) -> Picture | None:
     """Draw people into one camera's picture; None when none of them can be seen.
 
@@ -103,17 +106,21 @@ def draw(
     from outside. colours: (P, 4) red, green, blue and opacity, each 0 to 1. ``antialias`` takes 2×2 samples a
     pixel. A face that reaches nearer than ``NEAR_M`` or beyond what the lens model covers is left out whole;
     the faces of a body are 1–2 cm large.
+
+    tints: (F,) for faces of several colours: face f of person p has the colour of row p + tints[f]. light: a
+    unit vector to the light in the camera's frame; ambient: as ``AMBIENT``.
     """
-    screen = to_screen(vertices, faces, rig, view)
+    screen = to_screen(vertices, faces, rig, view, light, ambient)
     if screen is None:
         return None
     x0, y0, x1, y1 = screen.box
     picture = _blank((x0, y0), x1 - x0, y1 - y0)
     nowhere = np.empty((0, 0), np.uint8)
     _paint(
-        screen.uv, screen.inverse_z, screen.shade, faces, _scaled(colours), 2 if antialias else 1,
-        _band(x1 - x0, antialias), screen.box, picture.rgb.transpose(2, 0, 1), picture.alpha,
-        picture.inverse_z, nowhere, nowhere, nowhere, np.empty((0, 0), np.float32),
+        screen.uv, screen.inverse_z, screen.shade, faces, _one_tint(faces) if tints is None else tints,
+        _scaled(colours), 2 if antialias else 1, _band(x1 - x0, antialias), screen.box,
+        picture.rgb.transpose(2, 0, 1), picture.alpha, picture.inverse_z, nowhere, nowhere, nowhere,
+        np.empty((0, 0), np.float32),
     )  # fmt: skip
     return picture
 
@@ -141,9 +148,14 @@ def paint(
     rows = _band(width, antialias)
     band = _blank((0, 0), width, rows)
     _paint(
-        screen.uv, screen.inverse_z, screen.shade, faces, _scaled(colours), 2 if antialias else 1,
-        rows, screen.box, band.rgb.transpose(2, 0, 1), band.alpha, band.inverse_z, *_gapless(planes), matrix,
+        screen.uv, screen.inverse_z, screen.shade, faces, _one_tint(faces), _scaled(colours),
+        2 if antialias else 1, rows, screen.box, band.rgb.transpose(2, 0, 1), band.alpha, band.inverse_z,
+        *_gapless(planes), matrix,
     )  # fmt: skip
+
+
+def _one_tint(faces: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.zeros(len(faces), np.int32)
 
 
 def _band(width: int, antialias: bool) -> int:
@@ -163,7 +175,14 @@ def _gapless(planes: Planes) -> Planes:
     return y, u, v
 
 
-def to_screen(vertices: Floats, faces: NDArray[np.int32], rig: Rig, view: int) -> Screen | None:
+def to_screen(
+    vertices: Floats,
+    faces: NDArray[np.int32],
+    rig: Rig,
+    view: int,
+    light: Floats = LIGHT,
+    ambient: float = AMBIENT,
+) -> Screen | None:
     """Project and light; None when no vertex can be seen. Arguments as of ``draw``."""
     x = np.ascontiguousarray(vertices, np.float32)
     people, points = x.shape[:2]
@@ -182,7 +201,7 @@ def to_screen(vertices: Floats, faces: NDArray[np.int32], rig: Rig, view: int) -
     if x0 >= x1 or y0 >= y1:
         return None
     for p in range(people):
-        shade[p] = shades(camera[p], faces)
+        shade[p] = shades(camera[p], faces, light, ambient)
     return Screen(uv, inverse_z, shade, (x0, y0, x1, y1))
 
 
@@ -245,9 +264,11 @@ def _valid_radius(dist: tuple[float, ...]) -> float:
     return float(np.sqrt(real.min())) if len(real) else np.inf
 
 
-def shades(points: Floats, faces: NDArray[np.int32]) -> Floats:
-    """Brightness (N,) of vertices (N, 3) in the camera's frame, from smooth normals and ``LIGHT``."""
-    return _shades(np.ascontiguousarray(points, np.float32), faces, LIGHT, AMBIENT)
+def shades(
+    points: Floats, faces: NDArray[np.int32], light: Floats = LIGHT, ambient: float = AMBIENT
+) -> Floats:
+    """Brightness (N,) of vertices (N, 3) in the camera's frame, from smooth normals and the light."""
+    return _shades(np.ascontiguousarray(points, np.float32), faces, light, ambient)
 
 
 @jit
@@ -278,6 +299,7 @@ def _paint(
     inverse_z: Floats,
     shade: Floats,
     faces: NDArray[np.int32],
+    tints: NDArray[np.int32],
     colours: Floats,
     samples: int,
     rows: int,
@@ -341,8 +363,8 @@ def _paint(
         bottom = min(top + rows, height)
         extent[:, 0], extent[:, 1] = width * samples, 0
         _fill(
-            uv, inverse_z, shade, faces, members, starts[band], starts[band + 1], samples, x0, y0 + top,
-            (bottom - top) * samples, filled, extent,
+            uv, inverse_z, shade, faces, tints, members, starts[band], starts[band + 1], samples, x0,
+            y0 + top, (bottom - top) * samples, filled, extent,
         )  # fmt: skip
         at, high = 0 if blending else top, bottom - top
         _resolve(filled, extent, colours, samples, rgb, alpha, out_inverse_z, at, high)
@@ -360,6 +382,7 @@ def _fill(
     inverse_z: Floats,
     shade: Floats,
     faces: NDArray[np.int32],
+    tints: NDArray[np.int32],
     members: NDArray[np.int32],
     begin: int,
     end: int,
@@ -395,7 +418,7 @@ def _fill(
         wc, sc = float(inverse_z[p, c]), float(shade[p, c])
         w_a, w_b, s_a, s_b = inverse_z[p, a] - wc, inverse_z[p, b] - wc, shade[p, a] - sc, shade[p, b] - sc
         step = _sample(a_x * w_a + b_x * w_b, a_x * s_a + b_x * s_b)
-        sc += 2 * p
+        sc += 2 * (p + tints[f])
         dx = start - cx
         # Every sample of the box and some beside it, without a branch: a body's faces are so small that
         # finding the ends of rows takes longer, and so does doing what is left over from groups one by one.
