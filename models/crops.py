@@ -1,7 +1,7 @@
 """Crops of people for image networks, straight from the planes of a video frame.
 
-As SPIN makes them: a square around the keypoints, 224 pixels wide, bilinear with the filter widened where the
-picture shrinks (what Pillow's resize does), normalised as for ImageNet.
+As SPIN makes them: a square around the keypoints, 224 pixels wide or what a network wants, bilinear with
+the filter widened where the picture shrinks (what Pillow's resize does), normalised as for ImageNet.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Contrast = Literal["none", "stretch"]
 values became 0 and 255, as scipy's ``imresize`` did in SPIN."""
 
 SIZE: Final = 224
+"""Side of a crop, pixels, where nothing else is said: SPIN's."""
 MARGIN: Final = 1.2
 """Side of the crop by the longer side of the box around the keypoints."""
 _MEAN: Final = (0.485, 0.456, 0.406)
@@ -46,8 +47,10 @@ def person_box(xy_px: Tensor, seen: Tensor) -> Tensor:
     return torch.where(good, torch.cat([centre, side], -1), torch.nan)
 
 
-def crop(planes: Sequence[Pixels], box: Sequence[float], device: torch.device | str = "cpu") -> Tensor:
-    """The square ``box`` (centre x, y, side) of a YUV 4:2:0 frame as (3, 224, 224) Y, U, V, float32, 0–255.
+def crop(
+    planes: Sequence[Pixels], box: Sequence[float], device: torch.device | str = "cpu", size: int = SIZE
+) -> Tensor:
+    """The square ``box`` (centre x, y, side) of a YUV 4:2:0 frame as (3, size, size) Y, U, V, float32, 0–255.
 
     Only what lies in the square is read and moved to the device. As in SPIN its edges are cut to whole
     pixels; what is outside of the picture is black. Chroma samples lie beside the left of their two luma
@@ -56,11 +59,11 @@ def crop(planes: Sequence[Pixels], box: Sequence[float], device: torch.device | 
     cx, cy, side = box
     x0, y0 = math.trunc(cx - side / 2), math.trunc(cy - side / 2)
     x1, y1 = max(x0 + 1, math.trunc(cx + side / 2)), max(y0 + 1, math.trunc(cy + side / 2))
-    out = torch.empty(3, SIZE, SIZE, device=device)
+    out = torch.empty(3, size, size, device=device)
     for i, (plane, black) in enumerate(zip(planes, _BLACK, strict=True)):
         half, left = (1.0, 0.0) if i == 0 else (0.5, 0.25)
-        rows, down = _taps(y0 * half, y1 * half, plane.shape[0])
-        columns, across = _taps(x0 * half + left, x1 * half + left, plane.shape[1])
+        rows, down = _taps(y0 * half, y1 * half, plane.shape[0], size)
+        columns, across = _taps(x0 * half + left, x1 * half + left, plane.shape[1], size)
         if rows.size == 0 or columns.size == 0:
             out[i] = black
             continue
@@ -71,20 +74,20 @@ def crop(planes: Sequence[Pixels], box: Sequence[float], device: torch.device | 
     return out
 
 
-def _taps(start: float, stop: float, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Samples (224, K) of a row of ``length`` that each pixel of the crop is made of, and their weights.
+def _taps(start: float, stop: float, length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Samples (size, K) of a row of ``length`` that each pixel of the crop is made of, and their weights.
 
     A triangle, one pixel of the crop wide on each side, or one sample where the crop is larger than the
     picture, over the samples between the two edges. Weights outside of the picture are 0: with those that
     are left out they sum to 1. No samples where all are outside.
     """
-    step = (stop - start) / SIZE
+    step = (stop - start) / size
     reach = max(1.0, step)
     first = math.ceil(start - 0.5)
     last = max(first + 1, math.ceil(stop - 0.5))
     if last <= 0 or first >= length:
-        return np.zeros((SIZE, 0), np.int64), np.zeros((SIZE, 0), np.float32)
-    centre = start + (np.arange(SIZE) + 0.5) * step
+        return np.zeros((size, 0), np.int64), np.zeros((size, 0), np.float32)
+    centre = start + (np.arange(size) + 0.5) * step
     sample = np.ceil(centre - reach - 0.5).astype(np.int64)[:, None] + np.arange(math.floor(2 * reach) + 1)
     weight = np.maximum(0, 1 - np.abs(sample + 0.5 - centre[:, None]) / reach)
     weight[(sample < first) | (sample >= last)] = 0
@@ -94,7 +97,7 @@ def _taps(start: float, stop: float, length: int) -> tuple[NDArray[np.int64], ND
 
 
 def _weighed(x: Tensor, taps: NDArray[np.int64], weight: NDArray[np.float32], black: float) -> Tensor:
-    """Sums (224, W) of rows of x (H, W) by their weights, and of black for the weight that is missing.
+    """Sums (size, W) of rows of x (H, W) by their weights, and of black for the weight that is missing.
 
     It is what ``embedding_bag`` does, thirty times as fast as a product with the whole matrix.
     """
@@ -104,7 +107,7 @@ def _weighed(x: Tensor, taps: NDArray[np.int64], weight: NDArray[np.float32], bl
 
 
 def normalised(yuv: Tensor, to_yuv: Tensor, contrast: Contrast) -> Tensor:
-    """Crops (N, 3, 224, 224) in YUV → what an image network takes.
+    """Crops (N, 3, size, size) in YUV → what an image network takes.
 
     to_yuv: (N, 3, 4) from (red, green, blue, 1) to YUV, of each crop's video.
     """

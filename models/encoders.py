@@ -23,7 +23,7 @@ assert tuple(SIZES) == get_args(EncoderName)
 
 
 def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
-    """Crops (N, 3, 224, 224), normalised → (N, ``SIZES[name]``); parameters are named as in torchvision.
+    """Crops (N, 3, S, S), normalised → (N, ``SIZES[name]``); parameters are named as in torchvision.
 
     imagenet: begin with the weights of ImageNet, from torch's cache or, where there is a network, from
     torchvision's server; with random ones and a warning where they cannot be had.

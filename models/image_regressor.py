@@ -31,11 +31,12 @@ from models.weights import read_weights, save_weights
 from pipeline.errors import InputError
 
 ITERATIONS: Final = 3
+CROP_SIZES: Final = range(128, SIZE + 1, 32)
 _ON_CPU: Final = 8
 """Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
 layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
-"""A person is no smaller in the crop than this by SPIN's s, 12 pixels: less is no person, or no weights."""
+"""A person is no smaller in the crop than this by SPIN's s, 12 of 224 pixels: less is no person, or no weights."""
 SMPL_PELVIS: Final = (-0.0018, -0.2233, 0.0282)
 """Metres: J_pelvis of the neutral SMPL at betas 0, where the body that ships has its origin."""
 POSE_SIGMA: Final = 0.35
@@ -51,6 +52,14 @@ class ImageConfig:
     contrast: Contrast = "none"
     body: Literal["anny", "smpl"] = "anny"
     """Whose betas, and whose pelvis at rest, its words are about: the body that ships, or SMPL."""
+    size: int = SIZE
+    """Side of its crops, pixels: 128 to 224, in steps of the encoders' 32."""
+
+    def __post_init__(self) -> None:
+        if self.size not in CROP_SIZES:
+            raise ValueError(
+                f"crops of {self.size} pixels: expected one of {', '.join(map(str, CROP_SIZES))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,11 +145,12 @@ class ImageRegressor(nn.Module):
             self.head = IterativeHead(size)
 
     def forward(self, images: Tensor, seen: Tensor) -> ViewEstimate:
-        """images (N, V, 3, 224, 224) normalised, seen (N, V) bool: the others are not looked at."""
-        if images.shape[-3:] != (3, SIZE, SIZE) or images.shape[:2] != seen.shape:
+        """images (N, V, 3, size, size) normalised, seen (N, V) bool: the others are not looked at."""
+        size = self.config.size
+        if images.shape[-3:] != (3, size, size) or images.shape[:2] != seen.shape:
             raise ValueError(
                 f"images {tuple(images.shape)} and seen {tuple(seen.shape)} must be "
-                f"(N, V, 3, {SIZE}, {SIZE}) and (N, V)"
+                f"(N, V, 3, {size}, {size}) and (N, V)"
             )
         found = self.encode(images[seen])
         features = found.new_zeros(*seen.shape, self.features)
@@ -148,7 +158,7 @@ class ImageRegressor(nn.Module):
         return self.estimate(features, seen)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Crops (M, 3, 224, 224) → features (M, D), float32; bfloat16 inside on a GPU, but for training."""
+        """Crops (M, 3, size, size) → features (M, D), float32; bfloat16 inside on a GPU, but for training."""
         kind = images.device.type
         pieces = images.split(_ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and not torch.is_grad_enabled()):

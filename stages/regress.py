@@ -256,8 +256,8 @@ def _from_pictures(
     crops: list[tuple[int, int, Tensor, Tensor]] = []
 
     def flush() -> None:
-        rows, views, yuv, matrices = zip(*crops, strict=True)
-        pictures = normalised(torch.stack(yuv), torch.stack(matrices).to(place.device), net.config.contrast)
+        rows, views, cut, matrices = zip(*crops, strict=True)
+        pictures = normalised(torch.stack(cut), torch.stack(matrices).to(place.device), net.config.contrast)
         features[list(rows), list(views)] = net.encode(pictures)
         crops.clear()
 
@@ -275,7 +275,8 @@ def _from_pictures(
             frame = to_yuv420p(picture)
             matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
             for n in there:
-                crops.append((n, v, crop(planes(frame), box[n, v].tolist(), place.device), matrix))
+                yuv = crop(planes(frame), box[n, v].tolist(), place.device, net.config.size)
+                crops.append((n, v, yuv, matrix))
                 if len(crops) == size:
                     flush()
     if crops:

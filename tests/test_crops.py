@@ -92,6 +92,17 @@ def test_a_crop_that_shrinks_is_pillows_resize(box: tuple[float, float, float]) 
     assert np.abs(crop(planes(frame), box)[0].numpy() - want).max() < 0.01
 
 
+@pytest.mark.parametrize("size", [128, 192])
+def test_a_smaller_crop_of_the_same_square(size: int) -> None:
+    """What a half and a quarter of the pixels show is the mean of what all show."""
+    frame, _ = picture()
+    box = (300.0, 240.0, 400.0)
+    large, small = crop(planes(frame), box), crop(planes(frame), box, size=size)
+    assert small.shape == (3, size, size)
+    again = torch.nn.functional.interpolate(large[None], (size, size), mode="area")[0]
+    assert (again - small).abs().mean() < 1.5
+
+
 def test_fine_stripes_do_not_alias() -> None:
     y = np.tile(np.array([16, 235], np.uint8), (448, 224))
     grey = np.full((224, 224), 128, np.uint8)

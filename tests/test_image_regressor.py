@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from models.image_regressor import (
     spin_six_to_matrix,
 )
 from models.rotations import geodesic_degrees
+from models.weights import save_weights
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
@@ -273,6 +274,24 @@ def test_own_weights_bring_their_configuration(tmp_path: Path) -> None:
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     assert not [*tmp_path.glob("*.part")]
+
+
+def test_the_crops_size_goes_with_the_weights(tmp_path: Path) -> None:
+    net = ImageRegressor(ImageConfig("resnet50", "single", size=128)).eval()
+    seen, crops = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, 3, 128, 128)
+    with torch.no_grad():
+        assert net(crops, seen).betas.shape == (1, 10)
+    with pytest.raises(ValueError, match=r"128, 128"):
+        net(torch.zeros(1, 1, 3, 224, 224), seen)
+    save_image_regressor(net, tmp_path / "weights.safetensors")
+    assert load_image_regressor(tmp_path / "weights.safetensors").config.size == 128
+    config = asdict(net.config)
+    del config["size"]  # files of before there were sizes
+    save_weights(tmp_path / "old.safetensors", net.state_dict(), {"kind": "images", **config})
+    assert load_image_regressor(tmp_path / "old.safetensors").config.size == 224
+    save_weights(tmp_path / "odd.safetensors", net.state_dict(), {"kind": "images", **config, "size": 100})
+    with pytest.raises(InputError, match="crops of 100 pixels"):
+        load_image_regressor(tmp_path / "odd.safetensors")
 
 
 def test_a_wrong_file_says_which_keys(tmp_path: Path) -> None:
