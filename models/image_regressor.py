@@ -36,7 +36,8 @@ _ON_CPU: Final = 8
 """Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
 layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
-"""A person is no smaller in the crop than this by SPIN's s, 12 of 224 pixels: less is no person, or no weights."""
+"""A person is no smaller in the crop than this by SPIN's s, 12 of 224 pixels: less is no person, or no
+weights."""
 SMPL_PELVIS: Final = (-0.0018, -0.2233, 0.0282)
 """Metres: J_pelvis of the neutral SMPL at betas 0, where the body that ships has its origin."""
 POSE_SIGMA: Final = 0.35

@@ -267,13 +267,14 @@ def filmed(frames: int, start: int) -> Iterator[FrameBatch]:
 
 
 class Brightness(torch.nn.Module):
-    """The mean of a crop, back in the range of luma."""
+    """The mean of a crop of 160 pixels, back in the range of luma."""
 
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[1:] == (3, 160, 160)
         self.batches.append(len(images))
         red = images[:, 0].mean((1, 2)) * 0.229 + 0.485
         return (red * 219 + 16)[:, None].expand(-1, 2048)
@@ -282,7 +283,7 @@ class Brightness(torch.nn.Module):
 @pytest.fixture
 def net(monkeypatch: pytest.MonkeyPatch) -> ImageRegressor:
     """Its ``said`` keeps what it is asked of: features and which views are seen."""
-    net = ImageRegressor(ImageConfig("resnet50", "average")).eval().requires_grad_(False)
+    net = ImageRegressor(ImageConfig("resnet50", "average", size=160)).eval().requires_grad_(False)
     net.encoder = Brightness()
     regress_of = net.regress
     net.said = []
