@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
+from pipeline.pickles import StandIn, unpickle_arrays
 
 MAX_BETAS: Final = 10
 CHUNK: Final = 24
@@ -321,27 +322,9 @@ def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
         ) from error
 
 
-class _StandIn:
-    """In place of a chumpy or scipy object of a pickle: keeps the state, runs nothing."""
-
-    kind: str
-    state: dict[str, Any]
-
-    def __new__(cls, *_: object) -> Self:
-        made = super().__new__(cls)
-        made.state = {}
-        return made
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state if isinstance(state, dict) else {}
-
-
 def _plain_array(path: Path, key: str, value: Any) -> Any:
     """The array that a stand-in stood for; anything else unchanged."""
-    if not isinstance(value, _StandIn):
+    if not isinstance(value, StandIn):
         return value
     try:
         state: dict[str, Any] = {k: _plain_array(path, key, v) for k, v in value.state.items()}
@@ -371,63 +354,6 @@ def _dense(state: dict[str, Any]) -> NDArray[Any]:
     matrix = np.zeros((rows, columns))
     np.add.at(matrix, (state["indices"], np.repeat(np.arange(columns), counts)), state["data"])
     return matrix
-
-
-def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
-    """In place of ``copyreg._reconstructor``, for stand-ins alone."""
-    if not (isinstance(cls, type) and issubclass(cls, _StandIn)):
-        raise pickle.UnpicklingError(f"an object of type {cls!r}")
-    return cls()
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """In place of ``_codecs.encode``, which is how Python 3 writes bytes in old pickles."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in {encoding!r}")
-    return text.encode("latin1")
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    # What numpy pickles with, whatever module this version keeps it in.
-    reconstruct: Any = np.zeros(1).__reduce__()
-    frombuffer: Any = np.zeros(1).__reduce_ex__(5)
-    scalar: Any = np.float64(0).__reduce__()
-    table: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        table[f"{core}.multiarray", "_reconstruct"] = reconstruct[0]
-        table[f"{core}.multiarray", "scalar"] = scalar[0]
-        table[f"{core}.numeric", "_frombuffer"] = frombuffer[0]
-    for builtins, copyreg in (("__builtin__", "copy_reg"), ("builtins", "copyreg")):
-        table[builtins, "object"] = object
-        table[builtins, "set"] = set
-        table[copyreg, "_reconstructor"] = _reconstruct_object
-    return table
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays; refuses every other global. See "Restricting Globals" in Python's manual of pickle."""
-
-    allowed = _allowed()
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.allowed:
-            return self.allowed[module, name]
-        top = module.split(".")[0]
-        if top == "chumpy" or (module.startswith("scipy.sparse") and name.endswith(("_matrix", "_array"))):
-            return type(name, (_StandIn,), {"kind": f"{module}.{name}"})
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def unpickle_arrays(content: bytes) -> Any:
-    """What a pickle holds, if that is numpy arrays in lists and dictionaries; nothing in it is run.
-
-    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything.
-    """
-    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
 def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.body import unpickle_arrays
 from pipeline.errors import InputError
+from pipeline.pickles import unpickle_arrays
 
 POSE_SIZE = 69
 """Axis-angle numbers of the 23 body joints."""

@@ -1,0 +1,84 @@
+"""Pickles of arrays, read without running anything in them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any, Self
+
+import numpy as np
+
+
+class StandIn:
+    """In place of a chumpy or scipy object of a pickle: keeps the state, runs nothing."""
+
+    kind: str
+    state: dict[str, Any]
+
+    def __new__(cls, *_: object) -> Self:
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state if isinstance(state, dict) else {}
+
+
+def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
+    """In place of ``copyreg._reconstructor``, for stand-ins alone."""
+    if not (isinstance(cls, type) and issubclass(cls, StandIn)):
+        raise pickle.UnpicklingError(f"an object of type {cls!r}")
+    return cls()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """In place of ``_codecs.encode``, which is how Python 3 writes bytes in old pickles."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
+def _allowed() -> dict[tuple[str, str], Any]:
+    # What numpy pickles with, whatever module this version keeps it in.
+    reconstruct: Any = np.zeros(1).__reduce__()
+    frombuffer: Any = np.zeros(1).__reduce_ex__(5)
+    scalar: Any = np.float64(0).__reduce__()
+    table: dict[tuple[str, str], Any] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _latin1,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = reconstruct[0]
+        table[f"{core}.multiarray", "scalar"] = scalar[0]
+        table[f"{core}.numeric", "_frombuffer"] = frombuffer[0]
+    for builtins, copyreg in (("__builtin__", "copy_reg"), ("builtins", "copyreg")):
+        table[builtins, "object"] = object
+        table[builtins, "set"] = set
+        table[copyreg, "_reconstructor"] = _reconstruct_object
+    return table
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads arrays; refuses every other global. See "Restricting Globals" in Python's manual of pickle."""
+
+    allowed = _allowed()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.allowed:
+            return self.allowed[module, name]
+        top = module.split(".")[0]
+        if top == "chumpy" or (module.startswith("scipy.sparse") and name.endswith(("_matrix", "_array"))):
+            return type(name, (StandIn,), {"kind": f"{module}.{name}"})
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def unpickle_arrays(content: bytes) -> Any:
+    """What a pickle holds, if that is numpy arrays in lists and dictionaries; nothing in it is run.
+
+    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything.
+    """
+    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
