@@ -58,11 +58,12 @@ class Samples(TensorBatch):
     flipped: Tensor = axes("N")
     """Whether left and right are exchanged, in a sample's views, cameras, keypoints and truth alike."""
     rolled: Tensor = axes("N V")
-    """Radians by which each crop was turned: R, t, orient and joints are those of the rolled camera."""
+    """Radians by which each crop was turned, after left and right were exchanged: R, t, orient and joints are
+    those of the rolled camera."""
     images: Tensor = axes("N V 3 S S")
     """uint8 RGB."""
     seen: Tensor = axes("N V")
-    """Whether there is a crop."""
+    """Whether there is a crop; where not, K is NaN and the image black."""
     K: Tensor = axes("N V 3 3")
     """Of the crops, pixels."""
     R: Tensor = axes("N V 3 3")

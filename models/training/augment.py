@@ -1,0 +1,220 @@
+"""From samples to batches: crops cut out, turned, scaled, mirrored, recoloured, and covered in part.
+
+Cameras, keypoints and truth follow every change exactly. A crop turned about any of its pixels is what its
+camera sees when it rolls and its principal point moves: A K = K' Q with K' upper triangular and Q a turn
+about the optical axis, which for pixels that are not square leaves a little skew in K'. A mirrored crop is
+what a mirrored camera sees of a mirrored world: one decision a sample, or its views would show two people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from models.training.samples import Sample, Samples
+from pipeline.config import Config
+from pipeline.joints import BODY_25, BODY_25_FLIP, EXTRA_24_FLIP, SMPL_FLIP
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+
+_MIRROR: Final = np.diag([-1.0, 1.0, 1.0])
+_FLIP_49: Final = [*BODY_25_FLIP, *(len(BODY_25) + i for i in EXTRA_24_FLIP)]
+
+
+class AugmentConfig(Config):
+    """What is done to samples, each time anew. The defaults are SPIN's, with noise and occlusion added."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Share of the samples in which left and right are exchanged, in all views."""
+    rotation_deg: float = Field(30.0, ge=0, le=90)
+    """Standard deviation of a crop's rotation, which is at most twice that."""
+    unrotated: float = Field(0.6, ge=0, le=1)
+    """Share of the crops that are not rotated."""
+    scale: float = Field(0.25, ge=0, lt=0.5)
+    """Standard deviation of the factor on a crop's side, and the most by which it differs from 1."""
+    channel_gain: float = Field(0.4, ge=0, le=1)
+    """Red, green and blue are each multiplied by up to this more or less than 1."""
+    noise: float = Field(4.0, ge=0)
+    """Largest standard deviation of each pixel's noise, of 255 levels."""
+    occlusion: float = Field(0.2, ge=0, le=1)
+    """Share of the crops that are covered in part: a rectangle of one colour, a fifth to a half wide and
+    high. Keypoints under it stay: where they are is still true, and a network is to guess what is hidden."""
+
+
+UNCHANGED: Final = AugmentConfig(
+    flip=0, rotation_deg=0, unrotated=1, scale=0, channel_gain=0, noise=0, occlusion=0
+)
+"""Crops as the ``regress`` stage cuts them: for validation."""
+
+
+def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size: int) -> Samples:
+    """A batch of one: the sample's crops of ``size`` pixels, changed as the generator decides."""
+    views = len(sample.cameras)
+    flipped = bool(rng.random() < cfg.flip)
+    images = np.zeros((views, 3, size, size), np.uint8)
+    K, xy = np.full((views, 3, 3), np.nan), np.full_like(sample.xy_px, np.nan)
+    turns, rolled = np.tile(np.eye(3), (views, 1, 1)), np.zeros(views)
+    seen: NDArray[np.bool_] = np.all(np.isfinite(sample.box), axis=1)
+    for v in range(views):
+        angle = np.clip(rng.normal(), -2, 2) * np.radians(cfg.rotation_deg)
+        angle = 0.0 if rng.random() < cfg.unrotated else float(angle)
+        wider = float(np.clip(1 + cfg.scale * rng.normal(), 1 - cfg.scale, 1 + cfg.scale))
+        if not seen[v]:
+            continue
+        at = crop_matrix(sample.box[v] * [1, 1, wider], angle, size)
+        if flipped:
+            at = np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]]) @ at
+        image = cut(sample.pictures[v], at, size)
+        images[v] = _recoloured(image, rng, cfg).transpose(2, 0, 1)
+        xy[v] = sample.xy_px[v] @ at[:2, :2].T + at[:2, 2]
+        K[v], turns[v] = camera_of(at @ sample.K[v] @ (_MIRROR if flipped else np.eye(3)))
+        rolled[v] = np.arctan2(turns[v, 1, 0], turns[v, 0, 0])
+    confidence, joints, body_pose = sample.confidence, sample.joints, sample.body_pose
+    R, t, orient = sample.R, sample.t, sample.orient
+    if flipped:
+        xy, confidence = xy[:, _FLIP_49], confidence[:, _FLIP_49]
+        joints = joints[:, list(EXTRA_24_FLIP)] @ _MIRROR
+        body_pose = _MIRROR @ body_pose[[j - 1 for j in SMPL_FLIP[1:]]] @ _MIRROR
+        R, orient, t = _MIRROR @ R @ _MIRROR, _MIRROR @ orient @ _MIRROR, t @ _MIRROR
+
+    def row(x: Array | NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x[None], None if x.dtype == bool else np.float32))
+
+    return Samples(
+        ids=(sample.id,),
+        cameras=(sample.cameras,),
+        flipped=torch.tensor([flipped]),
+        rolled=row(rolled),
+        images=torch.from_numpy(images)[None],
+        seen=row(seen),
+        K=row(K),
+        R=row(turns @ R),
+        t=row((turns @ t[..., None])[..., 0]),
+        xy_px=row(xy),
+        confidence=row(np.where(np.isfinite(xy).all(-1), confidence, 0)),
+        joints=row(joints @ turns.mT),
+        orient=row(turns @ orient),
+        body_pose=row(body_pose),
+        betas=row(sample.betas),
+    )
+
+
+def collate(rows: Sequence[Samples]) -> Samples:
+    """Samples side by side. Those of fewer views than others get views that are not seen."""
+    views = max(r.seen.shape[1] for r in rows)
+    padded = [_padded(r, views) for r in rows]
+    tensors = {
+        f.name: torch.cat([getattr(r, f.name) for r in padded])
+        for f in fields(Samples)
+        if "axes" in f.metadata
+    }
+    return Samples(
+        ids=tuple(i for r in padded for i in r.ids),
+        cameras=tuple(c for r in padded for c in r.cameras),
+        **tensors,
+    )
+
+
+def _padded(row: Samples, views: int) -> Samples:
+    more = views - row.seen.shape[1]
+    if not more:
+        return row
+    values: dict[str, Any] = {}
+    for f in fields(Samples):
+        axes = f.metadata.get("axes", ())
+        if "V" not in axes:
+            continue
+        x: Tensor = getattr(row, f.name)
+        unknown = f.name not in ("images", "seen", "confidence", "rolled")
+        blank = x.new_full((len(x), more, *x.shape[2:]), torch.nan if unknown else 0)
+        values[f.name] = torch.cat([x, blank], 1)
+    cameras = tuple((*names, *[""] * more) for names in row.cameras)
+    return replace(row, cameras=cameras, **values)
+
+
+def crop_matrix(box: Array, angle: float, size: int) -> Array:
+    """(3, 3) from pixels of a picture to those of the crop of ``box`` (centre x, y and side), turned by
+    ``angle``, radians, x towards y."""
+    c, s = np.cos(angle), np.sin(angle)
+    out = np.eye(3)
+    out[:2, :2] = size / box[2] * np.array([[c, -s], [s, c]])
+    out[:2, 2] = (size - 1) / 2 - out[:2, :2] @ box[:2]
+    return out
+
+
+def camera_of(matrix: Array) -> tuple[Array, Array]:
+    """A pinhole camera's 3 × 3 matrix, as K upper triangular and a rotation about its axis: matrix = K Q.
+
+    The last row of ``matrix`` is 0, 0, 1, and its determinant positive.
+    """
+    (a, b), (c, d) = matrix[:2, :2]
+    # The second row of an upper triangular matrix times a rotation is along the rotation's second row.
+    along = np.hypot(c, d)
+    cos, sin = d / along, c / along
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    k = matrix.copy()
+    k[:2, :2] = [[a * cos - b * sin, a * sin + b * cos], [0, along]]
+    return k, turn
+
+
+def cut(picture: Pixels, at: Array, size: int) -> Pixels:
+    """(size, size, 3) of a picture (H, W, 3) whose pixels ``at`` (3, 3), affine, takes to those of the crop.
+
+    Bilinear; where the picture shrinks it is averaged over areas first, or it would alias. Black outside.
+    """
+    shrink = np.sqrt(abs(np.linalg.det(at[:2, :2])))
+    if shrink < 1:
+        h, w = picture.shape[:2]
+        width, height = max(1, round(w * shrink)), max(1, round(h * shrink))
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        x, y = w / width, h / height
+        at = at @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+    return np.asarray(cv2.warpAffine(picture, at[:2], (size, size), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def _recoloured(image: Pixels, rng: np.random.Generator, cfg: AugmentConfig) -> Pixels:
+    size = len(image)
+    covered, colour = rng.random() < cfg.occlusion, rng.uniform(0, 255, 3)
+    half, middle = rng.uniform(0.1, 0.25, 2) * size, rng.uniform(0, size, 2)
+    (x0, y0), (x1, y1) = (np.clip(middle + k * half, 0, size).astype(int) for k in (-1, 1))
+    gain = 1 + cfg.channel_gain * rng.uniform(-1, 1, 3)
+    sigma = rng.uniform(0, cfg.noise)
+    if covered:
+        image = image.copy()
+        image[y0:y1, x0:x1] = colour
+    if not (cfg.channel_gain or cfg.noise):
+        return image
+    out = image * gain.astype(np.float32)
+    if cfg.noise:
+        out = out + np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
+    return np.asarray((out + np.float32(0.5)).clip(0, 255), np.uint8)
+
+
+def as_augmented(
+    samples: Samples, orient: Tensor, body_pose: Tensor, *, back: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Poses of the samples as they were, seen as the batch shows them; with ``back`` the other way.
+
+    orient (N, V, 3, 3), body → camera, and body_pose (N, 23, 3, 3). Betas stay: bodies are symmetric.
+    """
+    flipped = samples.flipped
+    cos, sin = samples.rolled.cos().to(orient.dtype), samples.rolled.sin().to(orient.dtype)
+    turn = torch.eye(3, dtype=orient.dtype, device=orient.device).repeat(*samples.rolled.shape, 1, 1)
+    turn[..., 0, 0], turn[..., 1, 1], turn[..., 0, 1], turn[..., 1, 0] = cos, cos, -sin, sin
+    mirror = torch.from_numpy(_MIRROR).to(orient)
+    exchanged = [j - 1 for j in SMPL_FLIP[1:]]
+    pose = torch.where(flipped[:, None, None, None], mirror @ body_pose[:, exchanged] @ mirror, body_pose)
+
+    def mirrored(x: Tensor) -> Tensor:
+        return torch.where(flipped[:, None, None, None], mirror @ x @ mirror, x)
+
+    return (mirrored(turn.mT @ orient) if back else turn @ mirrored(orient)), pose
