@@ -1,0 +1,195 @@
+"""Human3.6M (Ionescu et al. 2014): seven subjects before four cameras.
+
+::
+
+    S9/MyPoseFeatures/D3_Positions_mono/<action>.<camera>.cdf   joints in the camera's axes, mm
+    S9/MyPoseFeatures/D2_Positions/<action>.<camera>.cdf        in the picture; not needed for evaluation
+    S9/MySegmentsMat/ground_truth_bb/<action>.<camera>.mat      the person's box, as a mask for every frame
+    S9/Videos/<action>.<camera>.mp4, or images/S9_<action>.<camera>_%06d.jpg
+    metadata.xml                                                the cameras; not needed for evaluation
+
+Picture 1 is frame 0 of video, poses and boxes. (Pictures extracted by SPIN's script are a frame late.)
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from pipeline.datasets.rows import Array, Part, Row, detected, needs, on_24
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24_OF_H36M_17
+
+NAME: Final = "h36m"
+SPLITS: Final = ("train", "test")
+EVERY: Final = {"train": 5, "test": 5}
+"""Of the frames one in so many is taken: 50 to 10 a second."""
+CAMERAS: Final = ("54138969", "55011271", "58860488", "60457274")
+
+_SUBJECTS: Final = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
+_MARGIN: Final = 0.9
+"""Side of the crop by the longer side of the mask's box."""
+_OF_32: Final = (11, 6, 7, 8, 1, 2, 3, 12, 24, 14, 15, 17, 18, 19, 25, 26, 27)
+"""Places of H36M_17 among the 32 joints of the files."""
+_LONG_NAMES: Final = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
+"""Of actions, as S1 has them, and as the others do."""
+
+
+def parts(root: Path, split: str) -> tuple[Part, ...]:
+    """Every action before every camera of the split's subjects that are there.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = tuple(
+        Part(root, f"S{s}/{file.stem}", split)
+        for s in _SUBJECTS[split]
+        for file in sorted((root / f"S{s}/MyPoseFeatures/D3_Positions_mono").glob("*.cdf"))
+        if not file.name.startswith("_ALL")
+    )
+    if not found:
+        raise InputError(
+            f"{root}: no S{_SUBJECTS[split][0]}/MyPoseFeatures/D3_Positions_mono/*.cdf, nor of another "
+            f"of the {split} subjects {_SUBJECTS[split]}. Unpack 'D3 Positions Mono' of each subject there."
+        )
+    return found
+
+
+def missing(found: tuple[Part, ...]) -> str:
+    """Which subjects of the split are not there, in words; empty when all are."""
+    want = {f"S{s}" for s in _SUBJECTS[found[0].split]}
+    gone = sorted(want - {p.name.split("/")[0] for p in found})
+    return f"{', '.join(gone)} not there" if gone else ""
+
+
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+    """A row for every ``every``-th frame of one video.
+
+    Raises:
+        InputError: a file is damaged or missing, or poses and boxes are of different lengths.
+    """
+    subject, name = part.name.split("/")
+    features = part.root / subject / "MyPoseFeatures"
+    action, _, camera = name.replace(" ", "_").rpartition(".")
+    xyz = _poses(features / "D3_Positions_mono" / f"{name}.cdf", 3) / 1000
+    flat = features / "D2_Positions" / f"{name}.cdf"
+    xy = _poses(flat, 2) if flat.is_file() else None
+    if xy is not None and len(xy) != len(xyz):
+        raise InputError(
+            f"{flat}: {len(xy)} frames, and D3_Positions_mono has {len(xyz)}. Unpack both again."
+        )
+    K, dist, R, t = _camera(part.root / "metadata.xml", int(subject[1:]), camera)
+    kind = re.sub(r"_?\d*$", "", action)
+    taken = range(0, len(xyz), every)
+    boxes = _boxes(part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", taken, len(xyz))
+    for i, (center, scale) in zip(taken, boxes, strict=True):
+        imgname = f"images/{subject}_{action}.{camera}_{i + 1:06d}.jpg"
+        if not (part.root / imgname).is_file():
+            imgname = f"{subject}/Videos/{name}.mp4#{i}"
+            if not (part.root / imgname.partition("#")[0]).is_file():
+                raise InputError(
+                    f"{part.root}: neither the picture images/{subject}_{action}.{camera}_{i + 1:06d}.jpg "
+                    f"nor the video {imgname.partition('#')[0]}. Unpack 'Videos' of {subject} there."
+                )
+        joints = np.zeros((24, 3)) if xy is None else on_24(EXTRA_24_OF_H36M_17, xy[i])
+        yield Row(
+            id=f"{NAME}/{subject}/{action}/{camera}/{i + 1:06d}",
+            instant=f"{subject}/{action}/{i}",
+            imgname=imgname,
+            center=center,
+            scale=scale,
+            camera=camera,
+            action=_LONG_NAMES.get(kind, kind),
+            part=joints,
+            openpose=detected(openpose, imgname, joints),
+            S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+            K=K,
+            dist=dist,
+            R=R,
+            t=t,
+        )
+
+
+def _poses(file: Path, size: int) -> Array:
+    """(T, 17, size) of a CDF file with the 32 joints of T frames."""
+    try:
+        import cdflib
+    except ImportError as e:
+        raise needs("cdflib") from e
+    try:
+        values = np.asarray(cdflib.CDF(file).varget("Pose"), np.float64)
+        return values.reshape(-1, 32, size)[:, _OF_32]
+    except Exception as e:  # a damaged file can fail in any way
+        raise _damaged(file, e) from e
+
+
+def _boxes(file: Path, taken: range, frames: int) -> Iterator[tuple[Array, float]]:
+    """``center`` and ``scale`` of the frames ``taken``, from a MATLAB 7.3 file of masks."""
+    try:
+        import h5py
+    except ImportError as e:
+        raise needs("h5py") from e
+    try:
+        with h5py.File(file) as mat:
+            masks = mat["Masks"]
+            if masks.size != frames:
+                raise InputError(
+                    f"{file}: boxes of {masks.size} frames, and the poses have {frames}. Unpack both again."
+                )
+            references = np.asarray(masks).ravel()
+            for i in taken:
+                mask = np.asarray(mat[references[i]]).T == 1  # MATLAB's rows are HDF5's columns
+                ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+                if len(ys) == 0:
+                    raise InputError(f"{file}: frame {i + 1} has an empty mask. Unpack it again.")
+                low, high = np.array([xs[0], ys[0]]), np.array([xs[-1] + 1, ys[-1] + 1])
+                yield (low + high) / 2, _MARGIN * float((high - low).max()) / 200
+    except (OSError, KeyError, ValueError, TypeError) as e:
+        raise _damaged(file, e) from e
+
+
+def _camera(file: Path, subject: int, name: str) -> tuple[Array, Array, Array, Array]:
+    """K, dist, R and t of a camera; NaN where there is no metadata.xml or it is another camera."""
+    if not file.is_file() or name not in CAMERAS:
+        return np.full((3, 3), np.nan), np.full(8, np.nan), np.full((3, 3), np.nan), np.full(3, np.nan)
+    return read_metadata(file, subject, CAMERAS.index(name))
+
+
+def read_metadata(file: Path, subject: int, camera: int) -> tuple[Array, Array, Array, Array]:
+    """K (3, 3), dist (8,), R (3, 3) and t (3,), metres, of one of the four cameras before subject 1 to 11.
+
+    ``w0`` holds three Euler angles and the centre (mm) of every camera and subject, then fx, fy, cx, cy, k1,
+    k2, k3, p1, p2 of every camera. The angles make Rx Ry Rz. Readers of this file differ in whether that is
+    the rotation to the camera or from it; the cameras stand upright around a room whose z is up, which tells:
+    the second row of a rotation to the camera is the picture's downward axis.
+
+    Raises:
+        InputError: it cannot be read or is something else.
+    """
+    try:
+        text: Any = ET.parse(file).getroot().findtext(".//w0")
+        w0 = np.array(text.strip().strip("[]").split(), np.float64)
+        if w0.shape != (300,):
+            raise ValueError(f"w0 has {len(w0)} numbers, expected 300")
+    except (OSError, ET.ParseError, ValueError, AttributeError) as e:
+        raise _damaged(file, e) from e
+    extrinsics = w0[:264].reshape(4, 11, 6)
+    angles, centre = extrinsics[..., :3], extrinsics[camera, subject - 1, 3:] / 1000
+    fx, fy, cx, cy, k1, k2, k3, p1, p2 = w0[264 + 9 * camera :][:9]
+    every = Rotation.from_euler("XYZ", angles.reshape(-1, 3)).as_matrix()
+    R = every.reshape(4, 11, 3, 3)[camera, subject - 1]
+    if every[:, 1, 2].mean() > every[:, 2, 1].mean():
+        R = R.T
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return K, np.array([k1, k2, p1, p2, k3, 0, 0, 0]), R, -R @ centre
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return InputError(f"{file}: cannot be read, not as expected, or damaged ({reason}). Download it again.")

@@ -1,0 +1,269 @@
+"""MPI-INF-3DHP (Mehta et al. 2017): eight subjects before 14 cameras, and a test set of six sequences.
+
+::
+
+    S1 … S8/Seq1, Seq2/annot.mat, camera.calibration
+                       imageFrames/video_<k>/frame_%06d.jpg or imageSequence/video_<k>.avi
+    mpi_inf_3dhp_test_set/TS1 … TS6/annot_data.mat, imageSequence/img_%06d.jpg
+
+Frame 1 of the pictures is row 0 of the annotations; they are paired by that number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from pipeline.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24_OF_H36M_17
+
+NAME: Final = "mpi-inf-3dhp"
+SPLITS: Final = ("train", "test")
+EVERY: Final = {"train": 10, "test": 1}
+"""Of the frames one in so many is taken."""
+
+_CAMERAS: Final = (0, 1, 2, 4, 5, 6, 7, 8)
+"""At chest height; the others look from the ceiling or the floor."""
+_SIZE: Final = (2048, 2048)
+# Places of H36M_17 among the joints of the files, of the training and of the test set.
+_OF_28: Final = (4, 18, 19, 20, 23, 24, 25, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16)
+_OF_17: Final = (14, 11, 12, 13, 8, 9, 10, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
+_ACTIVITIES: Final = (
+    "", "Standing/Walking", "Exercising", "Sitting", "Reaching/Crouching", "On the floor", "Sports",
+    "Miscellaneous",
+)  # fmt: skip
+
+
+def parts(root: Path, split: str) -> tuple[Part, ...]:
+    """The sequences that are there.
+
+    Raises:
+        InputError: there are none.
+    """
+    if split == "train":
+        names = [f"S{s}/Seq{q}" for s in range(1, 9) for q in (1, 2)]
+        file = "annot.mat"
+    else:
+        inner = "mpi_inf_3dhp_test_set/" if (root / "mpi_inf_3dhp_test_set").is_dir() else ""
+        names = [f"{inner}TS{k}" for k in range(1, 7)]
+        file = "annot_data.mat"
+    found = tuple(Part(root, n, split) for n in names if (root / n / file).is_file())
+    if not found:
+        raise InputError(
+            f"{root}: no {names[0]}/{file}, nor any other of MPI-INF-3DHP's {split} sequences. Give the "
+            "folder that holds S1, S2, … and mpi_inf_3dhp_test_set."
+        )
+    return found
+
+
+def missing(found: tuple[Part, ...]) -> str:
+    """Which sequences of the split are not there, in words; empty when all are."""
+    count = 16 if found[0].split == "train" else 6
+    return "" if len(found) == count else f"{len(found)} of {count} sequences are there"
+
+
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+    """One row for every camera and ``every``-th frame in which all 17 joints are inside the picture.
+
+    Raises:
+        InputError: a file is damaged or missing, or no picture belongs to any annotation.
+    """
+    return _train(part, openpose, every) if part.split == "train" else _test(part, openpose, every)
+
+
+def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+    from scipy.io import loadmat
+
+    folder = part.root / part.name
+    file = folder / "annot.mat"
+    try:
+        mat: dict[str, Any] = loadmat(file, variable_names=("annot2", "annot3"))
+        flat, solid = mat["annot2"], mat["annot3"]
+        count = min(len(flat), len(solid))
+    except Exception as e:  # a damaged file can fail in any way
+        raise _damaged(file, e) from e
+    cameras = read_skeletool(folder / "camera.calibration")
+    used = [v for v in _CAMERAS if v < count]
+    pictures = {v: _pictures(folder, v) for v in used}
+    if not any(pictures.values()):
+        raise InputError(
+            f"{folder}: neither imageFrames/video_0/frame_000001.jpg nor imageSequence/video_0.avi, nor "
+            "those of another camera. Put the videos there, or their frames."
+        )
+    subject, sequence = part.name.split("/")
+    for v in used:
+        try:
+            xy = np.asarray(flat[v][0], np.float64).reshape(-1, 28, 2)[:, _OF_28]
+            xyz = np.asarray(solid[v][0], np.float64).reshape(-1, 28, 3)[:, _OF_28] / 1000
+        except (IndexError, ValueError, TypeError) as e:
+            raise _damaged(file, e) from e
+        K, R, t = cameras.get(str(v)) or (np.full(s, np.nan) for s in ((3, 3), (3, 3), 3))
+        camera = f"video_{v}"
+        there = pictures[v]
+        for i in range(0, min(len(xy), len(xyz)), every):
+            if isinstance(there, str):
+                imgname = f"{part.name}/{there}#{i}"
+            elif i + 1 in there:
+                imgname = f"{part.name}/{there[i + 1]}"
+            else:
+                continue
+            if not inside(xy[i], _SIZE):
+                continue
+            center, scale = box_of(xy[i])
+            joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
+            yield Row(
+                id=f"{NAME}/{subject}/{sequence}/{camera}/{i + 1:06d}",
+                instant=f"{part.name}/{i}",
+                imgname=imgname,
+                center=center,
+                scale=scale,
+                camera=camera,
+                part=joints,
+                openpose=detected(openpose, imgname, joints),
+                S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+                K=K,
+                dist=np.zeros(8),
+                R=R,
+                t=t,
+            )
+
+
+def _pictures(folder: Path, camera: int) -> dict[int, str] | str:
+    """Of one camera: names of extracted frames by their number, or the video; nothing where neither is."""
+    frames = folder / "imageFrames" / f"video_{camera}"
+    if frames.is_dir():
+        found = {
+            int(m[1]): f"imageFrames/video_{camera}/{p.name}"
+            for p in frames.iterdir()
+            if (m := re.fullmatch(r"\D*(\d+)\.(?:jpg|jpeg|png)", p.name, re.I))
+        }
+        if found:
+            return found
+    video = f"imageSequence/video_{camera}.avi"
+    return video if (folder / video).is_file() else {}
+
+
+def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+    try:
+        import h5py
+    except ImportError as e:
+        raise needs("h5py") from e
+    folder = part.root / part.name
+    file = folder / "annot_data.mat"
+    try:
+        with h5py.File(file) as mat:
+            xy = np.asarray(mat["annot2"], np.float64).reshape(-1, 17, 2)[:, _OF_17]
+            xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _OF_17] / 1000
+            valid = np.asarray(mat["valid_frame"]).ravel() > 0
+            metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _OF_17] / 1000
+            activity = np.asarray(mat["activity_annotation"] if "activity_annotation" in mat else valid * 0)
+    except (OSError, KeyError, ValueError, TypeError) as e:
+        raise _damaged(file, e) from e
+    if not len(xy) == len(xyz) == len(valid) == len(metric):
+        raise InputError(
+            f"{file}: {len(xy)} frames of annot2, {len(xyz)} of univ_annot3, {len(valid)} of valid_frame. "
+            "Download it again."
+        )
+    K = pinhole_of(metric[valid], xy[valid])
+    size: tuple[int, int] | None = None
+    sequence = Path(part.name).name
+    for i in range(0, len(xy), every):
+        if not valid[i]:
+            continue
+        imgname = f"{part.name}/imageSequence/img_{i + 1:06d}.jpg"
+        if not (part.root / imgname).is_file():
+            raise InputError(
+                f"{part.root / imgname}: is not there, and frame {i + 1} is annotated as valid. Unpack the "
+                "test set again."
+            )
+        size = size or _size_of(part.root / imgname)
+        if not inside(xy[i], size):
+            continue
+        center, scale = box_of(xy[i])
+        joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
+        number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
+        yield Row(
+            id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
+            instant=f"{part.name}/{i}",
+            imgname=imgname,
+            center=center,
+            scale=scale,
+            camera="video_0",
+            action=_ACTIVITIES[number] if 0 <= number < len(_ACTIVITIES) else "",
+            part=joints,
+            openpose=detected(openpose, imgname, joints),
+            S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+            K=K,
+            dist=np.zeros(8),
+            R=np.eye(3),
+            t=np.zeros(3),
+        )
+
+
+def _size_of(file: Path) -> tuple[int, int]:
+    picture = cv2.imread(str(file))
+    if picture is None:
+        raise InputError(f"{file}: no picture, or damaged. Unpack the test set again.")
+    return picture.shape[1], picture.shape[0]
+
+
+def pinhole_of(xyz: Array, xy: Array) -> Array:
+    """K (3, 3) of a camera without distortion or skew, from points (..., 3) in its axes and their pixels.
+
+    The test set's cameras are not in its files, but each has thousands of points in space and picture.
+    """
+    flat, px = xyz.reshape(-1, 3), xy.reshape(-1, 2)
+    ok = np.isfinite(flat).all(1) & np.isfinite(px).all(1) & (flat[:, 2] > 0)
+    K = np.eye(3)
+    for axis in (0, 1):
+        slope = flat[ok, axis] / flat[ok, 2]
+        system = np.stack([slope, np.ones_like(slope)], 1)
+        (K[axis, axis], K[axis, 2]), *_ = np.linalg.lstsq(system, px[ok, axis])
+    return K
+
+
+def read_skeletool(file: Path) -> dict[str, tuple[Array, Array, Array]]:
+    """K (3, 3), R (3, 3) and t (3,), metres, of each camera of a ``camera.calibration`` by its name.
+
+    Read by the words in it, whatever the spaces and the order of the lines.
+
+    Raises:
+        InputError: it cannot be read, is something else, or a camera lacks numbers.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{file}: cannot be read ({e}). Unpack the data set again.") from e
+    if not lines or not lines[0].startswith("Skeletool Camera Calibration File"):
+        raise InputError(f"{file}: does not begin with 'Skeletool Camera Calibration File'.")
+    found: dict[str, dict[str, Array]] = {}
+    name = ""
+    for line in lines[1:]:
+        word, *values = line.split() or [""]
+        if word == "name":
+            name = values[0] if values else ""
+            found[name] = {}
+        elif word in ("intrinsic", "extrinsic") and name:
+            try:
+                found[name][word] = np.array(values, np.float64).reshape(4, 4)
+            except ValueError as e:
+                raise InputError(f"{file}: camera {name}: {word} is not 16 numbers ({e}).") from e
+    for name, matrices in found.items():
+        if len(matrices) != 2:
+            lacks = " and ".join({"intrinsic", "extrinsic"} - set(matrices))
+            raise InputError(f"{file}: camera {name} has no {lacks}.")
+    return {
+        name: (m["intrinsic"][:3, :3], m["extrinsic"][:3, :3], m["extrinsic"][:3, 3] / 1000)
+        for name, m in found.items()
+    }
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return InputError(f"{file}: not as expected, or damaged ({reason}). Download it again.")

@@ -1,0 +1,186 @@
+"""What the public data sets are brought to: SPIN's training ``.npz``, a row a person in a picture.
+
+SPIN's keys: ``imgname``, ``center`` (N, 2), ``scale`` (N,), ``part`` (N, 24, 3), ``openpose`` (N, 25, 3),
+``S`` (N, 24, 4), ``pose`` (N, 72), ``shape`` (N, 10), ``has_smpl`` (N,), ``gender`` (N,). What is not known
+is 0.
+
+And of our own: ``id`` (N,) dataset/subject/sequence/camera/frame; ``camera`` (N,); ``group`` (N,), one number
+for the rows that show the same person at the same instant; ``K`` (N, 3, 3), ``dist`` (N, 8), ``R`` (N, 3, 3)
+and ``t`` (N, 3) of the camera, NaN where not known; ``action`` (N,), for a table of errors.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.files import write_whole
+from pipeline.joints import BODY_25, EXTRA_24
+from pipeline.keypoints import read_people
+
+Array = NDArray[np.float64]
+
+MARGIN: Final = 1.2
+"""Side of the crop by the longer side of the box around the keypoints, as in SPIN."""
+_FAR: Final = 0.1
+"""Mean distance, by the person's size, beyond which a detection is of somebody else."""
+_LIMBS: Final = tuple(BODY_25.index(n) for n in EXTRA_24[:12])
+"""The 12 joints of the limbs, which OpenPose and the data sets mean alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One person in one picture."""
+
+    id: str
+    """dataset/subject/sequence/camera/frame, the frame as six digits."""
+    instant: str
+    """The same for all views of a person at an instant."""
+    imgname: str
+    """Below the data set's folder; ``video.avi#12`` is the 13th frame of a video."""
+    center: Array
+    """(2,) pixels."""
+    scale: float
+    """The person's box: side / 200 px."""
+    camera: str = ""
+    action: str = ""
+    part: Array = field(default_factory=lambda: np.zeros((24, 3)))
+    """EXTRA_24 in the picture: x, y, 1; 0 where not known."""
+    openpose: Array = field(default_factory=lambda: np.zeros((25, 3)))
+    S: Array = field(default_factory=lambda: np.zeros((24, 4)))
+    """EXTRA_24 in the camera's axes, metres from the pelvis, 1; 0 where not known."""
+    pose: Array = field(default_factory=lambda: np.zeros(72))
+    """SMPL's axis-angle, the root's into the camera's axes."""
+    shape: Array = field(default_factory=lambda: np.zeros(10))
+    has_smpl: float = 0.0
+    gender: str = ""
+    K: Array = field(default_factory=lambda: np.full((3, 3), np.nan))
+    dist: Array = field(default_factory=lambda: np.full(8, np.nan))
+    """As in ``pipeline/cameras.py``."""
+    R: Array = field(default_factory=lambda: np.full((3, 3), np.nan))
+    t: Array = field(default_factory=lambda: np.full(3, np.nan))
+    """World to camera, metres."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a data set that is read in one go."""
+
+    root: Path
+    name: str
+    """Its folder or file below the root."""
+    split: str
+
+
+def to_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """The arrays of the ``.npz``. Groups are numbered in the order of their first row."""
+    number = {instant: i for i, instant in enumerate(dict.fromkeys(r.instant for r in rows))}
+    arrays: dict[str, NDArray[Any]] = {"group": np.array([number[r.instant] for r in rows], np.int64)}
+    for f in fields(Row):
+        if f.name != "instant":
+            values = np.array([getattr(r, f.name) for r in rows])
+            # A pixel and a millimetre are far above float32's resolution.
+            arrays[f.name] = values.astype(np.float32) if values.dtype.kind == "f" else values
+    return arrays
+
+
+def write_rows(arrays: dict[str, NDArray[Any]], out: Path) -> int:
+    """Write the ``.npz``, whole or not at all; its bytes.
+
+    Raises:
+        InputError: there is no room, or it cannot be written.
+    """
+    size = sum(a.nbytes for a in arrays.values())
+    buffer = io.BytesIO()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(out.parent).free) < size:
+            raise InputError(
+                f"{out}: takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free. Make room, or choose "
+                "another --out."
+            )
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        write_whole(out, buffer.getvalue())
+    except OSError as e:
+        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+    return size
+
+
+def box_of(xy: Array, margin: float = MARGIN) -> tuple[Array, float]:
+    """``center`` and ``scale`` of the box around points (J, 2)."""
+    low, high = xy.min(0), xy.max(0)
+    return (low + high) / 2, margin * float((high - low).max()) / 200
+
+
+def inside(xy: Array, size: tuple[int, int]) -> bool:
+    """Whether all points (J, 2) lie in a picture of this width and height."""
+    return bool(((xy >= 0) & (xy < np.array(size))).all())
+
+
+def on_24(places: Sequence[int], values: Array) -> Array:
+    """Values (J, C) at their places among EXTRA_24, with a 1 behind: (24, C + 1); 0 elsewhere."""
+    out = np.zeros((len(EXTRA_24), values.shape[1] + 1))
+    out[list(places), :-1] = values
+    out[list(places), -1] = 1
+    return out
+
+
+def openpose_file(folder: Path, imgname: str) -> Path:
+    """Where OpenPose's JSON of a picture, or of a video's frame, lies below ``folder``.
+
+    ``S1/…/frame_000012.jpg`` → ``S1/…/frame_000012_keypoints.json``; ``S1/…/video_0.avi#12`` →
+    ``S1/…/video_0/video_0_000000000012_keypoints.json``, as OpenPose names them.
+    """
+    name, video, frame = imgname.rpartition("#")
+    if not video:
+        return folder / Path(imgname).parent / f"{Path(imgname).stem}_keypoints.json"
+    path = Path(name)
+    return folder / path.parent / path.stem / f"{path.stem}_{int(frame):012d}_keypoints.json"
+
+
+def detected(folder: Path | None, imgname: str, part: Array) -> Array:
+    """What OpenPose saw of the person whose true joints ``part`` (24, 3) are: (25, 3), zeros for nothing.
+
+    Of the people with all 12 limb joints it is the one nearest to the truth, as in SPIN; where even that one
+    is further away than a tenth of the person's size, it is somebody else, whom SPIN keeps.
+    """
+    nothing = np.zeros((len(BODY_25), 3))
+    if folder is None:
+        return nothing
+    people, _ = read_people(openpose_file(folder, imgname), len(BODY_25))
+    whole = people[(people[:, _LIMBS, 2] > 0).all(1)].astype(np.float64)
+    limbs = part[:12]
+    if len(whole) == 0 or not (limbs[:, 2] > 0).all():
+        return nothing
+    apart = np.linalg.norm(whole[:, _LIMBS, :2] - limbs[:, :2], axis=-1).mean(1)
+    best = int(apart.argmin())
+    known = part[part[:, 2] > 0, :2]
+    if apart[best] > _FAR * float((known.max(0) - known.min(0)).max()):
+        return nothing
+    found: Array = np.nan_to_num(whole[best])
+    return found
+
+
+def check_openpose(folder: Path | None, rows: Sequence[Row]) -> None:
+    """Raises ``InputError`` when OpenPose's results were given and none belongs to any row."""
+    if folder is None or any(r.openpose.any() for r in rows):
+        return
+    example = openpose_file(folder, rows[0].imgname)
+    told = "shows nobody at the person's place" if example.is_file() else "is not there"
+    raise InputError(
+        f"{folder}: no person of the data set was found by OpenPose. {example}, say, {told}. Expected "
+        "BODY_25 JSON in the folders of the pictures, one file a picture."
+    )
+
+
+def needs(module: str) -> InputError:
+    """What is said where an optional library is missing."""
+    return InputError(f"this data set needs {module}: pip install 'multispin[datasets]'")

@@ -1,0 +1,130 @@
+"""3DPW (von Marcard et al. 2018): people outdoors before one moving camera, with SMPL from worn sensors.
+
+::
+
+    sequenceFiles/test/<sequence>.pkl
+    imageFiles/<sequence>/image_%05d.jpg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from pipeline.datasets.rows import Array, Part, Row, box_of, detected
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24
+from pipeline.pickles import unpickle_arrays
+
+NAME: Final = "3dpw"
+SPLITS: Final = ("test", "train", "validation")
+EVERY: Final = {"test": 1, "train": 1, "validation": 1}
+
+_COCO_18: Final = (
+    "Nose", "", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "RHip", "RKnee", "RAnkle",
+    "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar",
+)  # fmt: skip
+"""Order of ``poses2d``. Its neck is OpenPose's, which is not EXTRA_24's."""
+
+
+def parts(root: Path, split: str) -> tuple[Part, ...]:
+    """The sequences of a split that are there.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = sorted((root / "sequenceFiles" / split).glob("*.pkl"))
+    if not found:
+        raise InputError(
+            f"{root}: no sequenceFiles/{split}/*.pkl. Give the folder in which sequenceFiles.zip and "
+            "imageFiles.zip of 3DPW were unpacked."
+        )
+    return tuple(Part(root, f"{split}/{file.stem}", split) for file in found)
+
+
+def missing(found: tuple[Part, ...]) -> str:
+    """Which part of the split is not there, in words; empty when all is."""
+    count = {"train": 24, "validation": 12, "test": 24}[found[0].split]
+    return "" if len(found) >= count else f"{len(found)} of {count} sequences are there"
+
+
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+    """A row for every person and ``every``-th frame in which the camera's pose is known.
+
+    Raises:
+        InputError: the file is damaged or holds something else, or a picture is missing.
+    """
+    file = part.root / "sequenceFiles" / f"{part.name}.pkl"
+    try:
+        data: dict[str, Any] = unpickle_arrays(file.read_bytes())
+        sequence = str(data["sequence"])
+        extrinsics = np.asarray(data["cam_poses"], np.float64)
+        K = np.asarray(data["cam_intrinsics"], np.float64)
+        people = [
+            (np.asarray(pose, np.float64), np.asarray(betas, np.float64)[:10], np.asarray(flat), str(gender))
+            for pose, betas, flat, gender in zip(
+                data["poses"], data["betas"], data["poses2d"], data["genders"], strict=True
+            )
+        ]
+        valid = np.asarray(data["campose_valid"], bool)
+        _expect(valid.shape, (len(people), len(extrinsics)), "campose_valid")
+        frames = len(extrinsics)
+        for pose, betas, flat, _ in people:
+            _expect(pose.shape, (frames, 72), "poses")
+            _expect(betas.shape, (10,), "betas")
+            _expect(flat.shape, (frames, 3, 18), "poses2d")
+        _expect(extrinsics.shape, (frames, 4, 4), "cam_poses")
+        _expect(K.shape, (3, 3), "cam_intrinsics")
+    except Exception as e:  # a damaged pickle can fail in any way
+        reason = " ".join(str(e).split())[:120] or type(e).__name__
+        raise InputError(f"{file}: not 3DPW's, or damaged ({reason}). Download it again.") from e
+    for p, (pose, betas, flat, gender) in enumerate(people):
+        for i in range(0, frames, every):
+            seen = flat[i, 2] > 0
+            if not valid[p, i] or seen.sum() < 2:
+                continue
+            imgname = f"imageFiles/{sequence}/image_{i:05d}.jpg"
+            if not (part.root / imgname).is_file():
+                raise InputError(f"{part.root / imgname}: is not there. Unpack imageFiles.zip again.")
+            R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
+            root = Rotation.from_matrix(R) * Rotation.from_rotvec(pose[i, :3])
+            center, scale = box_of(flat[i, :2, seen].astype(np.float64))
+            joints = _on_24(flat[i])
+            yield Row(
+                id=f"{NAME}/{sequence}/{p}/video/{i:06d}",
+                instant=f"{sequence}/{p}/{i}",
+                imgname=imgname,
+                center=center,
+                scale=scale,
+                camera="video",
+                action=sequence,
+                part=joints,
+                openpose=detected(openpose, imgname, joints),
+                pose=np.concatenate([root.as_rotvec(), pose[i, 3:]]),
+                shape=betas,
+                has_smpl=1.0,
+                gender=gender[:1].lower(),
+                K=K,
+                dist=np.zeros(8),
+                R=R,
+                t=t,
+            )
+
+
+def _expect(found: tuple[int, ...], want: tuple[int, ...], name: str) -> None:
+    if found != want:
+        raise ValueError(f"{name} {found}, expected {want}")
+
+
+def _on_24(flat: NDArray[Any]) -> Array:
+    """EXTRA_24 (24, 3) of COCO's 18 points (3, 18)."""
+    out = np.zeros((len(EXTRA_24), 3))
+    for j, name in enumerate(_COCO_18):
+        if name in EXTRA_24 and flat[2, j] > 0:
+            out[EXTRA_24.index(name)] = *flat[:2, j], 1
+    return out

@@ -1,0 +1,188 @@
+"""Human3.6M from small trees of its layout. No real file was at hand: names and shapes are SPIN's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cdflib.cdfwrite
+import h5py
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from pipeline.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
+from pipeline.datasets.rows import to_arrays
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
+
+# Of the 32 joints; 13 and 16 are the neck, too, 14 the face, 15 the top of the head.
+JOINT = {
+    "Pelvis (MPII)": 11, "RHip": 1, "RKnee": 2, "RAnkle": 3, "LHip": 6, "LKnee": 7, "LAnkle": 8,
+    "Spine (H36M)": 12, "Neck (LSP)": 24, "Jaw (H36M)": 14, "Head (H36M)": 15, "LShoulder": 17,
+    "LElbow": 18, "LWrist": 19, "RShoulder": 25, "RElbow": 26, "RWrist": 27,
+}  # fmt: skip
+FRAMES = 12
+
+
+def write_cdf(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plain = file.with_name("plain.cdf")  # the library takes what is behind the first dot for a suffix
+    cdf = cdflib.cdfwrite.CDF(plain, cdf_spec={"Compressed": 0})
+    spec = {
+        "Variable": "Pose", "Data_Type": 45, "Num_Elements": 1, "Rec_Vary": True,
+        "Dim_Sizes": list(values.shape),
+    }  # fmt: skip
+    cdf.write_var(spec, var_data=values[None])
+    cdf.close()
+    plain.replace(file)
+
+
+def write_masks(file: Path, boxes: list[tuple[int, int, int, int]]) -> None:
+    """As MATLAB 7.3 does: references to arrays whose axes are the other way round."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(file, "w") as mat:
+        references = np.empty((len(boxes), 1), h5py.ref_dtype)
+        for i, (x0, y0, x1, y1) in enumerate(boxes):
+            mask = np.zeros((100, 120), np.uint8)
+            mask[y0:y1, x0:x1] = 1
+            references[i, 0] = mat.create_dataset(f"#refs#/{i}", data=mask.T).ref
+        mat.create_dataset("Masks", data=references, dtype=h5py.ref_dtype)
+
+
+def truth(name: str, size: int) -> np.ndarray:
+    """(T, 32, size) mm or pixels, different for every frame and camera."""
+    rng = np.random.default_rng([size, *name.encode()])
+    return rng.uniform(100, 900, (FRAMES, 32, size))
+
+
+def make(root: Path, subjects: tuple[str, ...] = ("S9",), names: tuple[str, ...] = ()) -> Path:
+    names = names or tuple(f"{a}.{c}" for a in ("Directions", "WalkingDog 1", "_ALL") for c in CAMERAS[:2])
+    for subject in subjects:
+        for name in names:
+            features = root / subject / "MyPoseFeatures"
+            write_cdf(features / "D3_Positions_mono" / f"{name}.cdf", truth(name, 3).reshape(FRAMES, 96))
+            write_cdf(features / "D2_Positions" / f"{name}.cdf", truth(name, 2).reshape(FRAMES, 64))
+            boxes = [(10 + i, 20, 50 + i, 80) for i in range(FRAMES)]
+            write_masks(root / subject / "MySegmentsMat" / "ground_truth_bb" / f"{name}.mat", boxes)
+            video = root / subject / "Videos" / f"{name}.mp4"
+            video.parent.mkdir(exist_ok=True)
+            video.touch()
+    return root
+
+
+def test_every_fifth_frame_has_its_own_pose(tmp_path: Path) -> None:
+    found = parts(make(tmp_path), "test")
+    assert [p.name for p in found] == [
+        "S9/Directions.54138969", "S9/Directions.55011271", "S9/WalkingDog 1.54138969",
+        "S9/WalkingDog 1.55011271",
+    ]  # fmt: skip
+    assert missing(found) == "S11 not there"
+    got = list(rows(found[0], None, 5))
+    assert [r.imgname for r in got] == [f"S9/Videos/Directions.54138969.mp4#{i}" for i in (0, 5, 10)]
+    for r, i in zip(got, (0, 5, 10), strict=True):
+        xyz, xy = truth("Directions.54138969", 3)[i], truth("Directions.54138969", 2)[i]
+        for name, at in JOINT.items():
+            j = EXTRA_24.index(name)
+            np.testing.assert_allclose(r.S[j], [*(xyz[at] - xyz[11]) / 1000, 1], atol=1e-12, err_msg=name)
+            np.testing.assert_allclose(r.part[j], [*xy[at], 1], err_msg=name)
+        assert not r.S[[j for j in range(24) if j not in EXTRA_24_OF_H36M_17]].any()
+        np.testing.assert_allclose(r.center, [30 + i, 50])  # of the mask of the same frame
+        assert r.scale == pytest.approx(0.9 * 60 / 200)
+
+
+def test_picture_one_is_frame_zero(tmp_path: Path) -> None:
+    """SPIN reads a frame of the video before its loop, which pairs each picture with the pose before it."""
+    root = make(tmp_path, names=("WalkingDog 1.54138969",))
+    (root / "images").mkdir()
+    for i in range(1, FRAMES + 1):
+        (root / "images" / f"S9_WalkingDog_1.54138969_{i:06d}.jpg").touch()
+    (part,) = parts(root, "test")
+    got = list(rows(part, None, 5))
+    assert [r.imgname[-10:-4] for r in got] == ["000001", "000006", "000011"]
+    xyz = truth("WalkingDog 1.54138969", 3)[5]
+    np.testing.assert_allclose(got[1].S[EXTRA_24.index("RHip"), :3], (xyz[1] - xyz[11]) / 1000)
+    assert got[1].id == "h36m/S9/WalkingDog_1/54138969/000006"
+    assert got[1].action == "WalkDog"
+
+
+def test_cameras_of_an_instant_are_one_group(tmp_path: Path) -> None:
+    found = parts(make(tmp_path), "test")
+    arrays = to_arrays([r for p in found for r in rows(p, None, 5)])
+    assert len(arrays["id"]) == 12
+    pairs = {
+        g: [(i, c) for i, c, h in zip(arrays["id"], arrays["camera"], arrays["group"], strict=True) if h == g]
+        for g in arrays["group"]
+    }
+    assert len(pairs) == 6
+    for views in pairs.values():
+        (a, first), (b, second) = views
+        assert (first, second) == CAMERAS[:2]
+        assert a.replace(first, "") == b.replace(second, "")
+
+
+def metadata(file: Path, towards: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Write one whose angles are those of the rotation to the camera, or from it; R and centres, mm."""
+    rng = np.random.default_rng(0)
+    centre = np.array([[3000.0, 3000], [-3000, 3200], [3100, -2900], [-3000, -3000]])
+    centres = np.concatenate([centre, np.full((4, 1), 1600)], 1)[:, None] + rng.uniform(-99, 99, (4, 11, 3))
+    forward = -centres * [1, 1, 0.3]
+    forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    R = np.stack([right, np.cross(forward, right), forward], -2)
+    given = R if towards else R.swapaxes(-1, -2)
+    angles = Rotation.from_matrix(given.reshape(-1, 3, 3)).as_euler("XYZ").reshape(4, 11, 3)
+    inner = [[1145.0 + c, 1143, 512, 515, -0.2, 0.24, -0.02, -0.0009, -0.0016] for c in range(4)]
+    w0 = [*np.concatenate([angles, centres], -1).ravel(), *np.ravel(inner)]
+    file.write_text(f"<metadata><dbcameras/><w0>[{' '.join(repr(float(x)) for x in w0)}]</w0></metadata>")
+    return R, centres
+
+
+@pytest.mark.parametrize("towards", [True, False])
+def test_metadata_gives_cameras_that_stand_upright(tmp_path: Path, towards: bool) -> None:
+    file = tmp_path / "metadata.xml"
+    R, centres = metadata(file, towards)
+    for subject in (1, 9, 11):
+        for c in range(4):
+            K, dist, r, t = read_metadata(file, subject, c)
+            np.testing.assert_allclose(r, R[c, subject - 1], atol=1e-9)
+            np.testing.assert_allclose(-r.T @ t, centres[c, subject - 1] / 1000, atol=1e-9)
+            assert K.tolist() == [[1145 + c, 0, 512], [0, 1143, 515], [0, 0, 1]]
+            # OpenCV's order has the tangential coefficients before k3.
+            assert dist.tolist() == [-0.2, 0.24, -0.0009, -0.0016, -0.02, 0, 0, 0]
+
+
+def test_rows_have_their_cameras(tmp_path: Path) -> None:
+    root = make(tmp_path, ("S9", "S11"), ("Eating.60457274",))
+    nine, eleven = parts(root, "test")
+    assert np.isnan(next(rows(nine, None, 5)).R).all()
+    R, _ = metadata(root / "metadata.xml", True)
+    np.testing.assert_allclose(next(rows(nine, None, 5)).R, R[3, 8], atol=1e-9)
+    np.testing.assert_allclose(next(rows(eleven, None, 5)).R, R[3, 10], atol=1e-9)
+
+
+def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="D3_Positions_mono"):
+        parts(tmp_path, "train")
+    root = make(tmp_path, names=("Eating.60457274",))
+    (part,) = parts(root, "test")
+    masks = root / "S9" / "MySegmentsMat" / "ground_truth_bb" / "Eating.60457274.mat"
+    write_masks(masks, [(1, 1, 5, 5)] * 7)
+    with pytest.raises(InputError, match="boxes of 7 frames, and the poses have 12"):
+        list(rows(part, None, 5))
+    write_masks(masks, [(1, 1, 5, 5)] * 5 + [(1, 1, 1, 1)] + [(1, 1, 5, 5)] * 6)
+    with pytest.raises(InputError, match="frame 6 has an empty mask"):
+        list(rows(part, None, 5))
+    masks.write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"60457274.mat: cannot be read"):
+        list(rows(part, None, 5))
+    write_masks(masks, [(1, 1, 5, 5)] * FRAMES)
+    (root / "S9" / "Videos" / "Eating.60457274.mp4").unlink()
+    with pytest.raises(InputError, match=r"neither the picture images/S9_Eating.60457274_000001.jpg"):
+        list(rows(part, None, 5))
+    (root / "S9" / "MyPoseFeatures" / "D3_Positions_mono" / "Eating.60457274.cdf").write_bytes(b"no cdf")
+    with pytest.raises(InputError, match=r"60457274.cdf: cannot be read"):
+        list(rows(part, None, 5))
+    (tmp_path / "metadata.xml").write_text("<metadata><w0>[1 2 3]</w0></metadata>")
+    with pytest.raises(InputError, match="w0 has 3 numbers"):
+        read_metadata(tmp_path / "metadata.xml", 1, 0)

@@ -1,0 +1,235 @@
+"""MPI-INF-3DHP from small trees of its layout. No real file was at hand: names and shapes are SPIN's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+from scipy.spatial.transform import Rotation
+
+from pipeline.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
+from pipeline.datasets.rows import to_arrays
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
+
+JOINTS_28 = [
+    "spine3", "spine4", "spine2", "spine", "pelvis", "neck", "head", "head_top", "left_clavicle",
+    "left_shoulder", "left_elbow", "left_wrist", "left_hand", "right_clavicle", "right_shoulder",
+    "right_elbow", "right_wrist", "right_hand", "left_hip", "left_knee", "left_ankle", "left_foot",
+    "left_toe", "right_hip", "right_knee", "right_ankle", "right_foot", "right_toe",
+]  # fmt: skip
+JOINTS_17 = [
+    "head_top", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
+    "left_wrist", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "pelvis",
+    "spine", "head",
+]  # fmt: skip
+NAME = {"Pelvis (MPII)": "pelvis", "Spine (H36M)": "spine", "Neck (LSP)": "neck", "Jaw (H36M)": "head"}
+NAME["Head (H36M)"] = "head_top"
+FRAMES, CAMERAS = 23, 14
+AWAY = np.array([100.0, 50, 3500])
+K = np.array([[1500.0, 0, 1020], [0, 1490, 1030], [0, 0, 1]])
+
+
+def expected(name: str) -> str:
+    """The data set's name of an EXTRA_24 joint."""
+    return NAME.get(name) or f"{'left' if name[0] == 'L' else 'right'}_{name[1:].lower()}"
+
+
+def truth(camera: int) -> np.ndarray:
+    """(T, 28, 3) millimetres in a camera's axes; the pelvis is never at 0."""
+    rng = np.random.default_rng(camera)
+    return rng.uniform(-400, 400, (FRAMES, 28, 3)) + AWAY
+
+
+def project(xyz: np.ndarray) -> np.ndarray:
+    x = xyz @ K.T
+    return x[..., :2] / x[..., 2:]
+
+
+def calibration(spaces: str = " ") -> str:
+    """Of 14 cameras, those of odd number with their lines the other way round."""
+    out = ["Skeletool Camera Calibration File V1.0"]
+    for c in range(CAMERAS):
+        intrinsic, extrinsic = np.eye(4), np.eye(4)
+        intrinsic[:3, :3] = K + np.diag([c, c, 0])
+        extrinsic[:3, :3] = Rotation.from_rotvec([0, 0.1 * c, 0]).as_matrix()
+        extrinsic[:3, 3] = [1000.0 * c, 0, 3500]
+        lines = [
+            f"  {name}{spaces}{spaces.join(map(str, m.ravel()))} "
+            for name, m in (("intrinsic", intrinsic), ("extrinsic", extrinsic))
+        ]
+        out += [f"name          {c}", "  sensor      10 10", "  size        2048 2048", "  animated    0"]
+        out += [*lines[:: -1 if c % 2 else 1], "  radial      0"]
+    return "\n".join(out) + "\n"
+
+
+def cells(values: list[np.ndarray]) -> np.ndarray:
+    """What loadmat makes of a MATLAB cell array (14, 1)."""
+    out = np.empty((len(values), 1), object)
+    for i, v in enumerate(values):
+        out[i, 0] = v
+    return out
+
+
+def make_train(root: Path, videos: bool = False) -> Path:
+    folder = root / "S1" / "Seq1"
+    folder.mkdir(parents=True)
+    solid = [truth(c) for c in range(CAMERAS)]
+    flat = [project(x) for x in solid]
+    flat[0][10, 20] = [-1, 50]  # the left ankle leaves the picture
+    savemat(
+        folder / "annot.mat",
+        {
+            "annot2": cells([x.reshape(FRAMES, 56) for x in flat]),
+            "annot3": cells([x.reshape(FRAMES, 84) for x in solid]),
+        },
+    )
+    (folder / "camera.calibration").write_text(calibration())
+    for c in (0, 4):
+        if videos:
+            (folder / "imageSequence").mkdir(exist_ok=True)
+            (folder / "imageSequence" / f"video_{c}.avi").touch()
+            continue
+        frames = folder / "imageFrames" / f"video_{c}"
+        frames.mkdir(parents=True)
+        # Written in an order that is not theirs, and one is missing: neither may shift the others.
+        for i in [21, *range(1, 6), *range(7, 21), 22, 23]:
+            (frames / f"frame_{i:06d}.jpg").touch()
+    return root
+
+
+def test_pictures_are_paired_by_their_number(tmp_path: Path) -> None:
+    (part,) = parts(make_train(tmp_path), "train")
+    assert missing((part,)) == "1 of 16 sequences are there"
+    got = list(rows(part, None, 1))
+    of_4 = [r for r in got if r.camera == "video_4"]
+    assert [int(r.id[-6:]) for r in of_4] == [*range(1, 6), *range(7, 24)]
+    for r in got:
+        i = int(Path(r.imgname).stem.split("_")[1]) - 1
+        xyz = truth(int(r.camera[-1]))[i]
+        for j in EXTRA_24_OF_H36M_17:
+            at = JOINTS_28.index(expected(EXTRA_24[j]))
+            np.testing.assert_allclose(r.part[j], [*project(xyz)[at], 1], err_msg=EXTRA_24[j])
+            want = (xyz[at] - xyz[JOINTS_28.index("pelvis")]) / 1000
+            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24[j])
+        rest = [j for j in range(24) if j not in EXTRA_24_OF_H36M_17]
+        assert not r.S[rest].any()
+        assert not r.part[rest].any()
+
+
+def test_views_of_an_instant_are_one_group(tmp_path: Path) -> None:
+    (part,) = parts(make_train(tmp_path), "train")
+    arrays = to_arrays(list(rows(part, None, 10)))
+    assert sorted(arrays["imgname"].tolist()) == [
+        # Frame 11 of camera 0 has a joint outside of the picture; camera 4 keeps it all the same.
+        "S1/Seq1/imageFrames/video_0/frame_000001.jpg",
+        "S1/Seq1/imageFrames/video_0/frame_000021.jpg",
+        "S1/Seq1/imageFrames/video_4/frame_000001.jpg",
+        "S1/Seq1/imageFrames/video_4/frame_000011.jpg",
+        "S1/Seq1/imageFrames/video_4/frame_000021.jpg",
+    ]
+    frames = [name[-10:-4] for name in arrays["imgname"]]
+    for a in range(5):
+        for b in range(5):
+            assert (arrays["group"][a] == arrays["group"][b]) == (frames[a] == frames[b])
+    assert arrays["id"][0] == "mpi-inf-3dhp/S1/Seq1/video_0/000001"
+
+
+def test_cameras_are_theirs_in_metres(tmp_path: Path) -> None:
+    (part,) = parts(make_train(tmp_path), "train")
+    row = next(r for r in rows(part, None, 10) if r.camera == "video_4")
+    np.testing.assert_allclose(row.K, K + np.diag([4, 4, 0]))
+    np.testing.assert_allclose(row.t, [4.0, 0, 3.5])
+    np.testing.assert_allclose(row.R, Rotation.from_rotvec([0, 0.4, 0]).as_matrix(), atol=1e-12)
+
+
+def test_a_box_is_a_fifth_larger_than_the_joints(tmp_path: Path) -> None:
+    (part,) = parts(make_train(tmp_path), "train")
+    row = next(rows(part, None, 10))
+    known = row.part[row.part[:, 2] > 0, :2]
+    assert row.scale * 200 == pytest.approx(1.2 * np.ptp(known, axis=0).max())
+    np.testing.assert_allclose(row.center, (known.min(0) + known.max(0)) / 2)
+
+
+def test_frames_of_videos_count_from_zero(tmp_path: Path) -> None:
+    (part,) = parts(make_train(tmp_path, videos=True), "train")
+    got = [r for r in rows(part, None, 10) if r.camera == "video_0"]
+    assert [r.imgname for r in got] == [f"S1/Seq1/imageSequence/video_0.avi#{i}" for i in (0, 20)]
+    xyz = truth(0)[20]
+    want = (xyz[JOINTS_28.index("left_knee")] - xyz[JOINTS_28.index("pelvis")]) / 1000
+    np.testing.assert_allclose(got[1].S[EXTRA_24.index("LKnee"), :3], want)
+
+
+@pytest.mark.parametrize("spaces", [" ", "   ", "\t"])
+def test_calibration_is_read_by_its_words(tmp_path: Path, spaces: str) -> None:
+    file = tmp_path / "camera.calibration"
+    file.write_text(calibration(spaces))
+    cameras = read_skeletool(file)
+    assert list(cameras) == [str(c) for c in range(CAMERAS)]
+    for c in range(CAMERAS):
+        k, r, t = cameras[str(c)]
+        np.testing.assert_allclose(k, K + np.diag([c, c, 0]))
+        np.testing.assert_allclose(r, Rotation.from_rotvec([0, 0.1 * c, 0]).as_matrix(), atol=1e-12)
+        np.testing.assert_allclose(t, [c, 0, 3.5])
+
+
+def make_test(root: Path, sequence: int = 1) -> Path:
+    folder = root / "mpi_inf_3dhp_test_set" / f"TS{sequence}"
+    (folder / "imageSequence").mkdir(parents=True)
+    xyz = np.random.default_rng(9).uniform(-400, 400, (4, 17, 3)) + AWAY
+    xy = project(xyz)
+    xy[3, 5, 0] = 2048
+    with h5py.File(folder / "annot_data.mat", "w") as mat:
+        mat["annot2"], mat["annot3"], mat["univ_annot3"] = xy[:, None], xyz[:, None], 0.9 * xyz[:, None]
+        mat["valid_frame"] = np.array([[1.0], [0], [1], [1]])
+        mat["activity_annotation"] = np.array([[1.0], [2], [3], [4]])
+    picture = np.zeros((2048, 2048, 3), np.uint8)
+    for i in range(4):
+        cv2.imwrite(str(folder / "imageSequence" / f"img_{i + 1:06d}.jpg"), picture)
+    return root
+
+
+def test_the_test_set_is_scored_on_univ_annot3(tmp_path: Path) -> None:
+    (part,) = parts(make_test(tmp_path), "test")
+    got = list(rows(part, None, 1))
+    assert [r.imgname[-10:-4] for r in got] == ["000001", "000003"]  # 2 is not valid, 4 leaves the picture
+    assert [r.action for r in got] == ["Standing/Walking", "Sitting"]
+    xyz = np.random.default_rng(9).uniform(-400, 400, (4, 17, 3)) + AWAY
+    for r, i in zip(got, (0, 2), strict=True):
+        for j in EXTRA_24_OF_H36M_17:
+            at = JOINTS_17.index(expected(EXTRA_24[j]))
+            want = 0.9 * (xyz[i, at] - xyz[i, JOINTS_17.index("pelvis")]) / 1000
+            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24[j])
+        assert r.id == f"mpi-inf-3dhp/TS1/test/video_0/{i + 1:06d}"
+
+
+def test_the_test_sets_cameras_follow_from_its_points() -> None:
+    xyz = np.random.default_rng(1).uniform(-500, 500, (30, 17, 3)) + AWAY
+    np.testing.assert_allclose(pinhole_of(xyz, project(xyz)), K, rtol=1e-9)
+
+
+def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no S1/Seq1/annot\.mat"):
+        parts(tmp_path, "train")
+    root = make_train(tmp_path / "train")
+    folder = root / "S1" / "Seq1"
+    (part,) = parts(root, "train")
+    (folder / "camera.calibration").write_text("name 0")
+    with pytest.raises(InputError, match="Skeletool"):
+        list(rows(part, None, 10))
+    (folder / "camera.calibration").write_text(calibration().replace("  intrinsic", "  unknown", 1))
+    with pytest.raises(InputError, match="camera 0 has no intrinsic"):
+        list(rows(part, None, 10))
+    (folder / "annot.mat").write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"annot.mat: not as expected"):
+        list(rows(part, None, 10))
+    root = make_test(tmp_path / "test")
+    (part,) = parts(root, "test")
+    picture = root / part.name / "imageSequence" / "img_000003.jpg"
+    picture.unlink()
+    with pytest.raises(InputError, match=r"img_000003.jpg: is not there"):
+        list(rows(part, None, 1))

@@ -1,0 +1,134 @@
+"""Rows of data sets: the arrays that are written, OpenPose's files, and whom it found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.rows import (
+    Row,
+    box_of,
+    check_openpose,
+    detected,
+    inside,
+    on_24,
+    openpose_file,
+    to_arrays,
+    write_rows,
+)
+from pipeline.errors import InputError
+from pipeline.joints import BODY_25, EXTRA_24
+
+LIMBS = EXTRA_24[:12]
+
+
+def truth() -> np.ndarray:
+    """(24, 3) a person of 240 by 400 px whose limb joints are known."""
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(0, 1, (12, 2)) * [240, 400] + 300
+    xy[0], xy[11] = [300, 300], [540, 700]
+    return on_24(range(12), xy)
+
+
+def person(part: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    """(25, 3) what OpenPose says of somebody ``shift`` px to the right of the truth."""
+    out = np.zeros((25, 3))
+    out[0] = 1, 2, 0.5
+    for i, name in enumerate(LIMBS):
+        out[BODY_25.index(name)] = part[i, 0] + shift, part[i, 1], 0.9
+    return out
+
+
+def write(folder: Path, imgname: str, people: list[np.ndarray]) -> None:
+    file = openpose_file(folder, imgname)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    document = {"version": 1.3, "people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]}
+    file.write_text(json.dumps(document))
+
+
+def test_openpose_files_lie_beside_the_names_of_the_pictures() -> None:
+    at = openpose_file(Path("op"), "S1/Seq1/imageFrames/video_0/frame_000012.jpg")
+    assert at == Path("op/S1/Seq1/imageFrames/video_0/frame_000012_keypoints.json")
+    at = openpose_file(Path("op"), "S1/Seq1/imageSequence/video_0.avi#12")
+    assert at == Path("op/S1/Seq1/imageSequence/video_0/video_0_000000000012_keypoints.json")
+    at = openpose_file(Path("op"), "S9/Videos/Directions 1.54138969.mp4#0")
+    stem = "Directions 1.54138969"
+    assert at == Path(f"op/S9/Videos/{stem}/{stem}_000000000000_keypoints.json")
+
+
+def test_the_nearest_whole_person_is_the_one(tmp_path: Path) -> None:
+    part = truth()
+    half = person(part)
+    half[BODY_25.index("LWrist"), 2] = 0
+    write(tmp_path, "a/b.jpg", [person(part, 150), half, person(part, 3), person(part, 9)])
+    np.testing.assert_allclose(detected(tmp_path, "a/b.jpg", part), person(part, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [39.0, 41.0])
+def test_a_bystander_is_not_the_person(tmp_path: Path, shift: float) -> None:
+    part = truth()  # 400 px tall: 40 px are a tenth
+    write(tmp_path, "a.jpg", [person(part, shift)])
+    assert detected(tmp_path, "a.jpg", part).any() == (shift < 40)
+
+
+def test_nobody_is_found_where_there_is_nothing(tmp_path: Path) -> None:
+    part = truth()
+    assert not detected(None, "a.jpg", part).any()
+    assert not detected(tmp_path, "a.jpg", part).any()
+    write(tmp_path, "a.jpg", [])
+    assert not detected(tmp_path, "a.jpg", part).any()
+    write(tmp_path, "a.jpg", [person(part)])
+    assert not detected(tmp_path, "a.jpg", np.zeros((24, 3))).any()
+
+
+def row(k: int, instant: str) -> Row:
+    center, scale = box_of(np.array([[0.0, 0.0], [100.0, 40.0]]))
+    return Row(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", center, scale, camera=f"c{k}")
+
+
+def test_arrays_have_the_names_and_shapes_that_are_agreed(tmp_path: Path) -> None:
+    rows = [row(0, "x"), row(1, "y"), row(2, "x")]
+    arrays = to_arrays(rows)
+    out = tmp_path / "new" / "rows.npz"
+    assert write_rows(arrays, out) == sum(a.nbytes for a in arrays.values())
+    with np.load(out, allow_pickle=False) as read:
+        shapes = {k: read[k].shape for k in read.files}
+        assert read["group"].tolist() == [0, 1, 0]
+        assert read["camera"].tolist() == ["c0", "c1", "c2"]
+        assert read["center"].tolist() == [[50, 20]] * 3
+        np.testing.assert_allclose(read["scale"], 0.6)
+        assert np.isnan(read["K"]).all()
+    assert shapes == {
+        "id": (3,), "group": (3,), "imgname": (3,), "center": (3, 2), "scale": (3,), "camera": (3,),
+        "action": (3,), "part": (3, 24, 3), "openpose": (3, 25, 3), "S": (3, 24, 4), "pose": (3, 72),
+        "shape": (3, 10), "has_smpl": (3,), "gender": (3,), "K": (3, 3, 3), "dist": (3, 8), "R": (3, 3, 3),
+        "t": (3, 3),
+    }  # fmt: skip
+
+
+def test_want_of_room_is_said_beforehand(tmp_path: Path) -> None:
+    arrays = to_arrays([row(0, "x")])
+    usage = type("Usage", (), {"free": 1000})
+    with patch("shutil.disk_usage", lambda _: usage), pytest.raises(InputError, match="are free"):
+        write_rows(arrays, tmp_path / "rows.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_openpose_that_belongs_to_nothing_is_refused(tmp_path: Path) -> None:
+    rows = [row(0, "x")]
+    check_openpose(None, rows)
+    check_openpose(tmp_path, [*rows, replace(rows[0], openpose=np.ones((25, 3)))])
+    with pytest.raises(InputError, match=r"0_keypoints\.json, say, is not there"):
+        check_openpose(tmp_path, rows)
+
+
+def test_points_on_the_edge_are_inside_and_beyond_it_are_not() -> None:
+    assert inside(np.array([[0.0, 0.0], [99.9, 49.9]]), (100, 50))
+    assert not inside(np.array([[0.0, 50.0]]), (100, 50))
+    assert not inside(np.array([[-0.1, 3.0]]), (100, 50))
+    assert not inside(np.array([[np.nan, 3.0]]), (100, 50))
