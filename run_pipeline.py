@@ -374,9 +374,9 @@ def demo(
 ) -> None:
     """Make a small recording, reconstruct it, and compare with the truth. Takes about a minute."""
     from models.body import load_body
+    from models.evaluation.stores import compare_to_truth
     from pipeline.recording import find_recording
     from pipeline.store import Store
-    from stages.synth import compare_to_truth
 
     cfg = _run_config(config, settings)
     body = load_body()

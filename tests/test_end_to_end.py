@@ -16,13 +16,14 @@ import pytest
 import zarr
 
 from models.body import load_body
+from models.evaluation.stores import compare_to_truth
 from models.regressor import load_regressor, save_regressor
 from pipeline.config import load
 from pipeline.files import locked
 from pipeline.recording import find_recording
 from pipeline.store import Store
 from stages.graph import RunConfig, run
-from stages.synth import SynthConfig, compare_to_truth, write_recording
+from stages.synth import SynthConfig, write_recording
 
 ROOT = Path(__file__).parents[1]
 BALANCING = ROOT.parent / "shared" / "data" / "balancing"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -18,12 +17,11 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body, pose_keypoints
-from pipeline.batches import FitBatch
 from pipeline.calibration import read_calibration
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS
 from pipeline.store import Store
-from stages.synth import SynthConfig, compare_to_truth, write_recording
+from stages.synth import SynthConfig, write_recording
 
 SMALL = {"cameras": 3, "seconds": 1.5, "fps": 20, "size": (320, 240), "window": 12}
 CLEAN = {**SMALL, "noise_px": 0, "outliers": 0, "missing": 0, "gaps": 0, "videos": False}
@@ -294,53 +292,3 @@ def test_rates_are_rational() -> None:
     assert cfg.rate == Fraction(30000, 1001)
     assert cfg.frames == 300
     assert SynthConfig(fps=29.97).rate == Fraction(2997, 100)
-
-
-def moved(truth: Store, out: Path, shift_m: float, lost: slice) -> Store:
-    """Results that are the truth, off by ``shift_m`` along x, with people exchanged and some frames lost."""
-    results = Store.create(out, truth.contents)
-    for k in range(len(truth.done)):
-        batch: FitBatch = truth.read(k)
-        frames = np.arange(*truth.span(k))
-        gone = torch.from_numpy(np.isin(frames, np.arange(30)[lost]))
-        step = torch.tensor([shift_m, 0, 0])
-        joints = torch.where(gone[:, None, None, None], torch.nan, batch.joints + step).flip(1)
-        points = batch.keypoints_3d.flip(1) + torch.tensor([shift_m, 0, 0, 0])
-        params = type(batch.params)(
-            batch.params.global_orient.flip(1), batch.params.body_pose.flip(1), batch.params.betas.flip(0),
-            batch.params.transl.flip(1) + step,
-        )  # fmt: skip
-        results.write(
-            FitBatch(
-                batch.keypoints, params, joints, points, batch.reprojection_px, batch.status, batch.state
-            )
-        )
-    return results
-
-
-def test_errors_are_those_that_were_put_in(two_people: Path, tmp_path: Path) -> None:
-    truth = Store(two_people / "truth.zarr")
-    for same in compare_to_truth(truth, truth, body()):
-        assert same.truth == same.person
-        assert (same.mpjpe_mm, same.pve_mm, same.keypoints_px, same.missed) == (0, 0, 0, 0)
-    results = moved(truth, tmp_path / "results.zarr", 0.05, slice(10, 16))
-    errors = compare_to_truth(results, truth, body())
-    assert [(e.person, e.truth) for e in errors] == [("0", "1"), ("1", "0")]
-    for e in errors:
-        assert (e.frames, e.missed) == (24, 6)
-        assert e.mpjpe_mm == pytest.approx(50, abs=0.01)
-        assert e.pve_mm == pytest.approx(50, abs=0.01)
-        assert e.pa_mpjpe_mm == pytest.approx(0, abs=0.01)
-        assert 0.5 < e.keypoints_px < 10
-
-
-def test_results_of_other_cameras_are_not_compared(two_people: Path, filmed: Path, tmp_path: Path) -> None:
-    truth = Store(two_people / "truth.zarr")
-    rig = replace(truth.contents.rig, names=("a", "b", "c"))
-    other = Store.create(tmp_path / "results.zarr", replace(truth.contents, rig=rig))
-    with pytest.raises(InputError, match="no camera has the same name"):
-        compare_to_truth(other, truth, body())
-    empty = Store.create(tmp_path / "empty.zarr", truth.contents)
-    nothing = compare_to_truth(empty, truth, body())[0]
-    assert (nothing.frames, nothing.missed) == (0, 30)
-    assert np.isnan(nothing.mpjpe_mm)

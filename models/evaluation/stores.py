@@ -1,0 +1,176 @@
+"""Two results stores of one recording, one of which is the truth: how far apart they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from models.body import Body
+from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe, pve
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.store import Store
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """One person of a results store against the truth: means over the frames that both have."""
+
+    person: str
+    """The result's person."""
+    truth: str
+    """The person of the truth that was meant: the nearest on average."""
+    frames: int
+    """Frames compared."""
+    missed: int
+    """Frames of the truth without a pose in the results."""
+    mpjpe_mm: float
+    """24 SMPL joints, in the world, without alignment."""
+    mpjpe_pelvis_mm: float
+    """The same, both pelves at the origin in every frame."""
+    pa_mpjpe_mm: float
+    """After a similarity alignment of each frame."""
+    acceleration_mm: float
+    """Mean length of the difference of the joints' accelerations, mm/frame²."""
+    pve_mm: float
+    """Vertices, in the world; NaN where the two stores have different bodies."""
+    keypoints_px: float
+    """Between the BODY_25 points of result and truth, projected into all cameras."""
+
+
+def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:
+    """Errors of every person in ``results``; frames are matched by the number of the video frame.
+
+    Raises:
+        InputError: the two stores have no camera of the same name.
+    """
+    names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
+    if not names:
+        raise InputError(
+            f"{results.path} and {truth.path}: no camera has the same name in both "
+            f"({', '.join(results.contents.rig.names)}; {', '.join(truth.contents.rig.names)})"
+        )
+    rows = _truth_rows(results, truth, names)
+    rig = truth.contents.rig.select(names)
+    errors = []
+    for p in range(results.contents.people):
+        apart = [
+            _mean_distance(results, p, truth, q, _posed(results, p, rows))
+            for q in range(truth.contents.people)
+        ]
+        q = int(np.argmin(apart))
+        errors.append(_errors(results, p, truth, q, _posed(results, p, rows), body, rig))
+    return tuple(errors)
+
+
+_Rows = NDArray[np.int64]
+
+
+def _truth_rows(results: Store, truth: Store, names: list[str]) -> _Rows:
+    """(T,) row of the truth that shows the moment of each frame of the results; −1 where none does."""
+    rows = np.full(len(results.contents.time_s), -1)
+    for name in names:
+        ours = results.contents.frame_index[results.contents.rig.names.index(name)]
+        theirs = truth.contents.frame_index[truth.contents.rig.names.index(name)]
+        there = np.flatnonzero(theirs >= 0)
+        at = np.searchsorted(theirs[there], ours)  # numbers rise along a time line
+        found = there[np.minimum(at, len(there) - 1)] if len(there) else np.full(len(ours), -1)
+        rows = np.where((rows < 0) & (ours >= 0) & (theirs[found] == ours), found, rows)
+    return rows
+
+
+def _posed(results: Store, person: int, rows: _Rows) -> Iterator[tuple[_Rows, _Rows]]:
+    """Window by window: the frames of the results with a pose, and the rows of the truth that they show."""
+    for k in np.flatnonzero(results.done):
+        a, b = results.span(int(k))
+        joints = results.array(f"people/{person}/joints", a, b)
+        ours = np.arange(a, b)[np.isfinite(joints).all((1, 2)) & (rows[a:b] >= 0)]
+        if len(ours):
+            yield ours, rows[ours]
+
+
+def _at(store: Store, name: str, rows: _Rows) -> Array:
+    first = int(rows.min())
+    return np.asarray(store.array(name, first, int(rows.max()) + 1)[rows - first], np.float64)
+
+
+def _mean_distance(
+    results: Store, p: int, truth: Store, q: int, shown: Iterator[tuple[_Rows, _Rows]]
+) -> float:
+    """Metres between the two pelves."""
+    total, frames = 0.0, 0
+    for ours, theirs in shown:
+        apart = _at(results, f"people/{p}/joints", ours) - _at(truth, f"people/{q}/joints", theirs)
+        total += float(np.linalg.norm(apart[:, 0], axis=1).sum())
+        frames += len(ours)
+    return total / frames if frames else np.inf
+
+
+def _errors(
+    results: Store,
+    p: int,
+    truth: Store,
+    q: int,
+    shown: Iterator[tuple[_Rows, _Rows]],
+    body: Body,
+    rig: Rig,
+) -> Errors:
+    sums, frames = np.zeros(5), 0
+    bends: list[Array] = []
+    last = np.zeros((0, 2), np.int64), np.zeros((2, 0, 24, 3))
+    for ours, theirs in shown:
+        pair = ((results, f"people/{p}", ours), (truth, f"people/{q}", theirs))
+        joints = np.stack([_at(store, f"{person}/joints", rows) for store, person, rows in pair])
+        pixels = [rig.project(_at(s, f"{person}/keypoints_3d", rows)[..., :3]) for s, person, rows in pair]
+        surface = np.full(len(ours), np.nan)
+        if results.contents.body == truth.contents.body:
+            surface = pve(*(_vertices(store, person, rows, body) for store, person, rows in pair))
+        apart = np.linalg.norm(pixels[0] - pixels[1], axis=-1).mean((0, 2))
+        at_pelvis = joints - joints[:, :, :1]
+        measures = (mpjpe(*joints), mpjpe(*at_pelvis), pa_mpjpe(*joints), surface, 1e-3 * apart)
+        sums += [1e3 * x.sum() for x in measures]
+        frames += len(ours)
+        # An acceleration takes three frames in a row, which may lie in two windows.
+        numbers = np.concatenate([last[0], np.stack([ours, theirs], 1)])
+        both = np.concatenate([last[1], joints], 1)
+        follow = (numbers[2:] - numbers[:-2] == 2).all(1)
+        bends.append(acceleration_error(*both)[follow] if len(numbers) > 2 else np.zeros(0))
+        last = numbers[-2:], both[:, -2:]
+    means = (sums / frames if frames else np.full(5, np.nan)).tolist()
+    bend = np.concatenate([np.zeros(0), *bends])
+    return Errors(
+        person=str(p),
+        truth=str(q),
+        frames=frames,
+        missed=len(truth.contents.time_s) - frames,
+        mpjpe_mm=means[0],
+        mpjpe_pelvis_mm=means[1],
+        pa_mpjpe_mm=means[2],
+        acceleration_mm=1e3 * float(bend.mean()) if len(bend) else float("nan"),
+        pve_mm=means[3],
+        keypoints_px=means[4],
+    )
+
+
+def _vertices(store: Store, person: str, rows: _Rows, body: Body) -> Array:
+    """(T, N, 3) metres, world."""
+
+    def rotations(name: str) -> torch.Tensor:
+        angles = _at(store, f"{person}/{name}", rows)
+        matrices = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix()
+        return torch.from_numpy(matrices.reshape(*angles.shape, 3)).float()
+
+    mesh = body.vertices(
+        rotations("global_orient"),
+        rotations("body_pose"),
+        torch.from_numpy(store.array(f"{person}/betas")).float(),
+        torch.from_numpy(_at(store, f"{person}/transl", rows)).float(),
+    )
+    return np.asarray(mesh.double().numpy())

@@ -1,0 +1,166 @@
+"""Results against a truth from which they differ by what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from models.body import Body, load_body
+from models.evaluation.stores import Errors, compare_to_truth
+from pipeline.batches import FitBatch
+from pipeline.errors import InputError
+from pipeline.store import Store
+from stages.synth import SynthConfig, write_recording
+
+FRAMES = 30
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Joints (T, P, J, 3), metres, and the numbers of their frames (T,) → what the results say."""
+
+
+@cache
+def body() -> Body:
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two people, two and a half windows, no videos."""
+    out = tmp_path_factory.mktemp("two")
+    cfg = SynthConfig(
+        cameras=3, seconds=1.5, fps=20, size=(320, 240), window=12, people=2, noise_px=0, outliers=0,
+        missing=0, gaps=0, videos=False,
+    )  # fmt: skip
+    return write_recording(out, cfg, body())
+
+
+def changed(truth: Store, out: Path, change: Change, transl: float = 0.0, lost: slice = slice(0)) -> Store:
+    """Results that are the truth with other joints, people exchanged, and some frames lost."""
+    results = Store.create(out, truth.contents)
+    for k in range(len(truth.done)):
+        batch: FitBatch = truth.read(k)
+        frames = np.arange(*truth.span(k))
+        gone = torch.from_numpy(np.isin(frames, np.arange(FRAMES)[lost]))
+
+        def said(x: torch.Tensor, frames: np.ndarray = frames) -> torch.Tensor:
+            return torch.from_numpy(change(x.double().numpy(), frames)).float()
+
+        joints = torch.where(gone[:, None, None, None], torch.nan, said(batch.joints)).flip(1)
+        points = torch.cat([said(batch.keypoints_3d[..., :3]), batch.keypoints_3d[..., 3:]], -1).flip(1)
+        p = batch.params
+        params = type(p)(
+            p.global_orient.flip(1), p.body_pose.flip(1), p.betas.flip(0),
+            p.transl.flip(1) + torch.tensor([transl, 0, 0]),
+        )  # fmt: skip
+        kept = batch.keypoints, params, joints, points
+        results.write(FitBatch(*kept, batch.reprojection_px, batch.status, batch.state))
+    return results
+
+
+def compared(truth: Store, results: Store) -> tuple[Errors, ...]:
+    errors = compare_to_truth(results, truth, body())
+    assert [(e.person, e.truth) for e in errors] == [("0", "1"), ("1", "0")]
+    return errors
+
+
+def test_the_truth_has_no_error(truth: Store) -> None:
+    for same in compare_to_truth(truth, truth, body()):
+        assert same.truth == same.person
+        assert (same.frames, same.missed) == (FRAMES, 0)
+        assert (same.mpjpe_mm, same.mpjpe_pelvis_mm, same.pve_mm, same.keypoints_px) == (0, 0, 0, 0)
+        assert same.acceleration_mm == 0
+        assert same.pa_mpjpe_mm == pytest.approx(0, abs=1e-3)
+
+
+def test_a_shift_is_returned_and_goes_with_alignment(truth: Store, tmp_path: Path) -> None:
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x + np.array([0.05, 0, 0])
+
+    results = changed(truth, tmp_path / "results.zarr", change, 0.05, slice(10, 16))
+    for e in compared(truth, results):
+        assert (e.frames, e.missed) == (24, 6)
+        assert e.mpjpe_mm == pytest.approx(50, abs=0.01)
+        assert e.pve_mm == pytest.approx(50, abs=0.01)
+        assert e.mpjpe_pelvis_mm == pytest.approx(0, abs=0.01)
+        assert e.pa_mpjpe_mm == pytest.approx(0, abs=0.01)
+        assert e.acceleration_mm == pytest.approx(0, abs=0.01)
+        assert 0.5 < e.keypoints_px < 10
+
+
+def test_joints_that_are_off_by_so_much_are_off_by_so_much(truth: Store, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    away = rng.normal(size=(2, 25, 3))
+    away *= rng.uniform(0.01, 0.06, (2, 25, 1)) / np.linalg.norm(away, axis=-1, keepdims=True)
+
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x + away[:, : x.shape[2]]
+
+    results = changed(truth, tmp_path / "results.zarr", change)
+    for e in compared(truth, results):
+        mine = away[int(e.truth), :24]
+        assert e.mpjpe_mm == pytest.approx(1e3 * np.linalg.norm(mine, axis=-1).mean(), abs=0.01)
+        rooted = np.linalg.norm(mine - mine[:1], axis=-1).mean()
+        assert e.mpjpe_pelvis_mm == pytest.approx(1e3 * rooted, abs=0.01)
+        assert 5 < e.pa_mpjpe_mm < e.mpjpe_mm
+
+
+def test_a_similarity_is_returned_and_goes_with_alignment(truth: Store, tmp_path: Path) -> None:
+    turn = Rotation.from_rotvec([0.2, 0.5, -0.3]).as_matrix()
+
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return 1.1 * x @ turn.T + [0.02, -0.01, 0.03]
+
+    results = changed(truth, tmp_path / "results.zarr", change)
+    errors = {e.person: e for e in compare_to_truth(results, truth, body())}
+    for p, e in errors.items():
+        q = int(e.truth)
+        joints = truth.array(f"people/{q}/joints").astype(float)
+        said = results.array(f"people/{p}/joints").astype(float)
+        slow = np.mean(
+            [
+                np.sqrt(((a - b) ** 2).sum())
+                for f, g in zip(said, joints, strict=True)
+                for a, b in zip(f, g, strict=True)
+            ]
+        )
+        assert e.mpjpe_mm == pytest.approx(1e3 * slow, abs=0.01)
+        assert e.mpjpe_mm > 100
+        assert e.pa_mpjpe_mm == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("lost", [slice(0), slice(11, 13)])
+def test_a_push_is_the_error_of_acceleration_over_windows_and_gaps(
+    truth: Store, tmp_path: Path, lost: slice
+) -> None:
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x + 0.5 * 1e-3 * (frames[:, None, None, None] - 15.0) ** 2 * [0, 0.6, 0.8]
+
+    for e in compared(truth, changed(truth, tmp_path / "results.zarr", change, lost=lost)):
+        assert e.acceleration_mm == pytest.approx(1, abs=0.01)
+
+
+def test_results_of_other_cameras_are_not_compared(truth: Store, tmp_path: Path) -> None:
+    rig = replace(truth.contents.rig, names=("a", "b", "c"))
+    other = Store.create(tmp_path / "results.zarr", replace(truth.contents, rig=rig))
+    with pytest.raises(InputError, match="no camera has the same name"):
+        compare_to_truth(other, truth, body())
+    empty = Store.create(tmp_path / "empty.zarr", truth.contents)
+    nothing = compare_to_truth(empty, truth, body())[0]
+    assert (nothing.frames, nothing.missed) == (0, FRAMES)
+    assert np.isnan([nothing.mpjpe_mm, nothing.acceleration_mm, nothing.pa_mpjpe_mm]).all()
+
+
+def test_vertices_of_another_body_are_not_compared(truth: Store, tmp_path: Path) -> None:
+    contents = replace(truth.contents, body={"name": "SMPL_NEUTRAL.pkl", "sha256": "0" * 64})
+    results = Store.create(tmp_path / "results.zarr", contents)
+    for k in range(len(truth.done)):
+        results.write(truth.read(k))
+    for e in compare_to_truth(results, truth, body()):
+        assert np.isnan(e.pve_mm)
+        assert e.mpjpe_mm == 0
