@@ -75,7 +75,7 @@ def poses_of_prior(seed: int = 0) -> Poses:
 
 
 class SyntheticPictures:
-    """``count`` samples of ``views`` crops of ``size`` pixels, as a map-style data set."""
+    """``count`` samples of ``views`` crops of ``size`` pixels, the same in every epoch."""
 
     def __init__(
         self,
@@ -104,8 +104,7 @@ class SyntheticPictures:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
+        index %= self.count
         rng = np.random.default_rng([self.seed, *self.split.encode(), index])
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63)))
         found = self.projections.sample(1, self.views, self.difficulty, torch_rng)

@@ -1,0 +1,93 @@
+"""Where samples come from: made-up pictures, published data in SPIN's format, and one's own recordings.
+
+A source has a length, the samples of an epoch, and a sample for every index from 0 on: ``index // len`` is
+the epoch, in which views are grouped anew. Sources pickle, so that other processes can read from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from models.training.pictures import SyntheticPictures, poses_of_prior
+from models.training.poses import read_poses
+from models.training.samples import Sample
+from pipeline.config import Config
+
+
+class Source(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class SourceConfig(Config):
+    """One of the data sets that are mixed."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    """synthetic: pictures made up while training."""
+    path: Path | None = None
+    """synthetic: motion capture (``.npz``) for the poses; without it they are drawn from the pose prior."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the samples, by those of the others."""
+    count: int = Field(20_000, ge=1)
+    """How many different samples are made up, where they are."""
+    split: Literal["train", "test"] = "train"
+    """test: other samples are made up, of motion clips that are held out."""
+
+
+def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> Source:
+    """The data set of a configuration, its samples of up to ``views`` crops for training at ``size`` pixels.
+
+    Raises:
+        InputError: a file is missing, damaged or something else.
+    """
+    poses = poses_of_prior(seed) if cfg.path is None else read_poses(cfg.path)[cfg.split == "test"]
+    return SyntheticPictures(poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split)
+
+
+def draw(
+    sources: Sequence[Sized], weights: Sequence[float], batch: int, seed: int, step: int
+) -> list[tuple[int, int]]:
+    """The batch of a step: which source, and which index of it. It follows from seed and step alone.
+
+    Every stretch of samples has each source's share of them, to the nearest sample. All samples of a source
+    come once, in random order, before any comes again.
+    """
+    exact = tuple(Fraction(w).limit_denominator(1_000_000) for w in weights)
+    out = []
+    for slot in range(step * batch, (step + 1) * batch):
+        source, k = _place(slot, exact)
+        epoch, at = divmod(k, len(sources[source]))
+        order = _order(len(sources[source]), seed, source, epoch)
+        out.append((source, epoch * len(order) + int(order[at])))
+    return out
+
+
+def _place(slot: int, weights: Sequence[Fraction]) -> tuple[int, int]:
+    """The source of a slot, and how many slots before it are the same source's.
+
+    The first takes the slots where the whole part of share × slot steps up; the rest is numbered anew and
+    shared among the others in the same way.
+    """
+    rest = sum(weights, Fraction(0))
+    for source, weight in enumerate(weights):
+        share = weight / rest
+        before = int(slot * share)
+        if int((slot + 1) * share) > before:
+            return source, before
+        slot -= before
+        rest -= weight
+    raise AssertionError("the last source's share is 1")
+
+
+@lru_cache(maxsize=32)
+def _order(count: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, source, epoch]).permutation(count)
