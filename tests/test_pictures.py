@@ -13,7 +13,8 @@ import torch
 from models.body import pose_keypoints
 from models.evaluation.joints import extra_24
 from models.training import pictures
-from models.training.pictures import ROOM, SyntheticPictures, poses_of_prior
+from models.training.crop_store import ROOM
+from models.training.pictures import SyntheticPictures, poses_of_prior
 from models.training.projections import Difficulty
 from models.training.samples import Sample
 

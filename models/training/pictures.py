@@ -24,6 +24,7 @@ from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.rotations import axis_angle_to_matrix
 from models.smplify import HINGES
+from models.training.crop_store import picture_side, zoom
 from models.training.poses import Poses
 from models.training.projections import Difficulty, Projections
 from models.training.samples import Sample
@@ -33,8 +34,6 @@ from pipeline.joints import BODY_25, SMPL_JOINTS
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-ROOM: Final = 1.5
-"""Side of a sample's picture by the side of the crop: room for turning, scaling and shifting it."""
 SURE: Final = 0.2
 """Keypoints of less confidence do not count for the box, as in the ``regress`` stage."""
 _PRIOR_POSES: Final = 4096
@@ -116,9 +115,9 @@ class SyntheticPictures:
         counts = confidence > SURE
         frame_box = person_box(xy, counts)
         frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
-        side = round(ROOM * self.size / 2) * 2
-        zoom = _zoom(frame_box.numpy(), self.size, side)
-        K = zoom @ found.K[0].double().numpy()
+        side = picture_side(self.size)
+        zoomed = zoom(frame_box.numpy(), self.size)
+        K = zoomed @ found.K[0].double().numpy()
         seen = np.isfinite(K).all((1, 2))
         rig = Rig(
             tuple(str(v) for v in range(self.views)),
@@ -134,7 +133,7 @@ class SyntheticPictures:
             for v in range(self.views)
         )
         box = np.tile([(side - 1) / 2, (side - 1) / 2, self.size], (self.views, 1)).astype(np.float64)
-        detected = xy.numpy() @ zoom[:, :2, :2].mT + zoom[:, None, :2, 2]
+        detected = xy.numpy() @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         rotations = torch.cat([turned[:, :1], local], 1).double()
         _, joints = pose_keypoints(self._extra, rotations, betas.double(), found.transl.double())
         in_camera = rig.to_camera(joints[0].numpy())
@@ -233,14 +232,3 @@ def _background(side: int, rng: np.random.Generator) -> Pixels:
     rgb = rgb + cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     grey = rgb.mean(2, keepdims=True)
     return np.asarray((grey + rng.random() * (rgb - grey)).clip(0, 255).astype(np.uint8))
-
-
-def _zoom(box: Array, size: int, side: int) -> Array:
-    """(V, 3, 3) that takes pixels of the whole frame to those of a picture ``side`` wide with ``box`` (V, 3)
-    in its middle, ``size`` wide."""
-    scale = size / box[:, 2]
-    out = np.zeros((len(box), 3, 3))
-    out[:, [0, 1], [0, 1]] = scale[:, None]
-    out[:, :2, 2] = (side - 1) / 2 - scale[:, None] * box[:, :2]
-    out[:, 2, 2] = 1
-    return out

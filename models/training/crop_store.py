@@ -1,0 +1,265 @@
+"""Pictures of people with room around them, cut from video frames once, for training to read in any order.
+
+``crops.zarr`` is a zarr group (format 3), readable with plain ``zarr.open``:
+
+    /                     attributes: format, version, made_of (a digest), size, labels (names of columns)
+    pictures (M, P, P, 3) uint8 RGB; black where there is nothing
+    box (M, 3)            centre x, y and side, the ideal pinhole camera's pixels; NaN where nothing is
+    label (M, L)          int: what each picture is of
+    done (blocks,)        true once a block of 64 pictures is written
+
+The box is ``size`` pixels wide in the picture and in its middle. Lens distortion is taken out, so that each
+picture is a pinhole camera's: that of ``zoom`` times the camera's K. A picture is a chunk of its own in a
+file of 64, so a million pictures are 16 thousand files. A block is written whole, then marked; a writer that
+was killed goes on at the first block that is not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import cv2
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from models.rendering.software import valid_radius
+from pipeline.cameras import distort
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+
+ROOM: Final = 1.5
+"""Side of a picture by the side of the crop in it: room for turning, scaling and shifting the crop."""
+BLOCK: Final = 64
+VERSION: Final = 1
+
+
+def picture_side(size: int) -> int:
+    """Side of the pictures for crops of ``size`` pixels; even."""
+    return round(ROOM * size / 2) * 2
+
+
+def zoom(box: Array, size: int) -> Array:
+    """(..., 3, 3) from pixels of the frame to those of the picture of ``box`` (..., 3)."""
+    scale = size / box[..., 2]
+    out = np.zeros((*box.shape[:-1], 3, 3))
+    out[..., [0, 1], [0, 1]] = scale[..., None]
+    out[..., :2, 2] = (picture_side(size) - 1) / 2 - scale[..., None] * box[..., :2]
+    out[..., 2, 2] = 1
+    return out
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where in a frame the pixels of a picture lie."""
+
+    x: NDArray[np.float32]
+    """(P, P) pixels of the frame, as its lens made it."""
+    y: NDArray[np.float32]
+    step: float
+    """Pixels of the frame by one of the picture."""
+
+    @classmethod
+    def at(cls, box: Array, size: int, K: Array, dist: Array) -> Self:
+        """box (3,) in the pinhole camera K (3, 3), dist (8,) of its lens."""
+        back = np.linalg.inv(zoom(box, size))
+        along = np.arange(picture_side(size))
+        x, y = np.meshgrid(back[0, 0] * along + back[0, 2], back[1, 1] * along + back[1, 2])
+        if np.any(dist):
+            pinhole = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K).T
+            lens = distort(pinhole[..., :2], dist)
+            # Beyond its largest valid radius the lens model folds points back into the picture.
+            lens[np.linalg.norm(pinhole[..., :2], axis=-1) > valid_radius(dist)] = -1e6
+            x, y = np.moveaxis(lens @ K[:2, :2].T + K[:2, 2], -1, 0)
+        return cls(x.astype(np.float32), y.astype(np.float32), float(box[2] / size))
+
+    def of(self, plane: Pixels, black: float | Sequence[float] = 0) -> Pixels:
+        """(P, P) or (P, P, C) of a frame's plane (H, W) or (H, W, C): bilinear, averaged over areas first
+        where it shrinks, or it would alias. Outside it is ``black``."""
+        reach = int(2 * self.step) + 2
+        x0, y0 = (max(0, int(a.min()) - reach) for a in (self.x, self.y))
+        x1, y1 = (max(0, int(a.max()) + reach + 1) for a in (self.x, self.y))
+        part = plane[y0:y1, x0:x1]
+        border = (black,) * 4 if isinstance(black, (int, float)) else tuple(black)
+        if not part.size:
+            return np.full((*self.x.shape, *plane.shape[2:]), black, np.uint8)
+        x, y = self.x - x0, self.y - y0
+        if self.step > 1:
+            h, w = part.shape[:2]
+            width, height = max(1, round(w / self.step)), max(1, round(h / self.step))
+            part = cast(Pixels, cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
+            x, y = (x + 0.5) * (width / w) - 0.5, (y + 0.5) * (height / h) - 0.5
+        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+        # The sides of ``part`` are the frame's own only where the frame ends there.
+        return np.asarray(
+            cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border),
+            np.uint8,
+        )
+
+    def of_yuv(self, planes: Sequence[Pixels], to_yuv: NDArray[np.floating]) -> Pixels:
+        """(P, P, 3) RGB of a YUV 4:2:0 frame; to_yuv (3, 4) from (red, green, blue, 1) to its YUV.
+
+        Chroma samples lie beside the left of their two luma columns and between their two rows (H.273, type
+        0).
+        """
+        x, y = self.x / np.float32(2), (self.y - np.float32(0.5)) / np.float32(2)
+        half = Look(np.asarray(x, np.float32), np.asarray(y, np.float32), self.step / 2)
+        yuv = np.stack([self.of(planes[0], 16), half.of(planes[1], 128), half.of(planes[2], 128)], -1)
+        back = np.linalg.inv(np.asarray(to_yuv[:, :3], np.float64)).astype(np.float32)
+        rgb = (yuv - np.asarray(to_yuv[:, 3], np.float32)) @ back.T
+        return np.asarray((rgb + np.float32(0.5)).clip(0, 255), np.uint8)
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """Which pictures a store is to hold."""
+
+    made_of: str
+    """Digest of what they are cut from."""
+    size: int
+    """Side of the crops, pixels; the pictures have room around them."""
+    box: Array
+    """(M, 3) centre x, y and side, pixels of the pinhole camera; NaN where there is nothing to see."""
+    label: NDArray[np.int64]
+    """(M, L) what each picture is of."""
+    labels: tuple[str, ...]
+    """What the L numbers say."""
+
+    @property
+    def nbytes(self) -> int:
+        """What the pictures take on the disk, at most: they are compressed without loss."""
+        seen = int(np.isfinite(self.box).all(1).sum())
+        return seen * picture_side(self.size) ** 2 * 3
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.box) // BLOCK)
+
+
+class CropStore:
+    """A store on disk, open for reading, and for writing blocks in order. It pickles as its path."""
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        """Open the store at ``path``.
+
+        Raises:
+            InputError: there is none, or it is damaged or something else.
+        """
+        self.path = path
+        try:
+            self._root = zarr.open_group(path, mode="r+" if write else "r")
+            attrs: dict[str, Any] = dict(self._root.attrs)
+            if attrs.get("format") != "multispin-crops" or attrs["version"] > VERSION:
+                raise ValueError(f"format {attrs.get('format')}, version {attrs.get('version')}")
+            self._pictures = cast("zarr.Array[Any]", self._root["pictures"])
+            self._done = cast("zarr.Array[Any]", self._root["done"])
+            self.plan = CropPlan(
+                attrs["made_of"],
+                attrs["size"],
+                np.asarray(self._root["box"][:]),  # type: ignore[index]
+                np.asarray(self._root["label"][:]),  # type: ignore[index]
+                tuple(attrs["labels"]),
+            )
+            self.complete = bool(np.asarray(self._done[:]).all())
+            """Whether all pictures are written."""
+        except (KeyError, ValueError, TypeError, OSError) as e:
+            raise InputError(
+                f"{path}: no store of crops, or damaged ({type(e).__name__}: {e}). `preprocess` makes one."
+            ) from e
+
+    def __reduce__(self) -> tuple[type[CropStore], tuple[Path]]:
+        return CropStore, (self.path,)
+
+    @classmethod
+    def resume(cls, path: Path, plan: CropPlan) -> CropStore:
+        """The store at ``path``, to go on writing, or a new one where there is none.
+
+        Raises:
+            InputError: there is one of other pictures, or no room for all of them on the disk.
+        """
+        if path.exists():
+            store = cls(path, write=True)
+            old = store.plan
+            if (old.made_of, old.size, old.labels) != (plan.made_of, plan.size, plan.labels) or not (
+                np.array_equal(old.label, plan.label) and np.array_equal(old.box, plan.box, equal_nan=True)
+            ):
+                raise InputError(
+                    f"{path}: holds crops of something else, or of another size ({old.size} pixels, wanted "
+                    f"{plan.size}). Choose another file, or remove it."
+                )
+            for leftover in path.rglob("*.partial"):  # of a write that was killed
+                leftover.unlink(missing_ok=True)
+        else:
+            store = cls._create(path, plan)
+        left = plan.nbytes * (1 - store.next_block / max(1, plan.blocks))
+        if left > (free := shutil.disk_usage(path).free):
+            raise InputError(
+                f"{path}: up to {left / 1e9:.1f} GB are still to be written, and {free / 1e9:.1f} GB are "
+                "free. Make room, choose a smaller size or fewer frames, or another place."
+            )
+        return store
+
+    @classmethod
+    def _create(cls, path: Path, plan: CropPlan) -> CropStore:
+        building = path.with_name(path.name + ".new")
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            root = zarr.create_group(
+                building,
+                attributes={
+                    "format": "multispin-crops", "version": VERSION, "made_of": plan.made_of,
+                    "size": plan.size, "labels": list(plan.labels),
+                },
+            )  # fmt: skip
+            side = picture_side(plan.size)
+            root.create_array(
+                "pictures", shape=(len(plan.box), side, side, 3), chunks=(1, side, side, 3),
+                shards=(BLOCK, side, side, 3), dtype="uint8", fill_value=0,
+            )  # fmt: skip
+            root.create_array("box", data=plan.box)
+            root.create_array("label", data=plan.label)
+            root.create_array("done", shape=(plan.blocks,), chunks=(1,), dtype="bool", fill_value=False)
+            building.rename(path)
+        except OSError as e:
+            raise InputError(f"{path}: cannot be written ({e.strerror or e}). Choose another place.") from e
+        return cls(path, write=True)
+
+    @property
+    def next_block(self) -> int:
+        """The first block that is not written; the number of blocks when all are."""
+        done = np.asarray(self._done[:])
+        return len(done) if done.all() else int(np.argmin(done))
+
+    def write(self, block: int, pictures: Sequence[Pixels]) -> None:
+        """Write a block, then mark it done.
+
+        Raises ``InputError`` when the disk is full or the folder cannot be written.
+        """
+        start = block * BLOCK
+        stop = min(start + BLOCK, len(self.plan.box))
+        if len(pictures) != stop - start:
+            raise ValueError(f"{len(pictures)} pictures for block {block}, which has {stop - start}")
+        try:
+            self._pictures[start:stop] = np.stack(pictures)
+            self._done[block] = True
+        except OSError as e:
+            raise InputError(
+                f"{self.path}: pictures {start}–{stop - 1} could not be written ({e.strerror or e}). All "
+                "before them are there: make room, then run the same command again."
+            ) from e
+
+    def picture(self, row: int) -> Pixels:
+        """(P, P, 3) RGB. Raises ``InputError`` when its file is damaged."""
+        try:
+            return np.asarray(self._pictures[row])
+        except (ValueError, RuntimeError, OSError) as e:
+            raise InputError(
+                f"{self.path}: picture {row} is damaged ({type(e).__name__}: {e}). Remove the store and make "
+                "it again."
+            ) from e
