@@ -90,8 +90,17 @@ def batch(
     dataset: Annotated[Path, typer.Argument(help="Folder tree that holds recordings.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a recording.")],
     workers: Annotated[
-        str, typer.Option(help="Recordings processed at the same time; auto is one for two processors.")
+        str, typer.Option(help="Recordings processed at the same time; auto is as many as there is room for.")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="local: processes of this machine; ray: tasks of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a running Ray cluster; else this machine is one.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0.1, help="Processors that a recording takes.")] = 2.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that a recording takes, such as 0.25.")] = 0.0,
+    memory_gb: Annotated[float, typer.Option(min=0.1, help="Memory that a recording takes.")] = 2.0,
     retry: Annotated[
         int, typer.Option(min=0, help="How often a recording is tried again whose worker broke down.")
     ] = 2,
@@ -108,17 +117,28 @@ def batch(
     from contextlib import closing
 
     from pipeline.batch import find_recordings, process
+    from pipeline.workers import Needs
     from stages.graph import run
 
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
         raise InputError(f"--workers {workers}: expected a number from 1, or auto")
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine}: expected local or ray")
+    if address is not None and engine != "ray":
+        raise InputError(f"--address {address}: only with --engine ray")
     cfg = _run_config(config, settings)
     found = find_recordings(dataset, out, only)
     if dry_run:
         raise typer.Exit(_print_dataset(dataset, found))
-    count = None if workers == "auto" else int(workers)
+    working = process(
+        dataset, out, cfg, run,
+        workers=None if workers == "auto" else int(workers),
+        needs=Needs(cpus, gpus, memory_gb),
+        engine="ray" if engine == "ray" else "local",
+        address=address, retry=retry, only=only,
+    )  # fmt: skip
     try:
-        with closing(process(dataset, out, cfg, run, workers=count, retry=retry, only=only)) as events:
+        with closing(working) as events:
             all_done = _print_events(events, len(found))
     except KeyboardInterrupt:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
@@ -401,8 +421,10 @@ def demo(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
-    motion: Annotated[Path, typer.Option(help="Motion capture, a .npz: see models/training/poses.py.")],
     config: Configs = None,
+    motion: Annotated[
+        Path | None, typer.Option(help="Motion capture, a .npz: see models/training/poses.py.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps in all.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Train for so long, however many steps that makes.")
@@ -410,8 +432,11 @@ def train(
     init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
     settings: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="With --resume: the checkpoint to go on from, instead of the last.")
+    ] = None,
 ) -> None:
-    """Train a keypoint regressor on synthetic projections of motion. Ctrl-C saves; --resume goes on."""
+    """Train a regressor: of keypoints or of images, with SMPLify in the loop. Ctrl-C saves; --resume goes on."""
     import signal
     from contextlib import closing
     from threading import Event
@@ -423,22 +448,25 @@ def train(
     from pipeline.config import load
 
     torch.set_num_threads(1)
-    steps = [f"steps={max_steps}"] if max_steps else []
-    cfg = load(TrainConfig, config or (), [*(settings or ()), *steps])
+    more = [f"steps={max_steps}"] if max_steps else []
+    more += [f"motion={motion}"] if motion else []
+    cfg = load(TrainConfig, config or (), [*(settings or ()), *more])
+    if checkpoint is not None and not resume:
+        raise InputError("--checkpoint: only with --resume. For weights alone there is --init.")
     # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
     stop = Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     bar = tqdm(total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
     samples, began = 0, time.monotonic()
+    going_on = (checkpoint or True) if resume else False
     try:
-        with closing(training(cfg, motion, out, minutes=minutes, init=init, resume=resume)) as steps_done:
-            for done in steps_done:
+        steps = training(cfg, out, minutes=minutes, init=init, resume=going_on, stop=stop.is_set)
+        with closing(steps):
+            for done in steps:
                 samples += done.samples
                 rate = samples / (time.monotonic() - began)
                 bar.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
                 bar.update(100 * done.share - bar.n)
-                if stop.is_set():
-                    break
     finally:
         signal.signal(signal.SIGINT, before)
         bar.close()

@@ -1,4 +1,4 @@
-"""Many recordings: found in a folder tree, run in worker processes, and remembered in a manifest.
+"""Many recordings: found in a folder tree, run by workers, and remembered in a manifest.
 
 OUT/batch.json says of each recording whether it is pending, running, done or failed. It is replaced whole at
 every change, so whoever is killed at any moment leaves a true one; what is ``running`` in it then was cut
@@ -11,59 +11,31 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import logging
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 import time
-import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal
 from urllib.parse import quote
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.cluster import RayTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically
-from pipeline.recording import Recording, find_recording, is_recording, sources
-from pipeline.summary import Summary
+from pipeline.recording import is_recording, sources
+from pipeline.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 
 MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
-LOG: Final = "log.txt"
-"""In each recording's folder: what its runs had to say."""
-
-WORKER_GB: Final = 2.0
-"""Memory that is reckoned with for a worker: a run of four 1080p views takes about 1 GB."""
-
 State = Literal["pending", "running", "done", "failed"]
-
-
-class Result(Protocol):
-    """What is read of what a run gives."""
-
-    @property
-    def summary(self) -> Summary: ...
-    @property
-    def files(self) -> tuple[Path, ...]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-
-
-Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
-"""``stages.graph.run``: a recording, its folder of results, the configuration, and who is told of frames."""
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +70,7 @@ class Event:
 
     row: Row
     worker: int
-    """Number of the process it happened in, from 0; −1 for a recording that was done before."""
+    """Number of the place it happened in, from 0; −1 for a recording that was done before."""
     frames: int = 0
     """How many have just been finished."""
     total: int | None = None
@@ -159,20 +131,25 @@ def process(
     run: Run,
     *,
     workers: int | None = None,
+    needs: Needs = USUAL_NEEDS,
+    engine: Engine = "local",
+    address: str | None = None,
     retry: int = 2,
     only: str = "*",
 ) -> Generator[Event, None, None]:
     """Run every recording that is not done, and tell what happens. The failure of one stops no other.
 
-    run, cfg: called in the workers, so they must be picklable. workers: processes; None for one per two
-    processors, as far as memory goes. retry: how often a recording is tried again whose worker died or had an
-    error that nobody foresaw; what the user can mend is not tried again.
+    run, cfg: called in the workers, so they must be picklable. workers: recordings at the same time; None for
+    as many as the machines have room for, by what each ``needs``. engine: processes of this machine, or tasks
+    of the Ray cluster at ``address`` (see ``RayTasks``). retry: how often a recording is tried again whose
+    worker died or had an error that nobody foresaw; what the user can mend is not tried again.
 
     Recordings that are done, with the same settings and from the same files, are left as they are and come
     first. Closing the iterator stops the workers.
 
     Raises:
-        InputError: there are no recordings, ``out`` cannot be written, or another batch is at work there.
+        InputError: there are no recordings, ``out`` cannot be written, another batch is at work there, or
+            there is no cluster.
     """
     folders = find_recordings(dataset, out, only)
     with locked(out, "batch"):
@@ -185,8 +162,14 @@ def process(
         todo = deque(name for name in folders if rows[name].state != "done")
         _write(out, dataset, rows)
         yield from (Event(rows[name], -1) for name in folders if rows[name].state == "done")
-        count = min(workers or _worker_count(), len(todo))
-        pool = _Pool(count, dataset, run, cfg)
+        if not todo:
+            return
+        job = Job(dataset, out, run, cfg)
+        pool: Workers
+        if engine == "ray":
+            pool = RayTasks(job, needs, workers, address)
+        else:
+            pool = Processes(job, min(workers or Processes.room(needs), len(todo)))
         try:
             yield from _work_off(pool, todo, folders, rows, dataset, out, retry)
         finally:
@@ -195,7 +178,7 @@ def process(
 
 
 def _work_off(
-    pool: _Pool,
+    pool: Workers,
     todo: deque[str],
     folders: Mapping[str, Path],
     rows: dict[str, Row],
@@ -213,7 +196,7 @@ def _work_off(
                 busy[k] = name, time.monotonic()
                 rows[name] = replace(rows[name], state="running", attempts=rows[name].attempts + 1)
                 _write(out, dataset, rows)
-                pool.give(k, (folders[name], out / name, rows[name].attempts))
+                pool.give(k, Task(name, folders[name].relative_to(dataset).as_posix(), rows[name].attempts))
                 yield Event(rows[name], k)
         for k, (kind, values) in pool.messages():
             if k not in busy:
@@ -391,153 +374,3 @@ def _age(file: Path | os.DirEntry[str]) -> str:
     except OSError as e:  # as of a link to nowhere
         return str(e.strerror)
     return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def processors() -> list[int]:
-    """Numbers of the processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _worker_count() -> int:
-    """One for two processors: a run has stages that work at once. And no more than memory holds."""
-    try:
-        memory_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (ValueError, AttributeError):  # not told here
-        memory_gb = float("inf")
-    return max(1, int(min(len(processors()) // 2, memory_gb / WORKER_GB)))
-
-
-_Message = tuple[str, dict[str, Any]]
-
-
-class _Pool:
-    """Worker processes, each with its share of the processors and one device. Those that die are replaced."""
-
-    def __init__(self, size: int, dataset: Path, run: Run, cfg: Config) -> None:
-        self._job = dataset, run, cfg
-        self._workers: list[tuple[BaseProcess, Connection] | None] = [None] * size
-
-    def __len__(self) -> int:
-        return len(self._workers)
-
-    def _start(self, k: int) -> tuple[BaseProcess, Connection]:
-        # Spawned, not forked: OpenGL contexts and CUDA do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        numbers, count = processors(), len(self)
-        share = numbers[k * len(numbers) // count : (k + 1) * len(numbers) // count]
-        devices = _devices()
-        device = devices[k % len(devices)] if devices else None
-        process = context.Process(target=_worker, args=(theirs, *self._job, share, device), daemon=True)
-        process.start()
-        theirs.close()  # so that the worker's death closes the pipe
-        return process, ours
-
-    def give(self, k: int, task: tuple[Path, Path, int]) -> None:
-        _, connection = self._workers[k] = self._workers[k] or self._start(k)
-        with suppress(OSError):  # it has died just now: `messages` will tell
-            connection.send(task)
-
-    def messages(self) -> Iterator[tuple[int, _Message]]:
-        """Wait for something to happen; what it was, and in which worker."""
-        open_ends = {worker[1]: k for k, worker in enumerate(self._workers) if worker}
-        for ready in wait([*open_ends]):
-            assert isinstance(ready, Connection)
-            k = open_ends[ready]
-            try:
-                yield k, ready.recv()
-            except (EOFError, OSError):
-                yield k, ("failed", {"error": self._bury(k), "again": True})
-
-    def _bury(self, k: int) -> str:
-        """Of what a worker died."""
-        worker, self._workers[k] = self._workers[k], None
-        assert worker is not None
-        process, connection = worker
-        connection.close()
-        process.join()
-        code = process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        return f"the worker process ended with {how}" + (
-            "; was memory short?" if code == -signal.SIGKILL else f" (see {LOG})"
-        )
-
-    def stop(self) -> None:
-        living = [worker for worker in self._workers if worker]
-        for process, _ in living:
-            process.terminate()
-        for process, connection in living:
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
-            connection.close()
-
-
-def _devices() -> list[str]:
-    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
-    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return stated.split(",")[:count] if stated else [str(n) for n in range(count)]
-
-
-def _worker(
-    connection: Connection, dataset: Path, run: Run, cfg: Config, share: Sequence[int], device: str | None
-) -> None:
-    """The life of a worker process: recordings come in, what happens goes out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def die_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)  # at once, as by kill -9, which every store survives
-
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    if share and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share)
-    torch.set_num_threads(1)
-    with suppress(EOFError):
-        while True:
-            folder, out, attempt = connection.recv()
-            connection.send(_attempt(connection, folder, out, attempt, dataset, run, cfg))
-
-
-def _attempt(
-    connection: Connection, folder: Path, out: Path, attempt: int, dataset: Path, run: Run, cfg: Config
-) -> _Message:
-    def tell(**values: int) -> None:
-        connection.send(("progress", values))
-
-    warnings: tuple[str, ...] = ()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / LOG).open("a", encoding="utf-8") as log:
-            for stream in (1, 2):  # below Python, too: libraries print
-                os.dup2(log.fileno(), stream)
-        print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {attempt}", flush=True)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-        recording = find_recording(folder, inherit=dataset)
-        warnings = recording.warnings
-        for warning in warnings:
-            print(f"warning: {warning}", flush=True)
-        tell(frames=0, total=len(recording))
-        result = run(recording, out, cfg, lambda frames: tell(frames=frames))
-    except InputError as e:
-        print(f"error: {e}", flush=True)
-        return "failed", {"error": str(e), "warnings": warnings, "again": False}
-    except Exception as e:
-        traceback.print_exc()
-        error = f"{type(e).__name__}: {e} (see {LOG})"
-        return "failed", {"error": error, "warnings": warnings, "again": True}
-    return "done", {
-        "frames": result.summary.frames,
-        "fps": result.summary.fps,
-        "reprojection_px": result.summary.reprojection_median_px,
-        "warnings": result.warnings,
-        "files": tuple(file.relative_to(out).as_posix() for file in result.files),
-    }

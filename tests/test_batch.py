@@ -18,11 +18,12 @@ from filelock import FileLock
 from recordings import figure, ring, seen, write_recording, write_video
 
 import run_pipeline
-from pipeline.batch import Row, find_recordings, page, process, processors, read_manifest
+from pipeline.batch import Row, find_recordings, page, process, read_manifest
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import is_recording
 from pipeline.summary import Summary
+from pipeline.workers import processors
 
 RIG = ring(3, size=(320, 180))
 PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)

@@ -1,0 +1,272 @@
+"""What runs the recordings of a batch: an attempt at one of them, and processes of this machine that make it.
+
+``pipeline/cluster.py`` makes the same attempts as tasks of a Ray cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.recording import Recording, find_recording
+from pipeline.summary import Summary
+
+LOG: Final = "log.txt"
+"""In each recording's folder of results: what its runs had to say."""
+
+
+class Result(Protocol):
+    """What is read of what a run gives."""
+
+    @property
+    def summary(self) -> Summary: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
+"""``stages.graph.run``: a recording, its folder of results, the configuration, and who is told of frames."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one recording takes of a machine while it runs."""
+
+    cpus: float = 2.0
+    """A run has stages that work at once."""
+    gpus: float = 0.0
+    """With 0, local workers are spread over the GPUs that there are; tasks of a cluster see none."""
+    memory_gb: float = 2.0
+    """A run of four 1080p views takes about 1 GB."""
+
+    def fitting(self, cpus: float, gpus: float, memory_gb: float) -> int:
+        """How many recordings such a machine runs at the same time."""
+        counts = [cpus / self.cpus, memory_gb / self.memory_gb]
+        if self.gpus:  # a share is of one GPU: what is left of two does not add up
+            counts.append(gpus / self.gpus if self.gpus >= 1 else int(gpus) * int(1 / self.gpus))
+        return int(min(counts))
+
+
+USUAL_NEEDS: Final = Needs()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all recordings of a batch share. It crosses processes: ``run`` and ``cfg`` must pickle."""
+
+    dataset: Path
+    out: Path
+    run: Run
+    cfg: Config
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at a recording."""
+
+    name: str
+    folder: str
+    """As seen from the data set."""
+    attempt: int
+
+
+Message = tuple[str, dict[str, Any]]
+"""``progress`` with ``frames`` and, once, ``total``; in the end ``done`` with columns of the manifest, or
+``failed`` with ``error``, ``warnings`` and whether to try ``again``."""
+
+
+class Workers(Protocol):
+    """Places, numbered from 0, each of which works on one recording at a time."""
+
+    def __len__(self) -> int:
+        """Places there are now."""
+
+    def give(self, k: int, task: Task) -> None:
+        """Begin a recording in place ``k``, which must be idle."""
+
+    def messages(self) -> Iterator[tuple[int, Message]]:
+        """Wait for something to happen, for a few seconds at least: what it was, and in which place."""
+
+    def stop(self) -> None:
+        """End them all, whatever they are doing."""
+
+
+def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
+    """Run a recording once and say how it ended; what it has to say goes to its log, progress to ``tell``."""
+    torch.set_num_threads(1)
+    out = job.out / task.name
+    warnings: tuple[str, ...] = ()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _said_in(out / LOG):
+            try:
+                print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
+                recording = find_recording(job.dataset / task.folder, inherit=job.dataset)
+                warnings = recording.warnings
+                for warning in warnings:
+                    print(f"warning: {warning}", flush=True)
+                tell(("progress", {"frames": 0, "total": len(recording)}))
+                result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
+            except InputError as e:
+                print(f"error: {e}", flush=True)
+                raise
+            except Exception:
+                traceback.print_exc()
+                raise
+    except InputError as e:
+        return "failed", {"error": str(e), "warnings": warnings, "again": False}
+    except Exception as e:
+        error = f"{type(e).__name__}: {e} (see {LOG})"
+        return "failed", {"error": error, "warnings": warnings, "again": True}
+    return "done", {
+        "frames": result.summary.frames,
+        "fps": result.summary.fps,
+        "reprojection_px": result.summary.reprojection_median_px,
+        "warnings": result.warnings,
+        "files": tuple(file.relative_to(out).as_posix() for file in result.files),
+    }
+
+
+@contextmanager
+def _said_in(file: Path) -> Iterator[None]:
+    """Everything that this process prints goes to the end of ``file``; below Python, too: libraries print."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    try:
+        with file.open("a", encoding="utf-8") as log:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        yield
+    finally:
+        for stream, old in zip((1, 2), kept, strict=True):
+            with suppress(OSError):  # a full disk takes no more
+                (sys.stdout, sys.stderr)[stream - 1].flush()
+            os.dup2(old, stream)
+            os.close(old)
+
+
+def processors() -> list[int]:
+    """Numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class Processes:
+    """Processes of this machine, each with its share of the processors and one GPU. The dead are replaced."""
+
+    def __init__(self, job: Job, count: int) -> None:
+        self._job = job
+        self._workers: list[tuple[BaseProcess, Connection] | None] = [None] * count
+
+    @staticmethod
+    def room(needs: Needs) -> int:
+        """How many recordings this machine runs at the same time; one at least."""
+        try:
+            memory_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        except (ValueError, AttributeError):  # not told here
+            memory_gb = float("inf")
+        gpus = len(_devices()) if needs.gpus else 0
+        return max(1, needs.fitting(len(processors()), gpus, memory_gb))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def _start(self, k: int) -> tuple[BaseProcess, Connection]:
+        # Spawned, not forked: OpenGL contexts and CUDA do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        numbers, count = processors(), len(self)
+        share = numbers[k * len(numbers) // count : (k + 1) * len(numbers) // count]
+        devices = _devices()
+        device = devices[k % len(devices)] if devices else None
+        process = context.Process(target=_live, args=(theirs, self._job, share, device), daemon=True)
+        process.start()
+        theirs.close()  # so that the worker's death closes the pipe
+        return process, ours
+
+    def give(self, k: int, task: Task) -> None:
+        _, connection = self._workers[k] = self._workers[k] or self._start(k)
+        with suppress(OSError):  # it has died just now: `messages` will tell
+            connection.send(task)
+
+    def messages(self) -> Iterator[tuple[int, Message]]:
+        open_ends = {worker[1]: k for k, worker in enumerate(self._workers) if worker}
+        for ready in wait([*open_ends]):
+            assert isinstance(ready, Connection)
+            k = open_ends[ready]
+            try:
+                yield k, ready.recv()
+            except (EOFError, OSError):
+                yield k, ("failed", {"error": self._bury(k), "again": True})
+
+    def _bury(self, k: int) -> str:
+        """Of what a worker died."""
+        worker, self._workers[k] = self._workers[k], None
+        assert worker is not None
+        process, connection = worker
+        connection.close()
+        process.join()
+        code = process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        return f"the worker process ended with {how}" + (
+            "; was memory short?" if code == -signal.SIGKILL else f" (see {LOG})"
+        )
+
+    def stop(self) -> None:
+        living = [worker for worker in self._workers if worker]
+        for process, _ in living:
+            process.terminate()
+        for process, connection in living:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            connection.close()
+
+
+def _devices() -> list[str]:
+    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return stated.split(",")[:count] if stated else [str(n) for n in range(count)]
+
+
+def _live(connection: Connection, job: Job, share: Sequence[int], device: str | None) -> None:
+    """The life of a worker process: recordings come in, what happens goes out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def die_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)  # at once, as by kill -9, which every store survives
+
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if share and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    with suppress(EOFError):
+        while True:
+            task: Task = connection.recv()
+            connection.send(attempt(job, task, connection.send))
