@@ -1,12 +1,16 @@
-"""What the keypoint nets are taught, from samples whose truth is known. Weights: see each function."""
+"""What the nets are taught: keypoint nets from samples whose truth is known, image nets from keypoints in the
+pictures and from fits to them. Weights: see each function."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
+from models.body import Body, KeypointBody
 from models.regressor import (
     CalibratedNet,
     Estimate,
@@ -17,8 +21,11 @@ from models.regressor import (
     to_local,
     towards,
 )
+from models.training.loop import Bodies
 from models.training.projections import Projected
-from pipeline.joints import SMPL_JOINTS
+from models.training.samples import Samples
+from pipeline.config import Config
+from pipeline.joints import EXTRA_24, SMPL_JOINTS
 
 EARLIER: Final = 0.3
 """Weight of every iteration before the last."""
@@ -114,3 +121,95 @@ def _doubt(x: Estimate, truth: Tensor) -> Tensor:
     error2 = _squared(to_local(x.turned), to_local(truth)).detach() / 2  # the angle's square, when small
     log_sigma = x.log_sigma.clamp(math.log(0.02), math.log(3.0))
     return (0.5 * error2 * (-2 * log_sigma).exp() + log_sigma).mean(1)
+
+
+# --- Image nets ---------------------------------------------------------------------------------------------
+
+
+class LossConfig(Config):
+    """What the terms of an image net's loss weigh; the defaults are SPIN's."""
+
+    keypoints: float = Field(5.0, ge=0)
+    """Of the squared distance of keypoints in the crop, in halves of its side."""
+    joints: float = Field(5.0, ge=0)
+    """Of the squared distance of 3D joints from the middle of the hips, m²."""
+    pose: float = Field(1.0, ge=0)
+    """Of the squared difference of rotation matrices."""
+    betas: float = Field(1e-3, ge=0)
+    """Of the squared difference of shapes."""
+    shape: float = Field(0.0, ge=0)
+    """Of the distance of vertices, metres; only with another weight than 0 are meshes made."""
+    camera: float = Field(1.0, ge=0)
+    """Of exp(−10 s)², which keeps the person's size s in the crop from falling to 0."""
+    all: float = Field(60.0, gt=0)
+    """Of the sum."""
+    detected: float = Field(0.0, ge=0)
+    """Factor of the confidence of a detector's keypoints (BODY_25)."""
+    annotated: float = Field(1.0, ge=0)
+    """Factor of the confidence of the data set's own (``EXTRA_24``)."""
+
+
+_HIPS = tuple(EXTRA_24.index(n) for n in ("RHip", "LHip"))
+
+
+def image_losses(
+    said: Bodies,
+    camera: Tensor,
+    samples: Samples,
+    target: Bodies,
+    valid: Tensor,
+    body: KeypointBody,
+    cfg: LossConfig,
+    mesh: Body | None = None,
+) -> dict[str, Tensor]:
+    """The weighed terms of an image net's loss and, as ``loss``, their sum. All views count alike.
+
+    said, camera (N, V, 3): what the net says, placed before the cameras of the crops. target: bodies to learn
+    from where ``valid`` (N, V). body: with the 49 points of the samples. mesh: for ``cfg.shape``. 3D joints
+    are the true ones where the samples have them, and the targets' where they have not. Each term is a mean
+    as in SPIN: of the 2D keypoints over all there could be, of the others over the views that have a target.
+    """
+    points = said.points(body)
+    # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
+    place = points @ samples.K.mT
+    found = place[..., :2] / place[..., 2:].clamp_min(0.1)
+    factor = points.new_tensor([cfg.detected] * 25 + [cfg.annotated] * 24)
+    known = samples.xy_px.isfinite().all(-1) & samples.seen[..., None]
+    confidence = torch.where(known, samples.confidence, 0) * factor
+    off = torch.where(known[..., None], found - samples.xy_px, 0) / (samples.images.shape[-1] / 2)
+    terms = {"keypoints": cfg.keypoints * (confidence[..., None] * off**2).mean()}
+
+    own = samples.joints
+    has_own = own[:, :, _HIPS].isfinite().flatten(2).all(-1)
+    true = torch.where(has_own[..., None, None], own, target.points(body)[:, :, 25:])
+    there = true.isfinite().all(-1) & (valid | has_own)[..., None]
+    true = torch.where(there[..., None], true, 0)
+    gap = _from_hips(points[:, :, 25:]) - _from_hips(true)
+    count = (there.any(-1)).sum().clamp_min(1)
+    terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
+
+    terms["pose"] = cfg.pose * _mean_where(valid, (said.rotations - target.rotations) ** 2)
+    terms["betas"] = cfg.betas * _mean_where(valid, (said.betas - target.betas) ** 2)
+    terms["camera"] = cfg.camera * _mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
+    if cfg.shape and mesh is not None:
+        a, b = (_mesh(x, mesh) for x in (said, target))
+        terms["shape"] = cfg.shape * _mean_where(valid, (a - b).abs())
+    terms = {k: cfg.all * v for k, v in terms.items()}
+    return terms | {"loss": torch.stack(list(terms.values())).sum()}
+
+
+def _from_hips(joints: Tensor) -> Tensor:
+    return joints - joints[:, :, _HIPS].mean(2, keepdim=True)
+
+
+def _mean_where(mask: Tensor, x: Tensor) -> Tensor:
+    """Mean of x (N, V, ...) over the views where mask (N, V); 0 where there is none."""
+    each = x.flatten(2).mean(2) if x.ndim > 2 else x
+    return torch.where(mask, each, 0).sum() / mask.sum().clamp_min(1)
+
+
+def _mesh(bodies: Bodies, mesh: Body) -> Tensor:
+    """(N, V, vertices, 3) from the pelvis on."""
+    flat = bodies.map(lambda x: x.flatten(0, 1))
+    still = torch.zeros_like(flat.transl)
+    return mesh.vertices(flat.orient, flat.body_pose, flat.betas, still).view(*bodies.score.shape, -1, 3)

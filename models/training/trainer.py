@@ -1,86 +1,130 @@
-"""The training loop of the keypoint nets."""
+"""The training loop, for every kind of net: steps, checkpoints, curves.
+
+What a net learns from and how is a ``Task``'s. A step's samples, its augmentation and its dropout follow from
+the seed and the step's number alone: so a training that was killed goes on from its last checkpoint as if it
+had not been, and the step is all that need be known of samplers and random numbers.
+
+Runs on the CPU, a GPU, several of them, or several machines (``torchrun`` or ``fabric run``): each process
+takes its share of every batch, and gradients are means over them (lightning-fabric).
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor, nn
 
-from models.body import down_the_tree, load_body, pose_keypoints
-from models.evaluation.metrics import mpjpe, pa_mpjpe
-from models.regressor import (
-    CalibratedNet,
-    KeypointNet,
-    UncalibratedNet,
-    load_regressor,
-    matrix_to_six,
-    save_regressor,
-)
-from models.rotations import nearest_rotation
-from models.training.losses import loss_of
-from models.training.poses import Poses, Sampler, read_poses
-from models.training.projections import TEST, Difficulty, Projected, Projections
+from models.training.images import ImagesConfig, ImageTask
+from models.training.keypoints import KeypointsConfig, KeypointTask
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 
-Array = NDArray[np.float64]
-
-CHECKED_VIEWS: Final = (1, 2, 4, 8)
-
 
 class TrainConfig(Config):
-    """How a keypoint net is trained on synthetic projections."""
+    """How a net is trained."""
 
-    net: Literal["calibrated", "uncalibrated"] = "calibrated"
-    """Whether the net knows where the cameras are."""
-    width: int = Field(512, ge=8)
-    """Of the trunk and the iterations' hidden layers."""
-    iterations: int = Field(4, ge=1)
-    """Rounds of feedback."""
-    reprojection: float = Field(0.0, ge=0)
-    """Of the distance, metres, between the calibrated net's keypoints and the rays on which they were found,
-    outliers apart: it is to agree with a detector that defines points otherwise, not only with the truth."""
+    net: Literal["calibrated", "uncalibrated", "images"] = "calibrated"
+    """A keypoint net that knows where the cameras are, one that does not, or an image net."""
     steps: int = Field(20000, ge=1)
     """Gradient steps, over which the learning rate falls to zero as a cosine."""
-    batch: int = Field(128, ge=1)
-    """Samples of each half of a batch; one half has v views, the other 9 − v."""
+    batch: int = Field(256, ge=1)
+    """Samples of a step, of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """AdamW's, at its highest."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's."""
+    decay: Literal["cosine", "none"] = "cosine"
+    """How the learning rate falls."""
     warmup_steps: int = Field(200, ge=1)
     """Steps in which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's."""
     clip: float = Field(1.0, gt=0)
     """Longest gradient."""
-    easy: float = Field(0.4, ge=0, le=1)
-    """Share of samples with less noise than usual, down to none: clean input comes out clean."""
-    bias: float = Field(0.5, ge=0, le=1)
-    """Share of samples from a detector that puts keypoints elsewhere on the body, 6–20 mm."""
-    calibration: float = Field(1.0, ge=0)
-    """Errors of the cameras: 1 is 0.3 degrees and 1 cm."""
-    focal: float = Field(0.0, ge=0)
-    """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
-    no_feet: float = Field(0.1, ge=0, le=1)
-    """Share of samples from a detector that does not know feet."""
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: an image net's encoder computes with 16 bits, three times as fast; its weights have 32."""
     device: str = "auto"
     """A GPU where there is one; or cpu, cuda, cuda:1. On a GPU larger batches cost next to nothing."""
+    devices: int = Field(1, ge=1)
+    """Processes on this machine, each with a GPU of its own, if any."""
+    nodes: int = Field(1, ge=1)
+    """Machines."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Of weights and samples."""
-    check_seconds: float = Field(60.0, gt=0)
-    """Time between checkpoints, each with the errors on held-out motion."""
-    check_samples: int = Field(250, ge=1)
-    """Samples of each number of views for those errors."""
+    summary_steps: int = Field(100, ge=1)
+    """From one row of metrics to the next."""
+    check_steps: int = Field(1000, ge=1)
+    """From one comparison with held-out truth to the next."""
+    checkpoint_steps: int = Field(1000, ge=1)
+    """From one checkpoint to the next."""
+    keep: int = Field(3, ge=1)
+    """Checkpoints that are kept, the best one besides."""
+    motion: Path | None = None
+    """Motion capture, a .npz (see models/training/poses.py); without it poses are draws of the pose prior."""
+    keypoints: KeypointsConfig = KeypointsConfig()
+    """Of keypoint nets."""
+    images: ImagesConfig = ImagesConfig()
+    """Of image nets."""
+
+
+_NO_MATTER: Final = (
+    "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep", "motion",
+)  # fmt: skip
+"""Settings that may change when a training goes on."""
+
+
+class Task(Protocol):
+    """What is trained, as the loop sees it."""
+
+    best: str
+    """The error by which a checkpoint is the best."""
+
+    @property
+    def net(self) -> nn.Module: ...
+
+    def batches(self, first: int, rank: int, world: int) -> Generator[Any]:
+        """This process's share of the samples of every step from ``first`` on; on the CPU or the device."""
+
+    def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """``loss``, and whatever else is to be seen in the curves."""
+
+    def ids(self, batch: Any) -> list[str]:
+        """Of the samples."""
+
+    def start_from(self, init: Path) -> None:
+        """Take the weights of a file. Raises ``InputError`` when they are those of another net."""
+
+    def check(self) -> dict[str, float]:
+        """Errors on held-out samples."""
+
+    def pictures(self, batch: Any) -> dict[str, NDArray[np.uint8]]:
+        """(H, W, 3) each."""
+
+    def save(self, path: Path) -> None:
+        """Weights, for the ``regress`` stage. Raises ``OSError``."""
+
+    def begin(self, out: Path, step: int) -> None:
+        """Open what is kept in ``out`` beside the weights, as it was at a step."""
+
+    def keep(self, step: int, oldest: int) -> None:
+        """Write it. No step before ``oldest`` will be gone back to. Raises ``OSError``."""
+
+    def share(self, step: int) -> None:
+        """Take in what the other processes have written."""
 
 
 @dataclass(frozen=True)
@@ -93,156 +137,275 @@ class Progress:
     samples: int
     """In this step."""
     loss: float
+    """Mean over some hundred steps."""
 
 
-def make_net(cfg: TrainConfig, poses: Poses) -> KeypointNet:
-    """A net with random weights whose first guess is the mean of the motion."""
-    body = load_body().keypoints
-    # Layers draw their weights from the global generator, which is to stay as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        kind = CalibratedNet if cfg.net == "calibrated" else UncalibratedNet
-        net: KeypointNet = kind(body, width=cfg.width, iterations=cfg.iterations)
-    rng = torch.Generator().manual_seed(cfg.seed)
-    sampler = Sampler(poses)
-    turned = down_the_tree(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
-    if cfg.net == "calibrated":  # ahead is where the body faces, on the ground
-        side = turned[:, 0, :, 0] * torch.tensor([1.0, 0.0, 1.0])
-        side = side / side.norm(dim=-1, keepdim=True)
-        up = torch.tensor([0.0, 1.0, 0.0]).expand_as(side)
-        frame = torch.stack([side, up, torch.linalg.cross(side, up, dim=-1)], 1)
-        mean = (frame[:, None] @ turned).mean(0)
-    else:
-        mean = (turned[:, :1].mT @ turned[:, 1:]).mean(0)
-    net.start.copy_(matrix_to_six(nearest_rotation(mean)).flatten())
-    return net
+class _Lesson(nn.Module):
+    """What is given to fabric: a net whose forward pass is any work with it, so that losses, too, run within
+    the precision and the exchange of gradients."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return work()
 
 
-def batches(
-    projections: Projections, cfg: TrainConfig, step: int, device: torch.device | str = "cpu"
-) -> list[Projected]:
-    """The samples of one step, which depend on seed, step and kind of device alone."""
-    rng = torch.Generator(device).manual_seed(cfg.seed * 1_000_000_007 + step)
-    d = Difficulty(
-        easy=cfg.easy, varied_poses=True, calibration=cfg.calibration, focal=cfg.focal, bias=cfg.bias,
-        no_feet=cfg.no_feet,
-    )  # fmt: skip
-    views = int(torch.randint(1, 5, (), generator=rng, device=device))
-    return [projections.sample(cfg.batch, v, d, rng) for v in (views, 9 - views)]
+def make_task(cfg: TrainConfig, device: torch.device) -> Task:
+    """The net that the settings ask for, with random weights, on the device, and what it learns from."""
+    if cfg.net == "images":
+        return ImageTask(cfg.images, cfg.batch, cfg.seed, cfg.motion, device)
+    return KeypointTask(cfg.keypoints, cfg.net, cfg.batch, cfg.seed, cfg.motion, device)
 
 
 def train(
     cfg: TrainConfig,
-    motion: Path,
     out: Path,
     *,
     minutes: float | None = None,
     init: Path | None = None,
-    resume: bool = False,
+    resume: bool | Path = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Train, yielding after every step; leaves weights.safetensors, metrics.jsonl and checkpoints in ``out``.
+    """Train, yielding after every step.
 
-    The net starts from random weights, or from those of the file ``init``, whose net may have made another
-    number of iterations. With ``minutes``, that much time takes the place of the number of steps. Closing
-    the generator saves a checkpoint. A training that was closed or killed goes on from its last one with
-    ``resume``, to the same weights if it counts steps.
+    Leaves in ``out``: weights.safetensors, best.safetensors (of least error on held-out samples),
+    metrics.jsonl, checkpoints/<step>.pt, tensorboard/ where that package is installed, and what the task
+    keeps, such as fits.zarr. The net starts from random weights, or from those of the file ``init``. With
+    ``minutes``, that much time takes the place of the number of steps. stop: asked after every step; when it
+    says so the training saves and ends, in all processes. Closing the generator saves, too. A training that
+    ended before its end goes on from its last checkpoint with ``resume``, or from the one given; to the same
+    weights if it counts steps, on a CPU to the last bit.
 
-    Raises ``InputError`` when the motion or the first weights cannot be read, or when ``out`` has or lacks a
-    checkpoint where it should not.
+    Raises ``InputError`` when data or first weights cannot be read, when ``out`` has or lacks a checkpoint
+    where it should not, or cannot be written, and when the loss is no number any more.
     """
-    train_poses, test_poses = read_poses(motion)
-    body = load_body().keypoints
-    device = _device(cfg)
-    projections, held_out = Projections(train_poses, body, device), Projections(test_poses, body)
-    checks = [
-        held_out.sample(cfg.check_samples, v, TEST, torch.Generator().manual_seed(v)) for v in CHECKED_VIEWS
-    ]
-    net = make_net(cfg, train_poses).to(device)
-    if init is not None:
-        before = load_regressor(init)
-        if before.config | {"iterations": 0} != net.config | {"iterations": 0} or before.kind != net.kind:
+    fabric = _fabric(cfg)
+    fabric.launch()
+    if cfg.batch % fabric.world_size:
+        raise InputError(f"batch: {cfg.batch} samples cannot be shared among {fabric.world_size} processes.")
+    if cfg.precision != "32" and cfg.net != "images":
+        raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
+    run = _Run(cfg, out, fabric, minutes)
+    run.open(init, resume)
+    yield from run.steps(stop)
+
+
+class _Run:
+    """A training while it goes on."""
+
+    def __init__(self, cfg: TrainConfig, out: Path, fabric: Fabric, minutes: float | None) -> None:
+        self.cfg, self.out, self.fabric, self.minutes = cfg, out, fabric, minutes
+        self.task = make_task(cfg, fabric.device)
+        self.step, self.seconds, self.smooth = 0, 0.0, math.nan
+        self.best, self.best_step = math.inf, -1
+        self.sums: dict[str, float] = {}
+        self.counted, self.rate = 0, 0.0
+
+    def open(self, init: Path | None, resume: bool | Path) -> None:
+        """Bring net, optimiser and folder to where the training begins or goes on."""
+        cfg, out = self.cfg, self.out
+        found = _checkpoints(out)
+        if bool(resume) != bool(found):
             raise InputError(
-                f"{init}: holds a {before.kind} net ({before.config}), the settings ask for a {net.kind} one "
-                f"({net.config})."
+                f"{out}: has no checkpoint to resume from; leave out --resume."
+                if resume
+                else f"{out}: has a training in it. Go on with it (--resume), or choose another folder."
             )
-        net.load_state_dict(before.state_dict())
-    optimiser = torch.optim.AdamW(
-        net.parameters(),
-        lr=cfg.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=cfg.weight_decay,
-        fused=True,
-    )
-    checkpoint = out / "checkpoints" / "last.pt"
-    if resume != checkpoint.exists():
-        raise InputError(
-            f"{out}: has no checkpoint to resume from; leave out --resume."
-            if resume
-            else f"{out}: has a training in it. Go on with it (--resume), or choose another folder."
-        )
-    try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
-    step, seconds, smooth = 0, 0.0, math.nan
-    if resume:
-        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["config"] != cfg.model_dump_json():
+        try:
+            (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
+        if init is not None:
+            self.task.start_from(init)
+        net = self.task.net
+        optimiser = torch.optim.AdamW(
+            net.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=cfg.weight_decay,
+            fused=True,
+        )  # fmt: skip
+        if resume:
+            self._restore(found[-1] if resume is True else Path(resume), optimiser)
+        self.lesson, self.optimiser = self.fabric.setup(_Lesson(net), optimiser)
+        self.task.begin(out, self.step)
+        self.curves = _curves(out, self.step) if self.fabric.is_global_zero else None
+
+    def _restore(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
+        before, now = json.loads(state["config"]), json.loads(self.cfg.model_dump_json())
+        changed = [k for k in _different(before, now) if k not in _NO_MATTER]
+        if changed:
+            told = ", ".join(f"{k} ({_at(before, k)}, now {_at(now, k)})" for k in changed)
             raise InputError(
-                f"{out}: was trained with other settings: {state['config']}. "
-                "Give the same, or another folder."
+                f"{self.out}: was trained with other settings: {told}. Give the same, or another folder."
             )
-        net.load_state_dict(state["net"])
+        self.task.net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
-        step, seconds, smooth = state["step"], state["seconds"], state["smooth"]
-    began, checked = time.monotonic() - seconds, time.monotonic()
+        self.step, self.seconds, self.smooth = state["step"], state["seconds"], state["smooth"]
+        self.best, self.best_step = state["best"], state["best_step"]
 
-    def save() -> None:
-        save_regressor(net, out / "weights.safetensors")
-        values = {
-            "net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds,
-            "smooth": smooth, "config": cfg.model_dump_json(),
-        }  # fmt: skip
-        content = io.BytesIO()
-        torch.save(values, content)
-        write_whole(checkpoint, content.getvalue())
+    def steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        cfg, fabric, task = self.cfg, self.fabric, self.task
+        began = time.monotonic() - self.seconds
+        saved = self.step
+        batches = task.batches(self.step, fabric.global_rank, fabric.world_size)
+        try:
+            batch = None
+            while (share := self._share(stop)) < 1:
+                batch = next(batches)
+                self._learn(batch, share)
+                self.step += 1
+                self.seconds = time.monotonic() - began
+                if self.step % cfg.check_steps == 0:
+                    self._check(batch)
+                elif self.step % cfg.summary_steps == 0:
+                    self._row({})
+                if self.step % cfg.checkpoint_steps == 0:
+                    self._save()
+                    saved = self.step
+                yield Progress(self.step, share, cfg.batch, self.smooth)
+            if share < math.inf and self.counted:  # it ended, and not with a check
+                self._check(batch)
+            if saved != self.step:
+                self._save()
+        except GeneratorExit:
+            if saved != self.step and fabric.world_size == 1:  # the others do not know of it
+                self._save()
+            raise
+        except OSError as e:
+            raise InputError(
+                f"{self.out}: cannot be written ({e.strerror or e}). Make room, then go on with --resume."
+            ) from e
+        finally:
+            batches.close()
+            if self.curves is not None:
+                self.curves.close()
 
-    def check() -> None:
-        row = {"step": step, "seconds": round(seconds, 1), "loss": smooth, **errors_of(net, checks)}
-        with (out / "metrics.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        save()
+    def _share(self, stop: Callable[[], bool]) -> float:
+        """Of the training that is done; infinite where it is to stop. The same in all processes."""
+        share = self.step / self.cfg.steps
+        if self.minutes is not None:
+            share = self.seconds / (60 * self.minutes)
+        if stop():
+            share = math.inf
+        if self.fabric.world_size > 1:
+            every = self._of_all(torch.tensor([share], dtype=torch.float64), "max")
+            share = float(every)
+        return share
 
-    try:
-        while (share := step / cfg.steps if minutes is None else seconds / (60 * minutes)) < 1:
-            warm = min(1.0, (step + 1) / cfg.warmup_steps)
-            for group in optimiser.param_groups:
-                group["lr"] = cfg.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
-            optimiser.zero_grad()
-            loss = 0.0
-            for half in batches(projections, cfg, step, device):
-                value, _ = loss_of(net, half, cfg.reprojection)
-                torch.autograd.backward(value / 2)
-                loss += value.item() / 2
-            norm = torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip)
-            if not math.isfinite(loss) or not bool(norm.isfinite()):
-                raise FloatingPointError(f"step {step}: loss {loss}, gradient {float(norm)}; seed {cfg.seed}")
-            optimiser.step()
-            step += 1
-            smooth = loss if math.isnan(smooth) else 0.99 * smooth + 0.01 * loss
-            seconds = time.monotonic() - began
-            if time.monotonic() - checked > cfg.check_seconds:
-                check()
-                checked = time.monotonic()
-            yield Progress(step, share, 2 * cfg.batch, smooth)
-        check()
-    except GeneratorExit:
-        save()
-        raise
-    except OSError as e:
+    def _of_all(self, x: Tensor, how: str) -> Tensor:
+        """Reduced over the processes."""
+        out = self.fabric.all_reduce(x.to(self.fabric.device), reduce_op=how)
+        assert isinstance(out, Tensor)
+        return out
+
+    def _learn(self, batch: Any, share: float) -> None:
+        """A gradient step."""
+        cfg, fabric = self.cfg, self.fabric
+        rate = cfg.learning_rate * min(1.0, (self.step + 1) / cfg.warmup_steps)
+        if cfg.decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * share))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        with _seeded(cfg.seed, self.step, fabric.global_rank, fabric.device):
+            told = self.lesson(lambda: self.task.losses(batch, self.step))
+        fabric.backward(told["loss"])
+        norm = fabric.clip_gradients(self.lesson, self.optimiser, max_norm=cfg.clip, error_if_nonfinite=False)
+        assert norm is not None
+        means = torch.stack([*(x.detach().float() for x in told.values()), norm.float()])
+        if fabric.world_size > 1:
+            means = self._of_all(means, "mean")
+        values = dict(zip((*told, "gradient"), means.tolist(), strict=True))
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
+            self._refuse(batch, values)
+        self.optimiser.step()
+        loss = values["loss"]
+        self.smooth = loss if math.isnan(self.smooth) else 0.99 * self.smooth + 0.01 * loss
+        self.counted += 1
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.rate = rate
+
+    def _refuse(self, batch: Any, values: dict[str, float]) -> None:
+        file = self.out / f"not_a_number_{self.step}_{self.fabric.global_rank}.json"
+        report = {"step": self.step, "seed": self.cfg.seed, "ids": self.task.ids(batch)}
+        write_whole(file, json.dumps(report | {k: str(v) for k, v in values.items()}, indent=1).encode())
         raise InputError(
-            f"{out}: cannot be written ({e.strerror or e}). Make room, then go on with --resume."
-        ) from e
+            f"{self.out}: at step {self.step} the loss is {values['loss']} and the gradient's length "
+            f"{values['gradient']}. The samples of the step are named in {file}: look at them, or take a "
+            "lower learning_rate, and go on from the last checkpoint with --resume."
+        )
+
+    def _check(self, batch: Any) -> None:
+        """Compare with held-out truth; by one process, for which the others wait."""
+        if self.fabric.is_global_zero:
+            errors = self.task.check()
+            if errors[self.task.best] < self.best:
+                self.best, self.best_step = errors[self.task.best], self.step
+                self.task.save(self.out / "best.safetensors")
+            self._row({k: round(v, 2) for k, v in errors.items()})
+            if self.curves is not None:
+                for name, picture in self.task.pictures(batch).items():
+                    self.curves.add_image(name, picture, self.step, dataformats="HWC")
+        self.fabric.barrier()
+
+    def _row(self, errors: dict[str, float]) -> None:
+        """Means since the last row, to metrics.jsonl and the curves."""
+        means = {k: v / self.counted for k, v in self.sums.items()} if self.counted else {}
+        self.sums, self.counted = {}, 0
+        if not self.fabric.is_global_zero:
+            return
+        row = {"step": self.step, "seconds": round(self.seconds, 1)}
+        row |= {k: float(f"{v:.6g}") for k, v in means.items()} | {"learning_rate": self.rate} | errors
+        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        if self.curves is not None:
+            for key, value in row.items():
+                self.curves.add_scalar(key, value, self.step)
+
+    def _save(self) -> None:
+        """A checkpoint of all processes."""
+        fabric = self.fabric
+        kept = [c for c in _checkpoints(self.out) if _step(c) <= self.step][-self.cfg.keep + 1 :]
+        self.task.keep(self.step, _step(kept[0]) if kept and self.cfg.keep > 1 else self.step)
+        fabric.barrier()
+        if fabric.is_global_zero:
+            self.task.save(self.out / "weights.safetensors")
+            values = {
+                "net": self.task.net.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "step": self.step, "seconds": self.seconds, "smooth": self.smooth, "best": self.best,
+                "best_step": self.best_step, "config": self.cfg.model_dump_json(),
+            }  # fmt: skip
+            content = io.BytesIO()
+            torch.save(values, content)
+            write_whole(self.out / "checkpoints" / f"{self.step:09d}.pt", content.getvalue())
+            for old in _checkpoints(self.out)[: -self.cfg.keep]:
+                if _step(old) != self.best_step:
+                    old.unlink()
+        fabric.barrier()
+        self.task.share(self.step)
+
+
+def _fabric(cfg: TrainConfig) -> Fabric:
+    """Processes and precision. A launcher that has started the processes already says how many they are."""
+    if os.environ.get("LT_CLI_USED"):
+        return Fabric()
+    precision: Any = "bf16-mixed" if cfg.precision == "bf16" else "32-true"
+    device = _device(cfg)
+    devices, nodes = cfg.devices, cfg.nodes
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    several = devices > 1 or nodes > 1
+    one_gpu = device.type == "cuda" and not several
+    return Fabric(
+        accelerator=device.type, devices=[device.index or 0] if one_gpu else devices, num_nodes=nodes,
+        precision=precision, strategy="ddp" if several else "auto",
+    )  # fmt: skip
 
 
 def _device(cfg: TrainConfig) -> torch.device:
@@ -257,33 +420,48 @@ def _device(cfg: TrainConfig) -> torch.device:
         raise InputError(f"device: {name} cannot be used ({reason}). Choose auto, cpu or cuda.") from error
 
 
-def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]:
-    """Mean errors in millimetres, ``mpjpe_mm_<views>`` and ``pa_mpjpe_mm_<views>``."""
-    row: dict[str, float] = {}
-    for batch in checks:
-        views = batch.K.shape[1]
-        direct, aligned = joint_errors(net, batch)
-        row[f"mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(direct)), 2)
-        row[f"pa_mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(aligned)), 2)
-    return row
+@contextmanager
+def _seeded(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Dropout and the like draw from torch's own generators: for a step they follow from seed and step."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
+        yield
 
 
-@torch.no_grad()
-def joint_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[Array, Array]:
-    """MPJPE from the pelvis and PA-MPJPE, (N,) metres each, over the first ``joints`` of SMPL.
+def _checkpoints(out: Path) -> list[Path]:
+    """From the first to the last."""
+    return sorted((out / "checkpoints").glob("[0-9]*.pt"))
 
-    The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where
-    the net saw nobody.
-    """
-    device = next(net.parameters()).device
-    seen = (x.to(device) for x in (batch.xy_px, batch.confidence, batch.K, batch.R, batch.t))
-    r = net(*seen).to("cpu")
-    body = load_body().keypoints.to(dtype=torch.float32)
-    pose = torch.cat([torch.eye(3).expand(len(r.betas), 1, 3, 3), r.body_pose], 1)
-    found, _ = pose_keypoints(body, pose, r.betas, torch.zeros(len(r.betas), 3))
-    found = (found - found[:, :1])[:, :joints]
-    true = (batch.joints - batch.joints[:, :1])[:, :joints]
-    in_view = mpjpe(found[:, None] @ r.view_orient.mT, true[:, None] @ batch.true_R.mT)
-    count = r.seen.sum(1).numpy()
-    direct = np.where(r.seen.numpy(), in_view, 0).sum(1) / np.maximum(count, 1)
-    return np.where(count > 0, direct, np.nan), pa_mpjpe(found, true)
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.stem)
+
+
+def _curves(out: Path, step: int) -> Any:
+    """A writer for TensorBoard, or None without that package; rows of metrics after ``step`` are dropped: the
+    steps will be made again."""
+    file = out / "metrics.jsonl"
+    if file.exists():
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        write_whole(file, "".join(kept).encode())
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logging.getLogger(__name__).info("no TensorBoard curves: pip install 'multispin[train]' for them")
+        return None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _different(a: Any, b: Any, at: str = "") -> list[str]:
+    """Keys, with dots, whose values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [*a, *(k for k in b if k not in a)]
+        return [d for k in keys for d in _different(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
+    return [] if a == b else [at]
+
+
+def _at(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

@@ -1,0 +1,198 @@
+"""The fits of a training: the best body found so far for every picture, on disk and at hand.
+
+``fits.zarr`` is a zarr group of parts, each written once, whole or not at all, by one of the processes that
+share it. A part is a group of arrays, a row for each fit:
+
+    name (n, L) uint8       dataset/subject/sequence/camera/frame, UTF-8, zeros after it
+    global_orient (n, 3)    axis-angle, root → camera
+    body_pose (n, 23, 3)    axis-angle
+    betas (n, 10)
+    transl (n, 3)           metres, camera
+    score (n,)              px², lower is better, see ``loop.score``
+    step (n,)               of the training, in which it was found
+
+Of several rows of one picture that of lowest score counts, in whatever order they were written: so no process
+can overwrite a better fit of another. A version of the fits is a step: the rows up to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+import torch
+import zarr
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from models.training.loop import Bodies
+from pipeline.errors import InputError
+
+_SIZES: Final = {"global_orient": 3, "body_pose": 69, "betas": 10, "transl": 3, "score": 1}
+_WIDTH: Final = sum(_SIZES.values())
+_SCORE: Final = _WIDTH - 1
+_MANY: Final = 64
+"""Parts that are made one when there are more."""
+
+Rows = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
+"""Names, values (n, 86) and steps (n,)."""
+
+
+class FitStore:
+    """The fits that one process works with. Several processes may work with the same folder at once: each
+    sees its own rows, and those of the others when it is opened or ``reload`` is called."""
+
+    def __init__(self, path: Path, version: int | None = None) -> None:
+        """version: the step up to which rows count; all by default.
+
+        Raises ``InputError`` when the folder holds something else, or cannot be made.
+        """
+        self.path = path
+        self._row: dict[str, int] = {}
+        self._values = np.zeros((1024, _WIDTH), np.float32)
+        self._steps = np.zeros(1024, np.int64)
+        self._unsaved: set[str] = set()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / "zarr.json").exists():
+                zarr.open_group(path, mode="a", zarr_format=3)
+            self.reload(version)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: cannot be read as the fits of a training ({error}). Move it away, or choose "
+                "another --out."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def reload(self, version: int | None = None) -> None:
+        """Take in what other processes have saved."""
+        for part in _parts(self.path):
+            rows = _read(part)
+            if rows is None:  # made one with others meanwhile: its rows are in a part that comes later
+                return self.reload(version)
+            self._merge(rows, version)
+        return None
+
+    def get(self, names: Sequence[Sequence[str]]) -> Bodies:
+        """The fits of (N, V) pictures; a score of infinity where there is none."""
+        values = np.zeros((len(names), len(names[0]), _WIDTH), np.float32)
+        values[..., _SCORE] = np.inf
+        for n, views in enumerate(names):
+            for v, name in enumerate(views):
+                if (row := self._row.get(name)) is not None:
+                    values[n, v] = self._values[row]
+        split = torch.from_numpy(values).split(tuple(_SIZES.values()), -1)  # type: ignore[no-untyped-call]
+        orient, pose, betas, transl, score = split
+        pose = axis_angle_to_matrix(pose.reshape(*pose.shape[:2], 23, 3))
+        return Bodies(axis_angle_to_matrix(orient), pose, betas, transl, score[..., 0])
+
+    def put(self, names: Sequence[Sequence[str]], fits: Bodies, step: int) -> None:
+        """Keep those of (N, V) fits, on any device, that are better than what there is."""
+        parts = (
+            matrix_to_axis_angle(fits.orient), matrix_to_axis_angle(fits.body_pose).flatten(2), fits.betas,
+            fits.transl, fits.score[..., None],
+        )  # fmt: skip
+        values = torch.cat(parts, -1).flatten(0, 1).cpu().numpy()
+        flat = [name for views in names for name in views]
+        there = np.isfinite(values).all(1)
+        kept = [name for name, ok in zip(flat, there, strict=True) if ok]
+        self._unsaved |= self._merge((kept, values[there], np.full(len(kept), step, np.int64)), None)
+
+    def save(self) -> None:
+        """Write what is new: when this returns, it is on the disk. Raises ``OSError``."""
+        names = sorted(self._unsaved)
+        if names:
+            rows = [self._row[n] for n in names]
+            _write(self.path, (names, self._values[rows], self._steps[rows]))
+            self._unsaved.clear()
+
+    def tidy(self, version: int) -> None:
+        """Make one part of many. What may still be gone back to, the rows after ``version``, is kept apart.
+
+        Other processes may save meanwhile. Raises ``OSError``.
+        """
+        with FileLock(self.path / ".lock"):
+            parts = _parts(self.path)
+            if len(parts) <= _MANY:
+                return
+            best: dict[str, tuple[NDArray[np.float32], np.int64]] = {}
+            later: list[tuple[str, NDArray[np.float32], np.int64]] = []
+            for part in parts:
+                rows = _read(part)
+                assert rows is not None  # parts go away under the lock alone
+                for name, value, step in zip(*rows, strict=True):
+                    if step > version:
+                        later.append((name, value, step))
+                    elif name not in best or value[_SCORE] < best[name][0][_SCORE]:
+                        best[name] = value, step
+            every = [(name, *row) for name, row in best.items()] + later
+            names, values, steps = zip(*every, strict=True)
+            _write(self.path, (list(names), np.stack(values), np.array(steps)))
+            for part in parts:
+                shutil.rmtree(part)
+
+    def _merge(self, rows: Rows, version: int | None) -> set[str]:
+        """Take in rows that are better than what there is; the names of those that were."""
+        taken = set()
+        for name, value, step in zip(*rows, strict=True):
+            if version is not None and step > version:
+                continue
+            row = self._row.get(name)
+            if row is None:
+                row = self._row[name] = len(self._row)
+                if row == len(self._values):
+                    self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+                    self._steps = np.concatenate([self._steps, np.zeros_like(self._steps)])
+            elif value[_SCORE] >= self._values[row, _SCORE]:
+                continue
+            self._values[row], self._steps[row] = value, step
+            taken.add(name)
+        return taken
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(p for p in path.glob("part-*") if p.is_dir())
+
+
+def _write(path: Path, rows: Rows) -> None:
+    names, values, steps = rows
+    encoded = [n.encode() for n in names]
+    letters = np.zeros((len(names), max(map(len, encoded))), np.uint8)
+    for i, name in enumerate(encoded):
+        letters[i, : len(name)] = np.frombuffer(name, np.uint8)
+    arrays: dict[str, NDArray[Any]] = {"name": letters, "step": steps}
+    split = np.split(values, np.cumsum(list(_SIZES.values()))[:-1], axis=1)
+    arrays |= dict(zip(_SIZES, split, strict=True))
+    arrays["body_pose"] = arrays["body_pose"].reshape(-1, 23, 3)
+    arrays["score"] = arrays["score"][:, 0]
+    unique = uuid4().hex
+    hidden = path / f".{unique}"
+    group = zarr.open_group(hidden, mode="w", zarr_format=3)
+    for key, array in arrays.items():
+        group.create_array(key, data=np.ascontiguousarray(array), chunks=array.shape)
+    for file in (f for f in hidden.rglob("*") if f.is_file()):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())  # or a power cut could leave the new name with nothing in it
+    hidden.rename(path / f"part-{unique}")
+
+
+def _read(part: Path) -> Rows | None:
+    """None where it is not there any more."""
+    try:
+        group = zarr.open_group(part, mode="r")
+        arrays: dict[str, NDArray[Any]] = {k: np.asarray(group[k]) for k in ("name", "step", *_SIZES)}
+    except (FileNotFoundError, KeyError):
+        if part.exists():
+            raise
+        return None
+    names = [bytes(row).rstrip(b"\0").decode() for row in arrays["name"]]
+    values = np.concatenate([arrays[k].reshape(len(names), -1) for k in _SIZES], 1)
+    return names, values.astype(np.float32), arrays["step"].astype(np.int64)

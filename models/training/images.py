@@ -1,0 +1,363 @@
+"""What the training of an image regressor is made of: data, the loss with SMPLify in the loop, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from models.body import KeypointBody, load_body, pose_keypoints
+from models.crops import _MEAN, _STD, Contrast
+from models.encoders import EncoderName
+from models.evaluation.joints import extra_24
+from models.evaluation.metrics import mpjpe, pa_mpjpe
+from models.fusion import FusionName
+from models.image_regressor import (
+    ImageConfig,
+    ImageRegressor,
+    ViewEstimate,
+    load_image_regressor,
+    place,
+    save_image_regressor,
+)
+from models.priors import load_pose_prior
+from models.training.augment import UNCHANGED, AugmentConfig, augmented, collate
+from models.training.contact_sheet import contact_sheet
+from models.training.fits import FitStore
+from models.training.loop import (
+    Bodies,
+    LoopConfig,
+    as_found,
+    as_shown,
+    better,
+    fitted,
+    picture_ids,
+    select,
+    to_learn_from,
+    with_truth,
+)
+from models.training.losses import LossConfig, image_losses
+from models.training.samples import Samples
+from models.training.sources import Source, SourceConfig, draw, open_source
+from pipeline.config import Config
+from pipeline.errors import InputError
+
+
+class ImagesConfig(Config):
+    """An image regressor, what it learns from, and how."""
+
+    encoder: EncoderName = "resnet50"
+    """Crop → vector."""
+    fusion: FusionName = "attention"
+    """Vectors of all views → one."""
+    size: int = Field(224, ge=64, le=512, multiple_of=32)
+    """Of the crops, pixels."""
+    contrast: Contrast = "none"
+    """What is done to the crops before."""
+    imagenet: bool = True
+    """Whether the encoder begins with the weights of ImageNet."""
+    views: int = Field(2, ge=1)
+    """Of each sample, drawn anew each time from those that there are."""
+    supervision: Literal["full", "2d"] = "full"
+    """``2d``: 3D joints, poses and shapes of the data are not used; only keypoints, and fits to them."""
+    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    """Data sets, mixed by weight."""
+    check: tuple[SourceConfig, ...] = (SourceConfig(split="test"),)
+    """Data sets whose truth the net is compared with."""
+    check_samples: int = Field(256, ge=1)
+    """Of each of them."""
+    augment: AugmentConfig = AugmentConfig()
+    """What is done to samples."""
+    loss: LossConfig = LossConfig()
+    """Weights of the terms."""
+    fits: LoopConfig = LoopConfig()
+    """SMPLify in the loop."""
+    workers: int = Field(0, ge=0)
+    """Processes that make batches; 0 makes them in between."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The batches of a training: each follows from the seed and its step."""
+
+    sources: tuple[Source, ...]
+    cfg: ImagesConfig
+    batch: int
+    seed: int
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> Samples:
+        cfg = self.cfg
+        weights = [s.weight for s in cfg.sources]
+        drawn = draw(self.sources, weights, self.batch, self.seed, step)
+        rows = []
+        for slot in range(rank, self.batch, world):
+            source, index = drawn[slot]
+            rng = np.random.default_rng([self.seed, step, slot])
+            sample = self.sources[source][index]
+            rows.append(augmented(sample, rng, cfg.augment, cfg.size))
+        return collate(rows)
+
+
+class _From(Sampler[int]):
+    """Steps from one on, without end."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first)
+
+
+@dataclass(frozen=True)
+class _ByStep(Dataset[Samples]):
+    """A process's share of the batch of each step."""
+
+    data: ImageData
+    rank: int
+    world: int
+
+    def __getitem__(self, step: int) -> Samples:
+        torch.set_num_threads(1)
+        return self.data(step, self.rank, self.world)
+
+
+class ImageTask:
+    """An image regressor that learns from samples and from fits to them."""
+
+    best = "pa_mpjpe_mm"
+
+    def __init__(
+        self, cfg: ImagesConfig, batch: int, seed: int, motion: Path | None, device: torch.device
+    ) -> None:
+        self.cfg, self.device = cfg, device
+        config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, "anny", cfg.size)
+        self.net = ImageRegressor(config, imagenet=cfg.imagenet, seed=seed)
+        self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mesh = load_body().to(device)
+        self.body = self.mesh.keypoints.to(dtype=torch.float32)
+        extra = extra_24(load_body()).to(dtype=torch.float32, device=device)
+        self.points = _both(self.body, extra)
+        self.prior = load_pose_prior()
+        self.data = ImageData(_opened(cfg.sources, cfg, motion, seed), cfg, batch, seed)
+        # Of another seed: poses that are drawn from a prior, and looks, are then others, too.
+        self.checks = _opened(cfg.check, cfg, motion, seed + 1)
+        self.fits: FitStore | None = None
+
+    def start_from(self, init: Path) -> None:
+        before = load_image_regressor(init)
+        if before.config != self.net.config:
+            raise InputError(f"{init}: holds {before.config}, the settings ask for {self.net.config}.")
+        self.net.load_state_dict(before.state_dict())
+
+    def batches(self, first: int, rank: int, world: int) -> Generator[Samples]:
+        loader = DataLoader(
+            _ByStep(self.data, rank, world),
+            batch_size=None,
+            sampler=_From(first),
+            num_workers=self.cfg.workers,
+            multiprocessing_context="spawn" if self.cfg.workers else None,
+            prefetch_factor=2 if self.cfg.workers else None,
+        )
+        for samples in loader:
+            yield samples.to(self.device)
+
+    def ids(self, batch: Samples) -> list[str]:
+        return [name for views in picture_ids(batch) for name in views]
+
+    def begin(self, out: Path, step: int) -> None:
+        if self.cfg.fits.enabled:
+            self.fits = FitStore(out / "fits.zarr", version=step)
+
+    def keep(self, step: int, oldest: int) -> None:
+        if self.fits is not None:
+            self.fits.save()
+            self.fits.tidy(oldest)
+
+    def share(self, step: int) -> None:
+        if self.fits is not None:
+            self.fits.reload(step)
+
+    def losses(self, samples: Samples, step: int) -> dict[str, Tensor]:
+        """The terms of the loss, with ``loss`` their sum; and what the fits did, for the curves."""
+        samples = _clean(samples, self.cfg.supervision)
+        features = self.encode(samples)
+        with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
+            said, camera = self.bodies(samples, features.float())
+            target, valid, told = self.target(samples, said, step)
+            terms = image_losses(said, camera, samples, target, valid, self.points, self.cfg.loss, self.mesh)
+        return told | terms
+
+    def encode(self, samples: Samples) -> Tensor:
+        """Features (M, D) of the crops that there are."""
+        images = network_input(samples.images[samples.seen], self.cfg.contrast)
+        found: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
+        return found
+
+    def bodies(self, samples: Samples, found: Tensor) -> tuple[Bodies, Tensor]:
+        """What the net says of features (M, D), placed before the cameras of the crops; and its camera
+        (N, V, 3)."""
+        seen = samples.seen
+        features = found.new_zeros(*seen.shape, found.shape[-1])
+        features[seen] = found
+        said = self.net.estimate(features, seen)
+        size = float(self.cfg.size)
+        box = features.new_tensor([(size - 1) / 2, (size - 1) / 2, size]).expand(*seen.shape, 3)
+        orient, transl = place(said, box, samples.K, self.body)
+        pose, betas = _each_view(said, seen.shape[1])
+        none = torch.full_like(transl[..., 0], torch.inf)
+        return Bodies(orient, pose, betas, transl, none), said.camera
+
+    @torch.no_grad()
+    def target(self, samples: Samples, said: Bodies, step: int) -> tuple[Bodies, Tensor, dict[str, Tensor]]:
+        """The bodies to learn from, and which views (N, V) have one."""
+        cfg = self.cfg.fits
+        best = said = said.map(torch.Tensor.detach)
+        told: dict[str, Tensor] = {}
+        if cfg.enabled:
+            assert self.fits is not None
+            names = picture_ids(samples)
+            old = as_shown(self.fits.get(names).to(samples.K.device), self.body, samples)
+            best = old
+            if step % cfg.every == 0:
+                new = fitted(samples, said, self.body, self.prior, cfg)
+                told["fits_better"] = (new.score < old.score)[samples.seen].float().mean()
+                self.fits.put(names, as_found(new, self.body, samples), step)
+                best = better(new, old)
+            shown = best.score[samples.seen]
+            told["fit_score"] = shown.clamp(max=1000).mean()
+        fits, valid = to_learn_from(best, cfg)
+        fits, valid = with_truth(fits, valid & samples.seen, samples)
+        told["fits_valid"] = valid[samples.seen].float().mean()
+        return fits, valid, told
+
+    @torch.no_grad()
+    def check(self) -> dict[str, float]:
+        """Mean errors over the samples whose truth is known, millimetres."""
+        device = next(self.net.parameters()).device
+        was = self.net.training
+        self.net.eval()
+        direct, aligned = list[float](), list[float]()
+        for source in self.checks:
+            many = min(self.cfg.check_samples, len(source))
+            for first in range(0, many, 16):
+                rows = [
+                    augmented(source[i], np.random.default_rng(0), UNCHANGED, self.cfg.size)
+                    for i in range(first, min(first + 16, many))
+                ]
+                samples = _clean(collate(rows).to(device), "full")
+                said, _ = self.bodies(samples, self.encode(samples).float())
+                a, b = joint_errors(said.to("cpu"), samples.to("cpu"), self.body.to(device="cpu"))
+                direct += a.tolist()
+                aligned += b.tolist()
+        self.net.train(was)
+        return {"mpjpe_mm": 1e3 * float(np.nanmean(direct)), "pa_mpjpe_mm": 1e3 * float(np.nanmean(aligned))}
+
+    @torch.no_grad()
+    def pictures(self, batch: Samples) -> dict[str, NDArray[np.uint8]]:
+        """Crops of four samples, and over them what the net says and, where there are, the fits."""
+        few = select(_clean(batch, "full"), torch.arange(min(4, len(batch.ids)), device=self.device))
+        was = self.net.training
+        self.net.eval()
+        said, _ = self.bodies(few, self.encode(few).float())
+        self.net.train(was)
+        rows = [said]
+        if self.fits is not None:
+            stored = self.fits.get(picture_ids(few)).to(self.device)
+            rows.append(as_shown(stored, self.body, few))
+        return {"crops, predicted, fitted": contact_sheet(few, rows, self.mesh)}
+
+    def save(self, path: Path) -> None:
+        """Raises ``OSError``."""
+        save_image_regressor(self.net, path)
+
+
+def _opened(
+    sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int
+) -> tuple[Source, ...]:
+    def with_motion(s: SourceConfig) -> SourceConfig:
+        return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
+
+    return tuple(open_source(with_motion(s), views=cfg.views, size=cfg.size, seed=seed) for s in sources)
+
+
+def network_input(images: Tensor, contrast: Contrast) -> Tensor:
+    """uint8 RGB (M, 3, S, S) → what an image network takes."""
+    rgb = images.float()
+    if contrast == "stretch":
+        low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
+        rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
+    mean, std = (rgb.new_tensor(x)[:, None, None] for x in (_MEAN, _STD))
+    return (rgb / 255 - mean) / std
+
+
+def joint_errors(
+    said: Bodies, samples: Samples, body: KeypointBody
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """MPJPE from the pelvis and PA-MPJPE of SMPL's joints, (N,) metres each, means over the views that show
+    the person; NaN where none does or the truth is not known."""
+    still = torch.zeros(3)
+
+    def joints(rotations: Tensor, betas: Tensor) -> Tensor:
+        found, _ = pose_keypoints(body, rotations, betas, still)
+        return found - found[..., :1, :]
+
+    views = samples.seen.shape[1]
+    pose = samples.body_pose[:, None].expand(-1, views, -1, -1, -1)
+    true = joints(
+        torch.cat([samples.orient[:, :, None], pose], 2), samples.betas[:, None].expand(-1, views, -1)
+    )
+    found = joints(said.rotations, said.betas)
+    seen = samples.seen.numpy()
+    out = []
+    for error in (mpjpe(found, true), pa_mpjpe(found, true)):
+        error = np.where(seen, error, np.nan)
+        known = np.isfinite(error)
+        total = np.where(known, error, 0).sum(1)
+        out.append(np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan))
+    return out[0], out[1]
+
+
+def _both(a: KeypointBody, b: KeypointBody) -> KeypointBody:
+    """A body with the points of a, then those of b."""
+    return replace(
+        a,
+        points_template=torch.cat([a.points_template, b.points_template]),
+        points_shapedirs=torch.cat([a.points_shapedirs, b.points_shapedirs]),
+        weights=torch.cat([a.weights, b.weights]),
+    )
+
+
+def _each_view(said: ViewEstimate, views: int) -> tuple[Tensor, Tensor]:
+    return (
+        said.body_pose[:, None].expand(-1, views, -1, -1, -1),
+        said.betas[:, None].expand(-1, views, -1),
+    )
+
+
+def _clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
+    """With a camera for what is not shown, so that no NaN gets into a gradient; and without the truth, where
+    it is not to be used."""
+    eye = torch.eye(3, dtype=samples.K.dtype, device=samples.K.device)
+    samples = replace(samples, K=torch.where(samples.seen[..., None, None], samples.K, eye))
+    if supervision == "full":
+        return samples
+
+    def unknown(x: Tensor) -> Tensor:
+        return torch.full_like(x, torch.nan)
+
+    return replace(
+        samples,
+        joints=unknown(samples.joints),
+        orient=unknown(samples.orient),
+        body_pose=unknown(samples.body_pose),
+        betas=unknown(samples.betas),
+    )

@@ -1,0 +1,210 @@
+"""What the training of a keypoint net is made of: its data, its loss, its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from models.body import down_the_tree, load_body, pose_keypoints
+from models.evaluation.metrics import mpjpe, pa_mpjpe
+from models.regressor import (
+    CalibratedNet,
+    KeypointNet,
+    UncalibratedNet,
+    load_regressor,
+    matrix_to_six,
+    save_regressor,
+)
+from models.rotations import nearest_rotation
+from models.training.losses import loss_of
+from models.training.pictures import poses_of_prior
+from models.training.poses import Poses, Sampler, read_poses
+from models.training.projections import TEST, Difficulty, Projected, Projections
+from pipeline.config import Config
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+KeypointNetName = Literal["calibrated", "uncalibrated"]
+
+CHECKED_VIEWS: Final = (1, 2, 4, 8)
+
+
+class KeypointsConfig(Config):
+    """A keypoint net, and the synthetic projections that it learns from."""
+
+    width: int = Field(512, ge=8)
+    """Of the trunk and the iterations' hidden layers."""
+    iterations: int = Field(4, ge=1)
+    """Rounds of feedback."""
+    reprojection: float = Field(0.0, ge=0)
+    """Of the distance, metres, between the calibrated net's keypoints and the rays on which they were found,
+    outliers apart: it is to agree with a detector that defines points otherwise, not only with the truth."""
+    easy: float = Field(0.4, ge=0, le=1)
+    """Share of samples with less noise than usual, down to none: clean input comes out clean."""
+    bias: float = Field(0.5, ge=0, le=1)
+    """Share of samples from a detector that puts keypoints elsewhere on the body, 6–20 mm."""
+    calibration: float = Field(1.0, ge=0)
+    """Errors of the cameras: 1 is 0.3 degrees and 1 cm."""
+    focal: float = Field(0.0, ge=0)
+    """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
+    no_feet: float = Field(0.1, ge=0, le=1)
+    """Share of samples from a detector that does not know feet."""
+    check_samples: int = Field(250, ge=1)
+    """Held-out samples of each number of views that the net is compared with."""
+
+
+class KeypointTask:
+    """A keypoint net that learns from projections whose truth is known."""
+
+    best = "pa_mpjpe_mm_4"
+
+    def __init__(
+        self,
+        cfg: KeypointsConfig,
+        kind: KeypointNetName,
+        batch: int,
+        seed: int,
+        motion: Path | None,
+        device: torch.device,
+    ) -> None:
+        """Raises ``InputError`` when the motion cannot be read, or the batch has no two halves."""
+        if batch % 2:
+            raise InputError(
+                f"batch: {batch} is odd. One half has v views, the other 9 − v: give an even one."
+            )
+        if motion is None:
+            poses, held_out = poses_of_prior(2 * seed), poses_of_prior(2 * seed + 1)
+        else:
+            poses, held_out = read_poses(motion)
+        body = load_body().keypoints
+        self.cfg, self.kind, self.batch, self.seed, self.device = cfg, kind, batch, seed, device
+        self.projections, test = Projections(poses, body, device), Projections(held_out, body)
+        self.checks = [
+            test.sample(cfg.check_samples, v, TEST, torch.Generator().manual_seed(v)) for v in CHECKED_VIEWS
+        ]
+        self.net = make_net(cfg, kind, seed, poses).to(device)
+
+    def start_from(self, init: Path) -> None:
+        before = load_regressor(init)
+        if (
+            before.config | {"iterations": 0} != self.net.config | {"iterations": 0}
+            or before.kind != self.kind
+        ):
+            raise InputError(
+                f"{init}: holds a {before.kind} net ({before.config}), the settings ask for a {self.kind} "
+                f"one ({self.net.config})."
+            )
+        self.net.load_state_dict(before.state_dict())
+
+    def batches(self, first: int, rank: int, world: int) -> Generator[list[Projected]]:
+        step = first
+        while True:
+            halves = batches(self.projections, self.cfg, self.batch // 2, self.seed, step, self.device)
+            yield [half.map(lambda x: x[rank::world]) for half in halves]
+            step += 1
+
+    def losses(self, batch: list[Projected], step: int) -> dict[str, Tensor]:
+        parts = [loss_of(self.net, half, self.cfg.reprojection)[0] for half in batch]
+        return {"loss": torch.stack(parts).mean()}
+
+    def ids(self, batch: list[Projected]) -> list[str]:
+        """Projections have none: they follow from seed and step."""
+        return []
+
+    def check(self) -> dict[str, float]:
+        return errors_of(self.net, self.checks)
+
+    def pictures(self, batch: list[Projected]) -> dict[str, NDArray[np.uint8]]:
+        return {}
+
+    def save(self, path: Path) -> None:
+        save_regressor(self.net, path)
+
+    def begin(self, out: Path, step: int) -> None:
+        """Nothing is kept beside the weights."""
+
+    def keep(self, step: int, oldest: int) -> None:
+        """Nothing."""
+
+    def share(self, step: int) -> None:
+        """Nothing."""
+
+
+def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Poses) -> KeypointNet:
+    """A net with random weights whose first guess is the mean of the motion."""
+    body = load_body().keypoints
+    # Layers draw their weights from the global generator, which is to stay as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind = CalibratedNet if name == "calibrated" else UncalibratedNet
+        net: KeypointNet = kind(body, width=cfg.width, iterations=cfg.iterations)
+    rng = torch.Generator().manual_seed(seed)
+    sampler = Sampler(poses)
+    turned = down_the_tree(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
+    if name == "calibrated":  # ahead is where the body faces, on the ground
+        side = turned[:, 0, :, 0] * torch.tensor([1.0, 0.0, 1.0])
+        side = side / side.norm(dim=-1, keepdim=True)
+        up = torch.tensor([0.0, 1.0, 0.0]).expand_as(side)
+        frame = torch.stack([side, up, torch.linalg.cross(side, up, dim=-1)], 1)
+        mean = (frame[:, None] @ turned).mean(0)
+    else:
+        mean = (turned[:, :1].mT @ turned[:, 1:]).mean(0)
+    net.start.copy_(matrix_to_six(nearest_rotation(mean)).flatten())
+    return net
+
+
+def batches(
+    projections: Projections,
+    cfg: KeypointsConfig,
+    half: int,
+    seed: int,
+    step: int,
+    device: torch.device | str = "cpu",
+) -> list[Projected]:
+    """The two halves of a step's samples, which depend on seed, step and kind of device alone."""
+    rng = torch.Generator(device).manual_seed(seed * 1_000_000_007 + step)
+    d = Difficulty(
+        easy=cfg.easy, varied_poses=True, calibration=cfg.calibration, focal=cfg.focal, bias=cfg.bias,
+        no_feet=cfg.no_feet,
+    )  # fmt: skip
+    views = int(torch.randint(1, 5, (), generator=rng, device=device))
+    return [projections.sample(half, v, d, rng) for v in (views, 9 - views)]
+
+
+def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]:
+    """Mean errors in millimetres, ``mpjpe_mm_<views>`` and ``pa_mpjpe_mm_<views>``."""
+    row: dict[str, float] = {}
+    for batch in checks:
+        views = batch.K.shape[1]
+        direct, aligned = joint_errors(net, batch)
+        row[f"mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(direct)), 2)
+        row[f"pa_mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(aligned)), 2)
+    return row
+
+
+@torch.no_grad()
+def joint_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[Array, Array]:
+    """MPJPE from the pelvis and PA-MPJPE, (N,) metres each, over the first ``joints`` of SMPL.
+
+    The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where
+    the net saw nobody.
+    """
+    device = next(net.parameters()).device
+    seen = (x.to(device) for x in (batch.xy_px, batch.confidence, batch.K, batch.R, batch.t))
+    r = net(*seen).to("cpu")
+    body = load_body().keypoints.to(dtype=torch.float32)
+    pose = torch.cat([torch.eye(3).expand(len(r.betas), 1, 3, 3), r.body_pose], 1)
+    found, _ = pose_keypoints(body, pose, r.betas, torch.zeros(len(r.betas), 3))
+    found = (found - found[:, :1])[:, :joints]
+    true = (batch.joints - batch.joints[:, :1])[:, :joints]
+    in_view = mpjpe(found[:, None] @ r.view_orient.mT, true[:, None] @ batch.true_R.mT)
+    count = r.seen.sum(1).numpy()
+    direct = np.where(r.seen.numpy(), in_view, 0).sum(1) / np.maximum(count, 1)
+    return np.where(count > 0, direct, np.nan), pa_mpjpe(found, true)

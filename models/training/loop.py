@@ -1,0 +1,396 @@
+"""SMPLify in the training loop: fit from the prediction, keep the better fit, teach with it.
+
+Kolotouros et al., Learning to Reconstruct 3D Human Pose and Shape via Model-fitting in the Loop (ICCV 2019),
+over several views. Samples are N people in frames, in crops of V views. Where the cameras are known the fit
+is one of all views; where they are not, of one pose and shape with a root for each view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Final, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
+from models.priors import PosePrior
+from models.regressor import Regression, gather, to_world
+from models.rotations import axis_angle_to_matrix, nearest_rotation
+from models.smplify import (
+    TORSO,
+    Motion,
+    Schedule,
+    UnposedMotion,
+    Views,
+    Weights,
+    better_start,
+    fit,
+    fit_unposed,
+)
+from models.spin import spin
+from models.training.samples import Samples
+from pipeline.batches import TensorBatch, axes
+from pipeline.config import Config
+from pipeline.joints import BODY_25, EXTRA_24, SMPL_FLIP
+
+ROBUST_PX: Final = 100.0
+"""Scale of Geman–McClure in a fit's score, as in SPIN."""
+STANDING_PX: Final = 60.0
+"""Root mean square distance from their mean that the keypoints of a standing person have in SPIN's crop."""
+LARGEST_BETA: Final = 3.0
+"""A shape beyond this is no shape to learn from (SPIN)."""
+
+
+class LoopConfig(Config):
+    """SMPLify in the loop."""
+
+    enabled: bool = True
+    """Whether the net learns from fits that start where it says."""
+    solver: Literal["multiview", "spin"] = "multiview"
+    """The project's own, over all views; or SPIN's, each view alone."""
+    iterations: int = Field(20, ge=1)
+    """Most steps of the last stage of the project's solver; for ``spin`` Adam's, of which SPIN takes 100."""
+    threshold: float = Field(100.0, gt=0)
+    """Highest score (px², see ``score``) of a fit that is learned from."""
+    pose_weight: float = Field(0.3, ge=0)
+    """Of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41 mm."""
+    shape_weight: float = Field(50.0, ge=0)
+    """Of |betas|², for every 100 frames, of which a sample is one: 50 is a standard deviation of 1.4."""
+    every: int = Field(1, ge=1)
+    """Steps from one in which fits are made to the next; the others learn from those that there are."""
+
+
+@dataclass(frozen=True, repr=False)
+class Bodies(TensorBatch):
+    """A body for every view of every sample, in the camera's own frame."""
+
+    orient: Tensor = axes("N V 3 3")
+    """Root → camera."""
+    body_pose: Tensor = axes("N V 23 3 3")
+    betas: Tensor = axes("N V B")
+    transl: Tensor = axes("N V 3")
+    """Metres; the pelvis lies at J_pelvis(betas) + transl."""
+    score: Tensor = axes("N V")
+    """Of the fit; infinite where there is none, and there the rest is any body."""
+
+    @property
+    def rotations(self) -> Tensor:
+        """(N, V, 24, 3, 3)"""
+        return torch.cat([self.orient[:, :, None], self.body_pose], 2)
+
+    def points(self, body: KeypointBody) -> Tensor:
+        """(N, V, K, 3) the body's points, metres."""
+        return pose_keypoints(body, self.rotations, self.betas, self.transl)[1]
+
+    def where(self, mask: Tensor, other: Bodies) -> Bodies:
+        """These where mask (N, V), else the others."""
+
+        def chosen(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(mask.view(*mask.shape, *[1] * (a.ndim - 2)), a, b)
+
+        parts = (chosen(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Bodies(*parts)
+
+
+def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
+    """BODY_25 (N, V, 25, 2) and confidences (N, V, 25) of the views that show the person.
+
+    What the detector did not find is taken from the data set's own joints where it has the same.
+    """
+    xy, confidence = samples.xy_px[:, :, :25].clone(), samples.confidence[:, :, :25].clone()
+    for i, name in enumerate(BODY_25):
+        if name in EXTRA_24:
+            j = 25 + EXTRA_24.index(name)
+            missing = confidence[:, :, i] == 0
+            xy[:, :, i] = torch.where(missing[..., None], samples.xy_px[:, :, j], xy[:, :, i])
+            confidence[:, :, i] = torch.where(missing, samples.confidence[:, :, j], confidence[:, :, i])
+    known = xy.isfinite().all(-1) & samples.seen[..., None]
+    return xy, torch.where(known, confidence, 0)
+
+
+def score(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor) -> Tensor:
+    """How badly bodies fit each sample's views (N,): SPIN's measure, the mean over keypoints and views of
+    confidence² × Geman–McClure of the distance, in px².
+
+    The pixels are those of a crop in which the keypoints are as far from their mean as a standing person's
+    in SPIN's. So it does not depend on how the crop was turned, scaled or mirrored. Infinite where no view
+    shows anything. xy_px (N, V, K, 2), confidence (N, V, K).
+    """
+    cam = bodies.points(body) @ K.mT
+    found = cam[..., :2] / cam[..., 2:].clamp_min(0.1)
+    w = confidence
+    known = torch.where((w > 0)[..., None], xy_px, 0)
+    total = w.sum(-1).clamp_min(1e-6)
+    mean = (w[..., None] * known).sum(-2) / total[..., None]
+    off2 = ((known - mean[..., None, :]) ** 2).sum(-1)
+    rms = ((w * off2).sum(-1) / total).sqrt().clamp_min(1e-3)
+    miss2 = (found - known) ** 2 * (STANDING_PX / rms)[..., None, None] ** 2
+    robust = (ROBUST_PX**2 * miss2 / (ROBUST_PX**2 + miss2)).sum(-1)
+    each = (w**2 * robust).mean(-1)
+    shown = (w > 0).any(-1)
+    mean_score = (each * shown).sum(1) / shown.sum(1).clamp_min(1)
+    return torch.where(shown.any(1), mean_score, torch.inf)
+
+
+def as_shown(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
+    """Bodies in the samples as they were → as the augmented crops show them: mirrored, then turned."""
+    return _turned(_mirrored(bodies, body, samples.flipped), body, samples.rolled)
+
+
+def as_found(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
+    """The other way: bodies in augmented crops → in the samples as they were."""
+    return _mirrored(_turned(bodies, body, -samples.rolled), body, samples.flipped)
+
+
+def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
+    """Seen by cameras that roll by an angle (N, V), radians."""
+    about = torch.zeros_like(bodies.transl)
+    about[..., 2] = angle
+    turn = axis_angle_to_matrix(about)
+    rest = _rest(bodies, body)
+    pelvis = (turn @ (rest + bodies.transl)[..., None])[..., 0]
+    return replace(bodies, orient=turn @ bodies.orient, transl=pelvis - rest)
+
+
+def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
+    """With left and right exchanged where ``flipped`` (N,)."""
+    side = bodies.transl.new_tensor([-1.0, 1.0, 1.0])
+    both = side[:, None] * side
+    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    rest = _rest(bodies, body)
+    other = replace(
+        bodies,
+        orient=both * bodies.orient,
+        body_pose=both * bodies.body_pose[:, :, swap],
+        transl=side * (rest + bodies.transl) - rest,
+    )
+    return other.where(flipped[:, None].expand_as(bodies.score), bodies)
+
+
+def _rest(bodies: Bodies, body: KeypointBody) -> Tensor:
+    return pelvis_at_rest(body, bodies.betas.flatten(0, 1)).view_as(bodies.transl)
+
+
+def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior, cfg: LoopConfig) -> Bodies:
+    """Fits that start from a prediction, with the score of each sample in all its views."""
+    xy, confidence = keypoints_to_fit(samples)
+    K = samples.K
+    if cfg.solver == "spin":
+        found = _each_alone(samples, start, xy, confidence, body, prior, cfg)
+    else:
+        shown = (confidence > 0).sum(-1) > 0
+        posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
+        calibrated = (posed | ~shown).all(1) & ((posed & shown).sum(1) >= 2)
+        found = start
+        for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _unposed)):
+            if bool(rows.any()):
+                index = rows.nonzero()[:, 0]
+                part = how(
+                    select(samples, index), _rows(start, index), xy[index], confidence[index], body, prior,
+                    cfg,
+                )  # fmt: skip
+                found = Bodies(
+                    *(
+                        getattr(found, f.name).index_copy(0, index, getattr(part, f.name))
+                        for f in fields(Bodies)
+                    )
+                )
+    value = score(found, body, K, xy, confidence)
+    finite = found.transl.isfinite().all(-1).all(1)
+    value = torch.where(finite, value, torch.inf)
+    return replace(found.map(torch.nan_to_num), score=value[:, None].expand_as(found.score).contiguous())
+
+
+def select(samples: Samples, index: Tensor) -> Samples:
+    """Some samples of a batch."""
+    numbers = index.tolist()
+    return replace(
+        samples.map(lambda x: x[index]),
+        ids=tuple(samples.ids[i] for i in numbers),
+        cameras=tuple(samples.cameras[i] for i in numbers),
+    )
+
+
+def _rows(bodies: Bodies, index: Tensor) -> Bodies:
+    return bodies.map(lambda x: x[index])
+
+
+def _weights(cfg: LoopConfig) -> Weights:
+    # A frame alone cannot tell its keypoints' offsets from its pose.
+    return Weights(pose=cfg.pose_weight, shape=cfg.shape_weight, offset_m=0.0)
+
+
+@lru_cache
+def _schedule(iterations: int) -> Schedule:
+    *early, (robust, _, tolerance) = Schedule().stages
+    return Schedule((*early, (robust, iterations, tolerance)))
+
+
+def _calibrated(
+    samples: Samples,
+    start: Bodies,
+    xy: Tensor,
+    confidence: Tensor,
+    body: KeypointBody,
+    prior: PosePrior,
+    cfg: LoopConfig,
+) -> Bodies:
+    """The project's fit over all views of samples whose cameras are known."""
+    # A view that shows nothing may have no place: any will do.
+    eye = torch.eye(3, dtype=xy.dtype, device=xy.device)
+    R = torch.where(samples.R.isfinite(), samples.R, eye)
+    t = torch.nan_to_num(samples.t)
+    views = Views(samples.K, R, t, xy[:, :, None], confidence[:, :, None])
+    pose, betas = start.body_pose[:, 0], start.betas[:, 0]
+    sigma = torch.full_like(betas[:, :1].expand(-1, 23), 0.3)
+    said = Regression(pose, betas, start.orient, start.transl, (confidence > 0).any(-1), sigma)
+    offsets = betas.new_zeros(len(betas), len(BODY_25), 3)
+
+    def motion(root: Tensor, transl: Tensor) -> Motion:
+        rotations = torch.cat([root[:, None], pose], 1)
+        return Motion(rotations[:, None], transl[:, None], betas, offsets)
+
+    starts = [motion(*_on_torso(samples, R, t, xy, confidence, pose, betas, body))]
+    starts.append(motion(*to_world(said, R, t, body)))
+    begin = better_start(body, views, starts, 30.0, weights=_weights(cfg), prior=prior)
+    found = fit(
+        body, views, begin, 30.0, weights=_weights(cfg), schedule=_schedule(cfg.iterations), prior=prior
+    ).motion
+    count = samples.K.shape[1]
+    rest = pelvis_at_rest(body, found.betas)
+    pelvis = (R @ (rest + found.transl[:, 0])[:, None, :, None])[..., 0] + t
+    return Bodies(
+        orient=R @ found.rotations[:, :1, 0],
+        body_pose=found.rotations[:, :, 1:].expand(-1, count, -1, -1, -1),
+        betas=found.betas[:, None].expand(-1, count, -1),
+        transl=pelvis - rest[:, None],
+        score=start.score,
+    )
+
+
+def _on_torso(
+    samples: Samples,
+    R: Tensor,
+    t: Tensor,
+    xy: Tensor,
+    confidence: Tensor,
+    pose: Tensor,
+    betas: Tensor,
+    body: KeypointBody,
+) -> tuple[Tensor, Tensor]:
+    """Root (N, 3, 3) and transl (N, 3), world, that lay a pose's torso on the triangulated one.
+
+    The net's own word about its heading may be wrong by half a turn, from which no fit recovers.
+    """
+    seen = gather(xy, confidence, samples.K, R, t)
+    points = seen.features[:, :75].view(-1, 25, 3) @ seen.turn + seen.origin[:, None]
+    trust = seen.features[:, 75:100] * 2  # how much the views agree about each point
+    torso = [BODY_25.index(n) for n in TORSO]
+    still = torch.cat(
+        [torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), 1, 3, 3), pose], 1
+    )
+    _, posed = pose_keypoints(body, still, betas, torch.zeros_like(betas[:, :3]))
+    a, b, w = posed[:, torso], points[:, torso], trust[:, torso, None]
+    total = w.sum(1, keepdim=True).clamp_min(1e-6)
+    mean_a, mean_b = (w * a).sum(1, keepdim=True) / total, (w * b).sum(1, keepdim=True) / total
+    root = nearest_rotation((w * (b - mean_b)).mT @ (a - mean_a))
+    rest = pelvis_at_rest(body, betas)
+    pelvis = mean_b[:, 0] + (root @ (rest[:, None] - mean_a).mT)[..., 0]
+    return root, pelvis - rest
+
+
+def _unposed(
+    samples: Samples,
+    start: Bodies,
+    xy: Tensor,
+    confidence: Tensor,
+    body: KeypointBody,
+    prior: PosePrior,
+    cfg: LoopConfig,
+) -> Bodies:
+    """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
+    betas = start.betas[:, 0]
+    begin = UnposedMotion(
+        start.body_pose[:, :1], start.orient[:, :, None], start.transl[:, :, None], betas,
+        betas.new_zeros(len(betas), len(BODY_25), 3),
+    )  # fmt: skip
+    found = fit_unposed(
+        body, samples.K, xy[:, :, None], confidence[:, :, None], begin, 30.0, weights=_weights(cfg),
+        schedule=_schedule(cfg.iterations), prior=prior,
+    ).motion  # fmt: skip
+    count = samples.K.shape[1]
+    return Bodies(
+        orient=found.view_orient[:, :, 0],
+        body_pose=found.body_pose.expand(-1, count, -1, -1, -1),
+        betas=found.betas[:, None].expand(-1, count, -1),
+        transl=found.view_transl[:, :, 0],
+        score=start.score,
+    )
+
+
+def _each_alone(
+    samples: Samples,
+    start: Bodies,
+    xy: Tensor,
+    confidence: Tensor,
+    body: KeypointBody,
+    prior: PosePrior,
+    cfg: LoopConfig,
+) -> Bodies:
+    """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
+    n, v = confidence.shape[:2]
+    flat = samples.K.reshape(-1, 1, 3, 3).clone()
+    shrink = 224 / samples.images.shape[-1]
+    flat[:, :, :2] *= shrink
+    eye = torch.eye(3, dtype=xy.dtype, device=xy.device).expand_as(flat)
+    views = Views(
+        flat, eye, eye[..., 0] * 0, shrink * xy.view(n * v, 1, 1, 25, 2), confidence.view(n * v, 1, 1, 25)
+    )
+    betas = start.betas.flatten(0, 1)
+    begin = Motion(
+        start.rotations.flatten(0, 1)[:, None], start.transl.flatten(0, 1)[:, None], betas,
+        betas.new_zeros(len(betas), 25, 3),
+    )  # fmt: skip
+    with torch.enable_grad():
+        found = spin(body, views, begin, prior, iterations=cfg.iterations).motion
+    rotations = found.rotations[:, 0].view(n, v, 24, 3, 3)
+    return Bodies(
+        rotations[:, :, 0], rotations[:, :, 1:], found.betas.view(n, v, -1), found.transl.view(n, v, 3),
+        start.score,
+    )  # fmt: skip
+
+
+def picture_ids(samples: Samples) -> list[list[str]]:
+    """``dataset/subject/sequence/camera/frame`` of every sample's every view."""
+
+    def name(sample: str, camera: str) -> str:
+        head, _, frame = sample.rpartition("/")
+        return f"{head}/{camera}/{frame}"
+
+    return [[name(i, c) for c in cameras] for i, cameras in zip(samples.ids, samples.cameras, strict=True)]
+
+
+def better(new: Bodies, old: Bodies) -> Bodies:
+    """View by view the fit of lower score; the old one where they are the same."""
+    return new.where(new.score < old.score, old)
+
+
+def to_learn_from(fits: Bodies, cfg: LoopConfig) -> tuple[Bodies, Tensor]:
+    """The fits with betas of 0 where one is beyond ``LARGEST_BETA``, and which views (N, V) have one."""
+    wild = (fits.betas.abs() > LARGEST_BETA).any(-1, keepdim=True)
+    return replace(fits, betas=torch.where(wild, 0, fits.betas)), fits.score < cfg.threshold
+
+
+def with_truth(fits: Bodies, valid: Tensor, samples: Samples) -> tuple[Bodies, Tensor]:
+    """The same with the truth in its place where pose and shape are known; its translation is the fit's."""
+    pose = samples.body_pose[:, None].expand_as(fits.body_pose)
+    betas = samples.betas[:, None].expand_as(fits.betas)
+    parts: Sequence[Tensor] = (samples.orient, pose, betas)
+    known = torch.stack([p.isfinite().flatten(2).all(-1) for p in parts]).all(0) & samples.seen
+    orient, pose, betas = (torch.nan_to_num(p) for p in parts)
+    truth = Bodies(orient, pose, betas, fits.transl, torch.zeros_like(fits.score))
+    return truth.where(known, fits), valid | known
