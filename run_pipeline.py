@@ -436,7 +436,7 @@ def train(
         Path | None, typer.Option(help="With --resume: the checkpoint to go on from, instead of the last.")
     ] = None,
 ) -> None:
-    """Train a regressor of keypoints, or of images with SMPLify in the loop. Ctrl-C saves, --resume goes on."""
+    """Train a regressor of keypoints, or of images with SMPLify in the loop. Ctrl-C saves."""
     import signal
     from contextlib import closing
     from threading import Event

@@ -65,6 +65,8 @@ class ImagesConfig(Config):
     """What is done to the crops before."""
     imagenet: bool = True
     """Whether the encoder begins with the weights of ImageNet."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of the regressor's hidden units that a step leaves out; a short training has no use for it."""
     views: int = Field(2, ge=1)
     """Of each sample, drawn anew each time from those that there are."""
     supervision: Literal["full", "2d"] = "full"
@@ -141,6 +143,7 @@ class ImageTask:
         self.cfg, self.device = cfg, device
         config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, "anny", cfg.size)
         self.net = ImageRegressor(config, imagenet=cfg.imagenet, seed=seed)
+        self.net.head.drop1.p = self.net.head.drop2.p = cfg.dropout
         self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mesh = load_body().to(device)
         self.body = self.mesh.keypoints.to(dtype=torch.float32)
