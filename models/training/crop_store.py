@@ -166,12 +166,29 @@ class CropStore:
                 np.asarray(self._root["label"][:]),  # type: ignore[index]
                 tuple(attrs["labels"]),
             )
-            self.complete = bool(np.asarray(self._done[:]).all())
-            """Whether all pictures are written."""
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise InputError(
                 f"{path}: no store of crops, or damaged ({type(e).__name__}: {e}). `preprocess` makes one."
             ) from e
+
+    @classmethod
+    def of(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
+        """The finished store of crops of ``source``, for training at ``size`` pixels.
+
+        Raises:
+            InputError: it is of something else, not finished, or its pictures are too small.
+        """
+        store = cls(path)
+        if store.plan.made_of != made_of:
+            raise InputError(f"{path}: holds crops of something else than {source}. Make them again.")
+        if store.next_block < store.plan.blocks:
+            raise InputError(f"{path}: is not finished. Run the command that makes it again.")
+        if store.plan.size < size:
+            raise InputError(
+                f"{path}: has crops for training at {store.plan.size} pixels, not {size}. Make larger ones, "
+                "or train a network of smaller crops."
+            )
+        return store
 
     def __reduce__(self) -> tuple[type[CropStore], tuple[Path]]:
         return CropStore, (self.path,)

@@ -18,8 +18,11 @@ from pydantic import Field
 
 from models.training.pictures import SyntheticPictures, poses_of_prior
 from models.training.poses import read_poses
+from models.training.published import PublishedPeople
+from models.training.recorded import RecordedPeople
 from models.training.samples import Sample
 from pipeline.config import Config
+from pipeline.errors import InputError
 
 
 class Source(Protocol):
@@ -31,10 +34,19 @@ class Source(Protocol):
 class SourceConfig(Config):
     """One of the data sets that are mixed."""
 
-    kind: Literal["synthetic"] = "synthetic"
-    """synthetic: pictures made up while training."""
+    kind: Literal["synthetic", "store", "npz", "mpi-inf-3dhp", "h36m"] = "synthetic"
+    """synthetic: pictures made up while training. store: one's own recording, reconstructed. npz: published
+    data in SPIN's format. mpi-inf-3dhp, h36m: the same, several views at once also in files of SPIN's."""
     path: Path | None = None
-    """synthetic: motion capture (``.npz``) for the poses; without it they are drawn from the pose prior."""
+    """The ``results.zarr`` of a store; the ``.npz`` of published data. synthetic: motion capture (``.npz``)
+    for the poses; without it they are drawn from the pose prior."""
+    crops: Path | None = None
+    """Crops that `preprocess` has cut from the videos of a store, or of published data."""
+    root: Path | None = None
+    """Folder of the pictures of published data, where there are no crops."""
+    worst_fit: float = Field(0.04, gt=0)
+    """store: mean distance between a fit and its keypoints, by the side of the person's box, beyond which a
+    fit is not taken for the truth."""
     weight: float = Field(1.0, gt=0)
     """Share of the samples, by those of the others."""
     count: int = Field(20_000, ge=1)
@@ -49,8 +61,18 @@ def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> S
     Raises:
         InputError: a file is missing, damaged or something else.
     """
-    poses = poses_of_prior(seed) if cfg.path is None else read_poses(cfg.path)[cfg.split == "test"]
-    return SyntheticPictures(poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split)
+    if cfg.kind == "synthetic":
+        poses = poses_of_prior(seed) if cfg.path is None else read_poses(cfg.path)[cfg.split == "test"]
+        return SyntheticPictures(poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split)
+    if cfg.path is None:
+        raise InputError(f"kind: {cfg.kind} needs a path, of its data.")
+    if cfg.kind != "store":
+        return PublishedPeople(
+            cfg.path, naming=cfg.kind, root=cfg.root, crops=cfg.crops, views=views, size=size, seed=seed
+        )
+    if cfg.crops is None:
+        raise InputError(f"{cfg.path}: needs crops of its videos, see `preprocess`; say where they are.")
+    return RecordedPeople(cfg.path, cfg.crops, views=views, size=size, seed=seed, worst_fit=cfg.worst_fit)
 
 
 def draw(

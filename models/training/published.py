@@ -1,0 +1,257 @@
+"""Training on published data sets: SPIN's ``.npz``, a row a person in a picture.
+
+SPIN's keys: ``imgname``, ``center`` (N, 2), ``scale`` (N,), ``part`` (N, 24, 3), ``openpose`` (N, 25, 3),
+``S`` (N, 24, 4), ``pose`` (N, 72), ``shape`` (N, 10), ``has_smpl`` (N,); only the first three must be there.
+``preprocess`` adds ``id``, ``camera``, ``group`` (N,) and the cameras ``K``, ``dist``, ``R``, ``t``; without
+them every row is an instant of its own, but for ``mpi-inf-3dhp`` and ``h36m``, whose names of pictures say
+which were taken at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.rotations import axis_angle_to_matrix
+from models.training.crop_store import CropPlan, CropStore, Look, zoom
+from models.training.groups import ViewGroups
+from models.training.samples import Sample
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+Naming = Literal["npz", "mpi-inf-3dhp", "h36m"]
+
+LABELS: Final = ("row",)
+SPIN_FOCAL: Final = 5000 / 224
+"""SPIN's focal length by the side of the crop, which its camera looks straight at."""
+_SHAPES: Final[dict[str, tuple[int, ...]]] = {
+    "center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4), "pose": (72,),
+    "shape": (10,), "has_smpl": (), "K": (3, 3), "dist": (8,), "R": (3, 3), "t": (3,),
+}  # fmt: skip
+_CAMERA: Final = ("K", "dist", "R", "t")
+_NAMES: Final[dict[str, re.Pattern[str]]] = {
+    "mpi-inf-3dhp": re.compile(r"(S\d+)/(Seq\d+)/.*video_(\d+)(?:/frame_|\.\w+#)(\d+)"),
+    "h36m": re.compile(r"(S\d+)[/_](?:Videos/)?(.+)\.(\d{8})(?:_|\.\w+#)(\d+)"),
+}
+"""Subject, sequence, camera and frame in the names of pictures."""
+
+
+class Rows:
+    """The arrays of a file, checked."""
+
+    def __init__(self, path: Path, naming: Naming = "npz") -> None:
+        """Raises ``InputError`` when the file is missing or something else."""
+        self.path = path
+        try:
+            content = path.read_bytes()
+            with np.load(io.BytesIO(content), allow_pickle=False) as d:
+                self.imgname = [str(n) for n in d["imgname"]]
+                n = len(self.imgname)
+                found: dict[str, Array] = {
+                    k: np.asarray(d[k], np.float64).reshape(n, *shape) if k in d else _blank(k, n, shape)
+                    for k, shape in _SHAPES.items()
+                    if k in d or k not in ("center", "scale")
+                }
+                texts = {k: [str(x) for x in d[k]] for k in ("id", "camera") if k in d}
+                group = np.asarray(d["group"]).tolist() if "group" in d else None
+            self.center, self.scale = found["center"], found["scale"]
+        except OSError as e:
+            raise InputError(f"{path}: cannot be read ({e.strerror or e}). Check the path.") from e
+        except Exception as e:  # a damaged file can fail in any way
+            raise InputError(
+                f"{path}: no training data in SPIN's format ({type(e).__name__}: {e}). `preprocess` makes it."
+            ) from e
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.part, self.openpose, self.S = found["part"], found["openpose"], found["S"]
+        self.pose, self.shape, self.has_smpl = found["pose"], found["shape"], found["has_smpl"] > 0
+        self.K, self.dist, self.R, self.t = (found[k] for k in _CAMERA)
+        calibrated: NDArray[np.bool_] = np.all(np.isfinite(self.K), axis=(1, 2))
+        middle, side = self.center, 200 * self.scale
+        assumed = np.zeros((n, 3, 3))
+        assumed[:, [0, 1], [0, 1]] = (SPIN_FOCAL * side)[:, None]
+        assumed[:, :2, 2], assumed[:, 2, 2] = middle, 1
+        self.K = np.where(calibrated[:, None, None], self.K, assumed)
+        self.dist = np.where(calibrated[:, None], np.nan_to_num(self.dist), 0)
+        self._name(naming, texts, group)
+
+    def _name(self, naming: Naming, texts: dict[str, list[str]], group: list[int] | None) -> None:
+        """What every row is called, and which rows are of one instant."""
+        count = len(self.imgname)
+        if "id" in texts and "camera" in texts:
+            names = [i.split("/") for i in texts["id"]]
+            self.camera = texts["camera"]
+            self.instant = ["/".join((*n[:-2], n[-1])) for n in names]
+        elif naming in _NAMES:
+            parts = [_NAMES[naming].search(n) for n in self.imgname]
+            bad = next((i for i, m in enumerate(parts) if m is None), None)
+            if bad is not None:
+                raise InputError(
+                    f"{self.path}: the picture '{self.imgname[bad]}' is not named as those of {naming}, so "
+                    "its views cannot be told. Make the file with `preprocess`, or use kind: npz."
+                )
+            self.camera = [m[3] for m in parts if m]
+            self.instant = [f"{naming}/{m[1]}/{m[2]}/{m[4]}" for m in parts if m]
+            group = None
+        else:
+            # Several people can be in one picture. Where they are tells them apart, in any file.
+            self.camera = ["0"] * count
+            at = self.center.round().astype(int).tolist()
+            self.instant = [
+                f"{self.path.stem}/{n}/{x}_{y}" for n, (x, y) in zip(self.imgname, at, strict=True)
+            ]
+        keys = self.instant if group is None else group
+        if group is None and "id" not in texts and naming not in _NAMES:
+            keys = list(range(count))
+        members: dict[Any, list[int]] = {}
+        for row, key in enumerate(keys):
+            members.setdefault(key, []).append(row)
+        self.members = list(members.values())
+
+    @cached_property
+    def box(self) -> Array:
+        """(N, 3) centre and side in the pinhole camera's pixels; NaN where the scale is none."""
+        out = np.concatenate([self.center, 200 * self.scale[:, None]], 1)
+        bent = np.flatnonzero(self.dist.any(1))
+        for i in bent:
+            out[i, :2] = self.straight(int(i), out[i, :2])
+        out[~((out[:, 2] > 0) & np.isfinite(out).all(1))] = np.nan
+        return out
+
+    def straight(self, row: int, xy: Array) -> Array:
+        """Pixels (..., 2) of a row's picture → of the pinhole camera."""
+        if not self.dist[row].any():
+            return xy
+        one = np.zeros((1, 3)), np.zeros((1, 2), np.int64)
+        return Rig(("",), self.K[row, None], self.dist[row, None], np.eye(3)[None], *one).undistort(0, xy)
+
+    def plan(self, size: int) -> CropPlan:
+        """Crops of ``size`` pixels of all rows, in the order of the files and frames they are in."""
+
+        def place(row: int) -> tuple[str, int]:
+            name, _, frame = self.imgname[row].partition("#")
+            return name, int(frame or 0)
+
+        order = sorted(range(len(self.imgname)), key=place)
+        return CropPlan(self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), LABELS)
+
+
+def _blank(key: str, count: int, shape: tuple[int, ...]) -> Array:
+    return np.full((count, *shape), np.nan if key in _CAMERA else 0.0)
+
+
+def read_picture(path: Path) -> Pixels:
+    """(H, W, 3) RGB. Raises ``InputError`` when it cannot be read."""
+    found = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if found is None:
+        raise InputError(f"{path}: no picture, or damaged. Check the folder that is given as root.")
+    return np.asarray(found, np.uint8)
+
+
+class PublishedPeople:
+    """Rows of a file, from their picture files or from a store of their crops."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        naming: Naming = "npz",
+        root: Path | None = None,
+        crops: Path | None = None,
+        views: int,
+        size: int,
+        seed: int = 0,
+    ) -> None:
+        """views: of a sample, from those of an instant, put together anew in every epoch. root: the folder
+        that names of pictures begin at. crops: a store of their crops, which takes its place.
+
+        Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
+        """
+        self._made = (path, naming, root, crops, views, size, seed)
+        self.rows, self.size, self.root = Rows(path, naming), size, root
+        self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
+        seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
+        members = [[r for r in rows if seen[r]] for rows in self.rows.members]
+        self.groups = ViewGroups([m for m in members if m], views, seed)
+        if self.store is None:
+            video = next((n for n in self.rows.imgname if "#" in n), None)
+            if video is not None:
+                raise InputError(
+                    f"{path}: {video} is a frame of a video. Cut the crops out first, see `preprocess`."
+                )
+            if root is None:
+                raise InputError(f"{path}: says no folder of pictures. Give it as root, or give crops.")
+            return
+        plan = self.store.plan
+        self.size = plan.size
+        self._place = np.empty(len(plan.label), np.int64)
+        self._place[plan.label[:, 0]] = np.arange(len(plan.label))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopened, self._made
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def _picture(self, row: int) -> Pixels:
+        if self.store is not None:
+            return self.store.picture(int(self._place[row]))
+        assert self.root is not None
+        r = self.rows
+        rgb = read_picture(self.root / r.imgname[row])
+        return Look.at(r.box[row], self.size, r.K[row], r.dist[row]).of(rgb)
+
+    def __getitem__(self, index: int) -> Sample:
+        _, at = self.groups[index]
+        r = self.rows
+        pictures = tuple(self._picture(int(row)) for row in at)
+        side = pictures[0].shape[0]
+        shown = np.array([p.any() for p in pictures])
+        zoomed = zoom(r.box[at], self.size)
+        points = np.concatenate([r.openpose[at], r.part[at]], 1)
+        sure = points[..., 2]
+        xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
+        xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
+        known = r.has_smpl[at]
+        turned = axis_angle_to_matrix(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
+        turned = np.where(known[:, None, None, None], turned, np.nan)
+        # Body pose and shape are the same in all views that know them.
+        one = int(np.argmax(known))
+        return Sample(
+            id=r.instant[at[0]],
+            cameras=tuple(r.camera[row] for row in at),
+            pictures=pictures,
+            box=np.where(shown[:, None], [(side - 1) / 2, (side - 1) / 2, self.size], np.nan),
+            K=zoomed @ r.K[at],
+            R=r.R[at],
+            t=r.t[at],
+            xy_px=np.where(sure[..., None] > 0, xy, np.nan),
+            confidence=np.maximum(sure, 0),
+            joints=np.where(r.S[at][..., 3:] > 0, r.S[at][..., :3], np.nan),
+            orient=turned[:, 0],
+            body_pose=turned[one, 1:],
+            betas=r.shape[at[one]] if known.any() else np.full(10, np.nan),
+        )
+
+
+def _reopened(
+    path: Path,
+    naming: Naming,
+    root: Path | None,
+    crops: Path | None,
+    views: int,
+    size: int,
+    seed: int,
+) -> PublishedPeople:
+    """In another process: what was read is read again, which is less than to hand it over."""
+    return PublishedPeople(path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed)

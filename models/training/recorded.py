@@ -1,0 +1,168 @@
+"""Training on one's own recordings: people as they were reconstructed, in the crops of their videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.body import load_body, pose_keypoints
+from models.crops import person_box
+from models.evaluation.joints import extra_24
+from models.regressor import MIN_KEYPOINTS
+from models.training.crop_store import CropPlan, CropStore, zoom
+from models.training.groups import ViewGroups
+from models.training.pictures import SURE
+from models.training.samples import Sample
+from pipeline.errors import InputError
+from pipeline.store import Store
+
+Array = NDArray[np.float64]
+
+LABELS: Final = ("person", "time", "view")
+_LARGEST_BOX: Final = 4
+"""Sides of the frame that a person's crop may be wide: more is a stray keypoint."""
+
+
+def finished(results: Store) -> None:
+    """Raises ``InputError`` when a window is missing."""
+    if not results.done.all():
+        raise InputError(
+            f"{results.path}: is not finished, {int(results.done.sum())} of {len(results.done)} windows are "
+            "there. Run the recording to its end first."
+        )
+
+
+def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
+    """Crops of ``size`` pixels of all people where their fit was accepted, in all views that show them.
+
+    fps: pictures a second; at most those that there are. Raises ``InputError`` when the store is not finished
+    or nobody is in it.
+    """
+    finished(results)
+    c = results.contents
+    step = max(1, round(float(c.rate) / fps))
+    boxes, labels = [], []
+    for k in range(len(results.done)):
+        fits = results.read(k)
+        seen = fits.keypoints
+        counts = seen.confidence > SURE
+        box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
+        large = box[..., 2] > _LARGEST_BOX * c.rig.size.max(1)[:, None, None]
+        box[(counts.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
+        there = (c.frame_index[:, fits.start : fits.start + len(fits.valid)] >= 0)[..., None, None]
+        box = np.where(there, box, np.nan)
+        for i, p in np.argwhere(fits.valid.numpy()):
+            if (fits.start + i) % step == 0 and np.isfinite(box[:, i, p]).any():
+                boxes.append(box[:, i, p])
+                labels += [(p, fits.start + i, v) for v in range(len(c.rig))]
+    if not boxes:
+        raise InputError(f"{results.path}: no frame has a valid fit, so there is nobody to learn from.")
+    return CropPlan(results.digest, size, np.concatenate(boxes), np.array(labels, np.int64), LABELS)
+
+
+class RecordedPeople:
+    """A finished ``results.zarr`` and the crops of its videos; the fits are the truth where they are good."""
+
+    def __init__(
+        self, results: Path, crops: Path, *, views: int, size: int, seed: int = 0, worst_fit: float = 0.04
+    ) -> None:
+        """views: of a sample, taken from those that show the person, anew in every epoch. size: of the crops
+        that are trained on. worst_fit: mean distance between a fit and its keypoints, by the side of the
+        person's box, beyond which the fit is not taken for the truth.
+
+        Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
+        """
+        self._made = (results, crops, views, size, seed, worst_fit)
+        store = Store(results)
+        finished(store)
+        self.crops = CropStore.of(crops, results, store.digest, size)
+        plan = self.crops.plan
+        rig = store.contents.rig
+        self.cameras = rig.names
+        self.name = f"{results.absolute().parent.name}-{store.digest[:8]}"
+        self.person, self.time = plan.label[:: len(rig), 0], plan.label[:: len(rig), 1]
+        self.box = plan.box.reshape(-1, len(rig), 3)
+        seen: NDArray[np.bool_] = np.all(np.isfinite(self.box), axis=-1)
+        self.groups = ViewGroups([np.flatnonzero(row).tolist() for row in seen], views, seed)
+        self.zoom = zoom(self.box, plan.size)
+        self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
+        self._read(store, worst_fit)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        results, crops, views, size, seed, worst_fit = self._made
+        return _reopened, (results, crops, views, size, seed, worst_fit)
+
+    def _read(self, store: Store, worst_fit: float) -> None:
+        """Keypoints and fits of the instants that there are crops of."""
+        count, views = self.box.shape[:2]
+        self.xy, self.confidence = np.full((count, views, 25, 2), np.nan), np.zeros((count, views, 25))
+        self.orient, self.pose = np.full((count, 3, 3), np.nan), np.full((count, 23, 3, 3), np.nan)
+        self.betas, self.joints = np.full((count, 10), np.nan), np.full((count, 24, 3), np.nan)
+        body = load_body()
+        same = store.contents.body.get("sha256") == body.sha256
+        extra = extra_24(body)
+        window = self.time // store.contents.window
+        for k in np.unique(window).tolist():
+            fits = store.read(k)
+            at = np.flatnonzero(window == k)
+            i, p = self.time[at] - fits.start, self.person[at]
+            xy = fits.keypoints.xy_px.double().numpy()[:, i, p].swapaxes(0, 1)
+            self.xy[at] = xy @ self.zoom[at, :, :2, :2].mT + self.zoom[at, :, None, :2, 2]
+            self.confidence[at] = fits.keypoints.confidence.numpy()[:, i, p].swapaxes(0, 1)
+            off = fits.reprojection_px.double().numpy()[:, i, p].T / self.box[at, :, 2]
+            known = np.isfinite(off)
+            mean = np.where(known, off, 0).sum(1) / np.maximum(known.sum(1), 1)
+            good = known.any(1) & (mean <= worst_fit)
+            at, i, p = at[good], i[good], p[good]
+            if not len(at):
+                continue
+            turned = torch.cat([fits.params.global_orient[:, :, None], fits.params.body_pose], 2)[
+                i, p
+            ].double()
+            self.orient[at], self.pose[at] = turned[:, 0].numpy(), turned[:, 1:].numpy()
+            if same:
+                betas = fits.params.betas[p].double()
+                transl = fits.params.transl[i, p].double()
+                self.betas[at] = betas.numpy()
+                self.joints[at] = pose_keypoints(extra, turned, betas, transl)[1].numpy()
+        self.confidence[~np.isfinite(self.xy).all(-1)] = 0
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Sample:
+        n, views = self.groups[index]
+        count = len(self.cameras)
+        pictures = tuple(self.crops.picture(int(n * count + v)) for v in views)
+        side = pictures[0].shape[0]
+        # A frame that could not be decoded left its picture black.
+        shown = np.array([p.any() for p in pictures])
+        middle = np.array([(side - 1) / 2, (side - 1) / 2, self.crops.plan.size])
+        missing = np.full((len(views), 24, 2), np.nan)
+        R, t = self.R[views], self.t[views]
+        return Sample(
+            id=f"{self.name}/{self.person[n]}/{self.time[n]:06d}",
+            cameras=tuple(self.cameras[v] for v in views),
+            pictures=pictures,
+            box=np.where(shown[:, None], middle, np.nan),
+            K=self.K[n, views],
+            R=R,
+            t=t,
+            xy_px=np.concatenate([self.xy[n, views], missing], 1),
+            confidence=np.concatenate([self.confidence[n, views], np.zeros((len(views), 24))], 1),
+            joints=np.einsum("vij,kj->vki", R, self.joints[n]) + t[:, None],
+            orient=R @ self.orient[n],
+            body_pose=self.pose[n],
+            betas=self.betas[n],
+        )
+
+
+def _reopened(
+    results: Path, crops: Path, views: int, size: int, seed: int, worst_fit: float
+) -> RecordedPeople:
+    """In another process: what was read is read again, which is less than to hand it over."""
+    return RecordedPeople(results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit)

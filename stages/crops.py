@@ -1,0 +1,106 @@
+"""Crops of people for training, cut from videos that are decoded once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby, islice
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from models.rendering.overlay import yuv_matrix
+from models.training.crop_store import BLOCK, CropPlan, CropStore, Look, picture_side
+from models.training.published import Rows, read_picture
+from pipeline.store import Store
+from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
+from stages.decode import DecodeConfig, decode
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+Frames = tuple[av.VideoFrame | None, ...]
+
+
+def crops_of_results(
+    results: Store, videos: Sequence[VideoInfo | None], plan: CropPlan, out: Path
+) -> Iterator[int]:
+    """Write the crops of a plan of ``plan_of_results`` to the store ``out``, or go on with it.
+
+    videos: one a camera, in the results' order. Yields how many of the pictures are written, after each
+    block; close it to stop. Raises ``InputError`` when a video cannot be read or ``out`` not written.
+    """
+    store = CropStore.resume(out, plan)
+    first = store.next_block * BLOCK
+    with closing(_from_results(results, videos, plan, first)) as pictures:
+        yield from _written(store, pictures)
+
+
+def _from_results(
+    results: Store, videos: Sequence[VideoInfo | None], plan: CropPlan, first: int
+) -> Generator[Pixels]:
+    """The plan's pictures from number ``first`` on."""
+    c = results.contents
+    times = np.unique(plan.label[first:, 1])
+    with closing(_decoded(videos, c.frame_index[:, times])) as frames:
+        shown: Frames = ()
+        now = -1
+        for row in range(first, len(plan.box)):
+            _, time, view = plan.label[row]
+            if time != now:
+                shown, now = next(frames), time
+            yield _cut(shown[view], plan.box[row], plan.size, c.rig.K[view], c.rig.dist[view])
+
+
+def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Generator[Frames]:
+    for batch in decode(videos, index, DecodeConfig(chunk=1)):
+        yield tuple(view[0] for view in batch.pictures)
+
+
+def _cut(frame: av.VideoFrame | None, box: Array, size: int, K: Array, dist: Array) -> Pixels:
+    """The picture of a box; black where there is no box or no frame."""
+    side = picture_side(size)
+    if frame is None or not np.isfinite(box).all():
+        return np.zeros((side, side, 3), np.uint8)
+    yuv = to_yuv420p(frame)
+    return Look.at(box, size, K, dist).of_yuv(planes(yuv), yuv_matrix(int(yuv.colorspace), yuv.height))
+
+
+def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Iterator[int]:
+    """The same for published data of SPIN's format, whose pictures and videos lie below ``root``; plan: of
+    ``Rows.plan``."""
+    store = CropStore.resume(out, plan)
+    first = store.next_block * BLOCK
+    with closing(_from_rows(rows, root, plan, first)) as pictures:
+        yield from _written(store, pictures)
+
+
+def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels]:
+    def file_of(i: int) -> str:
+        return rows.imgname[int(plan.label[i, 0])].partition("#")[0]
+
+    for name, together in groupby(range(first, len(plan.box)), file_of):
+        places = list(together)
+        numbers = [rows.imgname[plan.label[i, 0]].partition("#")[2] for i in places]
+        if not all(numbers):
+            rgb = read_picture(root / name)
+            for i in places:
+                row = int(plan.label[i, 0])
+                yield Look.at(plan.box[i], plan.size, rows.K[row], rows.dist[row]).of(rgb)
+            continue
+        with closing(_frames_of(root / name, map(int, numbers))) as frames:
+            for i, frame in zip(places, frames, strict=True):
+                row = int(plan.label[i, 0])
+                yield _cut(frame, plan.box[i], plan.size, rows.K[row], rows.dist[row])
+
+
+def _frames_of(path: Path, numbers: Iterator[int]) -> Generator[av.VideoFrame | None]:
+    yield from read_frames(path, numbers)
+
+
+def _written(store: CropStore, pictures: Iterator[Pixels]) -> Iterator[int]:
+    total = len(store.plan.box)
+    for block in range(store.next_block, store.plan.blocks):
+        store.write(block, list(islice(pictures, min(BLOCK, total - block * BLOCK))))
+        yield min((block + 1) * BLOCK, total)

@@ -1,0 +1,254 @@
+"""Crops of videos: where they look, what they hold, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import builders
+import cv2
+import numpy as np
+import pytest
+import zarr
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+
+from models.rendering.overlay import yuv_matrix
+from models.training import crop_store
+from models.training.crop_store import CropPlan, CropStore, Look, picture_side, zoom
+from models.training.recorded import plan_of_results
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.store import Contents, Store
+from pipeline.video import VideoInfo, VideoWriter, planes, probe
+from stages import crops
+from stages.crops import crops_of_results
+
+Array = NDArray[np.float64]
+SIZE, FRAMES = 64, builders.FRAMES + 3
+
+
+def camera(dist: tuple[float, ...] = (0.0,) * 8) -> Rig:
+    k = np.array([[700.0, 0, 322], [0, 690, 236], [0, 0, 1]])
+    one = np.eye(3)[None], np.zeros((1, 3)), np.array([[640, 480]])
+    return Rig(("a",), k[None], np.array([dist]), *one)
+
+
+@pytest.mark.parametrize("dist", [(0.0,) * 8, (-0.25, 0.08, 0.002, -0.001, 0, 0, 0, 0)])
+@pytest.mark.parametrize("side", [90.0, 330.0])
+def test_what_a_lens_bent_is_where_the_pinhole_camera_has_it(dist: tuple[float, ...], side: float) -> None:
+    rig = camera(dist)
+    box = np.array([200.0, 240.0, side])
+    at = box[:2] + np.array([[0, 0], [-0.5, -0.4], [0.45, -0.3], [0.3, 0.5], [-0.4, 0.35]]) * side
+    points = np.concatenate([(at - rig.K[0, :2, 2]) / rig.K[0, [0, 1], [0, 1]], np.ones((5, 1))], 1)
+    lens = rig.project(points, distorted=True)[0]
+    assert not any(dist) or np.abs(lens - at).max() > 1
+    y, x = np.mgrid[:480, :640].astype(float)
+    frame = sum(200 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * (side / 30) ** 2)) for u, v in lens)
+    picture = Look.at(box, SIZE, rig.K[0], rig.dist[0]).of(np.asarray(frame).clip(0, 255).astype(np.uint8))
+    assert picture.shape == (picture_side(SIZE),) * 2 == (96, 96)
+    want = at @ zoom(box, SIZE)[:2, :2].T + zoom(box, SIZE)[:2, 2]
+    assert np.allclose(want[0], 47.5)
+    for u, v in want:
+        i, j = round(v) - 7, round(u) - 7
+        part = picture[i : i + 15, j : j + 15].astype(float)
+        row, column = np.mgrid[i : i + 15, j : j + 15]
+        centre = (column * part).sum() / part.sum(), (row * part).sum() / part.sum()
+        assert np.hypot(centre[0] - u, centre[1] - v) < 0.1
+
+
+def test_outside_of_the_frame_is_black_and_stripes_do_not_alias() -> None:
+    rig = camera()
+    frame = np.zeros((480, 640, 3), np.uint8)
+    frame[:, ::2] = 255
+    picture = Look.at(np.array([0.0, 240, 400]), SIZE, rig.K[0], rig.dist[0]).of(frame)
+    assert not picture[:, :44].any()
+    assert np.abs(picture[10:-10, 56:-4].astype(float) - 127.5).max() < 12
+    for far in ([-900.0, 240, 100], [320, 2000, 100]):
+        assert not Look.at(np.array(far), SIZE, rig.K[0], rig.dist[0]).of(frame).any()
+
+
+def test_yuv_frames_give_the_rgb_pictures() -> None:
+    rng = np.random.default_rng(2)
+    coarse = rng.uniform(40, 215, (12, 16, 3)).astype(np.float32)
+    rgb = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+        interpolation="LANCZOS",
+    )
+    rig = camera((-0.2, 0.05, 0, 0, 0, 0, 0, 0))
+    for box in ([300.0, 240, 60], [300, 240, 300], [60, 400, 200]):
+        look = Look.at(np.array(box), SIZE, rig.K[0], rig.dist[0])
+        off = np.abs(look.of_yuv(planes(frame), yuv_matrix(5, 480)).astype(float) - look.of(rgb))
+        assert off.mean() < 1.5
+        assert np.quantile(off, 0.99) < 8
+
+
+def level(view: int, number: int) -> float:
+    """Brightness of a video's frame."""
+    return 30 + 7.0 * number + 40 * view
+
+
+def film(folder: Path) -> list[VideoInfo | None]:
+    """A video for each of the builders' cameras, whose every frame has a brightness and a ramp of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(-15, 15, 640)[None, :, None] + np.linspace(-10, 10, 480)[:, None, None]
+    videos: list[VideoInfo | None] = []
+    for v, name in enumerate(builders.rig().names):
+        with VideoWriter(folder / f"{name}.mp4", Fraction(30), crf=8, preset="ultrafast", threads=1) as file:
+            for number in range(FRAMES):
+                file.write(np.repeat((level(v, number) + ramp).clip(0, 255).astype(np.uint8), 3, 2))
+        videos.append(probe(folder / f"{name}.mp4"))
+    return videos
+
+
+def reconstructed(path: Path, contents: Contents | None = None) -> Store:
+    store = Store.create(path, contents or builders.contents())
+    for k in range(3):
+        store.write(builders.batch(k))
+    return store
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("filmed")
+    return SimpleNamespace(videos=film(folder), store=reconstructed(folder / "results.zarr"))
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (crop_store, crops):
+        monkeypatch.setattr(module, "BLOCK", 4)
+
+
+def test_crops_are_those_of_the_frames(filmed: SimpleNamespace, tmp_path: Path) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=1000)
+    valid = np.concatenate([builders.batch(k).valid[:, 0].numpy() for k in range(3)])
+    assert set(plan.label[:, 1].tolist()) == set(np.flatnonzero(valid).tolist())
+    assert len(plan.box) == 2 * valid.sum()
+    written = list(crops_of_results(filmed.store, filmed.videos, plan, tmp_path / "crops.zarr"))
+    assert written[-1] == len(plan.box)
+    assert len(written) == plan.blocks > 2
+    store = CropStore(tmp_path / "crops.zarr")
+    assert store.next_block == plan.blocks
+    index, rig = builders.contents().frame_index, builders.rig()
+    ramp = np.linspace(-15, 15, 640)[None] + np.linspace(-10, 10, 480)[:, None]
+    for row, (_, time, view) in enumerate(plan.label):
+        picture = store.picture(row)
+        assert picture.shape == (96, 96, 3)
+        whole = (level(view, index[view, time]) + ramp).clip(0, 255).astype(np.uint8)
+        want = Look.at(plan.box[row], SIZE, rig.K[view], rig.dist[view]).of(whole)
+        inner = cv2.erode((want > 0).astype(np.uint8), np.ones((5, 5))) > 0
+        assert inner.any()
+        assert np.abs(picture.mean(-1)[inner] - want[inner]).max() < 4
+    assert plan.nbytes == len(plan.box) * 96 * 96 * 3
+    on_disk = sum(f.stat().st_size for f in (tmp_path / "crops.zarr").rglob("*") if f.is_file())
+    assert on_disk < plan.nbytes
+    pictures = zarr.open_group(tmp_path / "crops.zarr", mode="r")["pictures"]
+    assert len([f for f in (tmp_path / "crops.zarr/pictures").rglob("*") if f.is_file()]) <= plan.blocks + 1
+    assert pictures.chunks == (1, 96, 96, 3)
+
+
+def test_fewer_frames_a_second_are_some_of_all(filmed: SimpleNamespace) -> None:
+    every, some = (plan_of_results(filmed.store, SIZE, fps) for fps in (1000, 10))
+    assert set(some.label[:, 1].tolist()) == {t for t in every.label[:, 1].tolist() if t % 3 == 0}
+
+
+def test_what_was_stopped_goes_on_to_the_same(
+    filmed: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=1000)
+    *_, _ = crops_of_results(filmed.store, filmed.videos, plan, tmp_path / "whole.zarr")
+    broken = tmp_path / "broken.zarr"
+    stream = crops_of_results(filmed.store, filmed.videos, plan, broken)
+    assert [next(stream), next(stream)] == [4, 8]
+    stream.close()
+    assert CropStore(broken).next_block == 2
+    with pytest.raises(InputError, match="not finished"):
+        CropStore.of(broken, Path("results.zarr"), plan.made_of, SIZE)
+    (broken / "pictures" / "x.partial").write_bytes(b"half")  # as of a writer that was killed
+    asked = []
+    decoded = crops.decode
+    monkeypatch.setattr(crops, "decode", lambda v, index, cfg: asked.append(index) or decoded(v, index, cfg))
+    rest = list(crops_of_results(filmed.store, filmed.videos, plan, broken))
+    assert rest == [*range(12, len(plan.box), 4), len(plan.box)]
+    assert asked[0][0, 0] == plan.label[8, 1]  # frames before are not decoded again
+    assert not [*broken.rglob("*.partial")]
+    a, b = (zarr.open_group(p, mode="r")["pictures"][:] for p in (tmp_path / "whole.zarr", broken))
+    assert np.array_equal(a, b)
+    assert list(crops_of_results(filmed.store, filmed.videos, plan, broken)) == []
+
+
+def test_other_crops_are_not_written_over(filmed: SimpleNamespace, tmp_path: Path) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=10)
+    *_, _ = crops_of_results(filmed.store, filmed.videos, plan, tmp_path / "crops.zarr")
+    for other in (
+        plan_of_results(filmed.store, 96, fps=10),
+        plan_of_results(filmed.store, SIZE, fps=1000),
+        replace(plan, made_of="else"),
+    ):
+        with pytest.raises(InputError, match="crops of something else"):
+            CropStore.resume(tmp_path / "crops.zarr", other)
+    with pytest.raises(InputError, match="64 pixels, not 96"):
+        CropStore.of(tmp_path / "crops.zarr", Path("results.zarr"), plan.made_of, 96)
+    with pytest.raises(InputError, match="crops of something else than"):
+        CropStore.of(tmp_path / "crops.zarr", Path("results.zarr"), "else", SIZE)
+    with pytest.raises(InputError, match="no store of crops"):
+        CropStore(tmp_path)
+
+
+def test_room_on_the_disk_is_asked_for_before(
+    filmed: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=10)
+    full = SimpleNamespace(free=plan.nbytes - 1)
+    monkeypatch.setattr(crop_store.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(InputError, match=r"GB are still to be written"):
+        CropStore.resume(tmp_path / "crops.zarr", plan)
+
+
+def test_a_disk_that_fills_up_says_so(
+    filmed: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=10)
+    store = CropStore.resume(tmp_path / "crops.zarr", plan)
+
+    class Full:
+        def __setitem__(self, at: slice, value: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_pictures", Full())
+    with pytest.raises(InputError, match=r"pictures 0–3 .*No space left"):
+        store.write(0, [np.zeros((96, 96, 3), np.uint8)] * 4)
+    with pytest.raises(ValueError, match="3 pictures for block 0"):
+        store.write(0, [np.zeros((96, 96, 3), np.uint8)] * 3)
+
+
+def test_an_unfinished_reconstruction_is_refused(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "results.zarr", builders.contents())
+    store.write(builders.batch(0))
+    with pytest.raises(InputError, match="1 of 3 windows"):
+        plan_of_results(store, SIZE, fps=10)
+
+
+def test_a_store_pickles_as_its_path(filmed: SimpleNamespace, tmp_path: Path) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=10)
+    *_, _ = crops_of_results(filmed.store, filmed.videos, plan, tmp_path / "crops.zarr")
+    store = CropStore(tmp_path / "crops.zarr")
+    raw = pickle.dumps(store)
+    assert len(raw) < 1000
+    assert np.array_equal(pickle.loads(raw).picture(1), store.picture(1))
+
+
+def test_an_empty_place_is_black() -> None:
+    plan = CropPlan("x", SIZE, np.array([[np.nan] * 3, [50, 50, 60]]), np.zeros((2, 1), np.int64), ("row",))
+    assert plan.nbytes == 96 * 96 * 3
+    black = crops._cut(None, plan.box[1], SIZE, np.eye(3), np.zeros(8))
+    assert black.shape == (96, 96, 3)
+    assert not black.any()
