@@ -1,0 +1,82 @@
+"""A long recording needs no more memory, files and threads than its beginning.
+
+Here one minute after twenty seconds; ``pytest -m slow -s tests/reliability/test_soak.py`` takes half an hour
+after one minute, keypoints only.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from recordings import figure, ring, seen, write_recording
+
+from pipeline.recording import find_recording
+from stages.graph import RunConfig, run
+
+RATE, CYCLE_S = 30, 20
+
+
+def make(folder: Path, minutes: float) -> Path:
+    """Two cameras' keypoints of someone who does the same again and again."""
+    frames = np.arange(CYCLE_S * RATE) / RATE
+    write_recording(folder, rig := ring(2, size=(1280, 720)), [seen(rig, figure(frames), noise_px=1)])
+    for camera in rig.names:
+        place = folder / "keypoints" / camera
+        for t in range(len(frames), round(minutes * 60 * RATE)):
+            name = f"{camera}_{{:012d}}_keypoints.json".format
+            os.link(place / name(t % len(frames)), place / name(t))
+    return folder
+
+
+def work(folder: Path) -> dict[str, object]:
+    """Run it; what this process held after every window, and what it held at most."""
+    recording, me = find_recording(folder), psutil.Process()
+    held: list[tuple[float, int, int]] = []
+    begun = time.monotonic()
+
+    def look(frames: int) -> None:
+        held.append((me.memory_info().rss / 2**20, me.num_fds(), me.num_threads()))
+
+    done = run(recording, folder.with_name("out"), RunConfig(), look)
+    return {
+        "frames": done.summary.frames,
+        "fps": done.summary.frames / (time.monotonic() - begun),
+        "held": held,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+@pytest.mark.parametrize(("minutes", "first_s"), [(1, 20), pytest.param(30, 60, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_memory_files_and_threads_stay_as_they_are(tmp_path, minutes, first_s):
+    folder = make(tmp_path / "recording", minutes)
+    here = Path(__file__).parent
+    program = (
+        f"import sys; sys.path[:0] = {[str(here.parents[1]), str(here.parent), str(here)]!r}\n"
+        "import json; from pathlib import Path; from test_soak import work\n"
+        "print(json.dumps(work(Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["frames"] == minutes * 60 * RATE
+    mb, files, threads = np.array(found["held"]).T
+    early = len(mb) * first_s // (minutes * 60)
+    print(
+        f"\n{found['frames']} frames, {found['fps']:.0f}/s. After {first_s} s and at most then: "
+        f"{mb[early]:.0f} and {mb[early:].max():.0f} MB, {found['peak_mb']:.0f} with the report; "
+        f"{files[early]:.0f} and {files[early:].max():.0f} files; "
+        f"{threads[early]:.0f} and {threads[early:].max():.0f} threads"
+    )
+    assert found["peak_mb"] < 1.1 * mb[early], "with the summary and the report at the end"
+    assert files[early:].max() <= files[:early].max()
+    assert threads[early:].max() <= threads[:early].max()
