@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from models.training.crop_store import BLOCK, CropPlan, CropStore, Look, picture
 from models.training.published import Rows, read_picture
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
-from stages.decode import DecodeConfig, decode
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -39,7 +38,7 @@ def crops_of_results(
 
 def _from_results(
     results: Store, videos: Sequence[VideoInfo | None], plan: CropPlan, first: int
-) -> Generator[Pixels]:
+) -> Generator[Pixels, None, None]:
     """The plan's pictures from number ``first`` on."""
     c = results.contents
     times = np.unique(plan.label[first:, 1])
@@ -53,9 +52,11 @@ def _from_results(
             yield _cut(shown[view], plan.box[row], plan.size, c.rig.K[view], c.rig.dist[view])
 
 
-def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Generator[Frames]:
-    for batch in decode(videos, index, DecodeConfig(chunk=1)):
-        yield tuple(view[0] for view in batch.pictures)
+def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Generator[Frames, None, None]:
+    """A frame of every camera at a time. index (V, T): their numbers, −1 where there is none."""
+    with ExitStack() as stack:
+        views = [stack.enter_context(closing(_frames_of(*each))) for each in zip(videos, index, strict=True)]
+        yield from zip(*views, strict=True)
 
 
 def _cut(frame: av.VideoFrame | None, box: Array, size: int, K: Array, dist: Array) -> Pixels:
@@ -76,7 +77,7 @@ def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Iterator
         yield from _written(store, pictures)
 
 
-def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels]:
+def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
     def file_of(i: int) -> str:
         return rows.imgname[int(plan.label[i, 0])].partition("#")[0]
 
@@ -95,8 +96,13 @@ def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[
                 yield _cut(frame, plan.box[i], plan.size, rows.K[row], rows.dist[row])
 
 
-def _frames_of(path: Path, numbers: Iterator[int]) -> Generator[av.VideoFrame | None]:
-    yield from read_frames(path, numbers)
+def _frames_of(
+    video: VideoInfo | Path | None, numbers: Iterable[int]
+) -> Generator[av.VideoFrame | None, None, None]:
+    if video is None:
+        yield from (None for _ in numbers)
+    else:
+        yield from read_frames(video, map(int, numbers))
 
 
 def _written(store: CropStore, pictures: Iterator[Pixels]) -> Iterator[int]:
