@@ -1,0 +1,133 @@
+"""Training on a reconstructed recording: its fits, keypoints and cameras in the crops' own frames."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+import torch
+from test_crop_store import SIZE, film, reconstructed
+from test_pictures import same
+
+from models.body import load_body, pose_keypoints
+from models.evaluation.joints import extra_24
+from models.training.augment import AugmentConfig, augmented, collate
+from models.training.recorded import RecordedPeople, plan_of_results
+from models.training.sources import SourceConfig, open_source
+from pipeline.errors import InputError
+from pipeline.store import Store
+from stages.crops import crops_of_results
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """Results of the body that ships, and their crops."""
+    folder = tmp_path_factory.mktemp("session1")
+    contents = replace(builders.contents(), body={"name": "anny", "sha256": load_body().sha256})
+    results = reconstructed(folder / "results.zarr", contents)
+    plan = plan_of_results(results, SIZE, fps=1000)
+    *_, _ = crops_of_results(results, film(folder / "videos"), plan, folder / "crops.zarr")
+    return results, folder / "crops.zarr"
+
+
+def test_samples_are_the_fits_in_the_cameras(made: tuple[Store, Path]) -> None:
+    results, crops = made
+    source = RecordedPeople(results.path, crops, views=2, size=SIZE)
+    rig = builders.rig()
+    valid = np.concatenate([builders.batch(k).valid[:, 0].numpy() for k in range(3)])
+    assert len(source) == valid.sum()
+    times = []
+    for i in range(len(source)):
+        s = source[i]
+        head, person, frame = s.id.split("/")
+        assert head == f"{crops.parent.name}-{results.digest[:8]}"
+        assert person == "0"
+        time = int(frame)
+        times.append(time)
+        k, at = divmod(time, builders.WINDOW)
+        fit = results.read(k)
+        for v, name in enumerate(s.cameras):
+            view = rig.names.index(name)
+            zoomed = s.K[v] @ np.linalg.inv(rig.K[view])
+            pinhole = rig.undistort(view, fit.keypoints.image_px[view, at, 0].double().numpy())
+            assert np.allclose(zoomed[[0, 1], [0, 1]], zoomed[0, 0])
+            want = pinhole @ zoomed[:2, :2].T + zoomed[:2, 2]
+            assert np.abs(want - s.xy_px[v, :25]).max() < 1e-2
+            assert np.isnan(s.xy_px[v, 25:]).all()
+            assert not s.confidence[v, 25:].any()
+            assert np.allclose(s.confidence[v, :25], fit.keypoints.confidence[view, at, 0])
+            assert np.allclose(s.box[v], [47.5, 47.5, SIZE])
+            orient = rig.R[view] @ fit.params.global_orient[at, 0].double().numpy()
+            assert np.allclose(s.orient[v], orient, atol=1e-6)
+            rotations = torch.cat([fit.params.global_orient[at], fit.params.body_pose[at, 0]]).double()
+            betas, transl = fit.params.betas[0].double(), fit.params.transl[at, 0].double()
+            joints = pose_keypoints(extra_24(load_body()), rotations, betas, transl)[1].numpy()
+            assert np.allclose(s.joints[v], rig.to_camera(joints)[view], atol=1e-5)
+        assert np.allclose(s.body_pose, fit.params.body_pose[at, 0], atol=1e-6)
+        assert np.allclose(s.betas, fit.params.betas[0])
+    assert sorted(times) == np.flatnonzero(valid).tolist()
+
+
+def test_bad_fits_are_not_the_truth_but_their_keypoints_count(made: tuple[Store, Path]) -> None:
+    results, crops = made
+    off = []
+    for k in range(3):
+        batch = builders.batch(k)
+        off += batch.reprojection_px[:, :, 0].T[batch.valid[:, 0]].tolist()
+    strict = RecordedPeople(results.path, crops, views=2, size=SIZE, worst_fit=1.6e-3)
+    known = np.isfinite(strict.pose).all((1, 2, 3))
+    share = (np.array(off) / strict.box[..., 2]).mean(1) <= 1.6e-3
+    assert known.tolist() == share.tolist()
+    assert 0 < known.sum() < len(known)
+    s = strict[int(np.argmin(known))]
+    assert np.isnan(s.orient).all()
+    assert np.isnan(s.joints).all()
+    assert np.isnan(s.betas).all()
+    assert (s.confidence[:, :25] > 0).any()
+
+
+def test_another_bodys_shape_is_not_taken(tmp_path: Path) -> None:
+    results = reconstructed(tmp_path / "results.zarr")
+    plan = plan_of_results(results, SIZE, fps=10)
+    *_, _ = crops_of_results(results, [None, None], plan, tmp_path / "crops.zarr")
+    source = RecordedPeople(tmp_path / "results.zarr", tmp_path / "crops.zarr", views=1, size=SIZE)
+    s = source[0]
+    assert np.isfinite(s.body_pose).all()
+    assert np.isnan(s.betas).all()
+    assert np.isnan(s.joints).all()
+    assert np.isnan(s.box).all()  # without videos there is nothing to see
+
+
+def test_it_trains_in_other_processes_and_in_batches(made: tuple[Store, Path]) -> None:
+    results, crops = made
+    cfg = SourceConfig(kind="store", path=results.path, crops=crops)
+    source = open_source(cfg, views=1, size=SIZE)
+    again = pickle.loads(pickle.dumps(source))
+    assert len(pickle.dumps(source)) < 2000
+    assert all(same(source[i], again[i]) for i in (0, len(source) + 1))
+    rng = np.random.default_rng(0)
+    batch = collate([augmented(source[i], rng, AugmentConfig(), SIZE) for i in range(4)])
+    assert batch.images.shape == (4, 1, 3, SIZE, SIZE)
+    assert batch.images.float().std((2, 3, 4)).min() > 1
+    assert torch.isfinite(batch.body_pose).all()
+
+
+def test_mistakes(made: tuple[Store, Path], tmp_path: Path) -> None:
+    results, crops = made
+    for cfg, message in (
+        (SourceConfig(kind="store"), "needs a path"),
+        (SourceConfig(kind="store", path=results.path), "needs crops of its videos"),
+        (SourceConfig(kind="store", path=results.path, crops=tmp_path), "no store of crops"),
+        (SourceConfig(kind="store", path=tmp_path, crops=crops), "no results store"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_source(cfg, views=2, size=SIZE)
+    other = reconstructed(tmp_path / "results.zarr")
+    with pytest.raises(InputError, match="crops of something else"):
+        RecordedPeople(other.path, crops, views=2, size=SIZE)
+    with pytest.raises(InputError, match="64 pixels, not 128"):
+        RecordedPeople(results.path, crops, views=2, size=128)
