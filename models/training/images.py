@@ -191,7 +191,7 @@ class ImageTask:
 
     def losses(self, samples: Samples, step: int) -> dict[str, Tensor]:
         """The terms of the loss, with ``loss`` their sum; and what the fits did, for the curves."""
-        samples = _clean(samples, self.cfg.supervision)
+        samples = clean(samples, self.cfg.supervision)
         features = self.encode(samples)
         with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
             said, camera = self.bodies(samples, features.float())
@@ -256,7 +256,7 @@ class ImageTask:
                     augmented(source[i], np.random.default_rng(0), UNCHANGED, self.cfg.size)
                     for i in range(first, min(first + 16, many))
                 ]
-                samples = _clean(collate(rows).to(device), "full")
+                samples = clean(collate(rows).to(device), "full")
                 said, _ = self.bodies(samples, self.encode(samples).float())
                 a, b = joint_errors(said.to("cpu"), samples.to("cpu"), self.body.to(device="cpu"))
                 direct += a.tolist()
@@ -267,7 +267,7 @@ class ImageTask:
     @torch.no_grad()
     def pictures(self, batch: Samples) -> dict[str, NDArray[np.uint8]]:
         """Crops of four samples, and over them what the net says and, where there are, the fits."""
-        few = select(_clean(batch, "full"), torch.arange(min(4, len(batch.ids)), device=self.device))
+        few = select(clean(batch, "full"), torch.arange(min(4, len(batch.ids)), device=self.device))
         was = self.net.training
         self.net.eval()
         said, _ = self.bodies(few, self.encode(few).float())
@@ -346,7 +346,7 @@ def _each_view(said: ViewEstimate, views: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
+def clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
     """With a camera for what is not shown, so that no NaN gets into a gradient; and without the truth, where
     it is not to be used."""
     eye = torch.eye(3, dtype=samples.K.dtype, device=samples.K.device)
