@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from models.body import Body
+    from models.evaluation.joints import H36MJoints
     from pipeline.batch import Event
     from pipeline.check import Check
     from pipeline.recording import Recording
@@ -474,6 +475,241 @@ def train(
         sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
         raise typer.Exit(130)
     console.print(f"  {escape(str(out / 'weights.safetensors'))}")
+
+
+@app.command()
+def evaluate(
+    results: Annotated[
+        Path | None, typer.Argument(help="With --truth: a results.zarr, or the folder of a run.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="The results.zarr or truth.zarr that is right.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Protocol: h36m-p1, h36m-p2, mpi-inf-3dhp or 3dpw.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The .npz of rows that `preprocess` or SPIN made.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder below which its pictures lie; else that of the .npz.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="The network: default, or a file as of --set regress.weights.")
+    ] = "default",
+    result: Annotated[
+        Path | None, typer.Option(help="Write poses and joints to this .npz, and metrics.json beside it.")
+    ] = None,
+    metrics_json: Annotated[
+        Path | None, typer.Option("--json", help="Write the metrics to this file.")
+    ] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of each person and instant.")] = 1,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit to the keypoints, from what the network says.")
+    ] = False,
+    body: Annotated[Path | None, typer.Option(help="SMPL; else the body that ships.")] = None,
+    body_male: Annotated[Path | None, typer.Option(help="SMPL of men, for 3DPW's truth.")] = None,
+    body_female: Annotated[Path | None, typer.Option(help="SMPL of women, for 3DPW's truth.")] = None,
+    joint_regressor: Annotated[
+        Path | None, typer.Option(help="J_regressor_h36m.npy, which goes with SMPL.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that go through the network at once.")] = 32,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
+    log_freq: Annotated[
+        int, typer.Option(min=1, help="Batches between two words on the errors so far.")
+    ] = 50,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """Score a network on a data set by a published protocol, or results against a truth."""
+    import json
+    from functools import partial
+
+    import torch
+
+    from models.body import load_body
+    from models.evaluation.datasets import UNIT_NAMES, TrueBodies
+    from models.evaluation.datasets import evaluate as evaluation
+    from models.evaluation.joints import h36m_joints
+    from models.evaluation.protocols import PROTOCOLS
+    from pipeline.datasets.pictures import read_pictures
+    from pipeline.datasets.rows import read_rows, write_npz
+    from pipeline.files import write_atomically
+    from stages.regress import RegressConfig, describe, load_net
+
+    torch.set_num_threads(1)
+    if truth is not None:
+        if results is None or dataset or data:
+            raise InputError("--truth takes one results.zarr: evaluate --truth truth.zarr results.zarr")
+        _compare(results, truth, metrics_json or (result.with_name("metrics.json") if result else None))
+        return
+    if results is not None:
+        raise InputError(f"{results}: against which truth? --truth truth.zarr")
+    if dataset not in PROTOCOLS or data is None:
+        raise InputError(
+            f"evaluate --dataset {dataset or '…'} --data {data or '…'}: give a protocol, "
+            f"{', '.join(PROTOCOLS)}, and the .npz of its rows. Or two stores: --truth truth.zarr "
+            "results.zarr"
+        )
+    protocol = PROTOCOLS[dataset]
+    cfg = RegressConfig(weights=weights, device=device)
+    net = load_net(cfg)
+    if net is None:
+        raise InputError("--weights none: there is nothing to evaluate")
+    rows = read_rows(data)
+
+    def joints(path: Path) -> H36MJoints:
+        return h36m_joints(load_body(path), joint_regressor)
+
+    bodies = TrueBodies(
+        h36m_joints(load_body(body), joint_regressor),
+        joints(body_male) if body_male else None,
+        joints(body_female) if body_female else None,
+    )
+    if bodies.neutral.approximate:
+        _warn(f"joints are {bodies.neutral.source}. Published numbers need SMPL: see the command data.")
+    batches = 0
+    with tqdm(total=len(rows["scale"]), unit="row", desc=dataset, dynamic_ncols=True) as bar:
+
+        def progress(count: int, means: Mapping[str, float]) -> None:
+            nonlocal batches
+            batches += 1
+            bar.update(count)
+            if batches % log_freq == 0:
+                bar.set_postfix({k: f"{v:.1f}" for k, v in means.items()})
+
+        done = evaluation(
+            protocol, net, rows, bodies, partial(read_pictures, root or data.parent),
+            views=views, fitted=fit, batch_size=batch_size, num_workers=num_workers, progress=progress,
+        )  # fmt: skip
+        bar.total = len(done.row)
+    columns = {UNIT_NAMES[m]: m for m in protocol.measures}
+    names = {
+        "mpjpe": "MPJPE mm", "pa_mpjpe": "PA-MPJPE mm", "pve": "PVE mm", "pck150": "PCK@150", "auc": "AUC",
+    }  # fmt: skip
+    told = _table(f"{protocol.dataset}, {dataset}", "action", *(names[m] for m in columns.values()), "rows")
+    for name, means in [*done.metrics["actions"].items(), ("all", done.metrics)]:
+        cells = [_measure(means[key]) for key in columns]
+        told.add_row(escape(name), *cells, str(means["rows"] - means["not_compared"]))
+    console.print(told)
+    if missed := done.metrics["not_compared"]:
+        _warn(f"{missed} of {len(done.row)} rows were not compared: nobody was seen, or no truth is known.")
+    metrics = {"weights": describe(cfg, net), "data": str(data), **done.metrics}
+    if result is not None:
+        write_npz(done.arrays(), result)
+        console.print(f"  {escape(str(result))}")
+    where = metrics_json or (result.with_name("metrics.json") if result else None)
+    if where is not None:
+        write_atomically(where, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+        console.print(f"  {escape(str(where))}")
+
+
+def _measure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+
+
+def _compare(results: Path, truth: Path, where: Path | None) -> None:
+    """Print and write the errors of a results store, person by person."""
+    import json
+    import math
+    from dataclasses import asdict
+
+    from models.body import load_body
+    from models.evaluation.stores import compare_to_truth
+    from pipeline.files import write_atomically
+    from pipeline.store import Store
+
+    found, right = (
+        Store(p / "results.zarr" if (p / "results.zarr").is_dir() else p) for p in (results, truth)
+    )
+    made_with = found.contents.config.get("body")
+    errors = compare_to_truth(found, right, load_body(Path(made_with) if made_with else None))
+    rows = {
+        "person of the truth": "truth", "frames compared": "frames", "frames missed": "missed",
+        "MPJPE, world, mm": "mpjpe_mm", "MPJPE, pelves together, mm": "mpjpe_pelvis_mm",
+        "PA-MPJPE, mm": "pa_mpjpe_mm", "PVE, world, mm": "pve_mm",
+        "acceleration, mm/frame²": "acceleration_mm", "keypoints in the pictures, px": "keypoints_px",
+    }  # fmt: skip
+    table = _table("Errors against the truth", "person", *(e.person for e in errors))
+    for label, name in rows.items():
+        cells = []
+        for value in (getattr(e, name) for e in errors):
+            number = isinstance(value, float)
+            cells.append(_number(None if math.isnan(value) else value) if number else str(value))
+        table.add_row(label, *cells)
+    console.print(table)
+    if where is not None:
+        people = [
+            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(e).items()}
+            for e in errors
+        ]
+        document = {"results": str(found.path), "truth": str(right.path), "people": people}
+        write_atomically(where, json.dumps(document, indent=1) + "\n")
+        console.print(f"  {escape(str(where))}")
+
+
+@app.command()
+def preprocess(
+    dataset: Annotated[str, typer.Argument(help="mpi-inf-3dhp, h36m or 3dpw.")],
+    root: Annotated[Path, typer.Argument(help="Folder that the data set was unpacked in.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz to write.")],
+    openpose: Annotated[
+        Path | None, typer.Option(help="OpenPose's JSON, in the folders that the pictures have below ROOT.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train or test; 3DPW has validation, too, and begins with test.")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Take one frame in so many; else the usual.")
+    ] = None,
+) -> None:
+    """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
+    from pipeline.datasets import h36m, mpi_inf_3dhp, threedpw
+    from pipeline.datasets.rows import Row, check_openpose, to_arrays, write_npz
+
+    modules = {m.NAME: m for m in (mpi_inf_3dhp, h36m, threedpw)}
+    if dataset not in modules:
+        raise InputError(f"{dataset}: no such data set. Choose {', '.join(modules)}.")
+    module = modules[dataset]
+    split = split or module.SPLITS[0]
+    if split not in module.SPLITS:
+        raise InputError(f"--split {split}: {dataset} has {', '.join(module.SPLITS)}")
+    parts = module.parts(root, split)
+    if lacking := module.missing(parts):
+        _warn(f"{root}: {lacking}; the others are taken")
+    rows: list[Row] = []
+    for part in (bar := tqdm(parts, unit="part", desc=f"{dataset} {split}", dynamic_ncols=True)):
+        bar.set_postfix_str(part.name)
+        rows += module.rows(part, openpose, every or module.EVERY[split])
+    if not rows:
+        raise InputError(f"{root}: no frame of {dataset} {split} shows a whole person in a picture it has")
+    check_openpose(openpose, rows)
+    arrays = to_arrays(rows)
+    size = sum(a.nbytes for a in arrays.values())
+    console.print(f"{len(rows)} rows of {len(set(arrays['group']))} instants take {size / 1e6:.1f} MB.")
+    write_npz(arrays, out)
+    console.print(f"  {escape(str(out))}")
+
+
+@app.command()
+def data(
+    folder: Annotated[Path, typer.Argument(help="Where such files are kept.")] = Path("data"),
+) -> None:
+    """List the files that cannot ship: what for, who gives them out, whether they are here and sound."""
+    from models.external import EXTERNAL, look
+
+    unsound = False
+    for external in EXTERNAL:
+        found = look(external, folder)
+        unsound |= found.there and not found.sound
+        here = "[green]here[/]" if found.sound else "[red]not sound[/]" if found.there else "not here"
+        table = _table(f"{escape(str(found.path))}: {here}")
+        for label, text in (
+            ("for", external.purpose), ("from", external.source), ("terms", external.terms),
+            ("given by", external.given), ("says", found.said),
+        ):  # fmt: skip
+            if text:
+                table.add_row(label, escape(text))
+        console.print(table)
+    console.print("None of them is needed to reconstruct recordings.")
+    raise typer.Exit(1 if unsound else 0)
 
 
 def _run_config(files: Sequence[Path] | None, settings: Sequence[str] | None) -> RunConfig:

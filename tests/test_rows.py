@@ -19,7 +19,7 @@ from pipeline.datasets.rows import (
     on_24,
     openpose_file,
     to_arrays,
-    write_rows,
+    write_npz,
 )
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, EXTRA_24
@@ -95,7 +95,7 @@ def test_arrays_have_the_names_and_shapes_that_are_agreed(tmp_path: Path) -> Non
     rows = [row(0, "x"), row(1, "y"), row(2, "x")]
     arrays = to_arrays(rows)
     out = tmp_path / "new" / "rows.npz"
-    assert write_rows(arrays, out) == sum(a.nbytes for a in arrays.values())
+    assert write_npz(arrays, out) == sum(a.nbytes for a in arrays.values())
     with np.load(out, allow_pickle=False) as read:
         shapes = {k: read[k].shape for k in read.files}
         assert read["group"].tolist() == [0, 1, 0]
@@ -115,7 +115,7 @@ def test_want_of_room_is_said_beforehand(tmp_path: Path) -> None:
     arrays = to_arrays([row(0, "x")])
     usage = type("Usage", (), {"free": 1000})
     with patch("shutil.disk_usage", lambda _: usage), pytest.raises(InputError, match="are free"):
-        write_rows(arrays, tmp_path / "rows.npz")
+        write_npz(arrays, tmp_path / "rows.npz")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -92,7 +93,7 @@ def to_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def write_rows(arrays: dict[str, NDArray[Any]], out: Path) -> int:
+def write_npz(arrays: dict[str, NDArray[Any]], out: Path) -> int:
     """Write the ``.npz``, whole or not at all; its bytes.
 
     Raises:
@@ -112,6 +113,50 @@ def write_rows(arrays: dict[str, NDArray[Any]], out: Path) -> int:
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
     return size
+
+
+_SHAPES: Final[dict[str, tuple[int, ...]]] = {
+    "imgname": (), "center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4),
+    "pose": (72,), "shape": (10,), "has_smpl": (), "gender": (), "id": (), "camera": (), "group": (),
+    "K": (3, 3), "dist": (8,), "R": (3, 3), "t": (3,), "action": (),
+}  # fmt: skip
+
+
+def read_rows(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` of rows, those that it lacks filled in as not known.
+
+    Files of SPIN lack ``id`` and what follows it: there every row is a group of its own, with its number for
+    an id. Texts come as str, numbers as float64, ``group`` as int64.
+
+    Raises:
+        InputError: it cannot be read, lacks names, centres or scales of pictures, or an array has a shape
+            that it should not have.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            found = {k: archive[k] for k in _SHAPES if k in archive.files}
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}). Check the path.") from e
+    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise InputError(f"{file}: no .npz of arrays, or damaged ({e}). Make it again: preprocess.") from e
+    lacks = [k for k in ("imgname", "center", "scale") if k not in found]
+    if lacks:
+        raise InputError(f"{file}: has no {', '.join(lacks)}. Give a file that `preprocess` or SPIN made.")
+    n = len(np.atleast_1d(found["imgname"]))
+    for key, array in found.items():
+        if array.shape != (n, *_SHAPES[key]):
+            raise InputError(f"{file}: {key} has shape {array.shape}, expected {(n, *_SHAPES[key])}.")
+    numbered = np.arange(n)
+    out: dict[str, NDArray[Any]] = {}
+    for key, shape in _SHAPES.items():
+        if key == "group":
+            out[key] = np.asarray(found.get(key, numbered), np.int64)
+        elif key in ("imgname", "gender", "id", "camera", "action"):
+            out[key] = np.asarray(found.get(key, numbered if key == "id" else np.full(n, "")), str)
+        else:
+            blank = np.full((n, *shape), np.nan if key in ("K", "dist", "R", "t") else 0.0)
+            out[key] = np.asarray(found.get(key, blank), np.float64)
+    return out
 
 
 def box_of(xy: Array, margin: float = MARGIN) -> tuple[Array, float]:

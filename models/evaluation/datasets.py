@@ -1,0 +1,500 @@
+"""What a network says of the rows of a data set, and how far that is from the truth, by a protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.body import Body, KeypointBody, load_body, pelvis_at_rest
+from models.crops import normalised
+from models.evaluation.joints import H36MJoints
+from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
+from models.evaluation.protocols import Protocol
+from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, place
+from models.priors import load_pose_prior
+from models.regressor import KeypointNet, Regression, to_world
+from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle, rotation_between
+from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
+from models.training.augment import crop_matrix, cut
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.joints import SMPL_JOINTS
+
+Array = NDArray[np.float64]
+Rows = Mapping[str, NDArray[Any]]
+"""As ``pipeline/datasets/rows.py`` reads them."""
+Pictures = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
+"""From names of pictures to pictures (H, W, 3) RGB; picklable."""
+
+_SINGLE: Final = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
+"""Of a fit to frames alone: without neighbours in time the priors count in full."""
+_UNSEEN: Final = [
+    SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
+]
+"""Joints that no keypoint shows to turn: there the fit keeps what the network says."""
+_THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of N rows. NaN where the network was shown nobody."""
+
+    pose: Array
+    """(N, 72) axis-angle; the root's is body → camera."""
+    betas: Array
+    """(N, 10)"""
+    camera: Array
+    """(N, 3) SPIN's s, tx, ty: size by the crop's half, and metres right and down."""
+    pred_joints: Array
+    """(N, 17, 3) H36M_17 in the camera's axes, metres, from the origin of the body model."""
+
+
+def views_of(rows: Rows, wanted: NDArray[np.int64], views: int) -> NDArray[np.int64]:
+    """(M, views) the rows that show the person of each wanted row (M,) at its instant, itself first.
+
+    Of a group of more rows those that come next are taken, in a circle; a group of fewer ends with −1.
+    """
+    order = np.argsort(rows["group"], kind="stable")
+    group = rows["group"][order]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    sizes = np.diff(np.r_[starts, len(group)])
+    place_ = np.empty(len(order), np.int64)
+    place_[order] = np.arange(len(order))
+    which = np.searchsorted(starts, place_[wanted], side="right") - 1
+    first, size = starts[which], sizes[which]
+    step = np.arange(views)
+    turn = (place_[wanted] - first)[:, None] + step
+    found = order[first[:, None] + turn % size[:, None]]
+    return np.where(step < size[:, None], found, -1)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that are predicted together."""
+
+    own: NDArray[np.int64]
+    """(M,) the rows that are predicted."""
+    every: NDArray[np.int64]
+    """(U,) those that are looked at."""
+    at: NDArray[np.int64]
+    """(M, V) places among ``every``, −1 for none."""
+    crops: Tensor | None = None
+    """(U, 3, S, S) uint8 RGB."""
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[_Batch]):
+    """Cut out by worker processes, each batch as a whole."""
+
+    rows: Rows
+    wanted: NDArray[np.int64]
+    views: NDArray[np.int64]
+    size: int
+    """Wanted rows in a batch."""
+    pixels: int
+    """Of a crop's side; 0 for no crops."""
+    pictures: Pictures | None
+
+    def __len__(self) -> int:
+        return -(-len(self.wanted) // self.size)
+
+    def __getitem__(self, i: int) -> _Batch:
+        part = slice(i * self.size, (i + 1) * self.size)
+        views = self.views[part]
+        every = np.unique(views[views >= 0])
+        at = np.where(views >= 0, np.searchsorted(every, views), -1)
+        batch = _Batch(self.wanted[part], every, at)
+        if not self.pixels or self.pictures is None:
+            return batch
+        crops = np.empty((len(every), self.pixels, self.pixels, 3), np.uint8)
+        found = self.pictures([str(n) for n in self.rows["imgname"][every]])
+        for k, (picture, box) in enumerate(zip(found, _boxes(self.rows, every), strict=True)):
+            crops[k] = cut(picture, crop_matrix(box, 0.0, self.pixels), self.pixels)
+        return replace(batch, crops=torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
+
+
+def _boxes(rows: Rows, at: NDArray[np.int64]) -> Array:
+    """(M, 3) centre x, y and side, pixels."""
+    return np.concatenate([rows["center"][at], 200 * rows["scale"][at, None]], 1)
+
+
+def predict(
+    net: ImageRegressor | KeypointNet,
+    rows: Rows,
+    wanted: NDArray[np.int64],
+    joints: H36MJoints,
+    pictures: Pictures,
+    *,
+    views: int = 1,
+    fitted: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 0,
+) -> Iterator[tuple[NDArray[np.int64], Predictions]]:
+    """Batch by batch: some of the wanted rows, and what is said of them, in their own camera's axes.
+
+    A network on pictures sees the crops of ``center`` and ``scale``; one on keypoints sees ``openpose``.
+    views: of each person and instant. fitted: the solver goes on from the network, on ``openpose``.
+
+    Weights of SPIN are for crops of an unknown camera, whose axes they take for the picture's, and so are
+    rows without ``K``; other networks have the crop turned to its place before the camera ``K``.
+
+    Raises:
+        InputError: keypoints are needed that the rows do not have, or cameras.
+    """
+    of_pictures = isinstance(net, ImageRegressor)
+    if (fitted or not of_pictures) and not rows["openpose"][..., 2].any():
+        raise InputError(
+            "the data have no OpenPose keypoints, which --fit and networks on keypoints take. Give "
+            "--openpose to preprocess."
+        )
+    sets = views_of(rows, wanted, views)
+    known = _placed(rows["R"], rows["t"])
+    if (fitted or not of_pictures) and views > 1 and not known[np.unique(sets[sets >= 0])].all():
+        raise InputError(
+            "--views: the data have no R and t of some cameras, which several views of keypoints take. "
+            "Use --views 1, or preprocess the data with their calibration."
+        )
+    data = _Batches(
+        rows, wanted, sets, batch_size, net.config.size if isinstance(net, ImageRegressor) else 0, pictures
+    )
+    loader: DataLoader[_Batch] = DataLoader(
+        data, batch_size=None, num_workers=num_workers, generator=torch.Generator()
+    )
+    scene = _Scene(net, rows, joints)
+    for batch in loader:
+        with torch.no_grad():
+            yield batch.own, scene.predict(batch, fitted)
+
+
+def _placed(R: Array, t: Array) -> NDArray[np.bool_]:
+    """(N,) whether it is known where each camera stands."""
+    return np.asarray(np.isfinite(R.reshape(-1, 9)).all(1) & np.isfinite(t).all(1))
+
+
+def shares_shape(net: ImageRegressor | KeypointNet, body: Body) -> bool:
+    """Whether a network's betas are about the shapes of this body: SPIN's are about SMPL's."""
+    means_smpl = isinstance(net, ImageRegressor) and net.config.body == "smpl"
+    return means_smpl != (body.sha256 == load_body().sha256)
+
+
+class _Scene:
+    """A network with the cameras and bodies that its words are about."""
+
+    def __init__(self, net: ImageRegressor | KeypointNet, rows: Rows, joints: H36MJoints) -> None:
+        self.net, self.rows, self.joints = net, rows, joints
+        self.device = next(net.parameters()).device
+        self.body = joints.body.keypoints.to(dtype=torch.float32, device=self.device)
+        means_smpl = isinstance(net, ImageRegressor) and net.config.body == "smpl"
+        self.same_body = shares_shape(net, joints.body)
+        unknown = np.asarray(np.isnan(rows["K"]).any((1, 2)))
+        box = torch.from_numpy(_boxes(rows, np.arange(len(unknown))))
+        spin = crop_camera(box[:, :2], box[:, 2]).numpy()
+        self.K = np.where((unknown | means_smpl)[:, None, None], spin, rows["K"])
+
+    def predict(self, batch: _Batch, fitted: bool) -> Predictions:
+        each = np.where(batch.at >= 0, batch.every[np.maximum(batch.at, 0)], batch.own[:, None])
+        box = self._here(_boxes(self.rows, each.ravel()).reshape(*each.shape, 3))
+        K = self._here(self.K[each])
+        seen = torch.from_numpy(batch.at >= 0).to(self.device)
+        if fitted or not isinstance(self.net, ImageRegressor):
+            R, t, xy, confidence = self._keypoints(each)
+            confidence = confidence * seen[..., None]
+        if isinstance(self.net, ImageRegressor):
+            said = self._look(self.net, batch, seen)
+            orient, transl = place(said, box, K, self.body)
+            sigma = torch.full_like(said.body_pose[..., 0, 0], POSE_SIGMA)
+            r = Regression(said.body_pose, said.betas, orient, transl, seen, sigma)
+        else:
+            r = self.net(xy, confidence, K, R, t)
+        betas = r.betas
+        if not self.same_body:  # they mean nothing there
+            r = replace(r, betas=torch.zeros_like(betas))
+        if fitted:
+            r = self._fitted(r, Views(K, R, t, xy[:, :, None], confidence[:, :, None]))
+            betas = r.betas
+        rotations = torch.cat([r.view_orient[:, :1], r.body_pose], 1).double()
+        camera = camera_of(r.view_transl[:, 0], r.betas, box[:, 0], K[:, 0], self.body)
+        still = torch.zeros(len(rotations), 3, dtype=torch.float64, device=self.device)
+        out = [
+            matrix_to_axis_angle(rotations).flatten(1), betas, camera,
+            self.joints(rotations, r.betas.double(), still),
+        ]  # fmt: skip
+        known = r.seen.any(1)
+        return Predictions(
+            *(
+                torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).double().cpu().numpy()
+                for x in out
+            )
+        )
+
+    def _here(self, x: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).float().to(self.device)
+
+    def _look(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
+        assert batch.crops is not None
+        as_they_are = torch.eye(3, 4, device=self.device).expand(len(batch.every), 3, 4)
+        crops = normalised(batch.crops.to(self.device).float(), as_they_are, net.config.contrast)
+        found = net.encode(crops)
+        at = torch.from_numpy(np.maximum(batch.at, 0)).to(self.device)
+        return net.estimate(found[at] * seen[..., None], seen)
+
+    def _keypoints(self, each: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """R, t, undistorted pixels and confidences of views (M, V). Where R and t are not known the camera is
+        the world."""
+        flat = each.ravel()
+        R, t = self.rows["R"][flat], self.rows["t"][flat]
+        alone = ~_placed(R, t)
+        R, t = np.where(alone[:, None, None], np.eye(3), R), np.where(alone[:, None], 0, t)
+        found = self.rows["openpose"][flat]
+        xy = np.where(found[..., 2:] > 0, found[..., :2], np.nan)
+        dist = np.nan_to_num(self.rows["dist"][flat])
+        if dist.any():
+            size = np.ones((len(flat), 2), np.int64)
+            rig = Rig(tuple(map(str, range(len(flat)))), self.K[flat], dist, R, t, size)
+            xy = np.stack([rig.undistort(v, x) for v, x in enumerate(xy)])
+
+        def of_views(x: Array) -> Tensor:
+            return self._here(x.reshape(*each.shape, *x.shape[1:]))
+
+        return of_views(R), of_views(t), of_views(xy), of_views(found[..., 2])
+
+    def _fitted(self, r: Regression, views: Views) -> Regression:
+        """The solver's bodies on single frames, from where the network stands, in the rows' own cameras."""
+        known = r.seen.any(1)
+        orient, transl = to_world(r, views.R, views.t, self.body)
+        start = torch.cat([orient[:, None], r.body_pose], 1)[known].double()
+        held = start.clone()
+        start[:, _UNSEEN] = torch.eye(3, dtype=start.dtype, device=start.device)
+        seen = Views(*(getattr(views, f.name)[known].double() for f in fields(Views)))
+        count, points = len(start), seen.confidence.shape[-1]
+        target = PoseTarget(r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double())
+        found = fit(
+            self.joints.body.keypoints,
+            seen,
+            Motion(
+                start[:, None], transl[known][:, None].double(), r.betas[known].double(),
+                start.new_zeros(count, points, 3),
+            ),
+            rate=30.0,
+            weights=_SINGLE,
+            prior=load_pose_prior(),
+            # One view shows half of a pose: the network knows more of the other half than a prior.
+            toward=target if seen.K.shape[1] == 1 else None,
+        ).motion  # fmt: skip
+        turned = found.rotations[:, 0].clone()
+        turned[:, _UNSEEN] = held[:, _UNSEEN]
+        rest = pelvis_at_rest(self.joints.body.keypoints.to(device=self.device), found.betas)
+        R, t = seen.R[:, 0], seen.t[:, 0]
+        pelvis = (R @ (rest + found.transl[:, 0])[..., None])[..., 0] + t
+        out = r.map(torch.clone)
+        out.body_pose[known] = turned[:, 1:].float()
+        out.betas[known] = found.betas.float()
+        out.view_orient[known, 0] = (R @ turned[:, 0]).float()
+        out.view_transl[known, 0] = (pelvis - rest).float()
+        return out
+
+
+def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
+    """SPIN's s, tx, ty (N, 3) of bodies at ``transl`` (N, 3): what ``place`` puts there for crops ``box``."""
+    middle = torch.cat([box[:, :2], torch.ones_like(box[:, 2:])], 1)
+    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
+    ahead = torch.zeros_like(ray)
+    ahead[:, 2] = 1
+    turn = rotation_between(ahead, ray)
+    focal = (K[:, 0, 0] + K[:, 1, 1]) / 2 * ray.norm(dim=-1)
+    rest = pelvis_at_rest(body, betas)
+    x, y, away = ((turn.mT @ (rest + transl)[..., None])[..., 0] - rest).unbind(1)
+    return torch.stack([2 * focal / (box[:, 2] * away), x, y], 1)
+
+
+def rows_of(protocol: Protocol, rows: Rows) -> NDArray[np.int64]:
+    """Numbers of the rows that a protocol is about.
+
+    Raises:
+        InputError: there are none, or the ground truth is not in any of them.
+    """
+    pairs = zip(rows["camera"], rows["imgname"], strict=True)
+    want = protocol.camera
+    found = np.flatnonzero([want in (None, c) or (not c and str(want) in n) for c, n in pairs])
+    if len(found) == 0:
+        raise InputError(f"{protocol.name} is about camera {want or 'any'}, of which the data have no row.")
+    known = rows["has_smpl"][found] if protocol.true is None else rows["S"][found][:, protocol.true[0], 3]
+    if not known.any():
+        raise InputError(f"{protocol.name}: the data have no ground truth, which is {protocol.truth}.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class TrueBodies:
+    """Whose meshes the data's ``pose`` and ``shape`` are about."""
+
+    neutral: H36MJoints
+    male: H36MJoints | None = None
+    female: H36MJoints | None = None
+
+    def of(self, gender: str) -> H36MJoints:
+        return {"m": self.male, "f": self.female}.get(gender) or self.neutral
+
+    def described(self) -> str:
+        names = {k: getattr(self, k) for k in ("neutral", "male", "female")}
+        return ", ".join(f"{k}: {b.body.name}" for k, b in names.items() if b is not None)
+
+
+def score(
+    protocol: Protocol, rows: Rows, wanted: NDArray[np.int64], said: Predictions, bodies: TrueBodies
+) -> dict[str, Array]:
+    """The protocol's measures of each wanted row (M,): millimetres, and shares of 1. NaN was not compared.
+
+    said: with betas of ``bodies.neutral``.
+    """
+    picked = list(protocol.predicted)
+    with_mesh = rows["has_smpl"][wanted] > 0
+    meshes = np.full(len(wanted), np.nan)
+    true = np.full((len(wanted), len(picked), 3), np.nan)
+    if protocol.true is not None:
+        S = rows["S"][wanted][:, list(protocol.true)]
+        true = np.where(S[..., 3:] > 0, S[..., :3], np.nan)
+    for gender in np.unique(rows["gender"][wanted][with_mesh]):
+        truth = bodies.of(str(gender))
+        at = np.flatnonzero(with_mesh & (rows["gender"][wanted] == gender))
+        for part in np.array_split(at, -(-len(at) // _MESHES)):
+            pose, shape = (rows[k][wanted[part]] for k in ("pose", "shape"))
+            own, surface = _posed(truth, pose, shape)
+            if protocol.true is None:
+                true[part] = own[:, picked] - own[:, :1]
+            predicted, guess = _posed(bodies.neutral, said.pose[part], said.betas[part])
+            if guess.shape == surface.shape:
+                meshes[part] = pve(guess - predicted[:, :1], surface - own[:, :1])
+    found = said.pred_joints[:, picked] - said.pred_joints[:, :1]
+    measures = {
+        "mpjpe": lambda: 1e3 * mpjpe(found, true),
+        "pa_mpjpe": lambda: 1e3 * pa_mpjpe(found, true),
+        "pve": lambda: 1e3 * meshes,
+        "pck150": lambda: pck(found, true, 0.15),
+        "auc": lambda: auc(found, true, _THRESHOLDS_M),
+    }
+    return {name: measures[name]() for name in protocol.measures}
+
+
+_MESHES: Final = 256
+"""Made at once: some 100 MB."""
+
+
+def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
+    """Joints (N, 17, 3) and vertices (N, V, 3), metres."""
+    rotations = axis_angle_to_matrix(torch.from_numpy(pose).view(-1, 24, 3))
+    shape, still = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
+    mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, still)
+    return joints(rotations, shape, still).numpy(), mesh.double().numpy()
+
+
+def actions_of(rows: Rows) -> NDArray[Any]:
+    """(N,) the action of each row; of Human3.6M from the picture's name where the rows do not say."""
+    found = []
+    for action, name in zip(rows["action"], rows["imgname"], strict=True):
+        m = re.search(r"S\d+_([A-Za-z]+)(?:_\d)?\.\d{8}_\d+\.", str(name))
+        found.append(str(action) or (m[1] if m else ""))
+    return np.array(found)
+
+
+def summary(errors: Mapping[str, Array], actions: NDArray[Any]) -> dict[str, Any]:
+    """Means over the rows that were compared, of all and of each action, for ``metrics.json``."""
+
+    def means(which: NDArray[np.bool_]) -> dict[str, float | int | None]:
+        out: dict[str, float | int | None] = {}
+        for name, values in errors.items():
+            known = values[which][np.isfinite(values[which])]
+            out[UNIT_NAMES[name]] = float(known.mean()) if len(known) else None
+        first = next(iter(errors.values()))[which]
+        return out | {"rows": int(which.sum()), "not_compared": int(np.isnan(first).sum())}
+
+    named = [str(a) for a in np.unique(actions) if a]
+    return means(np.ones(len(actions), bool)) | {"actions": {a: means(actions == a) for a in named}}
+
+
+UNIT_NAMES: Final = {
+    "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
+}  # fmt: skip
+"""Of the measures in ``metrics.json``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A network on the rows of a data set that a protocol is about, M of them."""
+
+    row: NDArray[np.int64]
+    """(M,) their numbers, in order."""
+    said: Predictions
+    errors: Mapping[str, Array]
+    """(M,) of each measure."""
+    metrics: Mapping[str, Any]
+    """Means, of all and of each action, and what they depend on."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and errors."""
+        said = {f.name: getattr(self.said, f.name).astype(np.float32) for f in fields(Predictions)}
+        return said | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
+
+
+def evaluate(
+    protocol: Protocol,
+    net: ImageRegressor | KeypointNet,
+    rows: Rows,
+    bodies: TrueBodies,
+    pictures: Pictures,
+    *,
+    views: int = 1,
+    fitted: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: Callable[[int, Mapping[str, float]], None] = lambda count, means: None,
+) -> Evaluation:
+    """Predict and score. ``progress`` is called with the rows of each batch and the means of all so far.
+
+    Raises ``InputError`` as ``predict`` and ``rows_of`` do.
+    """
+    wanted = rows_of(protocol, rows)
+    order = wanted[np.argsort(rows["group"][wanted], kind="stable")]  # views of a group are read once
+    done: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
+    sums: dict[str, Array] = {}
+    for own, said in predict(
+        net, rows, order, bodies.neutral, pictures,
+        views=views, fitted=fitted, batch_size=batch_size, num_workers=num_workers,
+    ):  # fmt: skip
+        counted = said
+        if not fitted and not shares_shape(net, bodies.neutral.body):
+            counted = replace(said, betas=np.zeros_like(said.betas))
+        errors = score(protocol, rows, own, counted, bodies)
+        done.append((own, said, errors))
+        for name, values in errors.items():
+            known = values[np.isfinite(values)]
+            sums[name] = sums.get(name, np.zeros(2)) + np.array([known.sum(), len(known)])
+        progress(len(own), {UNIT_NAMES[k]: float(x / n) for k, (x, n) in sums.items() if n})
+    back = np.argsort(np.concatenate([own for own, *_ in done]), kind="stable")
+
+    def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(parts)[back]
+
+    errors = {name: joined([e[name] for *_, e in done]) for name in done[0][2]}
+    metrics = summary(errors, actions_of(rows)[wanted]) | {
+        "protocol": protocol.described(),
+        "joints": bodies.neutral.source,
+        "approximate": bodies.neutral.approximate,
+        "bodies": bodies.described(),
+        "views": views,
+        "fit": fitted,
+        "camera": "SPIN's: 5000 px before the crop"
+        if isinstance(net, ImageRegressor) and net.config.body == "smpl"
+        else "K of the data where they have it, else SPIN's: 5000 px before the crop",
+        "pve": "both meshes with the pelvis of the regressor at the origin",
+    }
+    said = Predictions(*(joined([getattr(p, f.name) for _, p, _ in done]) for f in fields(Predictions)))
+    return Evaluation(wanted, said, errors, metrics)

@@ -1,0 +1,153 @@
+"""Files that cannot ship: what each is for, who gives it out, on which terms, and whether it is sound."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from models.body import load_body
+from models.evaluation.joints import read_regressor
+from models.image_regressor import load_image_regressor
+from models.priors import load_pose_prior
+from models.training.poses import read_poses
+from pipeline.datasets import h36m, mpi_inf_3dhp, threedpw
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class External:
+    """A file or folder that users get themselves. Nothing of it is needed to reconstruct a recording."""
+
+    name: str
+    """Where it is expected, below the folder of all of them, or where torch keeps it."""
+    purpose: str
+    source: str
+    terms: str
+    given: str
+    """The option that names it elsewhere."""
+    look: Callable[[Path], str]
+    """What it holds, in a few words; raises ``InputError`` where it is not sound."""
+
+
+_SMPL: Final = "register at https://smpl.is.tue.mpg.de (SMPL for Python, version 1.1.0)"
+_SMPLIFY: Final = "register at https://smplify.is.tue.mpg.de (its code has the neutral model and the prior)"
+_RESEARCH: Final = "non-commercial research, after registration"
+_SPIN: Final = "https://github.com/nkolot/SPIN, fetch_data.sh"
+
+
+def _body(path: Path) -> str:
+    body = load_body(path)
+    return f"{len(body.v_template)} vertices, {body.num_betas} betas, sha256 {body.sha256[:12]}"
+
+
+def _regressor(joints: int) -> Callable[[Path], str]:
+    return lambda path: f"{joints} joints of 6890 vertices, sha256 {read_regressor(path, joints)[1][:12]}"
+
+
+def _prior(path: Path) -> str:
+    return f"{len(load_pose_prior(path).weights)} components"
+
+
+def _weights(path: Path) -> str:
+    config = load_image_regressor(path).config
+    return f"{config.encoder}, fusion {config.fusion}"
+
+
+def _motion(path: Path) -> str:
+    train, test = read_poses(path)
+    return f"{len(train.pose)} poses to train on, {len(test.pose)} to test on"
+
+
+def _hashed(path: Path) -> str:
+    """torchvision's files bear the beginning of their sha256 in their names."""
+    want = path.stem.rpartition("-")[2]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(want):
+        raise InputError(f"{path}: sha256 {found[:12]}, expected {want}. Download it again.")
+    return f"sha256 {found[:12]}"
+
+
+def _mpi_inf_3dhp(root: Path) -> str:
+    return _pieces(root, mpi_inf_3dhp.SPLITS, lambda s: len(mpi_inf_3dhp.parts(root, s)))
+
+
+def _h36m(root: Path) -> str:
+    return _pieces(root, h36m.SPLITS, lambda s: len(h36m.parts(root, s)))
+
+
+def _threedpw(root: Path) -> str:
+    return _pieces(root, threedpw.SPLITS, lambda s: len(threedpw.parts(root, s)))
+
+
+def _pieces(root: Path, splits: tuple[str, ...], count: Callable[[str], int]) -> str:
+    found: list[str] = []
+    for split in splits:
+        try:
+            found.append(f"{split}: {count(split)}")
+        except InputError as e:
+            last = e
+    if not found:
+        raise last
+    return "videos or sequences, " + ", ".join(found)
+
+
+EXTERNAL: Final = (
+    External("SMPL_NEUTRAL.pkl", "SMPL, for results in its shapes and for the published protocols", _SMPLIFY,
+             _RESEARCH, "--set body=FILE; evaluate --body", _body),
+    External("SMPL_MALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-male", _body),
+    External("SMPL_FEMALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-female", _body),
+    External("J_regressor_h36m.npy", "Human3.6M's 17 joints of SMPL, for the published protocols", _SPIN,
+             "with SPIN's data, research", "evaluate --joint-regressor", _regressor(17)),
+    External("J_regressor_extra.npy", "nine extra joints of SMPL, to train on data sets' joints", _SPIN,
+             "with SPIN's data, research", "models/evaluation/joints.py, extra_24", _regressor(9)),
+    External("gmm_08.pkl", "SMPLify's pose prior; one ships that does as well", _SMPLIFY, _RESEARCH,
+             "models/priors.py, load_pose_prior", _prior),
+    External("model_checkpoint.pt", "SPIN's network, to compare with or to begin from", _SPIN,
+             "with SPIN's data, research", "--set regress.weights=FILE; evaluate --weights", _weights),
+    External("poses.npz", "motion capture, to train keypoint networks; one is shipped trained",
+             "CMU, http://mocap.cs.cmu.edu, as SMPL poses: models/training/poses.py",
+             "free, but not to be sold as data", "train --motion", _motion),
+    External("torch/resnet50-0676ba61.pth", "ImageNet's weights for ResNet-50, to begin training from",
+             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),
+    External("torch/convnext_tiny-983f1562.pth", "ImageNet's weights for ConvNeXt-T, to begin training from",
+             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),
+    External("mpi_inf_3dhp", "MPI-INF-3DHP, to train on and to evaluate",
+             "https://vcai.mpi-inf.mpg.de/3dhp-dataset", "non-commercial research", "preprocess ROOT",
+             _mpi_inf_3dhp),
+    External("h36m", "Human3.6M, to train on and to evaluate", "register at http://vision.imar.ro/human3.6m",
+             "academic use, after registration", "preprocess ROOT", _h36m),
+    External("3dpw", "3DPW, to evaluate", "https://virtualhumans.mpi-inf.mpg.de/3DPW",
+             "non-commercial research", "preprocess ROOT", _threedpw),
+)  # fmt: skip
+"""In the order of who needs them first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    path: Path
+    there: bool
+    sound: bool
+    said: str
+    """What it holds, or what is wrong."""
+
+
+def look(external: External, folder: Path) -> Found:
+    """Whether a file is there, and whether it is what it should be. Reads it; changes nothing."""
+    name = external.name
+    path = folder / name
+    if name.startswith("torch/"):
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name.removeprefix("torch/")
+    if not path.exists():
+        return Found(path, False, False, "")
+    try:
+        return Found(path, True, True, external.look(path))
+    except InputError as e:
+        return Found(path, True, False, str(e))
+    except OSError as e:
+        return Found(path, True, False, f"cannot be read ({e.strerror or e})")

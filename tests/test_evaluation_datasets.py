@@ -1,0 +1,255 @@
+"""Evaluation on data sets: rows and their views, what networks say of them, and errors that are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from people import COUNT, PEOPLE, VIEWS, data, write_people
+from scipy.spatial.transform import Rotation
+
+from models.body import load_body
+from models.evaluation.datasets import (
+    Predictions,
+    TrueBodies,
+    actions_of,
+    camera_of,
+    evaluate,
+    rows_of,
+    score,
+    shares_shape,
+    summary,
+    views_of,
+)
+from models.evaluation.joints import h36m_joints
+from models.evaluation.protocols import PROTOCOLS
+from models.image_regressor import ImageConfig, ImageRegressor, ViewEstimate, place
+from models.regressor import load_regressor
+from pipeline.datasets.pictures import read_pictures
+from pipeline.datasets.rows import read_rows, to_arrays, write_npz
+from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24_OF_H36M_17
+
+P1, P2, MPI, PW = (PROTOCOLS[n] for n in ("h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"))
+
+
+@cache
+def bodies() -> TrueBodies:
+    return TrueBodies(h36m_joints(load_body(), None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"))
+
+
+@cache
+def image_net() -> ImageRegressor:
+    return ImageRegressor(ImageConfig("resnet50", "average", size=128)).requires_grad_(False).eval()
+
+
+def test_every_row_is_seen_with_the_next_of_its_group() -> None:
+    rows = {"group": np.array([4, 7, 4, 7, 4, 9])}
+    found = views_of(rows, np.arange(6), 2)
+    assert found.tolist() == [[0, 2], [1, 3], [2, 4], [3, 1], [4, 0], [5, -1]]
+    assert views_of(rows, np.array([4, 5]), 4).tolist() == [[4, 0, 2, -1], [5, -1, -1, -1]]
+    assert views_of(rows, np.array([3]), 1).tolist() == [[3]]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: int, fitted: bool) -> None:
+    rows = read_rows(folder / "rows.npz")
+    done = evaluate(
+        P1, load_regressor("calibrated"), rows, bodies(), partial(read_pictures, folder),
+        views=views, fitted=fitted, batch_size=7,
+    )  # fmt: skip
+    assert done.row.tolist() == list(range(COUNT))
+    limit = {(1, False): 200, (3, False): 60, (1, True): 200, (3, True): 30}[views, fitted]
+    assert done.metrics["mpjpe_mm"] < limit
+    assert done.metrics["pve_mm"] < 1.5 * limit
+    assert done.metrics["not_compared"] == 0
+    assert done.metrics["approximate"]
+    assert (done.metrics["views"], done.metrics["fit"]) == (views, fitted)
+    if views == 3:  # all views show one pose, each in its own axes
+        pose = done.said.pose.reshape(PEOPLE, VIEWS, 24, 3)
+        np.testing.assert_allclose(pose[:, :, 1:], np.repeat(pose[:, :1, 1:], VIEWS, 1), atol=2e-2)
+        turned = Rotation.from_rotvec(done.said.pose[:, :3]).as_matrix()
+        world = (rows["R"].swapaxes(1, 2) @ turned).reshape(PEOPLE, VIEWS, 3, 3)
+        np.testing.assert_allclose(world, np.repeat(world[:, :1], VIEWS, 1), atol=3e-2)
+
+
+def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
+    rows = read_rows(folder / "rows.npz")
+    done = evaluate(MPI, image_net(), rows, bodies(), partial(read_pictures, folder), views=2, batch_size=5)
+    arrays = done.arrays()
+    count = COUNT
+    assert {k: arrays[k].shape for k in ("pose", "betas", "camera", "pred_joints", "row")} == {
+        "pose": (count, 72), "betas": (count, 10), "camera": (count, 3), "pred_joints": (count, 17, 3),
+        "row": (count,),
+    }  # fmt: skip
+    for name in ("pose", "betas", "camera", "pred_joints"):
+        assert (np.abs(arrays[name]).reshape(count, -1).max(1) > 0).all(), name
+    # The joints are those of the pose and shape that are beside them.
+    rotations = torch.from_numpy(Rotation.from_rotvec(done.said.pose.reshape(-1, 3)).as_matrix())
+    still = torch.zeros(count, 3, dtype=torch.float64)
+    joints = bodies().neutral(rotations.view(-1, 24, 3, 3), torch.from_numpy(done.said.betas), still)
+    np.testing.assert_allclose(arrays["pred_joints"], joints.numpy(), atol=1e-5)
+    assert {"pck150", "auc"} <= set(done.metrics)
+    assert json.loads(json.dumps(done.metrics))["protocol"]["truth"].startswith("S: univ_annot3")
+
+
+def test_batches_and_processes_change_nothing(folder: Path) -> None:
+    rows = read_rows(folder / "rows.npz")
+    pictures = partial(read_pictures, folder)
+    a = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=COUNT)
+    b = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=4, num_workers=1)
+    np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
+    assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
+
+
+def with_known_error(said: Predictions, joints: np.ndarray) -> dict[str, Any]:
+    """The rows with a ground truth from which what is said is off by what is known; joints (N, 17, 3)."""
+    arrays = to_arrays(data())
+    S = np.zeros((len(said.pose), 24, 4))
+    S[:, list(EXTRA_24_OF_H36M_17), :3] = joints - joints[:, :1]
+    S[:, list(EXTRA_24_OF_H36M_17), 3] = 1
+    return {**arrays, "S": S}
+
+
+@pytest.mark.parametrize("protocol", [P1, MPI], ids=lambda p: p.name)
+def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
+    folder: Path, tmp_path: Path, protocol: Any
+) -> None:
+    pictures = partial(read_pictures, folder)
+    rows = read_rows(folder / "rows.npz")
+    said = evaluate(protocol, image_net(), rows, bodies(), pictures).said
+    rng = np.random.default_rng(2)
+    away = rng.normal(size=said.pred_joints.shape)
+    away *= rng.uniform(0, 0.25, (*away.shape[:2], 1)) / np.linalg.norm(away, axis=-1, keepdims=True)
+    away[:, 0] = 0  # the pelvis is where all is measured from
+    write_npz(with_known_error(said, said.pred_joints + away), tmp_path / "off.npz")
+    done = evaluate(protocol, image_net(), read_rows(tmp_path / "off.npz"), bodies(), pictures)
+    length = np.linalg.norm(away[:, list(protocol.predicted)], axis=-1)
+    np.testing.assert_allclose(done.errors["mpjpe"], 1e3 * length.mean(1), atol=0.01)
+    assert done.metrics["mpjpe_mm"] == pytest.approx(1e3 * length.mean(), abs=0.01)
+    if protocol is MPI:
+        assert done.metrics["pck150"] == pytest.approx((length < 0.15).mean(), abs=1e-9)
+        curve = [(length < x).mean() for x in np.arange(0, 0.1501, 0.005)]
+        assert done.metrics["auc"] == pytest.approx(np.mean(curve), abs=1e-9)
+
+    turn = Rotation.from_rotvec([0.3, -0.5, 0.2]).as_matrix()
+    similar = 1.15 * said.pred_joints @ turn.T + [0.1, 0.2, 3.0]
+    write_npz(with_known_error(said, similar), tmp_path / "similar.npz")
+    done = evaluate(protocol, image_net(), read_rows(tmp_path / "similar.npz"), bodies(), pictures)
+    assert done.metrics["pa_mpjpe_mm"] == pytest.approx(0, abs=0.01)
+    rooted = (said.pred_joints - said.pred_joints[:, :1])[:, list(protocol.predicted)]
+    slow = [np.linalg.norm(x - 1.15 * turn @ x) for frame in rooted for x in frame]
+    assert done.metrics["mpjpe_mm"] == pytest.approx(1e3 * np.mean(slow), abs=0.01)
+
+
+def test_3dpw_is_scored_against_bodies_of_each_gender() -> None:
+    arrays = to_arrays(data())
+    arrays["gender"] = np.array(["m", "f", ""] * PEOPLE)
+    neutral = bodies().neutral
+    larger = replace(neutral.body, name="MALE", v_template=1.1 * neutral.body.v_template)
+    grown = h36m_joints(load_body(), None)
+    assert grown.points is not None
+    points = replace(
+        grown.points,
+        points_template=1.1 * grown.points.points_template,
+        joints_template=1.1 * grown.points.joints_template,
+        points_shapedirs=0 * grown.points.points_shapedirs,
+        joints_shapedirs=0 * grown.points.joints_shapedirs,
+    )
+    both = TrueBodies(neutral, male=replace(grown, body=larger, points=points))
+    said = Predictions(arrays["pose"], 0 * arrays["shape"], np.ones((COUNT, 3)), np.zeros((COUNT, 17, 3)))
+    rotations = torch.from_numpy(Rotation.from_rotvec(arrays["pose"].reshape(-1, 3)).as_matrix())
+    still, none = torch.zeros(COUNT, 3, dtype=torch.float64), torch.zeros(COUNT, 10, dtype=torch.float64)
+    own = neutral(rotations.view(-1, 24, 3, 3), none, still).numpy()
+    arrays["shape"] = 0 * arrays["shape"]
+    errors = score(PW, arrays, np.arange(COUNT), replace(said, pred_joints=own), both)
+    size = np.linalg.norm((own - own[:, :1])[:, list(PW.predicted)], axis=-1).mean(1)
+    male = np.arange(COUNT) % 3 == 0
+    np.testing.assert_allclose(errors["mpjpe"], np.where(male, 100 * size, 0), atol=0.01)
+    assert (errors["pve"][male] > 20).all()
+    np.testing.assert_allclose(errors["pve"][~male], 0, atol=1e-3)
+
+
+def test_the_second_protocol_is_about_one_camera(folder: Path) -> None:
+    rows = read_rows(folder / "rows.npz")
+    assert rows_of(P2, rows).tolist() == [2 + VIEWS * k for k in range(PEOPLE)]
+    bare = {**rows, "camera": np.full(len(rows["camera"]), "")}
+    assert rows_of(P2, bare).tolist() == rows_of(P2, rows).tolist(), "by the names of the pictures"
+    with pytest.raises(InputError, match="60457274, of which the data have no row"):
+        rows_of(P2, {**rows, "camera": np.full(len(rows["camera"]), "54138969")})
+    with pytest.raises(InputError, match="no ground truth"):
+        rows_of(P1, {**rows, "S": 0 * rows["S"]})
+    with pytest.raises(InputError, match="no ground truth"):
+        rows_of(PW, {**rows, "has_smpl": 0 * rows["has_smpl"]})
+
+
+def test_actions_are_told_apart() -> None:
+    arrays = to_arrays(data())
+    assert set(actions_of(arrays)) == {"Eating", "Walking"}
+    errors = {"mpjpe": np.array([10.0, 20, 60, np.nan])}
+    told = summary(errors, np.array(["a", "b", "b", "b"]))
+    assert (told["mpjpe_mm"], told["rows"], told["not_compared"]) == (30, 4, 1)
+    assert told["actions"]["b"] == {"mpjpe_mm": 40, "rows": 3, "not_compared": 1}
+    assert summary({"pve": np.array([np.nan])}, np.array([""]))["pve_mm"] is None
+
+
+def test_the_camera_is_what_places_the_body() -> None:
+    rng = np.random.default_rng(3)
+    said = ViewEstimate(
+        torch.eye(3).expand(5, 23, 3, 3), torch.from_numpy(rng.normal(size=(5, 10))).float(),
+        torch.eye(3).expand(5, 1, 3, 3), torch.from_numpy(rng.uniform(0.3, 1, (5, 1, 3))).float(),
+    )  # fmt: skip
+    box = torch.from_numpy(rng.uniform(200, 500, (5, 1, 3))).float()
+    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
+    body = load_body().keypoints.to(dtype=torch.float32)
+    _, transl = place(said, box, K, body)
+    back = camera_of(transl[:, 0], said.betas, box[:, 0], K[:, 0], body)
+    torch.testing.assert_close(back, said.camera[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_shapes_of_smpl_mean_nothing_to_the_body_that_ships() -> None:
+    body = load_body()
+    smpl = replace(body, sha256="0" * 64)
+    spin = ImageRegressor(ImageConfig("resnet50", "single", "stretch", "smpl"))
+    assert [shares_shape(net, b) for net in (spin, image_net()) for b in (smpl, body)] == [
+        True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_what_is_needed_is_said(folder: Path) -> None:
+    rows = read_rows(folder / "rows.npz")
+    pictures, net = partial(read_pictures, folder), load_regressor("calibrated")
+    with pytest.raises(InputError, match="no OpenPose keypoints"):
+        evaluate(P1, net, {**rows, "openpose": 0 * rows["openpose"]}, bodies(), pictures)
+    with pytest.raises(InputError, match="no R and t of some cameras"):
+        evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, views=2)
+    alone = evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures)
+    assert alone.metrics["mpjpe_mm"] < 200
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        evaluate(P1, image_net(), rows, bodies(), partial(read_pictures, folder / "elsewhere"))
+
+
+def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
+    rows = read_rows(folder / "rows.npz")
+    openpose = rows["openpose"].copy()
+    openpose[4] = 0
+    done = evaluate(
+        P1, load_regressor("calibrated"), {**rows, "openpose": openpose}, bodies(),
+        partial(read_pictures, folder), fitted=True,
+    )  # fmt: skip
+    assert np.isnan(done.said.pose[4]).all()
+    assert np.isnan(done.errors["mpjpe"][4])
+    assert done.metrics["not_compared"] == 1
+    assert np.isfinite(done.said.pose[[3, 5]]).all()
