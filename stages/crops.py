@@ -79,7 +79,7 @@ def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Iterator
 
 def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
     def file_of(i: int) -> str:
-        return rows.imgname[int(plan.label[i, 0])].partition("#")[0]
+        return str(rows.imgname[plan.label[i, 0]]).partition("#")[0]
 
     for name, together in groupby(range(first, len(plan.box)), file_of):
         places = list(together)

@@ -1,17 +1,15 @@
 """Training on published data sets: SPIN's ``.npz``, a row a person in a picture.
 
-SPIN's keys: ``imgname``, ``center`` (N, 2), ``scale`` (N,), ``part`` (N, 24, 3), ``openpose`` (N, 25, 3),
-``S`` (N, 24, 4), ``pose`` (N, 72), ``shape`` (N, 10), ``has_smpl`` (N,); only the first three must be there.
-``preprocess`` adds ``id``, ``camera``, ``group`` (N,) and the cameras ``K``, ``dist``, ``R``, ``t``; without
-them every row is an instant of its own, but for ``mpi-inf-3dhp`` and ``h36m``, whose names of pictures say
-which were taken at once.
+The keys are those of ``pipeline/datasets/rows.py``, of which SPIN's own files lack ``id``, ``camera``,
+``group`` and the cameras. There every row is an instant of its own, but for ``mpi-inf-3dhp`` and ``h36m``,
+whose names of pictures say which were taken at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,6 +24,7 @@ from models.training.crop_store import CropPlan, CropStore, Look, zoom
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
 from pipeline.cameras import Rig
+from pipeline.datasets.rows import read_rows
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
@@ -35,11 +34,6 @@ Naming = Literal["npz", "mpi-inf-3dhp", "h36m"]
 LABELS: Final = ("row",)
 SPIN_FOCAL: Final = 5000 / 224
 """SPIN's focal length by the side of the crop, which its camera looks straight at."""
-_SHAPES: Final[dict[str, tuple[int, ...]]] = {
-    "center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4), "pose": (72,),
-    "shape": (10,), "has_smpl": (), "K": (3, 3), "dist": (8,), "R": (3, 3), "t": (3,),
-}  # fmt: skip
-_CAMERA: Final = ("K", "dist", "R", "t")
 _NAMES: Final[dict[str, re.Pattern[str]]] = {
     "mpi-inf-3dhp": re.compile(r"(S\d+)/(Seq\d+)/.*video_(\d+)(?:/frame_|\.\w+#)(\d+)"),
     "h36m": re.compile(r"(S\d+)[/_](?:Videos/)?(.+)\.(\d{8})(?:_|\.\w+#)(\d+)"),
@@ -51,46 +45,29 @@ class Rows:
     """The arrays of a file, checked."""
 
     def __init__(self, path: Path, naming: Naming = "npz") -> None:
-        """Raises ``InputError`` when the file is missing or something else."""
+        """Raises ``InputError`` as ``read_rows`` does, or when ``naming`` is not that of the pictures."""
+        found = read_rows(path)
         self.path = path
-        try:
-            content = path.read_bytes()
-            with np.load(io.BytesIO(content), allow_pickle=False) as d:
-                self.imgname = [str(n) for n in d["imgname"]]
-                n = len(self.imgname)
-                found: dict[str, Array] = {
-                    k: np.asarray(d[k], np.float64).reshape(n, *shape) if k in d else _blank(k, n, shape)
-                    for k, shape in _SHAPES.items()
-                    if k in d or k not in ("center", "scale")
-                }
-                texts = {k: [str(x) for x in d[k]] for k in ("id", "camera") if k in d}
-                group = np.asarray(d["group"]).tolist() if "group" in d else None
-            self.center, self.scale = found["center"], found["scale"]
-        except OSError as e:
-            raise InputError(f"{path}: cannot be read ({e.strerror or e}). Check the path.") from e
-        except Exception as e:  # a damaged file can fail in any way
-            raise InputError(
-                f"{path}: no training data in SPIN's format ({type(e).__name__}: {e}). `preprocess` makes it."
-            ) from e
-        self.digest = hashlib.sha256(content).hexdigest()
+        self.imgname: list[str] = found["imgname"].tolist()
+        self.center, self.scale = found["center"], found["scale"]
         self.part, self.openpose, self.S = found["part"], found["openpose"], found["S"]
         self.pose, self.shape, self.has_smpl = found["pose"], found["shape"], found["has_smpl"] > 0
-        self.K, self.dist, self.R, self.t = (found[k] for k in _CAMERA)
+        self.K, self.dist, self.R, self.t = (found[k] for k in ("K", "dist", "R", "t"))
         calibrated: NDArray[np.bool_] = np.all(np.isfinite(self.K), axis=(1, 2))
         middle, side = self.center, 200 * self.scale
-        assumed = np.zeros((n, 3, 3))
+        assumed = np.zeros((len(side), 3, 3))
         assumed[:, [0, 1], [0, 1]] = (SPIN_FOCAL * side)[:, None]
         assumed[:, :2, 2], assumed[:, 2, 2] = middle, 1
         self.K = np.where(calibrated[:, None, None], self.K, assumed)
         self.dist = np.where(calibrated[:, None], np.nan_to_num(self.dist), 0)
-        self._name(naming, texts, group)
+        self._name(naming, found)
 
-    def _name(self, naming: Naming, texts: dict[str, list[str]], group: list[int] | None) -> None:
+    def _name(self, naming: Naming, found: Mapping[str, NDArray[Any]]) -> None:
         """What every row is called, and which rows are of one instant."""
-        count = len(self.imgname)
-        if "id" in texts and "camera" in texts:
-            names = [i.split("/") for i in texts["id"]]
-            self.camera = texts["camera"]
+        keys: list[Any] = found["group"].tolist()  # in files of SPIN every row is a group
+        if found["camera"].all():
+            self.camera = found["camera"].tolist()
+            names = [i.split("/") for i in found["id"].tolist()]
             self.instant = ["/".join((*n[:-2], n[-1])) for n in names]
         elif naming in _NAMES:
             parts = [_NAMES[naming].search(n) for n in self.imgname]
@@ -101,22 +78,24 @@ class Rows:
                     "its views cannot be told. Make the file with `preprocess`, or use kind: npz."
                 )
             self.camera = [m[3] for m in parts if m]
-            self.instant = [f"{naming}/{m[1]}/{m[2]}/{m[4]}" for m in parts if m]
-            group = None
+            keys = self.instant = [f"{naming}/{m[1]}/{m[2]}/{m[4]}" for m in parts if m]
         else:
             # Several people can be in one picture. Where they are tells them apart, in any file.
-            self.camera = ["0"] * count
+            self.camera = ["0"] * len(keys)
             at = self.center.round().astype(int).tolist()
             self.instant = [
                 f"{self.path.stem}/{n}/{x}_{y}" for n, (x, y) in zip(self.imgname, at, strict=True)
             ]
-        keys = self.instant if group is None else group
-        if group is None and "id" not in texts and naming not in _NAMES:
-            keys = list(range(count))
         members: dict[Any, list[int]] = {}
         for row, key in enumerate(keys):
             members.setdefault(key, []).append(row)
         self.members = list(members.values())
+        """Rows of each instant."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @cached_property
     def box(self) -> Array:
@@ -144,10 +123,6 @@ class Rows:
 
         order = sorted(range(len(self.imgname)), key=place)
         return CropPlan(self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), LABELS)
-
-
-def _blank(key: str, count: int, shape: tuple[int, ...]) -> Array:
-    return np.full((count, *shape), np.nan if key in _CAMERA else 0.0)
 
 
 def read_picture(path: Path) -> Pixels:
