@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import load_body
-from models.external import EXTERNAL, look
+from models.external import EXTERNAL
 from models.image_regressor import ImageConfig, ImageRegressor, save_image_regressor
 from pipeline.errors import InputError
-from pipeline.files import write_whole
 from pipeline.store import Store
 from stages.synth import SynthConfig, write_recording
 
@@ -153,16 +152,3 @@ def test_files_that_cannot_ship_are_listed_and_looked_at(tmp_path: Path) -> None
     done = CliRunner().invoke(run_pipeline.app, ["data", str(tmp_path)])
     assert done.exit_code == 1
     assert "not sound" in done.output
-
-
-def test_torchs_files_are_checked_by_the_hash_in_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (external,) = (e for e in EXTERNAL if e.name.startswith("torch/resnet50"))
-    assert not look(external, tmp_path).there
-    (tmp_path / "checkpoints").mkdir()
-    write_whole(tmp_path / "checkpoints" / "resnet50-0676ba61.pth", b"cut off")
-    found = look(external, tmp_path)
-    assert (found.there, found.sound) == (True, False)
-    assert "expected 0676ba61" in found.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from mpi_tree import (
 from scipy.spatial.transform import Rotation
 
 from pipeline.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
-from pipeline.datasets.rows import to_arrays
+from pipeline.datasets.rows import openpose_file, to_arrays
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
+from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
 NAME = {"Pelvis (MPII)": "pelvis", "Spine (H36M)": "spine", "Neck (LSP)": "neck", "Jaw (H36M)": "head"}
 NAME["Head (H36M)"] = "head_top"
@@ -149,3 +150,41 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     picture.unlink()
     with pytest.raises(InputError, match=r"img_000003.jpg: is not there"):
         list(rows(part, None, 1))
+
+
+def test_more_pictures_than_annotations_and_all_subjects_are_taken(tmp_path: Path) -> None:
+    root = make_train(tmp_path)
+    frames = root / "S1/Seq1/imageFrames/video_4"
+    (frames / "frame_000024.jpg").touch()
+    (root / "S8" / "Seq2").mkdir(parents=True)
+    (root / "S8" / "Seq2" / "annot.mat").touch()
+    first, last = parts(root, "train")
+    assert last.name == "S8/Seq2"
+    assert max(int(r.id[-6:]) for r in rows(first, None, 1)) == 23
+
+
+@pytest.mark.parametrize("videos", [False, True])
+def test_openpose_is_paired_by_the_frame_too(tmp_path: Path, videos: bool) -> None:
+    (part,) = parts(make_train(tmp_path / "root", videos), "train")
+    openpose, shift = tmp_path / "openpose", np.array([2.0, 0, 0])
+    for row in rows(part, None, 10):
+        person = np.zeros((25, 3))
+        person[[BODY_25.index(n) for n in EXTRA_24[:12]]] = row.part[:12] + shift
+        file = openpose_file(openpose, row.imgname)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"people": [{"pose_keypoints_2d": person.ravel().tolist()}]}))
+    assert len(list(openpose.rglob("*.json"))) == 5
+    for row in rows(part, openpose, 10):
+        for name in EXTRA_24[:12]:
+            want = row.part[EXTRA_24.index(name)] + shift
+            np.testing.assert_allclose(row.openpose[BODY_25.index(name)], want, rtol=1e-6)
+
+
+def test_a_calibration_without_a_rotation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "camera.calibration"
+    lines = calibration().splitlines()
+    at = next(i for i, line in enumerate(lines) if "extrinsic" in line)
+    lines[at] = "extrinsic " + " ".join(["1"] * 16)
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match="camera 0: its extrinsic matrix holds no rotation"):
+        read_skeletool(file)

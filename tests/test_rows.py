@@ -18,6 +18,7 @@ from pipeline.datasets.rows import (
     inside,
     on_24,
     openpose_file,
+    read_rows,
     to_arrays,
     write_npz,
 )
@@ -132,3 +133,46 @@ def test_points_on_the_edge_are_inside_and_beyond_it_are_not() -> None:
     assert not inside(np.array([[0.0, 50.0]]), (100, 50))
     assert not inside(np.array([[-0.1, 3.0]]), (100, 50))
     assert not inside(np.array([[np.nan, 3.0]]), (100, 50))
+
+
+def test_rows_are_read_back(tmp_path: Path) -> None:
+    arrays = to_arrays([row(0, "x"), row(1, "y"), row(2, "x")])
+    write_npz(arrays, tmp_path / "rows.npz")
+    found = read_rows(tmp_path / "rows.npz")
+    assert set(found) == set(arrays)
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
+def test_files_of_spin_lack_views_and_cameras(tmp_path: Path) -> None:
+    n = 4
+    np.savez(
+        tmp_path / "spin.npz", imgname=[f"{i}.jpg" for i in range(n)], center=np.zeros((n, 2)),
+        scale=np.ones(n), S=np.ones((n, 24, 4)), maskname=["m"] * n,
+    )  # fmt: skip
+    found = read_rows(tmp_path / "spin.npz")
+    assert found["group"].tolist() == list(range(n))
+    assert found["id"].tolist() == ["0", "1", "2", "3"]
+    assert (found["camera"] == "").all()
+    assert np.isnan(found["K"]).all()
+    assert not found["openpose"].any()
+    assert not found["has_smpl"].any()
+    assert found["S"].all()
+
+
+def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.npz"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_rows(file)
+    file.write_bytes(b"PK cut off")
+    with pytest.raises(InputError, match=r"no \.npz of arrays"):
+        read_rows(file)
+    np.savez(file, imgname=["a"], scale=[1.0])
+    with pytest.raises(InputError, match="has no center"):
+        read_rows(file)
+    np.savez(file, imgname=["a"], scale=[1.0], center=np.zeros((1, 3)))
+    with pytest.raises(InputError, match=r"center has shape \(1, 3\), expected \(1, 2\)"):
+        read_rows(file)
+    np.savez(file, imgname=np.array([Path("a")], object), scale=[1.0], center=np.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"no \.npz of arrays"):
+        read_rows(file)

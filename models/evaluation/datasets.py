@@ -222,12 +222,10 @@ class _Scene:
             betas = r.betas
         rotations = torch.cat([r.view_orient[:, :1], r.body_pose], 1).double()
         camera = camera_of(r.view_transl[:, 0], r.betas, box[:, 0], K[:, 0], self.body)
-        still = torch.zeros(len(rotations), 3, dtype=torch.float64, device=self.device)
-        out = [
-            matrix_to_axis_angle(rotations).flatten(1), betas, camera,
-            self.joints(rotations, r.betas.double(), still),
-        ]  # fmt: skip
-        known = r.seen.any(1)
+        still = torch.zeros(len(rotations), 3, dtype=torch.float64)
+        joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
+        out = [x.cpu() for x in (matrix_to_axis_angle(rotations).flatten(1), betas, camera, joints)]
+        known = r.seen.any(1).cpu()
         return Predictions(
             *(
                 torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).double().cpu().numpy()

@@ -258,6 +258,9 @@ def read_skeletool(file: Path) -> dict[str, tuple[Array, Array, Array]]:
         if len(matrices) != 2:
             lacks = " and ".join({"intrinsic", "extrinsic"} - set(matrices))
             raise InputError(f"{file}: camera {name} has no {lacks}.")
+        R = matrices["extrinsic"][:3, :3]
+        if not (np.allclose(R @ R.T, np.eye(3), atol=1e-2) and np.linalg.det(R) > 0):
+            raise InputError(f"{file}: camera {name}: its extrinsic matrix holds no rotation.")
     return {
         name: (m["intrinsic"][:3, :3], m["extrinsic"][:3, :3], m["extrinsic"][:3, 3] / 1000)
         for name, m in found.items()

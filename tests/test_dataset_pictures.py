@@ -1,0 +1,46 @@
+"""Pictures of data sets by name: files in RGB, and the right frames of videos."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.datasets.pictures import read_pictures
+from pipeline.errors import InputError
+from pipeline.video import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 40 frames whose brightness is 5 times their number, and a red picture."""
+    out = tmp_path_factory.mktemp("pictures")
+    (out / "a b").mkdir()
+    with VideoWriter(out / "a b" / "film.mp4", Fraction(25)) as video:
+        for i in range(40):
+            video.write(np.full((64, 96, 3), 5 * i, np.uint8))
+    cv2.imwrite(str(out / "red#1.png"), np.full((8, 8, 3), [0, 0, 255], np.uint8))
+    return out
+
+
+def test_pictures_come_in_the_order_of_their_names(root: Path) -> None:
+    numbers = [31, 2, 2, 39, 0, 17]
+    names = [f"a b/film.mp4#{i}" for i in numbers]
+    found = read_pictures(root, [*names[:3], "red#1.png", *names[3:]])
+    assert found.pop(3)[0, 0].tolist() == [255, 0, 0]
+    for picture, i in zip(found, numbers, strict=True):
+        assert picture.shape == (64, 96, 3)
+        assert picture.dtype == np.uint8
+        assert abs(float(picture.mean()) - 5 * i) < 2
+
+
+def test_what_is_not_there_is_said(root: Path) -> None:
+    with pytest.raises(InputError, match=r"gone.png: cannot be read as a picture"):
+        read_pictures(root, ["gone.png"])
+    with pytest.raises(InputError, match=r"film.mp4: has 40 frames, and the data's rows name frame 40"):
+        read_pictures(root, ["a b/film.mp4#40"])
+    with pytest.raises(InputError, match=r"other.mp4: there is no such video"):
+        read_pictures(root, ["other.mp4#3"])
