@@ -164,7 +164,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.npz"
     with pytest.raises(InputError, match="cannot be read"):
         read_rows(file)
-    file.write_bytes(b"PK cut off")
+    file.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(InputError, match=r"no \.npz of arrays"):
         read_rows(file)
     np.savez(file, imgname=["a"], scale=[1.0])

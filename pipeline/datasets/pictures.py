@@ -37,7 +37,7 @@ def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
         if mark and frame.isdecimal():
             of_video.setdefault(video, []).append(int(frame))
             continue
-        picture = cv2.imread(str(root / name))
+        picture = cv2.imread(str(root / name)) if (root / name).is_file() else None
         if picture is None:
             raise InputError(
                 f"{root / name}: cannot be read as a picture. Give the folder below which the pictures of "

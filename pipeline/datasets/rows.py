@@ -133,7 +133,8 @@ def read_rows(file: Path) -> dict[str, NDArray[Any]]:
             that it should not have.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        # A file opened here is closed, too, when it turns out to be damaged.
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as archive:
             found = {k: archive[k] for k in _SHAPES if k in archive.files}
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror or e}). Check the path.") from e
