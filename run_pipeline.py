@@ -689,6 +689,61 @@ def preprocess(
 
 
 @app.command()
+def crops(
+    source: Annotated[
+        Path, typer.Argument(help="A finished run's folder or results.zarr, or the .npz of rows.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The crops.zarr to write.")],
+    size: Annotated[
+        int, typer.Option(min=32, max=1024, help="Crops that are trained on, pixels; there is room around.")
+    ] = 224,
+    fps: Annotated[float, typer.Option(min=0.01, help="Pictures a second that are taken of a run.")] = 10.0,
+    recording: Annotated[
+        Path | None, typer.Option(help="Where the videos of a run are, when the recording has moved.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the rows' pictures lie below; else that of the .npz.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many pictures it takes, and what room; write nothing.")
+    ] = False,
+) -> None:
+    """Cut people out of videos once, in order, for `train` to read in any. Run again to continue."""
+    from contextlib import closing
+
+    from models.training.published import Rows
+    from models.training.recorded import plan_of_results
+    from pipeline.store import Store
+    from stages.crops import crops_of_results, crops_of_rows
+
+    if source.suffix == ".npz":
+        rows = Rows(source)
+        plan = rows.plan(size)
+        written = crops_of_rows(rows, root or source.parent, plan, out)
+    else:
+        path = source if (source / "zarr.json").is_file() else source / "results.zarr"
+        results = Store(path)
+        plan = plan_of_results(results, size, fps)
+        videos = _videos_of(path.parent, results.contents.rig.names, recording)
+        written = crops_of_results(results, videos, plan, out)
+    console.print(f"{len(plan.box)} pictures take up to {plan.nbytes / 1e9:.2f} GB.")
+    if dry_run:
+        return
+    try:
+        with (
+            closing(written),
+            tqdm(total=len(plan.box), unit="picture", desc="crops", dynamic_ncols=True) as bar,
+        ):
+            for count in written:
+                bar.update(count - bar.n)
+            bar.update(len(plan.box) - bar.n)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
+        raise typer.Exit(130) from None
+    console.print(f"  {escape(str(out))}")
+
+
+@app.command()
 def data(
     folder: Annotated[Path, typer.Argument(help="Where such files are kept.")] = Path("data"),
 ) -> None:

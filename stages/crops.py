@@ -24,7 +24,7 @@ Frames = tuple[av.VideoFrame | None, ...]
 
 def crops_of_results(
     results: Store, videos: Sequence[VideoInfo | None], plan: CropPlan, out: Path
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Write the crops of a plan of ``plan_of_results`` to the store ``out``, or go on with it.
 
     videos: one a camera, in the results' order. Yields how many of the pictures are written, after each
@@ -68,7 +68,7 @@ def _cut(frame: av.VideoFrame | None, box: Array, size: int, K: Array, dist: Arr
     return Look.at(box, size, K, dist).of_yuv(planes(yuv), yuv_matrix(int(yuv.colorspace), yuv.height))
 
 
-def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Iterator[int]:
+def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
     """The same for published data of SPIN's format, whose pictures and videos lie below ``root``; plan: of
     ``Rows.plan``."""
     store = CropStore.resume(out, plan)
@@ -105,7 +105,7 @@ def _frames_of(
         yield from read_frames(video, map(int, numbers))
 
 
-def _written(store: CropStore, pictures: Iterator[Pixels]) -> Iterator[int]:
+def _written(store: CropStore, pictures: Iterator[Pixels]) -> Generator[int, None, None]:
     total = len(store.plan.box)
     for block in range(store.next_block, store.plan.blocks):
         store.write(block, list(islice(pictures, min(BLOCK, total - block * BLOCK))))

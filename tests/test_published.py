@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from test_pictures import same
+from typer.testing import CliRunner
 
+import run_pipeline
 from models.training.crop_store import CropStore
 from models.training.published import PublishedPeople, Rows
 from models.training.sources import SourceConfig, open_source
@@ -240,7 +242,16 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
             Rows(path)
     with pytest.raises(InputError, match="frame of a video"):
         PublishedPeople(videos, root=videos.parent, views=2, size=SIZE)
-    with pytest.raises(InputError, match="no folder of pictures"):
-        PublishedPeople(lost, views=2, size=SIZE)
     with pytest.raises(InputError, match=r"gone\.jpg: no picture"):
-        PublishedPeople(lost, root=tmp_path, views=2, size=SIZE)[0]
+        PublishedPeople(lost, views=2, size=SIZE)[0]
+
+
+def test_the_command_cuts_rows(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "crops.zarr"
+    asked = ["crops", str(videos), "--out", str(out), "--size", str(SIZE)]
+    said = CliRunner().invoke(run_pipeline.app, [*asked, "--dry-run"])
+    assert said.exit_code == 0
+    assert "15 pictures take up to 0.00 GB" in said.output
+    assert not out.exists()
+    assert CliRunner().invoke(run_pipeline.app, asked).exit_code == 0
+    check(PublishedPeople(videos, crops=out, views=2, size=SIZE), 0.25)

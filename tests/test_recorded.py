@@ -10,9 +10,12 @@ import builders
 import numpy as np
 import pytest
 import torch
-from test_crop_store import SIZE, film, reconstructed
+from recordings import write_recording
+from test_crop_store import SIZE, film, level, reconstructed
 from test_pictures import same
+from typer.testing import CliRunner
 
+import run_pipeline
 from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
 from models.training.augment import AugmentConfig, augmented, collate
@@ -114,6 +117,27 @@ def test_it_trains_in_other_processes_and_in_batches(made: tuple[Store, Path]) -
     assert batch.images.shape == (4, 1, 3, SIZE, SIZE)
     assert batch.images.float().std((2, 3, 4)).min() > 1
     assert torch.isfinite(batch.body_pose).all()
+
+
+def test_the_command_cuts_the_people_of_a_run(tmp_path: Path) -> None:
+    rig = builders.rig()
+    film(tmp_path / "recording" / "videos")
+    write_recording(tmp_path / "recording", rig, [np.ones((2, 23, 25, 3))])
+    (tmp_path / "recording/recording.yaml").write_text("keypoints: {format: body_25}")
+    results = reconstructed(tmp_path / "results.zarr")
+    asked = ["crops", str(tmp_path), "--out", str(tmp_path / "crops.zarr"), "--size", "64"]
+    said = CliRunner().invoke(run_pipeline.app, asked)
+    assert isinstance(said.exception, InputError)  # no summary.json says where the videos are
+    assert "--recording" in str(said.exception)
+    said = CliRunner().invoke(run_pipeline.app, [*asked, "--recording", str(tmp_path / "recording")])
+    assert said.exit_code == 0, said.output
+    source = RecordedPeople(results.path, tmp_path / "crops.zarr", views=2, size=SIZE)
+    s = source[0]
+    number = builders.contents().frame_index[[rig.names.index(c) for c in s.cameras], int(s.id[-6:])]
+    for v, picture in enumerate(s.pictures):
+        want = level(rig.names.index(s.cameras[v]), int(number[v]))
+        inside = picture[picture > 0]
+        assert abs(np.median(inside) - want) < 20
 
 
 def test_mistakes(made: tuple[Store, Path], tmp_path: Path) -> None:

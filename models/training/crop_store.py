@@ -168,7 +168,7 @@ class CropStore:
             )
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise InputError(
-                f"{path}: no store of crops, or damaged ({type(e).__name__}: {e}). `preprocess` makes one."
+                f"{path}: no store of crops, or damaged ({type(e).__name__}: {e}). `crops` makes one."
             ) from e
 
     @classmethod

@@ -148,12 +148,13 @@ class PublishedPeople:
         seed: int = 0,
     ) -> None:
         """views: of a sample, from those of an instant, put together anew in every epoch. root: the folder
-        that names of pictures begin at. crops: a store of their crops, which takes its place.
+        that names of pictures begin at; the file's own by default. crops: a store of their crops, which takes
+        its place.
 
         Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
         """
         self._made = (path, naming, root, crops, views, size, seed)
-        self.rows, self.size, self.root = Rows(path, naming), size, root
+        self.rows, self.size, self.root = Rows(path, naming), size, root or path.parent
         self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
         members = [[r for r in rows if seen[r]] for rows in self.rows.members]
@@ -161,11 +162,7 @@ class PublishedPeople:
         if self.store is None:
             video = next((n for n in self.rows.imgname if "#" in n), None)
             if video is not None:
-                raise InputError(
-                    f"{path}: {video} is a frame of a video. Cut the crops out first, see `preprocess`."
-                )
-            if root is None:
-                raise InputError(f"{path}: says no folder of pictures. Give it as root, or give crops.")
+                raise InputError(f"{path}: {video} is a frame of a video. Cut the people out first: `crops`.")
             return
         plan = self.store.plan
         self.size = plan.size
@@ -181,7 +178,6 @@ class PublishedPeople:
     def _picture(self, row: int) -> Pixels:
         if self.store is not None:
             return self.store.picture(int(self._place[row]))
-        assert self.root is not None
         r = self.rows
         rgb = read_picture(self.root / r.imgname[row])
         return Look.at(r.box[row], self.size, r.K[row], r.dist[row]).of(rgb)

@@ -41,9 +41,9 @@ class SourceConfig(Config):
     """The ``results.zarr`` of a store; the ``.npz`` of published data. synthetic: motion capture (``.npz``)
     for the poses; without it they are drawn from the pose prior."""
     crops: Path | None = None
-    """Crops that `preprocess` has cut from the videos of a store, or of published data."""
+    """Crops that the command `crops` has cut from the videos of a store, or of published data."""
     root: Path | None = None
-    """Folder of the pictures of published data, where there are no crops."""
+    """Folder of the pictures of published data, where there are no crops; else that of the ``.npz``."""
     worst_fit: float = Field(0.04, gt=0)
     """store: mean distance between a fit and its keypoints, by the side of the person's box, beyond which a
     fit is not taken for the truth."""
@@ -71,7 +71,7 @@ def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> S
             cfg.path, naming=cfg.kind, root=cfg.root, crops=cfg.crops, views=views, size=size, seed=seed
         )
     if cfg.crops is None:
-        raise InputError(f"{cfg.path}: needs crops of its videos, see `preprocess`; say where they are.")
+        raise InputError(f"{cfg.path}: needs crops of its videos, which `crops` makes; say where they are.")
     return RecordedPeople(cfg.path, cfg.crops, views=views, size=size, seed=seed, worst_fit=cfg.worst_fit)
 
 
