@@ -169,6 +169,7 @@ class ImageTask:
             num_workers=self.cfg.workers,
             multiprocessing_context="spawn" if self.cfg.workers else None,
             prefetch_factor=2 if self.cfg.workers else None,
+            generator=torch.Generator(),  # or it would draw from torch's own
         )
         for samples in loader:
             yield samples.to(self.device)

@@ -181,12 +181,12 @@ def train(
     Raises ``InputError`` when data or first weights cannot be read, when ``out`` has or lacks a checkpoint
     where it should not, or cannot be written, and when the loss is no number any more.
     """
+    if cfg.precision != "32" and cfg.net != "images":
+        raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
     fabric = _fabric(cfg)
     fabric.launch()
     if cfg.batch % fabric.world_size:
         raise InputError(f"batch: {cfg.batch} samples cannot be shared among {fabric.world_size} processes.")
-    if cfg.precision != "32" and cfg.net != "images":
-        raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
     run = _Run(cfg, out, fabric, minutes)
     run.open(init, resume)
     yield from run.steps(stop)
@@ -392,6 +392,7 @@ class _Run:
 
 def _fabric(cfg: TrainConfig) -> Fabric:
     """Processes and precision. A launcher that has started the processes already says how many they are."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what was asked for
     if os.environ.get("LT_CLI_USED"):
         return Fabric()
     precision: Any = "bf16-mixed" if cfg.precision == "bf16" else "32-true"

@@ -1,0 +1,239 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import models.image_regressor
+from models.image_regressor import load_image_regressor
+from models.training.fits import FitStore
+from models.training.images import ImagesConfig
+from models.training.keypoints import KeypointsConfig, KeypointTask
+from models.training.loop import LoopConfig
+from models.training.losses import LossConfig
+from models.training.sources import SourceConfig
+from models.training.trainer import TrainConfig, train
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+WIDTH = 12
+
+
+def small_encoder(name, *, imagenet=False):
+    """In place of a ResNet-50: a thousandth of its size, with normalisation over the batch as it has."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=8), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, WIDTH, 3, stride=4), nn.BatchNorm2d(WIDTH), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(models.image_regressor, "make_encoder", small_encoder)
+    monkeypatch.setitem(models.image_regressor.SIZES, "resnet50", WIDTH)
+
+
+def image_config(**more):
+    images = ImagesConfig(
+        fusion="average", size=128, imagenet=False, supervision="2d", loss=LossConfig(detected=1.0),
+        sources=(SourceConfig(count=9),), check_samples=4, **more.pop("images", {}),
+    )  # fmt: skip
+    return TrainConfig(
+        **{
+            "net": "images",
+            "steps": 8,
+            "batch": 3,
+            "clip": 100.0,
+            "learning_rate": 1e-3,
+            "warmup_steps": 2,
+            "summary_steps": 1,
+            "check_steps": 4,
+            "checkpoint_steps": 2,
+            "images": images,
+            **more,
+        }
+    )
+
+
+def keypoint_config(**more):
+    keypoints = KeypointsConfig(width=16, iterations=1, check_samples=4)
+    return TrainConfig(
+        **{
+            "steps": 8,
+            "batch": 8,
+            "warmup_steps": 2,
+            "check_steps": 4,
+            "checkpoint_steps": 2,
+            "keypoints": keypoints,
+            **more,
+        }
+    )
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(found):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+_KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+import models.image_regressor
+from models.training.trainer import train
+from tests.test_trainer import WIDTH, image_config, small_encoder
+models.image_regressor.make_encoder = small_encoder
+models.image_regressor.SIZES["resnet50"] = WIDTH
+for done in train(image_config(), Path(sys.argv[2])):
+    print(done.step, flush=True)
+    if done.step == 5:
+        sys.stdin.read()
+"""
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights_fits_and_curves(small, tmp_path):
+    cfg = image_config()
+    for _ in train(cfg, tmp_path / "whole"):
+        pass
+    killed = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(ROOT), str(tmp_path / "killed")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert killed.stdout is not None
+    assert [int(line) for _, line in zip(range(5), killed.stdout, strict=False)] == [1, 2, 3, 4, 5]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    steps = [p.step for p in train(cfg, tmp_path / "killed", resume=True)]
+    assert steps == [5, 6, 7, 8]  # the checkpoint was of step 4; 9 samples are two thirds of an epoch then
+    whole, two = (tmp_path / d / "weights.safetensors" for d in ("whole", "killed"))
+    assert whole.read_bytes() == two.read_bytes()
+    assert without_time(rows(tmp_path / "whole")) == without_time(rows(tmp_path / "killed"))
+    names = [[f"synthetic/train/0/{v}/{i}" for v in range(2)] for i in range(9)]
+    a, b = (FitStore(tmp_path / d / "fits.zarr").get(names) for d in ("whole", "killed"))
+    assert a.score.isfinite().any()
+    assert torch.equal(a.score, b.score)
+    assert torch.equal(a.body_pose, b.body_pose)
+    assert load_image_regressor(whole).config.size == 128
+    assert any((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def test_fits_teach_and_can_be_left_out(small, tmp_path):
+    for name, enabled in (("with", True), ("without", False)):
+        cfg = image_config(steps=2, images={"fits": LoopConfig(enabled=enabled)})
+        list(train(cfg, tmp_path / name))
+    with_fits, without = (rows(tmp_path / name)[0] for name in ("with", "without"))
+    assert with_fits["keypoints"] == pytest.approx(without["keypoints"])  # the same samples and net
+    assert with_fits["fits_valid"] == 1
+    assert with_fits["pose"] > 0.1
+    assert (without["pose"], without["joints"], without["fits_valid"]) == (0, 0, 0)
+    assert not (tmp_path / "without" / "fits.zarr").exists()
+
+
+def test_samples_made_by_other_processes_are_the_same(small, tmp_path):
+    cfg = image_config(steps=3)
+    list(train(cfg, tmp_path / "here"))
+    list(train(image_config(steps=3, images={"workers": 1}), tmp_path / "there"))
+    for thread in threading.enumerate():
+        if thread.name == "QueueFeederThread":  # ends by itself, a little after its process
+            thread.join(10)
+    assert without_time(rows(tmp_path / "here")) == without_time(rows(tmp_path / "there"))
+
+
+def test_two_processes_have_the_loss_of_one(tmp_path):
+    cfg = keypoint_config(
+        batch=32, steps=4, summary_steps=1, warmup_steps=1, device="cpu",
+        keypoints=KeypointsConfig(width=16, easy=1, check_samples=2),
+    )  # fmt: skip
+    list(train(cfg, tmp_path / "one"))
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(json.loads(cfg.model_dump_json())))
+    command = [str(ROOT / "run_pipeline.py"), "train", "--config", str(file), "--out", str(tmp_path / "two")]
+    subprocess.run(
+        [sys.executable, *command, "--set=devices=2"],
+        check=True, timeout=120, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two) == 4
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["gradient"] == pytest.approx(b["gradient"], rel=1e-3)
+    assert one[-1]["pa_mpjpe_mm_4"] == pytest.approx(two[-1]["pa_mpjpe_mm_4"], abs=0.05)
+    assert one[-1]["loss"] < one[0]["loss"]
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
+    errors = iter([9.0, 3.0, 5.0, 4.0, 6.0])
+    monkeypatch.setattr(KeypointTask, "check", lambda _: {"pa_mpjpe_mm_4": next(errors)})
+    cfg = keypoint_config(steps=10, check_steps=2, keep=2)
+    list(train(cfg, tmp_path))
+    kept = sorted(int(p.stem) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [4, 8, 10]
+    assert (tmp_path / "best.safetensors").exists()
+    assert [r["pa_mpjpe_mm_4"] for r in rows(tmp_path)] == [9, 3, 5, 4, 6]
+    # From an older one, if it is asked for: the steps after it are made again.
+    monkeypatch.setattr(KeypointTask, "check", lambda _: {"pa_mpjpe_mm_4": 7.0})
+    older = tmp_path / "checkpoints" / "000000004.pt"
+    assert [p.step for p in train(cfg, tmp_path, resume=older)] == [5, 6, 7, 8, 9, 10]
+    assert [r["pa_mpjpe_mm_4"] for r in rows(tmp_path)] == [9, 3, 7, 7, 7]
+
+
+def test_a_training_stops_when_it_is_told_to_and_saves_first(tmp_path):
+    cfg, seen = keypoint_config(checkpoint_steps=100), []
+
+    def stop():
+        return len(seen) == 3
+
+    for done in train(cfg, tmp_path, stop=stop):
+        seen.append(done.step)
+    assert seen == [1, 2, 3]
+    assert [p.step for p in train(cfg, tmp_path, resume=True)] == [4, 5, 6, 7, 8]
+
+
+def test_a_loss_that_is_no_number_names_its_samples(small, tmp_path, monkeypatch):
+    from models.training import images
+
+    real = images.image_losses
+
+    def broken(*args):
+        terms = real(*args)
+        seen.append(args)
+        return terms | {"loss": terms["loss"] * (torch.nan if len(seen) == 3 else 1)}
+
+    seen = []
+    monkeypatch.setattr(images, "image_losses", broken)
+    with pytest.raises(InputError, match=r"at step 2 the loss is nan.*not_a_number_2_0.json"):
+        list(train(image_config(), tmp_path))
+    report = json.loads((tmp_path / "not_a_number_2_0.json").read_text())
+    assert len(report["ids"]) == 6
+    assert all(i.startswith("synthetic/train/0/") for i in report["ids"])
+    saved = torch.load(tmp_path / "checkpoints" / "000000002.pt", weights_only=True)
+    assert saved["step"] == 2
+
+
+def test_settings_that_changed_are_named(tmp_path):
+    list(train(keypoint_config(steps=2), tmp_path))
+    changed = keypoint_config(steps=3, keep=5, keypoints=KeypointsConfig(width=8, iterations=1))
+    with pytest.raises(InputError, match=r"steps \(2, now 3\), keypoints.width \(16, now 8\)"):
+        list(train(changed, tmp_path, resume=True))
+    (tmp_path / "checkpoints" / "000000002.pt").write_bytes(b"cut short")
+    with pytest.raises(InputError, match=r"000000002.pt: no checkpoint of a training"):
+        list(train(keypoint_config(steps=2), tmp_path, resume=True))
+
+
+def test_what_cannot_be_shared_or_computed_is_refused(tmp_path):
+    with pytest.raises(InputError, match="9 is odd"):
+        list(train(keypoint_config(batch=9), tmp_path))
+    with pytest.raises(InputError, match="keypoint nets compute with 32 bits"):
+        list(train(keypoint_config(precision="bf16"), tmp_path))
