@@ -15,7 +15,6 @@ from models.body import load_body, pose_keypoints
 from models.training.augment import (
     UNCHANGED,
     AugmentConfig,
-    as_augmented,
     augmented,
     camera_of,
     collate,
@@ -185,20 +184,6 @@ def test_a_mirrored_body_is_the_mirror_image_of_the_body() -> None:
 
 def replace_config(**values: float) -> AugmentConfig:
     return AugmentConfig(**(STRONG.model_dump() | values))
-
-
-def test_poses_there_and_back() -> None:
-    rows = [augmented(dotted(seed)[0], np.random.default_rng(seed), STRONG, SIZE) for seed in range(6)]
-    batch, samples = collate(rows), [dotted(seed)[0] for seed in range(6)]
-    orient = torch.from_numpy(np.stack([s.orient for s in samples]))
-    pose = torch.from_numpy(np.stack([s.body_pose for s in samples]))
-    seen_orient, seen_pose = as_augmented(batch, orient, pose)
-    assert torch.allclose(seen_orient.float(), batch.orient, atol=1e-5)
-    assert torch.allclose(seen_pose.float(), batch.body_pose, atol=1e-5)
-    again = as_augmented(batch, seen_orient, seen_pose, back=True)
-    assert torch.allclose(again[0], orient, atol=1e-6)
-    assert torch.allclose(again[1], pose, atol=1e-12)
-    assert len(set(batch.flipped.tolist())) == 2
 
 
 def test_unchanged_is_the_crop_in_the_middle() -> None:

@@ -197,24 +197,3 @@ def _recoloured(image: Pixels, rng: np.random.Generator, cfg: AugmentConfig) -> 
     if cfg.noise:
         out = out + np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
     return np.asarray((out + np.float32(0.5)).clip(0, 255), np.uint8)
-
-
-def as_augmented(
-    samples: Samples, orient: Tensor, body_pose: Tensor, *, back: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Poses of the samples as they were, seen as the batch shows them; with ``back`` the other way.
-
-    orient (N, V, 3, 3), body → camera, and body_pose (N, 23, 3, 3). Betas stay: bodies are symmetric.
-    """
-    flipped = samples.flipped
-    cos, sin = samples.rolled.cos().to(orient.dtype), samples.rolled.sin().to(orient.dtype)
-    turn = torch.eye(3, dtype=orient.dtype, device=orient.device).repeat(*samples.rolled.shape, 1, 1)
-    turn[..., 0, 0], turn[..., 1, 1], turn[..., 0, 1], turn[..., 1, 0] = cos, cos, -sin, sin
-    mirror = torch.from_numpy(_MIRROR).to(orient)
-    exchanged = [j - 1 for j in SMPL_FLIP[1:]]
-    pose = torch.where(flipped[:, None, None, None], mirror @ body_pose[:, exchanged] @ mirror, body_pose)
-
-    def mirrored(x: Tensor) -> Tensor:
-        return torch.where(flipped[:, None, None, None], mirror @ x @ mirror, x)
-
-    return (mirrored(turn.mT @ orient) if back else turn @ mirrored(orient)), pose
