@@ -525,10 +525,10 @@ def evaluate(
     import torch
 
     from models.body import load_body
-    from models.evaluation.datasets import UNIT_NAMES, TrueBodies
-    from models.evaluation.datasets import evaluate as evaluation
     from models.evaluation.joints import h36m_joints
     from models.evaluation.protocols import PROTOCOLS
+    from models.evaluation.scores import UNIT_NAMES, TrueBodies
+    from models.evaluation.scores import evaluate as evaluation
     from pipeline.datasets.pictures import read_pictures
     from pipeline.datasets.rows import read_rows, write_npz
     from pipeline.files import write_atomically

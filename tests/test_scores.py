@@ -1,4 +1,4 @@
-"""Evaluation on data sets: rows and their views, what networks say of them, and errors that are known."""
+"""Scores by the protocols: errors that are known, the files of results, genders and actions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,11 @@ from people import COUNT, PEOPLE, VIEWS, data, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
-from models.evaluation.datasets import (
-    Predictions,
-    TrueBodies,
-    actions_of,
-    camera_of,
-    evaluate,
-    rows_of,
-    score,
-    shares_shape,
-    summary,
-    views_of,
-)
 from models.evaluation.joints import h36m_joints
+from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
-from models.image_regressor import ImageConfig, ImageRegressor, ViewEstimate, place
-from models.regressor import load_regressor
+from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
+from models.image_regressor import ImageConfig, ImageRegressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError
@@ -54,37 +43,6 @@ def image_net() -> ImageRegressor:
     return ImageRegressor(ImageConfig("resnet50", "average", size=128)).requires_grad_(False).eval()
 
 
-def test_every_row_is_seen_with_the_next_of_its_group() -> None:
-    rows = {"group": np.array([4, 7, 4, 7, 4, 9])}
-    found = views_of(rows, np.arange(6), 2)
-    assert found.tolist() == [[0, 2], [1, 3], [2, 4], [3, 1], [4, 0], [5, -1]]
-    assert views_of(rows, np.array([4, 5]), 4).tolist() == [[4, 0, 2, -1], [5, -1, -1, -1]]
-    assert views_of(rows, np.array([3]), 1).tolist() == [[3]]
-
-
-@pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("fitted", [False, True])
-def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: int, fitted: bool) -> None:
-    rows = read_rows(folder / "rows.npz")
-    done = evaluate(
-        P1, load_regressor("calibrated"), rows, bodies(), partial(read_pictures, folder),
-        views=views, fitted=fitted, batch_size=7,
-    )  # fmt: skip
-    assert done.row.tolist() == list(range(COUNT))
-    limit = {(1, False): 200, (3, False): 60, (1, True): 200, (3, True): 30}[views, fitted]
-    assert done.metrics["mpjpe_mm"] < limit
-    assert done.metrics["pve_mm"] < 1.5 * limit
-    assert done.metrics["not_compared"] == 0
-    assert done.metrics["approximate"]
-    assert (done.metrics["views"], done.metrics["fit"]) == (views, fitted)
-    if views == 3:  # all views show one pose, each in its own axes
-        pose = done.said.pose.reshape(PEOPLE, VIEWS, 24, 3)
-        np.testing.assert_allclose(pose[:, :, 1:], np.repeat(pose[:, :1, 1:], VIEWS, 1), atol=2e-2)
-        turned = Rotation.from_rotvec(done.said.pose[:, :3]).as_matrix()
-        world = (rows["R"].swapaxes(1, 2) @ turned).reshape(PEOPLE, VIEWS, 3, 3)
-        np.testing.assert_allclose(world, np.repeat(world[:, :1], VIEWS, 1), atol=3e-2)
-
-
 def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     done = evaluate(MPI, image_net(), rows, bodies(), partial(read_pictures, folder), views=2, batch_size=5)
@@ -103,15 +61,6 @@ def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     np.testing.assert_allclose(arrays["pred_joints"], joints.numpy(), atol=1e-5)
     assert {"pck150", "auc"} <= set(done.metrics)
     assert json.loads(json.dumps(done.metrics))["protocol"]["truth"].startswith("S: univ_annot3")
-
-
-def test_batches_and_processes_change_nothing(folder: Path) -> None:
-    rows = read_rows(folder / "rows.npz")
-    pictures = partial(read_pictures, folder)
-    a = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=COUNT)
-    b = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=4, num_workers=1)
-    np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
-    assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
 
 
 def with_known_error(said: Predictions, joints: np.ndarray) -> dict[str, Any]:
@@ -203,53 +152,3 @@ def test_actions_are_told_apart() -> None:
     assert (told["mpjpe_mm"], told["rows"], told["not_compared"]) == (30, 4, 1)
     assert told["actions"]["b"] == {"mpjpe_mm": 40, "rows": 3, "not_compared": 1}
     assert summary({"pve": np.array([np.nan])}, np.array([""]))["pve_mm"] is None
-
-
-def test_the_camera_is_what_places_the_body() -> None:
-    rng = np.random.default_rng(3)
-    said = ViewEstimate(
-        torch.eye(3).expand(5, 23, 3, 3), torch.from_numpy(rng.normal(size=(5, 10))).float(),
-        torch.eye(3).expand(5, 1, 3, 3), torch.from_numpy(rng.uniform(0.3, 1, (5, 1, 3))).float(),
-    )  # fmt: skip
-    box = torch.from_numpy(rng.uniform(200, 500, (5, 1, 3))).float()
-    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
-    body = load_body().keypoints.to(dtype=torch.float32)
-    _, transl = place(said, box, K, body)
-    back = camera_of(transl[:, 0], said.betas, box[:, 0], K[:, 0], body)
-    torch.testing.assert_close(back, said.camera[:, 0], atol=1e-4, rtol=1e-4)
-
-
-def test_shapes_of_smpl_mean_nothing_to_the_body_that_ships() -> None:
-    body = load_body()
-    smpl = replace(body, sha256="0" * 64)
-    spin = ImageRegressor(ImageConfig("resnet50", "single", "stretch", "smpl"))
-    assert [shares_shape(net, b) for net in (spin, image_net()) for b in (smpl, body)] == [
-        True, False, False, True,
-    ]  # fmt: skip
-
-
-def test_what_is_needed_is_said(folder: Path) -> None:
-    rows = read_rows(folder / "rows.npz")
-    pictures, net = partial(read_pictures, folder), load_regressor("calibrated")
-    with pytest.raises(InputError, match="no OpenPose keypoints"):
-        evaluate(P1, net, {**rows, "openpose": 0 * rows["openpose"]}, bodies(), pictures)
-    with pytest.raises(InputError, match="no R and t of some cameras"):
-        evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, views=2)
-    alone = evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures)
-    assert alone.metrics["mpjpe_mm"] < 200
-    with pytest.raises(InputError, match="cannot be read as a picture"):
-        evaluate(P1, image_net(), rows, bodies(), partial(read_pictures, folder / "elsewhere"))
-
-
-def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
-    rows = read_rows(folder / "rows.npz")
-    openpose = rows["openpose"].copy()
-    openpose[4] = 0
-    done = evaluate(
-        P1, load_regressor("calibrated"), {**rows, "openpose": openpose}, bodies(),
-        partial(read_pictures, folder), fitted=True,
-    )  # fmt: skip
-    assert np.isnan(done.said.pose[4]).all()
-    assert np.isnan(done.errors["mpjpe"][4])
-    assert done.metrics["not_compared"] == 1
-    assert np.isfinite(done.said.pose[[3, 5]]).all()

@@ -1,0 +1,211 @@
+"""How far what a network says of a data set is from the truth, by a protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.evaluation.joints import H36MJoints
+from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
+from models.evaluation.predictions import Pictures, Predictions, Rows, predict, shares_shape
+from models.evaluation.protocols import Protocol
+from models.image_regressor import ImageRegressor
+from models.regressor import KeypointNet
+from models.rotations import axis_angle_to_matrix
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+
+_THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
+"""Of the area under PCK's curve."""
+
+
+def rows_of(protocol: Protocol, rows: Rows) -> NDArray[np.int64]:
+    """Numbers of the rows that a protocol is about.
+
+    Raises:
+        InputError: there are none, or the ground truth is not in any of them.
+    """
+    pairs = zip(rows["camera"], rows["imgname"], strict=True)
+    want = protocol.camera
+    found = np.flatnonzero([want in (None, c) or (not c and str(want) in n) for c, n in pairs])
+    if len(found) == 0:
+        raise InputError(f"{protocol.name} is about camera {want or 'any'}, of which the data have no row.")
+    known = rows["has_smpl"][found] if protocol.true is None else rows["S"][found][:, protocol.true[0], 3]
+    if not known.any():
+        raise InputError(f"{protocol.name}: the data have no ground truth, which is {protocol.truth}.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class TrueBodies:
+    """Whose meshes the data's ``pose`` and ``shape`` are about."""
+
+    neutral: H36MJoints
+    male: H36MJoints | None = None
+    female: H36MJoints | None = None
+
+    def of(self, gender: str) -> H36MJoints:
+        return {"m": self.male, "f": self.female}.get(gender) or self.neutral
+
+    def described(self) -> str:
+        names = {k: getattr(self, k) for k in ("neutral", "male", "female")}
+        return ", ".join(f"{k}: {b.body.name}" for k, b in names.items() if b is not None)
+
+
+def score(
+    protocol: Protocol, rows: Rows, wanted: NDArray[np.int64], said: Predictions, bodies: TrueBodies
+) -> dict[str, Array]:
+    """The protocol's measures of each wanted row (M,): millimetres, and shares of 1. NaN was not compared.
+
+    said: with betas of ``bodies.neutral``.
+    """
+    picked = list(protocol.predicted)
+    with_mesh = rows["has_smpl"][wanted] > 0
+    meshes = np.full(len(wanted), np.nan)
+    true = np.full((len(wanted), len(picked), 3), np.nan)
+    if protocol.true is not None:
+        S = rows["S"][wanted][:, list(protocol.true)]
+        true = np.where(S[..., 3:] > 0, S[..., :3], np.nan)
+    for gender in np.unique(rows["gender"][wanted][with_mesh]):
+        truth = bodies.of(str(gender))
+        at = np.flatnonzero(with_mesh & (rows["gender"][wanted] == gender))
+        for part in np.array_split(at, -(-len(at) // _MESHES)):
+            pose, shape = (rows[k][wanted[part]] for k in ("pose", "shape"))
+            own, surface = _posed(truth, pose, shape)
+            if protocol.true is None:
+                true[part] = own[:, picked] - own[:, :1]
+            predicted, guess = _posed(bodies.neutral, said.pose[part], said.betas[part])
+            if guess.shape == surface.shape:
+                meshes[part] = pve(guess - predicted[:, :1], surface - own[:, :1])
+    found = said.pred_joints[:, picked] - said.pred_joints[:, :1]
+    measures = {
+        "mpjpe": lambda: 1e3 * mpjpe(found, true),
+        "pa_mpjpe": lambda: 1e3 * pa_mpjpe(found, true),
+        "pve": lambda: 1e3 * meshes,
+        "pck150": lambda: pck(found, true, 0.15),
+        "auc": lambda: auc(found, true, _THRESHOLDS_M),
+    }
+    return {name: measures[name]() for name in protocol.measures}
+
+
+_MESHES: Final = 256
+"""Made at once: some 100 MB."""
+
+
+def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
+    """Joints (N, 17, 3) and vertices (N, V, 3), metres."""
+    rotations = axis_angle_to_matrix(torch.from_numpy(pose).view(-1, 24, 3))
+    shape, still = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
+    mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, still)
+    return joints(rotations, shape, still).numpy(), mesh.double().numpy()
+
+
+def actions_of(rows: Rows) -> NDArray[Any]:
+    """(N,) the action of each row; of Human3.6M from the picture's name where the rows do not say."""
+    found = []
+    for action, name in zip(rows["action"], rows["imgname"], strict=True):
+        m = re.search(r"S\d+_([A-Za-z]+)(?:_\d)?\.\d{8}_\d+\.", str(name))
+        found.append(str(action) or (m[1] if m else ""))
+    return np.array(found)
+
+
+def summary(errors: Mapping[str, Array], actions: NDArray[Any]) -> dict[str, Any]:
+    """Means over the rows that were compared, of all and of each action, for ``metrics.json``."""
+
+    def means(which: NDArray[np.bool_]) -> dict[str, float | int | None]:
+        out: dict[str, float | int | None] = {}
+        for name, values in errors.items():
+            known = values[which][np.isfinite(values[which])]
+            out[UNIT_NAMES[name]] = float(known.mean()) if len(known) else None
+        first = next(iter(errors.values()))[which]
+        return out | {"rows": int(which.sum()), "not_compared": int(np.isnan(first).sum())}
+
+    named = [str(a) for a in np.unique(actions) if a]
+    return means(np.ones(len(actions), bool)) | {"actions": {a: means(actions == a) for a in named}}
+
+
+UNIT_NAMES: Final = {
+    "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
+}  # fmt: skip
+"""Of the measures in ``metrics.json``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A network on the rows of a data set that a protocol is about, M of them."""
+
+    row: NDArray[np.int64]
+    """(M,) their numbers, in order."""
+    said: Predictions
+    errors: Mapping[str, Array]
+    """(M,) of each measure."""
+    metrics: Mapping[str, Any]
+    """Means, of all and of each action, and what they depend on."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and errors."""
+        said = {f.name: getattr(self.said, f.name).astype(np.float32) for f in fields(Predictions)}
+        return said | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
+
+
+def evaluate(
+    protocol: Protocol,
+    net: ImageRegressor | KeypointNet,
+    rows: Rows,
+    bodies: TrueBodies,
+    pictures: Pictures,
+    *,
+    views: int = 1,
+    fitted: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: Callable[[int, Mapping[str, float]], None] = lambda count, means: None,
+) -> Evaluation:
+    """Predict and score. ``progress`` is called with the rows of each batch and the means of all so far.
+
+    Raises ``InputError`` as ``predict`` and ``rows_of`` do.
+    """
+    wanted = rows_of(protocol, rows)
+    order = wanted[np.argsort(rows["group"][wanted], kind="stable")]  # views of a group are read once
+    done: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
+    sums: dict[str, Array] = {}
+    for own, said in predict(
+        net, rows, order, bodies.neutral, pictures,
+        views=views, fitted=fitted, batch_size=batch_size, num_workers=num_workers,
+    ):  # fmt: skip
+        counted = said
+        if not fitted and not shares_shape(net, bodies.neutral.body):
+            counted = replace(said, betas=np.zeros_like(said.betas))
+        errors = score(protocol, rows, own, counted, bodies)
+        done.append((own, said, errors))
+        for name, values in errors.items():
+            known = values[np.isfinite(values)]
+            sums[name] = sums.get(name, np.zeros(2)) + np.array([known.sum(), len(known)])
+        progress(len(own), {UNIT_NAMES[k]: float(x / n) for k, (x, n) in sums.items() if n})
+    back = np.argsort(np.concatenate([own for own, *_ in done]), kind="stable")
+
+    def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(parts)[back]
+
+    errors = {name: joined([e[name] for *_, e in done]) for name in done[0][2]}
+    metrics = summary(errors, actions_of(rows)[wanted]) | {
+        "protocol": protocol.described(),
+        "joints": bodies.neutral.source,
+        "approximate": bodies.neutral.approximate,
+        "bodies": bodies.described(),
+        "views": views,
+        "fit": fitted,
+        "camera": "SPIN's: 5000 px before the crop"
+        if isinstance(net, ImageRegressor) and net.config.body == "smpl"
+        else "K of the data where they have it, else SPIN's: 5000 px before the crop",
+        "pve": "both meshes with the pelvis of the regressor at the origin",
+    }
+    said = Predictions(*(joined([getattr(p, f.name) for _, p, _ in done]) for f in fields(Predictions)))
+    return Evaluation(wanted, said, errors, metrics)
