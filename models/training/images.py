@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -45,11 +45,15 @@ from models.training.loop import (
     to_learn_from,
     with_truth,
 )
-from models.training.losses import LossConfig, image_losses
+from models.training.losses import HIPS, LossConfig, image_losses
 from models.training.samples import Samples
 from models.training.sources import Source, SourceConfig, draw, open_source
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.joints import EXTRA_24
+
+_COMMON: Final = EXTRA_24.index("Neck (LSP)") + 1
+"""The first joints of ``EXTRA_24``, which all data sets have: limbs and neck."""
 
 
 class ImagesConfig(Config):
@@ -148,7 +152,7 @@ class ImageTask:
         self.mesh = load_body().to(device)
         self.body = self.mesh.keypoints.to(dtype=torch.float32)
         extra = extra_24(load_body()).to(dtype=torch.float32, device=device)
-        self.points = _both(self.body, extra)
+        self.points = with_points(self.body, extra)
         self.prior = load_pose_prior()
         self.data = ImageData(_opened(cfg.sources, cfg, motion, seed), cfg, batch, seed)
         # Of another seed: poses that are drawn from a prior, and looks, are then others, too.
@@ -246,24 +250,26 @@ class ImageTask:
     @torch.no_grad()
     def check(self) -> dict[str, float]:
         """Mean errors over the samples whose truth is known, millimetres."""
-        device = next(self.net.parameters()).device
         was = self.net.training
         self.net.eval()
         direct, aligned = list[float](), list[float]()
         for source in self.checks:
             many = min(self.cfg.check_samples, len(source))
+            index = [i * len(source) // many for i in range(many)]
             for first in range(0, many, 16):
                 rows = [
                     augmented(source[i], np.random.default_rng(0), UNCHANGED, self.cfg.size)
-                    for i in range(first, min(first + 16, many))
+                    for i in index[first : first + 16]
                 ]
-                samples = clean(collate(rows).to(device), "full")
+                samples = clean(collate(rows).to(self.device), "full")
                 said, _ = self.bodies(samples, self.encode(samples).float())
-                a, b = joint_errors(said.to("cpu"), samples.to("cpu"), self.body.to(device="cpu"))
-                direct += a.tolist()
-                aligned += b.tolist()
+                a, b = joint_errors(said.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
+                direct += a[np.isfinite(a)].tolist()
+                aligned += b[np.isfinite(b)].tolist()
         self.net.train(was)
-        return {"mpjpe_mm": 1e3 * float(np.nanmean(direct)), "pa_mpjpe_mm": 1e3 * float(np.nanmean(aligned))}
+        if not direct:
+            raise InputError("images.check: no sample's truth is known. Give data with 3D joints or poses.")
+        return {"mpjpe_mm": 1e3 * float(np.mean(direct)), "pa_mpjpe_mm": 1e3 * float(np.mean(aligned))}
 
     @torch.no_grad()
     def pictures(self, batch: Samples) -> dict[str, NDArray[np.uint8]]:
@@ -304,33 +310,41 @@ def network_input(images: Tensor, contrast: Contrast) -> Tensor:
 
 
 def joint_errors(
-    said: Bodies, samples: Samples, body: KeypointBody
+    said: Bodies, samples: Samples, points: KeypointBody
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """MPJPE from the pelvis and PA-MPJPE of SMPL's joints, (N,) metres each, means over the views that show
-    the person; NaN where none does or the truth is not known."""
-    still = torch.zeros(3)
+    """MPJPE and PA-MPJPE, (N,) metres each, means over the views that show the person.
 
-    def joints(rotations: Tensor, betas: Tensor) -> Tensor:
-        found, _ = pose_keypoints(body, rotations, betas, still)
-        return found - found[..., :1, :]
-
+    Of SMPL's 24 joints, from the pelvis, where pose and shape are known; else of the 13 of ``EXTRA_24`` that
+    all data sets have, from the middle of the hips. NaN where neither is known, and where nothing is shown.
+    points: the body with the samples' 49 points.
+    """
     views = samples.seen.shape[1]
     pose = samples.body_pose[:, None].expand(-1, views, -1, -1, -1)
-    true = joints(
-        torch.cat([samples.orient[:, :, None], pose], 2), samples.betas[:, None].expand(-1, views, -1)
+    betas = samples.betas[:, None].expand(-1, views, -1)
+    truth = torch.cat([samples.orient[:, :, None], pose], 2)
+    (true, _), (found, marked) = (
+        pose_keypoints(points, r, b, torch.zeros(3))
+        for r, b in ((truth, betas), (said.rotations, said.betas))
     )
-    found = joints(said.rotations, said.betas)
-    seen = samples.seen.numpy()
-    out = []
-    for error in (mpjpe(found, true), pa_mpjpe(found, true)):
-        error = np.where(seen, error, np.nan)
-        known = np.isfinite(error)
-        total = np.where(known, error, 0).sum(1)
-        out.append(np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan))
-    return out[0], out[1]
+    direct, aligned = np.full((2, *samples.seen.shape), np.nan)
+    smpl = tuple(x - x[:, :, :1] for x in (found, true))
+    common = tuple(
+        (x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in (marked[:, :, 25:], samples.joints)
+    )
+    for a, b in (common, smpl):
+        for error, now in ((direct, mpjpe(a, b)), (aligned, pa_mpjpe(a, b))):
+            np.copyto(error, now, where=np.isfinite(now))
+    return _over_views(direct, samples), _over_views(aligned, samples)
 
 
-def _both(a: KeypointBody, b: KeypointBody) -> KeypointBody:
+def _over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
+    """(N, V) → (N,), without those that are not known."""
+    known = np.isfinite(error) & samples.seen.numpy()
+    total = np.where(known, error, 0).sum(1)
+    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+
+
+def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
     """A body with the points of a, then those of b."""
     return replace(
         a,

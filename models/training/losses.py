@@ -149,7 +149,7 @@ class LossConfig(Config):
     """Factor of the confidence of the data set's own (``EXTRA_24``)."""
 
 
-_HIPS = tuple(EXTRA_24.index(n) for n in ("RHip", "LHip"))
+HIPS: Final = tuple(EXTRA_24.index(n) for n in ("RHip", "LHip"))
 
 
 def image_losses(
@@ -180,7 +180,7 @@ def image_losses(
     terms = {"keypoints": cfg.keypoints * (confidence[..., None] * off**2).mean()}
 
     own = samples.joints
-    has_own = own[:, :, _HIPS].isfinite().flatten(2).all(-1)
+    has_own = own[:, :, HIPS].isfinite().flatten(2).all(-1)
     true = torch.where(has_own[..., None, None], own, target.points(body)[:, :, 25:])
     there = true.isfinite().all(-1) & (valid | has_own)[..., None]
     true = torch.where(there[..., None], true, 0)
@@ -199,7 +199,7 @@ def image_losses(
 
 
 def _from_hips(joints: Tensor) -> Tensor:
-    return joints - joints[:, :, _HIPS].mean(2, keepdim=True)
+    return joints - joints[:, :, HIPS].mean(2, keepdim=True)
 
 
 def _mean_where(mask: Tensor, x: Tensor) -> Tensor:
@@ -209,7 +209,9 @@ def _mean_where(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def _mesh(bodies: Bodies, mesh: Body) -> Tensor:
-    """(N, V, vertices, 3) from the pelvis on."""
-    flat = bodies.map(lambda x: x.flatten(0, 1))
-    still = torch.zeros_like(flat.transl)
-    return mesh.vertices(flat.orient, flat.body_pose, flat.betas, still).view(*bodies.score.shape, -1, 3)
+    """(N, V, vertices, 3), turned about the model's origin, not placed."""
+    orient, pose, betas, transl = (
+        x.flatten(0, 1) for x in (bodies.orient, bodies.body_pose, bodies.betas, bodies.transl)
+    )
+    vertices = mesh.vertices(orient, pose, betas, torch.zeros_like(transl))
+    return vertices.view(*bodies.score.shape, -1, 3)
