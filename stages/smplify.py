@@ -111,7 +111,8 @@ class SmplifyConfig(Config):
         2.5,
         ge=0,
         description="how far detector and body may disagree about where a keypoint is: an offset for each, "
-        "estimated once, with the shape and from the same frames, then kept; 0 switches it off",
+        "estimated once, with the shape and from the same frames, then kept; those frames may say that it is "
+        "up to 2.5 times more or less; 0 switches it off",
     )
     regressed_sigma: float = Field(
         1.0,

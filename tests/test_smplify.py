@@ -33,6 +33,8 @@ from pipeline.joints import BODY_25, BODY_25_FLIP, SMPL_JOINTS
 
 F64 = torch.float64
 ROBUST = 8.0
+SHAPE = 10 + 75
+"""Betas and offsets."""
 
 
 def small_problem(
@@ -102,15 +104,14 @@ def sizes(pb: smplify._Problem, motion: Motion) -> tuple[int, int, int]:
 def steps(pb: smplify._Problem, motion: Motion, x: Tensor) -> Motion:
     """The motion after the step x (n), all unknowns of all problems in a row."""
     n, free, size = sizes(pb, motion)
-    pose, betas, offsets = x.split([n * free * size, n * 10, n * 75])
-    shape = [y.repeat_interleave(pb.roots, 0) for y in (betas.view(n, 10), offsets.view(n, 25, 3))]
+    pose, shape = x.split([n * free * size, n * SHAPE])
     step = smplify._of_each(pose.view(n, free, size), pb.roots)
-    return smplify._moved(pb, motion, step, shape[0], shape[1] if pb.free_shape else None)
+    return smplify._moved(pb, motion, step, shape.view(n, SHAPE).repeat_interleave(pb.roots, 0))
 
 
 def unknowns(pb: smplify._Problem, motion: Motion) -> int:
     n, free, size = sizes(pb, motion)
-    return n * (free * size + 10 + 75)
+    return n * (free * size + SHAPE)
 
 
 def linearised(pb: smplify._Problem, motion: Motion) -> smplify._System:
@@ -137,10 +138,12 @@ def test_gradient_is_that_of_the_energy(
     x = torch.zeros(unknowns(pb, motion), dtype=F64, requires_grad=True)
     energy = smplify._evaluate(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
     (wanted,) = torch.autograd.grad(energy, x)
-    pose, betas, _ = wanted.split([sys.grad.numel(), 20, 150])
+    pose, shape = wanted.split([sys.grad.numel(), 2 * SHAPE])
     assert (sys.grad.reshape(-1) - pose).norm() < 1e-9 * pose.norm()
     if free_shape:
-        assert (sys.shape_grad.reshape(-1) - betas).norm() < 1e-9 * betas.norm()
+        for part in (slice(10), slice(10, None)):  # betas, offsets
+            mine, theirs = sys.shape_grad[:, part], shape.view(2, SHAPE)[:, part]
+            assert (mine - theirs).norm() < 1e-9 * theirs.norm()
     # And autograd is right about the energy: central differences along random directions.
     g = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -152,7 +155,7 @@ def test_gradient_is_that_of_the_energy(
         slope = float((up - down) / (4 * h))
         pick = torch.ones_like(way)
         if not free_shape:
-            pick[-170:] = 0
+            pick[-2 * SHAPE :] = 0
         assert slope == pytest.approx(float((wanted * way * pick).sum()), rel=1e-6)
 
 
@@ -167,22 +170,21 @@ def test_jacobian_of_the_keypoints() -> None:
     wanted = torch.autograd.functional.jacobian(points, zero)
     size = sys.grad.shape[-1]
     first = 6 * size + 4 * size  # second problem, fifth frame
-    pose, betas = wanted[:, first : first + size], wanted[:, 12 * size + 10 : 12 * size + 20]
+    pose = wanted[:, first : first + size]
     assert (sys.jacobian[1, 4] - pose).norm() < 1e-12 * pose.norm()
-    assert (sys.shape_jacobian[1, 4] - betas).norm() < 1e-12 * betas.norm()
 
 
 def dense(sys: smplify._System, n: int) -> Tensor:
-    """The normal matrix of problem n, poses then betas."""
+    """The normal matrix of problem n, poses then shape."""
     frames, size = sys.grad.shape[1:]
-    h = torch.zeros(frames * size + 10, frames * size + 10, dtype=F64)
+    h = torch.zeros(frames * size + SHAPE, frames * size + SHAPE, dtype=F64)
     for gap, blocks in enumerate((sys.diag, sys.next1, sys.next2)):
         for t in range(frames - gap):
             a, b = slice(t * size, (t + 1) * size), slice((t + gap) * size, (t + gap + 1) * size)
             h[a, b], h[b, a] = blocks[n, t], blocks[n, t].T
-    h[:-10, -10:] = sys.border[n].flatten(0, 1)
-    h[-10:, :-10] = h[:-10, -10:].T
-    h[-10:, -10:] = sys.shape[n]
+    h[:-SHAPE, -SHAPE:] = sys.border[n].flatten(0, 1)
+    h[-SHAPE:, :-SHAPE] = h[:-SHAPE, -SHAPE:].T
+    h[-SHAPE:, -SHAPE:] = sys.shape[n]
     return h
 
 
@@ -207,18 +209,23 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(unposed: bool) -> None:
             pb.w_spin.sqrt()[:, None, None] * (turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]),
             (root.mT @ (theta - pb.prior.means[at.component])[..., None]),
             pb.w_shape**0.5 * st.motion.betas,
+            pb.w_offset[:, None, None] ** 0.5 * st.motion.offsets,
             pb.toward[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.toward[0]),
             pb.w_sideways**0.5
             * torch.stack(
                 [st.motion.rotations[:, :, SMPL_JOINTS.index(n), a, 1 - a] for n, a, _ in HINGES]
             ).movedim(0, -1),
-            *(pb.w_hinge**0.5 * (-sign * theta[..., i]).clamp(min=0) for i, sign in pb.hinges),
+            *(
+                pb.w_hinge**0.5 * (smplify._STRAIGHT - sign * theta[..., i]).clamp(min=0)
+                for i, sign in pb.hinges
+            ),
         ]
         return torch.cat([p[pb.roots :].reshape(-1) for p in parts])  # of the second problem
 
     sys = linearised(pb, motion)
     frames, size = sys.grad.shape[1:]
-    mine = [*range(frames * size, 2 * frames * size), *range(2 * frames * size + 10, 2 * frames * size + 20)]
+    poses = 2 * frames * size
+    mine = [*range(frames * size, poses), *range(poses + SHAPE, poses + 2 * SHAPE)]
     matrix, zero = dense(sys, 1), torch.zeros(unknowns(pb, motion), dtype=F64)
     g = torch.Generator().manual_seed(2)
     for _ in range(6):
@@ -245,7 +252,7 @@ def test_structured_solves_are_the_dense_one(frames: int, unposed: bool) -> None
     motion = motion.frames(0, frames)
     sys = linearised(cut, motion)
     damping = torch.tensor([1e-3, 0.5], dtype=F64)
-    pose, betas = smplify._step(sys, damping)
+    pose, shape = smplify._step(sys, damping)
     rhs = torch.cat([sys.grad[..., None], sys.border], -1)
     band, block = smplify._BandedFactor(sys, damping), smplify._BlockFactor(sys, damping)
     one, other = band.backward(band.forward(rhs)), block.backward(block.forward(rhs))
@@ -254,7 +261,7 @@ def test_structured_solves_are_the_dense_one(frames: int, unposed: bool) -> None
         h = dense(sys, n)
         h += damping[n] * torch.diag(h.diagonal())
         wanted = torch.linalg.solve(h, -torch.cat([sys.grad[n].reshape(-1), sys.shape_grad[n]]))
-        found = torch.cat([pose[n].reshape(-1), betas[n]])
+        found = torch.cat([pose[n].reshape(-1), shape[n]])
         assert (found - wanted).norm() < 1e-8 * wanted.norm()
 
 
@@ -425,6 +432,25 @@ def test_a_longer_solve_is_no_worse() -> None:
     assert abs(mpjpe_mm(long.motion, d) - mpjpe_mm(short.motion, d)) < 0.7
 
 
+@pytest.mark.parametrize("bias_m", [0.0, 0.015])
+def test_the_frames_tell_how_far_off_the_detector_is(bias_m: float) -> None:
+    """Offsets of one that errs may be larger, those of one that does not are smaller, and both fits better.
+
+    Measured: 3.4 mm for 4.1 without a bias, 9.1 for 10.0 with one.
+    """
+    scenes = [scene(s, "random", bias_m=bias_m) for s in (500, 504)]
+
+    def fitted(weights: Weights) -> tuple[float, float]:
+        found = [d.solve(weights=weights).motion for d in scenes]
+        error = np.mean([mpjpe_mm(m, d) for m, d in zip(found, scenes, strict=True)])
+        return float(error), float(torch.cat([m.offsets for m in found]).norm(dim=-1).mean())
+
+    (error, size), (fixed_error, fixed_size) = fitted(Weights()), fitted(Weights(offset_spread=1))
+    assert error < 0.95 * fixed_error
+    assert (size - fixed_size) * (bias_m - 0.005) > 0
+    assert fitted(Weights(offset_m=0.0))[1] == 0
+
+
 def test_two_cameras_with_many_outliers() -> None:
     d = scene(2, "random", views=2, outliers=0.15, missing=0.37)
     assert mpjpe_mm(d.solve().motion, d) < 9
@@ -461,7 +487,7 @@ def test_elbows_and_knees_bend_the_natural_way() -> None:
         rotations = d.solve().motion.rotations[0].double()
         for name, axis, sign in HINGES:
             bend = sign * matrix_to_axis_angle(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
-            assert bend.min() > np.radians(-6), name
+            assert bend.min() > 0, name
 
 
 def test_the_twist_of_nearly_straight_arms() -> None:
