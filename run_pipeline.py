@@ -457,7 +457,10 @@ def train(
     # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
     stop = Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    bar = tqdm(total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}")
+    bar = tqdm(
+        total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}",
+        disable=os.environ.get("LOCAL_RANK", "0") != "0",  # several processes: the first one tells
+    )  # fmt: skip
     samples, began = 0, time.monotonic()
     going_on = (checkpoint or True) if resume else False
     try:
