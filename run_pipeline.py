@@ -477,7 +477,8 @@ def train(
     if stop.is_set():
         sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
         raise typer.Exit(130)
-    console.print(f"  {escape(str(out / 'weights.safetensors'))}")
+    if not bar.disable:
+        console.print(f"  {escape(str(out / 'weights.safetensors'))}")
 
 
 @app.command()
