@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import fields
 
 import cv2
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.body import pose_keypoints
+from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
+from models.rotations import axis_angle_to_matrix
 from models.training import pictures
 from models.training.crop_store import ROOM
-from models.training.pictures import SyntheticPictures, poses_of_prior
+from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
+from models.training.poses import Poses
 from models.training.projections import Difficulty
 from models.training.samples import Sample
 
@@ -90,7 +93,9 @@ def test_the_person_is_drawn_where_the_keypoints_are(
     source: SyntheticPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     green = np.array([0, 255, 0])
-    monkeypatch.setattr(pictures, "_background", lambda side, rng: np.full((side, side, 3), green, np.uint8))
+    monkeypatch.setattr(
+        pictures, "_background", lambda side, clutter, rng: np.full((side, side, 3), green, np.uint8)
+    )
     monkeypatch.setattr(source, "_grain", np.zeros_like(source._grain))
     for i in range(4):
         s = source[i]
@@ -143,8 +148,29 @@ def _ones(xy: np.ndarray) -> np.ndarray:
     return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
 
 
-def test_poses_of_the_prior_stand_on_the_floor() -> None:
-    poses = poses_of_prior(3)
+def test_less_clutter_is_less_in_the_background() -> None:
+    def roughness(clutter: float) -> float:
+        rng = np.random.default_rng(0)
+        made = [pictures._background(96, clutter, rng).astype(float) for _ in range(20)]
+        return float(np.mean([np.abs(np.diff(p, axis=1)).mean() for p in made]))
+
+    assert 8 * roughness(0) < roughness(1)
+    assert roughness(0) < roughness(0.5) < roughness(1)
+
+
+@pytest.mark.parametrize("make", [poses_of_prior, poses_of_people])
+def test_made_up_poses_stand_upright_on_the_floor(
+    make: Callable[[int], Poses], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_PEOPLE", 8)
+    poses = make(3)
     assert poses.pose.shape[1:] == (24, 3)
-    assert 0.6 < float(poses.height.median()) < 1.0
-    assert torch.equal(poses.pose, poses_of_prior(3).pose)
+    assert len(poses.pose) >= 512
+    rotations = axis_angle_to_matrix(poses.pose.double())
+    body = load_body().keypoints
+    _, points = pose_keypoints(body, rotations, torch.zeros(10, dtype=torch.float64), torch.zeros(3).double())
+    over = points[..., 1] - points[:, 8:9, 1] + poses.height[:, None]
+    assert over[:, 0].median() > 1.3  # the nose
+    assert -0.02 < over.amin(1).median() < 0.08
+    assert torch.equal(poses.pose, make(3).pose)
+    assert not torch.equal(poses.pose, make(4).pose)

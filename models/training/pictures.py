@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from models.body import Body, forward_kinematics, load_body, pose_keypoints
+from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
 from models.crops import person_box
 from models.evaluation.joints import extra_24
+from models.motion import animate, make_people
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
 from models.rendering.overlay import composite
 from models.rendering.software import draw
-from models.rotations import axis_angle_to_matrix
+from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
 from models.training.crop_store import picture_side, zoom
 from models.training.poses import Poses
@@ -43,6 +45,9 @@ _ANNOTATOR: Final = 0.01
 """Standard deviation of the 24 points that people mark in published data, by the side of the crop."""
 _GRAIN: Final = 512
 """Side of the noise of a sensor of which each picture gets a piece; pictures are smaller."""
+_PEOPLE: Final = 64
+_SECONDS: Final = 60.0
+_MOMENTS: Final = 64
 _PARTS: Final = ("skin", "hair", "top", "sleeve", "trousers", "shin", "shoes")
 _WORN_ON: Final = {
     "spine1": "top", "spine2": "top", "spine3": "top", "left_collar": "top", "right_collar": "top",
@@ -73,6 +78,23 @@ def poses_of_prior(seed: int = 0) -> Poses:
     return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
 
 
+def poses_of_people(seed: int = 0) -> Poses:
+    """Poses of the people of made-up recordings (``models/motion.py``), each in a manner of their own: they
+    walk, squat, swing their arms, turn, jump and reach. Less varied than motion capture."""
+    body, rng = load_body(), np.random.default_rng([seed, 12])
+    upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
+    poses, heights = [], []
+    for person in make_people(_PEOPLE, _SECONDS, seed, body):
+        rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
+        turned = torch.from_numpy(rotations)
+        turned[:, 0] = upright @ turned[:, 0]
+        poses.append(matrix_to_axis_angle(turned))
+        rest = pelvis_at_rest(body.keypoints, torch.from_numpy(person.betas)[None])
+        heights.append((torch.from_numpy(transl) + rest)[:, 2])
+    pose, height = torch.cat(poses).float(), torch.cat(heights).float()
+    return Poses(pose, height, torch.zeros(len(pose), dtype=torch.int64), ("people",))
+
+
 class SyntheticPictures:
     """``count`` samples of ``views`` crops of ``size`` pixels, the same in every epoch."""
 
@@ -86,12 +108,15 @@ class SyntheticPictures:
         seed: int = 0,
         split: str = "train",
         difficulty: Difficulty | None = None,
+        clutter: float = 1.0,
         body: Body | None = None,
     ) -> None:
-        """split: goes into the samples' ids and their random numbers. difficulty: of the keypoints; by
-        default the noise of ``Difficulty`` and poses varied beyond those given. body: the default one, or
-        another with its skin weights."""
+        """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise. split:
+        goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default the
+        noise of ``Difficulty`` and poses varied beyond those given. body: the default one, or another with
+        its skin weights."""
         self.count, self.views, self.size, self.seed, self.split = count, views, size, seed, split
+        self.clutter = clutter
         self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
         self.body = load_body() if body is None else body
         self.projections = Projections(poses, self.body.keypoints)
@@ -167,7 +192,7 @@ class SyntheticPictures:
             vertices, self.body.faces, rig, view, look.colours,
             tints=self._tints, light=light, ambient=look.ambient,
         )  # fmt: skip
-        rgb = composite(_background(side, rng), drawn).astype(np.float32)
+        rgb = composite(_background(side, self.clutter, rng), drawn).astype(np.float32)
         y, x = rng.integers(0, _GRAIN - side, 2)
         rgb += rng.uniform(0, 8) * self._grain[y : y + side, x : x + side]
         return rgb.clip(0, 255).astype(np.uint8)
@@ -211,11 +236,12 @@ def _tints(body: Body) -> NDArray[np.int32]:
     return np.asarray(part[body.faces[:, 0]], np.int32)
 
 
-def _background(side: int, rng: np.random.Generator) -> Pixels:
+def _background(side: int, clutter: float, rng: np.random.Generator) -> Pixels:
     """(side, side, 3): a gradient between four corners' colours, shapes, noise of any coarseness."""
     corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
+    corners = corners.mean((0, 1)) + max(clutter, 0.3) * (corners - corners.mean((0, 1)))
     rgb = cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
-    for _ in range(rng.poisson(4)):
+    for _ in range(rng.poisson(4 * clutter)):
         colour = rng.uniform(0, 255, 3).tolist()
         corner, size = rng.uniform(-0.2, 1.2, 2) * side, rng.uniform(0.03, 0.6, 2) * side
         turn, shape = rng.uniform(0, 180), rng.integers(3)
@@ -228,7 +254,7 @@ def _background(side: int, rng: np.random.Generator) -> Pixels:
             a, b = rng.integers(0, side, (2, 2)).tolist()
             cv2.line(rgb, a, b, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
     cells = int(rng.integers(3, 40))
-    noise = rng.uniform(0, 45) * rng.standard_normal((cells, cells, 3), np.float32)
+    noise = max(clutter, 0.1) * rng.uniform(0, 45) * rng.standard_normal((cells, cells, 3), np.float32)
     rgb = rgb + cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
     grey = rgb.mean(2, keepdims=True)
     return np.asarray((grey + rng.random() * (rgb - grey)).clip(0, 255).astype(np.uint8))

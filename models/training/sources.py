@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.training.pictures import SyntheticPictures, poses_of_prior
+from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
 from models.training.poses import read_poses
 from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
@@ -39,7 +39,12 @@ class SourceConfig(Config):
     data in SPIN's format. mpi-inf-3dhp, h36m: the same, several views at once also in files of SPIN's."""
     path: Path | None = None
     """The ``results.zarr`` of a store; the ``.npz`` of published data. synthetic: motion capture (``.npz``)
-    for the poses; without it they are drawn from the pose prior."""
+    for the poses, or nothing."""
+    poses: Literal["prior", "people"] = "prior"
+    """synthetic, without motion capture: draws from the pose prior; or the people of `synth`, who walk,
+    squat, swing their arms, turn, jump and reach, which is easier."""
+    clutter: float = Field(1.0, ge=0, le=1)
+    """synthetic: of the backgrounds, from soft gradients to shapes and strong noise."""
     crops: Path | None = None
     """Crops that the command `crops` has cut from the videos of a store, or of published data."""
     root: Path | None = None
@@ -52,7 +57,7 @@ class SourceConfig(Config):
     count: int = Field(20_000, ge=1)
     """How many different samples are made up, where they are."""
     split: Literal["train", "test"] = "train"
-    """test: other samples are made up, of motion clips that are held out."""
+    """test: other samples are made up, of motion clips that are held out, or of other people."""
 
 
 def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> Source:
@@ -62,8 +67,14 @@ def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> S
         InputError: a file is missing, damaged or something else.
     """
     if cfg.kind == "synthetic":
-        poses = poses_of_prior(seed) if cfg.path is None else read_poses(cfg.path)[cfg.split == "test"]
-        return SyntheticPictures(poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split)
+        test = cfg.split == "test"
+        if cfg.path is not None:
+            poses = read_poses(cfg.path)[test]
+        else:
+            poses = {"prior": poses_of_prior, "people": poses_of_people}[cfg.poses](2 * seed + test)
+        return SyntheticPictures(
+            poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter
+        )
     if cfg.path is None:
         raise InputError(f"kind: {cfg.kind} needs a path, of its data.")
     if cfg.kind != "store":
