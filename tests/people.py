@@ -11,13 +11,27 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body, pose_keypoints
-from models.evaluation.joints import extra_24
+from models.evaluation.joints import extra_24, h36m_joints
+from models.evaluation.scores import TrueBodies
+from models.image_regressor import ImageConfig, ImageRegressor
 from models.synthetic import ring_rig
 from pipeline.datasets.rows import Row, box_of, to_arrays, write_npz
 from pipeline.joints import EXTRA_24
 
 VIEWS, PEOPLE, COUNT = 3, 4, 12
 CAMERAS = ("54138969", "55011271", "60457274")
+
+
+@cache
+def bodies() -> TrueBodies:
+    """The body that ships, with joints of its own."""
+    return TrueBodies(h36m_joints(load_body(), None))
+
+
+@cache
+def image_net() -> ImageRegressor:
+    """With random weights."""
+    return ImageRegressor(ImageConfig("resnet50", "average", size=128)).requires_grad_(False).eval()
 
 
 @cache

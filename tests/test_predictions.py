@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from people import COUNT, PEOPLE, VIEWS, write_people
+from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
-from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import camera_of, shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
-from models.evaluation.scores import TrueBodies, evaluate
+from models.evaluation.scores import evaluate
 from models.image_regressor import ImageConfig, ImageRegressor, ViewEstimate, place
 from models.regressor import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows
 from pipeline.errors import InputError
 
-P1, P2, MPI, PW = (PROTOCOLS[n] for n in ("h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"))
-
-
-@cache
-def bodies() -> TrueBodies:
-    return TrueBodies(h36m_joints(load_body(), None))
+P1 = PROTOCOLS["h36m-p1"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_people(tmp_path_factory.mktemp("people"))
-
-
-@cache
-def image_net() -> ImageRegressor:
-    return ImageRegressor(ImageConfig("resnet50", "average", size=128)).requires_grad_(False).eval()
 
 
 def test_every_row_is_seen_with_the_next_of_its_group() -> None:
@@ -75,7 +64,7 @@ def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: i
 def test_batches_and_processes_change_nothing(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     pictures = partial(read_pictures, folder)
-    a = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=COUNT)
+    a = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=12)
     b = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=4, num_workers=1)
     np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
     assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
@@ -129,3 +118,11 @@ def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
     assert np.isnan(done.errors["mpjpe"][4])
     assert done.metrics["not_compared"] == 1
     assert np.isfinite(done.said.pose[[3, 5]]).all()
+
+
+def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for(folder: Path) -> None:
+    rows = {k: v[:3] for k, v in read_rows(folder / "rows.npz").items()}
+    config = ImageConfig("resnet50", "average", body="smpl", size=128)
+    spin = ImageRegressor(config).requires_grad_(False).eval()
+    done = evaluate(P1, spin, rows, bodies(), partial(read_pictures, folder), views=3, fitted=True)
+    assert done.metrics["mpjpe_mm"] < 40

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from people import COUNT, PEOPLE, VIEWS, data, write_people
+from people import COUNT, PEOPLE, VIEWS, bodies, data, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
@@ -19,7 +19,6 @@ from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
-from models.image_regressor import ImageConfig, ImageRegressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError
@@ -28,19 +27,9 @@ from pipeline.joints import EXTRA_24_OF_H36M_17
 P1, P2, MPI, PW = (PROTOCOLS[n] for n in ("h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"))
 
 
-@cache
-def bodies() -> TrueBodies:
-    return TrueBodies(h36m_joints(load_body(), None))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_people(tmp_path_factory.mktemp("people"))
-
-
-@cache
-def image_net() -> ImageRegressor:
-    return ImageRegressor(ImageConfig("resnet50", "average", size=128)).requires_grad_(False).eval()
 
 
 def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
