@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.batch import Event
     from pipeline.check import Check
     from pipeline.recording import Recording
+    from pipeline.storage import Place
     from pipeline.store import Store
     from pipeline.summary import Summary
     from pipeline.video import VideoInfo
@@ -69,27 +70,36 @@ def _top(
 
 @app.command()
 def run(
-    recording: Annotated[Path, typer.Argument(help="Folder with videos/, keypoints/ and calibration.toml.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    recording: Annotated[
+        str, typer.Argument(help="Folder or URL with videos/, keypoints/ and calibration.toml.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results.")],
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
-    from pipeline.recording import find_recording
+    from pipeline.batch import opened
+    from pipeline.storage import inside, outline, place, writing
 
     cfg = _run_config(config, settings)
-    found = find_recording(recording)
-    _print_recording(found)
-    result = _run(found, out, cfg)
+    source, home = place(recording), place(out)
+    with (
+        outline(source) as tree,
+        opened(source, tree, tree) as found,
+        writing(home, f"{recording} {cfg.model_dump_json()}") as folder,
+    ):
+        _print_recording(found)
+        result = _run(found, folder, cfg)
     _print_results(result.summary)
     _print_missing(result)
-    _print_files(result)
+    for file in result.files:
+        console.print(f"  {escape(str(inside(home, str(file.relative_to(folder)))))}")
 
 
 @app.command()
 def batch(
-    dataset: Annotated[Path, typer.Argument(help="Folder tree that holds recordings.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a recording.")],
+    dataset: Annotated[str, typer.Argument(help="Folder tree that holds recordings, or its URL.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results of them all.")],
     workers: Annotated[
         str, typer.Option(help="Recordings processed at the same time; auto is as many as there is room for.")
     ] = "auto",
@@ -117,7 +127,8 @@ def batch(
     """Reconstruct all recordings of a folder tree. Run again to continue. Exit status 1: not all are done."""
     from contextlib import closing
 
-    from pipeline.batch import find_recordings, process
+    from pipeline.batch import PAGE, find_recordings, process, within
+    from pipeline.storage import inside, outline, place
     from pipeline.workers import Needs
     from stages.graph import run
 
@@ -128,11 +139,13 @@ def batch(
     if address is not None and engine != "ray":
         raise InputError(f"--address {address}: only with --engine ray")
     cfg = _run_config(config, settings)
-    found = find_recordings(dataset, out, only)
-    if dry_run:
-        raise typer.Exit(_print_dataset(dataset, found))
+    source, home = place(dataset), place(out)
+    with outline(source) as tree:
+        found = find_recordings(tree, within(source, tree, home), only)
+        if dry_run:
+            raise typer.Exit(_print_dataset(source, tree, found))
     working = process(
-        dataset, out, cfg, run,
+        source, home, cfg, run,
         workers=None if workers == "auto" else int(workers),
         needs=Needs(cpus, gpus, memory_gb),
         engine="ray" if engine == "ray" else "local",
@@ -144,7 +157,7 @@ def batch(
     except KeyboardInterrupt:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
         raise typer.Exit(130) from None
-    console.print(f"  {escape(str(out / 'batch.html'))}")
+    console.print(f"  {escape(str(inside(home, PAGE)))}")
     raise typer.Exit(0 if all_done else 1)
 
 
@@ -822,27 +835,26 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
         write_recording(out, cfg, body, bar.update, force=force)
 
 
-def _print_dataset(dataset: Path, folders: Mapping[str, Path]) -> int:
+def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> int:
     """What a batch would run, and what is wrong with which; the exit status."""
-    from pipeline.recording import find_recording
+    from pipeline.batch import opened
 
     table = _table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
     told: list[tuple[str, str]] = []
     refused = 0
     for name, folder in folders.items():
         try:
-            found = find_recording(folder, inherit=dataset)
+            with opened(dataset, tree, folder) as found:
+                told += [(name, warning) for warning in found.warnings]
+                calibration = os.path.relpath(found.calibration, found.path) if found.calibration else "none"
+                table.add_row(
+                    escape(name), str(len(found.rig)), str(len(found)), f"{float(found.timeline.rate):.6g}",
+                    found.format.name, escape(calibration),
+                )  # fmt: skip
         except InputError as e:
             refused += 1
             table.add_row(escape(name), *[""] * 4, "[red]refused[/red]")
             told.append((name, f"error: {e}"))
-            continue
-        told += [(name, warning) for warning in found.warnings]
-        calibration = os.path.relpath(found.calibration, folder) if found.calibration else "none"
-        table.add_row(
-            escape(name), str(len(found.rig)), str(len(found)), f"{float(found.timeline.rate):.6g}",
-            found.format.name, escape(calibration),
-        )  # fmt: skip
     console.print(table)
     for name, text in told:
         _warn(f"{name}: {text}")

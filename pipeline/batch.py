@@ -14,11 +14,12 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
@@ -28,8 +29,8 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.cluster import RayTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.files import locked, write_atomically
-from pipeline.recording import is_recording, sources
+from pipeline.recording import Recording, find_recording, is_recording, sources
+from pipeline.storage import Place, held, is_whole, outline, read_text, reading, write_text
 from pipeline.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 
 MANIFEST: Final = "batch.json"
@@ -125,8 +126,8 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
 
 
 def process(
-    dataset: Path,
-    out: Path,
+    dataset: Place,
+    out: Place,
     cfg: Config,
     run: Run,
     *,
@@ -139,10 +140,11 @@ def process(
 ) -> Generator[Event, None, None]:
     """Run every recording that is not done, and tell what happens. The failure of one stops no other.
 
-    run, cfg: called in the workers, so they must be picklable. workers: recordings at the same time; None for
-    as many as the machines have room for, by what each ``needs``. engine: processes of this machine, or tasks
-    of the Ray cluster at ``address`` (see ``RayTasks``). retry: how often a recording is tried again whose
-    worker died or had an error that nobody foresaw; what the user can mend is not tried again.
+    dataset, out: folders, or URLs of object storage (see ``pipeline/storage.py``). run, cfg: called in the
+    workers, so they must be picklable. workers: recordings at the same time; None for as many as the machines
+    have room for, by what each ``needs``. engine: processes of this machine, or tasks of the Ray cluster at
+    ``address`` (see ``RayTasks``). retry: how often a recording is tried again whose worker died or had an
+    error that nobody foresaw; what the user can mend is not tried again.
 
     Recordings that are done, with the same settings and from the same files, are left as they are and come
     first. Closing the iterator stops the workers.
@@ -151,41 +153,67 @@ def process(
         InputError: there are no recordings, ``out`` cannot be written, another batch is at work there, or
             there is no cluster.
     """
-    folders = find_recordings(dataset, out, only)
-    with locked(out, "batch"):
+    with outline(dataset) as tree, held(out, "batch"):
+        folders = find_recordings(tree, within(dataset, tree, out), only)
         rows = read_manifest(out)
+        tasks: dict[str, Task] = {}
         for name, folder in folders.items():
-            row, inputs = rows.get(name, Row(name)), _inputs(cfg, folder, dataset)
-            same = row.inputs == inputs and all((out / name / file).exists() for file in row.files)
-            if row.state != "done" or not same:
-                rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
-        todo = deque(name for name in folders if rows[name].state != "done")
-        _write(out, dataset, rows)
-        yield from (Event(rows[name], -1) for name in folders if rows[name].state == "done")
-        if not todo:
+            row, inputs = rows.get(name, Row(name)), _inputs(cfg, folder, tree)
+            if row.state == "done" and row.inputs == inputs and _is_there(out, row):
+                continue
+            rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
+            needed = tuple(path.relative_to(tree).as_posix() for path in _needed(folder, tree))
+            tasks[name] = Task(name, folder.relative_to(tree).as_posix(), needed, inputs)
+        save = partial(_write, out, dataset, rows)
+        save()
+        yield from (Event(rows[name], -1) for name in folders if name not in tasks)
+        if not tasks:
             return
         job = Job(dataset, out, run, cfg)
         pool: Workers
         if engine == "ray":
             pool = RayTasks(job, needs, workers, address)
         else:
-            pool = Processes(job, min(workers or Processes.room(needs), len(todo)))
+            pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
         try:
-            yield from _work_off(pool, todo, folders, rows, dataset, out, retry)
+            yield from _work_off(pool, tasks, rows, save, retry)
         finally:
             pool.stop()
-            _write(out, dataset, rows)
+            save()
+
+
+@contextmanager
+def opened(dataset: Place, tree: Path, folder: Path) -> Iterator[Recording]:
+    """A recording of the data set whose outline is ``tree``. Its files are there until the end.
+
+    Raises ``InputError``.
+    """
+    with reading(dataset, [p.relative_to(tree).as_posix() for p in _needed(folder, tree)]) as top:
+        yield find_recording(top / folder.relative_to(tree), inherit=top)
+
+
+def within(dataset: Place, tree: Path, out: Place) -> Path | None:
+    """Where ``out`` is in the tree of the data set, if it is inside."""
+    if isinstance(out, Path) or isinstance(dataset, Path):
+        return out if isinstance(out, Path) and isinstance(dataset, Path) else None
+    return tree / out.removeprefix(f"{dataset}/") if out.startswith(f"{dataset}/") else None
+
+
+def _is_there(out: Place, row: Row) -> bool:
+    """Whether nobody has taken a recording's results away."""
+    if isinstance(out, Path):
+        return all((out / row.name / file).exists() for file in row.files)
+    return is_whole(f"{out}/{row.name}")
 
 
 def _work_off(
     pool: Workers,
-    todo: deque[str],
-    folders: Mapping[str, Path],
+    tasks: Mapping[str, Task],
     rows: dict[str, Row],
-    dataset: Path,
-    out: Path,
+    save: Callable[[], None],
     retry: int,
 ) -> Generator[Event, None, None]:
+    todo = deque(tasks)
     tries: Counter[str] = Counter()
     busy: dict[int, tuple[str, float]] = {}
     while todo or busy:
@@ -195,8 +223,8 @@ def _work_off(
                 tries[name] += 1
                 busy[k] = name, time.monotonic()
                 rows[name] = replace(rows[name], state="running", attempts=rows[name].attempts + 1)
-                _write(out, dataset, rows)
-                pool.give(k, Task(name, folders[name].relative_to(dataset).as_posix(), rows[name].attempts))
+                save()
+                pool.give(k, replace(tasks[name], attempt=rows[name].attempts))
                 yield Event(rows[name], k)
         for k, (kind, values) in pool.messages():
             if k not in busy:
@@ -218,39 +246,35 @@ def _work_off(
                 rows[name] = replace(rows[name], state=state, seconds=seconds, **values)
                 if again:
                     todo.append(name)
-            _write(out, dataset, rows)
+            save()
             yield Event(rows[name], k)
 
 
-def read_manifest(out: Path) -> dict[str, Row]:
+def read_manifest(out: Place) -> dict[str, Row]:
     """Rows by name, of every recording that was ever worked on; none where there is no manifest.
 
-    Raises ``InputError`` when it is damaged.
+    Raises ``InputError`` when it is damaged or cannot be read.
     """
-    path = out / MANIFEST
-    if not path.exists():
+    text = read_text(out, MANIFEST)
+    if text is None:
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        rows = TypeAdapter(list[Row]).validate_python(document["recordings"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as e:
+        rows = TypeAdapter(list[Row]).validate_python(json.loads(text)["recordings"])
+    except (ValueError, KeyError, TypeError, ValidationError) as e:
         raise InputError(
-            f"{path}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: results "
-            "that are there will be found complete and taken over."
+            f"{out}/{MANIFEST}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: "
+            "results that are there will be found complete and taken over."
         ) from e
     return {row.name: row for row in rows}
 
 
-def _write(out: Path, dataset: Path, rows: Mapping[str, Row]) -> None:
+def _write(out: Place, dataset: Place, rows: Mapping[str, Row]) -> None:
     listed = [rows[name] for name in sorted(rows)]
     states = Counter(row.state for row in listed)
-    document = {
-        "dataset": str(dataset.resolve()),
-        "states": dict(states),
-        "recordings": [asdict(row) for row in listed],
-    }
-    write_atomically(out / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    write_atomically(out / PAGE, page(dataset.resolve().name, listed))
+    where = str(dataset.resolve() if isinstance(dataset, Path) else dataset)
+    document = {"dataset": where, "states": dict(states), "recordings": [asdict(row) for row in listed]}
+    write_text(out, MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(out, PAGE, page(where.rpartition("/")[2], listed))
 
 
 _STYLE: Final = """
@@ -334,6 +358,15 @@ def _inputs(cfg: Config, folder: Path, dataset: Path) -> str:
     except (InputError, OSError) as e:
         parts.append(str(e))
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _needed(folder: Path, tree: Path) -> list[Path]:
+    """What must be fetched for a run; where that cannot be told, enough for the run to tell why."""
+    try:
+        return [*sources(folder, tree)]
+    except (InputError, OSError):
+        above = [place for place in folder.parents if place.is_relative_to(tree)]
+        return [folder, *(file for place in above for file in place.iterdir() if file.is_file())]
 
 
 def _texts(values: object) -> Iterator[str]:

@@ -26,6 +26,7 @@ import torch
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
+from pipeline.storage import Place, StorageError, inside, reading, writing
 from pipeline.summary import Summary
 
 LOG: Final = "log.txt"
@@ -73,8 +74,8 @@ USUAL_NEEDS: Final = Needs()
 class Job:
     """What all recordings of a batch share. It crosses processes: ``run`` and ``cfg`` must pickle."""
 
-    dataset: Path
-    out: Path
+    dataset: Place
+    out: Place
     run: Run
     cfg: Config
 
@@ -86,7 +87,11 @@ class Task:
     name: str
     folder: str
     """As seen from the data set."""
-    attempt: int
+    needed: tuple[str, ...]
+    """Files and folders that are read, as seen from the data set."""
+    key: str
+    """Of the same key are the same results."""
+    attempt: int = 0
 
 
 Message = tuple[str, dict[str, Any]]
@@ -113,27 +118,22 @@ class Workers(Protocol):
 def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
     """Run a recording once and say how it ended; what it has to say goes to its log, progress to ``tell``."""
     torch.set_num_threads(1)
-    out = job.out / task.name
     warnings: tuple[str, ...] = ()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with _said_in(out / LOG):
-            try:
+        with writing(inside(job.out, task.name), task.key, LOG) as out:
+            with _said_in(out / LOG):
                 print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
-                recording = find_recording(job.dataset / task.folder, inherit=job.dataset)
-                warnings = recording.warnings
-                for warning in warnings:
-                    print(f"warning: {warning}", flush=True)
-                tell(("progress", {"frames": 0, "total": len(recording)}))
-                result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
-            except InputError as e:
-                print(f"error: {e}", flush=True)
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise
+                with _told(), reading(job.dataset, task.needed) as dataset:
+                    recording = find_recording(dataset / task.folder, inherit=dataset)
+                    warnings = recording.warnings
+                    for warning in warnings:
+                        print(f"warning: {warning}", flush=True)
+                    tell(("progress", {"frames": 0, "total": len(recording)}))
+                    result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
+            files = tuple(file.relative_to(out).as_posix() for file in result.files)
     except InputError as e:
-        return "failed", {"error": str(e), "warnings": warnings, "again": False}
+        again = isinstance(e, StorageError)
+        return "failed", {"error": str(e), "warnings": warnings, "again": again}
     except Exception as e:
         error = f"{type(e).__name__}: {e} (see {LOG})"
         return "failed", {"error": error, "warnings": warnings, "again": True}
@@ -142,8 +142,21 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
         "fps": result.summary.fps,
         "reprojection_px": result.summary.reprojection_median_px,
         "warnings": result.warnings,
-        "files": tuple(file.relative_to(out).as_posix() for file in result.files),
+        "files": files,
     }
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong is printed before it is passed on."""
+    try:
+        yield
+    except InputError as e:
+        print(f"error: {e}", flush=True)
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 @contextmanager

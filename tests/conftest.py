@@ -18,7 +18,7 @@ def _no_leaked_thread() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     # zarr and asyncio keep their own pools for the life of the process; tqdm has a monitor.
-    keep = ("zarr", "asyncio", "ThreadPool", "tqdm", "Dummy")
+    keep = ("zarr", "asyncio", "fsspec", "ThreadPool", "tqdm", "Dummy")
     leaked = [t for t in set(threading.enumerate()) - before if t.is_alive() and not t.name.startswith(keep)]
     leaked = [t for t in leaked if type(t).__name__ != "TMonitor"]
     assert not leaked, f"threads left behind: {leaked}"

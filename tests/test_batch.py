@@ -55,7 +55,7 @@ def run(recording, out, cfg, progress):
     progress(len(recording))
     where = {"processors": processors(), "threads": torch.get_num_threads(), "pid": os.getpid()}
     (out / "where.json").write_text(json.dumps(where))
-    files = out / "results.zarr", out / "report.html"
+    files = out / "results.zarr", out / "report.html", out / "summary.json"
     for file in files:
         file.write_text("")
     warnings = (*recording.warnings, "the cameras were estimated")
@@ -296,9 +296,9 @@ def test_the_page_escapes_what_comes_from_outside():
     assert "2 recordings: 1 done, 1 failed" in text
 
 
-def call(capfd, monkeypatch, *words):
+def call(capfd, monkeypatch, *words, command="batch"):
     """Status and everything printed by the command."""
-    monkeypatch.setattr(sys, "argv", ["run_pipeline.py", "batch", *map(str, words)])
+    monkeypatch.setattr(sys, "argv", ["run_pipeline.py", command, *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         run_pipeline.main()
     out, err = capfd.readouterr()

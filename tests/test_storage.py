@@ -1,0 +1,268 @@
+"""Recordings and results by URL: in memory, and on a real S3 server on loopback."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import zarr
+from recordings import figure, ring, seen, write_recording
+from test_batch import Settings, call, make, run
+
+from pipeline.batch import process, read_manifest
+from pipeline.errors import InputError
+from pipeline.recording import find_recording
+from pipeline.storage import StorageError, outline, place, reading, writing
+from stages import graph
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """Where what is fetched and not yet published lies."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))  # of the workers, too
+    yield folder
+    memory().store.clear()
+
+
+def memory():
+    return fsspec.filesystem("memory")
+
+
+def kept(scratch):
+    """Files that stay on this machine."""
+    return sorted(p.name for p in scratch.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+URL = "memory://bucket/out"
+
+
+def listed():
+    return {
+        name.removeprefix("/bucket/out/"): memory().cat(name).decode()
+        for name in memory().find("/bucket/out")
+    }
+
+
+def test_a_place_is_a_folder_or_a_url():
+    assert place("a/b") == Path("a/b")
+    assert place("file:///a/b") == Path("/a/b")
+    assert place("s3://bucket/a/") == "s3://bucket/a"
+
+
+def test_results_are_published_when_they_are_finished_and_never_half(scratch, monkeypatch):
+    whole = {"results_dot_zarr__zarr_dot_json": "{}", "results_dot_zarr__c__0": "1", "summary_dot_json": "{}"}
+    order = []
+    put = type(memory()).put_file
+
+    def noted(fs, ours, theirs, **more):
+        order.append(theirs)
+        return put(fs, ours, theirs, **more)
+
+    monkeypatch.setattr(type(memory()), "put_file", noted)
+    with writing(URL, "a", "log.txt") as out:
+        write(out, **whole, old_dot_mp4="x")
+        assert not listed()
+    first = listed()
+    assert {*first} == {"results.zarr/zarr.json", "results.zarr/c/0", "summary.json", "old.mp4"}
+    assert [name.rpartition("/")[2] for name in order[-2:]] == ["zarr.json", "summary.json"]
+    assert not kept(scratch)
+
+    # Again: what is there comes first, and a failure changes nothing but the log.
+    where = r"^memory://bucket/out/results\.zarr: other"
+    with pytest.raises(InputError, match=where), writing(URL, "b", "log.txt") as out:
+        assert (out / "results.zarr/c/0").read_text() == "1"
+        write(out, log_dot_txt="went wrong", results_dot_zarr__c__0="2")
+        raise InputError(f"{out}/results.zarr: other settings")
+    assert listed() == {**first, "log.txt": "went wrong"}
+    assert not kept(scratch)
+    with writing(URL, "b", "log.txt") as out:
+        (out / "old.mp4").unlink()
+        write(out, results_dot_zarr__c__0="2")
+    del first["old.mp4"]
+    assert listed() == {**first, "results.zarr/c/0": "2", "log.txt": "went wrong"}
+
+
+def test_what_was_cut_off_is_continued_by_the_same_key_only(scratch):
+    with pytest.raises(RuntimeError), writing(URL, "a") as out:
+        write(out, results_dot_zarr__c__0="1")
+        raise RuntimeError
+    assert not listed()
+    with writing(URL, "b") as out:
+        assert not [*out.iterdir()]
+        with (
+            pytest.raises(InputError, match=r"^memory://bucket/out.*another run is at work"),
+            writing(URL, "b"),
+        ):
+            pass
+    with writing(URL, "a") as out:
+        assert (out / "results.zarr/c/0").read_text() == "1"
+    assert {*listed()} == {"results.zarr/c/0"}
+
+
+def test_publishing_that_is_cut_off_is_done_again(scratch, monkeypatch):
+    def full(fs, ours, theirs, **more):
+        if theirs.endswith("zarr.json"):
+            raise OSError("out of order")
+        return put(fs, ours, theirs, **more)
+
+    files = {"results_dot_zarr__zarr_dot_json": "{}", "a": "1", "summary_dot_json": "{}"}
+    with writing(URL, "a") as out:
+        write(out, **files)
+    put = type(memory()).put_file
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory()), "put_file", full)
+        with pytest.raises(StorageError, match="out of order"), writing(URL, "a") as out:
+            write(out, a="2")
+    assert {*listed()} == {"a"}, "neither a store nor a summary"
+    with writing(URL, "a") as out:
+        assert (out / "a").read_text() == "2", "it was finished"
+    assert {*listed()} == {"a", "results.zarr/zarr.json", "summary.json"}
+
+
+def test_the_outline_of_a_data_set_changes_with_its_files(tmp_path):
+    make(tmp_path / "data/s/a")
+    memory().put(str(tmp_path / "data"), "/bucket/data", recursive=True)
+    file = "s/a/keypoints/cam01/cam01_000000000001_keypoints.json"
+
+    def look():
+        with outline("memory://bucket/data") as tree:
+            assert tree.name == "data"
+            assert (tree / "s/a/calibration.toml").read_bytes() == (
+                tmp_path / "data/s/a/calibration.toml"
+            ).read_bytes()
+            assert (tree / file).stat().st_size == 0
+            return {str(p.relative_to(tree)): p.stat().st_mtime_ns for p in tree.rglob("*.json")}
+
+    first = look()
+    assert len(first) == 18
+    assert look() == first
+    memory().pipe_file(f"/bucket/data/{file}", b"{}")
+    assert {name for name, stamp in look().items() if stamp != first[name]} == {file}
+
+
+def test_names_that_leave_their_folder_are_refused(scratch):
+    memory().store["/bucket/data/../../evil"] = memory().open("/bucket/x", "wb")
+    memory().pipe_file("/bucket/data/a", b"")
+    with pytest.raises(InputError, match="is no name that a file can have"), outline("memory://bucket/data"):
+        pass
+    with pytest.raises(InputError, match="is no name"), reading("memory://bucket/data", ["."]):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A real S3 server in a process of its own."""
+    pytest.importorskip("moto")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    serving = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "anything")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for _ in range(600):
+            time.sleep(0.1)
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+        yield
+    serving.terminate()
+    serving.wait()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bucket/nothing", "there is nothing there"),
+        ("nosuch://bucket/x", "Protocol not known"),
+        ("s3://bucket-that-is-not/x", "there is nothing there"),
+    ],
+)
+def test_mistakes_are_told(server, tmp_path, capfd, monkeypatch, url, message):
+    status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
+    assert status == 2
+    assert f"error: {url}: " in text
+    assert message in text
+
+
+def arrays(root):
+    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
+
+
+@pytest.fixture
+def s3(server, tmp_path):
+    """URL of an empty bucket."""
+    name = tmp_path.name.replace("_", "-").strip("-")
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
+
+
+def test_a_batch_on_s3(s3, tmp_path, scratch):
+    """A calibration that is inherited, one that is broken, and results inside the data set."""
+    data, out = f"{s3}/data", f"{s3}/data/results"
+    for name in ("s/a", "s/b", "c"):
+        make(tmp_path / "data" / name)
+    (tmp_path / "data/s/a/calibration.toml").rename(tmp_path / "data/s/calibration.toml")
+    good = (tmp_path / "data/c/calibration.toml").read_bytes()
+    (tmp_path / "data/c/calibration.toml").write_text("no = [")
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    fs.put(str(tmp_path / "data"), s3, recursive=True)
+
+    def attempts():
+        for _ in process(data, out, Settings(), run, workers=1):
+            pass
+        return {name: (row.state, row.attempts) for name, row in read_manifest(out).items()}
+
+    assert attempts() == {"s/a": ("done", 1), "s/b": ("done", 1), "c": ("failed", 1)}
+    assert f"{data}/c/calibration.toml" in read_manifest(out)["c"].error
+    assert b"error: " in fs.cat_file(f"{out}/c/log.txt")
+    assert not fs.exists(f"{out}/c/summary.json")
+    assert b"2 done, 1 failed" in fs.cat_file(f"{out}/batch.html")
+    fs.pipe_file(f"{data}/c/calibration.toml", good)
+    fs.pipe_file(f"{data}/s/a/recording.yaml", b"fps: 25")
+    fs.rm_file(f"{out}/s/b/summary.json")
+    assert attempts() == {"s/a": ("done", 2), "s/b": ("done", 2), "c": ("done", 2)}
+    assert attempts() == {"s/a": ("done", 2), "s/b": ("done", 2), "c": ("done", 2)}
+    assert kept(scratch) == ["log.txt"], "of the one that failed"
+
+
+def test_a_run_on_s3_is_the_same_run(s3, tmp_path, scratch, capfd, monkeypatch):
+    rig = ring(3, size=(320, 180))
+    write_recording(tmp_path / "r", rig, [seen(rig, figure(np.arange(30) / 30), noise_px=0.5)])
+    graph.run(find_recording(tmp_path / "r"), tmp_path / "here", graph.RunConfig())
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    fs.put(str(tmp_path / "r"), s3, recursive=True)
+    words = (f"{s3}/r", "--out", f"{s3}/out")
+    status, text = call(capfd, monkeypatch, *words, command="run")
+    assert status == 0, text
+    assert f"{s3}/out/report.html" in text
+    left = arrays(zarr.open_group(tmp_path / "here/results.zarr", mode="r"))
+    right = arrays(zarr.open_group(f"{s3}/out/results.zarr", mode="r"))
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
+    status, text = call(capfd, monkeypatch, *words, command="run")
+    assert status == 0
+    assert "nothing to do" in text
+    status, text = call(capfd, monkeypatch, *words, "--set", "smplify.overlap_frames=6", command="run")
+    assert status == 2
+    assert f"error: {s3}/out/results.zarr: was made by a run that differs" in text
+    assert not kept(scratch)
