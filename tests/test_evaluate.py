@@ -10,13 +10,13 @@ import pytest
 import torch
 from h36m_tree import make as make_h36m
 from mpi_tree import make_train as make_mpi
-from people import COUNT, write_people
+from people import COUNT, image_net, write_people
 from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import load_body
 from models.external import EXTERNAL
-from models.image_regressor import ImageConfig, ImageRegressor, save_image_regressor
+from models.image_regressor import save_image_regressor
 from pipeline.errors import InputError
 from pipeline.store import Store
 from stages.synth import SynthConfig, write_recording
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_image_regressor(ImageRegressor(ImageConfig("resnet50", "average", size=128)), file)
+    save_image_regressor(image_net(), file)
     return file
 
 

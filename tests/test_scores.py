@@ -19,6 +19,7 @@ from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
+from models.regressor import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError
@@ -65,15 +66,16 @@ def with_known_error(said: Predictions, joints: np.ndarray) -> dict[str, Any]:
 def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
     folder: Path, tmp_path: Path, protocol: Any
 ) -> None:
+    net = image_net() if protocol is MPI else load_regressor("calibrated")
     pictures = partial(read_pictures, folder)
     rows = read_rows(folder / "rows.npz")
-    said = evaluate(protocol, image_net(), rows, bodies(), pictures).said
+    said = evaluate(protocol, net, rows, bodies(), pictures).said
     rng = np.random.default_rng(2)
     away = rng.normal(size=said.pred_joints.shape)
     away *= rng.uniform(0, 0.25, (*away.shape[:2], 1)) / np.linalg.norm(away, axis=-1, keepdims=True)
     away[:, 0] = 0  # the pelvis is where all is measured from
     write_npz(with_known_error(said, said.pred_joints + away), tmp_path / "off.npz")
-    done = evaluate(protocol, image_net(), read_rows(tmp_path / "off.npz"), bodies(), pictures)
+    done = evaluate(protocol, net, read_rows(tmp_path / "off.npz"), bodies(), pictures)
     length = np.linalg.norm(away[:, list(protocol.predicted)], axis=-1)
     np.testing.assert_allclose(done.errors["mpjpe"], 1e3 * length.mean(1), atol=0.01)
     assert done.metrics["mpjpe_mm"] == pytest.approx(1e3 * length.mean(), abs=0.01)
@@ -85,7 +87,7 @@ def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
     turn = Rotation.from_rotvec([0.3, -0.5, 0.2]).as_matrix()
     similar = 1.15 * said.pred_joints @ turn.T + [0.1, 0.2, 3.0]
     write_npz(with_known_error(said, similar), tmp_path / "similar.npz")
-    done = evaluate(protocol, image_net(), read_rows(tmp_path / "similar.npz"), bodies(), pictures)
+    done = evaluate(protocol, net, read_rows(tmp_path / "similar.npz"), bodies(), pictures)
     assert done.metrics["pa_mpjpe_mm"] == pytest.approx(0, abs=0.01)
     rooted = (said.pred_joints - said.pred_joints[:, :1])[:, list(protocol.predicted)]
     slow = [np.linalg.norm(x - 1.15 * turn @ x) for frame in rooted for x in frame]
