@@ -34,8 +34,10 @@ class External:
     """What it holds, in a few words; raises ``InputError`` where it is not sound."""
 
 
-_SMPL: Final = "register at https://smpl.is.tue.mpg.de (SMPL for Python, version 1.1.0)"
-_SMPLIFY: Final = "register at https://smplify.is.tue.mpg.de (its code has the neutral model and the prior)"
+_SMPL: Final = "register at https://smpl.is.tue.mpg.de: SMPL for Python, basicmodel_*_lbs_10_207_0_v1.1.0.pkl"
+_SMPLIFY: Final = (
+    "register at https://smplify.is.tue.mpg.de: gmm_08.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl"
+)
 _RESEARCH: Final = "non-commercial research, after registration"
 _SPIN: Final = "https://github.com/nkolot/SPIN, fetch_data.sh"
 
@@ -98,18 +100,18 @@ def _pieces(root: Path, splits: tuple[str, ...], count: Callable[[str], int]) ->
 
 
 EXTERNAL: Final = (
-    External("SMPL_NEUTRAL.pkl", "SMPL, for results in its shapes and for the published protocols", _SMPLIFY,
+    External("SMPL_NEUTRAL.pkl", "SMPL, for results in its shapes and for the published protocols", _NEUTRAL,
              _RESEARCH, "--set body=FILE; evaluate --body", _body),
     External("SMPL_MALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-male", _body),
     External("SMPL_FEMALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-female", _body),
     External("J_regressor_h36m.npy", "Human3.6M's 17 joints of SMPL, for the published protocols", _SPIN,
-             "with SPIN's data, research", "evaluate --joint-regressor", _regressor(17)),
+             "SPIN's, made of SMPL: research", "evaluate --joint-regressor", _regressor(17)),
     External("J_regressor_extra.npy", "nine extra joints of SMPL, to train on data sets' joints", _SPIN,
-             "with SPIN's data, research", "models/evaluation/joints.py, extra_24", _regressor(9)),
+             "SPIN's, made of SMPL: research", "models/evaluation/joints.py, extra_24", _regressor(9)),
     External("gmm_08.pkl", "SMPLify's pose prior; one ships that does as well", _SMPLIFY, _RESEARCH,
              "models/priors.py, load_pose_prior", _prior),
     External("model_checkpoint.pt", "SPIN's network, to compare with or to begin from", _SPIN,
-             "with SPIN's data, research", "--set regress.weights=FILE; evaluate --weights", _weights),
+             "SPIN's, made of SMPL: research", "--set regress.weights=FILE; evaluate --weights", _weights),
     External("poses.npz", "motion capture, to train keypoint networks; one is shipped trained",
              "CMU, http://mocap.cs.cmu.edu, as SMPL poses: models/training/poses.py",
              "free, but not to be sold as data", "train --motion", _motion),

@@ -53,6 +53,7 @@ def test_a_network_on_pictures_is_evaluated(folder: Path, weights: Path, tmp_pat
     assert metrics["protocol"]["name"] == "h36m-p2"
     assert metrics["protocol"]["camera"] == "60457274"
     assert metrics["approximate"]
+    assert metrics["rows_of_other_data"] == 0
     assert "resnet50 on pictures" in metrics["weights"]
     assert set(metrics["actions"]) == {"Eating", "Walking"}
     with np.load(out) as saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,11 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "metadata.xml").write_text("<metadata><w0>[1 2 3]</w0></metadata>")
     with pytest.raises(InputError, match="w0 has 3 numbers"):
         read_metadata(tmp_path / "metadata.xml", 1, 0)
+
+
+@pytest.mark.parametrize("module", ["cdflib", "h5py"])
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    (part,) = parts(make(tmp_path, names=("Eating.60457274",)), "test")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"needs {module}: pip install 'multispin\[datasets\]'"):
+        list(rows(part, None, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -26,6 +27,22 @@ def test_rows_and_truth_are_the_same_joints(protocol: Protocol) -> None:
     if protocol.true is not None:
         assert [EXTRA_24[i].split(" ")[0] for i in protocol.true] == LSP + extra
         assert [EXTRA_24_OF_H36M_17[i] for i in protocol.predicted] == list(protocol.true)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "others"),
+    [
+        ("h36m-p1", ["images/S11_Eating.54138969_000001.jpg", "S9/Videos/Eating.54138969.mp4#5"],
+         ["images/S1_Eating.54138969_000001.jpg", "S8/Videos/Eating.54138969.mp4#5"]),
+        ("mpi-inf-3dhp", ["mpi_inf_3dhp_test_set/TS6/imageSequence/img_000001.jpg"],
+         ["S1/Seq1/imageFrames/video_0/frame_000001.jpg"]),
+        ("3dpw", ["imageFiles/downtown_arguing_00/image_00001.jpg"], ["TS1/imageSequence/img_000001.jpg"]),
+    ],
+)  # fmt: skip
+def test_pictures_of_the_test_set_are_told_from_others(name: str, own: list[str], others: list[str]) -> None:
+    pattern = PROTOCOLS[name].pictures
+    assert all(re.search(pattern, x) for x in own)
+    assert not any(re.search(pattern, x) for x in others)
 
 
 def test_what_a_number_depends_on_is_spelled_out() -> None:

@@ -50,6 +50,7 @@ def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     joints = bodies().neutral(rotations.view(-1, 24, 3, 3), torch.from_numpy(done.said.betas), still)
     np.testing.assert_allclose(arrays["pred_joints"], joints.numpy(), atol=1e-5)
     assert {"pck150", "auc"} <= set(done.metrics)
+    assert done.metrics["rows_of_other_data"] == COUNT  # Human3.6M's, by their names
     assert json.loads(json.dumps(done.metrics))["protocol"]["truth"].startswith("S: univ_annot3")
 
 

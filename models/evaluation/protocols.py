@@ -33,6 +33,8 @@ class Protocol:
     sampling: str
     """Which frames there are."""
     measures: tuple[Measure, ...]
+    pictures: str
+    """Regular expression that is found in the names of the pictures of its test set."""
     camera: str | None = None
     """Only rows of this camera."""
     headline: Measure = "mpjpe"
@@ -52,6 +54,7 @@ _H36M: Final = Protocol(
     "S: D3_Positions_mono, camera frame",
     "subjects S9 and S11, all four cameras, every 5th frame from the first (50 to 10 a second)",
     ("mpjpe", "pa_mpjpe", "pve"),
+    r"\bS(9|11)[_/]",
 )
 
 PROTOCOLS: Final = MappingProxyType(
@@ -68,6 +71,7 @@ PROTOCOLS: Final = MappingProxyType(
                 "subjects S9 and S11, camera 60457274, every 5th frame from the first (50 to 10 a second; "
                 "others take every 64th, which gives some 3 mm more)",
                 _H36M.measures,
+                _H36M.pictures,
                 camera="60457274",
                 headline="pa_mpjpe",
             ),
@@ -79,6 +83,7 @@ PROTOCOLS: Final = MappingProxyType(
                 "S: univ_annot3, the skeleton scaled to one size (annot3 gives some 14 mm more)",
                 "test set TS1 to TS6, valid_frame, all 17 joints inside the picture",
                 ("mpjpe", "pa_mpjpe", "pve", "pck150", "auc"),
+                r"\bTS[1-6]/",
             ),
             Protocol(
                 "3dpw",
@@ -88,6 +93,7 @@ PROTOCOLS: Final = MappingProxyType(
                 "pose and shape: SMPL of the person's gender, through the same regressor",
                 "test split, frames with campose_valid",
                 ("mpjpe", "pa_mpjpe", "pve"),
+                r"\bimageFiles/",
                 headline="pa_mpjpe",
                 root="row 0 of the regressor, Pelvis, subtracted on both sides",
             ),

@@ -195,7 +195,9 @@ def evaluate(
         return np.concatenate(parts)[back]
 
     errors = {name: joined([e[name] for *_, e in done]) for name in done[0][2]}
+    names = rows["imgname"][wanted]
     metrics = summary(errors, actions_of(rows)[wanted]) | {
+        "rows_of_other_data": sum(not re.search(protocol.pictures, str(name)) for name in names),
         "protocol": protocol.described(),
         "joints": bodies.neutral.source,
         "approximate": bodies.neutral.approximate,
