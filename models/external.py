@@ -35,9 +35,8 @@ class External:
 
 
 _SMPL: Final = "register at https://smpl.is.tue.mpg.de: SMPL for Python, basicmodel_*_lbs_10_207_0_v1.1.0.pkl"
-_SMPLIFY: Final = (
-    "register at https://smplify.is.tue.mpg.de: gmm_08.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl"
-)
+_SMPLIFY: Final = "register at https://smplify.is.tue.mpg.de"
+_NEUTRAL: Final = f"{_SMPLIFY}: basicModel_neutral_lbs_10_207_0_v1.0.0.pkl"
 _RESEARCH: Final = "non-commercial research, after registration"
 _SPIN: Final = "https://github.com/nkolot/SPIN, fetch_data.sh"
 
