@@ -609,7 +609,7 @@ def evaluate(
     if missed := done.metrics["not_compared"]:
         _warn(f"{missed} of {len(done.row)} rows were not compared: nobody was seen, or no truth is known.")
     if other := done.metrics["rows_of_other_data"]:
-        _warn(f"{other} of {len(done.row)} rows are not of the test set of {dataset}, by their pictures' names.")
+        _warn(f"{other} of {len(done.row)} rows are not of {dataset}'s test set, by their pictures' names.")
     metrics = {"weights": describe(cfg, net), "data": str(data), **done.metrics}
     if result is not None:
         write_npz(done.arrays(), result)
