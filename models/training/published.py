@@ -51,7 +51,7 @@ class Rows:
         self.imgname: list[str] = found["imgname"].tolist()
         self.center, self.scale = found["center"], found["scale"]
         self.part, self.openpose, self.S = found["part"], found["openpose"], found["S"]
-        self.pose, self.shape, self.has_smpl = found["pose"], found["shape"], found["has_smpl"] > 0
+        self.pose, self.has_smpl = found["pose"], found["has_smpl"] > 0
         self.K, self.dist, self.R, self.t = (found[k] for k in ("K", "dist", "R", "t"))
         calibrated: NDArray[np.bool_] = np.all(np.isfinite(self.K), axis=(1, 2))
         middle, side = self.center, 200 * self.scale
@@ -196,7 +196,7 @@ class PublishedPeople:
         known = r.has_smpl[at]
         turned = axis_angle_to_matrix(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
         turned = np.where(known[:, None, None, None], turned, np.nan)
-        # Body pose and shape are the same in all views that know them.
+        # The body's pose is the same in all views that know it.
         one = int(np.argmax(known))
         return Sample(
             id=r.instant[at[0]],
@@ -211,7 +211,7 @@ class PublishedPeople:
             joints=np.where(r.S[at][..., 3:] > 0, r.S[at][..., :3], np.nan),
             orient=turned[:, 0],
             body_pose=turned[one, 1:],
-            betas=r.shape[at[one]] if known.any() else np.full(10, np.nan),
+            betas=np.full(10, np.nan),  # SMPL's mean nothing to the body that is trained
         )
 
 
