@@ -207,17 +207,31 @@ def place(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tup
     ``ImageRegressor.regress``.
     """
     box = torch.where(box.isfinite(), box, 1)
-    middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
-    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
-    ahead = torch.zeros_like(ray)
-    ahead[..., 2] = 1
-    turn = rotation_between(ahead, ray)
-    focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)
+    turn, focal = _crop_camera(box, K)
     s, x, y = said.camera.unbind(-1)
     away = 2 * focal / (box[..., 2] * s.clamp(min=_LEAST_SIZE))
     rest = pelvis_at_rest(body, said.betas)[:, None]
     pelvis = (turn @ (rest + torch.stack([x, y, away], -1))[..., None])[..., 0]
     return turn @ said.orient, pelvis - rest
+
+
+def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
+    """SPIN's s, tx, ty (N, V, 3) that ``place`` takes to ``transl`` (N, V, 3)."""
+    turn, focal = _crop_camera(box, K)
+    rest = pelvis_at_rest(body, betas)[:, None]
+    x, y, away = ((turn.mT @ (rest + transl)[..., None])[..., 0] - rest).unbind(-1)
+    return torch.stack([2 * focal / (box[..., 2] * away), x, y], -1)
+
+
+def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """The camera that looks straight at the middle of a crop: its rotation (..., 3, 3) from its own axes to
+    those of the camera K, and its focal length (...), pixels."""
+    middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
+    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
+    ahead = torch.zeros_like(ray)
+    ahead[..., 2] = 1
+    focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)
+    return rotation_between(ahead, ray), focal
 
 
 def _mean_pose(turned: Tensor, there: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from models.image_regressor import (
     ImageConfig,
     ImageRegressor,
     ViewEstimate,
+    camera_of,
     load_image_regressor,
     place,
     save_image_regressor,
@@ -382,3 +383,17 @@ def test_a_person_straight_ahead_is_as_spin_has_it() -> None:
     assert torch.allclose(transl[0, 0], want, rtol=1e-6)
     empty = place(replace(said, camera=torch.zeros(1, 1, 3).double()), box, K[None, None], body)[1]
     assert empty.isfinite().all()
+
+
+def test_the_camera_is_what_places_the_body() -> None:
+    rng = np.random.default_rng(3)
+    said = ViewEstimate(
+        torch.eye(3).expand(5, 23, 3, 3), torch.from_numpy(rng.normal(size=(5, 10))).float(),
+        torch.eye(3).expand(5, 1, 3, 3), torch.from_numpy(rng.uniform(0.3, 1, (5, 1, 3))).float(),
+    )  # fmt: skip
+    box = torch.from_numpy(rng.uniform(200, 500, (5, 1, 3))).float()
+    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
+    body = load_body().keypoints.to(dtype=torch.float32)
+    _, transl = place(said, box, K, body)
+    back = camera_of(transl, said.betas, box, K, body)
+    torch.testing.assert_close(back, said.camera, atol=1e-4, rtol=1e-4)

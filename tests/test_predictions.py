@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
-from models.evaluation.predictions import camera_of, shares_shape, views_of
+from models.evaluation.predictions import shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import evaluate
-from models.image_regressor import ImageConfig, ImageRegressor, ViewEstimate, place
+from models.image_regressor import ImageConfig, ImageRegressor
 from models.regressor import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows
@@ -68,20 +67,6 @@ def test_batches_and_processes_change_nothing(folder: Path) -> None:
     b = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=4, num_workers=1)
     np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
     assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
-
-
-def test_the_camera_is_what_places_the_body() -> None:
-    rng = np.random.default_rng(3)
-    said = ViewEstimate(
-        torch.eye(3).expand(5, 23, 3, 3), torch.from_numpy(rng.normal(size=(5, 10))).float(),
-        torch.eye(3).expand(5, 1, 3, 3), torch.from_numpy(rng.uniform(0.3, 1, (5, 1, 3))).float(),
-    )  # fmt: skip
-    box = torch.from_numpy(rng.uniform(200, 500, (5, 1, 3))).float()
-    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
-    body = load_body().keypoints.to(dtype=torch.float32)
-    _, transl = place(said, box, K, body)
-    back = camera_of(transl[:, 0], said.betas, box[:, 0], K[:, 0], body)
-    torch.testing.assert_close(back, said.camera[:, 0], atol=1e-4, rtol=1e-4)
 
 
 def test_shapes_of_smpl_mean_nothing_to_the_body_that_ships() -> None:

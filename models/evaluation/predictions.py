@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.body import Body, KeypointBody, load_body, pelvis_at_rest
+from models.body import Body, load_body, pelvis_at_rest
 from models.crops import normalised
 from models.evaluation.joints import H36MJoints
-from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, place
+from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
-from models.rotations import matrix_to_axis_angle, rotation_between
+from models.rotations import matrix_to_axis_angle
 from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
 from models.training.augment import crop_matrix, cut
 from pipeline.cameras import Rig
@@ -220,7 +220,7 @@ class _Scene:
             r = self._fitted(r, Views(K, R, t, xy[:, :, None], confidence[:, :, None]))
             betas = r.betas
         rotations = torch.cat([r.view_orient[:, :1], r.body_pose], 1).double()
-        camera = camera_of(r.view_transl[:, 0], r.betas, box[:, 0], K[:, 0], self.body)
+        camera = camera_of(r.view_transl[:, :1], r.betas, box[:, :1], K[:, :1], self.body)[:, 0]
         still = torch.zeros(len(rotations), 3, dtype=torch.float64)
         joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
         out = [x.cpu() for x in (matrix_to_axis_angle(rotations).flatten(1), betas, camera, joints)]
@@ -298,16 +298,3 @@ class _Scene:
         out.view_orient[known, 0] = (R @ turned[:, 0]).float()
         out.view_transl[known, 0] = (pelvis - rest).float()
         return out
-
-
-def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
-    """SPIN's s, tx, ty (N, 3) of bodies at ``transl`` (N, 3): what ``place`` puts there for crops ``box``."""
-    middle = torch.cat([box[:, :2], torch.ones_like(box[:, 2:])], 1)
-    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
-    ahead = torch.zeros_like(ray)
-    ahead[:, 2] = 1
-    turn = rotation_between(ahead, ray)
-    focal = (K[:, 0, 0] + K[:, 1, 1]) / 2 * ray.norm(dim=-1)
-    rest = pelvis_at_rest(body, betas)
-    x, y, away = ((turn.mT @ (rest + transl)[..., None])[..., 0] - rest).unbind(1)
-    return torch.stack([2 * focal / (box[:, 2] * away), x, y], 1)
