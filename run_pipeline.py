@@ -582,6 +582,8 @@ def evaluate(
     )
     if bodies.neutral.approximate:
         _warn(f"joints are {bodies.neutral.source}. Published numbers need SMPL: see the command data.")
+    if protocol.true is None and not (body_male and body_female):
+        _warn(f"the truth of {dataset} is bodies of men and women: give --body-male and --body-female.")
     batches = 0
     with tqdm(total=len(rows["scale"]), unit="row", desc=dataset, dynamic_ncols=True) as bar:
 
