@@ -153,3 +153,22 @@ def test_files_that_cannot_ship_are_listed_and_looked_at(tmp_path: Path) -> None
     done = CliRunner().invoke(run_pipeline.app, ["data", str(tmp_path)])
     assert done.exit_code == 1
     assert "not sound" in done.output
+
+
+def test_the_truth_of_3dpw_is_of_men_and_women(folder: Path, tmp_path: Path) -> None:
+    told = call(
+        "evaluate",
+        "--dataset",
+        "3dpw",
+        "--data",
+        folder / "rows.npz",
+        "--views",
+        3,
+        "--result",
+        tmp_path / "o.npz",
+    )
+    assert "give --body-male and --body-female" in told
+    assert f"{COUNT} of {COUNT} rows are not of 3dpw's test set" in told
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["bodies"] == "neutral: anny"
+    assert metrics["pve_mm"] < 60
