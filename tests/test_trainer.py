@@ -160,8 +160,9 @@ def test_two_processes_have_the_loss_of_one(tmp_path):
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(json.loads(cfg.model_dump_json())))
     command = [str(ROOT / "run_pipeline.py"), "train", "--config", str(file), "--out", str(tmp_path / "two")]
-    subprocess.run(
-        [sys.executable, *command, "--set=devices=2"],
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run(  # fails if any of the processes does
+        [*launcher, *command],
         check=True, timeout=120, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
@@ -199,6 +200,7 @@ def test_a_training_stops_when_it_is_told_to_and_saves_first(tmp_path):
         seen.append(done.step)
     assert seen == [1, 2, 3]
     assert [p.step for p in train(cfg, tmp_path, resume=True)] == [4, 5, 6, 7, 8]
+    assert list(train(cfg, tmp_path, resume=True)) == []  # there is nothing left to do
 
 
 def test_a_loss_that_is_no_number_names_its_samples(small, tmp_path, monkeypatch):

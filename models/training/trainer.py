@@ -85,6 +85,8 @@ _NO_MATTER: Final = (
     "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep", "motion",
 )  # fmt: skip
 """Settings that may change when a training goes on."""
+_BY_FABRIC: Final = "LT_CLI_USED" in os.environ
+"""Whether ``fabric run`` has started the processes: it has said all there is to say about them."""
 
 
 class Task(Protocol):
@@ -184,7 +186,8 @@ def train(
     if cfg.precision != "32" and cfg.net != "images":
         raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
     fabric = _fabric(cfg)
-    fabric.launch()
+    if not _BY_FABRIC:
+        fabric.launch()
     if cfg.batch % fabric.world_size:
         raise InputError(f"batch: {cfg.batch} samples cannot be shared among {fabric.world_size} processes.")
     run = _Run(cfg, out, fabric, minutes)
@@ -199,7 +202,7 @@ class _Run:
         self.cfg, self.out, self.fabric, self.minutes = cfg, out, fabric, minutes
         self.task = make_task(cfg, fabric.device)
         self.step, self.seconds, self.smooth = 0, 0.0, math.nan
-        self.best, self.best_step = math.inf, -1
+        self.best, self.best_step, self.checked = math.inf, -1, -1
         self.sums: dict[str, float] = {}
         self.counted, self.rate = 0, 0.0
 
@@ -267,7 +270,7 @@ class _Run:
                     self._save()
                     saved = self.step
                 yield Progress(self.step, share, cfg.batch, self.smooth)
-            if share < math.inf and self.counted:  # it ended, and not with a check
+            if batch is not None and share < math.inf and self.checked != self.step:
                 self._check(batch)
             if saved != self.step:
                 self._save()
@@ -342,6 +345,7 @@ class _Run:
 
     def _check(self, batch: Any) -> None:
         """Compare with held-out truth; by one process, for which the others wait."""
+        self.checked = self.step
         if self.fabric.is_global_zero:
             errors = self.task.check()
             if errors[self.task.best] < self.best:
@@ -351,6 +355,8 @@ class _Run:
             if self.curves is not None:
                 for name, picture in self.task.pictures(batch).items():
                     self.curves.add_image(name, picture, self.step, dataformats="HWC")
+        else:
+            self._row({})
         self.fabric.barrier()
 
     def _row(self, errors: dict[str, float]) -> None:
@@ -393,7 +399,7 @@ class _Run:
 def _fabric(cfg: TrainConfig) -> Fabric:
     """Processes and precision. A launcher that has started the processes already says how many they are."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what was asked for
-    if os.environ.get("LT_CLI_USED"):
+    if _BY_FABRIC:
         return Fabric()
     precision: Any = "bf16-mixed" if cfg.precision == "bf16" else "32-true"
     device = _device(cfg)
