@@ -241,6 +241,9 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
             Rows(path)
     with pytest.raises(InputError, match="frame of a video"):
         PublishedPeople(videos, root=videos.parent, views=2, size=SIZE)
+    np.savez(tmp_path / "flat.npz", imgname=np.array(["a.jpg"]), center=np.zeros((1, 2)), scale=np.zeros(1))
+    with pytest.raises(InputError, match="no row with a box"):
+        PublishedPeople(tmp_path / "flat.npz", views=2, size=SIZE)
     with pytest.raises(InputError, match=r"gone\.jpg: no picture"):
         PublishedPeople(lost, views=2, size=SIZE)[0]
 

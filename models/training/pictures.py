@@ -1,8 +1,8 @@
 """Pictures of made-up people whose truth is known: what an image regressor can learn from without any data.
 
-The body in poses of motion capture, or of the pose prior, before random cameras; dressed in plain colours,
-lit from anywhere, before backgrounds of gradients, noise and shapes; its keypoints found with the errors of
-a detector. Sample i follows from the seed and i alone.
+The body in poses of motion capture, of the pose prior or of made-up recordings, before random cameras;
+dressed in plain colours, lit from anywhere, before backgrounds of gradients, noise and shapes; its keypoints
+found with the errors of a detector. Sample i follows from the seed and i alone.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -153,12 +153,17 @@ class PublishedPeople:
 
         Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
         """
-        self._made = (path, naming, root, crops, views, size, seed)
+        self._again = partial(
+            PublishedPeople,
+            path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed,
+        )  # fmt: skip
         self.rows, self.size, self.root = Rows(path, naming), size, root or path.parent
         self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
         members = [[r for r in rows if seen[r]] for rows in self.rows.members]
         self.groups = ViewGroups([m for m in members if m], views, seed)
+        if not len(self.groups):
+            raise InputError(f"{path}: has no row with a box around a person. Make it again.")
         if self.store is None:
             video = next((n for n in self.rows.imgname if "#" in n), None)
             if video is not None:
@@ -169,8 +174,9 @@ class PublishedPeople:
         self._place = np.empty(len(plan.label), np.int64)
         self._place[plan.label[:, 0]] = np.arange(len(plan.label))
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, self._made
+    def __reduce__(self) -> tuple[partial[PublishedPeople], tuple[()]]:
+        # Another process reads the file again, which is less than to hand over what was in it.
+        return self._again, ()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -213,16 +219,3 @@ class PublishedPeople:
             body_pose=turned[one, 1:],
             betas=np.full(10, np.nan),  # SMPL's mean nothing to the body that is trained
         )
-
-
-def _reopened(
-    path: Path,
-    naming: Naming,
-    root: Path | None,
-    crops: Path | None,
-    views: int,
-    size: int,
-    seed: int,
-) -> PublishedPeople:
-    """In another process: what was read is read again, which is less than to hand it over."""
-    return PublishedPeople(path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed)

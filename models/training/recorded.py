@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +77,9 @@ class RecordedPeople:
 
         Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
         """
-        self._made = (results, crops, views, size, seed, worst_fit)
+        self._again = partial(
+            RecordedPeople, results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit
+        )
         store = Store(results)
         finished(store)
         self.crops = CropStore.of(crops, results, store.digest, size)
@@ -92,9 +95,9 @@ class RecordedPeople:
         self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
         self._read(store, worst_fit)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        results, crops, views, size, seed, worst_fit = self._made
-        return _reopened, (results, crops, views, size, seed, worst_fit)
+    def __reduce__(self) -> tuple[partial[RecordedPeople], tuple[()]]:
+        # Another process reads the stores again, which is less than to hand over what was in them.
+        return self._again, ()
 
     def _read(self, store: Store, worst_fit: float) -> None:
         """Keypoints and fits of the instants that there are crops of."""
@@ -120,9 +123,8 @@ class RecordedPeople:
             at, i, p = at[good], i[good], p[good]
             if not len(at):
                 continue
-            turned = torch.cat([fits.params.global_orient[:, :, None], fits.params.body_pose], 2)[
-                i, p
-            ].double()
+            root, pose = fits.params.global_orient[i, p], fits.params.body_pose[i, p]
+            turned = torch.cat([root[:, None], pose], 1).double()
             self.orient[at], self.pose[at] = turned[:, 0].numpy(), turned[:, 1:].numpy()
             if same:
                 betas = fits.params.betas[p].double()
@@ -159,10 +161,3 @@ class RecordedPeople:
             body_pose=self.pose[n],
             betas=self.betas[n],
         )
-
-
-def _reopened(
-    results: Path, crops: Path, views: int, size: int, seed: int, worst_fit: float
-) -> RecordedPeople:
-    """In another process: what was read is read again, which is less than to hand it over."""
-    return RecordedPeople(results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit)
