@@ -49,6 +49,7 @@ def test_what_a_number_depends_on_is_spelled_out() -> None:
     for name, protocol in PROTOCOLS.items():
         said = json.loads(json.dumps(protocol.described()))
         assert said["name"] == name
+        assert said["joints"][:14] == LSP
         assert {"sampling", "truth", "predicted", "regressor_rows", "root", "measures"} <= set(said)
         assert "left first" in said["regressor_rows"]
     assert "univ_annot3" in PROTOCOLS["mpi-inf-3dhp"].truth

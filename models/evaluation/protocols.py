@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from pipeline.joints import H36M_17
+
 Measure = Literal["mpjpe", "pa_mpjpe", "pve", "pck150", "auc"]
 
 REGRESSOR_ROWS: Final = (
@@ -43,7 +45,8 @@ class Protocol:
 
     def described(self) -> dict[str, Any]:
         """For ``metrics.json``: everything that a number depends on."""
-        return {**asdict(self), "regressor_rows": REGRESSOR_ROWS}
+        joints = [H36M_17[row] for row in self.predicted]
+        return {**asdict(self), "joints": joints, "regressor_rows": REGRESSOR_ROWS}
 
 
 _H36M: Final = Protocol(
