@@ -23,7 +23,6 @@ from models.training.loop import (
     score,
     select,
     to_learn_from,
-    with_truth,
 )
 from models.training.pictures import SyntheticPictures, poses_of_prior
 from models.training.projections import Difficulty
@@ -202,30 +201,34 @@ def test_the_better_of_two_fits_is_kept_view_by_view(pictures):
 
 
 def test_bad_fits_do_not_teach_and_wild_shapes_become_the_mean_one(pictures):
-    samples = batch(pictures["exact"][:2])
+    samples = clean(batch(pictures["exact"][:2]), "2d")
+    assert samples.joints.isnan().all()
     betas = torch.zeros(2, 2, 10)
     betas[0, 1, 3], betas[1, 0, 2] = -3.5, 2.9
-    fits = replace(truth(samples), betas=betas, score=torch.tensor([[1.0, 99.0], [101.0, torch.inf]]))
-    target, valid = to_learn_from(fits, LoopConfig())
-    assert valid.tolist() == [[True, True], [False, False]]
-    assert not target.betas[0, 1].any()
-    assert target.betas[1, 0, 2] == pytest.approx(2.9)
+    true = truth(batch(pictures["exact"][:2]))
+    fits = replace(true, betas=betas, score=torch.tensor([[1.0, 99.0], [101.0, torch.inf]]))
+    target = to_learn_from(fits, samples, LoopConfig())
+    assert target.posed.tolist() == target.shaped.tolist() == [[True, True], [False, False]]
+    assert not target.bodies.betas[0, 1].any()
+    assert target.bodies.betas[1, 0, 2] == pytest.approx(2.9)
+    hidden = replace(samples, seen=torch.tensor([[True, False], [True, True]]))
+    assert to_learn_from(fits, hidden, LoopConfig()).posed.tolist() == [[True, False], [False, False]]
 
 
 def test_the_truth_takes_the_place_of_fits_where_it_is_known(pictures):
     samples = batch(pictures["exact"][:3])
-    unknown = replace(samples, betas=samples.betas.clone())
-    unknown.betas[1] = torch.nan
-    fits = untrained(samples)
-    valid = torch.zeros(3, 2, dtype=torch.bool)
-    target, valid = with_truth(fits, valid, unknown)
-    assert valid.tolist() == [[True, True], [False, False], [True, True]]
-    torch.testing.assert_close(target.body_pose[0, 1], samples.body_pose[0])
-    torch.testing.assert_close(target.body_pose[1], fits.body_pose[1])
-    torch.testing.assert_close(target.transl, fits.transl)
-    hidden = clean(samples, "2d")
-    assert not with_truth(fits, torch.zeros(3, 2, dtype=torch.bool), hidden)[1].any()
-    assert hidden.joints.isnan().all()
+    betas, pose = samples.betas.clone(), samples.body_pose.clone()
+    betas[1], pose[2] = torch.nan, torch.nan
+    samples = replace(samples, betas=betas, body_pose=pose)
+    fits = untrained(samples)  # which are no fits
+    target = to_learn_from(fits, samples, LoopConfig())
+    assert target.posed.tolist() == [[True, True], [True, True], [False, False]]
+    assert target.shaped.tolist() == [[True, True], [False, False], [True, True]]
+    torch.testing.assert_close(target.bodies.body_pose[:2, 1], pose[:2])
+    torch.testing.assert_close(target.bodies.orient[:2], samples.orient[:2])
+    torch.testing.assert_close(target.bodies.betas[[0, 2], 1], betas[[0, 2]])
+    torch.testing.assert_close(target.bodies.body_pose[2], fits.body_pose[2])
+    torch.testing.assert_close(target.bodies.betas[1], fits.betas[1])
 
 
 def test_what_the_detector_missed_is_taken_from_the_annotation(pictures):

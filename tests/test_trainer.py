@@ -135,9 +135,9 @@ def test_fits_teach_and_can_be_left_out(small, tmp_path):
         list(train(cfg, tmp_path / name))
     with_fits, without = (rows(tmp_path / name)[0] for name in ("with", "without"))
     assert with_fits["keypoints"] == pytest.approx(without["keypoints"])  # the same samples and net
-    assert with_fits["fits_valid"] == 1
+    assert with_fits["posed"] == 1
     assert with_fits["pose"] > 0.1
-    assert (without["pose"], without["joints"], without["fits_valid"]) == (0, 0, 0)
+    assert (without["pose"], without["joints"], without["posed"]) == (0, 0, 0)
     assert not (tmp_path / "without" / "fits.zarr").exists()
 
 

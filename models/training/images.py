@@ -36,6 +36,7 @@ from models.training.fits import FitStore
 from models.training.loop import (
     Bodies,
     LoopConfig,
+    Target,
     as_found,
     as_shown,
     better,
@@ -43,7 +44,6 @@ from models.training.loop import (
     picture_ids,
     select,
     to_learn_from,
-    with_truth,
 )
 from models.training.losses import HIPS, LossConfig, image_losses
 from models.training.samples import Samples
@@ -200,8 +200,8 @@ class ImageTask:
         features = self.encode(samples)
         with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
             said, camera = self.bodies(samples, features.float())
-            target, valid, told = self.target(samples, said, step)
-            terms = image_losses(said, camera, samples, target, valid, self.points, self.cfg.loss, self.mesh)
+            target, told = self.target(samples, said, step)
+            terms = image_losses(said, camera, samples, target, self.points, self.cfg.loss, self.mesh)
         return told | terms
 
     def encode(self, samples: Samples) -> Tensor:
@@ -225,8 +225,8 @@ class ImageTask:
         return Bodies(orient, pose, betas, transl, none), said.camera
 
     @torch.no_grad()
-    def target(self, samples: Samples, said: Bodies, step: int) -> tuple[Bodies, Tensor, dict[str, Tensor]]:
-        """The bodies to learn from, and which views (N, V) have one."""
+    def target(self, samples: Samples, said: Bodies, step: int) -> tuple[Target, dict[str, Tensor]]:
+        """What to learn, and how the fits do."""
         cfg = self.cfg.fits
         best = said = said.map(torch.Tensor.detach)
         told: dict[str, Tensor] = {}
@@ -242,10 +242,9 @@ class ImageTask:
                 best = better(new, old)
             shown = best.score[samples.seen]
             told["fit_score"] = shown.clamp(max=1000).mean()
-        fits, valid = to_learn_from(best, cfg)
-        fits, valid = with_truth(fits, valid & samples.seen, samples)
-        told["fits_valid"] = valid[samples.seen].float().mean()
-        return fits, valid, told
+        target = to_learn_from(best, samples, cfg)
+        told["posed"] = target.posed[samples.seen].float().mean()
+        return target, told
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:

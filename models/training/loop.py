@@ -7,7 +7,6 @@ is one of all views; where they are not, of one pose and shape with a root for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -379,18 +378,33 @@ def better(new: Bodies, old: Bodies) -> Bodies:
     return new.where(new.score < old.score, old)
 
 
-def to_learn_from(fits: Bodies, cfg: LoopConfig) -> tuple[Bodies, Tensor]:
-    """The fits with betas of 0 where one is beyond ``LARGEST_BETA``, and which views (N, V) have one."""
+@dataclass(frozen=True, repr=False)
+class Target(TensorBatch):
+    """What a net is to say."""
+
+    bodies: Bodies
+    posed: Tensor = axes("N V")
+    """Whether the view has a pose and a root to learn."""
+    shaped: Tensor = axes("N V")
+    """Whether it has a shape."""
+
+
+def to_learn_from(fits: Bodies, samples: Samples, cfg: LoopConfig) -> Target:
+    """The fits that are good enough, betas of 0 where one is beyond ``LARGEST_BETA``; and the truth in their
+    place where it is known, the pose's and the shape's each for itself. The translation is the fit's."""
     wild = (fits.betas.abs() > LARGEST_BETA).any(-1, keepdim=True)
-    return replace(fits, betas=torch.where(wild, 0, fits.betas)), fits.score < cfg.threshold
-
-
-def with_truth(fits: Bodies, valid: Tensor, samples: Samples) -> tuple[Bodies, Tensor]:
-    """The same with the truth in its place where pose and shape are known; its translation is the fit's."""
+    good = (fits.score < cfg.threshold) & samples.seen
     pose = samples.body_pose[:, None].expand_as(fits.body_pose)
     betas = samples.betas[:, None].expand_as(fits.betas)
-    parts: Sequence[Tensor] = (samples.orient, pose, betas)
-    known = torch.stack([p.isfinite().flatten(2).all(-1) for p in parts]).all(0) & samples.seen
-    orient, pose, betas = (torch.nan_to_num(p) for p in parts)
-    truth = Bodies(orient, pose, betas, fits.transl, torch.zeros_like(fits.score))
-    return truth.where(known, fits), valid | known
+    known = (_finite(pose) & _finite(samples.orient)) & samples.seen
+    sized = _finite(betas) & samples.seen
+    fits = replace(fits, betas=torch.where(wild, 0, fits.betas))
+    true_pose = replace(fits, orient=torch.nan_to_num(samples.orient), body_pose=torch.nan_to_num(pose))
+    bodies = true_pose.where(known, fits)
+    bodies = replace(bodies, betas=torch.nan_to_num(betas)).where(sized, bodies)
+    return Target(bodies, good | known, good | sized)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """(N, V, ...) → (N, V)"""
+    return x.isfinite().flatten(2).all(-1)

@@ -21,7 +21,7 @@ from models.regressor import (
     to_local,
     towards,
 )
-from models.training.loop import Bodies
+from models.training.loop import Bodies, Target
 from models.training.projections import Projected
 from models.training.samples import Samples
 from pipeline.config import Config
@@ -156,18 +156,17 @@ def image_losses(
     said: Bodies,
     camera: Tensor,
     samples: Samples,
-    target: Bodies,
-    valid: Tensor,
+    target: Target,
     body: KeypointBody,
     cfg: LossConfig,
     mesh: Body | None = None,
 ) -> dict[str, Tensor]:
     """The weighed terms of an image net's loss and, as ``loss``, their sum. All views count alike.
 
-    said, camera (N, V, 3): what the net says, placed before the cameras of the crops. target: bodies to learn
-    from where ``valid`` (N, V). body: with the 49 points of the samples. mesh: for ``cfg.shape``. 3D joints
-    are the true ones where the samples have them, and the targets' where they have not. Each term is a mean
-    as in SPIN: of the 2D keypoints over all there could be, of the others over the views that have a target.
+    said, camera (N, V, 3): what the net says, placed before the cameras of the crops. body: with the samples'
+    49 points. mesh: for ``cfg.shape``. 3D joints are the true ones where the samples have them, and the
+    targets' where they have not. Each term is a mean as in SPIN: of the 2D keypoints over all there could be,
+    of the others over the views that have something to learn.
     """
     points = said.points(body)
     # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
@@ -181,19 +180,20 @@ def image_losses(
 
     own = samples.joints
     has_own = own[:, :, HIPS].isfinite().flatten(2).all(-1)
-    true = torch.where(has_own[..., None, None], own, target.points(body)[:, :, 25:])
-    there = true.isfinite().all(-1) & (valid | has_own)[..., None]
+    true = torch.where(has_own[..., None, None], own, target.bodies.points(body)[:, :, 25:])
+    whole = target.posed & target.shaped
+    there = true.isfinite().all(-1) & (whole | has_own)[..., None]
     true = torch.where(there[..., None], true, 0)
     gap = _from_hips(points[:, :, 25:]) - _from_hips(true)
     count = (there.any(-1)).sum().clamp_min(1)
     terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
 
-    terms["pose"] = cfg.pose * _mean_where(valid, (said.rotations - target.rotations) ** 2)
-    terms["betas"] = cfg.betas * _mean_where(valid, (said.betas - target.betas) ** 2)
+    terms["pose"] = cfg.pose * _mean_where(target.posed, (said.rotations - target.bodies.rotations) ** 2)
+    terms["betas"] = cfg.betas * _mean_where(target.shaped, (said.betas - target.bodies.betas) ** 2)
     terms["camera"] = cfg.camera * _mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
     if cfg.shape and mesh is not None:
-        a, b = (_mesh(x, mesh) for x in (said, target))
-        terms["shape"] = cfg.shape * _mean_where(valid, (a - b).abs())
+        a, b = (_mesh(x, mesh) for x in (said, target.bodies))
+        terms["shape"] = cfg.shape * _mean_where(whole, (a - b).abs())
     terms = {k: cfg.all * v for k, v in terms.items()}
     return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
