@@ -181,9 +181,16 @@ def _run(
         progress(results.span(first)[0] if first < windows else len(line))
     source = keypoints(recording, cfg.keypoints, start_chunk=first - again, anchor=anchor)
     chain: Chain[FitBatch] = Chain(source, stages, name="keypoints", threads=threads)
+    ages = _ages(recording)
     with chain:
         for batch in chain:
             progress(len(batch.valid))
+    for video, age in _ages(recording).items():
+        if age != ages[video]:  # frames that cannot be read any more look like a damaged video's
+            raise InputError(
+                f"{video}: was changed or removed while it was read. Put it back, then run the same command "
+                "again: what was fitted is kept, videos are drawn again."
+            )
     summary, missing = summarise(results), missing_data(recording, seen(results))
     numbers: dict[str, Any] = {
         "recording": str(recording.path.resolve()),
@@ -204,6 +211,18 @@ def _run(
     write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(page, report(results, numbers, body, mosaic))
     return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], recording.warnings)
+
+
+def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of change of each video; None where there is no file."""
+    found: dict[Path, tuple[int, int] | None] = {}
+    for video in filter(None, recording.videos):
+        try:
+            stat = video.path.stat()
+            found[video.path] = stat.st_size, stat.st_mtime_ns
+        except OSError:
+            found[video.path] = None
+    return found
 
 
 def _read_summary(path: Path) -> Mapping[str, Any]:
