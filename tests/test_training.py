@@ -217,6 +217,17 @@ def test_calibrations_are_off_by_a_little():
     torch.testing.assert_close(focal[:, 0], focal[:, 3])
 
 
+def test_cameras_stand_where_the_person_faces():
+    def facing(s):
+        """Cosine between the way the body faces and the way to each camera."""
+        way = -(s.R.mT @ s.t[..., None])[..., 0] - s.joints[:, :1]
+        return torch.cosine_similarity(way, s.turned[:, :1, :, 2].expand_as(way), dim=-1)
+
+    before = facing(samples(count=100, difficulty=replace(CLEAN, around=math.radians(60))))
+    assert before.min() > math.cos(math.radians(60 + 45))  # bodies lean, cameras are higher or lower
+    assert facing(samples(count=100)).min() < -0.9
+
+
 def test_a_detector_without_feet_finds_none():
     s = samples(count=100, difficulty=Difficulty(noise=0.0, no_feet=0.5))
     feet = s.confidence[:, :, 19:] > 0

@@ -43,6 +43,8 @@ class Difficulty:
     """Share of the samples whose keypoints are defined 6–20 mm (standard deviation) elsewhere on the body."""
     no_feet: float = 0.0
     """Share of the samples whose detector does not know feet, as COCO's."""
+    around: float = math.pi
+    """The cameras stand within so many radians of the way the person faces."""
 
 
 TEST: Final = Difficulty()
@@ -115,7 +117,8 @@ class Projections:
             carried = (self.kinematics.weights @ turned.flatten(2)).view(count, 25, 3, 3)
             shown = points + (carried @ (sigma * normal(count, 25, 3))[..., None])[..., 0]
 
-        K, R, t, size = _cameras(joints, views, rng)
+        ahead = torch.atan2(rotations[:, 0, 0, 2], rotations[:, 0, 2, 2])
+        K, R, t, size = _cameras(joints, ahead, d.around, views, rng)
         noise = torch.full((count, 1, 1), d.noise)
         if d.easy:
             easier = _chance(rng, d.easy, count, 1, 1)
@@ -148,11 +151,16 @@ class Projections:
         )  # fmt: skip
 
 
-def _cameras(joints: Tensor, views: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cameras around people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0."""
+def _cameras(
+    joints: Tensor, ahead: Tensor, within: float, views: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cameras around people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0.
+
+    They stand ``within`` radians of the direction ``ahead`` (N,) from the people.
+    """
     n = len(joints)
 
-    around = _uniform(rng, 0, 2 * math.pi, n, views)
+    around = ahead[:, None] + _uniform(rng, -within, within, n, views)
     away = _uniform(rng, 2.5, 6.0, n, views)
     height = _uniform(rng, 0.6, 2.6, n, views)
     middle = (joints.amin(1) + joints.amax(1)) / 2

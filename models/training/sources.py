@@ -6,6 +6,7 @@ the epoch, in which views are grouped anew. Sources pickle, so that other proces
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Sized
 from fractions import Fraction
 from functools import lru_cache
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
 from models.training.poses import read_poses
+from models.training.projections import Difficulty
 from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
 from models.training.samples import Sample
@@ -45,6 +47,8 @@ class SourceConfig(Config):
     squat, swing their arms, turn, jump and reach, which is easier."""
     clutter: float = Field(1.0, ge=0, le=1)
     """synthetic: of the backgrounds, from soft gradients to shapes and strong noise."""
+    around_deg: float = Field(180.0, gt=0, le=180)
+    """synthetic: the cameras stand within so many degrees of the way the person faces."""
     crops: Path | None = None
     """Crops that the command `crops` has cut from the videos of a store, or of published data."""
     root: Path | None = None
@@ -72,9 +76,11 @@ def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> S
             poses = read_poses(cfg.path)[test]
         else:
             poses = {"prior": poses_of_prior, "people": poses_of_people}[cfg.poses](2 * seed + test)
+        varied = cfg.poses == "prior" or cfg.path is not None
         return SyntheticPictures(
-            poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter
-        )
+            poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter,
+            difficulty=Difficulty(varied_poses=varied, around=math.radians(cfg.around_deg)),
+        )  # fmt: skip
     if cfg.path is None:
         raise InputError(f"kind: {cfg.kind} needs a path, of its data.")
     if cfg.kind != "store":
