@@ -39,9 +39,9 @@ from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
 from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
+from models.training.keypoints import joint_errors  # noqa: E402
 from models.training.poses import Poses, read_poses  # noqa: E402
 from models.training.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
-from models.training.keypoints import joint_errors  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
