@@ -6,7 +6,7 @@ after one minute, keypoints only.
 
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -37,7 +37,7 @@ def make(folder: Path, minutes: float) -> Path:
 
 def work(folder: Path) -> dict[str, object]:
     """Run it; what this process held after every window, and what it held at most."""
-    recording, me = find_recording(folder), psutil.Process()
+    recording, me, status = find_recording(folder), psutil.Process(), Path("/proc/self/status")
     held: list[tuple[float, int, int]] = []
     begun = time.monotonic()
 
@@ -49,7 +49,7 @@ def work(folder: Path) -> dict[str, object]:
         "frames": done.summary.frames,
         "fps": done.summary.frames / (time.monotonic() - begun),
         "held": held,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) / 1024,
     }
 
 
