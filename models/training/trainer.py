@@ -82,7 +82,8 @@ class TrainConfig(Config):
 
 
 _NO_MATTER: Final = (
-    "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep", "motion",
+    "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep",
+    "images.workers",
 )  # fmt: skip
 """Settings that may change when a training goes on."""
 _BY_FABRIC: Final = "LT_CLI_USED" in os.environ
