@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import models.image_regressor
@@ -134,7 +135,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights_fits_and_curves(
 
 def test_fits_teach_and_can_be_left_out(small, tmp_path):
     for name, enabled in (("with", True), ("without", False)):
-        cfg = image_config(steps=2, images={"fits": LoopConfig(enabled=enabled)})
+        fits = LoopConfig(enabled=enabled, save_steps=1)
+        cfg = image_config(steps=2, precision="bf16", checkpoint_steps=100, images={"fits": fits})
         list(train(cfg, tmp_path / name))
     with_fits, without = (rows(tmp_path / name)[0] for name in ("with", "without"))
     assert with_fits["keypoints"] == pytest.approx(without["keypoints"])  # the same samples and net
@@ -142,6 +144,11 @@ def test_fits_teach_and_can_be_left_out(small, tmp_path):
     assert with_fits["pose"] > 0.1
     assert (without["pose"], without["joints"], without["posed"]) == (0, 0, 0)
     assert not (tmp_path / "without" / "fits.zarr").exists()
+    assert len(list((tmp_path / "with" / "fits.zarr").glob("part-*"))) == 2  # written after every step
+    curves = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
+    assert {"loss", "pose", "pa_mpjpe_mm", "learning_rate"} < set(curves.Tags()["scalars"])
+    (sheet,) = curves.Images("crops, predicted, fitted")
+    assert (sheet.width, sheet.height) == (3 * 2 * 128, 3 * 128)
 
 
 def test_two_processes_have_the_loss_of_one(tmp_path):

@@ -63,7 +63,7 @@ class ImagesConfig(Config):
     """Crop → vector."""
     fusion: FusionName = "attention"
     """Vectors of all views → one."""
-    size: int = Field(224, ge=64, le=512, multiple_of=32)
+    size: int = Field(224, ge=128, le=224, multiple_of=32)
     """Of the crops, pixels."""
     contrast: Contrast = "none"
     """What is done to the crops before."""
@@ -240,6 +240,8 @@ class ImageTask:
                 told["fits_better"] = (new.score < old.score)[samples.seen].float().mean()
                 self.fits.put(names, as_found(new, self.body, samples), step)
                 best = better(new, old)
+            if (step + 1) % cfg.save_steps == 0:
+                self.fits.save()
             shown = best.score[samples.seen]
             told["fit_score"] = shown.clamp(max=1000).mean()
         target = to_learn_from(best, samples, cfg)

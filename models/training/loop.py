@@ -59,6 +59,8 @@ class LoopConfig(Config):
     """Of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41 mm."""
     shape_weight: float = Field(50.0, ge=0)
     """Of |betas|², for every 100 frames, of which a sample is one: 50 is a standard deviation of 1.4."""
+    save_steps: int = Field(100, ge=1)
+    """From one time that the fits are written to the next; they are with every checkpoint, too."""
     every: int = Field(1, ge=1)
     """Steps from one in which fits are made to the next; the others learn from those that there are."""
 

@@ -237,9 +237,10 @@ class _Run:
     def _restore(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            config = TrainConfig.model_validate_json(state["config"])  # settings it did not know: the defaults
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
-        before, now = json.loads(state["config"]), json.loads(self.cfg.model_dump_json())
+        before, now = config.model_dump(mode="json"), self.cfg.model_dump(mode="json")
         changed = [k for k in _different(before, now) if k not in _NO_MATTER]
         if changed:
             told = ", ".join(f"{k} ({_at(before, k)}, now {_at(now, k)})" for k in changed)
