@@ -237,7 +237,7 @@ class _Run:
     def _restore(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            config = TrainConfig.model_validate_json(state["config"])  # settings it did not know: the defaults
+            config = TrainConfig.model_validate_json(state["config"])  # with defaults for new settings
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
         before, now = config.model_dump(mode="json"), self.cfg.model_dump(mode="json")
