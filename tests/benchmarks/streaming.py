@@ -42,7 +42,7 @@ from stages.render import RenderConfig  # noqa: E402
 from stages.synth import SynthConfig, write_recording  # noqa: E402
 
 Figures = dict[str, float]
-SHORT_S, MEMORY_S, REPEATS = 2.0, 3.0, 2
+SHORT_S, MEMORY_S, REPEATS = 4.0, 5.0, 2
 WIDTHS = 320, 1280
 """Pictures on which drawing is timed to choose the size; it costs so much a frame, and so much a pixel."""
 CFG = RunConfig(
