@@ -85,6 +85,21 @@ def test_a_version_is_what_was_known_at_its_step(tmp_path):
             torch.testing.assert_close(found.betas, want.betas)
 
 
+def test_what_others_have_saved_is_taken_in_when_its_step_has_come(tmp_path):
+    here, there = FitStore(tmp_path / "fits.zarr"), FitStore(tmp_path / "fits.zarr")
+    for step in (3, 6):
+        there.put(names(1, 1, step), some_bodies(1, 1, step), step)
+    there.put(names(1, 1, 3), some_bodies(1, 1, 9, score=0.5), 6)
+    there.save()
+    assert len(here) == 0
+    seen = {}
+    for version in (2, 5, 6, 6):
+        here.reload(version)
+        seen[version] = len(here)
+    assert seen == {2: 0, 5: 0, 6: 2}  # the first was bettered before it was saved
+    assert here.get(names(1, 1, 3)).score.item() == 0.5
+
+
 def test_many_parts_become_one_with_all_versions_that_may_be_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(fits, "_MANY", 3)
     path = tmp_path / "fits.zarr"

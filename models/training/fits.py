@@ -58,6 +58,7 @@ class FitStore:
         self._values = np.zeros((1024, _WIDTH), np.float32)
         self._steps = np.zeros(1024, np.int64)
         self._unsaved: set[str] = set()
+        self._taken: set[str] = set()  # parts that need not be read again
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not (path / "zarr.json").exists():
@@ -73,12 +74,16 @@ class FitStore:
         return len(self._row)
 
     def reload(self, version: int | None = None) -> None:
-        """Take in what other processes have saved."""
+        """Take in what other processes have saved, of steps up to ``version``."""
         for part in _parts(self.path):
+            if part.name in self._taken:
+                continue
             rows = _read(part)
             if rows is None:  # made one with others meanwhile: its rows are in a part that comes later
                 return self.reload(version)
             self._merge(rows, version)
+            if version is None or rows[2].max() <= version:
+                self._taken.add(part.name)
         return None
 
     def get(self, names: Sequence[Sequence[str]]) -> Bodies:
@@ -111,7 +116,8 @@ class FitStore:
         names = sorted(self._unsaved)
         if names:
             rows = [self._row[n] for n in names]
-            _write(self.path, (names, self._values[rows], self._steps[rows]))
+            part = _write(self.path, (names, self._values[rows], self._steps[rows]))
+            self._taken.add(part.name)
             self._unsaved.clear()
 
     def tidy(self, version: int) -> None:
@@ -162,7 +168,7 @@ def _parts(path: Path) -> list[Path]:
     return sorted(p for p in path.glob("part-*") if p.is_dir())
 
 
-def _write(path: Path, rows: Rows) -> None:
+def _write(path: Path, rows: Rows) -> Path:
     names, values, steps = rows
     encoded = [n.encode() for n in names]
     letters = np.zeros((len(names), max(map(len, encoded))), np.uint8)
@@ -181,7 +187,7 @@ def _write(path: Path, rows: Rows) -> None:
     for file in (f for f in hidden.rglob("*") if f.is_file()):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())  # or a power cut could leave the new name with nothing in it
-    hidden.rename(path / f"part-{unique}")
+    return hidden.rename(path / f"part-{unique}")
 
 
 def _read(part: Path) -> Rows | None:
