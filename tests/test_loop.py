@@ -143,6 +143,20 @@ def test_fits_from_an_untrained_net_find_the_pose(pictures):
     assert 1e3 * np.median(pa_mpjpe(joints(found), joints(truth(exact)))) < 25
 
 
+def test_what_shows_nothing_has_no_fit_and_spoils_no_other(pictures):
+    samples = batch(pictures["exact"][:4])
+    start = untrained(samples)
+    whole = fitted(samples, start, BODY, PRIOR, LoopConfig())
+    seen = samples.seen.clone()
+    seen[1, 0], seen[2] = False, False
+    nowhere = start.body_pose.clone()
+    nowhere[3] = torch.nan
+    found = fitted(replace(samples, seen=seen), replace(start, body_pose=nowhere), BODY, PRIOR, LoopConfig())
+    assert found.score.isfinite()[:3].tolist() == [[True, True], [False, True], [False, False]]
+    torch.testing.assert_close(found.body_pose[0], whole.body_pose[0], atol=1e-4, rtol=0)
+    assert all(getattr(found, f.name).isfinite().all() for f in fields(Bodies) if f.name != "score")
+
+
 def test_fits_do_not_need_to_know_where_the_cameras_are(pictures):
     samples = batch(pictures["exact"])
     lost = replace(samples, R=torch.full_like(samples.R, torch.nan), t=torch.full_like(samples.t, torch.nan))

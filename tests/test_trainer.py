@@ -151,6 +151,18 @@ def test_fits_teach_and_can_be_left_out(small, tmp_path):
     assert (sheet.width, sheet.height) == (3 * 2 * 128, 3 * 128)
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
+)
+def test_a_gpu_trains_image_nets_as_well(small, tmp_path):
+    cfg = image_config(device="cuda", precision="bf16")
+    list(train(cfg, tmp_path / "gpu"))
+    list(train(image_config(device="cpu"), tmp_path / "cpu"))
+    gpu, cpu = (rows(tmp_path / name) for name in ("gpu", "cpu"))
+    assert gpu[0]["loss"] == pytest.approx(cpu[0]["loss"], rel=0.05)
+    assert gpu[-1]["posed"] == 1
+
+
 def test_two_processes_have_the_loss_of_one(tmp_path):
     cfg = keypoint_config(
         batch=32, steps=4, summary_steps=1, warmup_steps=1, device="cpu",

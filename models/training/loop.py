@@ -177,7 +177,11 @@ def _rest(bodies: Bodies, body: KeypointBody) -> Tensor:
 
 
 def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior, cfg: LoopConfig) -> Bodies:
-    """Fits that start from a prediction, with the score of each sample in all its views."""
+    """Fits that start from a prediction, with the score of each sample in all its views.
+
+    Infinite in views that show nothing, and where a fit failed.
+    """
+    start = start.map(torch.nan_to_num)
     xy, confidence = keypoints_to_fit(samples)
     K = samples.K
     if cfg.solver == "spin":
@@ -200,10 +204,11 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
                         for f in fields(Bodies)
                     )
                 )
-    value = score(found, body, K, xy, confidence)
-    finite = found.transl.isfinite().all(-1).all(1)
-    value = torch.where(finite, value, torch.inf)
-    return replace(found.map(torch.nan_to_num), score=value[:, None].expand_as(found.score).contiguous())
+    value = score(found.map(torch.nan_to_num), body, K, xy, confidence)
+    good = found.map(torch.isfinite)
+    each = torch.stack([x.flatten(2).all(-1) for x in (good.orient, good.body_pose, good.betas, good.transl)])
+    there = each.all(0) & (confidence > 0).any(-1)
+    return replace(found.map(torch.nan_to_num), score=torch.where(there, value[:, None], torch.inf))
 
 
 def select(samples: Samples, index: Tensor) -> Samples:
