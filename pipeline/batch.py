@@ -169,11 +169,11 @@ def process(
         yield from (Event(rows[name], -1) for name in folders if name not in tasks)
         if not tasks:
             return
-        job = Job(dataset, out, run, cfg)
         pool: Workers
         if engine == "ray":
-            pool = RayTasks(job, needs, workers, address)
+            pool = RayTasks(Job(_absolute(dataset), _absolute(out), run, cfg), needs, workers, address)
         else:
+            job = Job(dataset, out, run, cfg)
             pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
         try:
             yield from _work_off(pool, tasks, rows, save, retry)
@@ -188,7 +188,8 @@ def opened(dataset: Place, tree: Path, folder: Path) -> Iterator[Recording]:
 
     Raises ``InputError``.
     """
-    with reading(dataset, [p.relative_to(tree).as_posix() for p in _needed(folder, tree)]) as top:
+    names = [path.relative_to(tree).as_posix() for path in _needed(folder, tree)]
+    with reading(dataset, names, f"process {os.getpid()}") as top:
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
@@ -197,6 +198,10 @@ def within(dataset: Place, tree: Path, out: Place) -> Path | None:
     if isinstance(out, Path) or isinstance(dataset, Path):
         return out if isinstance(out, Path) and isinstance(dataset, Path) else None
     return tree / out.removeprefix(f"{dataset}/") if out.startswith(f"{dataset}/") else None
+
+
+def _absolute(where: Place) -> Place:
+    return where.resolve() if isinstance(where, Path) else where
 
 
 def _is_there(out: Place, row: Row) -> bool:
@@ -271,7 +276,7 @@ def read_manifest(out: Place) -> dict[str, Row]:
 def _write(out: Place, dataset: Place, rows: Mapping[str, Row]) -> None:
     listed = [rows[name] for name in sorted(rows)]
     states = Counter(row.state for row in listed)
-    where = str(dataset.resolve() if isinstance(dataset, Path) else dataset)
+    where = str(_absolute(dataset))
     document = {"dataset": where, "states": dict(states), "recordings": [asdict(row) for row in listed]}
     write_text(out, MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
     write_text(out, PAGE, page(where.rpartition("/")[2], listed))

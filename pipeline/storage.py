@@ -140,18 +140,20 @@ def outline(where: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(where: Place, names: Collection[str]) -> Iterator[Path]:
+def reading(where: Place, names: Collection[str], reader: str) -> Iterator[Path]:
     """The data set as a folder of this machine; of a URL, these files and folders of it.
+
+    reader: has a copy of its own, and takes away what it left when it was killed.
 
     Raises ``InputError``, ``StorageError`` among them.
     """
     if isinstance(where, Path):
         yield where
         return
-    top = _scratch(where, *names)
+    top = _scratch(where, reader, *names)
     with _renamed(top, where), locked(top):
         tree = top / where.rpartition("/")[2]
-        shutil.rmtree(tree, ignore_errors=True)  # of one that was killed
+        shutil.rmtree(tree, ignore_errors=True)
         try:
             with _reaching(where):
                 fs, root = _open(where)

@@ -123,7 +123,7 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
         with writing(inside(job.out, task.name), task.key, LOG) as out:
             with _said_in(out / LOG):
                 print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
-                with _told(), reading(job.dataset, task.needed) as dataset:
+                with _told(), reading(job.dataset, task.needed, str(job.out)) as dataset:
                     recording = find_recording(dataset / task.folder, inherit=dataset)
                     warnings = recording.warnings
                     for warning in warnings:

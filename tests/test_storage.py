@@ -161,7 +161,7 @@ def test_names_that_leave_their_folder_are_refused(scratch):
     memory().pipe_file("/bucket/data/a", b"")
     with pytest.raises(InputError, match="is no name that a file can have"), outline("memory://bucket/data"):
         pass
-    with pytest.raises(InputError, match="is no name"), reading("memory://bucket/data", ["."]):
+    with pytest.raises(InputError, match="is no name"), reading("memory://bucket/data", ["."], "me"):
         pass
 
 
