@@ -160,6 +160,16 @@ def test_files_of_spin_lack_views_and_cameras(tmp_path: Path) -> None:
     assert found["S"].all()
 
 
+@pytest.mark.parametrize("said", [None, 0.0])
+def test_poses_are_known_where_a_file_of_spin_does_not_say(tmp_path: Path, said: float | None) -> None:
+    """Its file of 3DPW has no ``has_smpl``."""
+    arrays = to_arrays([row(0, "x"), row(1, "y")])
+    del arrays["has_smpl"]
+    more = {} if said is None else {"has_smpl": np.full(2, said)}
+    np.savez(tmp_path / "3dpw.npz", **arrays, **more)
+    assert read_rows(tmp_path / "3dpw.npz")["has_smpl"].tolist() == [said is None] * 2
+
+
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.npz"
     with pytest.raises(InputError, match="cannot be read"):
@@ -175,4 +185,17 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
         read_rows(file)
     np.savez(file, imgname=np.array([Path("a")], object), scale=[1.0], center=np.zeros((1, 2)))
     with pytest.raises(InputError, match=r"no \.npz of arrays"):
+        read_rows(file)
+    np.savez(file, imgname=["a"], scale=["large"], center=np.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"scale is of <U5, expected numbers"):
+        read_rows(file)
+    with file.open("wb") as array:
+        np.save(array, np.zeros(3))
+    with pytest.raises(InputError, match=r"no \.npz of arrays"):
+        read_rows(file)
+    np.savez_compressed(file, imgname=["a.jpg"] * 500, center=np.zeros((500, 2)), scale=np.ones(500))
+    content = bytearray(file.read_bytes())
+    content[60:90] = bytes(30)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"no \.npz of arrays, or damaged"):
         read_rows(file)

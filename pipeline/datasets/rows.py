@@ -2,7 +2,7 @@
 
 SPIN's keys: ``imgname``, ``center`` (N, 2), ``scale`` (N,), ``part`` (N, 24, 3), ``openpose`` (N, 25, 3),
 ``S`` (N, 24, 4), ``pose`` (N, 72), ``shape`` (N, 10), ``has_smpl`` (N,), ``gender`` (N,). What is not known
-is 0.
+is 0; poses and shapes without ``has_smpl`` are known, as SPIN has it.
 
 And of our own: ``id`` (N,) dataset/subject/sequence/camera/frame; ``camera`` (N,); ``group`` (N,), one number
 for the rows that show the same person at the same instant; ``K`` (N, 3, 3), ``dist`` (N, 8), ``R`` (N, 3, 3)
@@ -14,12 +14,14 @@ from __future__ import annotations
 import io
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
@@ -115,6 +117,7 @@ def write_npz(arrays: dict[str, NDArray[Any]], out: Path) -> int:
     return size
 
 
+_TEXTS: Final = ("imgname", "gender", "id", "camera", "action")
 _SHAPES: Final[dict[str, tuple[int, ...]]] = {
     "imgname": (), "center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4),
     "pose": (72,), "shape": (10,), "has_smpl": (), "gender": (), "id": (), "camera": (), "group": (),
@@ -134,11 +137,11 @@ def read_rows(file: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         # A file opened here is closed, too, when it turns out to be damaged.
-        with file.open("rb") as content, np.load(content, allow_pickle=False) as archive:
+        with file.open("rb") as content, NpzFile(content) as archive:
             found = {k: archive[k] for k in _SHAPES if k in archive.files}
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror or e}). Check the path.") from e
-    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
         raise InputError(f"{file}: no .npz of arrays, or damaged ({e}). Make it again: preprocess.") from e
     lacks = [k for k in ("imgname", "center", "scale") if k not in found]
     if lacks:
@@ -147,16 +150,21 @@ def read_rows(file: Path) -> dict[str, NDArray[Any]]:
     for key, array in found.items():
         if array.shape != (n, *_SHAPES[key]):
             raise InputError(f"{file}: {key} has shape {array.shape}, expected {(n, *_SHAPES[key])}.")
+        if array.dtype.kind not in ("US" if key in _TEXTS else "fiub"):
+            kind = "texts" if key in _TEXTS else "numbers"
+            raise InputError(f"{file}: {key} is of {array.dtype}, expected {kind}.")
     numbered = np.arange(n)
     out: dict[str, NDArray[Any]] = {}
     for key, shape in _SHAPES.items():
         if key == "group":
             out[key] = np.asarray(found.get(key, numbered), np.int64)
-        elif key in ("imgname", "gender", "id", "camera", "action"):
+        elif key in _TEXTS:
             out[key] = np.asarray(found.get(key, numbered if key == "id" else np.full(n, "")), str)
         else:
             blank = np.full((n, *shape), np.nan if key in ("K", "dist", "R", "t") else 0.0)
             out[key] = np.asarray(found.get(key, blank), np.float64)
+    if "has_smpl" not in found and {"pose", "shape"} <= set(found):
+        out["has_smpl"][:] = 1
     return out
 
 
