@@ -156,6 +156,23 @@ def test_results_of_other_cameras_are_not_compared(truth: Store, tmp_path: Path)
     assert np.isnan([nothing.mpjpe_mm, nothing.acceleration_mm, nothing.pa_mpjpe_mm]).all()
 
 
+def test_frames_without_the_truth_are_not_compared(truth: Store, tmp_path: Path) -> None:
+    """Also the results of a run can be the truth, and nobody is in all frames of those."""
+
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x
+
+    gaps = changed(truth, tmp_path / "truth.zarr", change, lost=slice(3, 14))
+    for e in compare_to_truth(truth, gaps, body()):
+        assert e.truth != e.person
+        assert (e.frames, e.missed) == (FRAMES - 11, 0)
+        assert (e.mpjpe_mm, e.keypoints_px, e.acceleration_mm) == (0, 0, 0)
+        assert e.pve_mm == pytest.approx(0, abs=1e-3)
+    later = replace(truth.contents, frame_index=truth.contents.frame_index + 1000)
+    with pytest.raises(InputError, match=r"have no frame of .* in common"):
+        compare_to_truth(truth, Store.create(tmp_path / "later.zarr", later), body())
+
+
 def test_vertices_of_another_body_are_not_compared(truth: Store, tmp_path: Path) -> None:
     contents = replace(truth.contents, body={"name": "SMPL_NEUTRAL.pkl", "sha256": "0" * 64})
     results = Store.create(tmp_path / "results.zarr", contents)

@@ -30,7 +30,7 @@ class Errors:
     frames: int
     """Frames compared."""
     missed: int
-    """Frames of the truth without a pose in the results."""
+    """Frames in which the truth has a pose, and the results have none."""
     mpjpe_mm: float
     """24 SMPL joints, in the world, without alignment."""
     mpjpe_pelvis_mm: float
@@ -49,7 +49,7 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
     """Errors of every person in ``results``; frames are matched by the number of the video frame.
 
     Raises:
-        InputError: the two stores have no camera of the same name.
+        InputError: the two stores have no camera of the same name, no frame in common, or one has nobody.
     """
     names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
     if not names:
@@ -57,16 +57,20 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
             f"{results.path} and {truth.path}: no camera has the same name in both "
             f"({', '.join(results.contents.rig.names)}; {', '.join(truth.contents.rig.names)})"
         )
+    empty = next((s.path for s in (results, truth) if not s.contents.people), None)
+    if empty is not None:
+        raise InputError(f"{empty}: has nobody in it, so there is nothing to compare.")
     rows = _truth_rows(results, truth, names)
+    if (rows < 0).all():
+        raise InputError(
+            f"{results.path} and {truth.path}: have no frame of {', '.join(names)} in common. Give the truth "
+            "of the same recording."
+        )
     rig = truth.contents.rig.select(names)
     errors = []
     for p in range(results.contents.people):
-        apart = [
-            _mean_distance(results, p, truth, q, _posed(results, p, rows))
-            for q in range(truth.contents.people)
-        ]
-        q = int(np.argmin(apart))
-        errors.append(_errors(results, p, truth, q, _posed(results, p, rows), body, rig))
+        pairs = [_Pair(results, p, truth, q, rows) for q in range(truth.contents.people)]
+        errors.append(_errors(min(pairs, key=_Pair.pelves_apart), body, rig))
     return tuple(errors)
 
 
@@ -86,47 +90,59 @@ def _truth_rows(results: Store, truth: Store, names: list[str]) -> _Rows:
     return rows
 
 
-def _posed(results: Store, person: int, rows: _Rows) -> Iterator[tuple[_Rows, _Rows]]:
-    """Window by window: the frames of the results with a pose, and the rows of the truth that they show."""
-    for k in np.flatnonzero(results.done):
-        a, b = results.span(int(k))
-        joints = results.array(f"people/{person}/joints", a, b)
-        ours = np.arange(a, b)[np.isfinite(joints).all((1, 2)) & (rows[a:b] >= 0)]
-        if len(ours):
-            yield ours, rows[ours]
-
-
 def _at(store: Store, name: str, rows: _Rows) -> Array:
     first = int(rows.min())
     return np.asarray(store.array(name, first, int(rows.max()) + 1)[rows - first], np.float64)
 
 
-def _mean_distance(
-    results: Store, p: int, truth: Store, q: int, shown: Iterator[tuple[_Rows, _Rows]]
-) -> float:
-    """Metres between the two pelves."""
-    total, frames = 0.0, 0
-    for ours, theirs in shown:
-        apart = _at(results, f"people/{p}/joints", ours) - _at(truth, f"people/{q}/joints", theirs)
-        total += float(np.linalg.norm(apart[:, 0], axis=1).sum())
-        frames += len(ours)
-    return total / frames if frames else np.inf
+def _posed(store: Store, person: int, rows: _Rows) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(_at(store, f"people/{person}/joints", rows)).all((1, 2)))
 
 
-def _errors(
-    results: Store,
-    p: int,
-    truth: Store,
-    q: int,
-    shown: Iterator[tuple[_Rows, _Rows]],
-    body: Body,
-    rig: Rig,
-) -> Errors:
+@dataclass(frozen=True)
+class _Pair:
+    """A person of the results, and one of the truth."""
+
+    results: Store
+    p: int
+    truth: Store
+    q: int
+    rows: _Rows
+
+    def shown(self) -> Iterator[tuple[_Rows, _Rows]]:
+        """Window by window: the frames of the results in which both have a pose, and the truth's rows."""
+        for k in np.flatnonzero(self.results.done):
+            a, b = self.results.span(int(k))
+            ours = a + np.flatnonzero(self.rows[a:b] >= 0)
+            if len(ours):
+                theirs = self.rows[ours]
+                both = _posed(self.results, self.p, ours) & _posed(self.truth, self.q, theirs)
+                if both.any():
+                    yield ours[both], theirs[both]
+
+    def of_truth(self) -> int:
+        """Frames of the truth with a pose."""
+        spans = (np.arange(*self.truth.span(int(k))) for k in np.flatnonzero(self.truth.done))
+        return sum(int(_posed(self.truth, self.q, frames).sum()) for frames in spans)
+
+    def pelves_apart(self) -> float:
+        """Metres, on average."""
+        total, frames = 0.0, 0
+        for ours, theirs in self.shown():
+            said = _at(self.results, f"people/{self.p}/joints", ours)
+            apart = said - _at(self.truth, f"people/{self.q}/joints", theirs)
+            total += float(np.linalg.norm(apart[:, 0], axis=1).sum())
+            frames += len(ours)
+        return total / frames if frames else np.inf
+
+
+def _errors(of: _Pair, body: Body, rig: Rig) -> Errors:
+    results, truth = of.results, of.truth
     sums, frames = np.zeros(5), 0
     bends: list[Array] = []
     last = np.zeros((0, 2), np.int64), np.zeros((2, 0, 24, 3))
-    for ours, theirs in shown:
-        pair = ((results, f"people/{p}", ours), (truth, f"people/{q}", theirs))
+    for ours, theirs in of.shown():
+        pair = ((results, f"people/{of.p}", ours), (truth, f"people/{of.q}", theirs))
         joints = np.stack([_at(store, f"{person}/joints", rows) for store, person, rows in pair])
         pixels = [rig.project(_at(s, f"{person}/keypoints_3d", rows)[..., :3]) for s, person, rows in pair]
         surface = np.full(len(ours), np.nan)
@@ -146,10 +162,10 @@ def _errors(
     means = (sums / frames if frames else np.full(5, np.nan)).tolist()
     bend = np.concatenate([np.zeros(0), *bends])
     return Errors(
-        person=str(p),
-        truth=str(q),
+        person=str(of.p),
+        truth=str(of.q),
         frames=frames,
-        missed=len(truth.contents.time_s) - frames,
+        missed=of.of_truth() - frames,
         mpjpe_mm=means[0],
         mpjpe_pelvis_mm=means[1],
         pa_mpjpe_mm=means[2],
