@@ -77,6 +77,11 @@ def keypoint_config(**more):
     )
 
 
+def killed_config(**images):
+    """Fits are written after every step, so those of steps that are made again are there already."""
+    return image_config(images={"fits": LoopConfig(save_steps=1), **images})
+
+
 def rows(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -93,12 +98,12 @@ torch.set_num_threads(1)
 from pathlib import Path
 import models.image_regressor
 from models.training.trainer import train
-from tests.test_trainer import WIDTH, image_config, small_encoder
+from tests.test_trainer import WIDTH, killed_config, small_encoder
 models.image_regressor.make_encoder = small_encoder
 models.image_regressor.SIZES["resnet50"] = WIDTH
 if __name__ == "__main__":
     # With samples made by another process, which gives the same.
-    for done in train(image_config(images={"workers": 1}), Path(sys.argv[2])):
+    for done in train(killed_config(workers=1), Path(sys.argv[2])):
         print(done.step, flush=True)
         if done.step == 5:
             sys.stdin.read()
@@ -106,7 +111,7 @@ if __name__ == "__main__":
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_weights_fits_and_curves(small, tmp_path):
-    cfg = image_config()
+    cfg = killed_config()
     for _ in train(cfg, tmp_path / "whole"):
         pass
     script = tmp_path / "killed.py"

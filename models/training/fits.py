@@ -12,7 +12,7 @@ share it. A part is a group of arrays, a row for each fit:
     step (n,)               of the training, in which it was found
 
 Of several rows of one picture that of lowest score counts, in whatever order they were written: so no process
-can overwrite a better fit of another. A version of the fits is a step: the rows up to it.
+can overwrite a better fit of another. A version of the fits is a step: the rows of the steps before it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FitStore:
     sees its own rows, and those of the others when it is opened or ``reload`` is called."""
 
     def __init__(self, path: Path, version: int | None = None) -> None:
-        """version: the step up to which rows count; all by default.
+        """version: the step before which rows count; all by default.
 
         Raises ``InputError`` when the folder holds something else, or cannot be made.
         """
@@ -74,7 +74,7 @@ class FitStore:
         return len(self._row)
 
     def reload(self, version: int | None = None) -> None:
-        """Take in what other processes have saved, of steps up to ``version``."""
+        """Take in what other processes have saved, of steps before ``version``."""
         for part in _parts(self.path):
             if part.name in self._taken:
                 continue
@@ -82,7 +82,7 @@ class FitStore:
             if rows is None:  # made one with others meanwhile: its rows are in a part that comes later
                 return self.reload(version)
             self._merge(rows, version)
-            if version is None or rows[2].max() <= version:
+            if version is None or rows[2].max() < version:
                 self._taken.add(part.name)
         return None
 
@@ -121,7 +121,7 @@ class FitStore:
             self._unsaved.clear()
 
     def tidy(self, version: int) -> None:
-        """Make one part of many. What may still be gone back to, the rows after ``version``, is kept apart.
+        """Make one part of many. What may still be gone back to, the rows from ``version`` on, is kept apart.
 
         Other processes may save meanwhile. Raises ``OSError``.
         """
@@ -135,7 +135,7 @@ class FitStore:
                 rows = _read(part)
                 assert rows is not None  # parts go away under the lock alone
                 for name, value, step in zip(*rows, strict=True):
-                    if step > version:
+                    if step >= version:
                         later.append((name, value, step))
                     elif name not in best or value[_SCORE] < best[name][0][_SCORE]:
                         best[name] = value, step
@@ -149,7 +149,7 @@ class FitStore:
         """Take in rows that are better than what there is; the names of those that were."""
         taken = set()
         for name, value, step in zip(*rows, strict=True):
-            if version is not None and step > version:
+            if version is not None and step >= version:
                 continue
             row = self._row.get(name)
             if row is None:

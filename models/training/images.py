@@ -185,7 +185,7 @@ class ImageTask:
         if self.cfg.fits.enabled:
             self.fits = FitStore(out / "fits.zarr", version=step)
 
-    def keep(self, step: int, oldest: int) -> None:
+    def keep(self, oldest: int) -> None:
         if self.fits is not None:
             self.fits.save()
             self.fits.tidy(oldest)

@@ -130,7 +130,7 @@ class KeypointTask:
     def begin(self, out: Path, step: int) -> None:
         """Nothing is kept beside the weights."""
 
-    def keep(self, step: int, oldest: int) -> None:
+    def keep(self, oldest: int) -> None:
         """Nothing."""
 
     def share(self, step: int) -> None:

@@ -123,7 +123,7 @@ class Task(Protocol):
     def begin(self, out: Path, step: int) -> None:
         """Open what is kept in ``out`` beside the weights, as it was at a step."""
 
-    def keep(self, step: int, oldest: int) -> None:
+    def keep(self, oldest: int) -> None:
         """Write it. No step before ``oldest`` will be gone back to. Raises ``OSError``."""
 
     def share(self, step: int) -> None:
@@ -378,8 +378,7 @@ class _Run:
     def _save(self) -> None:
         """A checkpoint of all processes."""
         fabric = self.fabric
-        kept = [c for c in _checkpoints(self.out) if _step(c) <= self.step][-self.cfg.keep + 1 :]
-        self.task.keep(self.step, _step(kept[0]) if kept and self.cfg.keep > 1 else self.step)
+        self.task.keep(min([self.step, *(_step(c) for c in _checkpoints(self.out))]))
         fabric.barrier()
         if fabric.is_global_zero:
             self.task.save(self.out / "weights.safetensors")
