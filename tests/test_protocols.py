@@ -54,6 +54,7 @@ def test_what_a_number_depends_on_is_spelled_out() -> None:
         assert "left first" in said["regressor_rows"]
     assert "univ_annot3" in PROTOCOLS["mpi-inf-3dhp"].truth
     assert {"pck150", "auc"} <= set(PROTOCOLS["mpi-inf-3dhp"].measures)
+    assert sorted(PROTOCOLS["mpi-inf-3dhp"].described()["near"]) == sorted(LSP)
     assert PROTOCOLS["h36m-p2"].camera == "60457274"
     assert PROTOCOLS["h36m-p1"].camera is None
     assert PROTOCOLS["3dpw"].true is None

@@ -39,14 +39,16 @@ class Protocol:
     """Regular expression that is found in the names of the pictures of its test set."""
     camera: str | None = None
     """Only rows of this camera."""
+    near: tuple[int, ...] = ()
+    """Rows of H36M_17 that PCK and AUC count."""
     headline: Measure = "mpjpe"
     """The number that papers report."""
     root: str = "row 0 of the regressor, Pelvis, subtracted; the ground truth is root-centred in the file"
 
     def described(self) -> dict[str, Any]:
         """For ``metrics.json``: everything that a number depends on."""
-        joints = [H36M_17[row] for row in self.predicted]
-        return {**asdict(self), "joints": joints, "regressor_rows": REGRESSOR_ROWS}
+        joints, near = ([H36M_17[row] for row in rows] for rows in (self.predicted, self.near))
+        return {**asdict(self), "joints": joints, "near": near, "regressor_rows": REGRESSOR_ROWS}
 
 
 _H36M: Final = Protocol(
@@ -87,6 +89,8 @@ PROTOCOLS: Final = MappingProxyType(
                 "test set TS1 to TS6, valid_frame, all 17 joints inside the picture",
                 ("mpjpe", "pa_mpjpe", "pve", "pck150", "auc"),
                 r"\bTS[1-6]/",
+                # Those of mpii_get_pck_auc_joint_groups.m: the pelvis, where all is measured from, is not.
+                near=_LSP,
             ),
             Protocol(
                 "3dpw",

@@ -85,12 +85,13 @@ def score(
             if guess.shape == surface.shape:
                 meshes[part] = pve(guess - predicted[:, :1], surface - own[:, :1])
     found = said.pred_joints[:, picked] - said.pred_joints[:, :1]
+    near = [picked.index(row) for row in protocol.near]
     measures = {
         "mpjpe": lambda: 1e3 * mpjpe(found, true),
         "pa_mpjpe": lambda: 1e3 * pa_mpjpe(found, true),
         "pve": lambda: 1e3 * meshes,
-        "pck150": lambda: pck(found, true, 0.15),
-        "auc": lambda: auc(found, true, _THRESHOLDS_M),
+        "pck150": lambda: pck(found[:, near], true[:, near], 0.15),
+        "auc": lambda: auc(found[:, near], true[:, near], _THRESHOLDS_M),
     }
     return {name: measures[name]() for name in protocol.measures}
 
