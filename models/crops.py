@@ -113,8 +113,13 @@ def normalised(yuv: Tensor, to_yuv: Tensor, contrast: Contrast) -> Tensor:
     """
     back = torch.linalg.inv(to_yuv[:, :, :3].double()).to(yuv.dtype)
     rgb = torch.einsum("nij,njhw->nihw", back, yuv - to_yuv[:, :, 3, None, None].to(yuv.dtype)).clamp(0, 255)
+    return normalised_rgb(rgb, contrast)
+
+
+def normalised_rgb(rgb: Tensor, contrast: Contrast) -> Tensor:
+    """Crops (N, 3, size, size) of 0–255 → what an image network takes."""
     if contrast == "stretch":
         low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
         rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
-    mean, std = (torch.tensor(x, dtype=yuv.dtype, device=yuv.device)[:, None, None] for x in (_MEAN, _STD))
+    mean, std = (torch.tensor(x, dtype=rgb.dtype, device=rgb.device)[:, None, None] for x in (_MEAN, _STD))
     return (rgb / 255 - mean) / std

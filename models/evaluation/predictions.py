@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.body import Body, load_body, pelvis_at_rest
-from models.crops import normalised
+from models.crops import normalised_rgb
 from models.evaluation.joints import H36MJoints
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
@@ -110,16 +110,19 @@ class _Batches(Dataset[_Batch]):
         batch = _Batch(self.wanted[part], every, at)
         if not self.pixels or self.pictures is None:
             return batch
-        crops = np.empty((len(every), self.pixels, self.pixels, 3), np.uint8)
+        crops = np.zeros((len(every), self.pixels, self.pixels, 3), np.uint8)
         found = self.pictures([str(n) for n in self.rows["imgname"][every]])
         for k, (picture, box) in enumerate(zip(found, _boxes(self.rows, every), strict=True)):
-            crops[k] = cut(picture, crop_matrix(box, 0.0, self.pixels), self.pixels)
+            if np.isfinite(box).all():
+                crops[k] = cut(picture, crop_matrix(box, 0.0, self.pixels), self.pixels)
         return replace(batch, crops=torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
 
 
 def _boxes(rows: Rows, at: NDArray[np.int64]) -> Array:
-    """(M, 3) centre x, y and side, pixels."""
-    return np.concatenate([rows["center"][at], 200 * rows["scale"][at, None]], 1)
+    """(M, 3) centre x, y and side, pixels; NaN where the data have none."""
+    out = np.concatenate([rows["center"][at], 200 * rows["scale"][at, None]], 1)
+    out[~((out[:, 2] > 0) & np.isfinite(out).all(1))] = np.nan
+    return out
 
 
 def predict(
@@ -207,8 +210,10 @@ class _Scene:
             R, t, xy, confidence = self._keypoints(each)
             confidence = confidence * seen[..., None]
         if isinstance(self.net, ImageRegressor):
+            seen = seen & box.isfinite().all(-1)
             said = self._look(self.net, batch, seen)
             orient, transl = place(said, box, K, self.body)
+            orient = torch.where(seen[..., None, None], orient, torch.nan)
             sigma = torch.full_like(said.body_pose[..., 0, 0], POSE_SIGMA)
             r = Regression(said.body_pose, said.betas, orient, transl, seen, sigma)
         else:
@@ -224,7 +229,8 @@ class _Scene:
         still = torch.zeros(len(rotations), 3, dtype=torch.float64)
         joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
         out = [x.cpu() for x in (matrix_to_axis_angle(rotations).flatten(1), betas, camera, joints)]
-        known = r.seen.any(1).cpu()
+        # A network on pictures does not say how a person stands before a camera that shows nobody.
+        known = (r.seen.any(1) & r.view_orient[:, 0].isfinite().all((-2, -1))).cpu()
         return Predictions(
             *(
                 torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).double().cpu().numpy()
@@ -237,9 +243,7 @@ class _Scene:
 
     def _look(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
         assert batch.crops is not None
-        as_they_are = torch.eye(3, 4, device=self.device).expand(len(batch.every), 3, 4)
-        crops = normalised(batch.crops.to(self.device).float(), as_they_are, net.config.contrast)
-        found = net.encode(crops)
+        found = net.encode(normalised_rgb(batch.crops.to(self.device).float(), net.config.contrast))
         at = torch.from_numpy(np.maximum(batch.at, 0)).to(self.device)
         return net.estimate(found[at] * seen[..., None], seen)
 

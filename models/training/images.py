@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.body import KeypointBody, load_body, pose_keypoints
-from models.crops import _MEAN, _STD, Contrast
+from models.crops import Contrast, normalised_rgb
 from models.encoders import EncoderName
 from models.evaluation.joints import extra_24
 from models.evaluation.metrics import mpjpe, pa_mpjpe
@@ -206,7 +206,7 @@ class ImageTask:
 
     def encode(self, samples: Samples) -> Tensor:
         """Features (M, D) of the crops that there are."""
-        images = network_input(samples.images[samples.seen], self.cfg.contrast)
+        images = normalised_rgb(samples.images[samples.seen].float(), self.cfg.contrast)
         found: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
         return found
 
@@ -298,16 +298,6 @@ def _opened(
         return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
 
     return tuple(open_source(with_motion(s), views=cfg.views, size=cfg.size, seed=seed) for s in sources)
-
-
-def network_input(images: Tensor, contrast: Contrast) -> Tensor:
-    """uint8 RGB (M, 3, S, S) → what an image network takes."""
-    rgb = images.float()
-    if contrast == "stretch":
-        low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
-        rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
-    mean, std = (rgb.new_tensor(x)[:, None, None] for x in (_MEAN, _STD))
-    return (rgb / 255 - mean) / std
 
 
 def joint_errors(
