@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from models.rendering.overlay import yuv_matrix
 from models.training.crop_store import BLOCK, CropPlan, CropStore, Look, picture_side
-from models.training.published import Rows, read_picture
+from models.training.published import Rows
+from pipeline.datasets.pictures import read_picture, video_up_to
+from pipeline.datasets.rows import file_and_frame
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
 
@@ -61,11 +63,14 @@ def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Ge
 
 def _cut(frame: av.VideoFrame | None, box: Array, size: int, K: Array, dist: Array) -> Pixels:
     """The picture of a box; black where there is no box or no frame."""
-    side = picture_side(size)
     if frame is None or not np.isfinite(box).all():
-        return np.zeros((side, side, 3), np.uint8)
+        return _black(size)
     yuv = to_yuv420p(frame)
     return Look.at(box, size, K, dist).of_yuv(planes(yuv), yuv_matrix(int(yuv.colorspace), yuv.height))
+
+
+def _black(size: int) -> Pixels:
+    return np.zeros((picture_side(size),) * 2 + (3,), np.uint8)
 
 
 def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
@@ -78,26 +83,28 @@ def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Generato
 
 
 def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
-    def file_of(i: int) -> str:
-        return str(rows.imgname[plan.label[i, 0]]).partition("#")[0]
-
-    for name, together in groupby(range(first, len(plan.box)), file_of):
+    """The plan's pictures from number ``first`` on. Each file is opened once."""
+    of = [(*file_and_frame(rows.imgname[row]), row) for row in plan.label[:, 0]]
+    for name, together in groupby(range(first, len(of)), lambda i: of[i][0]):
         places = list(together)
-        numbers = [rows.imgname[plan.label[i, 0]].partition("#")[2] for i in places]
-        if not all(numbers):
+        numbers = [n for i in places if (n := of[i][1]) is not None]
+        if not numbers:
             rgb = read_picture(root / name)
             for i in places:
-                row = int(plan.label[i, 0])
-                yield Look.at(plan.box[i], plan.size, rows.K[row], rows.dist[row]).of(rgb)
+                row = of[i][2]
+                if np.isfinite(plan.box[i]).all():
+                    yield Look.at(plan.box[i], plan.size, rows.K[row], rows.dist[row]).of(rgb)
+                else:
+                    yield _black(plan.size)
             continue
-        with closing(_frames_of(root / name, map(int, numbers))) as frames:
+        with closing(_frames_of(video_up_to(root / name, numbers[-1]), numbers)) as frames:
             for i, frame in zip(places, frames, strict=True):
-                row = int(plan.label[i, 0])
+                row = of[i][2]
                 yield _cut(frame, plan.box[i], plan.size, rows.K[row], rows.dist[row])
 
 
 def _frames_of(
-    video: VideoInfo | Path | None, numbers: Iterable[int]
+    video: VideoInfo | None, numbers: Iterable[int]
 ) -> Generator[av.VideoFrame | None, None, None]:
     if video is None:
         yield from (None for _ in numbers)

@@ -105,6 +105,20 @@ def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
     assert np.isfinite(done.said.pose[[3, 5]]).all()
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
+    rows = read_rows(folder / "rows.npz")
+    scale = rows["scale"].copy()
+    scale[4] = 0
+    pictures = partial(read_pictures, folder)
+    done = evaluate(P1, image_net(), {**rows, "scale": scale}, bodies(), pictures, views=views)
+    assert np.flatnonzero(np.isnan(done.errors["mpjpe"])).tolist() == [4]
+    whole = evaluate(P1, image_net(), rows, bodies(), pictures, views=views)
+    seen = views_of(rows, np.arange(COUNT), views)
+    apart = np.abs(done.said.pred_joints - whole.said.pred_joints).max((1, 2))
+    assert (apart[~(seen == 4).any(1)] < 1e-4).all()
+
+
 def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for(folder: Path) -> None:
     rows = {k: v[:3] for k, v in read_rows(folder / "rows.npz").items()}
     config = ImageConfig("resnet50", "average", body="smpl", size=128)

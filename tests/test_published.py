@@ -170,6 +170,27 @@ def test_crops_of_pictures_are_the_pictures(pictures: Path, tmp_path: Path) -> N
     assert all(same(cut[i], plain[i]) for i in (0, 7, 20))
 
 
+def test_crops_of_rows_without_a_box_are_black_and_frames_that_are_not_there_are_said(
+    pictures: Path, videos: Path, tmp_path: Path
+) -> None:
+    with np.load(pictures) as d:
+        arrays = dict(d)
+    arrays["scale"][1] = 0
+    np.savez(tmp_path / "rows.npz", **arrays)
+    rows = Rows(tmp_path / "rows.npz")
+    *_, _ = crops_of_rows(rows, pictures.parent, rows.plan(SIZE), tmp_path / "crops.zarr")
+    store = CropStore(tmp_path / "crops.zarr")
+    black = [not store.picture(i).any() for i in range(len(store.plan.box))]
+    assert black == (store.plan.label[:, 0] == 1).tolist()
+    with np.load(videos) as d:
+        arrays = dict(d)
+    arrays["imgname"] = np.array([f"{n.partition('#')[0]}#9999" for n in arrays["imgname"]])
+    np.savez(tmp_path / "late.npz", **arrays)
+    rows = Rows(tmp_path / "late.npz")
+    with pytest.raises(InputError, match="frames, and the data's rows name frame 9999"):
+        list(crops_of_rows(rows, videos.parent, rows.plan(SIZE), tmp_path / "late.zarr"))
+
+
 def spin_file(path: Path, names: list[str], **more: Any) -> Path:
     n = len(names)
     rng = np.random.default_rng(0)
@@ -244,7 +265,7 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", imgname=np.array(["a.jpg"]), center=np.zeros((1, 2)), scale=np.zeros(1))
     with pytest.raises(InputError, match="no row with a box"):
         PublishedPeople(tmp_path / "flat.npz", views=2, size=SIZE)
-    with pytest.raises(InputError, match=r"gone\.jpg: no picture"):
+    with pytest.raises(InputError, match=r"gone\.jpg: cannot be read as a picture"):
         PublishedPeople(lost, views=2, size=SIZE)[0]
 
 

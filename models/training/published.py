@@ -14,7 +14,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +23,8 @@ from models.training.crop_store import CropPlan, CropStore, Look, zoom
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
 from pipeline.cameras import Rig
-from pipeline.datasets.rows import read_rows
+from pipeline.datasets.pictures import read_picture
+from pipeline.datasets.rows import file_and_frame, read_rows
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
@@ -118,19 +118,11 @@ class Rows:
         """Crops of ``size`` pixels of all rows, in the order of the files and frames they are in."""
 
         def place(row: int) -> tuple[str, int]:
-            name, _, frame = self.imgname[row].partition("#")
-            return name, int(frame or 0)
+            name, frame = file_and_frame(self.imgname[row])
+            return name, frame or 0
 
         order = sorted(range(len(self.imgname)), key=place)
         return CropPlan(self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), LABELS)
-
-
-def read_picture(path: Path) -> Pixels:
-    """(H, W, 3) RGB. Raises ``InputError`` when it cannot be read."""
-    found = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if found is None:
-        raise InputError(f"{path}: no picture, or damaged. Check the folder that is given as root.")
-    return np.asarray(found, np.uint8)
 
 
 class PublishedPeople:
@@ -165,7 +157,7 @@ class PublishedPeople:
         if not len(self.groups):
             raise InputError(f"{path}: has no row with a box around a person. Make it again.")
         if self.store is None:
-            video = next((n for n in self.rows.imgname if "#" in n), None)
+            video = next((n for n in self.rows.imgname if file_and_frame(n)[1] is not None), None)
             if video is not None:
                 raise InputError(f"{path}: {video} is a frame of a video. Cut the people out first: `crops`.")
             return

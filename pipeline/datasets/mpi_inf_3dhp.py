@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 
+from pipeline.datasets.pictures import read_picture
 from pipeline.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
@@ -182,7 +182,9 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                 f"{part.root / imgname}: is not there, and frame {i + 1} is annotated as valid. Unpack the "
                 "test set again."
             )
-        size = size or _size_of(part.root / imgname)
+        if size is None:
+            height, width, _ = read_picture(part.root / imgname).shape
+            size = width, height
         if not inside(xy[i], size):
             continue
         center, scale = box_of(xy[i])
@@ -204,13 +206,6 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             R=np.eye(3),
             t=np.zeros(3),
         )
-
-
-def _size_of(file: Path) -> tuple[int, int]:
-    picture = cv2.imread(str(file))
-    if picture is None:
-        raise InputError(f"{file}: no picture, or damaged. Unpack the test set again.")
-    return picture.shape[1], picture.shape[0]
 
 
 def pinhole_of(xyz: Array, xy: Array) -> Array:

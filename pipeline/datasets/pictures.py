@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.rows import file_and_frame
 from pipeline.errors import InputError
 from pipeline.video import VideoInfo, probe, read_frames
 
@@ -20,6 +21,29 @@ Pixels = NDArray[np.uint8]
 def _probe(path: Path) -> VideoInfo:
     """To find the frames of a video its packets are read, which is not to be done for every batch."""
     return probe(path)
+
+
+def video_up_to(path: Path, frame: int) -> VideoInfo:
+    """The video at ``path``. Raises ``InputError`` when there is none, or it ends before that frame."""
+    info = _probe(path)
+    if frame >= len(info.times_s):
+        raise InputError(
+            f"{path}: has {len(info.times_s)} frames, and the data's rows name frame {frame}. The video is "
+            "cut off, or another one."
+        )
+    return info
+
+
+def read_picture(path: Path) -> Pixels:
+    """(H, W, 3) RGB, as the file has its pixels. Raises ``InputError`` when it cannot be read."""
+    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    found = cv2.imread(str(path), how) if path.is_file() else None
+    if found is None:
+        raise InputError(
+            f"{path}: cannot be read as a picture. Give the folder below which the pictures of the data lie "
+            "as root."
+        )
+    return np.asarray(found, np.uint8)
 
 
 def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
@@ -33,25 +57,14 @@ def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
     found: dict[str, Pixels] = {}
     of_video: dict[str, list[int]] = {}
     for name in dict.fromkeys(names):
-        video, mark, frame = name.rpartition("#")
-        if mark and frame.isdecimal():
-            of_video.setdefault(video, []).append(int(frame))
-            continue
-        picture = cv2.imread(str(root / name)) if (root / name).is_file() else None
-        if picture is None:
-            raise InputError(
-                f"{root / name}: cannot be read as a picture. Give the folder below which the pictures of "
-                "the data lie: --root."
-            )
-        found[name] = np.asarray(picture[..., ::-1], np.uint8)
+        file, frame = file_and_frame(name)
+        if frame is None:
+            found[name] = read_picture(root / name)
+        else:
+            of_video.setdefault(file, []).append(frame)
     for video, frames in of_video.items():
-        info = _probe(root / video)
         frames.sort()
-        if frames[-1] >= len(info.times_s):
-            raise InputError(
-                f"{info.path}: has {len(info.times_s)} frames, and the data's rows name frame {frames[-1]}. "
-                "The video is cut off, or another one."
-            )
+        info = video_up_to(root / video, frames[-1])
         for number, frame_ in zip(frames, read_frames(info, frames), strict=True):
             if frame_ is None:
                 raise InputError(f"{info.path}: frame {number} cannot be decoded. Copy the video again.")

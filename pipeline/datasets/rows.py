@@ -187,17 +187,23 @@ def on_24(places: Sequence[int], values: Array) -> Array:
     return out
 
 
+def file_and_frame(imgname: str) -> tuple[str, int | None]:
+    """The file of a picture's name, and which frame of it where that is a video: ``video.avi#12``."""
+    video, _, frame = imgname.rpartition("#")
+    return (video, int(frame)) if video and frame.isdecimal() else (imgname, None)
+
+
 def openpose_file(folder: Path, imgname: str) -> Path:
     """Where OpenPose's JSON of a picture, or of a video's frame, lies below ``folder``.
 
     ``S1/…/frame_000012.jpg`` → ``S1/…/frame_000012_keypoints.json``; ``S1/…/video_0.avi#12`` →
     ``S1/…/video_0/video_0_000000000012_keypoints.json``, as OpenPose names them.
     """
-    name, video, frame = imgname.rpartition("#")
-    if not video:
-        return folder / Path(imgname).parent / f"{Path(imgname).stem}_keypoints.json"
+    name, frame = file_and_frame(imgname)
     path = Path(name)
-    return folder / path.parent / path.stem / f"{path.stem}_{int(frame):012d}_keypoints.json"
+    if frame is None:
+        return folder / path.parent / f"{path.stem}_keypoints.json"
+    return folder / path.parent / path.stem / f"{path.stem}_{frame:012d}_keypoints.json"
 
 
 def detected(folder: Path | None, imgname: str, part: Array) -> Array:
