@@ -58,8 +58,8 @@ JOINTS = len(SMPL_PARENTS)
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
 
-_STRAIGHT = 0.005
-"""Radians: a hinge that bends by less is drawn back to it. What pulls it the other way gains some 0.15°, and
+_STRAIGHT = 0.01
+"""Radians: a hinge that bends by less is drawn back to it. What pulls it the other way gains up to 0.4°, and
 so it never bends backwards."""
 
 _MOVES = {
@@ -116,13 +116,16 @@ class Weights:
     offset_m: float = 0.0025
     """Standard deviation of the keypoints' offsets, metres, at 100 frames. 0 switches offsets off."""
     offset_spread: float = 2.5
-    """By what factor, up or down, the last stage may replace it by that of the offsets found until then: a
-    detector is as far off as it is seen to be. 1 keeps it."""
+    """By what factor, up or down, the last stage may replace it by that of the offsets found in the stage
+    before: a detector is as far off as it is seen to be. 1 keeps it."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Annealing stages: (robust scale in standard deviations, most iterations, least relative decrease)."""
+    """Annealing stages: (robust scale in standard deviations, most iterations, least relative decrease).
+
+    Offsets are fitted in the last two.
+    """
 
     stages: tuple[tuple[float, int, float], ...] = ((16.0, 6, 2e-2), (8.0, 6, 2e-2), (4.0, 20, 1e-3))
 
@@ -982,12 +985,15 @@ def _descend(pb: _Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, 
     solved = 0
     st: _State | None = None
     for number, (robust, most, tolerance) in enumerate(schedule.stages, 1):
+        left = len(schedule.stages) - number
         if st is not None:
             motion = st.motion
-            if pb.free_offsets and number == len(schedule.stages):
+            if pb.free_offsets and left == 0:
                 pb = _learnt(pb, motion.offsets)
-        st = _evaluate(pb, motion, robust)
-        st, damping, count = _minimise(pb, st, damping, robust, most, tolerance)
+        # Not while the start is rough: a limb that begins in a wrong place would be explained by them.
+        now = replace(pb, free_offsets=pb.free_offsets and left < 2)
+        st = _evaluate(now, motion, robust)
+        st, damping, count = _minimise(now, st, damping, robust, most, tolerance)
         solved += count
     assert st is not None
     return st.motion, st.energy.view(-1, pb.roots).sum(1), solved
