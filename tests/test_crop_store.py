@@ -212,6 +212,7 @@ def test_room_on_the_disk_is_asked_for_before(
     monkeypatch.setattr(crop_store.shutil, "disk_usage", lambda path: full)
     with pytest.raises(InputError, match=r"GB are still to be written"):
         CropStore.resume(tmp_path / "crops.zarr", plan)
+    assert not list(tmp_path.iterdir()), "or a smaller plan would find a store of something else"
 
 
 def test_a_disk_that_fills_up_says_so(

@@ -212,19 +212,14 @@ class CropStore:
                 )
             for leftover in path.rglob("*.partial"):  # of a write that was killed
                 leftover.unlink(missing_ok=True)
-        else:
-            store = cls._create(path, plan)
-        left = plan.nbytes * (1 - store.next_block / max(1, plan.blocks))
-        if left > (free := shutil.disk_usage(path).free):
-            raise InputError(
-                f"{path}: up to {left / 1e9:.1f} GB are still to be written, and {free / 1e9:.1f} GB are "
-                "free. Make room, choose a smaller size or fewer frames, or another place."
-            )
-        return store
+            _check_room(path, plan.nbytes * (1 - store.next_block / max(1, plan.blocks)))
+            return store
+        return cls._create(path, plan)
 
     @classmethod
     def _create(cls, path: Path, plan: CropPlan) -> CropStore:
         building = path.with_name(path.name + ".new")
+        _check_room(path, plan.nbytes)  # before there is a store that a smaller plan would not fit
         shutil.rmtree(building, ignore_errors=True)
         try:
             root = zarr.create_group(
@@ -280,3 +275,12 @@ class CropStore:
                 f"{self.path}: picture {row} is damaged ({type(e).__name__}: {e}). Remove the store and make "
                 "it again."
             ) from e
+
+
+def _check_room(path: Path, size: float) -> None:
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if size > (free := shutil.disk_usage(place).free):
+        raise InputError(
+            f"{path}: up to {size / 1e9:.1f} GB are still to be written, and {free / 1e9:.1f} GB are free. "
+            "Make room, choose a smaller size or fewer frames, or another place."
+        )
