@@ -552,10 +552,12 @@ def evaluate(
     from stages.regress import RegressConfig, describe, load_net
 
     torch.set_num_threads(1)
+    where = metrics_json or (result.with_name("metrics.json") if result else None)
+    _check_writable(result, where)
     if truth is not None:
         if results is None or dataset or data:
             raise InputError("--truth takes one results.zarr: evaluate --truth truth.zarr results.zarr")
-        _compare(results, truth, metrics_json or (result.with_name("metrics.json") if result else None))
+        _compare(results, truth, where)
         return
     if results is not None:
         raise InputError(f"{results}: against which truth? --truth truth.zarr")
@@ -616,10 +618,23 @@ def evaluate(
     if result is not None:
         write_npz(done.arrays(), result)
         console.print(f"  {escape(str(result))}")
-    where = metrics_json or (result.with_name("metrics.json") if result else None)
     if where is not None:
         write_atomically(where, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
         console.print(f"  {escape(str(where))}")
+
+
+def _check_writable(*files: Path | None) -> None:
+    """Before work that would be lost: that there can be files of these names. Makes their folders."""
+    for file in files:
+        if file is None:
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            why = "it is a folder" if file.is_dir() else "the folder is not writable"
+            raise InputError(f"{file}: cannot be written ({why}). Choose another place.")
 
 
 def _measure(value: float | None) -> str:
@@ -692,6 +707,7 @@ def preprocess(
     split = split or module.SPLITS[0]
     if split not in module.SPLITS:
         raise InputError(f"--split {split}: {dataset} has {', '.join(module.SPLITS)}")
+    _check_writable(out)
     parts = module.parts(root, split)
     if lacking := module.missing(parts):
         _warn(f"{root}: {lacking}; the others are taken")
@@ -737,7 +753,7 @@ def crops(
     from pipeline.store import Store
     from stages.crops import crops_of_results, crops_of_rows
 
-    if source.suffix == ".npz":
+    if source.is_file() or source.suffix == ".npz":
         rows = Rows(source)
         plan = rows.plan(size)
         written = crops_of_rows(rows, root or source.parent, plan, out)
@@ -747,7 +763,9 @@ def crops(
         plan = plan_of_results(results, size, fps)
         videos = _videos_of(path.parent, results.contents.rig.names, recording)
         written = crops_of_results(results, videos, plan, out)
-    console.print(f"{len(plan.box)} pictures take up to {plan.nbytes / 1e9:.2f} GB.")
+    megabytes = plan.nbytes / 1e6
+    room = f"{megabytes:.1f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
+    console.print(f"{len(plan.box)} pictures take up to {room}.")
     if dry_run:
         return
     try:

@@ -274,7 +274,7 @@ def test_the_command_cuts_rows(videos: Path, tmp_path: Path) -> None:
     asked = ["crops", str(videos), "--out", str(out), "--size", str(SIZE)]
     said = CliRunner().invoke(run_pipeline.app, [*asked, "--dry-run"])
     assert said.exit_code == 0
-    assert "15 pictures take up to 0.00 GB" in said.output
+    assert "15 pictures take up to 0.4 MB" in said.output
     assert not out.exists()
     assert CliRunner().invoke(run_pipeline.app, asked).exit_code == 0
     check(PublishedPeople(videos, crops=out, views=2, size=SIZE), 0.25)
