@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any, Self
 
 import numpy as np
@@ -79,6 +80,11 @@ class _ArrayUnpickler(pickle.Unpickler):
 def unpickle_arrays(content: bytes) -> Any:
     """What a pickle holds, if that is numpy arrays in lists and dictionaries; nothing in it is run.
 
-    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything.
+    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything, but
+    takes no more memory than there is content for: Python makes room for a number of bytes, or of objects to
+    remember, before it looks whether they are there. Going through the opcodes first does not.
     """
+    for opcode, value, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(value or 0) > len(content):
+            raise pickle.UnpicklingError(f"object {value} of {len(content)} bytes")
     return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
