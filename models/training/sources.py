@@ -100,7 +100,7 @@ def draw(
     Every stretch of samples has each source's share of them, to the nearest sample. All samples of a source
     come once, in random order, before any comes again.
     """
-    exact = tuple(Fraction(w).limit_denominator(1_000_000) for w in weights)
+    exact = tuple(Fraction(str(w)) for w in weights)  # 0.1 is a tenth, as it was written
     out = []
     for slot in range(step * batch, (step + 1) * batch):
         source, k = _place(slot, exact)
