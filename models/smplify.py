@@ -58,7 +58,7 @@ JOINTS = len(SMPL_PARENTS)
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
 
-_STRAIGHT = 0.01
+_STRAIGHT = 0.0075
 """Radians: a hinge that bends by less is drawn back to it. What pulls it the other way gains up to 0.4°, and
 so it never bends backwards."""
 
