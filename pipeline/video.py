@@ -194,7 +194,7 @@ def _open(path: Path) -> InputContainer:
     if not path.stat().st_size:
         raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
     try:
-        return av.open(str(path), "r")
+        return av.open(str(path), "r", metadata_errors="replace")  # titles need not be UTF-8
     except PermissionError as error:
         raise InputError(f"{path}: reading this file is not permitted. Check its access rights.") from error
     except (av.FFmpegError, OSError) as error:

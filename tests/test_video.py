@@ -352,3 +352,18 @@ class _mkv:
     def __exit__(self, *error):
         self.file.mux(self.stream.encode(None))
         self.file.close()
+
+
+def test_a_title_that_is_not_utf_8_is_no_matter(tmp_path):
+    path = tmp_path / "old.mkv"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "camera-one"
+        stream = file.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((72, 64), 100, np.uint8), "yuv420p")
+            frame.pts = k
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"camera-one", b"cam\xe9ra-one"))
+    assert len(probe(path).times_s) == 3
