@@ -258,6 +258,8 @@ class _Run:
         saved = self.step
         batches = task.batches(self.step, fabric.global_rank, fabric.world_size)
         try:
+            if self.step == 0 and fabric.is_global_zero:
+                self._row(_rounded(task.check()))  # where the curve begins
             batch = None
             while (share := self._share(stop)) < 1:
                 batch = next(batches)
@@ -353,7 +355,7 @@ class _Run:
             if errors[self.task.best] < self.best:
                 self.best, self.best_step = errors[self.task.best], self.step
                 self.task.save(self.out / "best.safetensors")
-            self._row({k: round(v, 2) for k, v in errors.items()})
+            self._row(_rounded(errors))
             if self.curves is not None:
                 for name, picture in self.task.pictures(batch).items():
                     self.curves.add_image(name, picture, self.step, dataformats="HWC")
@@ -459,6 +461,10 @@ def _curves(out: Path, step: int) -> Any:
         logging.getLogger(__name__).info("no TensorBoard curves: pip install 'multispin[train]' for them")
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _rounded(errors: dict[str, float]) -> dict[str, float]:
+    return {k: round(v, 2) for k, v in errors.items()}
 
 
 def _different(a: Any, b: Any, at: str = "") -> list[str]:
