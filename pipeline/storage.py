@@ -176,7 +176,10 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
     Raises ``InputError``: another is at work there; ``StorageError``.
     """
     if isinstance(where, Path):
-        where.mkdir(parents=True, exist_ok=True)
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{where}: cannot be written ({e.strerror or e}). Choose another --out.") from e
         yield where
         return
     top = _scratch(where, key)
