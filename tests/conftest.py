@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# A shell starts what it puts in the background deaf to Ctrl-C, and programs inherit that; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
