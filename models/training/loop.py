@@ -183,9 +183,9 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
     """
     start = start.map(torch.nan_to_num)
     xy, confidence = keypoints_to_fit(samples)
-    K = samples.K
+    task = _Task(samples, start, xy, confidence, body, prior, cfg)
     if cfg.solver == "spin":
-        found = _each_alone(samples, start, xy, confidence, body, prior, cfg)
+        found = _each_alone(task)
     else:
         shown = (confidence > 0).sum(-1) > 0
         posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
@@ -194,17 +194,14 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
         for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _unposed)):
             if bool(rows.any()):
                 index = rows.nonzero()[:, 0]
-                part = how(
-                    select(samples, index), _rows(start, index), xy[index], confidence[index], body, prior,
-                    cfg,
-                )  # fmt: skip
+                part = how(task.of(index))
                 found = Bodies(
                     *(
                         getattr(found, f.name).index_copy(0, index, getattr(part, f.name))
                         for f in fields(Bodies)
                     )
                 )
-    value = score(found.map(torch.nan_to_num), body, K, xy, confidence)
+    value = score(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
     good = found.map(torch.isfinite)
     each = torch.stack([x.flatten(2).all(-1) for x in (good.orient, good.body_pose, good.betas, good.transl)])
     there = each.all(0) & (confidence > 0).any(-1)
@@ -221,13 +218,38 @@ def select(samples: Samples, index: Tensor) -> Samples:
     )
 
 
-def _rows(bodies: Bodies, index: Tensor) -> Bodies:
-    return bodies.map(lambda x: x[index])
+@dataclass(frozen=True)
+class _Task:
+    """What is to be fitted, and how."""
 
+    samples: Samples
+    start: Bodies
+    xy: Tensor
+    """(N, V, 25, 2)"""
+    confidence: Tensor
+    """(N, V, 25)"""
+    body: KeypointBody
+    prior: PosePrior
+    cfg: LoopConfig
 
-def _weights(cfg: LoopConfig) -> Weights:
-    # A frame alone cannot tell its keypoints' offsets from its pose.
-    return Weights(pose=cfg.pose_weight, shape=cfg.shape_weight, offset_m=0.0)
+    def of(self, index: Tensor) -> _Task:
+        """Some of its samples."""
+        return replace(
+            self,
+            samples=select(self.samples, index),
+            start=self.start.map(lambda x: x[index]),
+            xy=self.xy[index],
+            confidence=self.confidence[index],
+        )
+
+    @property
+    def weights(self) -> Weights:
+        # A frame alone cannot tell its keypoints' offsets from its pose.
+        return Weights(pose=self.cfg.pose_weight, shape=self.cfg.shape_weight, offset_m=0.0)
+
+    @property
+    def schedule(self) -> Schedule:
+        return _schedule(self.cfg.iterations)
 
 
 @lru_cache
@@ -236,16 +258,9 @@ def _schedule(iterations: int) -> Schedule:
     return Schedule((*early, (robust, iterations, tolerance)))
 
 
-def _calibrated(
-    samples: Samples,
-    start: Bodies,
-    xy: Tensor,
-    confidence: Tensor,
-    body: KeypointBody,
-    prior: PosePrior,
-    cfg: LoopConfig,
-) -> Bodies:
+def _calibrated(task: _Task) -> Bodies:
     """The project's fit over all views of samples whose cameras are known."""
+    samples, start, xy, confidence = task.samples, task.start, task.xy, task.confidence
     # A view that shows nothing may have no place: any will do.
     eye = torch.eye(3, dtype=xy.dtype, device=xy.device)
     R = torch.where(samples.R.isfinite(), samples.R, eye)
@@ -260,14 +275,13 @@ def _calibrated(
         rotations = torch.cat([root[:, None], pose], 1)
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
-    starts = [motion(*_on_torso(samples, R, t, xy, confidence, pose, betas, body))]
-    starts.append(motion(*to_world(said, R, t, body)))
-    begin = better_start(body, views, starts, 30.0, weights=_weights(cfg), prior=prior)
+    starts = [motion(*_on_torso(task, R, t)), motion(*to_world(said, R, t, task.body))]
+    begin = better_start(task.body, views, starts, 30.0, weights=task.weights, prior=task.prior)
     found = fit(
-        body, views, begin, 30.0, weights=_weights(cfg), schedule=_schedule(cfg.iterations), prior=prior
+        task.body, views, begin, 30.0, weights=task.weights, schedule=task.schedule, prior=task.prior
     ).motion
     count = samples.K.shape[1]
-    rest = pelvis_at_rest(body, found.betas)
+    rest = pelvis_at_rest(task.body, found.betas)
     pelvis = (R @ (rest + found.transl[:, 0])[:, None, :, None])[..., 0] + t
     return Bodies(
         orient=R @ found.rotations[:, :1, 0],
@@ -278,57 +292,41 @@ def _calibrated(
     )
 
 
-def _on_torso(
-    samples: Samples,
-    R: Tensor,
-    t: Tensor,
-    xy: Tensor,
-    confidence: Tensor,
-    pose: Tensor,
-    betas: Tensor,
-    body: KeypointBody,
-) -> tuple[Tensor, Tensor]:
-    """Root (N, 3, 3) and transl (N, 3), world, that lay a pose's torso on the triangulated one.
+def _on_torso(task: _Task, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Root (N, 3, 3) and transl (N, 3), world, that lay the start's torso on the triangulated one.
 
     The net's own word about its heading may be wrong by half a turn, from which no fit recovers.
     """
-    seen = gather(xy, confidence, samples.K, R, t)
+    pose, betas = task.start.body_pose[:, 0], task.start.betas[:, 0]
+    seen = gather(task.xy, task.confidence, task.samples.K, R, t)
     points = seen.features[:, :75].view(-1, 25, 3) @ seen.turn + seen.origin[:, None]
     trust = seen.features[:, 75:100] * 2  # how much the views agree about each point
     torso = [BODY_25.index(n) for n in TORSO]
     still = torch.cat(
         [torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), 1, 3, 3), pose], 1
     )
-    _, posed = pose_keypoints(body, still, betas, torch.zeros_like(betas[:, :3]))
+    _, posed = pose_keypoints(task.body, still, betas, torch.zeros_like(betas[:, :3]))
     a, b, w = posed[:, torso], points[:, torso], trust[:, torso, None]
     total = w.sum(1, keepdim=True).clamp_min(1e-6)
     mean_a, mean_b = (w * a).sum(1, keepdim=True) / total, (w * b).sum(1, keepdim=True) / total
     root = nearest_rotation((w * (b - mean_b)).mT @ (a - mean_a))
-    rest = pelvis_at_rest(body, betas)
+    rest = pelvis_at_rest(task.body, betas)
     pelvis = mean_b[:, 0] + (root @ (rest[:, None] - mean_a).mT)[..., 0]
     return root, pelvis - rest
 
 
-def _unposed(
-    samples: Samples,
-    start: Bodies,
-    xy: Tensor,
-    confidence: Tensor,
-    body: KeypointBody,
-    prior: PosePrior,
-    cfg: LoopConfig,
-) -> Bodies:
+def _unposed(task: _Task) -> Bodies:
     """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
-    betas = start.betas[:, 0]
+    start, betas = task.start, task.start.betas[:, 0]
     begin = UnposedMotion(
         start.body_pose[:, :1], start.orient[:, :, None], start.transl[:, :, None], betas,
         betas.new_zeros(len(betas), len(BODY_25), 3),
     )  # fmt: skip
     found = fit_unposed(
-        body, samples.K, xy[:, :, None], confidence[:, :, None], begin, 30.0, weights=_weights(cfg),
-        schedule=_schedule(cfg.iterations), prior=prior,
+        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, 30.0,
+        weights=task.weights, schedule=task.schedule, prior=task.prior,
     ).motion  # fmt: skip
-    count = samples.K.shape[1]
+    count = task.samples.K.shape[1]
     return Bodies(
         orient=found.view_orient[:, :, 0],
         body_pose=found.body_pose.expand(-1, count, -1, -1, -1),
@@ -338,31 +336,22 @@ def _unposed(
     )
 
 
-def _each_alone(
-    samples: Samples,
-    start: Bodies,
-    xy: Tensor,
-    confidence: Tensor,
-    body: KeypointBody,
-    prior: PosePrior,
-    cfg: LoopConfig,
-) -> Bodies:
+def _each_alone(task: _Task) -> Bodies:
     """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
-    n, v = confidence.shape[:2]
-    flat = samples.K.reshape(-1, 1, 3, 3).clone()
-    shrink = 224 / samples.images.shape[-1]
+    start, (n, v) = task.start, task.confidence.shape[:2]
+    flat = task.samples.K.reshape(-1, 1, 3, 3).clone()
+    shrink = 224 / task.samples.images.shape[-1]
     flat[:, :, :2] *= shrink
-    eye = torch.eye(3, dtype=xy.dtype, device=xy.device).expand_as(flat)
-    views = Views(
-        flat, eye, eye[..., 0] * 0, shrink * xy.view(n * v, 1, 1, 25, 2), confidence.view(n * v, 1, 1, 25)
-    )
+    eye = torch.eye(3, dtype=flat.dtype, device=flat.device).expand_as(flat)
+    xy, confidence = shrink * task.xy.view(n * v, 1, 1, 25, 2), task.confidence.view(n * v, 1, 1, 25)
+    views = Views(flat, eye, eye[..., 0] * 0, xy, confidence)
     betas = start.betas.flatten(0, 1)
     begin = Motion(
         start.rotations.flatten(0, 1)[:, None], start.transl.flatten(0, 1)[:, None], betas,
         betas.new_zeros(len(betas), 25, 3),
     )  # fmt: skip
     with torch.enable_grad():
-        found = spin(body, views, begin, prior, iterations=cfg.iterations).motion
+        found = spin(task.body, views, begin, task.prior, iterations=task.cfg.iterations).motion
     rotations = found.rotations[:, 0].view(n, v, 24, 3, 3)
     return Bodies(
         rotations[:, :, 0], rotations[:, :, 1:], found.betas.view(n, v, -1), found.transl.view(n, v, 3),
