@@ -100,15 +100,15 @@ def _pieces(root: Path, splits: tuple[str, ...], count: Callable[[str], int]) ->
 
 EXTERNAL: Final = (
     External("SMPL_NEUTRAL.pkl", "SMPL, for results in its shapes and for the published protocols", _NEUTRAL,
-             _RESEARCH, "--set body=FILE; evaluate --body", _body),
+             _RESEARCH, "--set body=FILE; evaluate --body; train --set images.body=FILE", _body),
     External("SMPL_MALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-male", _body),
     External("SMPL_FEMALE.pkl", "3DPW's ground truth", _SMPL, _RESEARCH, "evaluate --body-female", _body),
     External("J_regressor_h36m.npy", "Human3.6M's 17 joints of SMPL, for the published protocols", _SPIN,
              "SPIN's, made of SMPL: research", "evaluate --joint-regressor", _regressor(17)),
     External("J_regressor_extra.npy", "nine extra joints of SMPL, to train on data sets' joints", _SPIN,
-             "SPIN's, made of SMPL: research", "models/evaluation/joints.py, extra_24", _regressor(9)),
+             "SPIN's, made of SMPL: research", "train --set images.joint_regressor=FILE", _regressor(9)),
     External("gmm_08.pkl", "SMPLify's pose prior; one ships that does as well", _SMPLIFY, _RESEARCH,
-             "models/priors.py, load_pose_prior", _prior),
+             "train --set images.pose_prior=FILE", _prior),
     External("model_checkpoint.pt", "SPIN's network, to compare with or to begin from", _SPIN,
              "SPIN's, made of SMPL: research", "--set regress.weights=FILE; evaluate --weights", _weights),
     External("poses.npz", "motion capture, to train keypoint networks; one is shipped trained",

@@ -55,6 +55,9 @@ class ImageConfig:
     """Whose betas, and whose pelvis at rest, its words are about: the body that ships, or SMPL."""
     size: int = SIZE
     """Side of its crops, pixels: 128 to 224, in steps of the encoders' 32."""
+    spin_camera: bool = False
+    """Whether it learned, as SPIN's and the reference's did, that the picture's camera looks straight at the
+    crop, wherever in the picture that is."""
 
     def __post_init__(self) -> None:
         if self.size not in CROP_SIZES:
@@ -312,7 +315,7 @@ def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ImageConfig, dict[str, T
     """Configuration and own names of weights that are named as in SPIN or in the reference."""
     if not any(k.startswith("regressor.") for k in tensors):  # SPIN's HMR: encoder and head in one
         named = {("head." if k.startswith(_HEAD) else "encoder.") + k: v for k, v in tensors.items()}
-        return ImageConfig("resnet50", "single", "stretch", "smpl"), named
+        return ImageConfig("resnet50", "single", "stretch", "smpl", spin_camera=True), named
     own = {"resnet.": "encoder.", "encoder.": "encoder.", "regressor.": "head."}
     own |= {"mlp.": "fusion.net.", "conv1d.": "fusion.net."}
     prefixes = {p for p in own if any(k.startswith(p) for k in tensors)}
@@ -326,7 +329,7 @@ def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ImageConfig, dict[str, T
         if prefix == "mlp" and number.isdecimal():  # ours begins with a layer that joins the two views
             rest = f"{int(number) + 1}.{of}"
         renamed[new + rest] = value
-    return ImageConfig(encoder, fusion, "none", "smpl"), renamed
+    return ImageConfig(encoder, fusion, "none", "smpl", spin_camera=True), renamed
 
 
 def _fill(net: ImageRegressor, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,6 +1,8 @@
 """Small stores and batches that several tests build on."""
 
+import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +13,15 @@ from pipeline.cameras import Rig
 from pipeline.store import Contents
 
 FRAMES, WINDOW = 20, 8
+
+
+def smpl_file(folder: Path) -> Path:
+    """The body that ships, in a file as SMPL comes in: to the program it is another body."""
+    with np.load(Path(__file__).parents[1] / "models" / "assets" / "body.npz") as model:
+        content = {k: model[k] for k in model.files}
+    path = folder / "SMPL_NEUTRAL.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return path
 
 
 def rig() -> Rig:

@@ -42,7 +42,11 @@ FOCAL_PX = 5000.0
 @cache
 def network(encoder: EncoderName, fusion: FusionName, contrast: Contrast = "none") -> ImageRegressor:
     """With random weights whose head moves its state by more than rounding."""
-    net = ImageRegressor(ImageConfig(encoder, fusion, contrast, "smpl")).eval().requires_grad_(False)
+    net = (
+        ImageRegressor(ImageConfig(encoder, fusion, contrast, "smpl", spin_camera=True))
+        .eval()
+        .requires_grad_(False)
+    )
     g = torch.Generator().manual_seed(4)
     for key, value in net.state_dict().items():
         if "running_mean" in key:

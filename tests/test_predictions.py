@@ -121,7 +121,7 @@ def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
 
 def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for(folder: Path) -> None:
     rows = {k: v[:3] for k, v in read_rows(folder / "rows.npz").items()}
-    config = ImageConfig("resnet50", "average", body="smpl", size=128)
+    config = ImageConfig("resnet50", "average", body="smpl", size=128, spin_camera=True)
     spin = ImageRegressor(config).requires_grad_(False).eval()
     done = evaluate(P1, spin, rows, bodies(), partial(read_pictures, folder), views=3, fitted=True)
     assert done.metrics["mpjpe_mm"] < 40

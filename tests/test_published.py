@@ -10,11 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from builders import smpl_file
 from scipy.spatial.transform import Rotation
 from test_pictures import same
 from typer.testing import CliRunner
 
 import run_pipeline
+from models.training.bodies import taught_body
 from models.training.crop_store import CropStore
 from models.training.published import PublishedPeople, Rows
 from models.training.sources import SourceConfig, open_source
@@ -143,6 +145,17 @@ def test_pictures_and_what_is_known_of_them(pictures: Path) -> None:
     assert len(source) == 3 * INSTANTS
     check(source, 0.15)
     assert same(pickle.loads(pickle.dumps(source))[11], source[11])
+
+
+def test_shapes_are_learned_for_smpl_alone(pictures: Path, tmp_path: Path) -> None:
+    cfg = SourceConfig(kind="mpi-inf-3dhp", path=pictures, root=pictures.parent)
+    smpl = open_source(cfg, views=2, size=SIZE, body=taught_body(smpl_file(tmp_path)))
+    ships = open_source(cfg, views=2, size=SIZE)
+    for i in range(len(smpl)):
+        s = smpl[i]
+        want = np.full(10, np.nan) if s.id.endswith("/000001") else np.arange(10.0)
+        np.testing.assert_array_equal(s.betas, want)
+        assert np.isnan(ships[i].betas).all()
 
 
 def test_crops_of_videos_are_the_same_samples(videos: Path, pictures: Path, tmp_path: Path) -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from builders import smpl_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import models.image_regressor
-from models.image_regressor import load_image_regressor
+from models.image_regressor import (
+    ImageConfig,
+    ImageRegressor,
+    load_image_regressor,
+    save_image_regressor,
+)
 from models.training.fits import FitStore
 from models.training.images import ImagesConfig
 from models.training.keypoints import KeypointsConfig, KeypointTask
@@ -154,6 +160,45 @@ def test_fits_teach_and_can_be_left_out(small, tmp_path):
     assert {"loss", "pose", "pa_mpjpe_mm", "learning_rate"} < set(curves.Tags()["scalars"])
     (sheet,) = curves.Images("crops, predicted, fitted")
     assert (sheet.width, sheet.height) == (3 * 2 * 128, 3 * 128)
+
+
+def test_a_users_smpl_is_learned_as_the_body_that_ships(small, tmp_path):
+    learned = []
+    for name, body in (("ships", None), ("smpl", smpl_file(tmp_path))):
+        cfg = image_config(steps=2, check_steps=2, images={"body": body})
+        list(train(cfg, tmp_path / name))
+        learned.append(load_image_regressor(tmp_path / name / "weights.safetensors"))
+    # The file's body is the same, only not known to be: the weights say whose betas they are about.
+    a, b = (net.state_dict() for net in learned)
+    assert [net.config.body for net in learned] == ["anny", "smpl"]
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert without_time(rows(tmp_path / "ships")) == without_time(rows(tmp_path / "smpl"))
+
+
+def test_weights_of_spin_are_gone_on_from_with_their_body(small, tmp_path):
+    first = ImageRegressor(ImageConfig("resnet50", "average", body="smpl", size=128, spin_camera=True))
+    save_image_regressor(first, tmp_path / "spin.safetensors")
+    cfg = image_config(steps=1, images={"body": smpl_file(tmp_path)}, learning_rate=1e-9)
+    list(train(cfg, tmp_path / "smpl", init=tmp_path / "spin.safetensors"))
+    net = load_image_regressor(tmp_path / "smpl" / "weights.safetensors")
+    torch.testing.assert_close(net.head.fc1.weight, first.head.fc1.weight, atol=1e-6, rtol=0)
+    assert not net.config.spin_camera
+    with pytest.raises(InputError, match=r"spin\.safetensors: holds .*body='smpl'.* ask for .*body='anny'"):
+        list(train(image_config(steps=1), tmp_path / "ships", init=tmp_path / "spin.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"body": "absent.pkl"}, r"absent\.pkl: cannot read the body model"),
+        ({"joint_regressor": "extra.npy"}, r"extra\.npy: .* Give SMPL, images\.body, too"),
+        ({"pose_prior": "gmm_08.pkl"}, r"gmm_08\.pkl: no pose prior"),
+    ],
+)
+def test_what_is_not_there_is_named(files, message, small, tmp_path):
+    images = {key: tmp_path / name for key, name in files.items()}
+    with pytest.raises(InputError, match=message):
+        list(train(image_config(images=images), tmp_path / "out"))
 
 
 @pytest.mark.skipif(

@@ -41,7 +41,7 @@ _OF_JOINT: Final = {
 """EXTRA_24 joints that are SMPL joints, as in SPIN."""
 _OF_SKIN: Final = ("Nose", "LEye", "REye", "LEar", "REar")
 """Those that are BODY_25 points."""
-_REGRESSED: Final = tuple(n for n in EXTRA_24 if n not in _OF_JOINT and n not in _OF_SKIN)
+REGRESSED: Final = tuple(n for n in EXTRA_24 if n not in _OF_JOINT and n not in _OF_SKIN)
 """Those that SPIN regresses from the mesh: the rows of ``J_regressor_extra.npy``, in order."""
 
 _JAW: Final = 0.4
@@ -71,11 +71,11 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
         found |= _by_rule(parts)
     else:
         rows = torch.from_numpy(np.asarray(regressor, np.float64))
-        if rows.shape != (len(_REGRESSED), len(body.v_template)):
+        if rows.shape != (len(REGRESSED), len(body.v_template)):
             raise ValueError(
-                f"regressor {tuple(rows.shape)}, expected ({len(_REGRESSED)}, {len(body.v_template)})"
+                f"regressor {tuple(rows.shape)}, expected ({len(REGRESSED)}, {len(body.v_template)})"
             )
-        found |= dict(zip(_REGRESSED, torch.einsum("kv,vx->kx", rows, parts.vertices), strict=True))
+        found |= dict(zip(REGRESSED, torch.einsum("kv,vx->kx", rows, parts.vertices), strict=True))
     return parts.body_of(torch.stack([found[name] for name in EXTRA_24]))
 
 

@@ -193,13 +193,13 @@ class _Scene:
         self.net, self.rows, self.joints, self.fitted = net, rows, joints, fitted
         self.device = next(net.parameters()).device
         self.body = joints.body.keypoints.to(dtype=torch.float32, device=self.device)
-        means_smpl = isinstance(net, ImageRegressor) and net.config.body == "smpl"
+        of_spin = isinstance(net, ImageRegressor) and net.config.spin_camera
         self.same_body = shares_shape(net, joints.body)
         unknown = np.asarray(np.isnan(rows["K"]).any((1, 2)))
         box = torch.from_numpy(_boxes(rows, np.arange(len(unknown))))
         spin = crop_camera(box[:, :2], box[:, 2]).numpy()
         # A fit needs the camera itself, whatever the network that it begins from takes it for.
-        self.K = np.where((unknown | (means_smpl and not fitted))[:, None, None], spin, rows["K"])
+        self.K = np.where((unknown | (of_spin and not fitted))[:, None, None], spin, rows["K"])
 
     def predict(self, batch: _Batch) -> Predictions:
         each = np.where(batch.at >= 0, batch.every[np.maximum(batch.at, 0)], batch.own[:, None])

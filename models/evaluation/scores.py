@@ -206,7 +206,7 @@ def evaluate(
         "views": views,
         "fit": fitted,
         "camera": "SPIN's: 5000 px before the crop"
-        if isinstance(net, ImageRegressor) and net.config.body == "smpl"
+        if isinstance(net, ImageRegressor) and net.config.spin_camera and not fitted
         else "K of the data where they have it, else SPIN's: 5000 px before the crop",
         "pve": "both meshes with the pelvis of the regressor at the origin",
     }

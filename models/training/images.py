@@ -15,10 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.body import KeypointBody, load_body, pose_keypoints
+from models.body import KeypointBody, pose_keypoints
 from models.crops import Contrast, normalised_rgb
 from models.encoders import EncoderName
-from models.evaluation.joints import extra_24
 from models.evaluation.metrics import mpjpe, pa_mpjpe
 from models.fusion import FusionName
 from models.image_regressor import (
@@ -31,6 +30,7 @@ from models.image_regressor import (
 )
 from models.priors import load_pose_prior
 from models.training.augment import UNCHANGED, AugmentConfig, augmented, collate
+from models.training.bodies import TaughtBody, taught_body
 from models.training.contact_sheet import contact_sheet
 from models.training.fits import FitStore
 from models.training.loop import (
@@ -67,6 +67,12 @@ class ImagesConfig(Config):
     """Of the crops, pixels."""
     contrast: Contrast = "none"
     """What is done to the crops before."""
+    body: Path | None = None
+    """SMPL (``.pkl``, ``.npz``), whose poses published data hold; else the body that ships."""
+    joint_regressor: Path | None = None
+    """SPIN's ``J_regressor_extra.npy``, for SMPL: where data sets have nine joints, else placed by a rule."""
+    pose_prior: Path | None = None
+    """SMPLify's ``gmm_08.pkl``, for the fits; else the prior that ships."""
     imagenet: bool = True
     """Whether the encoder begins with the weights of ImageNet."""
     dropout: float = Field(0.5, ge=0, lt=1)
@@ -144,24 +150,27 @@ class ImageTask:
     def __init__(
         self, cfg: ImagesConfig, batch: int, seed: int, motion: Path | None, device: torch.device
     ) -> None:
+        """Raises ``InputError`` when body, prior or data cannot be read."""
         self.cfg, self.device = cfg, device
-        config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, "anny", cfg.size)
+        taught = taught_body(cfg.body, cfg.joint_regressor)
+        means: Literal["anny", "smpl"] = "smpl" if taught.smpl else "anny"
+        config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, means, cfg.size)
         self.net = ImageRegressor(config, imagenet=cfg.imagenet, seed=seed)
         self.net.head.drop1.p = self.net.head.drop2.p = cfg.dropout
         self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mesh = load_body().to(device)
+        self.mesh = taught.mesh.to(device)
         self.body = self.mesh.keypoints.to(dtype=torch.float32)
-        extra = extra_24(load_body()).to(dtype=torch.float32, device=device)
-        self.points = with_points(self.body, extra)
-        self.prior = load_pose_prior()
-        self.data = ImageData(_opened(cfg.sources, cfg, motion, seed), cfg, batch, seed)
+        self.points = with_points(self.body, taught.extra.to(dtype=torch.float32, device=device))
+        self.prior = load_pose_prior(cfg.pose_prior)
+        self.data = ImageData(_opened(cfg.sources, cfg, motion, seed, taught), cfg, batch, seed)
         # Of another seed: poses that are drawn from a prior, and looks, are then others, too.
-        self.checks = _opened(cfg.check, cfg, motion, seed + 1)
+        self.checks = _opened(cfg.check, cfg, motion, seed + 1, taught)
         self.fits: FitStore | None = None
 
     def start_from(self, init: Path) -> None:
         before = load_image_regressor(init)
-        if before.config != self.net.config:
+        # The camera of the crop is learned here, whatever camera was learned before.
+        if replace(before.config, spin_camera=False) != self.net.config:
             raise InputError(f"{init}: holds {before.config}, the settings ask for {self.net.config}.")
         self.net.load_state_dict(before.state_dict())
 
@@ -292,12 +301,14 @@ class ImageTask:
 
 
 def _opened(
-    sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int
+    sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int, body: TaughtBody
 ) -> tuple[Source, ...]:
     def with_motion(s: SourceConfig) -> SourceConfig:
         return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
 
-    return tuple(open_source(with_motion(s), views=cfg.views, size=cfg.size, seed=seed) for s in sources)
+    return tuple(
+        open_source(with_motion(s), views=cfg.views, size=cfg.size, seed=seed, body=body) for s in sources
+    )
 
 
 def joint_errors(

@@ -18,7 +18,6 @@ from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
 from models.crops import person_box
-from models.evaluation.joints import extra_24
 from models.motion import animate, make_people
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
@@ -26,6 +25,7 @@ from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
+from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import picture_side, zoom
 from models.training.poses import Poses
 from models.training.projections import Difficulty, Projections
@@ -109,18 +109,18 @@ class SyntheticPictures:
         split: str = "train",
         difficulty: Difficulty | None = None,
         clutter: float = 1.0,
-        body: Body | None = None,
+        body: TaughtBody | None = None,
     ) -> None:
         """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise. split:
         goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default the
-        noise of ``Difficulty`` and poses varied beyond those given. body: the default one, or another with
-        its skin weights."""
+        noise of ``Difficulty`` and poses varied beyond those given. body: by default the one that ships."""
         self.count, self.views, self.size, self.seed, self.split = count, views, size, seed, split
         self.clutter = clutter
         self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
-        self.body = load_body() if body is None else body
+        taught = body or taught_body()
+        self.body = taught.mesh
         self.projections = Projections(poses, self.body.keypoints)
-        self._extra = extra_24(self.body)
+        self._extra = taught.extra
         self._tints = _tints(self.body)
         self._grain = np.random.default_rng(1).standard_normal((_GRAIN, _GRAIN, 3), np.float32)
 

@@ -51,7 +51,7 @@ class Rows:
         self.imgname: list[str] = found["imgname"].tolist()
         self.center, self.scale = found["center"], found["scale"]
         self.part, self.openpose, self.S = found["part"], found["openpose"], found["S"]
-        self.pose, self.has_smpl = found["pose"], found["has_smpl"] > 0
+        self.pose, self.shape, self.has_smpl = found["pose"], found["shape"], found["has_smpl"] > 0
         self.K, self.dist, self.R, self.t = (found[k] for k in ("K", "dist", "R", "t"))
         calibrated: NDArray[np.bool_] = np.all(np.isfinite(self.K), axis=(1, 2))
         middle, side = self.center, 200 * self.scale
@@ -138,17 +138,19 @@ class PublishedPeople:
         views: int,
         size: int,
         seed: int = 0,
+        shapes: bool = False,
     ) -> None:
         """views: of a sample, from those of an instant, put together anew in every epoch. root: the folder
         that names of pictures begin at; the file's own by default. crops: a store of their crops, which takes
-        its place.
+        its place. shapes: whether betas are learned: they are SMPL's, and mean nothing to another body.
 
         Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
         """
         self._again = partial(
             PublishedPeople,
-            path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed,
+            path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed, shapes=shapes,
         )  # fmt: skip
+        self.shapes = shapes
         self.rows, self.size, self.root = Rows(path, naming), size, root or path.parent
         self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
@@ -194,7 +196,7 @@ class PublishedPeople:
         known = r.has_smpl[at]
         turned = axis_angle_to_matrix(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
         turned = np.where(known[:, None, None, None], turned, np.nan)
-        # The body's pose is the same in all views that know it.
+        # The body's pose and shape are the same in all views that know them.
         one = int(np.argmax(known))
         return Sample(
             id=r.instant[at[0]],
@@ -209,5 +211,5 @@ class PublishedPeople:
             joints=np.where(r.S[at][..., 3:] > 0, r.S[at][..., :3], np.nan),
             orient=turned[:, 0],
             body_pose=turned[one, 1:],
-            betas=np.full(10, np.nan),  # SMPL's mean nothing to the body that is trained
+            betas=r.shape[at[one]].astype(np.float64) if self.shapes and known[one] else np.full(10, np.nan),
         )

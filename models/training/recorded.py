@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.body import load_body, pose_keypoints
+from models.body import pose_keypoints
 from models.crops import person_box
-from models.evaluation.joints import extra_24
 from models.regressor import MIN_KEYPOINTS
+from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import CropPlan, CropStore, zoom
 from models.training.groups import ViewGroups
 from models.training.pictures import SURE
@@ -69,17 +69,27 @@ class RecordedPeople:
     """A finished ``results.zarr`` and the crops of its videos; the fits are the truth where they are good."""
 
     def __init__(
-        self, results: Path, crops: Path, *, views: int, size: int, seed: int = 0, worst_fit: float = 0.04
+        self,
+        results: Path,
+        crops: Path,
+        *,
+        views: int,
+        size: int,
+        seed: int = 0,
+        worst_fit: float = 0.04,
+        body: TaughtBody | None = None,
     ) -> None:
         """views: of a sample, taken from those that show the person, anew in every epoch. size: of the crops
         that are trained on. worst_fit: mean distance between a fit and its keypoints, by the side of the
-        person's box, beyond which the fit is not taken for the truth.
+        person's box, beyond which the fit is not taken for the truth. body: that of the network; shapes and
+        joints of results that were made with another are not learned. By default the one that ships.
 
         Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
         """
         self._again = partial(
-            RecordedPeople, results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit
-        )
+            RecordedPeople,
+            results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit, body=body,
+        )  # fmt: skip
         store = Store(results)
         finished(store)
         self.crops = CropStore.of(crops, results, store.digest, size)
@@ -93,21 +103,19 @@ class RecordedPeople:
         self.groups = ViewGroups([np.flatnonzero(row).tolist() for row in seen], views, seed)
         self.zoom = zoom(self.box, plan.size)
         self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
-        self._read(store, worst_fit)
+        self._read(store, worst_fit, body or taught_body())
 
     def __reduce__(self) -> tuple[partial[RecordedPeople], tuple[()]]:
         # Another process reads the stores again, which is less than to hand over what was in them.
         return self._again, ()
 
-    def _read(self, store: Store, worst_fit: float) -> None:
+    def _read(self, store: Store, worst_fit: float, body: TaughtBody) -> None:
         """Keypoints and fits of the instants that there are crops of."""
         count, views = self.box.shape[:2]
         self.xy, self.confidence = np.full((count, views, 25, 2), np.nan), np.zeros((count, views, 25))
         self.orient, self.pose = np.full((count, 3, 3), np.nan), np.full((count, 23, 3, 3), np.nan)
         self.betas, self.joints = np.full((count, 10), np.nan), np.full((count, 24, 3), np.nan)
-        body = load_body()
-        same = store.contents.body.get("sha256") == body.sha256
-        extra = extra_24(body)
+        same = store.contents.body.get("sha256") == body.mesh.sha256
         window = self.time // store.contents.window
         for k in np.unique(window).tolist():
             fits = store.read(k)
@@ -130,7 +138,7 @@ class RecordedPeople:
                 betas = fits.params.betas[p].double()
                 transl = fits.params.transl[i, p].double()
                 self.betas[at] = betas.numpy()
-                self.joints[at] = pose_keypoints(extra, turned, betas, transl)[1].numpy()
+                self.joints[at] = pose_keypoints(body.extra, turned, betas, transl)[1].numpy()
         self.confidence[~np.isfinite(self.xy).all(-1)] = 0
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from models.training.bodies import TaughtBody, taught_body
 from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
 from models.training.poses import read_poses
 from models.training.projections import Difficulty
@@ -64,12 +65,17 @@ class SourceConfig(Config):
     """test: other samples are made up, of motion clips that are held out, or of other people."""
 
 
-def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> Source:
+def open_source(
+    cfg: SourceConfig, *, views: int, size: int, seed: int = 0, body: TaughtBody | None = None
+) -> Source:
     """The data set of a configuration, its samples of up to ``views`` crops for training at ``size`` pixels.
+
+    body: whose poses and shapes are to be learned; by default the one that ships.
 
     Raises:
         InputError: a file is missing, damaged or something else.
     """
+    body = body or taught_body()
     if cfg.kind == "synthetic":
         test = cfg.split == "test"
         if cfg.path is not None:
@@ -80,16 +86,20 @@ def open_source(cfg: SourceConfig, *, views: int, size: int, seed: int = 0) -> S
         return SyntheticPictures(
             poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter,
             difficulty=Difficulty(varied_poses=varied, around=math.radians(cfg.around_deg)),
+            body=body,
         )  # fmt: skip
     if cfg.path is None:
         raise InputError(f"kind: {cfg.kind} needs a path, of its data.")
     if cfg.kind != "store":
         return PublishedPeople(
-            cfg.path, naming=cfg.kind, root=cfg.root, crops=cfg.crops, views=views, size=size, seed=seed
-        )
+            cfg.path, naming=cfg.kind, root=cfg.root, crops=cfg.crops, views=views, size=size, seed=seed,
+            shapes=body.smpl,
+        )  # fmt: skip
     if cfg.crops is None:
         raise InputError(f"{cfg.path}: needs crops of its videos, which `crops` makes; say where they are.")
-    return RecordedPeople(cfg.path, cfg.crops, views=views, size=size, seed=seed, worst_fit=cfg.worst_fit)
+    return RecordedPeople(
+        cfg.path, cfg.crops, views=views, size=size, seed=seed, worst_fit=cfg.worst_fit, body=body
+    )
 
 
 def draw(

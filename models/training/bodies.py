@@ -1,0 +1,43 @@
+"""The body that an image network learns to speak of: the one that ships, or the user's SMPL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.body import MAX_BETAS, Body, KeypointBody, load_body
+from models.evaluation.joints import REGRESSED, extra_24, read_regressor
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtBody:
+    """A body, and where data sets have their joints on it."""
+
+    mesh: Body
+    extra: KeypointBody
+    """With the points of ``EXTRA_24``; float64 on the CPU."""
+    smpl: bool
+    """Whether it is SMPL, whose shapes the poses of published data have; else the one that ships."""
+
+
+def taught_body(path: Path | None = None, joint_regressor: Path | None = None) -> TaughtBody:
+    """The SMPL model of a file, or the body that ships.
+
+    joint_regressor: SPIN's ``J_regressor_extra.npy``, for SMPL; without it nine joints are placed by the rule
+    of ``extra_24``. Raises ``InputError`` when a file cannot be read or does not fit the other.
+    """
+    mesh = load_body(path)
+    smpl = mesh.sha256 != load_body().sha256
+    if joint_regressor is None:
+        matrix = None
+    elif smpl:
+        matrix, _ = read_regressor(joint_regressor, len(REGRESSED), len(mesh.v_template))
+    else:
+        raise InputError(
+            f"{joint_regressor}: a joint regressor of SMPL's mesh, and the body is the one that ships. Give "
+            "SMPL, images.body, too."
+        )
+    if mesh.num_betas != MAX_BETAS:
+        raise InputError(f"{path}: has {mesh.num_betas} betas, an image network speaks of {MAX_BETAS}.")
+    return TaughtBody(mesh, extra_24(mesh, matrix), smpl)
