@@ -52,6 +52,17 @@ def test_what_is_put_comes_back_now_and_from_the_disk(tmp_path):
     assert unknown.score.item() == torch.inf
 
 
+def test_what_is_saved_is_on_the_disk_by_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "fits.zarr"
+    store, synced = FitStore(path), []
+    monkeypatch.setattr(fits.os, "fsync", lambda opened: synced.append(os.fstat(opened).st_ino))
+    store.put(names(1, 1), some_bodies(1, 1), 0)
+    store.save()
+    (part,) = path.glob("part-*")
+    assert {p.stat().st_ino for p in (part, *part.rglob("*"))} <= set(synced[:-1])
+    assert synced[-1] == path.stat().st_ino  # after the new name is in it
+
+
 def test_the_better_fit_is_kept_of_each_picture(tmp_path):
     store = FitStore(tmp_path / "fits.zarr")
     first, second = some_bodies(2, 1, 1, score=5.0), some_bodies(2, 1, 2)

@@ -184,10 +184,20 @@ def _write(path: Path, rows: Rows) -> Path:
     group = zarr.open_group(hidden, mode="w", zarr_format=3)
     for key, array in arrays.items():
         group.create_array(key, data=np.ascontiguousarray(array), chunks=array.shape)
-    for file in (f for f in hidden.rglob("*") if f.is_file()):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())  # or a power cut could leave the new name with nothing in it
-    return hidden.rename(path / f"part-{unique}")
+    for made in (*hidden.rglob("*"), hidden):
+        _to_disk(made)  # or a power cut could leave the new name with nothing in it
+    part = hidden.rename(path / f"part-{unique}")
+    _to_disk(path)  # or it could take the name: a checkpoint counts on the fits before it
+    return part
+
+
+def _to_disk(path: Path) -> None:
+    """What a file holds, or the names in a folder."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _read(part: Path) -> Rows | None:
