@@ -5,11 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
-from pipeline.datasets.pictures import read_pictures
+from models.rendering.overlay import yuv_matrix
+from pipeline.datasets.pictures import as_rgb, read_pictures
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter
 
@@ -35,6 +37,21 @@ def test_pictures_come_in_the_order_of_their_names(root: Path) -> None:
         assert picture.shape == (64, 96, 3)
         assert picture.dtype == np.uint8
         assert abs(float(picture.mean()) - 5 * i) < 2
+
+
+@pytest.mark.parametrize("space", [1, 2, 5, 6, 9])
+@pytest.mark.parametrize("height", [480, 720])
+def test_a_frames_colours_are_those_that_the_other_stages_see(space: int, height: int) -> None:
+    yuv = np.full((height * 3 // 2, 64), 120, np.uint8)
+    yuv[height : height * 5 // 4] = 100
+    yuv[height * 5 // 4 :] = 180
+    frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+    frame.colorspace = space
+    matrix = yuv_matrix(space, height).astype(float)
+    want = np.linalg.solve(matrix[:, :3], [120, 100, 180] - matrix[:, 3])
+    assert (want > 0).all()
+    assert (want < 255).all()
+    assert np.abs(as_rgb(frame)[9, 9] - want).max() < 2
 
 
 def test_what_is_not_there_is_said(root: Path) -> None:
