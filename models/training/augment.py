@@ -53,7 +53,8 @@ class AugmentConfig(Config):
 UNCHANGED: Final = AugmentConfig(
     flip=0, rotation_deg=0, unrotated=1, scale=0, channel_gain=0, noise=0, occlusion=0
 )
-"""Crops as the ``regress`` stage cuts them: for validation."""
+"""Nothing: for validation. The crops are those of the ``regress`` stage, but that it cuts their edges to
+whole pixels of the frame, as SPIN does: up to a pixel apart."""
 
 
 def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size: int) -> Samples:
