@@ -143,7 +143,8 @@ def predict(
     views: of each person and instant. fitted: the solver goes on from the network, on ``openpose``.
 
     Weights of SPIN are for crops of an unknown camera, whose axes they take for the picture's, and so are
-    rows without ``K``; other networks have the crop turned to its place before the camera ``K``.
+    rows without ``K``; other networks have the crop turned to its place before the camera ``K``. Lens
+    distortion stays in the crops, as in SPIN's, while it is taken out of those to train on, and of keypoints.
 
     Raises:
         InputError: keypoints are needed that the rows do not have, or cameras.
