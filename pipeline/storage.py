@@ -12,6 +12,7 @@ same machine only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -32,7 +33,8 @@ Place = Path | str
 WHOLE: Final = "summary.json"
 """The file of a folder of results that is written last."""
 
-_LAST: Final = ("results.zarr/zarr.json", WHOLE)
+_STORE: Final = "results.zarr/"
+_LAST: Final = (f"{_STORE}zarr.json", WHOLE)
 """Without the first, zarr sees no store; nobody reads half of one."""
 _SETTINGS: Final = (".toml", ".yaml", ".yml")
 
@@ -62,11 +64,22 @@ def _reaching(url: str) -> Iterator[None]:
         raise InputError(f"{url}: {e}. For s3:// it is: pip install 'multispin[s3]'") from e
     except FileNotFoundError as e:
         raise InputError(f"{url}: there is nothing there ({e})") from e
-    except Exception as e:  # each kind of storage has errors of its own
-        raise StorageError(
-            f"{url}: cannot be reached ({type(e).__name__}: {e}). Look at address and credentials, then run "
-            "again."
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise _unreachable(url, e) from e
+        raise InputError(
+            f"{tempfile.gettempdir()}: {e.strerror}: what is fetched from {url} lies here. Make room, or set "
+            "TMPDIR to a folder of a larger disk."
         ) from e
+    except Exception as e:  # each kind of storage has errors of its own
+        raise _unreachable(url, e) from e
+
+
+def _unreachable(url: str, e: Exception) -> StorageError:
+    return StorageError(
+        f"{url}: cannot be reached ({type(e).__name__}: {e}). Look at address and credentials, then run "
+        "again."
+    )
 
 
 def read_text(where: Place, name: str) -> str | None:
@@ -185,12 +198,13 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
     top = _scratch(where, key)
     folder = top / "results"
     with _renamed(top, where), locked(top):
-        fetched = is_whole(where)
+        fetched: Collection[str] = ()
         with _reaching(where):
             fs, root = _open(where)
-            if fetched:
+            if fs.exists(f"{root}/{WHOLE}"):
                 shutil.rmtree(folder, ignore_errors=True)
-                _get(fs, root, folder, _listed(fs, root, where))
+                fetched = _listed(fs, root, where)
+                _get(fs, root, folder, fetched)
         folder.mkdir(exist_ok=True)
         try:
             with _renamed(folder, where):
@@ -203,16 +217,19 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
                 shutil.rmtree(folder)
             raise
         with _reaching(where):
-            _publish(folder, fs, root, where)
+            _publish(folder, fetched, fs, root, where)
         shutil.rmtree(top)
 
 
-def _publish(folder: Path, fs: Any, root: str, url: str) -> None:
+def _publish(folder: Path, fetched: Collection[str], fs: Any, root: str, url: str) -> None:
+    """Leave there what is in the folder. What else is there may be anybody's, even the recording: taken away
+    is what was fetched from there and is gone, and what is inside a store."""
     ours = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
     theirs = _listed(fs, root, url)
-    gone = [name for name in (WHOLE, *theirs) if name in theirs and (name in _LAST or name not in ours)]
-    for name in dict.fromkeys(gone):
-        fs.rm_file(f"{root}/{name}")
+    old = {name for name in theirs if name in fetched or name.startswith(_STORE)}.difference(ours)
+    for name in dict.fromkeys((WHOLE, *theirs)):  # the summary first
+        if name in theirs and (name in _LAST or name in old):
+            fs.rm_file(f"{root}/{name}")
     groups = [[name for name in ours if name not in _LAST]]
     groups += [[name] for name in _LAST if name in ours]
     for group in groups:
