@@ -2,8 +2,8 @@
 
 OUT/batch.json says of each recording whether it is pending, running, done or failed. It is replaced whole at
 every change, so whoever is killed at any moment leaves a true one; what is ``running`` in it then was cut
-off, and goes on where it was with the next call. OUT/batch.html shows the same, and OUT/<recording> has the
-results.
+off, counts as pending, and goes on where it was with the next call. OUT/batch.html shows the same, and
+OUT/<recording> has the results.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Row:
     """Its folder as seen from the data set, with slashes; also its folder in OUT."""
     state: State = "pending"
     inputs: str = ""
-    """Digest of the configuration and of all that is read: see ``_inputs``."""
+    """Digest of the configuration and of all that is read: see ``fingerprint``."""
     attempts: int = 0
     error: str = ""
     frames: int | None = None
@@ -76,6 +76,8 @@ class Event:
     """How many have just been finished."""
     total: int | None = None
     """How many there are, as soon as that is known."""
+    recordings: int = 0
+    """How many the batch has."""
 
 
 def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> dict[str, Path]:
@@ -87,15 +89,20 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
     """
     if not dataset.is_dir():
         raise InputError(f"{dataset}: there is no such folder")
+    results = out.resolve() if out is not None else None
+    if dataset.resolve() == results:
+        raise InputError(f"--out is the data set {dataset} itself. Choose another, which may be inside.")
     found: dict[str, Path] = {}
     entered: set[Path] = set()
 
     def look(folder: Path) -> None:
         here = folder.resolve()
-        if here in entered or (out is not None and here == out.resolve()) or (folder / "zarr.json").exists():
+        if here in entered or here == results:
             return
         entered.add(here)  # links may go in circles
         try:
+            if (folder / "zarr.json").exists():
+                return
             is_one = is_recording(folder, dataset)
         except InputError:
             is_one = True  # with something wrong, which will be said of it
@@ -156,9 +163,10 @@ def process(
     with outline(dataset) as tree, held(out, "batch"):
         folders = find_recordings(tree, within(dataset, tree, out), only)
         rows = read_manifest(out)
+        _cut_off(rows)
         tasks: dict[str, Task] = {}
         for name, folder in folders.items():
-            row, inputs = rows.get(name, Row(name)), _inputs(cfg, folder, tree)
+            row, inputs = rows.get(name, Row(name)), fingerprint(cfg, folder, tree)
             if row.state == "done" and row.inputs == inputs and _is_there(out, row):
                 continue
             rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
@@ -166,7 +174,8 @@ def process(
             tasks[name] = Task(name, folder.relative_to(tree).as_posix(), needed, inputs)
         save = partial(_write, out, dataset, rows)
         save()
-        yield from (Event(rows[name], -1) for name in folders if name not in tasks)
+        event = partial(Event, recordings=len(folders))
+        yield from (event(rows[name], -1) for name in folders if name not in tasks)
         if not tasks:
             return
         pool: Workers
@@ -176,20 +185,25 @@ def process(
             job = Job(dataset, out, run, cfg)
             pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
         try:
-            yield from _work_off(pool, tasks, rows, save, retry)
+            yield from _work_off(pool, tasks, rows, save, retry, event)
         finally:
             pool.stop()
+            _cut_off(rows)
             save()
 
 
 @contextmanager
-def opened(dataset: Place, tree: Path, folder: Path) -> Iterator[Recording]:
+def opened(
+    dataset: Place, tree: Path, folder: Path, reader: str = f"process {os.getpid()}"
+) -> Iterator[Recording]:
     """A recording of the data set whose outline is ``tree``. Its files are there until the end.
+
+    reader: has a copy of its own, see ``pipeline.storage.reading``.
 
     Raises ``InputError``.
     """
     names = [path.relative_to(tree).as_posix() for path in _needed(folder, tree)]
-    with reading(dataset, names, f"process {os.getpid()}") as top:
+    with reading(dataset, names, reader) as top:
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
@@ -197,7 +211,7 @@ def within(dataset: Place, tree: Path, out: Place) -> Path | None:
     """Where ``out`` is in the tree of the data set, if it is inside."""
     if isinstance(out, Path) or isinstance(dataset, Path):
         return out if isinstance(out, Path) and isinstance(dataset, Path) else None
-    return tree / out.removeprefix(f"{dataset}/") if out.startswith(f"{dataset}/") else None
+    return tree / out[len(dataset) + 1 :] if f"{out}/".startswith(f"{dataset}/") else None
 
 
 def _absolute(where: Place) -> Place:
@@ -211,12 +225,20 @@ def _is_there(out: Place, row: Row) -> bool:
     return is_whole(f"{out}/{row.name}")
 
 
+def _cut_off(rows: dict[str, Row]) -> None:
+    """Nobody works on any of them: what was begun and has not ended waits."""
+    for name, row in rows.items():
+        if row.state == "running":
+            rows[name] = replace(row, state="pending")
+
+
 def _work_off(
     pool: Workers,
     tasks: Mapping[str, Task],
     rows: dict[str, Row],
     save: Callable[[], None],
     retry: int,
+    event: Callable[..., Event],
 ) -> Generator[Event, None, None]:
     todo = deque(tasks)
     tries: Counter[str] = Counter()
@@ -230,13 +252,13 @@ def _work_off(
                 rows[name] = replace(rows[name], state="running", attempts=rows[name].attempts + 1)
                 save()
                 pool.give(k, replace(tasks[name], attempt=rows[name].attempts))
-                yield Event(rows[name], k)
+                yield event(rows[name], k)
         for k, (kind, values) in pool.messages():
             if k not in busy:
                 continue  # died between two recordings
             name, begun = busy[k]
             if kind == "progress":
-                yield Event(rows[name], k, **values)
+                yield event(rows[name], k, **values)
                 continue
             del busy[k]
             seconds = round(time.monotonic() - begun, 1)
@@ -252,7 +274,7 @@ def _work_off(
                 if again:
                     todo.append(name)
             save()
-            yield Event(rows[name], k)
+            yield event(rows[name], k)
 
 
 def read_manifest(out: Place) -> dict[str, Row]:
@@ -302,7 +324,7 @@ def page(title: str, rows: Sequence[Row]) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
     def link(path: str, text: str) -> str:
-        return f'<a href="{html.escape(quote(path))}">{text}</a>'
+        return f'<a href="{html.escape(quote(os.fsencode(path)))}">{text}</a>'
 
     def line(row: Row) -> str:
         name = html.escape(row.name)
@@ -349,7 +371,7 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 """
 
 
-def _inputs(cfg: Config, folder: Path, dataset: Path) -> str:
+def fingerprint(cfg: Config, folder: Path, dataset: Path) -> str:
     """Digest of the configuration and of all that a run reads, so that no result outlives its causes.
 
     Settings and cameras count by what they say; videos, keypoints and files that the configuration names, as

@@ -23,9 +23,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """``write_whole`` of a text. Raises ``InputError`` when it cannot be written."""
+    """``write_whole`` of a text, in which names of files may be of any bytes.
+
+    Raises ``InputError`` when it cannot be written.
+    """
     try:
-        write_whole(path, text.encode())
+        write_whole(path, text.encode(errors="surrogateescape"))
     except OSError as e:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
 

@@ -122,12 +122,12 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
     try:
         with writing(inside(job.out, task.name), task.key, LOG) as out:
             with _said_in(out / LOG):
-                print(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
+                _say(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
                 with _told(), reading(job.dataset, task.needed, str(job.out)) as dataset:
                     recording = find_recording(dataset / task.folder, inherit=dataset)
                     warnings = recording.warnings
                     for warning in warnings:
-                        print(f"warning: {warning}", flush=True)
+                        _say(f"warning: {warning}")
                     tell(("progress", {"frames": 0, "total": len(recording)}))
                     result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
             files = tuple(file.relative_to(out).as_posix() for file in result.files)
@@ -146,13 +146,17 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
     }
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # which takes names of any bytes
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """What goes wrong is printed before it is passed on."""
     try:
         yield
     except InputError as e:
-        print(f"error: {e}", flush=True)
+        _say(f"error: {e}")
         raise
     except Exception:
         traceback.print_exc()
@@ -184,6 +188,20 @@ def processors() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def available_gb(
+    meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")
+) -> float:
+    """Memory that programs can have: what is free, what only keeps files at hand, and not more than a
+    container may. Infinite where the system does not say."""
+    found = [float("inf")]
+    with suppress(OSError):
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # "max"
+        found.append(int(limit.read_text(encoding="ascii")) / 2**30)
+    return min(found)
+
+
 class Processes:
     """Processes of this machine, each with its share of the processors and one GPU. The dead are replaced."""
 
@@ -194,12 +212,8 @@ class Processes:
     @staticmethod
     def room(needs: Needs) -> int:
         """How many recordings this machine runs at the same time; one at least."""
-        try:
-            memory_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        except (ValueError, AttributeError):  # not told here
-            memory_gb = float("inf")
         gpus = len(_devices()) if needs.gpus else 0
-        return max(1, needs.fitting(len(processors()), gpus, memory_gb))
+        return max(1, needs.fitting(len(processors()), gpus, available_gb()))
 
     def __len__(self) -> int:
         return len(self._workers)

@@ -23,7 +23,7 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import is_recording
 from pipeline.summary import Summary
-from pipeline.workers import processors
+from pipeline.workers import available_gb, processors
 
 RIG = ring(3, size=(320, 180))
 PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
@@ -93,6 +93,8 @@ def test_recordings_are_found_by_what_they_hold(tmp_path):
         find_recordings(tmp_path / "b/notes/deep")
     with pytest.raises(InputError, match="no such folder"):
         find_recordings(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="--out is the data set"):
+        find_recordings(tmp_path, tmp_path / "b/..")
 
 
 def test_videos_need_a_calibration_and_a_broken_one_is_found_too(tmp_path):
@@ -259,6 +261,52 @@ def test_a_folder_that_may_not_be_read_is_one_failure(tmp_path, monkeypatch):
     assert [*find_recordings(tmp_path)] == ["a", "locked"]
     with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
         find_recordings(tmp_path / "locked")
+    monkeypatch.undo()
+    exists = Path.exists
+
+    def not_entered(path):
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", not_entered)
+    assert [*find_recordings(tmp_path)] == ["a", "locked"]
+
+
+def test_no_recording_is_told_to_run_that_does_not(tmp_path):
+    """After a kill -9 of a batch, in one that leaves the recording out."""
+    for name in "ab":
+        make(tmp_path / "data" / name)
+    work(tmp_path / "data", tmp_path / "out", workers=1)
+    manifest = tmp_path / "out/batch.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"state": "done"', '"state": "running"', 1))
+    assert [e.recordings for e in work(tmp_path / "data", tmp_path / "out", only="b")] == [1]
+    assert {name: row.state for name, row in read_manifest(tmp_path / "out").items()} == {
+        "a": "pending", "b": "done",
+    }  # fmt: skip
+
+
+def test_names_of_any_bytes(tmp_path):
+    """As of folders that an old Windows has named."""
+    name = os.fsdecode(b"M\xfcller")
+    make(tmp_path / "data" / name)
+    assert work(tmp_path / "data", tmp_path / "out", workers=1)[-1].row.state == "done"
+    assert read_manifest(tmp_path / "out")[name].state == "done"
+    assert b'href="M%FCller/report.html">M\xfcller</a>' in (tmp_path / "out/batch.html").read_bytes()
+    assert b"warning: " in (tmp_path / "out" / name / "log.txt").read_bytes()
+    assert [e.worker for e in work(tmp_path / "data", tmp_path / "out")] == [-1]
+
+
+def test_memory_that_keeps_files_at_hand_is_room(tmp_path):
+    info, limit = tmp_path / "meminfo", tmp_path / "max"
+    assert available_gb(info, limit) == float("inf")
+    info.write_text("MemTotal: 67108864 kB\nMemFree: 1048576 kB\nMemAvailable: 33554432 kB\n")
+    assert available_gb(info, limit) == 32
+    limit.write_text("max\n")
+    assert available_gb(info, limit) == 32
+    limit.write_text(f"{4 * 2**30}\n")
+    assert available_gb(info, limit) == 4
 
 
 def test_whoever_stops_listening_stops_the_workers(tmp_path):
@@ -271,7 +319,7 @@ def test_whoever_stops_listening_stops_the_workers(tmp_path):
         work(tmp_path / "data", tmp_path / "out")
     events.close()
     assert not multiprocessing.active_children()
-    assert read_manifest(tmp_path / "out")["a"].state == "running", "it was cut off"
+    assert read_manifest(tmp_path / "out")["a"].state == "pending", "it was cut off"
     with FileLock(tmp_path / "out/.lock", timeout=0):
         pass
 
