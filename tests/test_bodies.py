@@ -1,5 +1,6 @@
 """The body that an image network is taught."""
 
+import pickle
 from importlib.resources import files
 
 import numpy as np
@@ -36,6 +37,9 @@ def test_joints_of_data_sets_are_where_spins_matrix_says(tmp_path):
     found, before = at_rest(taught_body(path, tmp_path / "extra.npy")), at_rest(ruled)
     rows = [EXTRA_24.index(name) for name in SPINS]
     np.testing.assert_allclose(found[rows], vertices[which], atol=1e-7)
+    again = pickle.dumps(taught_body(path, tmp_path / "extra.npy"))
+    assert len(again) < 1000
+    np.testing.assert_array_equal(at_rest(pickle.loads(again)), found)
     others = np.setdiff1d(np.arange(24), rows)
     np.testing.assert_array_equal(found[others], before[others])
     assert np.abs(found[rows] - before[rows]).max() > 0.1

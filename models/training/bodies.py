@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,12 @@ class TaughtBody:
     """With the points of ``EXTRA_24``; float64 on the CPU."""
     smpl: bool
     """Whether it is SMPL, whose shapes the poses of published data have; else the one that ships."""
+    files: tuple[Path | None, Path | None]
+    """What it was read from."""
+
+    def __reduce__(self) -> tuple[Callable[..., TaughtBody], tuple[Path | None, Path | None]]:
+        # Another process reads the files again, which is less than to hand over what was in them.
+        return taught_body, self.files
 
 
 def taught_body(path: Path | None = None, joint_regressor: Path | None = None) -> TaughtBody:
@@ -40,4 +47,4 @@ def taught_body(path: Path | None = None, joint_regressor: Path | None = None) -
         )
     if mesh.num_betas != MAX_BETAS:
         raise InputError(f"{path}: has {mesh.num_betas} betas, an image network speaks of {MAX_BETAS}.")
-    return TaughtBody(mesh, extra_24(mesh, matrix), smpl)
+    return TaughtBody(mesh, extra_24(mesh, matrix), smpl, (path, joint_regressor))
