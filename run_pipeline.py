@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -78,17 +79,17 @@ def run(
     settings: Sets = None,
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
-    from pipeline.batch import opened
+    from pipeline.batch import fingerprint, opened
     from pipeline.storage import inside, outline, place, writing
 
     cfg = _run_config(config, settings)
     source, home = place(recording), place(out)
     with (
         outline(source) as tree,
-        opened(source, tree, tree) as found,
-        writing(home, f"{recording} {cfg.model_dump_json()}") as folder,
+        opened(source, tree, tree, f"run {out}") as found,
+        writing(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
     ):
-        _print_recording(found)
+        _print_recording(found, source)
         result = _run(found, folder, cfg)
     _print_results(result.summary)
     _print_missing(result)
@@ -140,9 +141,9 @@ def batch(
         raise InputError(f"--address {address}: only with --engine ray")
     cfg = _run_config(config, settings)
     source, home = place(dataset), place(out)
-    with outline(source) as tree:
-        found = find_recordings(tree, within(source, tree, home), only)
-        if dry_run:
+    if dry_run:
+        with outline(source) as tree:
+            found = find_recordings(tree, within(source, tree, home), only)
             raise typer.Exit(_print_dataset(source, tree, found))
     working = process(
         source, home, cfg, run,
@@ -153,7 +154,7 @@ def batch(
     )  # fmt: skip
     try:
         with closing(working) as events:
-            all_done = _print_events(events, len(found))
+            all_done = _print_events(events)
     except KeyboardInterrupt:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
         raise typer.Exit(130) from None
@@ -163,25 +164,32 @@ def batch(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A recording, or a folder that `run` has written.")],
+    path: Annotated[str, typer.Argument(help="A recording, or a folder that `run` has written; or its URL.")],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
-    from pipeline.recording import find_recording, is_recording
+    from pipeline.batch import opened
+    from pipeline.recording import is_recording
+    from pipeline.storage import inside, outline, place, reading
     from pipeline.store import Store
     from pipeline.summary import summarise
 
-    places = (path / "results.zarr", path)
-    store = next((p for p in places if (p / "zarr.json").is_file()), None)
-    if store is not None:
-        results = Store(store)
-        _print_contents(results)
-        _print_results(summarise(results))
-        if not is_recording(path):
-            return
+    where = place(path)
+    with outline(where) as tree:
+        store = next((s for s in ("results.zarr", ".") if (tree / s / "zarr.json").is_file()), None)
+        if store is not None:
+            with reading(where, [store], f"process {os.getpid()}") as folder:
+                results = Store(folder / store)
+                _print_contents(results, where if store == "." else inside(where, store))
+                _print_results(summarise(results))
+        if store is None or is_recording(tree):
+            with opened(where, tree, tree) as found:
+                _print_check(found, where)
+
+
+def _print_check(found: Recording, where: Place) -> None:
     from pipeline.check import check_recording
 
-    found = find_recording(path)
-    _print_recording(found)
+    _print_recording(found, where)
     check = check_recording(found)
     head, *rows = check.rows()
     question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
@@ -206,7 +214,7 @@ def _print_baselines(check: Check) -> None:
 
 @app.command()
 def view(
-    out: Annotated[Path, typer.Argument(help="A folder that `run` has written, or is writing.")],
+    out: Annotated[str, typer.Argument(help="A folder that `run` has written, or is writing.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="The next free one when it is taken.")] = 8080,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets other computers look; only this one can otherwise.")
@@ -228,14 +236,15 @@ def view(
     from stages.view import view, wait_for_store
 
     torch.set_num_threads(1)
-    path = out if (out / "zarr.json").is_file() else out / "results.zarr"
+    folder = _here(out)
+    path = folder if (folder / "zarr.json").is_file() else folder / "results.zarr"
     if live and not path.exists():
         console.print(f"Waiting for {escape(str(path))}.")
         wait_for_store(path)
     store = Store(path)
     body_file = store.contents.config.get("body")
     body = load_body(Path(body_file) if body_file else None)
-    summary = out / "summary.json"
+    summary = folder / "summary.json"
     if recording is None and summary.is_file():
         recording = Path(read_summary(summary)["recording"])
         if not recording.is_dir():
@@ -252,7 +261,7 @@ def view(
 
 @app.command()
 def render(
-    out: Annotated[Path, typer.Argument(help="Folder that `run` has written.")],
+    out: Annotated[str, typer.Argument(help="Folder that `run` has written.")],
     mode: Annotated[
         str, typer.Option(help="overlay, mesh, skeleton, side (and top), turntable or mosaic.")
     ] = "overlay",
@@ -310,11 +319,12 @@ def render(
         for setting, name in options.items():
             text = text.replace(f"--set {setting}", name)
         raise InputError(text) from None
-    results = Store(out / "results.zarr")
+    folder = _here(out)
+    results = Store(folder / "results.zarr")
     names = results.contents.rig.names
     videos: list[VideoInfo | None] = [None] * len(names)
     if mode in ("overlay", "skeleton", "mosaic"):
-        videos = _videos_of(out, names, recording)
+        videos = _videos_of(folder, names, recording)
     made_with = results.contents.config.get("body")
     body = load_body(cfg.body or (Path(made_with) if made_with else None))
     torch.set_num_threads(1)
@@ -324,7 +334,7 @@ def render(
         cfg.render,
         videos,
         body,
-        out,
+        folder,
         partial(decode, cfg=cfg.decode),
         start,
         end,
@@ -335,6 +345,19 @@ def render(
             bar.update(len(batch.valid))
     for file in files:
         console.print(f"  {escape(str(file))}")
+
+
+def _here(out: str) -> Path:
+    """A folder of this machine: drawing and looking read stores and videos piece by piece, and again."""
+    from pipeline.storage import place
+
+    folder = place(out)
+    if isinstance(folder, str):
+        raise InputError(
+            f"{out}: this command needs the results in a folder of this machine. Copy them here first, of "
+            "s3:// with `aws s3 sync`, and give it that folder; `info` takes URLs."
+        )
+    return folder
 
 
 def _videos_of(out: Path, names: Sequence[str], recording: Path | None) -> list[VideoInfo | None]:
@@ -416,7 +439,7 @@ def demo(
     body = load_body()
     _synth(out / "recording", {}, body)
     found = find_recording(out / "recording")
-    _print_recording(found)
+    _print_recording(found, found.path)
     result = _run(found, out / "results", cfg)
     _print_results(result.summary)
     _print_missing(result)
@@ -884,14 +907,13 @@ def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> i
     return 1 if refused else 0
 
 
-def _print_events(events: Iterator[Event], recordings: int) -> bool:
+def _print_events(events: Iterator[Event]) -> bool:
     """Progress bars, one for all and one a worker; whether all are done at the end."""
     bars: dict[int, tqdm[Any]] = {}
     states: dict[str, str] = {}
-    whole = tqdm(total=recordings, unit="recording", desc="batch", dynamic_ncols=True)
-    with whole:
+    with tqdm(unit="recording", desc="batch", delay=1, dynamic_ncols=True) as whole:
         for event in events:
-            row = event.row
+            row, whole.total = event.row, event.recordings
             if row.state == "running":
                 if event.worker not in bars:  # they need a terminal, whose lines can be written again
                     bars[event.worker] = tqdm(
@@ -912,8 +934,8 @@ def _print_events(events: Iterator[Event], recordings: int) -> bool:
         for bar in bars.values():
             bar.close()
     done = sum(state == "done" for state in states.values())
-    console.print(f"{done} of {recordings} recordings are done.")
-    return done == recordings
+    console.print(f"{done} of {len(states)} recordings are done.")
+    return done == len(states)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -930,8 +952,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _print_recording(found: Recording) -> None:
-    table = _table(escape(str(found.path)))
+def _print_recording(found: Recording, where: Place) -> None:
+    table = _table(escape(str(where)))
     for row in found.notes:
         table.add_row(*map(escape, row))
     console.print(table)
@@ -947,9 +969,9 @@ def _number(value: float | None, unit: str = "") -> str:
     return "–" if value is None else f"{value:.1f}{unit}"
 
 
-def _print_contents(results: Store) -> None:
+def _print_contents(results: Store, where: Place) -> None:
     c = results.contents
-    table = _table(escape(str(results.path)))
+    table = _table(escape(str(where)))
     done = int(results.done.sum())
     table.add_row("cameras", ", ".join(c.rig.names))
     table.add_row("body", f"{c.body['name']} ({c.body['sha256'][:12]})")
@@ -997,6 +1019,8 @@ def _print_files(result: RunResult) -> None:
 
 def main() -> None:
     """The console script: a user's mistake is a message and status 2, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be of any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as e:

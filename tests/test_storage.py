@@ -1,5 +1,6 @@
 """Recordings and results by URL: in memory, and on a real S3 server on loopback."""
 
+import errno
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from builders import contents
 from recordings import figure, ring, seen, write_recording
 from test_batch import Settings, call, make, run
 
@@ -19,6 +21,7 @@ from pipeline.batch import process, read_manifest
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.storage import StorageError, outline, place, reading, writing
+from pipeline.store import Store
 from stages import graph
 
 
@@ -98,6 +101,17 @@ def test_results_are_published_when_they_are_finished_and_never_half(scratch, mo
     assert listed() == {**first, "results.zarr/c/0": "2", "log.txt": "went wrong"}
 
 
+def test_what_is_not_a_runs_own_is_left_there():
+    """Where a recording's own URL, or one above it, is given as --out."""
+    foreign = {"videos/cam01.mp4": "the only one", "b/results.zarr/c/0": "another's"}
+    for name, text in {**foreign, "results.zarr/c/9": "of a run that was cut off"}.items():
+        memory().pipe_file(f"/bucket/out/{name}", text.encode())
+    for number in "12":
+        with writing(URL, number) as out:
+            write(out, results_dot_zarr__c__0=number, summary_dot_json="{}")
+        assert listed() == {**foreign, "results.zarr/c/0": number, "summary.json": "{}"}
+
+
 def test_what_was_cut_off_is_continued_by_the_same_key_only(scratch):
     with pytest.raises(RuntimeError), writing(URL, "a") as out:
         write(out, results_dot_zarr__c__0="1")
@@ -163,6 +177,55 @@ def test_names_that_leave_their_folder_are_refused(scratch):
         pass
     with pytest.raises(InputError, match="is no name"), reading("memory://bucket/data", ["."], "me"):
         pass
+
+
+def test_a_full_disk_of_this_machine_is_not_taken_for_the_storages(scratch, monkeypatch):
+    def full(fs, theirs, ours, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    memory().pipe_file("/bucket/data/a", b"")
+    monkeypatch.setattr(type(memory()), "get_file", full)
+    told = rf"^{scratch}: No space left on device: what is fetched from memory://bucket/data .* TMPDIR"
+    with pytest.raises(InputError, match=told), reading("memory://bucket/data", ["."], "me"):
+        pass
+
+
+def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
+    make(tmp_path / "data/a")
+    (tmp_path / "data/a/calibration.toml").write_text("no = [")
+    memory().put(str(tmp_path / "data"), "/bucket/data", recursive=True)
+    asked = []
+    monkeypatch.setattr("pipeline.batch.outline", lambda where: asked.append(where) or outline(where))
+    monkeypatch.setattr("pipeline.storage.outline", lambda where: asked.append(where) or outline(where))
+    url, manifest = "memory://bucket/data", tmp_path / "out/batch.json"
+    write(manifest.parent, batch_dot_json="damaged")
+    status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
+    assert status == 2
+    assert f"{manifest}: cannot be read" in text
+    assert asked == [url]
+    status, text = call(capfd, monkeypatch, url, "--out", url)
+    assert "--out is the data set" in text
+
+
+def test_what_is_at_a_url_is_told(tmp_path, scratch, capfd, monkeypatch):
+    make(tmp_path / "data/a")
+    Store.create(tmp_path / "data/out/results.zarr", contents())
+    memory().put(str(tmp_path / "data"), "/bucket", recursive=True)
+    url = "memory://bucket/data"
+    for name, told in (
+        ("a", "Do the cameras agree?"),
+        ("out", "windows done  0 of 3"),
+        ("out/results.zarr", "windows done  0 of 3"),
+    ):
+        status, text = call(capfd, monkeypatch, f"{url}/{name}", command="info")
+        assert status == 0, text
+        assert text.startswith(f"{url}/{name}")
+        assert told in text
+    assert not [*scratch.rglob("*.zarr")]
+    for command in ("render", "view"):
+        status, text = call(capfd, monkeypatch, f"{url}/out", command=command)
+        assert status == 2
+        assert f"error: {url}/out: this command needs the results in a folder of this machine" in text
 
 
 @pytest.fixture(scope="module")
