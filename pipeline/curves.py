@@ -22,9 +22,6 @@ Floats = NDArray[np.float32]
 BINS: Final = 1000
 """Points of a curve: about the pixels of a plot's width."""
 
-BLOCK: Final = 1000
-"""Frames read at once, in whole windows."""
-
 
 def _limbs() -> dict[str, tuple[str, str, str, str]]:
     bends = {
@@ -161,9 +158,8 @@ class _Block:
 
 
 def _blocks(store: Store) -> Iterator[_Block]:
-    windows, step = store.first_missing, max(1, BLOCK // store.contents.window)
-    for k in range(0, windows, step):
-        yield _Block.read(store, store.span(k)[0], store.span(min(k + step, windows) - 1)[1])
+    for first, last in store.stretches():
+        yield _Block.read(store, store.span(first)[0], store.span(last)[1])
 
 
 def curves(store: Store, bins: int = BINS) -> Curves:

@@ -47,6 +47,8 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 VERSION = 1
+STRETCH = 1000
+"""Frames read at once, in whole windows, where a whole store is read."""
 _Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
 _CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
 
@@ -110,6 +112,7 @@ class Store:
             )
         try:
             self._root = zarr.open_group(path, mode="r+" if write else "r")
+            self._arrays: dict[str, zarr.Array[Any]] = {}
             attrs = dict(self._root.attrs)
             if attrs.get("format") != "multispin":
                 raise InputError(
@@ -261,9 +264,12 @@ class Store:
         )
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        found = self._root[name]
-        if not isinstance(found, zarr.Array):
-            raise KeyError(name)
+        found = self._arrays.get(name)
+        if found is None:  # opening an array takes as long as writing a window of it
+            opened = self._root[name]
+            if not isinstance(opened, zarr.Array):
+                raise KeyError(name)
+            found = self._arrays[name] = opened
         return found
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -296,6 +302,15 @@ class Store:
         """First frame of a window and the one after its last."""
         w = self.contents.window
         return window * w, min((window + 1) * w, len(self.contents.time_s))
+
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """First and last of some windows at a time, from the first to the last before one that is missing.
+
+        A long store is read in few pieces, and in bounded memory.
+        """
+        windows, step = self.first_missing, max(1, STRETCH // self.contents.window)
+        for first in range(0, windows, step):
+            yield first, min(first + step, windows) - 1
 
     def write(self, batch: FitBatch) -> None:
         """Write one window of frames, then mark it done.
@@ -357,11 +372,13 @@ class Store:
         self._array("resume/anchor")[k] = np.asarray(seen.anchor)
         size = len(batch.state)
         if size:
-            resume = cast("zarr.Group", self._root["resume"])
-            if "state" not in resume:
-                windows = len(self.done)
-                resume.create_array(
-                    "state", shape=(windows, size), chunks=(1, size), dtype="float64", fill_value=np.nan
+            if "resume/state" not in self._arrays and "resume/state" not in self._root:
+                self._root.create_array(
+                    "resume/state",
+                    shape=(len(self.done), size),
+                    chunks=(1, size),
+                    dtype="float64",
+                    fill_value=np.nan,
                 )
             self._array("resume/state")[k] = np.asarray(batch.state)
         self._array("done")[k] = True
@@ -373,12 +390,16 @@ class Store:
             return anchor, None
         return anchor, torch.from_numpy(self.array("resume/state", window, window + 1)[0])
 
-    def read(self, window: int) -> FitBatch:
-        """A written window, as it flows between stages, except that ``state`` is empty."""
-        people = partial(self._people, "people", window)
+    def read(self, window: int, last: int | None = None) -> FitBatch:
+        """A written window, as it flows between stages, except that ``state`` is empty.
+
+        With ``last`` those up to it, as one batch.
+        """
+        a, b = self.span(window)[0], self.span(window if last is None else last)[1]
+        people = partial(self._people, "people", a, b)
         betas = np.stack([self.array(f"people/{p}/betas") for p in range(self.contents.people)])
         return FitBatch(
-            keypoints=self._keypoints(window),
+            keypoints=self._keypoints(a, b),
             params=SmplParams(
                 global_orient=_matrix(people("global_orient")),
                 body_pose=_matrix(people("body_pose")),
@@ -400,9 +421,10 @@ class Store:
         """
         if not self.contents.regression:
             raise InputError(f"{self.path}: made without a regressor (regress.weights: none).")
-        said = partial(self._people, "regression", window)
+        a, b = self.span(window)
+        said = partial(self._people, "regression", a, b)
         return PoseBatch(
-            keypoints=self._keypoints(window),
+            keypoints=self._keypoints(a, b),
             global_orient=_matrix(said("global_orient")),
             body_pose=_matrix(said("body_pose")),
             betas=torch.from_numpy(said("betas")),
@@ -410,13 +432,11 @@ class Store:
             pose_sigma=torch.from_numpy(said("pose_sigma")),
         )
 
-    def _people(self, group: str, window: int, name: str) -> NDArray[Any]:
-        """(T, P, ...) of a window, from the arrays of all people."""
-        a, b = self.span(window)
+    def _people(self, group: str, a: int, b: int, name: str) -> NDArray[Any]:
+        """(T, P, ...) of frames ``a:b``, from the arrays of all people."""
         return np.stack([self.array(f"{group}/{p}/{name}", a, b) for p in range(self.contents.people)], 1)
 
-    def _keypoints(self, window: int) -> KeypointBatch:
-        a, b = self.span(window)
+    def _keypoints(self, a: int, b: int) -> KeypointBatch:
         c = self.contents
         image = np.stack([self.array(f"keypoints_2d/{n}", a, b) for n in c.rig.names])
         xy = np.stack([c.rig.undistort(v, image[v, ..., :2]) for v in range(len(c.rig))]).astype(np.float32)
@@ -427,7 +447,7 @@ class Store:
             image_px=torch.from_numpy(image[..., :2].copy()),
             xy_px=torch.from_numpy(xy),
             confidence=torch.from_numpy(np.nan_to_num(image[..., 2])),
-            anchor=self.carried(window)[0],
+            anchor=self.carried((b - 1) // c.window)[0],
         )
 
 

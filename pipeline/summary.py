@@ -1,4 +1,4 @@
-"""What a results store holds, in numbers: read window by window, so memory does not grow with length."""
+"""What a results store holds, in numbers: read in stretches, so memory does not grow with its length."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def seen(store: Store) -> NDArray[np.bool_]:
     """(V, T) whether a camera's keypoints of anyone are there."""
     c = store.contents
     shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
-    for k in range(store.first_missing):
-        a, b = store.span(k)
+    for first, last in store.stretches():
+        a, b = store.span(first)[0], store.span(last)[1]
         for v, name in enumerate(c.rig.names):
             shown[v, a:b] = (store.array(f"keypoints_2d/{name}", a, b)[..., 2] > 0).any((1, 2))
     return shown
@@ -106,8 +106,8 @@ def summarise(store: Store) -> Summary:
     written = 0
     acceleration, accelerations = np.zeros(c.people), np.zeros(c.people, int)
     before = np.empty((0, c.people, 24, 3))
-    for k in range(store.first_missing):
-        batch = store.read(k)
+    for first, last in store.stretches():
+        batch = store.read(first, last)
         points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)
         error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)
         error[batch.keypoints.confidence.numpy() <= CONFIDENT] = np.nan

@@ -38,7 +38,7 @@ def three(values, groups):
 @pytest.mark.parametrize("bins", [1, 3, 7, FRAMES, 1000])
 @pytest.mark.parametrize("block", [1, 1000])
 def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.curves.BLOCK", block)
+    monkeypatch.setattr("pipeline.store.STRETCH", block)
     store = written(tmp_path / "s.zarr")
     found = curves(store, bins)
     bins = min(bins, FRAMES)

@@ -193,7 +193,7 @@ def test_damage_is_named(written):
         written.read(0)
     shutil.rmtree(written.path / "people/0/joints")
     with pytest.raises(InputError, match="people/0/joints is damaged"):
-        written.read(1)
+        Store(written.path).read(1)
 
 
 def test_the_digest_tells_stores_of_other_results_apart(tmp_path, written):
