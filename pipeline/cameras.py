@@ -54,6 +54,18 @@ class Rig:
         centres: Array = -np.einsum("vji,vj->vi", self.R, self.t)
         return centres
 
+    @property
+    def up(self) -> Array:
+        """(3,) the world's axis, with its sign, nearest to the cameras' mean upward direction.
+
+        People hold cameras upright.
+        """
+        mean = -self.R[:, 1].mean(0)
+        axis = int(np.argmax(np.abs(mean)))
+        up = np.zeros(3)
+        up[axis] = np.copysign(1, mean[axis])
+        return up
+
     def select(self, names: Sequence[str]) -> Rig:
         """The cameras of these names, in this order."""
         i = [self.names.index(n) for n in names]

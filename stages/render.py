@@ -550,7 +550,7 @@ def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
 
 def side_and_top(rig: Rig, box: NDArray[np.float64], size: tuple[int, int]) -> Rig:
     """Two cameras that see a box (2, 3) whole: at right angles to the first camera, and from above."""
-    up, ahead_ = _up(rig), _level(rig)
+    up, ahead_ = rig.up, _level(rig)
     right = np.cross(ahead_, up)
     half = (size[0] // 4 * 2, size[1])
     return _joined(
@@ -562,7 +562,7 @@ def turntable(
     rig: Rig, box: NDArray[np.float64], size: tuple[int, int], rate: Fraction
 ) -> Callable[[int], Rig]:
     """A camera that goes round a box (2, 3) once in ``TURN_S``, from 15° above, by index of the time line."""
-    up, ahead_ = _up(rig), _level(rig)
+    up, ahead_ = rig.up, _level(rig)
     right = np.cross(ahead_, up)
 
     def at(index: int) -> Rig:
@@ -575,7 +575,7 @@ def turntable(
 
 def floor_grid(rig: Rig, box: NDArray[np.float64]) -> NDArray[np.float64]:
     """Lines (N, 2, 3) every half metre on the floor of a box (2, 3) and half a metre around it."""
-    up, ahead_ = _up(rig), _level(rig)
+    up, ahead_ = rig.up, _level(rig)
     axes = np.stack([ahead_, np.cross(ahead_, up), up])
     corners = np.stack(np.meshgrid(*box.T, indexing="ij"), -1).reshape(-1, 3) @ axes.T
     low, high = np.floor(corners.min(0) * 2) / 2 - 0.5, np.ceil(corners.max(0) * 2) / 2 + 0.5
@@ -589,18 +589,9 @@ def floor_grid(rig: Rig, box: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack(lines)
 
 
-def _up(rig: Rig) -> NDArray[np.float64]:
-    """The world's axis nearest to the cameras' mean upward direction: people hold cameras upright."""
-    mean = -rig.R[:, 1].mean(0)
-    axis = int(np.argmax(np.abs(mean)))
-    up = np.zeros(3)
-    up[axis] = np.copysign(1, mean[axis])
-    return up
-
-
 def _level(rig: Rig) -> NDArray[np.float64]:
     """The first camera's viewing direction, levelled, of length 1."""
-    up = _up(rig)
+    up = rig.up
     for direction in (rig.R[0, 2], -rig.R[0, 1], np.roll(up, 1)):
         level = np.asarray(direction - up * (up @ direction), np.float64)
         if np.linalg.norm(level) > 0.1:
