@@ -347,6 +347,55 @@ def render(
         console.print(f"  {escape(str(file))}")
 
 
+@app.command()
+def export(
+    out: Annotated[str, typer.Argument(help="Folder that `run` has written, or its results.zarr.")],
+    file: Annotated[Path, typer.Argument(help="What to write: .glb, .bvh, .trc, .npz or .obj.")],
+    person: Annotated[int, typer.Option(min=0, help="Number of the person.")] = 0,
+    start: Annotated[int, typer.Option(min=0, help="First frame; the one of an .obj.")] = 0,
+    end: Annotated[int | None, typer.Option(min=1, help="The frame after the last.")] = None,
+    body: Annotated[
+        Path | None, typer.Option(help="The SMPL file of the results, where it is no longer where it was.")
+    ] = None,
+) -> None:
+    """Write a person for other tools; the suffix of FILE says what. A file that is there is replaced.
+
+    .glb: skinned, animated body, metres (Blender, three.js, Windows). .bvh: skeleton's motion, centimetres,
+    degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .npz: SMPL parameters under AMASS's names,
+    metres. .obj: mesh of one frame, metres.
+
+    Up in the calibration becomes y, and z in .npz, by quarter turns; what became of each axis is printed.
+    Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back; in .trc
+    y, z, x, as in Pose2Sim's; in .npz nothing turns.
+
+    Frames without a pose: interpolated in .glb and .bvh, NaN in .npz, and empty in .trc with all others that
+    are not valid.
+    """
+    import torch
+
+    from models.body import load_body
+    from pipeline.store import Store
+    from stages.export import check_format
+    from stages.export import export as write
+
+    check_format(file)
+    torch.set_num_threads(1)
+    folder = _here(out)
+    results = Store(folder if (folder / "zarr.json").is_file() else folder / "results.zarr")
+    made_with = results.contents.config.get("body")
+    if body is None and made_with and not Path(made_with).is_file():
+        raise InputError(
+            f"{made_with}: the body that {results.path} was made with is not there any more. "
+            "Say where it is: --body FILE."
+        )
+    _check_writable(file)
+    model = load_body(body or (Path(made_with) if made_with else None))
+    told, warnings = write(results, model, file, person, start, end)
+    for warning in warnings:
+        _warn(warning)
+    console.print(f"  {escape(str(file))}: {told}")
+
+
 def _here(out: str) -> Path:
     """A folder of this machine: drawing and looking read stores and videos piece by piece, and again."""
     from pipeline.storage import place
