@@ -10,6 +10,9 @@ import pytest
 from recordings import figure, ring, seen, write_recording
 from test_batch_kill import arrays
 
+from pipeline.recording import find_recording
+from stages.graph import RunConfig, run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,7 +57,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path):
     for n in range(2):
         person = seen(rig, figure(np.arange(100) / 30, phase=n), noise_px=0.5, seed=n)
         write_recording(tmp_path / "data" / f"r{n}", rig, [person])
-    assert batch(tmp_path / "data", tmp_path / "whole")[0] == 0
+        run(find_recording(tmp_path / "data" / f"r{n}"), tmp_path / "whole" / f"r{n}", RunConfig())
     with small_disk(tmp_path / "disk", "600k") as remount:
         out = tmp_path / "disk" / "out"
         status, text = batch(tmp_path / "data", out)
