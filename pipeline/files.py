@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
+
+PATIENCE_S: Final = 2.0
+"""How long to wait for a lock: workers of a batch that was killed end a moment after it."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -39,7 +43,7 @@ def locked(out: Path, work: str = "run") -> Iterator[None]:
 
     work: what holds it, for a message. Raises ``InputError`` when another holds it, or it cannot be written.
     """
-    lock = FileLock(out / ".lock", timeout=0)
+    lock = FileLock(out / ".lock", timeout=PATIENCE_S)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.files import locked, write_whole
+
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.files import locked
+with locked(Path(sys.argv[1]), "batch"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_was_there_stays_when_a_write_fails(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, b"first")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"second")
+    assert path.read_bytes() == b"first"
+
+
+def test_a_lock_is_refused_while_it_is_held_and_awaited_while_its_holder_ends(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(InputError, match="another batch is at work here"),
+            locked(tmp_path / "out", "batch"),
+        ):
+            pass
+        later = threading.Timer(0.3, holder.kill)
+        later.start()
+        with locked(tmp_path / "out", "batch"):
+            assert holder.wait(5) != 0, "it was killed before the lock was given"
+        later.join()
