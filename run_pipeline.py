@@ -362,7 +362,7 @@ def export(
 
     .glb: skinned, animated body, metres (Blender, three.js, Windows). .bvh: skeleton's motion, centimetres,
     degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .npz: SMPL parameters under AMASS's names,
-    metres. .obj: mesh of one frame, metres.
+    poses of 24 joints, metres; betas are those of the run's body. .obj: mesh of one frame, metres.
 
     Up in the calibration becomes y, and z in .npz, by quarter turns; what became of each axis is printed.
     Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back; in .trc

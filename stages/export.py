@@ -105,6 +105,8 @@ def export(
         f"person {person}, {frames}, {unit}, {'z' if suffix == '.npz' else 'y'} up: x, y, z of the file are "
         f"{axes_of(turn)} of the calibration's world"
     )
+    if suffix == ".npz":
+        told += f"; betas are those of the body {body.name}"
     return told, [*_gaps(take, suffix), *_left_out(take, body, suffix)]
 
 

@@ -656,6 +656,7 @@ def test_the_command_says_what_it_wrote(
         assert {".trc": "y, z, x of", ".npz": "x, y, z of"}.get(suffix, "x, z, -y of") in said.split("are ")[
             -1
         ]
+        assert (suffix == ".npz") == ("betas are those of the body anny" in said)
         assert ("frame 1," if suffix == ".obj" else "frames 1 to 4") in said
     assert [f.name for f in file.parent.iterdir()] == [file.name]
     assert contents[0] == contents[1]
