@@ -98,12 +98,19 @@ def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
     source = next((origin[k] for n in range(len(where), 0, -1) if (k := ".".join(where[:n])) in origin), "")
     prefix = f"{source}: " if source else ""
     if error["type"] != "extra_forbidden":
-        return f"{prefix}{key}: {error['msg']}, got {error['input']!r}"
+        return f"{prefix}{key}: {reason(error)}"
     known = ["".join(k) for k in _keys(model)]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(siblings)}"
     return f"{prefix}{key}: unknown key; {hint}"
+
+
+def reason(error: Any) -> str:
+    """What is wrong with a value, and the value, of one of the ``errors()`` of a ``ValidationError``."""
+    own = error.get("ctx", {}).get("error") if error["type"] == "value_error" else None
+    text, shown = error["msg"] if own is None else str(own), repr(error["input"])
+    return text if shown in text else f"{text}, got {shown}"
 
 
 def _keys(model: type[BaseModel], at: str = "") -> list[str]:

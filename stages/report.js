@@ -550,7 +550,7 @@
       tile(`${number((100 * fittedFrames) / (data.frames * people.length), fittedFrames === data.frames * people.length ? 0 : 1)}`, "%", "of frames fitted"),
       tile(number(median(summary.people.map((p) => p.jitter_mm)), 2), "mm/frame²", "joint acceleration"),
       tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? "height of person 1" : "height"),
-      tile(summary.seconds_taken ? number(data.frames / summary.seconds_taken) : "–", "frames/s", "reconstruction")),
+      tile(summary.seconds_taken ? number(data.frames / summary.seconds_taken) : "–", "frames/s", (summary.videos || []).length ? "reconstruction and drawing" : "reconstruction")),
     warnings.length ? el("div", { class: "warnings" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((w) => el("li", {}, w)))) : "",
     el("div", { class: "grid" },
       mosaic() || "", space(),

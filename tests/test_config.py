@@ -74,6 +74,7 @@ def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
         ("fit.weight=.inf", r"fit\.weight: .*finite number, got inf"),
         ("fit.weight=-.inf", r"fit\.weight: .*finite number"),
         ("fit.weight=.nan", r"fit\.weight: .*finite number, got nan"),
+        ("fit.weight=yes", r"fit\.weight: true and false are not expected here, got True$"),
     ],
 )
 def test_a_mistake_in_a_setting_is_named(setting, message):

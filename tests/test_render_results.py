@@ -212,7 +212,7 @@ def test_side_and_top_see_at_right_angles(rig):
 
 
 def test_frames_that_are_not_there_are_refused(store, videos, body, tmp_path):
-    with pytest.raises(InputError, match=r"no frames 8 to 20; .* 0 to 10"):
+    with pytest.raises(InputError, match=r"there is no frame 19; .* 0 to 9\."):
         again(store, "mesh", videos, body, tmp_path, start=8, stop=20)
 
 
@@ -304,12 +304,14 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
         ("--mode turntable --scale 0.5", "shows no camera's picture"),
         (
             "--mode mesh --colour blue",
-            "--colour: render.colours.0: Value error, a colour is written as #rrggbb",
+            "--colour: render.colours.0: a colour is written as #rrggbb",
         ),
         ("--mode mesh --set render.colours=[]", "at least one colour is needed"),
         ("--mode mesh --alpha 7", "--alpha: render.opacity: Input should be less than or equal to 1"),
         ("--mode mesh --codec h269", "codec h269: no such video encoder works here"),
-        ("--mode mesh --start 8 --end 20", "there are no frames 8 to 20"),
+        ("--mode mesh --start 8 --end 20", "there is no frame 19; those that are done are 0 to 9."),
+        ("--mode mesh --start 10", "there is no frame 10; those that are done are 0 to 9."),
+        ("--mode mesh --start 8 --end 8", "--end is the frame after the last"),
     ],
 )
 def test_mistakes_on_the_command_line_are_told_before_work_begins(out, capfd, monkeypatch, words, message):

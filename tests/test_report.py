@@ -191,7 +191,7 @@ def test_in_a_browser(tmp_path):
         for t in range(FRAMES):
             video.write(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * t, np.uint8), "rgb24"))
     names = (EVIL, "right")
-    told = summary(names, warnings=[CLOSING])
+    told = summary(names, warnings=[CLOSING], videos=["mosaic.mp4"])
     file = tmp_path / "report.html"
     file.write_text(report(filled(tmp_path / "s.zarr", names), told, load_body()), encoding="utf-8")
     with chromium(tmp_path / "profile") as browser:
@@ -207,6 +207,7 @@ def test_in_a_browser(tmp_path):
             "nobody 1 (first: 7.json)",
             "smplify",
             "fitted",
+            "reconstruction and drawing",
         ):
             assert said in text
         assert browser.execute_script("return window.ran") is None
@@ -243,6 +244,7 @@ def test_in_a_browser_without_results_or_video(tmp_path):
     with chromium(tmp_path / "profile") as browser:
         opened(browser, file)
         assert browser.execute_script("return document.querySelector('video')") is None
+        assert "and drawing" not in browser.execute_script("return document.body.innerText")
         assert console_errors(browser) == []
         opened(browser, missing)
         wait(lambda: "gone.mp4 is not beside this page" in browser.page_source)
