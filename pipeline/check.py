@@ -8,7 +8,6 @@ triangulated without it, projected into it, and compared with what it saw, also 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.association import MatchConfig, follow, masked_median, pick_people, usual_score
 from pipeline.cameras import Array, Rig
-from pipeline.keypoints import Floats
-from pipeline.recording import Recording
-from pipeline.skeletons import find_bodies
+from pipeline.recording import Recording, exchange_told
+from pipeline.skeletons import AGREES, find_exchanged
 from pipeline.summary import CONFIDENT
 from pipeline.timeline import spread
 from pipeline.triangulation import ray_gap, rays, triangulate
@@ -37,8 +35,6 @@ _WORSE = 2.0
 """A camera looks wrong when it is this many times further off than any other ..."""
 _REST = 0.4
 """... or when the rest disagrees this much less without it than without any other."""
-_JOINS = 0.6
-"""Share of the frames in which a camera shows somebody; one that is right agrees with others in so many."""
 _SAMPLE = 40
 """Frames, spread over the recording, in which exchanged cameras are looked for."""
 _VISIBLE = 0.003
@@ -122,11 +118,7 @@ class Check:
                 "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
             )
         if self.swapped is not None:
-            one, other = self.swapped
-            found.append(
-                f"cameras {one} and {other} are exchanged: with the keypoints of the other, each agrees "
-                "with the rest; exchange the names of their keypoints and videos, or of their calibrations"
-            )
+            found.append(exchange_told(*self.swapped))
         if self.suspect is not None:
             v = self.cameras.index(self.suspect)
             found.append(
@@ -193,7 +185,8 @@ def check_recording(recording: Recording) -> Check:
     if not recording.placed or len(rig) == 1:
         return _alone(rig, stretches, np.array(files))
     now = _compare(rig, stretches)
-    swapped = _swapped(recording)
+    pair = find_exchanged(rig, recording.people(spread(np.arange(frames), _SAMPLE)))
+    swapped = None if pair is None else (rig.names[pair[0]], rig.names[pair[1]])
     # A late camera makes the others look late: move the worst one, and look again.
     aligned, lags, gains = now, [0] * len(rig), np.zeros(len(rig))
     unclear = np.array([lag is None or swapped is not None for lag in now.lag])
@@ -209,7 +202,7 @@ def check_recording(recording: Recording) -> Check:
             unclear[v], lags[v] = True, 0
         aligned = _compare(rig, [s.later(lags) for s in stretches])
     # In step, a camera agrees with the others. One that is wrong in another way fits somewhere by chance.
-    unclear |= (np.array(lags) != 0) & (aligned.person < _JOINS * aligned.shows)
+    unclear |= (np.array(lags) != 0) & (aligned.person < AGREES * aligned.shows)
     if any(lag for lag, no in zip(lags, unclear, strict=True) if no):
         lags = [0 if no else lag for lag, no in zip(lags, unclear, strict=True)]
         aligned = _compare(rig, [s.later(lags) for s in stretches])
@@ -258,28 +251,6 @@ def _alone(rig: Rig, stretches: list[_Stretch], files: Array) -> Check:
         lag_gain=np.zeros(views),
         swapped=None,
     )
-
-
-def _swapped(recording: Recording) -> tuple[str, str] | None:
-    """The pair of cameras that agree with the others on one another's keypoints, and not on their own."""
-    rig = recording.rig
-    image = recording.people(spread(np.arange(len(recording)), _SAMPLE))
-
-    def agreeing(image: Floats) -> Array:
-        """(V,) share of the frames in which a camera shows somebody: the person on whom most agree."""
-        shows = (image[..., 2] > 0).any((2, 3)).sum(1)
-        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
-
-    now = agreeing(image)
-    best, found = float(now.sum()) + _JOINS, None
-    for a, b in combinations(range(len(rig)), 2):
-        if min(now[a], now[b]) < _JOINS:
-            order = np.arange(len(rig))
-            order[[a, b]] = b, a
-            then = agreeing(image[order])
-            if min(then[a], then[b]) >= _JOINS and then.sum() > best:
-                best, found = float(then.sum()), (rig.names[a], rig.names[b])
-    return found
 
 
 def _most_lag(frames: int) -> int:

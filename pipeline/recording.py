@@ -41,12 +41,14 @@ from pipeline.keypoints import (
     read_views,
 )
 from pipeline.skeletons import (
+    AGREES,
     KeypointFormat,
     best_bodies,
     body_size,
     decide_format,
     decide_format_in_pictures,
     find_bodies,
+    find_exchanged,
     find_scales,
     find_unit,
     formats_with,
@@ -75,6 +77,11 @@ video (0.75 to 0.9) and a camera's (1 to 1.4)."""
 
 _LEVEL: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 """World → camera of a level camera where z is up and it looks along y."""
+
+_NOT_THE_PERSON: Final = "not the person"
+"""Reason that a camera with people in its keypoints does not show the person."""
+_LEFT_OUT: Final = 0.5
+"""Share of the frames in which a camera shows somebody; one that is not used in so many is warned of."""
 
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""
@@ -251,11 +258,26 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
                 reason = "no keypoint file" if number >= 0 else "no video frame"
             else:
                 people, reason = read_people(file, recording.format.points)
-                reason = "not the person" if len(people) else reason
+                reason = _NOT_THE_PERSON if len(people) else reason
                 examples.setdefault(reason, file.name)
             frames[reason] += 1
         out.append(MissingData(dict(frames), examples))
     return tuple(out)
+
+
+def left_out(cameras: Sequence[str], missing: Sequence[MissingData], seen: NDArray[np.bool_]) -> list[str]:
+    """A sentence for each camera that shows people but, mostly, not the one whom the others show.
+
+    missing, seen: as of ``missing_data``. The results are then those of the other cameras.
+    """
+    unused = np.array([m.frames.get(_NOT_THE_PERSON, 0) for m in missing])
+    return [
+        f"camera {name} was left out of the fit in {out} of the {shows} frames in which it shows somebody, "
+        "as that is not where the others see the person: exchanged with another camera, moved, out of sync, "
+        "or somebody else? The command info looks into it"
+        for name, out, shows in zip(cameras, unused, unused + seen.sum(1), strict=True)
+        if out >= max(_FEW, _LEFT_OUT * shows)
+    ]
 
 
 def is_recording(folder: Path, inherit: Path | None = None) -> bool:
@@ -345,9 +367,11 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
             f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
             "as Pose2Sim writes it) in OpenPose JSON, one file a frame"
         )
+    whose = "the calibration"
     if rig is None:
+        whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
         rig, video_files = _unknown_rig(folder, video_files, folders, warnings)
-    rig, matched_videos, matched_folders = _match_cameras(folder, rig, video_files, folders, warnings)
+    rig, matched_videos, matched_folders = _match_cameras(folder, rig, video_files, folders, whose, warnings)
 
     videos = tuple(probe(matched_videos[n]) if n in matched_videos else None for n in rig.names)
     for video in videos:
@@ -447,12 +471,7 @@ def _unknown_rig(
     Named after the videos, or after the keypoints if these are more.
     """
     names = sorted(videos if len(videos) >= len(folders) else folders, key=_natural)
-    paired = _pair_names(folders, names, "keypoints", [])
-    if paired is None:
-        raise InputError(
-            f"{folder}: no calibration, and the cameras' names differ: videos {', '.join(videos)}, keypoints "
-            f"{', '.join(folders)}; rename one side"
-        )
+    paired = _pair_names(folder, folders, {n: n for n in names}, "keypoints", "the videos", [])
     without = [n for n in names if n not in paired]
     if without:
         warnings.append(
@@ -617,23 +636,81 @@ def _loose(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names, key=_natural)) or "none"
+
+
 def _pair_names(
-    found: Iterable[str], known: Sequence[str], what: str, warnings: list[str]
-) -> dict[str, str] | None:
-    """Known name → found name; None when they cannot be paired."""
-    found = sorted(found, key=_natural)
-    if set(found) <= set(known):
-        return {n: n for n in found}
-    loose = {_loose(n): n for n in known}
-    by_loose = {_loose(n): n for n in found}
-    if len(loose) == len(known) and len(by_loose) == len(found) and by_loose.keys() <= loose.keys():
-        return {loose[key]: n for key, n in by_loose.items()}
-    if len(found) != len(known):
-        return None
-    pairs = dict(zip(sorted(known, key=_natural), found, strict=True))
-    shown = ", ".join(f"{k} = {f}" for k, f in pairs.items())
-    warnings.append(f"names of cameras and {what} differ: paired in sorted order: {shown}")
-    return pairs
+    folder: Path, found: Iterable[str], known: Mapping[str, str], what: str, whose: str, warnings: list[str]
+) -> dict[str, str]:
+    """Camera → found name. Equal names go together, then those that differ in case or leading zeros.
+
+    What is left then is a guess, and said: one on either side, or, where no two names are alike, all of them
+    in sorted order. known: camera by every name that it has. what, whose: for messages, what is found and
+    what names the cameras.
+
+    Raises ``InputError`` when nothing tells which is which.
+    """
+    names, cameras = sorted(found, key=_natural), sorted({*known.values()}, key=_natural)
+    pairs: dict[str, str] = {}
+    left = list(names)
+    for spelt in (str, _loose):
+        owners: dict[str, set[str]] = {}
+        for name, camera in known.items():
+            if camera not in pairs:
+                owners.setdefault(spelt(name), set()).add(camera)
+        alike = Counter(map(spelt, left))
+        for name in list(left):
+            of = owners.get(spelt(name), set()).difference(pairs)
+            if len(of) == alike[spelt(name)] == 1:
+                pairs[of.pop()] = name
+                left.remove(name)
+    if not left:
+        return pairs
+    rest = [camera for camera in cameras if camera not in pairs]
+    if not pairs and len(left) == len(rest):
+        pairs = dict(zip(rest, left, strict=True))
+        shown = ", ".join(f"{k} = {f}" for k, f in pairs.items())
+        warnings.append(
+            f"the names in {whose} and those of the {what} differ: paired in sorted order: {shown}; rename "
+            "one side if that is wrong"
+        )
+        return pairs
+    sides = (cameras, sorted(known.keys() - {*cameras}, key=_natural))
+    counted = any(_count_from_elsewhere(side, names) for side in sides)
+    if len(left) == len(rest) == 1 and left[0] not in known and not counted:
+        warnings.append(
+            f"names differ: camera {rest[0]} of {whose} is taken to be {left[0]} of the {what}, as each is "
+            "the only one left over; give both the same name"
+        )
+        return pairs | {rest[0]: left[0]}
+    if counted:
+        reason = "they may count from different numbers, or one name may be wrong"
+    elif rest:
+        reason = f"nothing tells which of {_listed(rest)} is meant by {_listed(left)}"
+    else:
+        reason = f"{whose} has no camera for {_listed(left)}"
+    raise InputError(
+        f"{folder}: {what} are of the cameras {_listed(names)}, {whose} of {_listed(cameras)}: {reason}; "
+        "rename one side"
+    )
+
+
+def _count_from_elsewhere(known: Sequence[str], found: Sequence[str]) -> bool:
+    """Whether two sorted lists of names may differ in the first number alone: cam0 to cam3, cam1 to cam4."""
+
+    def parts(name: str) -> tuple[list[str], list[int]]:
+        split = re.split(r"(\d+)", name.casefold())
+        return split[::2], [int(number) for number in split[1::2]]
+
+    if len(known) != len(found):
+        return False
+    steps = set()
+    for (words, numbers), (other_words, others) in zip(map(parts, known), map(parts, found), strict=True):
+        if words != other_words:
+            return False
+        steps.add(tuple(b - a for a, b in zip(numbers, others, strict=True)))
+    return len(steps) == 1
 
 
 def _match_cameras(
@@ -641,29 +718,17 @@ def _match_cameras(
     rig: Rig,
     videos: Mapping[str, Path],
     folders: Mapping[str, Path],
+    whose: str,
     warnings: list[str],
 ) -> tuple[Rig, dict[str, Path], dict[str, Path]]:
-    """The cameras that have a video or keypoints, under the names of these, and each one's files."""
+    """The cameras that have a video or keypoints, under the names of these, and each one's files.
 
-    def listed(names: Iterable[str]) -> str:
-        return ", ".join(sorted(names, key=_natural)) or "none"
-
-    def refuse(what: str, names: Iterable[str], known: Iterable[str]) -> InputError:
-        return InputError(
-            f"{folder}: {what} are of the cameras {listed(names)}, the calibration of {listed(known)}: names "
-            "and counts differ; rename one side"
-        )
-
-    videos_of = _pair_names(videos, rig.names, "videos", warnings)
-    if videos_of is None:
-        raise refuse("videos", videos, rig.names)
-    by_video = {video: camera for camera, video in videos_of.items()}
-    if videos_of and set(folders) <= set(by_video):
-        folders_of: dict[str, str] | None = {by_video[n]: n for n in folders}
-    else:
-        folders_of = _pair_names(folders, rig.names, "keypoints", warnings)
-    if folders_of is None:
-        raise refuse("keypoints", folders, rig.names)
+    whose: what the names of the rig are from, for messages.
+    """
+    known = {n: n for n in rig.names}
+    videos_of = _pair_names(folder, videos, known, "videos", whose, warnings)
+    known |= {video: camera for camera, video in videos_of.items()}
+    folders_of = _pair_names(folder, folders, known, "keypoints", whose, warnings)
 
     used = [n for n in rig.names if n in videos_of or n in folders_of]
     unused = [n for n in rig.names if n not in used]
@@ -757,8 +822,6 @@ def _timeline_of(
         if video:
             own = video.times_s - video.times_s[0]
             first.append(0)
-            if camera is not None:
-                warnings += _numbering_doubts(name, len(own), camera, first_frame)
         else:
             assert camera is not None  # every camera has a video or keypoints
             low, high = (int(camera.numbers[i]) - first_frame for i in (0, -1))
@@ -778,6 +841,7 @@ def _timeline_of(
         if abs(offset) >= len(own):
             raise InputError(f"{yaml_path}: frame_offset of {name} is {offset}, but it has {len(own)} frames")
         times.append(own - (own[offset] if offset >= 0 else offset / float(rates[-1])))
+    warnings += _numbering_doubts(rig.names, videos, files, first_frame)
 
     timeline = common_timeline(times, rates, first)
     if not len(timeline):
@@ -822,20 +886,50 @@ def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], warnings: list
     return Fraction(30)
 
 
-def _numbering_doubts(name: str, frames: int, files: KeypointFiles, first_frame: int) -> list[str]:
+def _numbering_doubts(
+    names: Sequence[str],
+    videos: Sequence[VideoInfo | None],
+    files: Sequence[KeypointFiles | None],
+    first_frame: int,
+) -> list[str]:
+    """Keypoint files that are missing, that belong to no frame, or that count from another number."""
     doubts = []
-    lowest = int(files.numbers[0]) - first_frame
-    if lowest > 0 and not first_frame:
-        doubts.append(
-            f"keypoint files of {name} start at number {lowest}: taken as video frame {lowest}, counted from "
-            f"0; if it is the first frame, state it in recording.yaml, keypoints: {{first_frame: {lowest}}}"
-        )
-    beyond = int((files.numbers - first_frame >= frames).sum())
-    if beyond:
-        doubts.append(
-            f"{beyond} keypoint files of {name} are not used: their numbers are past its video's last frame, "
-            f"{frames - 1}"
-        )
+    there = [(n, len(v.times_s) if v else None, f) for n, v, f in zip(names, videos, files, strict=True) if f]
+    for name, frames, camera in there:
+        low, high = int(camera.numbers[0]), int(camera.numbers[-1])
+        shifted = frames == high - low + 1 and low != first_frame
+        if shifted:
+            # It is one number for all cameras: what mends one must not spoil another.
+            fits_all = all(
+                f.numbers[0] >= low and (n is None or f.numbers[-1] < low + n) for _, n, f in there
+            )
+            remedy = (
+                f"state it in recording.yaml, keypoints: {{first_frame: {low}}}"
+                if fits_all
+                else f"number its files from {first_frame} on, as those of the others"
+            )
+            doubts.append(
+                f"keypoint files of {name} are numbered {low} to {high}, and its video has {frames} frames: "
+                f"if number {low} is the first, {remedy}"
+            )
+        first, last = low, high
+        if frames is not None and not shifted:
+            first, last = first_frame, first_frame + frames - 1
+        inside = camera.numbers[(camera.numbers >= first) & (camera.numbers <= last)]
+        missing = last - first + 1 - len(inside)
+        if missing:
+            # The number after the first that has no follower, unless the first itself is not there.
+            follows = np.diff(inside, append=last + 2) == 1
+            gap = first if not len(inside) or inside[0] > first else int(inside[follows.argmin()]) + 1
+            doubts.append(
+                f"{missing} of {last - first + 1} keypoint files of {name} are missing, the first of them "
+                f"number {gap}"
+            )
+        if frames is not None and (beyond := int((camera.numbers - first_frame >= frames).sum())):
+            doubts.append(
+                f"{beyond} keypoint files of {name} are not used: their numbers are past its video's last "
+                f"frame, {frames - 1}"
+            )
     return doubts
 
 
@@ -897,7 +991,7 @@ def _check_people(
             f"apart then, not {span:.0f} m; state it in recording.yaml, calibration: {{unit: {guess}}}"
         )
     _doubt_scales(rig, image, known, warnings)
-    warnings += _loners(rig, image)
+    warnings += _disagreements(rig, image)
     warnings += doubts
     return rig, known
 
@@ -950,17 +1044,32 @@ def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat, warnings: list
         warnings.append("keypoint coordinates lie between 0 and 1: taken as fractions of the picture")
 
 
-def _loners(rig: Rig, image: Floats) -> list[str]:
-    """Cameras that show people (V, T, P, K, 3) but hardly ever the one on whom the others agree."""
+def _disagreements(rig: Rig, image: Floats) -> list[str]:
+    """Cameras that show people (V, T, P, K, 3) but seldom the one on whom the others agree."""
     person = find_bodies(rig, image).person[:, 0].T
-    shows = (image[..., 2] > 0).any((2, 3)) & (person >= 0).any(0)
+    shows = (image[..., 2] > 0).any((2, 3))
+    doubted = (shows & (person < 0)).sum(1) > np.maximum(_FEW - 1, (1 - AGREES) * shows.sum(1))
+    if not doubted.any():
+        return []
+    pair = find_exchanged(rig, image[:, spread(np.arange(image.shape[1]), _SAMPLE)])
+    if pair is not None:
+        return [exchange_told(rig.names[pair[0]], rig.names[pair[1]])]
+    shows &= (person >= 0).any(0)
     alone = shows & (person < 0)
     return [
-        f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: swapped "
-        "with another camera, moved, out of sync, or somebody else? See info"
+        f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: moved, "
+        "out of sync, exchanged with another camera, or somebody else?"
         for name, a, n in zip(rig.names, alone.sum(1), shows.sum(1), strict=True)
         if a >= max(_FEW, _LONELY * n)
     ]
+
+
+def exchange_told(one: str, other: str) -> str:
+    """What is said of two exchanged cameras, wherever it is found out."""
+    return (
+        f"cameras {one} and {other} are exchanged: with the keypoints of the other, each agrees with the "
+        "rest; exchange the names of their keypoints and videos, or of their calibrations"
+    )
 
 
 def _point_count(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,8 @@ _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 """Two of ``_LIMBS`` and how many times longer an adult's first is than the second."""
 _HUMAN_M: Final = (0.5, 2.5)
 """Upper arm + forearm + thigh + shin, from a toddler's to a giant's; an adult has about 1.3 m."""
+AGREES: Final = 0.6
+"""Share of the frames in which a camera shows somebody; one that is right agrees with others in so many."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,29 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
     return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
+
+
+def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
+    """The pair of cameras that agree with the others on one another's keypoints, and not on their own.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence; some 40 frames are enough.
+    """
+
+    def agreeing(image: Floats) -> Array:
+        """(V,) share of the frames in which a camera shows somebody: the person on whom most agree."""
+        shows = (image[..., 2] > 0).any((2, 3)).sum(1)
+        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
+
+    now = agreeing(image)
+    best, found = float(now.sum()) + AGREES, None
+    for a, b in combinations(range(len(rig)), 2):
+        if min(now[a], now[b]) < AGREES:
+            order = np.arange(len(rig))
+            order[[a, b]] = b, a
+            then = agreeing(image[order])
+            if min(then[a], then[b]) >= AGREES and then.sum() > best:
+                best, found = float(then.sum()), (a, b)
+    return found
 
 
 def best_bodies(rig: Rig, image: Floats) -> Array:

@@ -17,7 +17,7 @@ from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS
-from pipeline.recording import Recording, find_recording, missing_data
+from pipeline.recording import MissingData, Recording, find_recording, left_out, missing_data
 
 SIZE = (320, 180)
 RIG = ring(3, size=SIZE)
@@ -165,6 +165,79 @@ def test_names_that_differ_are_paired_in_sorted_order(tmp_path: Path) -> None:
     assert len(found.warnings) == 1
 
 
+def folders_of(found: Recording) -> list[str]:
+    return [files.folder.name for files in found.keypoints if files]
+
+
+def test_one_name_that_differs_moves_no_other_camera(tmp_path: Path) -> None:
+    rig = ring(4, size=SIZE)
+    people = seen(rig, figure(TIME), noise_px=0.2)
+    calibrated = replace(rig, names=("cam01", "cam02", "camera3", "cam04"))
+    folder = write_recording(tmp_path / "a", rig, [people], calibrated=calibrated)
+    state(folder, "fps: 10")
+    for what in ("keypoints", "videos"):
+        if what == "videos":
+            state(folder, "")
+            for name in rig.names:
+                write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
+        found = find_recording(folder)
+        assert [*found.rig.names] == folders_of(found) == [*rig.names]
+        assert np.allclose(found.rig.t, rig.t)
+        assert len(found.warnings) == 1, found.warnings
+        assert said(found, f"camera camera3 of the calibration is taken to be cam03 of the {what}, as each")
+
+    # Keypoints that are called otherwise than video and calibration.
+    other = replace(rig, names=("cam01", "cam02", "third", "cam04"))
+    folder = write_recording(tmp_path / "b", other, [people], calibrated=rig)
+    for name in rig.names:
+        write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
+    found = find_recording(folder)
+    assert folders_of(found) == ["cam01", "cam02", "third", "cam04"]
+    assert found.rig.names == rig.names
+    assert len(found.warnings) == 1, found.warnings
+    assert said(found, "camera cam03 of the calibration is taken to be third of the keypoints")
+
+
+def test_keypoints_follow_the_names_of_the_videos(tmp_path: Path) -> None:
+    """Where nothing is called as the calibration says, too."""
+    calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
+    other = replace(RIG, names=("CAM1", "third", "cam03"))
+    folder = write_recording(tmp_path, other, [PEOPLE], calibrated=calibrated)
+    add_videos(folder)
+    found = find_recording(folder)
+    assert folders_of(found) == ["CAM1", "third", "cam03"]
+    assert said(found, "camera int_10_img of the calibration is taken to be third of the keypoints")
+    assert np.allclose(found.rig.t, RIG.t)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "message"),
+    [
+        (("cam01", "left", "right"), "which of left, right is meant by cam02, cam03; rename one side"),
+        (("cam02", "cam03", "cam04"), "may count from different numbers, or one name may be wrong; rename"),
+        (("cam01", "cam02"), "the calibration has no camera for cam03; rename one side"),
+    ],
+)
+def test_names_that_do_not_tell_are_refused(
+    tmp_path: Path, calibrated: tuple[str, ...], message: str
+) -> None:
+    rig = replace(RIG.select(RIG.names[: len(calibrated)]), names=calibrated)
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=rig)
+    with pytest.raises(InputError, match=message):
+        find_recording(folder)
+
+
+def test_without_a_calibration_one_other_name_is_paired_and_several_are_refused(folder: Path) -> None:
+    add_videos(folder)
+    (folder / "keypoints" / "cam02").rename(folder / "keypoints" / "second")
+    found = without_calibration(folder, "")
+    assert folders_of(found) == ["cam01", "second", "cam03"]
+    assert said(found, "camera cam02 of the videos is taken to be second of the keypoints")
+    (folder / "keypoints" / "cam03").rename(folder / "keypoints" / "third")
+    with pytest.raises(InputError, match="which of cam02, cam03 is meant by second, third; rename one side"):
+        find_recording(folder)
+
+
 def test_names_that_lost_zeros_or_case_match(tmp_path: Path) -> None:
     calibrated = replace(RIG, names=("CAM3", "Cam1", "cam2")).select(("CAM3", "Cam1", "cam2"))
     folder = write_recording(
@@ -212,7 +285,8 @@ def test_counts_and_names_that_differ(tmp_path: Path) -> None:
         find_recording(folder)
     write_video(folder / "videos" / "x.mp4", 2, size=SIZE)
     with pytest.raises(
-        InputError, match="videos are of the cameras x, the calibration of a, b, c, d: names and"
+        InputError,
+        match="videos are of the cameras x, the calibration of a, b, c, d: nothing tells which of a, b, c, d",
     ):
         find_recording(folder)
 
@@ -361,7 +435,7 @@ BAD_YAML = {
     ),
     "format": (
         "keypoints: {format: body_26}",
-        "keypoints.format: .*'body_26' is not one of body_25, body_25b",
+        r"keypoints.format: 'body_26' is not one of body_25, body_25b, [\w, ]+\Z",
     ),
     "unit": ("calibration: {unit: inch}", "calibration.unit.*'inch' is not one of m, cm, mm"),
     "negative unit": ("calibration: {unit: -1}", "calibration.unit.*must be positive"),
@@ -504,7 +578,52 @@ def test_numbers_that_begin_at_one_need_not_count_from_one(folder: Path) -> None
         (folder / "keypoints" / name / f"{name}_{0:012d}_keypoints.json").unlink()
     found = find_recording(folder)
     assert found.first_frame == 0
-    assert said(found, r"keypoint files of cam01 start at number 1: taken as video frame 1.*first_frame: 1")
+    assert said(found, "1 of 24 keypoint files of cam01 are missing, the first of them number 0")
+    assert not said(found, "first_frame"), "it would show every frame too early"
+
+
+def test_files_that_are_missing_are_counted(folder: Path) -> None:
+    def delete(camera: str, numbers: range) -> None:
+        for t in numbers:
+            (folder / "keypoints" / camera / f"{camera}_{t:012d}_keypoints.json").unlink()
+
+    delete("cam01", range(1, 24, 2))
+    delete("cam02", range(20, 24))
+    delete("cam03", range(0, 3))
+    found = find_recording(folder)  # no video says how many there should be
+    assert said(found, "11 of 23 keypoint files of cam01 are missing, the first of them number 1")
+    assert not said(found, "files of cam0[23] are missing")
+    add_videos(folder)
+    found = find_recording(folder)
+    assert said(found, "12 of 24 keypoint files of cam01 are missing, the first of them number 1")
+    assert said(found, "4 of 24 keypoint files of cam02 are missing, the first of them number 20")
+    assert said(found, "3 of 24 keypoint files of cam03 are missing, the first of them number 0")
+    assert len(found.warnings) == 3, found.warnings
+
+
+def test_files_that_count_from_another_number(folder: Path) -> None:
+    """What is advised for one camera must not shift the others."""
+    add_videos(folder)
+
+    def renumber(camera: str, by: int) -> None:
+        for file in sorted((folder / "keypoints" / camera).iterdir(), reverse=True):
+            number = int(file.name.split("_")[1]) + by
+            file.rename(file.with_name(f"{camera}_{number:012d}_keypoints.json"))
+
+    renumber("cam02", 1)
+    found = find_recording(folder)
+    assert said(
+        found, "of cam02 are numbered 1 to 24, and its video has 24 frames: .* from 0 on, as those of"
+    )
+    assert not said(found, "first_frame")
+    assert not said(found, "are missing")
+    for camera, by in (("cam01", 5), ("cam02", 4), ("cam03", 5)):
+        renumber(camera, by)
+    found = find_recording(folder)
+    for name in RIG.names:
+        assert said(found, f"of {name} are numbered 5 to 28, .* state it in .*first_frame: 5")
+    state(folder, "keypoints: {first_frame: 5}")
+    assert find_recording(folder).warnings == ()
 
 
 def test_cameras_whose_files_never_meet(tmp_path: Path) -> None:
@@ -571,9 +690,16 @@ def test_cameras_that_never_agree_are_named(tmp_path: Path) -> None:
     people = seen(rig, figure(TIME, (0.8, -0.5)))
     assert not said(find_recording(write_recording(tmp_path / "good", rig, [people])), "agrees with no other")
     swapped = find_recording(write_recording(tmp_path / "swapped", rig, [people[[1, 0, 2, 3, 4]]]))
+    assert said(
+        swapped, "cameras cam01 and cam02 are exchanged: with the keypoints of the other, each agrees"
+    )
+    assert not said(swapped, "agrees with no other view"), "one mistake is told once"
+    people[1] = seen(rig, figure(1.7 * TIME[::-1], (-0.6, 0.9), 2.0))[1]
+    other = find_recording(write_recording(tmp_path / "other", rig, [people]))
     for name in rig.names:
-        message = f"camera {name} shows somebody but agrees with no other view in 24 of 24 sampled frames: sw"
-        assert said(swapped, message) == (name in ("cam01", "cam02"))
+        message = f"camera {name} shows somebody but agrees with no other view in 24 of 24 sampled frames: mo"
+        assert said(other, message) == (name == "cam02")
+    assert not said(other, r"\binfo\b"), "info itself prints it"
 
 
 def test_nobody_at_all(folder: Path) -> None:
@@ -647,6 +773,20 @@ def test_missing_data_is_counted_by_reason(folder: Path) -> None:
     }
     assert counted[1].examples["nobody"] == file(4).name
     assert counted[1].examples["not JSON (cut off?)"] == file(6).name
+
+
+def test_a_camera_that_is_mostly_left_out_is_told() -> None:
+    def missing(count: int) -> MissingData:
+        return MissingData({"not the person": count, "nobody": 7}, {})
+
+    shown = np.zeros((3, 99), dtype=bool)
+    shown[0], shown[1, :40], shown[2, :4] = True, True, True
+    (told,) = left_out("abc", [missing(0), missing(39), missing(88)], shown)
+    assert told.startswith(
+        "camera c was left out of the fit in 88 of the 92 frames in which it shows somebody"
+    )
+    (told,) = left_out("abc", [missing(0), missing(40), missing(3)], shown)
+    assert told.startswith("camera b was left out of the fit in 40 of the 80 frames")
 
 
 def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
