@@ -28,6 +28,7 @@ from models.priors import load_pose_prior
 from models.regressor import Regression, average_rotations
 from models.rotations import rotation_between
 from models.weights import read_weights, save_weights
+from pipeline.config import reason
 from pipeline.errors import InputError
 
 ITERATIONS: Final = 3
@@ -256,6 +257,9 @@ def save_image_regressor(net: ImageRegressor, path: Path) -> None:
     save_weights(path, net.state_dict(), {"kind": "images", **asdict(net.config)})
 
 
+_GIVE: Final = "Give a .safetensors that the command `train` has made, or SPIN's model_checkpoint.pt."
+
+
 def load_image_regressor(path: Path) -> ImageRegressor:
     """A network of weights that ``save_image_regressor`` wrote, or of SPIN's or the reference's ``.pt``.
 
@@ -286,11 +290,11 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[ImageConfig, dict[str
         if values.pop("kind") != "images":
             raise ValueError("of another kind of network")
         return TypeAdapter(ImageConfig).validate_python(values), tensors
-    except (SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise InputError(
-            f"{path}: no weights of an image regressor ({error}). Give SPIN's model_checkpoint.pt, or "
-            "weights of the keypoint network that `train` makes."
-        ) from error
+    except ValidationError as error:
+        told = "; ".join(reason(e) for e in error.errors())
+        raise InputError(f"{path}: weights of a network that there cannot be: {told}. {_GIVE}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: holds no weights of an image regressor, or is damaged. {_GIVE}") from error
 
 
 def _read_checkpoint(path: Path) -> tuple[ImageConfig, dict[str, Tensor]]:
@@ -298,13 +302,14 @@ def _read_checkpoint(path: Path) -> tuple[ImageConfig, dict[str, Tensor]]:
         raw: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(
-            f"{path}: no PyTorch weights, or damaged, or with code in it, which is not run "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:120]})."
+            f"{path}: holds no PyTorch weights, or is damaged, or has code in it, which is not run. {_GIVE}"
         ) from error
     found = raw.get("model", raw) if isinstance(raw, Mapping) else {}
     tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise InputError(f"{path}: holds no weights. Expected a state dict, alone or under the key 'model'.")
+        raise InputError(
+            f"{path}: holds no weights, neither a state dict alone nor one under the key 'model'. {_GIVE}"
+        )
     return _recognised(tensors)
 
 

@@ -680,6 +680,9 @@ def save_regressor(net: KeypointNet, path: Path) -> None:
     save_weights(path, net.state_dict(), {"kind": net.kind, **net.config})
 
 
+_GIVE: Final = "Give a weights.safetensors that the command `train` has made."
+
+
 def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> KeypointNet:
     """A keypoint net of weights that ship with the project, or of a file that ``save_regressor`` wrote.
 
@@ -692,9 +695,13 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
             net = _NETS[config.pop("kind")](load_body().keypoints, **config)
         net.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise InputError(f"{source}: cannot read the weights ({error.strerror}). Check the path.") from error
+    except RuntimeError as error:
+        told = " ".join(str(error).split())
+        raise InputError(f"{source}: not the weights of this network ({told}). {_GIVE}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{source}: no weights of a keypoint regressor ({error}). Give a weights.safetensors that the "
-            "command `train` has made."
+            f"{source}: holds no weights of a keypoint regressor, or is damaged. {_GIVE}"
         ) from error
     return net.requires_grad_(False).eval()

@@ -61,12 +61,17 @@ def load_net(cfg: RegressConfig) -> Net | None:
     if cfg.weights == "none":
         return None
     net: Net
-    if cfg.weights == "default":
-        net = load_regressor("calibrated")
-    elif _of_pictures(path := Path(cfg.weights)):
-        net = load_image_regressor(path)
-    else:
-        net = load_regressor(path)
+    try:
+        if cfg.weights == "default":
+            net = load_regressor("calibrated")
+        elif _of_pictures(path := Path(cfg.weights)):
+            net = load_image_regressor(path)
+        else:
+            net = load_regressor(path)
+    except InputError as error:
+        raise InputError(
+            f"regress.weights: {error} Also possible: default, the network that ships, and none."
+        ) from error
     name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     try:
         return net.to(torch.device(name))

@@ -430,7 +430,7 @@ def test_networks_by_name_and_file(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"weights": "nowhere.pt"}, r"nowhere\.pt: cannot read"),
-        ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors"),
+        ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors: cannot read.*default, .* and none"),
         ({"device": "cuda:99"}, r"regress\.device: cuda:99 cannot be used"),
         ({"device": "toaster"}, r"regress\.device: toaster cannot be used"),
     ],
@@ -438,3 +438,15 @@ def test_networks_by_name_and_file(tmp_path: Path) -> None:
 def test_mistakes(values: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_net(RegressConfig(**values))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.safetensors", "notes.pt"])
+def test_a_file_of_something_else_is_refused_with_what_is_accepted(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("epochs went well\n" * 20)
+    with pytest.raises(InputError) as told:
+        load_net(RegressConfig(weights=str(tmp_path / name)))
+    text = str(told.value)
+    assert text.startswith(f"regress.weights: {tmp_path / name}: holds no ")
+    assert "the command `train` has made" in text
+    assert "default, the network that ships, and none" in text
+    assert "Error" not in text, "of the exception nobody learns anything"
