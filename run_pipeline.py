@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.body import Body
     from models.evaluation.joints import H36MJoints
     from pipeline.batch import Event
+    from pipeline.batch import Row as BatchRow
     from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.storage import Place
@@ -44,6 +45,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+_SHOWN = 20
+"""Recordings of a batch whose warnings are told on the screen; there may be thousands."""
 
 Configs = Annotated[
     list[Path] | None,
@@ -79,10 +83,12 @@ def run(
     settings: Sets = None,
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
-    from pipeline.batch import fingerprint, opened
+    from pipeline.batch import counted, fingerprint, opened
     from pipeline.storage import inside, outline, place, writing
+    from stages.graph import check_files
 
     cfg = _run_config(config, settings)
+    check_files(cfg)
     source, home = place(recording), place(out)
     with (
         outline(source) as tree,
@@ -90,11 +96,17 @@ def run(
         writing(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
     ):
         _print_recording(found, source)
-        result = _run(found, folder, cfg)
+        result = _run(found, folder, cfg, home)
     _print_results(result.summary)
     _print_missing(result)
     for file in result.files:
         console.print(f"  {escape(str(inside(home, str(file.relative_to(folder)))))}")
+    for warning in result.warnings:
+        if warning not in found.warnings:
+            _warn(warning)
+    if result.warnings:
+        count, page = counted(len(result.warnings), "warning"), inside(home, "report.html")
+        console.print(f"[yellow]{count}[/yellow]: above, and in {escape(str(page))}.")
 
 
 @app.command()
@@ -131,7 +143,7 @@ def batch(
     from pipeline.batch import PAGE, find_recordings, process, within
     from pipeline.storage import inside, outline, place
     from pipeline.workers import Needs
-    from stages.graph import run
+    from stages.graph import check_files, run
 
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
         raise InputError(f"--workers {workers}: expected a number from 1, or auto")
@@ -140,6 +152,8 @@ def batch(
     if address is not None and engine != "ray":
         raise InputError(f"--address {address}: only with --engine ray")
     cfg = _run_config(config, settings)
+    if engine == "local":  # else what is named need only be where the tasks run
+        check_files(cfg)
     source, home = place(dataset), place(out)
     if dry_run:
         with outline(source) as tree:
@@ -154,7 +168,7 @@ def batch(
     )  # fmt: skip
     try:
         with closing(working) as events:
-            all_done = _print_events(events)
+            all_done = _print_events(events, home)
     except KeyboardInterrupt:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
         raise typer.Exit(130) from None
@@ -199,10 +213,11 @@ def _print_check(found: Recording, where: Place) -> None:
     console.print(table)
     if check.compared:
         _print_baselines(check)
-    for finding in check.findings():
+    findings = [finding for finding in check.findings() if finding not in found.warnings]
+    for finding in findings:
         _warn(finding)
-    if not check.findings():
-        console.print("Nothing looks wrong.")
+    if not findings:
+        console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
 
 
 def _print_baselines(check: Check) -> None:
@@ -483,13 +498,15 @@ def demo(
     from models.evaluation.stores import compare_to_truth
     from pipeline.recording import find_recording
     from pipeline.store import Store
+    from stages.graph import check_files
 
     cfg = _run_config(config, settings)
+    check_files(cfg)
     body = load_body()
     _synth(out / "recording", {}, body)
     found = find_recording(out / "recording")
     _print_recording(found, found.path)
-    result = _run(found, out / "results", cfg)
+    result = _run(found, out / "results", cfg, out / "results")
     _print_results(result.summary)
     _print_missing(result)
     truth = Store(out / "recording" / "truth.zarr")
@@ -886,10 +903,12 @@ def _run_config(files: Sequence[Path] | None, settings: Sequence[str] | None) ->
         return load(RunConfig, [default, *(files or ())], settings or ())
 
 
-def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
+def _run(found: Recording, out: Path, cfg: RunConfig, home: Place) -> RunResult:
+    """home: where the user wants what is left in ``out``."""
     import torch
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from pipeline.storage import inside
     from stages.graph import run
 
     torch.set_num_threads(1)
@@ -903,7 +922,10 @@ def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
         sys.stderr.write("stopped. What is done is kept: run the same command again to continue.\n")
         raise typer.Exit(130) from None
     if not result.times:
-        console.print(escape(f"{out}: everything is done already; nothing to do. Remove it to start again."))
+        again = inside(home, "results.zarr")
+        console.print(
+            escape(f"{home}: everything is done already; nothing to do. To start again, remove {again}.")
+        )
         return result
     table = _table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
     for t in result.times:
@@ -916,13 +938,14 @@ def _run(found: Recording, out: Path, cfg: RunConfig) -> RunResult:
 def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = False) -> None:
     from pydantic import ValidationError
 
+    from pipeline.config import reason
     from stages.synth import SynthConfig, write_recording
 
     try:
         cfg = SynthConfig.model_validate(values)
     except ValidationError as e:
         option = "; ".join(
-            f"--{'-'.join(str(p) for p in x['loc'][:1]).replace('_', '-')}: {x['msg']}" for x in e.errors()
+            f"--{'-'.join(str(p) for p in x['loc'][:1]).replace('_', '-')}: {reason(x)}" for x in e.errors()
         )
         raise InputError(option) from e
     with tqdm(total=cfg.frames, unit="frame", desc="synthesise", dynamic_ncols=True) as bar:
@@ -931,7 +954,7 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
 
 def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> int:
     """What a batch would run, and what is wrong with which; the exit status."""
-    from pipeline.batch import opened
+    from pipeline.batch import counted, opened
 
     table = _table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
     told: list[tuple[str, str]] = []
@@ -952,14 +975,18 @@ def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> i
     console.print(table)
     for name, text in told:
         _warn(f"{name}: {text}")
-    console.print(f"{len(folders)} recordings, {refused} of them cannot be run.")
+    console.print(f"{len(folders) - refused} of {counted(len(folders), 'recording')} can be run.")
     return 1 if refused else 0
 
 
-def _print_events(events: Iterator[Event]) -> bool:
-    """Progress bars, one for all and one a worker; whether all are done at the end."""
+def _print_events(events: Iterator[Event], home: Place) -> bool:
+    """Progress bars, one for all and one a worker; in the end the warnings, and whether all are done."""
+    from pipeline.batch import PAGE, counted
+    from pipeline.storage import inside
+    from pipeline.workers import LOG
+
     bars: dict[int, tqdm[Any]] = {}
-    states: dict[str, str] = {}
+    rows: dict[str, BatchRow] = {}
     with tqdm(unit="recording", desc="batch", delay=1, dynamic_ncols=True) as whole:
         for event in events:
             row, whole.total = event.row, event.recordings
@@ -974,7 +1001,7 @@ def _print_events(events: Iterator[Event]) -> bool:
                 bar.set_description(row.name, refresh=False)
                 bar.update(event.frames)
                 continue
-            states[row.name] = row.state
+            rows[row.name] = row
             if row.error:
                 again = ", to be tried again" if row.state == "pending" else ""
                 tqdm.write(f"{row.name}: failed{again}: {row.error}", file=sys.stderr)
@@ -982,9 +1009,15 @@ def _print_events(events: Iterator[Event]) -> bool:
                 whole.update()
         for bar in bars.values():
             bar.close()
-    done = sum(state == "done" for state in states.values())
-    console.print(f"{done} of {len(states)} recordings are done.")
-    return done == len(states)
+    warned = [row for row in rows.values() if row.warnings]
+    for row in warned[:_SHOWN]:
+        where = inside(home, f"{row.name}/{LOG}")
+        _warn(f"{row.name}: {counted(len(row.warnings), 'warning')}, in {where}; first: {row.warnings[0]}")
+    if len(warned) > _SHOWN:
+        _warn(f"{counted(len(warned) - _SHOWN, 'more recording')} with warnings: see {inside(home, PAGE)}")
+    done = sum(row.state == "done" for row in rows.values())
+    console.print(f"{done} of {counted(len(rows), 'recording')} done.")
+    return done == len(rows)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -160,36 +160,37 @@ def process(
         InputError: there are no recordings, ``out`` cannot be written, another batch is at work there, or
             there is no cluster.
     """
-    with outline(dataset) as tree, held(out, "batch"):
-        folders = find_recordings(tree, within(dataset, tree, out), only)
-        rows = read_manifest(out)
-        _cut_off(rows)
-        tasks: dict[str, Task] = {}
-        for name, folder in folders.items():
-            row, inputs = rows.get(name, Row(name)), fingerprint(cfg, folder, tree)
-            if row.state == "done" and row.inputs == inputs and _is_there(out, row):
-                continue
-            rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
-            needed = tuple(path.relative_to(tree).as_posix() for path in _needed(folder, tree))
-            tasks[name] = Task(name, folder.relative_to(tree).as_posix(), needed, inputs)
-        save = partial(_write, out, dataset, rows)
-        save()
-        event = partial(Event, recordings=len(folders))
-        yield from (event(rows[name], -1) for name in folders if name not in tasks)
-        if not tasks:
-            return
-        pool: Workers
-        if engine == "ray":
-            pool = RayTasks(Job(_absolute(dataset), _absolute(out), run, cfg), needs, workers, address)
-        else:
-            job = Job(dataset, out, run, cfg)
-            pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
-        try:
-            yield from _work_off(pool, tasks, rows, save, retry, event)
-        finally:
-            pool.stop()
+    with outline(dataset) as tree:
+        folders = find_recordings(tree, within(dataset, tree, out), only)  # before --out is made
+        with held(out, "batch"):
+            rows = read_manifest(out)
             _cut_off(rows)
+            tasks: dict[str, Task] = {}
+            for name, folder in folders.items():
+                row, inputs = rows.get(name, Row(name)), fingerprint(cfg, folder, tree)
+                if row.state == "done" and row.inputs == inputs and _is_there(out, row):
+                    continue
+                rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
+                needed = tuple(path.relative_to(tree).as_posix() for path in _needed(folder, tree))
+                tasks[name] = Task(name, folder.relative_to(tree).as_posix(), needed, inputs)
+            save = partial(_write, out, dataset, rows)
             save()
+            event = partial(Event, recordings=len(folders))
+            yield from (event(rows[name], -1) for name in folders if name not in tasks)
+            if not tasks:
+                return
+            pool: Workers
+            if engine == "ray":
+                pool = RayTasks(Job(_absolute(dataset), _absolute(out), run, cfg), needs, workers, address)
+            else:
+                job = Job(dataset, out, run, cfg)
+                pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
+            try:
+                yield from _work_off(pool, tasks, rows, save, retry, event)
+            finally:
+                pool.stop()
+                _cut_off(rows)
+                save()
 
 
 @contextmanager
@@ -361,7 +362,8 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
-<p>{len(rows)} recordings: {counts}. Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
+<p>{counted(len(rows), "recording")}: {counts}. \
+Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
 <table>
 <tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>
 {chr(10).join(map(line, rows))}
@@ -369,6 +371,11 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 </body>
 </html>
 """
+
+
+def counted(count: int, noun: str) -> str:
+    """As ``1 recording``, ``2 recordings``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def fingerprint(cfg: Config, folder: Path, dataset: Path) -> str:

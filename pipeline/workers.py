@@ -130,6 +130,9 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
                         _say(f"warning: {warning}")
                     tell(("progress", {"frames": 0, "total": len(recording)}))
                     result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
+                    for warning in result.warnings:
+                        if warning not in warnings:
+                            _say(f"warning: {warning}")
             files = tuple(file.relative_to(out).as_posix() for file in result.files)
     except InputError as e:
         again = isinstance(e, StorageError)

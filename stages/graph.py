@@ -23,7 +23,7 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically
-from pipeline.recording import MissingData, Recording, missing_data
+from pipeline.recording import MissingData, Recording, left_out, missing_data
 from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
 from stages.calibrate import CalibrateConfig, calibrate, identity
@@ -66,8 +66,19 @@ class RunResult:
     regressor: str
     """Which network said how the people stand before the fit, and of which weights."""
     warnings: tuple[str, ...]
-    """What was guessed or looks wrong, as the summary has it: the recording's, and what was said of cameras
-    that were estimated."""
+    """What looks wrong or was guessed, as the summary has it: cameras that were mostly left out of the fit,
+    then what the recording says, and what was said of cameras that were estimated."""
+
+
+def check_files(cfg: RunConfig) -> None:
+    """Raises ``InputError`` when the body or the weights that the settings name cannot be used.
+
+    ``run`` would say the same, once the recording has been looked into.
+    """
+    if cfg.body is not None:
+        load_body(cfg.body)
+    if cfg.regress.weights not in ("default", "none"):
+        load_net(cfg.regress.model_copy(update={"device": "cpu"}))
 
 
 def run(
@@ -191,7 +202,10 @@ def _run(
                 f"{video}: was changed or removed while it was read. Put it back, then run the same command "
                 "again: what was fitted is kept, videos are drawn again."
             )
-    summary, missing = summarise(results), missing_data(recording, seen(results))
+    summary, shown = summarise(results), seen(results)
+    missing = missing_data(recording, shown)
+    doubts = left_out(rig.names, missing, shown) if len(rig) > 1 else []
+    warnings = (*doubts, *recording.warnings)  # what makes the results doubtful first
     numbers: dict[str, Any] = {
         "recording": str(recording.path.resolve()),
         "store": results.digest,
@@ -199,7 +213,7 @@ def _run(
         "calibration": {"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         "format": asdict(recording.format),
         "regressor": describe(cfg.regress, net),
-        "warnings": recording.warnings,
+        "warnings": warnings,
         **asdict(summary),
         "missing": {n: asdict(m) for n, m in zip(rig.names, missing, strict=True)},
         "seconds_taken": round(time.perf_counter() - begun, 2),
@@ -210,7 +224,7 @@ def _run(
     }
     write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], recording.warnings)
+    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], warnings)
 
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:

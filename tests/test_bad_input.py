@@ -149,3 +149,86 @@ def test_what_one_camera_lacks_is_counted_not_fatal(folder, tmp_path, capfd, mon
     missing = json.loads((tmp_path / "out" / "summary.json").read_text())["missing"]
     assert sum(missing["cam03"]["frames"].values()) == 5
     assert all(not missing[c]["frames"] for c in ("cam01", "cam02", "cam04"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("regress.weights", "SPIN's model_checkpoint.pt"),
+        ("body", "a body model is a .pkl or .npz file"),
+    ],
+)
+def test_files_that_settings_name_are_looked_at_first(setting, message, good, tmp_path, capfd, monkeypatch):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("shopping: milk\n")
+    monkeypatch.setattr("pipeline.batch.opened", None)  # whoever opens the recording fails
+    out = tmp_path / "out"
+    for words in (("run", good), ("batch", good.parent), ("batch", good.parent, "--dry-run")):
+        status, text = call(capfd, monkeypatch, *words, "--out", out, "--set", f"{setting}={notes}")
+        assert status == 2, text
+        assert message in text
+        assert "KeyError" not in text
+        assert not out.exists()
+
+
+def test_info_does_not_call_right_what_it_has_warned_of(folder, capfd, monkeypatch):
+    assert "\nNothing looks wrong." in call(capfd, monkeypatch, "info", folder)[1]
+    for file in keypoint_files(folder, "cam02")[1::2]:
+        file.unlink()
+    status, text = call(capfd, monkeypatch, "info", folder)
+    assert status == 0
+    assert "warning: 15 of 30 keypoint files of cam02 are missing, the first of them number 1\n" in text
+    assert "\nNothing else looks wrong." in text
+
+
+def exchanged(folder: Path) -> None:
+    """As by somebody who has mixed up two cables."""
+    for kind in ("keypoints/cam03", "videos/cam03.mp4"):
+        one, other = folder / kind, folder / kind.replace("cam03", "cam04")
+        one.rename(folder / "third")
+        other.rename(one)
+        (folder / "third").rename(other)
+
+
+def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
+    exchanged(folder)
+    told = "warning: cameras cam03 and cam04 are exchanged: "
+    status, text = call(capfd, monkeypatch, "info", folder)
+    assert status == 0
+    assert text.count(told) == 1, "one mistake is told once"
+    out = tmp_path / "out"
+    words = ("--out", out, "--set", "render.overlay=false", "--set", "render.mosaic=false")
+    status, text = call(capfd, monkeypatch, "run", folder, *words)
+    assert status == 0, text
+    assert text.count(told) == 1
+    end = text[text.index("report.html\n") :]
+    for name in ("cam03", "cam04"):
+        assert re.search(rf"warning: camera {name} was left out of the fit in \d+ of the 30 frames", end), (
+            text
+        )
+    assert re.search(r"\n3 warnings: above, and in .*out/report\.html\.\n", end), text
+    assert json.loads((out / "summary.json").read_text())["warnings"][0].startswith(
+        "camera cam03 was left out"
+    )
+    # And when nothing is left to do.
+    status, text = call(capfd, monkeypatch, "run", folder, *words)
+    assert f"To start again, remove {out / 'results.zarr'}." in text
+    assert "camera cam04 was left out of the fit" in text
+
+    status, text = call(
+        capfd,
+        monkeypatch,
+        "batch",
+        folder.parent,
+        "--only",
+        "recording",
+        *words[2:],
+        "--out",
+        tmp_path / "all",
+    )
+    assert status == 0, text
+    log = tmp_path / "all/recording/log.txt"
+    assert f"warning: recording: 3 warnings, in {log}; first: camera cam03 was left out of the fit" in text
+    assert "1 of 1 recording done." in text
+    assert "camera cam04 was left out of the fit" in log.read_text()
+    assert "camera cam04 was left out of the fit" in (tmp_path / "all/batch.html").read_text()

@@ -369,7 +369,7 @@ def test_a_dry_run_says_what_is_there_and_changes_nothing(tmp_path, capfd, monke
     status, text = call(capfd, monkeypatch, tmp_path / "data", "--out", out, "--dry-run")
     assert status == 1
     assert "s/b: error: " in text
-    assert "2 recordings, 1 of them cannot be run" in text
+    assert "1 of 2 recordings can be run." in text
     assert not out.exists()
 
 
