@@ -653,9 +653,8 @@ def test_the_command_says_what_it_wrote(
         contents.append(file.read_bytes())
         assert str(file) in said
         assert ("centimetres" if suffix == ".bvh" else "metres") in said
-        assert {".trc": "y, z, x of", ".npz": "x, y, z of"}.get(suffix, "x, z, -y of") in said.split("are ")[
-            -1
-        ]
+        axes = {".trc": "y, z, x", ".npz": "x, y, z"}.get(suffix, "x, z, -y")
+        assert f"x, y, z of the file are {axes} of the calibration's world" in said
         assert (suffix == ".npz") == ("betas are those of the body anny" in said)
         assert ("frame 1," if suffix == ".obj" else "frames 1 to 4") in said
     assert [f.name for f in file.parent.iterdir()] == [file.name]
