@@ -98,13 +98,13 @@ def without_time(found):
 
 _KILLED = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1], sys.argv[1] + "/tests"
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import models.image_regressor
 from models.training.trainer import train
-from tests.test_trainer import WIDTH, killed_config, small_encoder
+from test_trainer import WIDTH, killed_config, small_encoder
 models.image_regressor.make_encoder = small_encoder
 models.image_regressor.SIZES["resnet50"] = WIDTH
 if __name__ == "__main__":
