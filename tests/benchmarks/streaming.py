@@ -7,8 +7,8 @@ own clock in the run would not do: one that waits for a processor looks busy. Tw
 can weigh the same:
 
 - decoding and drawing (``overlap_ratio``), by far the heaviest of a run with videos: three cameras of 4K with
-  a sensor's grain, drawn at half the size, of the bit rate at which decoding takes as long as drawing. Decoding
-  is timed by itself; drawing from a finished store, without the time that it waits for pictures.
+  a sensor's grain, drawn at half the size, of the bit rate at which decoding takes as long as drawing.
+  Decoding is timed by itself; drawing from a finished store, without the time that it waits for pictures.
 - the fit and drawing (``fit_overlap_ratio``), of small pictures of one camera. The fit is timed on the same
   recording without its videos. It is many small operations that share Python's lock with the other stages,
   which weigh more beside it.
