@@ -132,11 +132,11 @@ def rest_vertices(body: Body, betas: Array) -> Array:
 def pose_blend_mm(body: Body, rotations: Array) -> float:
     """How far pose blend shapes move a vertex at most in poses (T, 24, 3, 3): what skinning alone leaves out.
 
-    Of two dozen frames spread over them.
+    About: of up to two dozen frames spread over them.
     """
     if not body.posedirs.any():
         return 0.0
-    chosen = rotations[:: max(1, len(rotations) // 24), 1:]
+    chosen = rotations[:: max(1, -(-len(rotations) // 24)), 1:]
     feature = torch.from_numpy((chosen - np.eye(3)).reshape(len(chosen), 207)).to(body.posedirs.dtype)
     moved = (feature @ body.posedirs).reshape(len(chosen), -1, 3)
     return 1000 * float(moved.norm(dim=-1).max())

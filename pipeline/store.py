@@ -275,6 +275,8 @@ class Store:
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
 
+        Arrays are opened once: that one was removed later shows as missing values.
+
         Raises:
             InputError: it is not there or its files are damaged.
         """
@@ -302,6 +304,25 @@ class Store:
         """First frame of a window and the one after its last."""
         w = self.contents.window
         return window * w, min((window + 1) * w, len(self.contents.time_s))
+
+    @property
+    def finished(self) -> int:
+        """How many frames are written, from the first one on without a gap."""
+        return min(self.first_missing * self.contents.window, len(self.contents.time_s))
+
+    def check_frames(self, start: int, stop: int) -> None:
+        """Raises ``InputError`` when not all of frames ``start:stop`` are written, or these are none."""
+        done = self.finished
+        if 0 <= start < stop <= done:
+            return
+        if not done:
+            raise InputError(f"{self.path}: no frame is done yet; finish the run first.")
+        if start < done and stop <= start:
+            raise InputError(
+                f"{self.path}: frames {start} up to {stop} are none; --end is the frame after the last."
+            )
+        absent = start if start >= done else stop - 1
+        raise InputError(f"{self.path}: there is no frame {absent}; those that are done are 0 to {done - 1}.")
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """First and last of some windows at a time, from the first to the last before one that is missing.

@@ -73,7 +73,8 @@ def export(
         stop = start + 1
     take = read_take(results, person, start, stop)
     if suffix == ".obj" and len(take.time_s) != 1:
-        raise InputError(f"{file}: an .obj holds one frame, and {start} to {stop} are more. Leave out --end.")
+        last = start + len(take.time_s) - 1
+        raise InputError(f"{file}: an .obj holds one frame, and {start} to {last} are more. Leave out --end.")
     known = take.valid if suffix == ".trc" else take.posed
     frames = f"frames {start} to {start + len(known) - 1}" if len(known) > 1 else f"frame {start}"
     if not known.any():
@@ -120,17 +121,14 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
         has = f"those there are have the numbers 0 to {c.people - 1}" if c.people > 1 else "there is only 0"
         raise InputError(f"{results.path}: there is no person {person}; {has}.")
     total = len(c.time_s)
-    done = min(results.first_missing * c.window, total)
+    done = results.finished
     if stop is None and done < total:
         raise InputError(
             f"{results.path}: only {done} of {total} frames are done. Run the same `run` again to go on"
             + (f", or take those that are there: --end {done}." if done > start else ".")
         )
     stop = total if stop is None else stop
-    if not 0 <= start < stop <= done:
-        raise InputError(
-            f"{results.path}: there are no frames {start} to {stop}; those that are done are 0 to {done}."
-        )
+    results.check_frames(start, stop)
 
     def read(name: str) -> NDArray[np.float64]:
         return results.array(f"people/{person}/{name}", start, stop).astype(np.float64)

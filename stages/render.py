@@ -497,19 +497,8 @@ def render_results(
     Raises ``InputError`` as ``render`` does, and for frames that the store does not have.
     """
     contents = results.contents
-    frames = min(results.first_missing * contents.window, len(contents.time_s))
-    stop = frames if stop is None else stop
-    if not 0 <= start < stop <= frames:
-        if not frames:
-            raise InputError(f"{results.path}: no frame is done yet; finish the run first.")
-        if start < frames and stop <= start:
-            raise InputError(
-                f"{results.path}: frames {start} up to {stop} are none; --end is the frame after the last."
-            )
-        absent = start if start >= frames else stop - 1
-        raise InputError(
-            f"{results.path}: there is no frame {absent}; those that are done are 0 to {frames - 1}."
-        )
+    stop = results.finished if stop is None else stop
+    results.check_frames(start, stop)
     batches = _read(results, start, stop)
     rig, rate = contents.rig, contents.rate
     if mode in ("side", "turntable"):

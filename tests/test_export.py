@@ -608,7 +608,7 @@ def test_an_obj_is_the_mesh_of_one_frame(truths: Callable[[str], Truth], tmp_pat
     vertices, faces = read_obj((tmp_path / "a.obj").read_text())
     np.testing.assert_allclose(vertices, TO_Y["z"](truth.vertices(7)), atol=NEAR)
     np.testing.assert_array_equal(faces, body().faces)
-    with pytest.raises(InputError, match="holds one frame, and 0 to 5 are more"):
+    with pytest.raises(InputError, match="holds one frame, and 0 to 4 are more"):
         write(truth, tmp_path / "b.obj", 0, 0, 5)
 
 
@@ -666,7 +666,7 @@ def test_the_command_says_what_it_wrote(
     [
         ("a.fbx", "the suffix says what is written, and there is none for this. Choose .glb"),
         ("a.glb --person 3", "there is no person 3; there is only 0"),
-        ("a.glb --start 8 --end 20", "there are no frames 8 to 20; those that are done are 0 to 12"),
+        ("a.glb --start 8 --end 20", "there is no frame 19; those that are done are 0 to 11"),
         ("a.glb --start 5 --end 7", "person 0 has nowhere a pose in frames 5 to 6"),
         ("a.trc --start 3 --end 4", "person 0 has nowhere a valid pose in frame 3"),
         ("a.obj --start 0", "person 0 has nowhere a pose in frame 0"),

@@ -28,6 +28,7 @@ def test_what_was_there_stays_when_a_write_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, b"second")
     assert path.read_bytes() == b"first"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_lock_is_refused_while_it_is_held_and_awaited_while_its_holder_ends(tmp_path):

@@ -36,6 +36,15 @@ def test_what_is_written_is_read(written):
         assert torch.equal(got.keypoints.time_s, want.keypoints.time_s)
 
 
+def test_windows_are_read_as_one_batch(written):
+    several, each = written.read(0, 2), [written.read(k) for k in range(3)]
+    assert several.start == 0
+    assert torch.equal(several.joints, torch.cat([b.joints for b in each]))
+    assert torch.equal(several.params.body_pose, torch.cat([b.params.body_pose for b in each]))
+    assert torch.equal(several.keypoints.image_px, torch.cat([b.keypoints.image_px for b in each], 1))
+    assert torch.equal(several.keypoints.anchor, each[-1].keypoints.anchor)
+
+
 def test_what_is_carried_into_the_next_window_keeps_every_bit(written):
     for k in range(3):
         anchor, state = written.carried(k)

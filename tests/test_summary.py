@@ -6,7 +6,7 @@ import torch
 from builders import FRAMES, batch, contents, rig, status
 
 from pipeline.store import Store
-from pipeline.summary import CONFIDENT, summarise
+from pipeline.summary import CONFIDENT, seen, summarise
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def slow(store):
     return px, 1000 * np.mean(jitter)
 
 
-def test_agrees_with_whole_arrays(store):
+@pytest.mark.parametrize("stretch", [1, 16, 1000])
+def test_agrees_with_whole_arrays(store, monkeypatch, stretch):
+    monkeypatch.setattr("pipeline.store.STRETCH", stretch)
     px, jitter = slow(store)
     summary = summarise(store)
     for v, camera in enumerate(summary.cameras):
@@ -51,6 +53,13 @@ def test_agrees_with_whole_arrays(store):
     assert summary.people[0].jitter_mm == pytest.approx(jitter, rel=1e-3)
     assert summary.frames == FRAMES
     assert summary.complete
+
+
+@pytest.mark.parametrize("stretch", [1, 16, 1000])
+def test_where_anyone_is_seen(store, monkeypatch, stretch):
+    monkeypatch.setattr("pipeline.store.STRETCH", stretch)
+    confidence = [store.array(f"keypoints_2d/{name}")[..., 2] for name in store.contents.rig.names]
+    np.testing.assert_array_equal(seen(store), [(c > 0).any((1, 2)) for c in confidence])
 
 
 def test_counts_what_is_missing(tmp_path):
