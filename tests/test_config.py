@@ -1,5 +1,5 @@
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.config import Config, load
 from pipeline.errors import InputError
@@ -15,6 +15,7 @@ class Run(Config):
     name: str | None = None
     draw: bool = True
     rate: float | str | None = None
+    share: float = Field(1.0, gt=0)
 
 
 def test_later_wins_and_the_rest_stays(tmp_path):
@@ -46,7 +47,7 @@ def test_frozen():
     ("text", "message"),
     [
         ("fit:\n  overlpa: 2\n", r"c\.yaml: fit\.overlpa: unknown key; did you mean fit\.overlap\?"),
-        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name, draw, rate"),
+        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name, draw, rate, share"),
         ("fit:\n  overlap: many\n", r"c\.yaml: fit\.overlap: .*integer.*got 'many'"),
         ("fit: 3\n", r"c\.yaml: fit: .*got 3"),
         ("- 1\n", "expected keys and values, found list"),
@@ -75,6 +76,7 @@ def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
         ("fit.weight=-.inf", r"fit\.weight: .*finite number"),
         ("fit.weight=.nan", r"fit\.weight: .*finite number, got nan"),
         ("fit.weight=yes", r"fit\.weight: true and false are not expected here, got True$"),
+        ("share=0", r"share: .*greater than 0, got 0$"),
     ],
 )
 def test_a_mistake_in_a_setting_is_named(setting, message):
