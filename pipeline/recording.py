@@ -53,6 +53,7 @@ from pipeline.skeletons import (
     find_unit,
     formats_with,
     share_outside,
+    shows_together,
     to_body_25,
     to_pixels,
 )
@@ -64,9 +65,10 @@ _VIDEO_FOLDERS: Final = ("videos", "video", ".")
 _KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
 
 _LONELY: Final = 0.8
-"""A camera is named that agrees with no other in this share of the frames in which it shows somebody ..."""
+"""A camera is named that agrees with no other in this share of the sampled frames in which it shows somebody
+and some cameras agree. Before a run only the hopeless are named; ``AGREES`` decides on a closer look."""
 _FEW: Final = 5
-"""... and this many frames at least."""
+"""No camera is doubted for fewer frames than this, whatever their share is."""
 
 _DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|side|turntable)(\.part)?\.mp4")
 """What is drawn from results, which may be into the recording's own folder."""
@@ -80,8 +82,11 @@ _LEVEL: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 
 _NOT_THE_PERSON: Final = "not the person"
 """Reason that a camera with people in its keypoints does not show the person."""
+_ALONE: Final = "no second view"
+"""Reason that a camera is the only one with people: nobody can tell whether it shows the person."""
 _LEFT_OUT: Final = 0.5
-"""Share of the frames in which a camera shows somebody; one that is not used in so many is warned of."""
+"""A camera is warned of that a run did not use in this share of the frames in which it and another show
+somebody. Lower than ``_LONELY``, as here every frame was looked at and the person is known."""
 
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""
@@ -247,18 +252,28 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
     seen: (V, T) the camera shows the person, as the results have it. The files of the other instants are read
     again, so that the counts do not depend on how many runs it took.
     """
-    out = []
+    shows = seen.copy()
+    found: list[list[tuple[int, str, Path | None]]] = []
     for v, camera in enumerate(recording.keypoints):
-        frames: Counter[str] = Counter()
-        examples: dict[str, str] = {}
+        found.append([])
         at = np.flatnonzero(~seen[v])
-        for number in recording.keypoint_numbers(at)[v]:
+        for instant, number in zip(at, recording.keypoint_numbers(at)[v], strict=True):
             file = camera.file(int(number)) if camera is not None and number >= 0 else None
             if file is None:
                 reason = "no keypoint file" if number >= 0 else "no video frame"
             else:
                 people, reason = read_people(file, recording.format.points)
-                reason = _NOT_THE_PERSON if len(people) else reason
+                shows[v, instant] = len(people) > 0
+            found[v].append((int(instant), reason, file))
+    alone = (shows.sum(0) == 1) & (len(shows) > 1)
+    out = []
+    for v, instants in enumerate(found):
+        frames: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for t, reason, file in instants:
+            if shows[v, t]:
+                reason = _ALONE if alone[t] else _NOT_THE_PERSON
+            if file is not None:
                 examples.setdefault(reason, file.name)
             frames[reason] += 1
         out.append(MissingData(dict(frames), examples))
@@ -272,9 +287,9 @@ def left_out(cameras: Sequence[str], missing: Sequence[MissingData], seen: NDArr
     """
     unused = np.array([m.frames.get(_NOT_THE_PERSON, 0) for m in missing])
     return [
-        f"camera {name} was left out of the fit in {out} of the {shows} frames in which it shows somebody, "
-        "as that is not where the others see the person: exchanged with another camera, moved, out of sync, "
-        "or somebody else? The command info looks into it"
+        f"camera {name} was left out of the fit in {out} of the {shows} frames in which it and another show "
+        "somebody, as that is not where the others see the person: exchanged with another camera, moved, out "
+        "of sync, or somebody else? The command info looks into it"
         for name, out, shows in zip(cameras, unused, unused + seen.sum(1), strict=True)
         if out >= max(_FEW, _LEFT_OUT * shows)
     ]
@@ -1047,7 +1062,8 @@ def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat, warnings: list
 def _disagreements(rig: Rig, image: Floats) -> list[str]:
     """Cameras that show people (V, T, P, K, 3) but seldom the one on whom the others agree."""
     person = find_bodies(rig, image).person[:, 0].T
-    shows = (image[..., 2] > 0).any((2, 3))
+    shows = shows_together(image)
+    # As many as _FEW are enough, a share of 1 − AGREES is not yet too much: hence > and − 1.
     doubted = (shows & (person < 0)).sum(1) > np.maximum(_FEW - 1, (1 - AGREES) * shows.sum(1))
     if not doubted.any():
         return []

@@ -47,7 +47,8 @@ _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 _HUMAN_M: Final = (0.5, 2.5)
 """Upper arm + forearm + thigh + shin, from a toddler's to a giant's; an adult has about 1.3 m."""
 AGREES: Final = 0.6
-"""Share of the frames in which a camera shows somebody; one that is right agrees with others in so many."""
+"""A camera that is right agrees with others in this share of the frames in which it and another show
+somebody. One that agrees less often may be exchanged, late or badly placed: it is looked into, not named."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,15 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
     return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
 
 
+def shows_together(image: Floats) -> NDArray[np.bool_]:
+    """(V, T) a camera shows somebody, and another camera does: they can agree or not.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    shows = (image[..., 2] > 0).any((2, 3))
+    return np.asarray(shows & (shows.sum(0) > 1))
+
+
 def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
     """The pair of cameras that agree with the others on one another's keypoints, and not on their own.
 
@@ -210,14 +220,14 @@ def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
     """
 
     def agreeing(image: Floats) -> Array:
-        """(V,) share of the frames in which a camera shows somebody: the person on whom most agree."""
-        shows = (image[..., 2] > 0).any((2, 3)).sum(1)
+        """(V,) share of the frames in which a camera and another show somebody: that on whom most agree."""
+        shows = shows_together(image).sum(1)
         return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
 
-    now = agreeing(image)
+    now, shows = agreeing(image), np.asarray(shows_together(image).any(1))
     best, found = float(now.sum()) + AGREES, None
     for a, b in combinations(range(len(rig)), 2):
-        if min(now[a], now[b]) < AGREES:
+        if min(now[a], now[b]) < AGREES and shows[a] and shows[b]:
             order = np.arange(len(rig))
             order[[a, b]] = b, a
             then = agreeing(image[order])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording, write_video
 
+from pipeline.association import MatchConfig, follow, usual_score
 from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -783,10 +784,46 @@ def test_a_camera_that_is_mostly_left_out_is_told() -> None:
     shown[0], shown[1, :40], shown[2, :4] = True, True, True
     (told,) = left_out("abc", [missing(0), missing(39), missing(88)], shown)
     assert told.startswith(
-        "camera c was left out of the fit in 88 of the 92 frames in which it shows somebody"
+        "camera c was left out of the fit in 88 of the 92 frames in which it and another show somebody"
     )
     (told,) = left_out("abc", [missing(0), missing(40), missing(3)], shown)
     assert told.startswith("camera b was left out of the fit in 40 of the 80 frames")
+
+
+def unused(found: Recording) -> tuple[tuple[MissingData, ...], list[str]]:
+    """What is missing and told after the matching that a run would do."""
+    people = found.people(np.arange(len(found)))
+    xy, confidence, cfg = found.undistort(people[..., :2]), people[..., 2].astype(np.float64), MatchConfig()
+    usual = usual_score(found.rig, xy, confidence, cfg)
+    chosen, _ = follow(found.rig, xy, confidence, found.timeline.time_s, usual, np.full(4, np.nan), cfg)
+    missing = missing_data(found, chosen >= 0)
+    return missing, left_out(found.rig.names, missing, chosen >= 0)
+
+
+def test_a_camera_that_is_alone_with_the_person_is_not_called_wrong(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path, RIG.select(RIG.names[:2]), [PEOPLE[:2]])
+    state(folder, "{fps: 10, keypoints: {format: body_25}}")
+    for t in range(4, 24):
+        write_people(folder / "keypoints" / "cam02", "cam02", t, [])
+    (one, other), told = unused(find_recording(folder))
+    assert one.frames.keys() == {"no second view"}
+    assert one.frames["no second view"] >= 12
+    assert other.frames == {"nobody": 20}
+    assert told == []
+    # Two that show somebody each, and not the same person, are.
+    somebody = PEOPLE[1] + [0, 60, 0]
+    for t in range(4, 24):
+        write_people(folder / "keypoints" / "cam02", "cam02", t, [somebody[t]])
+    assert [text.split()[1] for text in unused(find_recording(folder))[1]] == ["cam01", "cam02"]
+
+
+def test_a_camera_that_is_alone_starts_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state(folder, "{fps: 10, keypoints: {format: body_25}}")
+    for name in RIG.names[1:]:
+        for t in range(10, 24):
+            write_people(folder / "keypoints" / name, name, t, [])
+    monkeypatch.setattr("pipeline.recording.find_exchanged", None)  # whoever searches fails
+    assert find_recording(folder).warnings == ()
 
 
 def test_settings_and_calibration_come_from_the_folders_above(tmp_path):

@@ -14,6 +14,8 @@ from pipeline.skeletons import (
     body_size,
     decide_format,
     decide_format_in_pictures,
+    find_bodies,
+    find_exchanged,
     find_scales,
     find_unit,
     limb_misfit,
@@ -133,6 +135,26 @@ def test_no_unit_fits_a_giant() -> None:
     found, bodies = find_unit(rig, image("body_25"), {"m": 1.0, "cm": 0.01, "mm": 0.001})
     assert found is None
     assert bodies.shape == (0, 25, 3)
+
+
+def test_exchanged_cameras_are_found_by_what_cameras_show_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, searches = ring(5), []
+    right = seen(rig, figure(TIME, (0.8, -0.5)))[:, :, None].astype(np.float32)
+    right[0] = 0  # a camera that shows nobody
+
+    def counted(*args):
+        searches.append(args)
+        return find_bodies(*args)
+
+    monkeypatch.setattr("pipeline.skeletons.find_bodies", counted)
+    exchanged = right[[0, 2, 1, 3, 4]]
+    for image in (right, exchanged):
+        image[2:, 15:] = 0  # the second camera is alone most of the time
+    assert find_exchanged(rig, exchanged) == (1, 2)
+    assert len(searches) <= 1 + 6, "no pair with a camera that shows nobody"
+    searches.clear()
+    assert find_exchanged(rig, right) is None
+    assert len(searches) == 1
 
 
 def test_confidences_above_one_and_fractions_of_the_picture() -> None:
