@@ -691,8 +691,8 @@ def _pair_names(
             "one side if that is wrong"
         )
         return pairs
-    sides = (cameras, sorted(known.keys() - {*cameras}, key=_natural))
-    counted = any(_count_from_elsewhere(side, names) for side in sides)
+    sides = (whose, cameras), ("the videos", sorted(known.keys() - {*cameras}, key=_natural))
+    counted = [side for side in sides if _count_from_elsewhere(side[1], names)]
     if len(left) == len(rest) == 1 and left[0] not in known and not counted:
         warnings.append(
             f"names differ: camera {rest[0]} of {whose} is taken to be {left[0]} of the {what}, as each is "
@@ -700,6 +700,7 @@ def _pair_names(
         )
         return pairs | {rest[0]: left[0]}
     if counted:
+        whose, cameras = counted[0]
         reason = "they may count from different numbers, or one name may be wrong"
     elif rest:
         reason = f"nothing tells which of {_listed(rest)} is meant by {_listed(left)}"
@@ -712,7 +713,8 @@ def _pair_names(
 
 
 def _count_from_elsewhere(known: Sequence[str], found: Sequence[str]) -> bool:
-    """Whether two sorted lists of names may differ in the first number alone: cam0 to cam3, cam1 to cam4."""
+    """Whether two sorted lists of names differ in numbers alone, and by the same in every name: cam0 to cam3,
+    cam1 to cam4."""
 
     def parts(name: str) -> tuple[list[str], list[int]]:
         split = re.split(r"(\d+)", name.casefold())

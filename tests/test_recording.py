@@ -228,6 +228,18 @@ def test_names_that_do_not_tell_are_refused(
         find_recording(folder)
 
 
+def test_a_refusal_lists_the_names_that_count_from_elsewhere(tmp_path: Path) -> None:
+    calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
+    other = replace(RIG, names=("cam02", "cam03", "cam04"))
+    folder = write_recording(tmp_path, other, [PEOPLE], calibrated=calibrated)
+    add_videos(folder)
+    with pytest.raises(
+        InputError,
+        match="of the cameras cam02, cam03, cam04, the videos of cam01, cam02, cam03: they may count from",
+    ):
+        find_recording(folder)
+
+
 def test_without_a_calibration_one_other_name_is_paired_and_several_are_refused(folder: Path) -> None:
     add_videos(folder)
     (folder / "keypoints" / "cam02").rename(folder / "keypoints" / "second")
