@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Final, Literal
@@ -170,8 +170,10 @@ class ImageTask:
     def start_from(self, init: Path) -> None:
         before = load_image_regressor(init)
         # The camera of the crop is learned here, whatever camera was learned before.
-        if replace(before.config, spin_camera=False) != self.net.config:
-            raise InputError(f"{init}: holds {before.config}, the settings ask for {self.net.config}.")
+        held, wanted = asdict(replace(before.config, spin_camera=False)), asdict(self.net.config)
+        if other := [name for name in wanted if held[name] != wanted[name]]:
+            told = (", ".join(f"images.{n}={of[n]!r}" for n in other) for of in (held, wanted))
+            raise InputError(f"{init}: holds {next(told)}, the settings ask for {next(told)}.")
         self.net.load_state_dict(before.state_dict())
 
     def batches(self, first: int, rank: int, world: int) -> Generator[Samples]:
