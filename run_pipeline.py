@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -84,7 +85,7 @@ def run(
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
     from pipeline.batch import counted, fingerprint, opened
-    from pipeline.storage import inside, outline, place, writing
+    from pipeline.storage import absolute, inside, outline, place, writing
     from stages.graph import check_files
 
     cfg = _run_config(config, settings)
@@ -92,7 +93,7 @@ def run(
     source, home = place(recording), place(out)
     with (
         outline(source) as tree,
-        opened(source, tree, tree, f"run {out}") as found,
+        opened(source, tree, tree, f"run {absolute(home)}") as found,
         writing(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
     ):
         _print_recording(found, source)
@@ -240,8 +241,6 @@ def view(
     ] = None,
 ) -> None:
     """Look at the people, cameras and pictures in 3D, in the browser. Ends with Ctrl-C."""
-    from contextlib import suppress
-
     import torch
 
     from models.body import load_body
@@ -403,9 +402,16 @@ def export(
             f"{made_with}: the body that {results.path} was made with is not there any more. "
             "Say where it is: --body FILE."
         )
-    _check_writable(file)
     model = load_body(body or (Path(made_with) if made_with else None))
-    told, warnings = write(results, model, file, person, start, end)
+    made = [folder for folder in file.parents if not folder.exists()]
+    _check_writable(file)
+    try:
+        told, warnings = write(results, model, file, person, start, end)
+    except InputError:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     for warning in warnings:
         _warn(warning)
     console.print(f"  {escape(str(file))}: {told}")

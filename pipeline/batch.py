@@ -30,7 +30,7 @@ from pipeline.cluster import RayTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording, is_recording, sources
-from pipeline.storage import Place, held, is_whole, outline, read_text, reading, write_text
+from pipeline.storage import Place, absolute, held, is_whole, outline, read_text, reading, write_text
 from pipeline.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 
 MANIFEST: Final = "batch.json"
@@ -181,7 +181,7 @@ def process(
                 return
             pool: Workers
             if engine == "ray":
-                pool = RayTasks(Job(_absolute(dataset), _absolute(out), run, cfg), needs, workers, address)
+                pool = RayTasks(Job(absolute(dataset), absolute(out), run, cfg), needs, workers, address)
             else:
                 job = Job(dataset, out, run, cfg)
                 pool = Processes(job, min(workers or Processes.room(needs), len(tasks)))
@@ -194,17 +194,15 @@ def process(
 
 
 @contextmanager
-def opened(
-    dataset: Place, tree: Path, folder: Path, reader: str = f"process {os.getpid()}"
-) -> Iterator[Recording]:
+def opened(dataset: Place, tree: Path, folder: Path, reader: str | None = None) -> Iterator[Recording]:
     """A recording of the data set whose outline is ``tree``. Its files are there until the end.
 
-    reader: has a copy of its own, see ``pipeline.storage.reading``.
+    reader: has a copy of its own, see ``pipeline.storage.reading``; None for this process.
 
     Raises ``InputError``.
     """
     names = [path.relative_to(tree).as_posix() for path in _needed(folder, tree)]
-    with reading(dataset, names, reader) as top:
+    with reading(dataset, names, reader or f"process {os.getpid()}") as top:
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
@@ -213,10 +211,6 @@ def within(dataset: Place, tree: Path, out: Place) -> Path | None:
     if isinstance(out, Path) or isinstance(dataset, Path):
         return out if isinstance(out, Path) and isinstance(dataset, Path) else None
     return tree / out[len(dataset) + 1 :] if f"{out}/".startswith(f"{dataset}/") else None
-
-
-def _absolute(where: Place) -> Place:
-    return where.resolve() if isinstance(where, Path) else where
 
 
 def _is_there(out: Place, row: Row) -> bool:
@@ -299,7 +293,7 @@ def read_manifest(out: Place) -> dict[str, Row]:
 def _write(out: Place, dataset: Place, rows: Mapping[str, Row]) -> None:
     listed = [rows[name] for name in sorted(rows)]
     states = Counter(row.state for row in listed)
-    where = str(_absolute(dataset))
+    where = str(absolute(dataset))
     document = {"dataset": where, "states": dict(states), "recordings": [asdict(row) for row in listed]}
     write_text(out, MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
     write_text(out, PAGE, page(where.rpartition("/")[2], listed))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -37,6 +38,10 @@ _STORE: Final = "results.zarr/"
 _LAST: Final = (f"{_STORE}zarr.json", WHOLE)
 """Without the first, zarr sees no store; nobody reads half of one."""
 _SETTINGS: Final = (".toml", ".yaml", ".yml")
+_LOCK: Final = ".lock"
+"""Name of the files that ``locked`` makes, wherever they are."""
+_FETCHED_NS: Final = 0
+"""Time of change of what was fetched, until a run changes it."""
 
 
 def place(text: str) -> Place:
@@ -48,6 +53,10 @@ def place(text: str) -> Place:
 
 def inside(where: Place, name: str) -> Place:
     return where / name if isinstance(where, Path) else f"{where}/{name}"
+
+
+def absolute(where: Place) -> Place:
+    return where.resolve() if isinstance(where, Path) else where
 
 
 class StorageError(InputError):
@@ -97,13 +106,13 @@ def read_text(where: Place, name: str) -> str | None:
 
 
 def write_text(where: Place, name: str, text: str) -> None:
-    """All of it or nothing. Raises ``InputError``."""
+    """All of it or nothing; names of files in it may be of any bytes. Raises ``InputError``."""
     if isinstance(where, Path):
         write_atomically(where / name, text)
         return
     with _reaching(where):
         fs, root = _open(where)
-        fs.pipe_file(f"{root}/{name}", text.encode())
+        fs.pipe_file(f"{root}/{name}", text.encode(errors="surrogateescape"))
 
 
 def is_whole(where: str) -> bool:
@@ -203,8 +212,10 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
             fs, root = _open(where)
             if fs.exists(f"{root}/{WHOLE}"):
                 shutil.rmtree(folder, ignore_errors=True)
-                fetched = _listed(fs, root, where)
+                fetched = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{WHOLE}"), log)
                 _get(fs, root, folder, fetched)
+                for name in fetched:
+                    os.utime(folder / name, ns=(_FETCHED_NS, _FETCHED_NS))
         folder.mkdir(exist_ok=True)
         try:
             with _renamed(folder, where):
@@ -221,16 +232,29 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
         shutil.rmtree(top)
 
 
+def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
+    """Of the files at a URL those that the run has left there that wrote this summary."""
+    try:
+        videos = {str(name) for name in json.loads(summary)["videos"]}
+    except (ValueError, KeyError, TypeError):  # no summary of a run: the next one draws all again
+        videos = set()
+    known = {WHOLE, "report.html", "calibration.toml", log} | videos
+    return [name for name in names if name in known or name.startswith(_STORE)]
+
+
 def _publish(folder: Path, fetched: Collection[str], fs: Any, root: str, url: str) -> None:
-    """Leave there what is in the folder. What else is there may be anybody's, even the recording: taken away
-    is what was fetched from there and is gone, and what is inside a store."""
-    ours = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
-    theirs = _listed(fs, root, url)
+    """Leave there what is new or changed in the folder. What else is there may be anybody's, even the
+    recording: taken away is what was fetched from there and is gone, and what is inside a store."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != _LOCK)
+    ours = [p.relative_to(folder).as_posix() for p in files]
+    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != _LOCK]
     old = {name for name in theirs if name in fetched or name.startswith(_STORE)}.difference(ours)
+    both = {*fetched}.intersection(ours, theirs)
+    same = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
     for name in dict.fromkeys((WHOLE, *theirs)):  # the summary first
         if name in theirs and (name in _LAST or name in old):
             fs.rm_file(f"{root}/{name}")
-    groups = [[name for name in ours if name not in _LAST]]
+    groups = [[name for name in ours if name not in _LAST and name not in same]]
     groups += [[name] for name in _LAST if name in ours]
     for group in groups:
         if group:
@@ -271,7 +295,7 @@ def _scratch(*words: str) -> Path:
     top.mkdir(mode=0o700, exist_ok=True)
     if top.is_symlink() or top.stat().st_uid != os.getuid():
         raise InputError(f"{top}: belongs to somebody else. Set TMPDIR to a folder of your own.")
-    return top / hashlib.sha256("\n".join(words).encode()).hexdigest()[:20]
+    return top / hashlib.sha256("\n".join(words).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
 @contextmanager

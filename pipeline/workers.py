@@ -26,7 +26,7 @@ import torch
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
-from pipeline.storage import Place, StorageError, inside, reading, writing
+from pipeline.storage import Place, StorageError, absolute, inside, reading, writing
 from pipeline.summary import Summary
 
 LOG: Final = "log.txt"
@@ -123,7 +123,7 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
         with writing(inside(job.out, task.name), task.key, LOG) as out:
             with _said_in(out / LOG):
                 _say(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
-                with _told(), reading(job.dataset, task.needed, str(job.out)) as dataset:
+                with _told(), reading(job.dataset, task.needed, str(absolute(job.out))) as dataset:
                     recording = find_recording(dataset / task.folder, inherit=dataset)
                     warnings = recording.warnings
                     for warning in warnings:

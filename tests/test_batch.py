@@ -296,6 +296,9 @@ def test_names_of_any_bytes(tmp_path):
     assert b'href="M%FCller/report.html">M\xfcller</a>' in (tmp_path / "out/batch.html").read_bytes()
     assert b"warning: " in (tmp_path / "out" / name / "log.txt").read_bytes()
     assert [e.worker for e in work(tmp_path / "data", tmp_path / "out")] == [-1]
+    url = f"memory://{tmp_path.name}"
+    assert work(tmp_path / "data", url, workers=1)[-1].row.state == "done"
+    assert read_manifest(url)[name].state == "done"
 
 
 def test_memory_that_keeps_files_at_hand_is_room(tmp_path):

@@ -69,7 +69,11 @@ def test_a_place_is_a_folder_or_a_url():
 
 
 def test_results_are_published_when_they_are_finished_and_never_half(scratch, monkeypatch):
-    whole = {"results_dot_zarr__zarr_dot_json": "{}", "results_dot_zarr__c__0": "1", "summary_dot_json": "{}"}
+    whole = {
+        "results_dot_zarr__zarr_dot_json": "{}",
+        "results_dot_zarr__c__0": "1",
+        "summary_dot_json": '{"videos": ["old.mp4"]}',
+    }
     order = []
     put = type(memory()).put_file
 
@@ -110,6 +114,26 @@ def test_what_is_not_a_runs_own_is_left_there():
         with writing(URL, number) as out:
             write(out, results_dot_zarr__c__0=number, summary_dot_json="{}")
         assert listed() == {**foreign, "results.zarr/c/0": number, "summary.json": "{}"}
+
+
+def test_what_is_not_a_runs_own_may_change_meanwhile():
+    with writing(URL, "a") as out:
+        write(out, results_dot_zarr__c__0="1", report_dot_html="1", summary_dot_json="{}")
+    memory().pipe_file("/bucket/out/videos/cam01.mp4", b"old")
+    memory().pipe_file("/bucket/out/videos/cam02.mp4", b"old")
+    for lock in ("b/.lock", "results.zarr/.lock", ".lock"):
+        memory().pipe_file(f"/bucket/out/{lock}", b"")
+    before = memory().modified("/bucket/out/report.html")
+    with writing(URL, "b") as out:
+        assert not (out / "videos").exists()
+        memory().pipe_file("/bucket/out/videos/cam01.mp4", b"new")
+        memory().rm_file("/bucket/out/videos/cam02.mp4")
+        write(out, results_dot_zarr__c__0="2")
+    assert listed() == {
+        "b/.lock": "", "results.zarr/.lock": "", ".lock": "", "videos/cam01.mp4": "new",
+        "results.zarr/c/0": "2", "report.html": "1", "summary.json": "{}",
+    }  # fmt: skip
+    assert memory().modified("/bucket/out/report.html") == before, "it was left as it is"
 
 
 def test_what_was_cut_off_is_continued_by_the_same_key_only(scratch):
@@ -205,6 +229,23 @@ def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
     assert asked == [url]
     status, text = call(capfd, monkeypatch, url, "--out", url)
     assert "--out is the data set" in text
+
+
+def test_runs_to_folders_of_one_name_fetch_copies_of_their_own(tmp_path, capfd, monkeypatch):
+    readers = []
+
+    def noted(source, tree, folder, reader):
+        readers.append(reader)
+        raise InputError("enough")
+
+    memory().pipe_file("/bucket/data/a", b"")
+    monkeypatch.setattr("pipeline.batch.opened", noted)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        _, text = call(capfd, monkeypatch, "memory://bucket/data", "--out", "out", command="run")
+        assert "enough" in text
+    assert readers == [f"run {tmp_path / name / 'out'}" for name in "ab"]
 
 
 def test_what_is_at_a_url_is_told(tmp_path, scratch, capfd, monkeypatch):
