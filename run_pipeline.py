@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -241,6 +240,8 @@ def view(
     ] = None,
 ) -> None:
     """Look at the people, cameras and pictures in 3D, in the browser. Ends with Ctrl-C."""
+    from contextlib import suppress
+
     import torch
 
     from models.body import load_body
@@ -403,15 +404,7 @@ def export(
             "Say where it is: --body FILE."
         )
     model = load_body(body or (Path(made_with) if made_with else None))
-    made = [folder for folder in file.parents if not folder.exists()]
-    _check_writable(file)
-    try:
-        told, warnings = write(results, model, file, person, start, end)
-    except InputError:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
+    told, warnings = write(results, model, file, person, start, end)
     for warning in warnings:
         _warn(warning)
     console.print(f"  {escape(str(file))}: {told}")

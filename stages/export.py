@@ -98,6 +98,7 @@ def export(
         case _:
             content = to_obj(posed_vertices(take, body, 0), body.faces).encode()
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, content)
     except OSError as e:
         raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e

@@ -715,4 +715,4 @@ def test_no_store_and_no_place_to_write(
     (tmp_path / "a.glb").mkdir()
     status, _, errors = command(capfd, monkeypatch, truths("z").store.path, tmp_path / "a.glb")
     assert status == 2
-    assert "it is a folder" in errors
+    assert "Is a directory" in errors
