@@ -252,7 +252,7 @@ def view(
 
     torch.set_num_threads(1)
     folder = _here(out)
-    path = folder if (folder / "zarr.json").is_file() else folder / "results.zarr"
+    path = _store_of(folder)
     if live and not path.exists():
         console.print(f"Waiting for {escape(str(path))}.")
         wait_for_store(path)
@@ -396,7 +396,7 @@ def export(
     check_format(file)
     torch.set_num_threads(1)
     folder = _here(out)
-    results = Store(folder if (folder / "zarr.json").is_file() else folder / "results.zarr")
+    results = Store(_store_of(folder))
     made_with = results.contents.config.get("body")
     if body is None and made_with and not Path(made_with).is_file():
         raise InputError(
@@ -410,8 +410,13 @@ def export(
     console.print(f"  {escape(str(file))}: {told}")
 
 
+def _store_of(folder: Path) -> Path:
+    """The results that a folder is, or has in it."""
+    return folder if (folder / "zarr.json").is_file() else folder / "results.zarr"
+
+
 def _here(out: str) -> Path:
-    """A folder of this machine: drawing and looking read stores and videos piece by piece, and again."""
+    """A folder of this machine: `view`, `render` and `export` read stores and videos in pieces, and again."""
     from pipeline.storage import place
 
     folder = place(out)
