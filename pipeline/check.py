@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.association import MatchConfig, follow, masked_median, pick_people, usual_score
+from models.geometry.association import MatchConfig, follow, masked_median, pick_people, usual_score
+from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.recording import Recording, exchange_told
 from pipeline.skeletons import AGREES, find_exchanged
 from pipeline.summary import CONFIDENT
 from pipeline.timeline import spread
-from pipeline.triangulation import ray_gap, rays, triangulate
 
 MAX_LAG: Final = 30
 """Frames, to either side, over which synchronisation is looked for."""

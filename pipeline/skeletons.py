@@ -16,13 +16,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.association import MatchConfig, Proposals, pick_people, propose
+from models.geometry.association import MatchConfig, Proposals, pick_people, propose
+from models.geometry.triangulation import triangulate
 from pipeline.calibration import in_metres
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
 from pipeline.keypoints import Floats
-from pipeline.triangulation import triangulate
 
 MARGIN: Final = 2.0
 """A format must fit this many times better than the next ..."""

@@ -19,15 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
-from models.regressor import load_regressor
-from pipeline.association import MatchConfig, follow, pick_people, usual_score
-from pipeline.calibration import Estimate, read_calibration, read_estimate, write_calibration
-from pipeline.cameras import Array, Rig
-from pipeline.check import MAX_LAG, check_recording
-from pipeline.config import Config
-from pipeline.errors import InputError
-from pipeline.recording import Recording
-from pipeline.selfcalibration import (
+from models.geometry.association import MatchConfig, follow, pick_people, usual_score
+from models.geometry.selfcalibration import (
     BodySize,
     Bundle,
     FocalPrior,
@@ -39,8 +32,15 @@ from pipeline.selfcalibration import (
     same_person,
     upright,
 )
+from models.geometry.tracking import figures, tracks
+from models.regressor import load_regressor
+from pipeline.calibration import Estimate, read_calibration, read_estimate, write_calibration
+from pipeline.cameras import Array, Rig
+from pipeline.check import MAX_LAG, check_recording
+from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.recording import Recording
 from pipeline.timeline import spread
-from pipeline.tracking import figures, tracks
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.association import MatchConfig, follow, pick_people, usual_score
+from models.geometry.association import MatchConfig, follow, pick_people, usual_score
 from pipeline.batches import KeypointBatch
 from pipeline.cameras import Array
 from pipeline.config import Config

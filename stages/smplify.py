@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pelvis_at_rest, pose_keypoints
+from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
 from models.smplify import (
     JOINTS,
@@ -34,7 +35,6 @@ from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Sta
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.joints import BODY_25
-from pipeline.triangulation import triangulate
 
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""

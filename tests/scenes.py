@@ -11,13 +11,13 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from models.body import Body, load_body, pose_keypoints
+from models.geometry.triangulation import triangulate
 from models.motion import animate, make_people
 from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, nearest_rotation
 from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
 from pipeline.cameras import Rig
 from pipeline.joints import SMPL_JOINTS
-from pipeline.triangulation import triangulate
 
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis and sign of a natural bend."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from recordings import figure, ring, seen
 
-from pipeline.association import (
+from models.geometry.association import (
     MatchConfig,
     follow,
     masked_median,

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 import run_pipeline
 from models.body import load_body
-from pipeline.association import MatchConfig
+from models.geometry.association import MatchConfig
 from pipeline.calibration import Estimate, is_estimated, read_calibration, read_estimate, write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError

@@ -11,10 +11,10 @@ import pytest
 import torch
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording
 
+from models.geometry.triangulation import triangulate
 from pipeline.batches import KeypointBatch
 from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
-from pipeline.triangulation import triangulate
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)

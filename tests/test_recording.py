@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording, write_video
 
-from pipeline.association import MatchConfig, follow, usual_score
+from models.geometry.association import MatchConfig, follow, usual_score
 from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError

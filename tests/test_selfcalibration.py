@@ -10,9 +10,7 @@ import pytest
 from scenes import Scene, body, scene
 from scipy.spatial.transform import Rotation
 
-from pipeline.cameras import Rig
-from pipeline.joints import BODY_25
-from pipeline.selfcalibration import (
+from models.geometry.selfcalibration import (
     BONES,
     BodySize,
     Bundle,
@@ -31,7 +29,9 @@ from pipeline.selfcalibration import (
     same_person,
     upright,
 )
-from pipeline.triangulation import triangulate
+from models.geometry.triangulation import triangulate
+from pipeline.cameras import Rig
+from pipeline.joints import BODY_25
 
 SIZE = BodySize.of(
     body().keypoints.points_template.double().numpy(), body().keypoints.points_shapedirs.double().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.tracking import EXTENT_M, distances, figures, tracks
+from models.geometry.tracking import EXTENT_M, distances, figures, tracks
 
 RNG = np.random.default_rng(0)
 SHAPE = RNG.normal(0, 1, (25, 2)) * [30, 90]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.geometry.triangulation import along_rays, ray_gap, rays, triangulate
 from pipeline.cameras import Rig
-from pipeline.triangulation import along_rays, ray_gap, rays, triangulate
 
 
 def ring(views: int, focal: float = 1000.0, radius: float = 4.0) -> Rig:

@@ -36,6 +36,7 @@ import throughput as speed_of  # noqa: E402
 
 from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
+from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
 from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
@@ -47,7 +48,6 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.summary import CONFIDENT  # noqa: E402
-from pipeline.triangulation import triangulate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
 Array = NDArray[np.float64]

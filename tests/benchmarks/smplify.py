@@ -34,13 +34,13 @@ from test_smplify_stage import batches, joined  # noqa: E402
 
 from models import smplify as solver  # noqa: E402
 from models.body import pose_keypoints  # noqa: E402
+from models.geometry.triangulation import triangulate  # noqa: E402
 from models.rotations import matrix_to_axis_angle  # noqa: E402
 from models.smplify import Fit, Motion, Schedule  # noqa: E402
 from models.spin import SpinFit, spin  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
-from pipeline.triangulation import triangulate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 from stages.smplify import SmplifyConfig, smplify  # noqa: E402

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.joints import BODY_25
 from pipeline.timeline import spread
-from pipeline.triangulation import triangulate
 
 SURE: Final = 0.3
 """Confidence above which a keypoint takes part."""

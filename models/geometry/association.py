@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from models.geometry.tracking import distances, figures
+from models.geometry.triangulation import along_rays, ray_gap, rays
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
-from pipeline.tracking import distances, figures
-from pipeline.triangulation import along_rays, ray_gap, rays
 
 Number = TypeVar("Number", np.float32, np.float64)
 
