@@ -530,7 +530,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
     config: Configs = None,
     motion: Annotated[
-        Path | None, typer.Option(help="Motion capture, a .npz: see models/training/poses.py.")
+        Path | None, typer.Option(help="Motion capture, a .npz: see models/synthetic/poses.py.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps in all.")] = None,
     minutes: Annotated[
@@ -635,12 +635,12 @@ def evaluate(
     import torch
 
     from models.body import load_body
+    from models.datasets.pictures import read_pictures
+    from models.datasets.rows import read_rows, write_npz
     from models.evaluation.joints import h36m_joints
     from models.evaluation.protocols import PROTOCOLS
     from models.evaluation.scores import UNIT_NAMES, TrueBodies
     from models.evaluation.scores import evaluate as evaluation
-    from pipeline.datasets.pictures import read_pictures
-    from pipeline.datasets.rows import read_rows, write_npz
     from pipeline.files import write_atomically
     from stages.regress import RegressConfig, describe, load_net
 
@@ -790,8 +790,8 @@ def preprocess(
     ] = None,
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
-    from pipeline.datasets import h36m, mpi_inf_3dhp, threedpw
-    from pipeline.datasets.rows import Row, check_openpose, to_arrays, write_npz
+    from models.datasets import h36m, mpi_inf_3dhp, threedpw
+    from models.datasets.rows import Row, check_openpose, to_arrays, write_npz
 
     modules = {m.NAME: m for m in (mpi_inf_3dhp, h36m, threedpw)}
     if dataset not in modules:

@@ -11,11 +11,11 @@ from typing import Final
 import torch
 
 from models.body import load_body
+from models.datasets import h36m, mpi_inf_3dhp, threedpw
 from models.evaluation.joints import read_regressor
 from models.image_regressor import load_image_regressor
 from models.priors import load_pose_prior
-from models.training.poses import read_poses
-from pipeline.datasets import h36m, mpi_inf_3dhp, threedpw
+from models.synthetic.poses import read_poses
 from pipeline.errors import InputError
 
 
@@ -112,7 +112,7 @@ EXTERNAL: Final = (
     External("model_checkpoint.pt", "SPIN's network, to compare with or to begin from", _SPIN,
              "SPIN's, made of SMPL: research", "--set regress.weights=FILE; evaluate --weights", _weights),
     External("poses.npz", "motion capture, to train keypoint networks; one is shipped trained",
-             "CMU, http://mocap.cs.cmu.edu, as SMPL poses: models/training/poses.py",
+             "CMU, http://mocap.cs.cmu.edu, as SMPL poses: models/synthetic/poses.py",
              "free, but not to be sold as data", "train --motion", _motion),
     External("torch/resnet50-0676ba61.pth", "ImageNet's weights for ResNet-50, to begin training from",
              "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),

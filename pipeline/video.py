@@ -38,6 +38,9 @@ _COMMON_RATES: Final = (
     *(Fraction(1000 * n, 1001) for n in (24, 30, 60, 120, 240)),
 )
 
+_COLOUR_SPACES: Final = (1, 5, 6, 9)
+"""Colour spaces that swscale converts from, by H.273's numbers: BT.709, BT.601 twice, BT.2020."""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -296,6 +299,16 @@ def planes(frame: av.VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
         for p in frame.planes
     )
     return y, u, v
+
+
+def to_rgb(frame: av.VideoFrame) -> Pixels:
+    """(H, W, 3) RGB of a frame; of one without a colour space BT.709 in high definition, BT.601 below.
+
+    So does ``yuv_matrix`` of the drawing, while swscale would take BT.601 at any size.
+    """
+    stated = int(frame.colorspace)
+    space = stated if stated in _COLOUR_SPACES else 1 if frame.height >= 720 else 5
+    return np.asarray(frame.reformat(format="rgb24", src_colorspace=space).to_ndarray(), np.uint8)
 
 
 def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:

@@ -11,11 +11,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets.pictures import read_picture, video_up_to
+from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
 from models.training.crop_store import BLOCK, CropPlan, CropStore, Look, picture_side
 from models.training.published import Rows
-from pipeline.datasets.pictures import read_picture, video_up_to
-from pipeline.datasets.rows import file_and_frame
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from models.body import Body, pose_keypoints
-from models.motion import Person, animate, make_people, reached
 from models.rendering.overlay import composite
 from models.rendering.software import draw
-from models.synthetic import Noise, backdrop, detect, ring_rig
+from models.synthetic.people import Person, animate, make_people, reached
+from models.synthetic.recording import Noise, backdrop, detect, ring_rig
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig

@@ -8,7 +8,7 @@ import cdflib.cdfwrite
 import h5py
 import numpy as np
 
-from pipeline.datasets.h36m import CAMERAS
+from models.datasets.h36m import CAMERAS
 
 FRAMES = 12
 

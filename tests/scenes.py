@@ -12,10 +12,10 @@ from torch import Tensor
 
 from models.body import Body, load_body, pose_keypoints
 from models.geometry.triangulation import triangulate
-from models.motion import animate, make_people
 from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, nearest_rotation
 from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
+from models.synthetic.people import animate, make_people
 from pipeline.cameras import Rig
 from pipeline.joints import SMPL_JOINTS
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from models.datasets.pictures import read_pictures
 from models.rendering.overlay import yuv_matrix
-from pipeline.datasets.pictures import as_rgb, read_pictures
 from pipeline.errors import InputError
-from pipeline.video import VideoWriter
+from pipeline.video import VideoWriter, to_rgb
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_frames_colours_are_those_that_the_other_stages_see(space: int, height
     want = np.linalg.solve(matrix[:, :3], [120, 100, 180] - matrix[:, 3])
     assert (want > 0).all()
     assert (want < 255).all()
-    assert np.abs(as_rgb(frame)[9, 9] - want).max() < 2
+    assert np.abs(to_rgb(frame)[9, 9] - want).max() < 2
 
 
 def test_what_is_not_there_is_said(root: Path) -> None:

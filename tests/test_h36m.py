@@ -10,8 +10,8 @@ import pytest
 from h36m_tree import FRAMES, make, truth, write_masks
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
-from pipeline.datasets.rows import to_arrays
+from models.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
+from models.datasets.rows import to_arrays
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
 

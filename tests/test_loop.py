@@ -9,6 +9,7 @@ from models.body import load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
 from models.image_regressor import ImageConfig, ImageRegressor, place
 from models.priors import load_pose_prior
+from models.synthetic.projections import Difficulty
 from models.training.augment import AugmentConfig, augmented, collate
 from models.training.images import clean
 from models.training.loop import (
@@ -25,7 +26,6 @@ from models.training.loop import (
     to_learn_from,
 )
 from models.training.pictures import SyntheticPictures, poses_of_prior
-from models.training.projections import Difficulty
 from pipeline.joints import BODY_25, EXTRA_24
 
 BODY = load_body().keypoints.to(dtype=torch.float32)

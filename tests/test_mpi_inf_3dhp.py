@@ -21,8 +21,8 @@ from mpi_tree import (
 )
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
-from pipeline.datasets.rows import openpose_file, to_arrays
+from models.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
+from models.datasets.rows import openpose_file, to_arrays
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 

@@ -14,11 +14,11 @@ import torch
 from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
 from models.rotations import axis_angle_to_matrix
+from models.synthetic.poses import Poses
+from models.synthetic.projections import Difficulty
 from models.training import pictures
 from models.training.crop_store import ROOM
 from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
-from models.training.poses import Poses
-from models.training.projections import Difficulty
 from models.training.samples import Sample
 
 SIZE = 128

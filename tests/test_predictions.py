@@ -12,13 +12,13 @@ from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
+from models.datasets.pictures import read_pictures
+from models.datasets.rows import read_rows
 from models.evaluation.predictions import shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import evaluate
 from models.image_regressor import ImageConfig, ImageRegressor
 from models.regressor import load_regressor
-from pipeline.datasets.pictures import read_pictures
-from pipeline.datasets.rows import read_rows
 from pipeline.errors import InputError
 
 P1 = PROTOCOLS["h36m-p1"]

@@ -16,12 +16,12 @@ from test_pictures import same
 from typer.testing import CliRunner
 
 import run_pipeline
-from models.training.bodies import taught_body
+from models.datasets.rows import Row, to_arrays, write_npz
 from models.training.crop_store import CropStore
 from models.training.published import PublishedPeople, Rows
 from models.training.sources import SourceConfig, open_source
+from models.training.target_body import taught_body
 from pipeline.cameras import Rig
-from pipeline.datasets.rows import Row, to_arrays, write_npz
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter
 from stages.crops import crops_of_rows

@@ -8,7 +8,6 @@ import torch
 
 from models.body import down_the_tree, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
-from models.motion import animate, make_people
 from models.regressor import (
     CalibratedNet,
     Estimate,
@@ -34,8 +33,9 @@ from models.rotations import (
     matrix_to_axis_angle,
     rotation_between,
 )
-from models.training.poses import Poses
-from models.training.projections import Difficulty, Projections
+from models.synthetic.people import animate, make_people
+from models.synthetic.poses import Poses
+from models.synthetic.projections import Difficulty, Projections
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from pipeline.datasets.rows import (
+from models.datasets.rows import (
     Row,
     box_of,
     check_openpose,

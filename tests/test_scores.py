@@ -15,13 +15,13 @@ from people import COUNT, PEOPLE, VIEWS, bodies, data, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
+from models.datasets.pictures import read_pictures
+from models.datasets.rows import read_rows, to_arrays, write_npz
 from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
 from models.regressor import load_regressor
-from pipeline.datasets.pictures import read_pictures
-from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.rows import to_arrays
-from pipeline.datasets.threedpw import parts, rows
+from models.datasets.rows import to_arrays
+from models.datasets.threedpw import parts, rows
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
 

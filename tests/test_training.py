@@ -14,10 +14,10 @@ import run_pipeline
 from models.body import down_the_tree, load_body, pose_keypoints
 from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
 from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
+from models.synthetic.poses import Poses, Sampler, held_out_clips, read_poses
+from models.synthetic.projections import TEST, Difficulty, Projections
 from models.training.keypoints import KeypointsConfig, batches, joint_errors, make_net
 from models.training.losses import loss_of
-from models.training.poses import Poses, Sampler, held_out_clips, read_poses
-from models.training.projections import TEST, Difficulty, Projections
 from models.training.trainer import TrainConfig, train
 from pipeline.config import load
 from pipeline.errors import InputError

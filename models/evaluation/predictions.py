@@ -27,7 +27,7 @@ from pipeline.joints import SMPL_JOINTS
 
 Array = NDArray[np.float64]
 Rows = Mapping[str, NDArray[Any]]
-"""As ``pipeline/datasets/rows.py`` reads them."""
+"""As ``models/datasets/rows.py`` reads them."""
 Pictures = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 """From names of pictures to pictures (H, W, 3) RGB; picklable."""
 

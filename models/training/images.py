@@ -30,7 +30,6 @@ from models.image_regressor import (
 )
 from models.priors import load_pose_prior
 from models.training.augment import UNCHANGED, AugmentConfig, augmented, collate
-from models.training.bodies import TaughtBody, taught_body
 from models.training.contact_sheet import contact_sheet
 from models.training.fits import FitStore
 from models.training.loop import (
@@ -48,6 +47,7 @@ from models.training.loop import (
 from models.training.losses import HIPS, LossConfig, image_losses
 from models.training.samples import Samples
 from models.training.sources import Source, SourceConfig, draw, open_source
+from models.training.target_body import TaughtBody, taught_body
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24

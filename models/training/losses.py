@@ -21,8 +21,8 @@ from models.regressor import (
     to_local,
     towards,
 )
+from models.synthetic.projections import Projected
 from models.training.loop import Bodies, Target
-from models.training.projections import Projected
 from models.training.samples import Samples
 from pipeline.config import Config
 from pipeline.joints import EXTRA_24, SMPL_JOINTS

@@ -18,18 +18,18 @@ from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
 from models.crops import person_box
-from models.motion import animate, make_people
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
 from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
-from models.training.bodies import TaughtBody, taught_body
+from models.synthetic.people import animate, make_people
+from models.synthetic.poses import Poses
+from models.synthetic.projections import Difficulty, Projections
 from models.training.crop_store import picture_side, zoom
-from models.training.poses import Poses
-from models.training.projections import Difficulty, Projections
 from models.training.samples import Sample
+from models.training.target_body import TaughtBody, taught_body
 from pipeline.cameras import Rig
 from pipeline.joints import BODY_25, SMPL_JOINTS
 
@@ -79,8 +79,8 @@ def poses_of_prior(seed: int = 0) -> Poses:
 
 
 def poses_of_people(seed: int = 0) -> Poses:
-    """Poses of the people of made-up recordings (``models/motion.py``), each in a manner of their own: they
-    walk, squat, swing their arms, turn, jump and reach. Less varied than motion capture."""
+    """Poses of the people of made-up recordings, each in a manner of their own: they walk,
+    squat, swing their arms, turn, jump and reach. Less varied than motion capture."""
     body, rng = load_body(), np.random.default_rng([seed, 12])
     upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
     poses, heights = [], []

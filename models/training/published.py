@@ -1,6 +1,6 @@
 """Training on published data sets: SPIN's ``.npz``, a row a person in a picture.
 
-The keys are those of ``pipeline/datasets/rows.py``, of which SPIN's own files lack ``id``, ``camera``,
+The keys are those of ``models/datasets/rows.py``, of which SPIN's own files lack ``id``, ``camera``,
 ``group`` and the cameras. There every row is an instant of its own, but for ``mpi-inf-3dhp`` and ``h36m``,
 whose names of pictures say which were taken at once.
 """
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.datasets.pictures import read_picture
+from models.datasets.rows import file_and_frame, read_rows
 from models.rotations import axis_angle_to_matrix
 from models.training.crop_store import CropPlan, CropStore, Look, zoom
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
 from pipeline.cameras import Rig
-from pipeline.datasets.pictures import read_picture
-from pipeline.datasets.rows import file_and_frame, read_rows
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from models.body import pose_keypoints
 from models.crops import person_box
 from models.regressor import MIN_KEYPOINTS
-from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import CropPlan, CropStore, zoom
 from models.training.groups import ViewGroups
 from models.training.pictures import SURE
 from models.training.samples import Sample
+from models.training.target_body import TaughtBody, taught_body
 from pipeline.errors import InputError
 from pipeline.store import Store
 

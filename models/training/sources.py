@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.training.bodies import TaughtBody, taught_body
+from models.synthetic.poses import read_poses
+from models.synthetic.projections import Difficulty
 from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
-from models.training.poses import read_poses
-from models.training.projections import Difficulty
 from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
 from models.training.samples import Sample
+from models.training.target_body import TaughtBody, taught_body
 from pipeline.config import Config
 from pipeline.errors import InputError
 

@@ -74,7 +74,7 @@ class TrainConfig(Config):
     keep: int = Field(3, ge=1)
     """Checkpoints that are kept, the best one besides."""
     motion: Path | None = None
-    """Motion capture, a .npz (see models/training/poses.py); without it poses are draws of the pose prior."""
+    """Motion capture, a .npz (models/synthetic/poses.py); without it poses are draws of the pose prior."""
     keypoints: KeypointsConfig = KeypointsConfig()
     """Of keypoint nets."""
     images: ImagesConfig = ImagesConfig()

@@ -3,7 +3,7 @@
     python tests/benchmarks/regression.py --motion POSES.npz [--json FILE] [--samples N] [--fits N]
 
 Truth is synthetic: poses of clips that no training saw (whole ones, whole subjects where the names tell), the
-default body with random shapes, random cameras, and a detector's errors (``models/training/projections.py``).
+default body with random shapes, random cameras, and a detector's errors (``models.synthetic.projections``).
 It shares body and kind of noise with the training, so it compares regressors and does not predict accuracy on
 pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in millimetres from
 the pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's solver on single
@@ -40,9 +40,9 @@ from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
 from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
+from models.synthetic.poses import Poses, read_poses  # noqa: E402
+from models.synthetic.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
 from models.training.keypoints import joint_errors  # noqa: E402
-from models.training.poses import Poses, read_poses  # noqa: E402
-from models.training.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402

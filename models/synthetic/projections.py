@@ -15,7 +15,7 @@ from torch import Tensor
 from models.body import KeypointBody, down_the_tree
 from models.regressor import GlobalKinematics
 from models.rotations import axis_angle_to_matrix
-from models.training.poses import Poses, Sampler
+from models.synthetic.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
 from pipeline.joints import BODY_25
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.rows import Array, Part, Row, detected, needs, on_24
+from models.datasets.rows import Array, Part, Row, detected, needs, on_24
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.datasets.rows import Array, Part, Row, box_of, detected
+from models.datasets.rows import Array, Part, Row, box_of, detected
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
 from pipeline.pickles import unpickle_arrays

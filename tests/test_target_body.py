@@ -9,7 +9,7 @@ import torch
 from builders import smpl_file
 
 from models.body import load_body, pose_keypoints
-from models.training.bodies import taught_body
+from models.training.target_body import taught_body
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
 

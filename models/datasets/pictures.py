@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.rows import file_and_frame
+from models.datasets.rows import file_and_frame
 from pipeline.errors import InputError
-from pipeline.video import VideoInfo, probe, read_frames
+from pipeline.video import VideoInfo, probe, read_frames, to_rgb
 
 Pixels = NDArray[np.uint8]
-
-_KNOWN: Final = (1, 5, 6, 9)
-"""Colour spaces by H.273's numbers: BT.709, BT.601 twice, BT.2020."""
 
 
 @lru_cache(maxsize=64)
@@ -51,15 +46,6 @@ def read_picture(path: Path) -> Pixels:
     return np.asarray(found, np.uint8)
 
 
-def as_rgb(frame: av.VideoFrame) -> Pixels:
-    """(H, W, 3) of a video frame. Where it does not say its colours, they are those that ``yuv_matrix`` of
-    models/rendering takes it to have: BT.709 in high definition, BT.601 below; swscale would take the latter.
-    """
-    said = int(frame.colorspace)
-    space = said if said in _KNOWN else 1 if frame.height >= 720 else 5
-    return np.asarray(frame.reformat(format="rgb24", src_colorspace=space).to_ndarray(), np.uint8)
-
-
 def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
     """Pictures (H, W, 3) RGB of ``imgname``s below ``root``; ``video.avi#12`` is the 13th frame of a video.
 
@@ -82,5 +68,5 @@ def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
         for number, frame_ in zip(frames, read_frames(info, frames), strict=True):
             if frame_ is None:
                 raise InputError(f"{info.path}: frame {number} cannot be decoded. Copy the video again.")
-            found[f"{video}#{number}"] = as_rgb(frame_)
+            found[f"{video}#{number}"] = to_rgb(frame_)
     return [found[name] for name in names]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.synthetic import Array, Noise, backdrop, detect, ring_rig
+from models.synthetic.recording import Array, Noise, backdrop, detect, ring_rig
 from pipeline.cameras import Rig
 
 SIZE = (640, 480)

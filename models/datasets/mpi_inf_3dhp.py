@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.datasets.pictures import read_picture
-from pipeline.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
+from models.datasets.pictures import read_picture
+from models.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
 

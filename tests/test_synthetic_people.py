@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pose_keypoints
-from models.motion import CLIPS, Array, Person, animate, make_people, reached
+from models.synthetic.people import CLIPS, Array, Person, animate, make_people, reached
 from pipeline.joints import BODY_25, SMPL_JOINTS
 
 FPS = 30

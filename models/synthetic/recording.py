@@ -1,6 +1,6 @@
 """Cameras, detections and pictures made from a seed: recordings whose truth is known.
 
-Pure functions; ``models/motion.py`` makes the people. The world is in metres, Z up, the floor at z = 0.
+Pure functions; ``people.py`` makes the people. The world is in metres, Z up, the floor at z = 0.
 """
 
 from __future__ import annotations
