@@ -680,7 +680,7 @@ def evaluate(
     if protocol.true is None and not (body_male and body_female):
         _warn(f"the truth of {dataset} is bodies of men and women: give --body-male and --body-female.")
     batches = 0
-    with tqdm(total=len(rows["scale"]), unit="row", desc=dataset, dynamic_ncols=True) as bar:
+    with tqdm(total=len(rows["box"]), unit="row", desc=dataset, dynamic_ncols=True) as bar:
 
         def progress(count: int, means: Mapping[str, float]) -> None:
             nonlocal batches

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from models.crops import Lens, crop_rgb, crop_yuv, rgb_of_yuv, room_around
 from models.datasets.pictures import read_picture, video_up_to
 from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
-from models.training.crop_store import BLOCK, CropPlan, CropStore, Look, picture_side
+from models.training.crop_store import BLOCK, CropPlan, CropStore
 from models.training.published import Rows
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
@@ -65,12 +67,14 @@ def _cut(frame: av.VideoFrame | None, box: Array, size: int, K: Array, dist: Arr
     """The picture of a box; black where there is no box or no frame."""
     if frame is None or not np.isfinite(box).all():
         return _black(size)
-    yuv = to_yuv420p(frame)
-    return Look.at(box, size, K, dist).of_yuv(planes(yuv), yuv_matrix(int(yuv.colorspace), yuv.height))
+    frame = to_yuv420p(frame)
+    yuv = crop_yuv(planes(frame), box, size, room_around(size), Lens(K, dist))
+    matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
+    return rgb_of_yuv(yuv[None], matrix[None])[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
 def _black(size: int) -> Pixels:
-    return np.zeros((picture_side(size),) * 2 + (3,), np.uint8)
+    return np.zeros((size + 2 * room_around(size),) * 2 + (3,), np.uint8)
 
 
 def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
@@ -93,7 +97,8 @@ def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[
             for i in places:
                 row = of[i][2]
                 if np.isfinite(plan.box[i]).all():
-                    yield Look.at(plan.box[i], plan.size, rows.K[row], rows.dist[row]).of(rgb)
+                    lens = Lens(rows.K[row], rows.dist[row])
+                    yield crop_rgb(rgb, plan.box[i], plan.size, room_around(plan.size), lens)
                 else:
                     yield _black(plan.size)
             continue

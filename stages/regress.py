@@ -19,7 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.body import Body, KeypointBody, load_body, pelvis_at_rest
-from models.crops import crop, normalised, person_box
+from models.crops import (
+    MAX_BOX_FRAMES,
+    MIN_CONFIDENCE,
+    crop_yuv,
+    cut_box,
+    normalised_rgb,
+    person_box,
+    rgb_of_yuv,
+)
 from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
 from models.rendering.overlay import yuv_matrix
@@ -31,11 +39,6 @@ from pipeline.errors import InputError
 from pipeline.video import planes, to_yuv420p
 
 Net = KeypointNet | ImageRegressor
-
-_LARGEST_BOX = 4
-"""Sides of the picture that a person's crop may be wide."""
-_MIN_CONFIDENCE = 0.2
-"""Keypoints below it do not count for a crop's box, as in SPIN."""
 
 
 class RegressConfig(Config):
@@ -253,8 +256,8 @@ def _from_pictures(
     size: int,
 ) -> Regression:
     image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
-    counts = confidence > _MIN_CONFIDENCE
-    box = person_box(image, counts)
+    counts = confidence > MIN_CONFIDENCE
+    box = person_box(image.double(), counts)
     seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
     people = chunks[0].confidence.shape[2]
     features = torch.zeros(*seen.shape, net.features, device=place.device)
@@ -262,8 +265,8 @@ def _from_pictures(
 
     def flush() -> None:
         rows, views, cut, matrices = zip(*crops, strict=True)
-        pictures = normalised(torch.stack(cut), torch.stack(matrices).to(place.device), net.config.contrast)
-        features[list(rows), list(views)] = net.encode(pictures)
+        rgb = rgb_of_yuv(torch.stack(cut), torch.stack(matrices).to(place.device))
+        features[list(rows), list(views)] = net.encode(normalised_rgb(rgb, net.config.contrast))
         crops.clear()
 
     for t in range(len(seen) // people):
@@ -273,21 +276,22 @@ def _from_pictures(
                 seen[rows, v] = False
                 continue
             for n in rows:  # a stray keypoint far out would make a crop of nearly nothing, for seconds
-                seen[n, v] &= box[n, v, 2] < _LARGEST_BOX * max(picture.width, picture.height)
+                seen[n, v] &= box[n, v, 2] < MAX_BOX_FRAMES * max(picture.width, picture.height)
             there = [n for n in rows if seen[n, v]]
             if not there:
                 continue
             frame = to_yuv420p(picture)
             matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
             for n in there:
-                yuv = crop(planes(frame), box[n, v].tolist(), place.device, net.config.size)
+                yuv = crop_yuv(planes(frame), box[n, v].numpy(), net.config.size, device=place.device)
                 crops.append((n, v, yuv, matrix))
                 if len(crops) == size:
                     flush()
     if crops:
         flush()
     # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
-    ideal = person_box(xy, counts).to(place.device)
+    rounding = torch.from_numpy(cut_box(box.numpy())) - box
+    ideal = (person_box(xy.double(), counts) + rounding).float().to(place.device)
     K = place.K.expand(len(seen), *place.K.shape)
     return net.regress(features, seen.to(place.device), ideal, K, place.meant)
 

@@ -56,15 +56,13 @@ def data() -> tuple[Row, ...]:
             xy = rig.project(points[k], distorted=True)[v]
             flat = rig.project(joints[k], distorted=True)[v]
             S = joints[k] @ rig.R[v].T + rig.t[v]
-            center, scale = box_of(xy)
             root = Rotation.from_matrix(rig.R[v]) * Rotation.from_rotvec(angles[k, 0])
             rows.append(
                 Row(
                     id=f"h36m/S9/Walking_1/{CAMERAS[v]}/{k:06d}",
                     instant=f"{k}",
                     imgname=f"images/S9_{'Walking_1' if k % 2 else 'Eating'}.{CAMERAS[v]}_{k + 1:06d}.png",
-                    center=center,
-                    scale=scale,
+                    box=box_of(xy),
                     camera=CAMERAS[v],
                     part=np.c_[flat, np.ones(24)],
                     openpose=np.c_[xy, np.ones(25)],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,10 +15,8 @@ from models.training.augment import (
     UNCHANGED,
     AugmentConfig,
     augmented,
-    camera_of,
     collate,
-    crop_matrix,
-    cut,
+    split_roll,
 )
 from models.training.samples import Sample
 from pipeline.joints import BODY_25, BODY_25_FLIP, EXTRA_24_FLIP
@@ -118,38 +115,13 @@ def test_dots_stay_where_the_cameras_project_them(side: int) -> None:
     assert checked > 50
 
 
-def test_a_crop_is_the_slow_warp_pixel_by_pixel() -> None:
-    rng = np.random.default_rng(0)
-    coarse = rng.uniform(0, 255, (9, 9, 3)).astype(np.float32)
-    picture = cv2.resize(coarse, (90, 80), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
-    at = crop_matrix(np.array([43.3, 40.9, 33.0]), 0.4, 48)
-    back, size = np.linalg.inv(at), 48
-    want = np.zeros((size, size, 3))
-    for v in range(size):
-        for u in range(size):
-            x, y, _ = back @ [u, v, 1]
-            i, j = int(np.floor(y)), int(np.floor(x))
-            for row, down in ((i, 1 - (y - i)), (i + 1, y - i)):
-                for column, across in ((j, 1 - (x - j)), (j + 1, x - j)):
-                    if 0 <= row < 80 and 0 <= column < 90:
-                        want[v, u] += down * across * picture[row, column]
-    assert np.abs(cut(picture, at, size) - want).max() < 2
-
-
-def test_a_crop_that_shrinks_does_not_alias() -> None:
-    stripes = np.zeros((400, 400, 3), np.uint8)
-    stripes[:, ::2] = 255
-    out = cut(stripes, crop_matrix(np.array([200.0, 200, 396]), 0.3, 64), 64)
-    assert np.abs(out[16:-16, 16:-16].astype(float) - 127.5).max() < 12
-
-
 def test_matrices_are_a_camera_and_a_roll() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
         matrix = np.eye(3)
         matrix[:2] = rng.normal(size=(2, 3))
         matrix[:2, :2] *= np.sign(np.linalg.det(matrix[:2, :2])) ** np.array([[1], [0]])
-        k, turn = camera_of(matrix)
+        k, turn = split_roll(matrix)
         assert np.allclose(k @ turn, matrix)
         assert k[1, 0] == 0
         assert k[0, 0] > 0

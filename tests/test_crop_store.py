@@ -8,86 +8,25 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import builders
 import cv2
 import numpy as np
 import pytest
 import zarr
-from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from models.rendering.overlay import yuv_matrix
+from models.crops import Lens, crop_rgb
 from models.training import crop_store
-from models.training.crop_store import CropPlan, CropStore, Look, picture_side, zoom
+from models.training.crop_store import CropPlan, CropStore
 from models.training.recorded import plan_of_results
-from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Contents, Store
-from pipeline.video import VideoInfo, VideoWriter, planes, probe
+from pipeline.video import VideoInfo, VideoWriter, probe
 from stages import crops
 from stages.crops import crops_of_results
 
 Array = NDArray[np.float64]
 SIZE, FRAMES = 64, builders.FRAMES + 3
-
-
-def camera(dist: tuple[float, ...] = (0.0,) * 8) -> Rig:
-    k = np.array([[700.0, 0, 322], [0, 690, 236], [0, 0, 1]])
-    one = np.eye(3)[None], np.zeros((1, 3)), np.array([[640, 480]])
-    return Rig(("a",), k[None], np.array([dist]), *one)
-
-
-@pytest.mark.parametrize("dist", [(0.0,) * 8, (-0.25, 0.08, 0.002, -0.001, 0, 0, 0, 0)])
-@pytest.mark.parametrize("side", [90.0, 330.0])
-def test_what_a_lens_bent_is_where_the_pinhole_camera_has_it(dist: tuple[float, ...], side: float) -> None:
-    rig = camera(dist)
-    box = np.array([200.0, 240.0, side])
-    at = box[:2] + np.array([[0, 0], [-0.5, -0.4], [0.45, -0.3], [0.3, 0.5], [-0.4, 0.35]]) * side
-    points = np.concatenate([(at - rig.K[0, :2, 2]) / rig.K[0, [0, 1], [0, 1]], np.ones((5, 1))], 1)
-    lens = rig.project(points, distorted=True)[0]
-    assert not any(dist) or np.abs(lens - at).max() > 1
-    y, x = np.mgrid[:480, :640].astype(float)
-    frame = sum(200 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * (side / 30) ** 2)) for u, v in lens)
-    picture = Look.at(box, SIZE, rig.K[0], rig.dist[0]).of(np.asarray(frame).clip(0, 255).astype(np.uint8))
-    assert picture.shape == (picture_side(SIZE),) * 2 == (96, 96)
-    want = at @ zoom(box, SIZE)[:2, :2].T + zoom(box, SIZE)[:2, 2]
-    assert np.allclose(want[0], 47.5)
-    for u, v in want:
-        i, j = round(v) - 7, round(u) - 7
-        part = picture[i : i + 15, j : j + 15].astype(float)
-        row, column = np.mgrid[i : i + 15, j : j + 15]
-        centre = (column * part).sum() / part.sum(), (row * part).sum() / part.sum()
-        assert np.hypot(centre[0] - u, centre[1] - v) < 0.1
-
-
-def test_outside_of_the_frame_is_black_and_stripes_do_not_alias() -> None:
-    rig = camera()
-    frame = np.zeros((480, 640, 3), np.uint8)
-    frame[:, ::2] = 255
-    picture = Look.at(np.array([0.0, 240, 400]), SIZE, rig.K[0], rig.dist[0]).of(frame)
-    assert not picture[:, :44].any()
-    assert np.abs(picture[10:-10, 56:-4].astype(float) - 127.5).max() < 12
-    for far in ([-900.0, 240, 100], [320, 2000, 100]):
-        assert not Look.at(np.array(far), SIZE, rig.K[0], rig.dist[0]).of(frame).any()
-
-
-def test_yuv_frames_give_the_rgb_pictures() -> None:
-    rng = np.random.default_rng(2)
-    coarse = rng.uniform(40, 215, (12, 16, 3)).astype(np.float32)
-    rgb = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
-    frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU601,
-        dst_color_range=ColorRange.MPEG,
-        interpolation="LANCZOS",
-    )
-    rig = camera((-0.2, 0.05, 0, 0, 0, 0, 0, 0))
-    for box in ([300.0, 240, 60], [300, 240, 300], [60, 400, 200]):
-        look = Look.at(np.array(box), SIZE, rig.K[0], rig.dist[0])
-        off = np.abs(look.of_yuv(planes(frame), yuv_matrix(5, 480)).astype(float) - look.of(rgb))
-        assert off.mean() < 1.5
-        assert np.quantile(off, 0.99) < 8
 
 
 def level(view: int, number: int) -> float:
@@ -143,7 +82,8 @@ def test_crops_are_those_of_the_frames(filmed: SimpleNamespace, tmp_path: Path) 
         picture = store.picture(row)
         assert picture.shape == (96, 96, 3)
         whole = (level(view, index[view, time]) + ramp).clip(0, 255).astype(np.uint8)
-        want = Look.at(plan.box[row], SIZE, rig.K[view], rig.dist[view]).of(whole)
+        lens = Lens(rig.K[view], rig.dist[view])
+        want = crop_rgb(np.repeat(whole[..., None], 3, 2), plan.box[row], SIZE, 16, lens)[..., 0]
         inner = cv2.erode((want > 0).astype(np.uint8), np.ones((5, 5))) > 0
         assert inner.any()
         assert np.abs(picture.mean(-1)[inner] - want[inner]).max() < 4

@@ -39,8 +39,8 @@ def test_every_fifth_frame_has_its_own_pose(tmp_path: Path) -> None:
             np.testing.assert_allclose(r.S[j], [*(xyz[at] - xyz[11]) / 1000, 1], atol=1e-12, err_msg=name)
             np.testing.assert_allclose(r.part[j], [*xy[at], 1], err_msg=name)
         assert not r.S[[j for j in range(24) if j not in EXTRA_24_OF_H36M_17]].any()
-        np.testing.assert_allclose(r.center, [30 + i, 50])  # of the mask of the same frame
-        assert r.scale == pytest.approx(0.9 * 60 / 200)
+        np.testing.assert_allclose(r.box[:2], [30 + i, 50])  # of the mask of the same frame
+        assert r.box[2] == pytest.approx(0.9 * 60)
 
 
 def test_picture_one_is_frame_zero(tmp_path: Path) -> None:

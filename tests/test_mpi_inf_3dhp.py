@@ -84,8 +84,8 @@ def test_a_box_is_a_fifth_larger_than_the_joints(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path), "train")
     row = next(rows(part, None, 10))
     known = row.part[row.part[:, 2] > 0, :2]
-    assert row.scale * 200 == pytest.approx(1.2 * np.ptp(known, axis=0).max())
-    np.testing.assert_allclose(row.center, (known.min(0) + known.max(0)) / 2)
+    assert row.box[2] == pytest.approx(1.2 * np.ptp(known, axis=0).max())
+    np.testing.assert_allclose(row.box[:2], (known.min(0) + known.max(0)) / 2)
 
 
 def test_frames_of_videos_count_from_zero(tmp_path: Path) -> None:

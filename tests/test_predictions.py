@@ -108,10 +108,10 @@ def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
 @pytest.mark.parametrize("views", [1, 2])
 def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
     rows = read_rows(folder / "rows.npz")
-    scale = rows["scale"].copy()
-    scale[4] = 0
+    box = rows["box"].copy()
+    box[4] = np.nan
     pictures = partial(read_pictures, folder)
-    done = evaluate(P1, image_net(), {**rows, "scale": scale}, bodies(), pictures, views=views)
+    done = evaluate(P1, image_net(), {**rows, "box": box}, bodies(), pictures, views=views)
     assert np.flatnonzero(np.isnan(done.errors["mpjpe"])).tolist() == [4]
     whole = evaluate(P1, image_net(), rows, bodies(), pictures, views=views)
     seen = views_of(rows, np.arange(COUNT), views)

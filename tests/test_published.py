@@ -67,7 +67,7 @@ def write(folder: Path, *, videos: bool) -> Path:
             rows.append(
                 Row(
                     id=f"mpi-inf-3dhp/S1/Seq1/{camera}/{i:06d}", instant=f"S1/Seq1/{i}", imgname=name,
-                    center=xy[v].mean(0), scale=1.2 * np.ptp(xy[v], axis=0).max() / 200, camera=camera,
+                    box=np.array([*xy[v].mean(0), 1.2 * np.ptp(xy[v], axis=0).max()]), camera=camera,
                     openpose=points[:25], part=points[25:],
                     S=np.concatenate([(xyz[25:] - xyz[39]) @ r.R[v].T, np.ones((24, 1))], 1),
                     pose=np.tile(Rotation.from_matrix(r.R[v]).as_rotvec(), 24), shape=np.arange(10.0),
@@ -250,7 +250,8 @@ def test_a_file_without_cameras_has_spins(tmp_path: Path) -> None:
         side, center = 200 * d["scale"][0], d["center"][0]
         x, y = center.round().astype(int)
         assert a.id == f"coco/a.png/{x}_{y}"
-        want = (d["part"][0, :, :2] - center) * SIZE / side + 47.5
+        first, last = (np.trunc(center + k * side / 2) for k in (-1, 1))
+        want = (d["part"][0, :, :2] + 0.5 - first) * SIZE / (last - first) + 15.5
     assert np.allclose(a.xy_px[0, 25:], want)
     assert np.isnan(a.xy_px[0, :25]).all()
     # 5000 pixels of focal length in a crop of 224, straight ahead.

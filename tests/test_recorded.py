@@ -57,7 +57,7 @@ def test_samples_are_the_fits_in_the_cameras(made: tuple[Store, Path]) -> None:
             view = rig.names.index(name)
             zoomed = s.K[v] @ np.linalg.inv(rig.K[view])
             pinhole = rig.undistort(view, fit.keypoints.image_px[view, at, 0].double().numpy())
-            assert np.allclose(zoomed[[0, 1], [0, 1]], zoomed[0, 0])
+            assert zoomed[1, 1] == pytest.approx(zoomed[0, 0], rel=5e-3)  # whole pixels
             want = pinhole @ zoomed[:2, :2].T + zoomed[:2, 2]
             assert np.abs(want - s.xy_px[v, :25]).max() < 1e-2
             assert np.isnan(s.xy_px[v, 25:]).all()

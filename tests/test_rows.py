@@ -88,8 +88,8 @@ def test_nobody_is_found_where_there_is_nothing(tmp_path: Path) -> None:
 
 
 def row(k: int, instant: str) -> Row:
-    center, scale = box_of(np.array([[0.0, 0.0], [100.0, 40.0]]))
-    return Row(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", center, scale, camera=f"c{k}")
+    box = box_of(np.array([[0.0, 0.0], [100.0, 40.0]]))
+    return Row(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", box, camera=f"c{k}")
 
 
 def test_arrays_have_the_names_and_shapes_that_are_agreed(tmp_path: Path) -> None:
@@ -139,9 +139,18 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
     arrays = to_arrays([row(0, "x"), row(1, "y"), row(2, "x")])
     write_npz(arrays, tmp_path / "rows.npz")
     found = read_rows(tmp_path / "rows.npz")
+    center, scale = arrays.pop("center"), arrays.pop("scale")
+    np.testing.assert_allclose(found.pop("box"), np.column_stack([center, 200 * scale]), rtol=1e-6)
     assert set(found) == set(arrays)
     for key, value in arrays.items():
         np.testing.assert_array_equal(found[key], value)
+
+
+def test_a_row_without_a_size_has_no_box(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", imgname=["a", "b"], center=np.ones((2, 2)), scale=[0.0, 1.0])
+    box = read_rows(tmp_path / "rows.npz")["box"]
+    assert np.isnan(box[0]).all()
+    assert box[1].tolist() == [1, 1, 200]
 
 
 def test_files_of_spin_lack_views_and_cameras(tmp_path: Path) -> None:

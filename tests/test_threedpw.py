@@ -71,7 +71,7 @@ def test_frames_with_a_known_camera_have_their_pose_in_it(tmp_path: Path) -> Non
         assert (r.gender, r.has_smpl) == ("mf"[p], 1)
         known = [j for j in range(18) if j != 4]  # the missing wrist is no point at (0, 0)
         xy = data["poses2d"][p][i, :2, known]
-        assert r.scale * 200 == pytest.approx(1.2 * np.ptp(xy, axis=0).max())
+        assert r.box[2] == pytest.approx(1.2 * np.ptp(xy, axis=0).max())
         np.testing.assert_allclose(r.part[EXTRA_24.index("LKnee")], [*data["poses2d"][p][i, :2, 12], 1])
         assert not r.part[EXTRA_24.index("RWrist")].any()
     arrays = to_arrays(got)

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from models.crops import extent_box
 from models.datasets.rows import Array, Part, Row, detected, needs, on_24
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
@@ -88,7 +89,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
     kind = re.sub(r"_?\d*$", "", action)
     taken = range(0, len(xyz), every)
     boxes = _boxes(part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", taken, len(xyz))
-    for i, (center, scale) in zip(taken, boxes, strict=True):
+    for i, box in zip(taken, boxes, strict=True):
         imgname = f"images/{subject}_{action}.{camera}_{i + 1:06d}.jpg"
         if not (part.root / imgname).is_file():
             imgname = f"{subject}/Videos/{name}.mp4#{i}"
@@ -102,8 +103,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             id=f"{NAME}/{subject}/{action}/{camera}/{i + 1:06d}",
             instant=f"{subject}/{action}/{i}",
             imgname=imgname,
-            center=center,
-            scale=scale,
+            box=box,
             camera=camera,
             action=_LONG_NAMES.get(kind, kind),
             part=joints,
@@ -129,8 +129,8 @@ def _poses(file: Path, size: int) -> Array:
         raise _damaged(file, e) from e
 
 
-def _boxes(file: Path, taken: range, frames: int) -> Iterator[tuple[Array, float]]:
-    """``center`` and ``scale`` of the frames ``taken``, from a MATLAB 7.3 file of masks."""
+def _boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
+    """Boxes (3,) of the frames ``taken``, from a MATLAB 7.3 file of masks."""
     try:
         import h5py
     except ImportError as e:
@@ -149,7 +149,7 @@ def _boxes(file: Path, taken: range, frames: int) -> Iterator[tuple[Array, float
                 if len(ys) == 0:
                     raise InputError(f"{file}: frame {i + 1} has an empty mask. Unpack it again.")
                 low, high = np.array([xs[0], ys[0]]), np.array([xs[-1] + 1, ys[-1] + 1])
-                yield (low + high) / 2, _MARGIN * float((high - low).max()) / 200
+                yield extent_box(low, high, _MARGIN)
     except (OSError, KeyError, ValueError, TypeError) as e:
         raise _damaged(file, e) from e
 

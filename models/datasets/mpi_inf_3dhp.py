@@ -115,14 +115,12 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                 continue
             if not inside(xy[i], _SIZE):
                 continue
-            center, scale = box_of(xy[i])
             joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
             yield Row(
                 id=f"{NAME}/{subject}/{sequence}/{camera}/{i + 1:06d}",
                 instant=f"{part.name}/{i}",
                 imgname=imgname,
-                center=center,
-                scale=scale,
+                box=box_of(xy[i]),
                 camera=camera,
                 part=joints,
                 openpose=detected(openpose, imgname, joints),
@@ -187,15 +185,13 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             size = width, height
         if not inside(xy[i], size):
             continue
-        center, scale = box_of(xy[i])
         joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
         number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
         yield Row(
             id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
             instant=f"{part.name}/{i}",
             imgname=imgname,
-            center=center,
-            scale=scale,
+            box=box_of(xy[i]),
             camera="video_0",
             action=_ACTIVITIES[number] if 0 <= number < len(_ACTIVITIES) else "",
             part=joints,

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from models.crops import extent_box
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.joints import BODY_25, EXTRA_24
@@ -31,8 +32,6 @@ from pipeline.keypoints import read_people
 
 Array = NDArray[np.float64]
 
-MARGIN: Final = 1.2
-"""Side of the crop by the longer side of the box around the keypoints, as in SPIN."""
 _FAR: Final = 0.1
 """Mean distance, by the person's size, beyond which a detection is of somebody else."""
 _LIMBS: Final = tuple(BODY_25.index(n) for n in EXTRA_24[:12])
@@ -49,10 +48,8 @@ class Row:
     """The same for all views of a person at an instant."""
     imgname: str
     """Below the data set's folder; ``video.avi#12`` is the 13th frame of a video."""
-    center: Array
-    """(2,) pixels."""
-    scale: float
-    """The person's box: side / 200 px."""
+    box: Array
+    """(3,) centre x, y and side, pixels: SPIN's ``center`` and 200 times its ``scale``."""
     camera: str = ""
     action: str = ""
     part: Array = field(default_factory=lambda: np.zeros((24, 3)))
@@ -88,11 +85,12 @@ def to_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     number = {instant: i for i, instant in enumerate(dict.fromkeys(r.instant for r in rows))}
     arrays: dict[str, NDArray[Any]] = {"group": np.array([number[r.instant] for r in rows], np.int64)}
     for f in fields(Row):
-        if f.name != "instant":
+        if f.name not in ("instant", "box"):
             values = np.array([getattr(r, f.name) for r in rows])
             # A pixel and a millimetre are far above float32's resolution.
             arrays[f.name] = values.astype(np.float32) if values.dtype.kind == "f" else values
-    return arrays
+    box = np.array([r.box for r in rows], np.float32).reshape(-1, 3)
+    return arrays | {"center": box[:, :2], "scale": box[:, 2] / 200}
 
 
 def write_npz(arrays: dict[str, NDArray[Any]], out: Path) -> int:
@@ -128,8 +126,9 @@ _SHAPES: Final[dict[str, tuple[int, ...]]] = {
 def read_rows(file: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` of rows, those that it lacks filled in as not known.
 
-    Files of SPIN lack ``id`` and what follows it: there every row is a group of its own, with its number for
-    an id. Texts come as str, numbers as float64, ``group`` as int64.
+    ``box`` (N, 3), centre x, y and side in pixels, takes the place of ``center`` and ``scale``; NaN without
+    one. Files of SPIN lack ``id`` and what follows it: there every row is a group of its own, with its number
+    for an id. Texts come as str, numbers as float64, ``group`` as int64.
 
     Raises:
         InputError: it cannot be read, lacks names, centres or scales of pictures, or an array has a shape
@@ -165,13 +164,14 @@ def read_rows(file: Path) -> dict[str, NDArray[Any]]:
             out[key] = np.asarray(found.get(key, blank), np.float64)
     if "has_smpl" not in found and {"pose", "shape"} <= set(found):
         out["has_smpl"][:] = 1
-    return out
+    box = np.concatenate([out.pop("center"), 200 * out.pop("scale")[:, None]], 1)
+    box[~((box[:, 2] > 0) & np.isfinite(box).all(1))] = np.nan
+    return out | {"box": box}
 
 
-def box_of(xy: Array, margin: float = MARGIN) -> tuple[Array, float]:
-    """``center`` and ``scale`` of the box around points (J, 2)."""
-    low, high = xy.min(0), xy.max(0)
-    return (low + high) / 2, margin * float((high - low).max()) / 200
+def box_of(xy: Array) -> Array:
+    """Box (3,) around points (J, 2)."""
+    return extent_box(xy.min(0), xy.max(0))
 
 
 def inside(xy: Array, size: tuple[int, int]) -> bool:

@@ -93,14 +93,12 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                 raise InputError(f"{part.root / imgname}: is not there. Unpack imageFiles.zip again.")
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
             root = Rotation.from_matrix(R) * Rotation.from_rotvec(pose[i, :3])
-            center, scale = box_of(flat[i, :2, seen].astype(np.float64))
             joints = _on_24(flat[i])
             yield Row(
                 id=f"{NAME}/{sequence}/{p}/video/{i:06d}",
                 instant=f"{sequence}/{p}/{i}",
                 imgname=imgname,
-                center=center,
-                scale=scale,
+                box=box_of(flat[i, :2, seen].astype(np.float64)),
                 camera="video",
                 action=sequence,
                 part=joints,

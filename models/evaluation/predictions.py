@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.body import Body, load_body, pelvis_at_rest
-from models.crops import normalised_rgb
+from models.crops import crop_rgb, cut_box, normalised_rgb, spin_camera
 from models.evaluation.joints import H36MJoints
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
 from models.rotations import matrix_to_axis_angle
-from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
-from models.training.augment import crop_matrix, cut
+from models.smplify import Motion, PoseTarget, Views, Weights, fit
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_JOINTS
@@ -112,17 +111,10 @@ class _Batches(Dataset[_Batch]):
             return batch
         crops = np.zeros((len(every), self.pixels, self.pixels, 3), np.uint8)
         found = self.pictures([str(n) for n in self.rows["imgname"][every]])
-        for k, (picture, box) in enumerate(zip(found, _boxes(self.rows, every), strict=True)):
+        for k, (picture, box) in enumerate(zip(found, self.rows["box"][every], strict=True)):
             if np.isfinite(box).all():
-                crops[k] = cut(picture, crop_matrix(box, 0.0, self.pixels), self.pixels)
+                crops[k] = crop_rgb(picture, box, self.pixels)
         return replace(batch, crops=torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
-
-
-def _boxes(rows: Rows, at: NDArray[np.int64]) -> Array:
-    """(M, 3) centre x, y and side, pixels; NaN where the data have none."""
-    out = np.concatenate([rows["center"][at], 200 * rows["scale"][at, None]], 1)
-    out[~((out[:, 2] > 0) & np.isfinite(out).all(1))] = np.nan
-    return out
 
 
 def predict(
@@ -139,7 +131,7 @@ def predict(
 ) -> Iterator[tuple[NDArray[np.int64], Predictions]]:
     """Batch by batch: some of the wanted rows, and what is said of them, in their own camera's axes.
 
-    A network on pictures sees the crops of ``center`` and ``scale``; one on keypoints sees ``openpose``.
+    A network on pictures sees the crops of ``box``; one on keypoints sees ``openpose``.
     views: of each person and instant. fitted: the solver goes on from the network, on ``openpose``.
 
     Weights of SPIN are for crops of an unknown camera, whose axes they take for the picture's, and so are
@@ -197,14 +189,13 @@ class _Scene:
         of_spin = isinstance(net, ImageRegressor) and net.config.spin_camera
         self.same_body = shares_shape(net, joints.body)
         unknown = np.asarray(np.isnan(rows["K"]).any((1, 2)))
-        box = torch.from_numpy(_boxes(rows, np.arange(len(unknown))))
-        spin = crop_camera(box[:, :2], box[:, 2]).numpy()
         # A fit needs the camera itself, whatever the network that it begins from takes it for.
-        self.K = np.where((unknown | (of_spin and not fitted))[:, None, None], spin, rows["K"])
+        unknown |= of_spin and not fitted
+        self.K = np.where(unknown[:, None, None], spin_camera(rows["box"]), rows["K"])
 
     def predict(self, batch: _Batch) -> Predictions:
         each = np.where(batch.at >= 0, batch.every[np.maximum(batch.at, 0)], batch.own[:, None])
-        box = self._here(_boxes(self.rows, each.ravel()).reshape(*each.shape, 3))
+        box = self._here(cut_box(self.rows["box"][each]))
         K = self._here(self.K[each])
         seen = torch.from_numpy(batch.at >= 0).to(self.device)
         if self.fitted or not isinstance(self.net, ImageRegressor):

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from models.crops import warp_crop, warp_matrix
 from models.training.samples import Sample, Samples
 from pipeline.config import Config
 from pipeline.joints import BODY_25, BODY_25_FLIP, EXTRA_24_FLIP, SMPL_FLIP
@@ -53,8 +53,7 @@ class AugmentConfig(Config):
 UNCHANGED: Final = AugmentConfig(
     flip=0, rotation_deg=0, unrotated=1, scale=0, channel_gain=0, noise=0, occlusion=0
 )
-"""Nothing: for validation. The crops are those of the ``regress`` stage, but that it cuts their edges to
-whole pixels of the frame, as SPIN does: up to a pixel apart."""
+"""No change, for validation: crops of the size of those with room are cut as for ``run``."""
 
 
 def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size: int) -> Samples:
@@ -71,13 +70,13 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
         wider = float(np.clip(1 + cfg.scale * rng.normal(), 1 - cfg.scale, 1 + cfg.scale))
         if not seen[v]:
             continue
-        at = crop_matrix(sample.box[v] * [1, 1, wider], angle, size)
+        at = warp_matrix(sample.box[v] * [1, 1, wider], angle, size)
         if flipped:
             at = np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]]) @ at
-        image = cut(sample.pictures[v], at, size)
+        image = warp_crop(sample.pictures[v], at, size)
         images[v] = _recoloured(image, rng, cfg).transpose(2, 0, 1)
         xy[v] = sample.xy_px[v] @ at[:2, :2].T + at[:2, 2]
-        K[v], turns[v] = camera_of(at @ sample.K[v] @ (_MIRROR if flipped else np.eye(3)))
+        K[v], turns[v] = split_roll(at @ sample.K[v] @ (_MIRROR if flipped else np.eye(3)))
         rolled[v] = np.arctan2(turns[v, 1, 0], turns[v, 0, 0])
     confidence, joints, body_pose = sample.confidence, sample.joints, sample.body_pose
     R, t, orient = sample.R, sample.t, sample.orient
@@ -142,17 +141,7 @@ def _padded(row: Samples, views: int) -> Samples:
     return replace(row, cameras=cameras, **values)
 
 
-def crop_matrix(box: Array, angle: float, size: int) -> Array:
-    """(3, 3) from pixels of a picture to those of the crop of ``box`` (centre x, y and side), turned by
-    ``angle``, radians, x towards y."""
-    c, s = np.cos(angle), np.sin(angle)
-    out = np.eye(3)
-    out[:2, :2] = size / box[2] * np.array([[c, -s], [s, c]])
-    out[:2, 2] = (size - 1) / 2 - out[:2, :2] @ box[:2]
-    return out
-
-
-def camera_of(matrix: Array) -> tuple[Array, Array]:
+def split_roll(matrix: Array) -> tuple[Array, Array]:
     """A pinhole camera's 3 × 3 matrix, as K upper triangular and a rotation about its axis: matrix = K Q.
 
     The last row of ``matrix`` is 0, 0, 1, and its determinant positive.
@@ -165,21 +154,6 @@ def camera_of(matrix: Array) -> tuple[Array, Array]:
     k = matrix.copy()
     k[:2, :2] = [[a * cos - b * sin, a * sin + b * cos], [0, along]]
     return k, turn
-
-
-def cut(picture: Pixels, at: Array, size: int) -> Pixels:
-    """(size, size, 3) of a picture (H, W, 3) whose pixels ``at`` (3, 3), affine, takes to those of the crop.
-
-    Bilinear; where the picture shrinks it is averaged over areas first, or it would alias. Black outside.
-    """
-    shrink = np.sqrt(abs(np.linalg.det(at[:2, :2])))
-    if shrink < 1:
-        h, w = picture.shape[:2]
-        width, height = max(1, round(w * shrink)), max(1, round(h * shrink))
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        x, y = w / width, h / height
-        at = at @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
-    return np.asarray(cv2.warpAffine(picture, at[:2], (size, size), flags=cv2.INTER_LINEAR), np.uint8)
 
 
 def _recoloured(image: Pixels, rng: np.random.Generator, cfg: AugmentConfig) -> Pixels:

@@ -9,9 +9,9 @@
     done (blocks,)        true once a block of 64 pictures is written
 
 The box is ``size`` pixels wide in the picture and in its middle. Lens distortion is taken out, so that each
-picture is a pinhole camera's: that of ``zoom`` times the camera's K. A picture is a chunk of its own in a
-file of 64, so a million pictures are 16 thousand files. A block is written whole, then marked; a writer that
-was killed goes on at the first block that is not.
+picture is a pinhole camera's: that of ``crop_matrix`` times the camera's K. A picture is a chunk of its own
+in a file of 64, so a million pictures are 16 thousand files. A block is written whole, then marked; a writer
+that was killed goes on at the first block that is not.
 """
 
 from __future__ import annotations
@@ -20,100 +20,21 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final, cast
 
-import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from models.rendering.software import valid_radius
-from pipeline.cameras import distort
+from models.crops import room_around
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-ROOM: Final = 1.5
-"""Side of a picture by the side of the crop in it: room for turning, scaling and shifting the crop."""
 BLOCK: Final = 64
-VERSION: Final = 1
-
-
-def picture_side(size: int) -> int:
-    """Side of the pictures for crops of ``size`` pixels; even."""
-    return round(ROOM * size / 2) * 2
-
-
-def zoom(box: Array, size: int) -> Array:
-    """(..., 3, 3) from pixels of the frame to those of the picture of ``box`` (..., 3)."""
-    scale = size / box[..., 2]
-    out = np.zeros((*box.shape[:-1], 3, 3))
-    out[..., [0, 1], [0, 1]] = scale[..., None]
-    out[..., :2, 2] = (picture_side(size) - 1) / 2 - scale[..., None] * box[..., :2]
-    out[..., 2, 2] = 1
-    return out
-
-
-@dataclass(frozen=True)
-class Look:
-    """Where in a frame the pixels of a picture lie."""
-
-    x: NDArray[np.float32]
-    """(P, P) pixels of the frame, as its lens made it."""
-    y: NDArray[np.float32]
-    step: float
-    """Pixels of the frame by one of the picture."""
-
-    @classmethod
-    def at(cls, box: Array, size: int, K: Array, dist: Array) -> Self:
-        """box (3,) in the pinhole camera K (3, 3), dist (8,) of its lens."""
-        back = np.linalg.inv(zoom(box, size))
-        along = np.arange(picture_side(size))
-        x, y = np.meshgrid(back[0, 0] * along + back[0, 2], back[1, 1] * along + back[1, 2])
-        if np.any(dist):
-            pinhole = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K).T
-            lens = distort(pinhole[..., :2], dist)
-            # Beyond its largest valid radius the lens model folds points back into the picture.
-            lens[np.linalg.norm(pinhole[..., :2], axis=-1) > valid_radius(dist)] = -1e6
-            x, y = np.moveaxis(lens @ K[:2, :2].T + K[:2, 2], -1, 0)
-        return cls(x.astype(np.float32), y.astype(np.float32), float(box[2] / size))
-
-    def of(self, plane: Pixels, black: float | Sequence[float] = 0) -> Pixels:
-        """(P, P) or (P, P, C) of a frame's plane (H, W) or (H, W, C): bilinear, averaged over areas first
-        where it shrinks, or it would alias. Outside it is ``black``."""
-        reach = int(2 * self.step) + 2
-        x0, y0 = (max(0, int(a.min()) - reach) for a in (self.x, self.y))
-        x1, y1 = (max(0, int(a.max()) + reach + 1) for a in (self.x, self.y))
-        part = plane[y0:y1, x0:x1]
-        border = (black,) * 4 if isinstance(black, (int, float)) else tuple(black)
-        if not part.size:
-            return np.full((*self.x.shape, *plane.shape[2:]), black, np.uint8)
-        x, y = self.x - x0, self.y - y0
-        if self.step > 1:
-            h, w = part.shape[:2]
-            width, height = max(1, round(w / self.step)), max(1, round(h / self.step))
-            part = cast(Pixels, cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
-            x, y = (x + 0.5) * (width / w) - 0.5, (y + 0.5) * (height / h) - 0.5
-        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
-        # The sides of ``part`` are the frame's own only where the frame ends there.
-        return np.asarray(
-            cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border),
-            np.uint8,
-        )
-
-    def of_yuv(self, planes: Sequence[Pixels], to_yuv: NDArray[np.floating]) -> Pixels:
-        """(P, P, 3) RGB of a YUV 4:2:0 frame; to_yuv (3, 4) from (red, green, blue, 1) to its YUV.
-
-        Chroma samples lie beside the left of their two luma columns and between their two rows (H.273, type
-        0).
-        """
-        x, y = self.x / np.float32(2), (self.y - np.float32(0.5)) / np.float32(2)
-        half = Look(np.asarray(x, np.float32), np.asarray(y, np.float32), self.step / 2)
-        yuv = np.stack([self.of(planes[0], 16), half.of(planes[1], 128), half.of(planes[2], 128)], -1)
-        back = np.linalg.inv(np.asarray(to_yuv[:, :3], np.float64)).astype(np.float32)
-        rgb = (yuv - np.asarray(to_yuv[:, 3], np.float32)) @ back.T
-        return np.asarray((rgb + np.float32(0.5)).clip(0, 255), np.uint8)
+CROPS_VERSION: Final = 2
+"""1: not cut along whole pixels."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +56,7 @@ class CropPlan:
     def nbytes(self) -> int:
         """What the pictures take on the disk, at most: they are compressed without loss."""
         seen = int(np.isfinite(self.box).all(1).sum())
-        return seen * picture_side(self.size) ** 2 * 3
+        return seen * (self.size + 2 * room_around(self.size)) ** 2 * 3
 
     @property
     def blocks(self) -> int:
@@ -155,7 +76,7 @@ class CropStore:
         try:
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             attrs: dict[str, Any] = dict(self._root.attrs)
-            if attrs.get("format") != "multispin-crops" or attrs["version"] > VERSION:
+            if attrs.get("format") != "multispin-crops" or attrs["version"] != CROPS_VERSION:
                 raise ValueError(f"format {attrs.get('format')}, version {attrs.get('version')}")
             self._pictures = cast("zarr.Array[Any]", self._root["pictures"])
             self._done = cast("zarr.Array[Any]", self._root["done"])
@@ -225,11 +146,11 @@ class CropStore:
             root = zarr.create_group(
                 building,
                 attributes={
-                    "format": "multispin-crops", "version": VERSION, "made_of": plan.made_of,
+                    "format": "multispin-crops", "version": CROPS_VERSION, "made_of": plan.made_of,
                     "size": plan.size, "labels": list(plan.labels),
                 },
             )  # fmt: skip
-            side = picture_side(plan.size)
+            side = plan.size + 2 * room_around(plan.size)
             root.create_array(
                 "pictures", shape=(len(plan.box), side, side, 3), chunks=(1, side, side, 3),
                 shards=(BLOCK, side, side, 3), dtype="uint8", fill_value=0,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
-from models.crops import person_box
+from models.crops import MIN_CONFIDENCE, crop_matrix, person_box, room_around
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
 from models.rendering.overlay import composite
@@ -27,7 +27,6 @@ from models.smplify import HINGES
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
-from models.training.crop_store import picture_side, zoom
 from models.training.samples import Sample
 from models.training.target_body import TaughtBody, taught_body
 from pipeline.cameras import Rig
@@ -36,8 +35,6 @@ from pipeline.joints import BODY_25, SMPL_JOINTS
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-SURE: Final = 0.2
-"""Keypoints of less confidence do not count for the box, as in the ``regress`` stage."""
 _PRIOR_POSES: Final = 4096
 _PRIOR_SPREAD: Final = 0.8
 """Draws of the prior's Gaussians are drawn to their means by this: their tails are no one's pose."""
@@ -137,11 +134,12 @@ class SyntheticPictures:
         vertices = self.body.vertices(turned[:, 0], local, betas, found.transl).numpy()
         R, t = found.true_R[0].double().numpy(), found.true_t[0].double().numpy()
         xy, confidence = found.xy_px[0].double(), found.confidence[0].double()
-        counts = confidence > SURE
+        counts = confidence > MIN_CONFIDENCE
         frame_box = person_box(xy, counts)
         frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
-        side = picture_side(self.size)
-        zoomed = zoom(frame_box.numpy(), self.size)
+        room = room_around(self.size)
+        side = self.size + 2 * room
+        zoomed = crop_matrix(frame_box.numpy(), self.size, room)
         K = zoomed @ found.K[0].double().numpy()
         seen = np.isfinite(K).all((1, 2))
         rig = Rig(

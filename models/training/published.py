@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.crops import Lens, crop_matrix, crop_rgb, room_around, spin_camera
 from models.datasets.pictures import read_picture
 from models.datasets.rows import file_and_frame, read_rows
 from models.rotations import axis_angle_to_matrix
-from models.training.crop_store import CropPlan, CropStore, Look, zoom
+from models.training.crop_store import CropPlan, CropStore
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
 from pipeline.cameras import Rig
@@ -32,8 +33,6 @@ Pixels = NDArray[np.uint8]
 Naming = Literal["npz", "mpi-inf-3dhp", "h36m"]
 
 LABELS: Final = ("row",)
-SPIN_FOCAL: Final = 5000 / 224
-"""SPIN's focal length by the side of the crop, which its camera looks straight at."""
 _NAMES: Final[dict[str, re.Pattern[str]]] = {
     "mpi-inf-3dhp": re.compile(r"(S\d+)/(Seq\d+)/.*video_(\d+)(?:/frame_|\.\w+#)(\d+)"),
     "h36m": re.compile(r"(S\d+)[/_](?:Videos/)?(.+)\.(\d{8})(?:_|\.\w+#)(\d+)"),
@@ -49,18 +48,17 @@ class Rows:
         found = read_rows(path)
         self.path = path
         self.imgname: list[str] = found["imgname"].tolist()
-        self.center, self.scale = found["center"], found["scale"]
+        self.box = found["box"]
+        """(N, 3) centre x, y and side, pixels of the pinhole camera; NaN without one."""
         self.part, self.openpose, self.S = found["part"], found["openpose"], found["S"]
         self.pose, self.shape, self.has_smpl = found["pose"], found["shape"], found["has_smpl"] > 0
         self.K, self.dist, self.R, self.t = (found[k] for k in ("K", "dist", "R", "t"))
         calibrated: NDArray[np.bool_] = np.all(np.isfinite(self.K), axis=(1, 2))
-        middle, side = self.center, 200 * self.scale
-        assumed = np.zeros((len(side), 3, 3))
-        assumed[:, [0, 1], [0, 1]] = (SPIN_FOCAL * side)[:, None]
-        assumed[:, :2, 2], assumed[:, 2, 2] = middle, 1
-        self.K = np.where(calibrated[:, None, None], self.K, assumed)
+        self.K = np.where(calibrated[:, None, None], self.K, spin_camera(self.box))
         self.dist = np.where(calibrated[:, None], np.nan_to_num(self.dist), 0)
         self._name(naming, found)
+        for i in np.flatnonzero(self.dist.any(1)).tolist():
+            self.box[i, :2] = self.straight(i, self.box[i, :2])
 
     def _name(self, naming: Naming, found: Mapping[str, NDArray[Any]]) -> None:
         """What every row is called, and which rows are of one instant."""
@@ -82,7 +80,7 @@ class Rows:
         else:
             # Several people can be in one picture. Where they are tells them apart, in any file.
             self.camera = ["0"] * len(keys)
-            at = self.center.round().astype(int).tolist()
+            at = np.nan_to_num(self.box[:, :2]).round().astype(int).tolist()
             self.instant = [
                 f"{self.path.stem}/{n}/{x}_{y}" for n, (x, y) in zip(self.imgname, at, strict=True)
             ]
@@ -96,16 +94,6 @@ class Rows:
     def digest(self) -> str:
         """Of the file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-    @cached_property
-    def box(self) -> Array:
-        """(N, 3) centre and side in the pinhole camera's pixels; NaN where the scale is none."""
-        out = np.concatenate([self.center, 200 * self.scale[:, None]], 1)
-        bent = np.flatnonzero(self.dist.any(1))
-        for i in bent:
-            out[i, :2] = self.straight(int(i), out[i, :2])
-        out[~((out[:, 2] > 0) & np.isfinite(out).all(1))] = np.nan
-        return out
 
     def straight(self, row: int, xy: Array) -> Array:
         """Pixels (..., 2) of a row's picture → of the pinhole camera."""
@@ -180,7 +168,7 @@ class PublishedPeople:
             return self.store.picture(int(self._place[row]))
         r = self.rows
         rgb = read_picture(self.root / r.imgname[row])
-        return Look.at(r.box[row], self.size, r.K[row], r.dist[row]).of(rgb)
+        return crop_rgb(rgb, r.box[row], self.size, room_around(self.size), Lens(r.K[row], r.dist[row]))
 
     def __getitem__(self, index: int) -> Sample:
         _, at = self.groups[index]
@@ -188,7 +176,7 @@ class PublishedPeople:
         pictures = tuple(self._picture(int(row)) for row in at)
         side = pictures[0].shape[0]
         shown = np.array([p.any() for p in pictures])
-        zoomed = zoom(r.box[at], self.size)
+        zoomed = crop_matrix(r.box[at], self.size, room_around(self.size))
         points = np.concatenate([r.openpose[at], r.part[at]], 1)
         sure = points[..., 2]
         xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import pose_keypoints
-from models.crops import person_box
+from models.crops import MAX_BOX_FRAMES, MIN_CONFIDENCE, crop_matrix, person_box, room_around
 from models.regressor import MIN_KEYPOINTS
-from models.training.crop_store import CropPlan, CropStore, zoom
+from models.training.crop_store import CropPlan, CropStore
 from models.training.groups import ViewGroups
-from models.training.pictures import SURE
 from models.training.samples import Sample
 from models.training.target_body import TaughtBody, taught_body
 from pipeline.errors import InputError
@@ -24,8 +23,6 @@ from pipeline.store import Store
 Array = NDArray[np.float64]
 
 LABELS: Final = ("person", "time", "view")
-_LARGEST_BOX: Final = 4
-"""Sides of the frame that a person's crop may be wide: more is a stray keypoint."""
 
 
 def finished(results: Store) -> None:
@@ -50,9 +47,9 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
     for k in range(len(results.done)):
         fits = results.read(k)
         seen = fits.keypoints
-        counts = seen.confidence > SURE
+        counts = seen.confidence > MIN_CONFIDENCE
         box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
-        large = box[..., 2] > _LARGEST_BOX * c.rig.size.max(1)[:, None, None]
+        large = box[..., 2] > MAX_BOX_FRAMES * c.rig.size.max(1)[:, None, None]
         box[(counts.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
         there = (c.frame_index[:, fits.start : fits.start + len(fits.valid)] >= 0)[..., None, None]
         box = np.where(there, box, np.nan)
@@ -101,7 +98,7 @@ class RecordedPeople:
         self.box = plan.box.reshape(-1, len(rig), 3)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.box), axis=-1)
         self.groups = ViewGroups([np.flatnonzero(row).tolist() for row in seen], views, seed)
-        self.zoom = zoom(self.box, plan.size)
+        self.zoom = crop_matrix(self.box, plan.size, room_around(plan.size))
         self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
         self._read(store, worst_fit, body or taught_body())
 
