@@ -315,6 +315,31 @@ def test_crops_of_every_view_person_and_frame_find_their_place(net: ImageRegress
     assert all(b.posed.all() for b in out)
 
 
+def test_a_person_is_placed_by_the_crop_that_was_cut(
+    net: ImageRegressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the box, of which whole pixels are cut: without distortion the two agree in every view."""
+    rig = replace(RIG, dist=np.zeros_like(RIG.dist))
+    boxes: list[Tensor] = []
+    said = net.regress
+
+    def spy(features: Tensor, seen: Tensor, box: Tensor, *rest: Tensor) -> Regression:
+        boxes.append(box)
+        return said(features, seen, box, *rest)
+
+    monkeypatch.setattr(net, "regress", spy)
+    items = [replace(c, xy_px=c.image_px) for c in people_in_pictures(8)]
+    list(
+        regress(iter(items), RegressConfig(), rig, BODY, net, window=WINDOW, decode=lambda at: filmed(8, at))
+    )
+    box = torch.cat(boxes)
+    found = box[box.isfinite().all(-1)].double()
+    first = found[:, :2] - found[:, 2:] / 2 + 0.5
+    assert len(found) > 20
+    # Height and width may differ by a pixel, whose half is in the edges of the mean side.
+    assert ((4 * first).round() / 4 - first).abs().max() < 1e-4
+
+
 def test_a_network_of_smpls_body_places_the_body_that_ships_too(net: ImageRegressor) -> None:
     """Seen by one camera, where the network's own word is all there is."""
     said = []
