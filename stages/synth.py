@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from models.body import Body, pose_keypoints
-from models.rendering.overlay import composite
-from models.rendering.software import draw
+from models.synthetic.cameras import ring_rig
+from models.synthetic.detector import Noise, detect
 from models.synthetic.people import Person, animate, make_people, reached
-from models.synthetic.recording import Noise, backdrop, detect, ring_rig
+from models.synthetic.pictures import backdrop, film
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibration import write_calibration
 from pipeline.cameras import Rig
@@ -42,11 +42,6 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "record
 
 _POINTS: Final = (*BODY_25, "Head")
 """What is projected: BODY_25, and the top of the head for the formats that have it."""
-
-_COLOURS: Final = np.array(
-    [[0.80, 0.76, 0.71, 1], [0.56, 0.62, 0.68, 1], [0.62, 0.69, 0.60, 1], [0.70, 0.60, 0.66, 1]], np.float32
-)
-"""Of the people, muted, so that an overlay stands out from them."""
 
 
 class SynthConfig(Config):
@@ -233,11 +228,11 @@ def _write_windows(
                 ]
                 vertices = torch.stack(meshes, 1).numpy()
 
-                def film(v: int, vertices: NDArray[np.float32] = vertices) -> None:
-                    for picture in _pictures(vertices, body, rig, v, rooms[v]):
+                def record(v: int, vertices: NDArray[np.float32] = vertices) -> None:
+                    for picture in film(vertices, body, rig, v, rooms[v]):
                         writers[v].write(picture)
 
-                list(pool.map(film, range(len(rig))))
+                list(pool.map(record, range(len(rig))))
             truth.write(batch)
             progress(b - a)
     return truth
@@ -284,19 +279,6 @@ def _true_window(
     skull = joints[..., SMPL_JOINTS.index("head"), :].numpy()
     ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
     return batch, np.concatenate([world, (skull + 3 * (ears - skull))[..., None, :]], -2)
-
-
-def _pictures(
-    vertices: NDArray[np.float32], body: Body, rig: Rig, view: int, room: NDArray[np.uint8]
-) -> Iterator[NDArray[np.uint8]]:
-    """What one camera films of meshes (T, P, N, 3): the room with the people in it, under a lamp."""
-    people = vertices.shape[1]
-    colours = _COLOURS[np.arange(people) % len(_COLOURS)]
-    shadow = np.tile(np.array([0.15, 0.15, 0.18, 0.4], np.float32), (people, 1))
-    for frame in vertices:
-        flat = frame * np.array([1, 1, 0], np.float32)
-        shaded = composite(room, draw(flat, body.faces, rig, view, shadow, antialias=False))
-        yield composite(shaded, draw(frame, body.faces, rig, view, colours))
 
 
 def _write_keypoints(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from models.synthetic.poses import Poses
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.store import Contents
@@ -82,3 +83,28 @@ def batch(k: int) -> FitBatch:
         status=status(torch.from_numpy(rng.random((t, 1)) > 0.5)),
         state=random(5).double(),
     )
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_poses(frames: int = 60) -> Poses:
+    pose = 0.25 * torch.randn(frames, 24, 3, generator=seeded(99))
+    category = (torch.arange(frames) >= frames // 2).long()
+    return Poses(pose, torch.full((frames,), 0.95), category, ("a", "b"))
+
+
+def write_motion(folder: Path) -> Path:
+    """A file of twelve clips of ten frames."""
+    rng = np.random.default_rng(0)
+    path = folder / "poses.npz"
+    np.savez(
+        path,
+        body_pose=0.25 * rng.normal(size=(120, 24, 3)).astype(np.float32),
+        trans=np.full((120, 3), 0.9, np.float32),
+        clip_id=np.repeat(np.arange(12), 10),
+        clip_name=np.array([f"cmu_{i // 3:02d}_{i:02d}" for i in range(12)]),
+        clip_category=np.array(["walk"] * 9 + ["jump"] * 3),
+    )
+    return path

@@ -15,7 +15,7 @@ from models.datasets.rows import Row, box_of, to_arrays, write_npz
 from models.evaluation.joints import extra_24, h36m_joints
 from models.evaluation.scores import TrueBodies
 from models.image_regressor import ImageConfig, ImageRegressor
-from models.synthetic.recording import ring_rig
+from models.synthetic.cameras import ring_rig
 from pipeline.joints import EXTRA_24
 
 VIEWS, PEOPLE, COUNT = 3, 4, 12

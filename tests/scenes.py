@@ -15,12 +15,11 @@ from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, nearest_rotation
 from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
+from models.synthetic.cameras import look_at
 from models.synthetic.people import animate, make_people
+from models.synthetic.poses import draw_from_prior
 from pipeline.cameras import Rig
 from pipeline.joints import SMPL_JOINTS
-
-HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
-"""Joint, axis and sign of a natural bend."""
 
 
 @cache
@@ -91,9 +90,7 @@ def ring(views: int = 4, focal: float = 1700.0, radius: float = 4.0) -> Rig:
     centre = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(views, 1.5)], -1)
     forward = np.array([0, 0, 1.0]) - centre
     forward /= np.linalg.norm(forward, axis=1, keepdims=True)
-    right = np.cross(forward, [0, 0, 1.0])
-    right /= np.linalg.norm(right, axis=1, keepdims=True)
-    rot = np.stack([right, np.cross(forward, right), forward], 1)
+    rot = look_at(forward)
     k = np.broadcast_to([[focal, 0, 960], [0, focal, 540], [0, 0, 1.0]], (views, 3, 3)).copy()
     t = -np.einsum("vij,vj->vi", rot, centre)
     return Rig(
@@ -156,18 +153,7 @@ def scene(
 def _random_motion(frames: int, rate: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Rotations (T, 24, 3, 3) and the pelvis' place (T, 3)."""
     knots = int(frames / rate / 0.5) + 3
-    mixture = prior()
-    component = rng.choice(
-        len(mixture.weights), knots, p=mixture.weights.numpy() / mixture.weights.sum().item()
-    )
-    root = np.linalg.cholesky(mixture.covariances.numpy())
-    pose = mixture.means.numpy()[component]
-    pose = (pose + 0.7 * np.einsum("kij,kj->ki", root[component], rng.normal(size=pose.shape))).reshape(
-        -1, 23, 3
-    )
-    for name, axis, sign in HINGES:
-        j = SMPL_JOINTS.index(name) - 1
-        pose[:, j, axis] = sign * np.abs(pose[:, j, axis])
+    pose = draw_from_prior(prior(), knots, 0.7, rng)
     pose[:, [SMPL_JOINTS.index(f"{s}_{p}") - 1 for s in ("left", "right") for p in ("wrist", "hand")]] = 0
     local = axis_angle_to_matrix(torch.from_numpy(pose))
     turn = np.stack(

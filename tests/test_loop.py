@@ -9,6 +9,7 @@ from models.body import load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
 from models.image_regressor import ImageConfig, ImageRegressor, place
 from models.priors import load_pose_prior
+from models.synthetic.poses import poses_of_prior
 from models.synthetic.projections import Difficulty
 from models.training.augment import AugmentConfig, augmented, collate
 from models.training.images import clean
@@ -25,7 +26,7 @@ from models.training.loop import (
     select,
     to_learn_from,
 )
-from models.training.pictures import SyntheticPictures, poses_of_prior
+from models.training.synthetic import SyntheticPeople
 from pipeline.joints import BODY_25, EXTRA_24
 
 BODY = load_body().keypoints.to(dtype=torch.float32)
@@ -37,9 +38,9 @@ WILD = AugmentConfig(rotation_deg=40, unrotated=0, channel_gain=0, noise=0, occl
 
 @pytest.fixture(scope="module")
 def pictures():
-    noisy = SyntheticPictures(poses_of_prior(), count=40, views=2, size=SIZE)
+    noisy = SyntheticPeople(poses_of_prior(), count=40, views=2, size=SIZE)
     clean_ones = Difficulty(noise=0.0)
-    exact = SyntheticPictures(poses_of_prior(), count=40, views=2, size=SIZE, difficulty=clean_ones)
+    exact = SyntheticPeople(poses_of_prior(), count=40, views=2, size=SIZE, difficulty=clean_ones)
     return {"noisy": [noisy[i] for i in range(12)], "exact": [exact[i] for i in range(8)]}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from builders import smpl_file
 from scipy.spatial.transform import Rotation
-from test_pictures import same
+from test_training_synthetic import same
 from typer.testing import CliRunner
 
 import run_pipeline

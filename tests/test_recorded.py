@@ -12,7 +12,7 @@ import pytest
 import torch
 from recordings import write_recording
 from test_crop_store import SIZE, film, level, reconstructed
-from test_pictures import same
+from test_training_synthetic import same
 from typer.testing import CliRunner
 
 import run_pipeline

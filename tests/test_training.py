@@ -4,17 +4,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from builders import seeded, some_poses, write_motion
+from test_synthetic_projections import samples
 from typer.testing import CliRunner
 
 import run_pipeline
-from models.body import down_the_tree, load_body, pose_keypoints
-from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
-from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
-from models.synthetic.poses import Poses, Sampler, held_out_clips, read_poses
+from models.body import down_the_tree, load_body
+from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix
+from models.rotations import axis_angle_to_matrix
+from models.synthetic.poses import read_poses
 from models.synthetic.projections import TEST, Difficulty, Projections
 from models.training.keypoints import KeypointsConfig, batches, joint_errors, make_net
 from models.training.losses import loss_of
@@ -27,213 +28,13 @@ BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def some_poses(frames=60):
-    pose = 0.25 * torch.randn(frames, 24, 3, generator=seeded(99))
-    category = (torch.arange(frames) >= frames // 2).long()
-    return Poses(pose, torch.full((frames,), 0.95), category, ("a", "b"))
-
-
-def samples(count=6, views=4, difficulty=CLEAN, seed=0):
-    return Projections(some_poses(), BODY).sample(count, views, difficulty, seeded(seed))
-
-
 def small_net(kind="calibrated", poses=None):
     return make_net(KeypointsConfig(width=32), kind, 0, poses or some_poses())
 
 
 @pytest.fixture
 def motion(tmp_path):
-    """A file of twelve clips of ten frames."""
-    rng = np.random.default_rng(0)
-    path = tmp_path / "poses.npz"
-    np.savez(
-        path,
-        body_pose=0.25 * rng.normal(size=(120, 24, 3)).astype(np.float32),
-        trans=np.full((120, 3), 0.9, np.float32),
-        clip_id=np.repeat(np.arange(12), 10),
-        clip_name=np.array([f"cmu_{i // 3:02d}_{i:02d}" for i in range(12)]),
-        clip_category=np.array(["walk"] * 9 + ["jump"] * 3),
-    )
-    return path
-
-
-# --- Poses --------------------------------------------------------------------------------------------------
-
-
-def test_whole_subjects_and_pairs_of_dancers_are_held_out():
-    names = [f"cmu_{subject:02d}_{trial:02d}" for subject in range(7, 13) for trial in range(4)]
-    names += [f"cmud_salsa_{i:02d}" for i in range(1, 31)] + [f"cmu_01_{i:02d}" for i in range(10)]
-    names += ["cmu_09_06", "cmu_09_07"]
-    categories = ["walk"] * 24 + ["salsa"] * 30 + ["playground"] * 10 + ["run"] * 2
-    out = held_out_clips(names, categories)
-    assert out == held_out_clips(names, categories)
-    held = {n for n, o in zip(names, out, strict=True) if o}
-    walks = {n[:6] for n in names[:24]}
-    assert {sum(n.startswith(w) for n in held) for w in walks - {"cmu_01"}} == {0, 4}
-    assert len(held & set(names[:24])) == 4
-    salsa = {int(n[-2:]) for n in held if "salsa" in n}
-    assert len(salsa) == 4
-    assert {i % 15 for i in salsa if i <= 15} == {i % 15 for i in salsa if i > 15}
-    assert sum(n.startswith("cmu_01") for n in held) == 2  # one subject: clips
-    assert not held & {"cmu_09_06", "cmu_09_07"}  # two clips are too few to spare one
-
-
-def test_no_clip_is_in_both_halves(motion):
-    train_poses, test_poses = read_poses(motion)
-    assert len(train_poses.pose) + len(test_poses.pose) == 120
-    assert len(test_poses.pose) == 40  # one walker's three clips, one jump
-    both = torch.cat([train_poses.pose, test_poses.pose]).flatten(1)
-    assert len(torch.unique(both, dim=0)) == 120
-    assert sorted(torch.bincount(test_poses.category).tolist()) == [10, 30]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"trans": None}, "trans"),
-        ({"body_pose": np.zeros((120, 72))}, r"\(120, 72\)"),
-        ({"clip_id": np.arange(120)}, "from 0; it has 0 to 119"),
-        ({"clip_category": np.array([f"{i}" for i in range(12)])}, "no category has three clips"),
-        (b"no motion", "poses"),
-        (b"", "poses"),
-        (b"PK\x03\x04 cut off", "poses"),
-    ],
-)
-def test_another_file_is_refused_by_name(motion, change, message):
-    if isinstance(change, bytes):
-        motion.write_bytes(change)
-    else:
-        with np.load(motion) as d:
-            arrays = {**d, **change}
-        np.savez(motion, **{k: v for k, v in arrays.items() if v is not None})
-    with pytest.raises(InputError, match=message):
-        read_poses(motion)
-
-
-def test_a_category_is_drawn_by_the_root_of_its_frames():
-    category = torch.cat([torch.zeros(900), torch.ones(100)]).long()
-    poses = Poses(torch.zeros(1000, 24, 3), torch.ones(1000), category, ("many", "few"))
-    drawn = Sampler(poses).draw(20000, seeded())
-    share = float((category[drawn] == 1).float().mean())
-    assert share == pytest.approx(10 / (10 + 30), abs=0.01)
-    assert len(torch.unique(drawn)) == 1000
-
-
-def test_poses_come_as_they_are_or_mirrored():
-    poses = some_poses()
-    index = torch.arange(40)
-    found = matrix_to_axis_angle(Sampler(poses).rotations(index, seeded(), varied=False))
-    pose = poses.pose[:40]
-    mirrored = pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])
-    as_is = (found - pose).abs().amax((1, 2)) < 1e-5
-    flipped = (found - mirrored).abs().amax((1, 2)) < 1e-5
-    assert (as_is ^ flipped).all()
-    assert 10 < as_is.sum() < 30
-    # A mirrored body is the mirror image: x changes its sign, left and right change places.
-    body = BODY.to(dtype=torch.float32)
-    still, flat = torch.zeros(1, 10), torch.zeros(1, 3)
-    sampler = Sampler(replace(poses, pose=mirrored))
-    turned = [
-        Sampler(poses).rotations(index, seeded(), varied=False),
-        sampler.rotations(index, seeded(), varied=False),
-    ]
-    a, b = (pose_keypoints(body, r, still, flat)[0] for r in turned)
-    torch.testing.assert_close(a, b[:, list(SMPL_FLIP)] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
-
-
-def test_varied_poses_stay_near_those_that_were_captured():
-    poses = some_poses()
-    index = torch.arange(60).repeat(5)
-    plain = Sampler(poses).rotations(index, seeded(), varied=True)
-    pose = poses.pose[index]
-    legs = [1, 2, 4, 5, 7, 8]
-    found = matrix_to_axis_angle(plain)[:, legs]
-    mirrored = (pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
-    off = torch.minimum((found - pose[:, legs]).norm(dim=-1).amax(1), (found - mirrored).norm(dim=-1).amax(1))
-    assert 0.5 < float((off < 1e-4).float().mean()) < 0.7  # jitter in 40 %
-    assert off.max() < 0.8
-
-
-# --- Projections --------------------------------------------------------------------------------------------
-
-
-def test_clean_points_are_where_opencv_projects_them():
-    s = samples(views=3)
-    for n in range(6):
-        for v in range(3):
-            rvec, _ = cv2.Rodrigues(s.R[n, v].double().numpy())
-            want, _ = cv2.projectPoints(
-                s.points[n].double().numpy(), rvec, s.t[n, v].double().numpy(),
-                s.K[n, v].double().numpy(), np.zeros(5),
-            )  # fmt: skip
-            found, known = s.xy_px[n, v].numpy(), s.confidence[n, v].numpy() > 0
-            assert known.sum() > 10
-            np.testing.assert_allclose(found[known], want[known, 0], atol=0.05)
-
-
-def test_the_truth_is_one_body():
-    s = samples(difficulty=Difficulty(varied_poses=True, bias=1.0, calibration=1.0))
-    rotations = torch.cat([s.turned[:, :1], to_local(s.turned)], 1)
-    joints, points = pose_keypoints(BODY.to(dtype=torch.float32), rotations, s.betas, s.transl)
-    torch.testing.assert_close(joints, s.joints, atol=1e-5, rtol=0)
-    torch.testing.assert_close(points, s.points, atol=1e-5, rtol=0)
-
-
-def test_the_same_seed_gives_the_same_samples():
-    a, b, c = (samples(difficulty=TEST, seed=s) for s in (1, 1, 2))
-    assert torch.equal(a.xy_px.nan_to_num(), b.xy_px.nan_to_num())
-    assert not torch.equal(a.xy_px.nan_to_num(), c.xy_px.nan_to_num())
-
-
-def test_the_detector_errs_as_much_as_it_should():
-    s = samples(count=400, views=4, difficulty=TEST)
-    cam = s.points[:, None] @ s.R.mT + s.t[:, :, None]
-    true = cam @ s.K.mT
-    true = true[..., :2] / true[..., 2:]
-    missing = s.confidence == 0
-    assert torch.equal(missing, s.xy_px.isnan().any(-1))
-    assert 0.15 < float(missing.float().mean()) < 0.3  # 15 % lost, and what is covered or outside
-    box = (true.amax(2) - true.amin(2)).amax(-1)[..., None]
-    error = ((s.xy_px - true).norm(dim=-1) / box)[~missing]
-    assert float(error.median()) == pytest.approx(0.0125 * math.sqrt(2 * math.log(2)), rel=0.2)
-    assert 0.04 < float((error > 0.05).float().mean()) < 0.1
-    sure = s.confidence[~missing]
-    assert np.corrcoef(error, sure)[0, 1] < -0.3
-    assert float(sure.min()) >= 0.05
-    assert float(sure.max()) <= 1
-
-
-def test_calibrations_are_off_by_a_little():
-    s = samples(count=300, difficulty=Difficulty(noise=0.0, calibration=1.0, focal=0.1))
-    assert float(geodesic_degrees(s.R, s.true_R).square().mean()) == pytest.approx(3 * 0.09, rel=0.2)
-    away = (s.R.mT @ s.t[..., None] - s.true_R.mT @ s.true_t[..., None]).norm(dim=(-1, -2))
-    assert float(away.square().mean()) == pytest.approx(3e-4, rel=0.2)
-    focal = s.K[..., 0, 0] / s.true_focal
-    assert 0.4 < float((focal[:, 0] == 1).float().mean()) < 0.6
-    torch.testing.assert_close(focal[:, 0], focal[:, 3])
-
-
-def test_cameras_stand_where_the_person_faces():
-    def facing(s):
-        """Cosine between the way the body faces and the way to each camera."""
-        way = -(s.R.mT @ s.t[..., None])[..., 0] - s.joints[:, :1]
-        return torch.cosine_similarity(way, s.turned[:, :1, :, 2].expand_as(way), dim=-1)
-
-    before = facing(samples(count=100, difficulty=replace(CLEAN, around=math.radians(60))))
-    assert before.min() > math.cos(math.radians(60 + 45))  # bodies lean, cameras are higher or lower
-    assert facing(samples(count=100)).min() < -0.9
-
-
-def test_a_detector_without_feet_finds_none():
-    s = samples(count=100, difficulty=Difficulty(noise=0.0, no_feet=0.5))
-    feet = s.confidence[:, :, 19:] > 0
-    lacking = ~feet.any(-1).any(-1)
-    assert 0.3 < float(lacking.float().mean()) < 0.7
-    assert (s.confidence[lacking][:, :, :15] > 0).float().mean() > 0.9
+    return write_motion(tmp_path)
 
 
 # --- Losses -------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from dataclasses import fields
 
 import cv2
@@ -11,22 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from models.body import load_body, pose_keypoints
+from models.body import pose_keypoints
 from models.evaluation.joints import extra_24
-from models.rotations import axis_angle_to_matrix
-from models.synthetic.poses import Poses
+from models.synthetic import pictures
+from models.synthetic.poses import poses_of_prior
 from models.synthetic.projections import Difficulty
-from models.training import pictures
-from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
 from models.training.samples import Sample
+from models.training.synthetic import SyntheticPeople
 
 SIZE, WIDE = 128, 192
 EXACT = Difficulty(noise=0.0)
 
 
 @pytest.fixture(scope="module")
-def source() -> SyntheticPictures:
-    return SyntheticPictures(poses_of_prior(), count=40, views=3, size=SIZE, difficulty=EXACT)
+def source() -> SyntheticPeople:
+    return SyntheticPeople(poses_of_prior(), count=40, views=3, size=SIZE, difficulty=EXACT)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -40,24 +38,24 @@ def same(a: Sample, b: Sample) -> bool:
     return all(equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Sample))
 
 
-def test_a_sample_follows_from_seed_and_index_alone(source: SyntheticPictures) -> None:
+def test_a_sample_follows_from_seed_and_index_alone(source: SyntheticPeople) -> None:
     third = source[3]
     source[0], source[17]
     assert same(source[3], third)
     assert same(pickle.loads(pickle.dumps(source))[3], third)
-    again = SyntheticPictures(source.projections.sampler.poses, count=9, views=3, size=SIZE, difficulty=EXACT)
+    again = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, difficulty=EXACT)
     assert same(again[3], third)
     assert len(again) == 9
     assert same(again[9 + 3], third)
-    other = SyntheticPictures(source.projections.sampler.poses, count=9, views=3, size=SIZE, seed=1)
-    tested = SyntheticPictures(source.projections.sampler.poses, count=9, views=3, size=SIZE, split="test")
+    other = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, seed=1)
+    tested = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, split="test")
     ids = {s.id for s in (third, source[4], other[3], tested[3])}
     assert len(ids) == 4
     for s in (source[4], other[3], tested[3]):
         assert not np.allclose(s.body_pose, third.body_pose)
 
 
-def test_truth_keypoints_and_cameras_agree(source: SyntheticPictures) -> None:
+def test_truth_keypoints_and_cameras_agree(source: SyntheticPeople) -> None:
     """Pose and shape, placed by one of the true joints, are where the cameras saw the points."""
     body, extra = source.body.keypoints, extra_24(source.body)
     off = []
@@ -80,7 +78,7 @@ def test_truth_keypoints_and_cameras_agree(source: SyntheticPictures) -> None:
     assert abs(noise.mean()) < 0.15
 
 
-def test_the_views_share_one_body_in_one_world(source: SyntheticPictures) -> None:
+def test_the_views_share_one_body_in_one_world(source: SyntheticPeople) -> None:
     s = source[2]
     in_world = np.stack([(s.joints[v] - s.t[v]) @ s.R[v] for v in range(3)])
     assert np.abs(in_world - in_world[0]).max() < 1e-6
@@ -89,13 +87,13 @@ def test_the_views_share_one_body_in_one_world(source: SyntheticPictures) -> Non
 
 
 def test_the_person_is_drawn_where_the_keypoints_are(
-    source: SyntheticPictures, monkeypatch: pytest.MonkeyPatch
+    source: SyntheticPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     green = np.array([0, 255, 0])
     monkeypatch.setattr(
-        pictures, "_background", lambda side, clutter, rng: np.full((side, side, 3), green, np.uint8)
+        pictures, "clutter_picture", lambda side, clutter, rng: np.full((side, side, 3), green, np.uint8)
     )
-    monkeypatch.setattr(source, "_grain", np.zeros_like(source._grain))
+    monkeypatch.setattr(source._portraits, "_grain", np.zeros_like(source._portraits._grain))
     for i in range(4):
         s = source[i]
         for v, picture in enumerate(s.pictures):
@@ -113,7 +111,7 @@ def test_the_person_is_drawn_where_the_keypoints_are(
                     assert np.abs(edge - found).max() < reach
 
 
-def test_box_is_the_crops_and_has_the_person(source: SyntheticPictures) -> None:
+def test_box_is_the_crops_and_has_the_person(source: SyntheticPeople) -> None:
     for i in range(6):
         s = source[i]
         seen = np.isfinite(s.box).all(1)
@@ -127,7 +125,7 @@ def test_box_is_the_crops_and_has_the_person(source: SyntheticPictures) -> None:
 def test_detectors_errors_are_of_the_crops_size() -> None:
     poses = poses_of_prior()
     noisy, clean = (
-        SyntheticPictures(poses, count=20, views=2, size=SIZE, difficulty=d)
+        SyntheticPeople(poses, count=20, views=2, size=SIZE, difficulty=d)
         for d in (Difficulty(noise=1.0), EXACT)
     )
     missing, off = [], []
@@ -145,31 +143,3 @@ def test_detectors_errors_are_of_the_crops_size() -> None:
 
 def _ones(xy: np.ndarray) -> np.ndarray:
     return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
-
-
-def test_less_clutter_is_less_in_the_background() -> None:
-    def roughness(clutter: float) -> float:
-        rng = np.random.default_rng(0)
-        made = [pictures._background(96, clutter, rng).astype(float) for _ in range(20)]
-        return float(np.mean([np.abs(np.diff(p, axis=1)).mean() for p in made]))
-
-    assert 8 * roughness(0) < roughness(1)
-    assert roughness(0) < roughness(0.5) < roughness(1)
-
-
-@pytest.mark.parametrize("make", [poses_of_prior, poses_of_people])
-def test_made_up_poses_stand_upright_on_the_floor(
-    make: Callable[[int], Poses], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "_PEOPLE", 8)
-    poses = make(3)
-    assert poses.pose.shape[1:] == (24, 3)
-    assert len(poses.pose) >= 512
-    rotations = axis_angle_to_matrix(poses.pose.double())
-    body = load_body().keypoints
-    _, points = pose_keypoints(body, rotations, torch.zeros(10, dtype=torch.float64), torch.zeros(3).double())
-    over = points[..., 1] - points[:, 8:9, 1] + poses.height[:, None]
-    assert over[:, 0].median() > 1.3  # the nose
-    assert -0.02 < over.amin(1).median() < 0.08
-    assert torch.equal(poses.pose, make(3).pose)
-    assert not torch.equal(poses.pose, make(4).pose)

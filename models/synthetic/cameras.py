@@ -1,24 +1,34 @@
-"""Cameras, detections and pictures made from a seed: recordings whose truth is known.
-
-Pure functions; ``people.py`` makes the people. The world is in metres, Z up, the floor at z = 0.
-"""
+"""Synthetic cameras: a calibrated ring around the people of a recording, and random ones around single
+people."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
+from models.rotations import axis_angle_to_matrix
+from models.synthetic.random import chance, uniform
 from pipeline.cameras import Rig, distort
 
 Array = NDArray[np.float64]
 
 
+def look_at(ahead: Array, up: Sequence[float] = (0.0, 0.0, 1.0)) -> Array:
+    """Rotations (..., 3, 3), world to camera, of level cameras that look along ``ahead`` (..., 3), unit."""
+    right = np.cross(ahead, up)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    return np.stack([right, np.cross(ahead, right), ahead], -2)
+
+
 def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> Rig:
-    """Cameras on an uneven ring that look at a region and have all of it in the picture.
+    """Cameras on an uneven ring that look at a region and have all of it in the picture. World: z up, floor
+    at 0.
 
     Args:
         cameras: how many.
@@ -45,9 +55,7 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
         ahead = middle - eye
         for _ in range(4):  # towards the middle of what is seen, which is not the middle of the region
             ahead /= np.linalg.norm(ahead)
-            right = np.cross(ahead, [0.0, 0.0, 1.0])
-            right /= np.linalg.norm(right)
-            r = roll @ np.stack([right, np.cross(ahead, right), ahead])
+            r = roll @ look_at(ahead)
             x = (corners - eye) @ r.T
             n = x[:, :2] / x[:, 2:]
             ahead = r.T @ np.array([*(n.min(0) + n.max(0)) / 2, 1.0])
@@ -70,107 +78,39 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
     )
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What a keypoint detector does to the truth."""
+def cameras_around(
+    joints: Tensor, ahead: Tensor, within: float, views: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cameras around people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0.
 
-    sigma_px: float
-    """Standard deviation of each coordinate, pixels of the picture."""
-    outliers: float
-    """Share of the points that are found somewhere else, 40 to 120 px away."""
-    missing: float
-    """Share of the points that are not found."""
-    gaps: float
-    """Share of the frames in which a camera finds nobody, in runs."""
-    seed: int
-
-
-_GAP_BLOCK: Final = 75
-"""Frames in which each camera has one gap."""
-
-
-def detect(true_px: Array, size: NDArray[np.int64], start: int, noise: Noise) -> Array:
-    """What a detector would find of J points, from where they are in the pictures.
-
-    Args:
-        true_px: (V, T, P, J, 2) pixels of the video frame; NaN where there is none.
-        size: (V, 2) picture width and height, pixels.
-        start: number of the first frame: a frame's noise depends on the seed and its number alone.
-        noise: how much of what.
-
-    Returns:
-        (V, T, P, J, 3) x, y and confidence; a point that is missing or outside the picture is NaN, NaN, 0.
-        The confidence falls with a random share of the error, as a detector feels only some of its errors.
+    They stand ``within`` radians of the direction ``ahead`` (N,) from the people.
     """
-    found = np.concatenate([true_px, np.ones((*true_px.shape[:-1], 1))], -1)
-    for i in range(true_px.shape[1]):
-        rng = np.random.default_rng([noise.seed, 4, start + i])
-        shape = (true_px.shape[0], *true_px.shape[2:-1])
-        offset = noise.sigma_px * rng.normal(size=(*shape, 2))
-        away, way = rng.uniform(40, 120, shape), rng.uniform(0, 2 * np.pi, shape)
-        jump = (away * np.stack([np.cos(way), np.sin(way)])).transpose(*range(1, len(shape) + 1), 0)
-        offset = np.where((rng.random(shape) < noise.outliers)[..., None], jump, offset)
-        felt = np.linalg.norm(offset, axis=-1) * rng.uniform(0, 1, shape)
-        confidence = np.clip(0.88 * np.exp(-felt / 40) + 0.06 * rng.normal(size=shape), 0.05, 1.0)
-        lost = rng.random(shape) < noise.missing
-        lost |= _in_gap(len(size), start + i, noise)[:, None, None]
-        found[:, i, ..., :2] += offset
-        found[:, i, ..., 2] = np.where(lost, 0.0, confidence)
-    xy, border = found[..., :2], size[:, None, None, None] - 0.5
-    with np.errstate(invalid="ignore"):
-        inside = ((xy >= -0.5) & (xy < border)).all(-1) & (found[..., 2] > 0)
-    found[~inside] = np.nan, np.nan, 0.0
-    return found
+    n = len(joints)
 
-
-def _in_gap(views: int, frame: int, noise: Noise) -> NDArray[np.bool_]:
-    """(V,) which cameras find nobody in this frame: one run of frames in every block, a camera at a time."""
-    block, i = divmod(frame, _GAP_BLOCK)
-    rng = np.random.default_rng([noise.seed, 5, block])
-    length = np.round(noise.gaps * _GAP_BLOCK * rng.uniform(0.6, 1.4, views))
-    begin = np.floor(rng.uniform(0, 1, views) * (_GAP_BLOCK - length + 1))
-    return np.asarray((i >= begin) & (i < begin + length))
-
-
-def backdrop(rig: Rig, view: int) -> NDArray[np.uint8]:
-    """An empty round room as a camera sees it, (H, W, 3) RGB, with half-metre tiles on the floor.
-
-    The x axis of the world is red on the floor and the y axis green. Drawn pixel by pixel through the
-    camera's lens, so that lines are where the calibration says.
-    """
-    w, h = (int(x) for x in rig.size[view])
-    u, v = np.meshgrid(np.arange(w, dtype=np.float64), np.arange(h, dtype=np.float64))
-    ideal = rig.undistort(view, np.stack([u, v], -1))
-    rays = np.concatenate([ideal, np.ones((h, w, 1))], -1) @ np.linalg.inv(rig.K[view]).T @ rig.R[view]
-    eye = rig.centres[view]
-    down = -rays[..., 2]
-    with np.errstate(divide="ignore"):
-        reach = np.where(down > 1e-6, eye[2] / down, np.inf)
-    # The wall is a cylinder around the origin, with every camera inside.
-    room = max(7.0, 1.3 * float(np.linalg.norm(rig.centres[:, :2], axis=1).max()))
-    a = np.maximum(np.square(rays[..., :2]).sum(-1), 1e-12)
-    b = rays[..., :2] @ eye[:2]
-    wall = (-b + np.sqrt(b * b + a * (room * room - eye[:2] @ eye[:2]))) / a
-    on_floor = reach < wall
-    hit = eye + np.where(on_floor, reach, wall)[..., None] * rays
-    x, y, z = np.moveaxis(hit, -1, 0)
-
-    def line(at: Array, spacing: float, width: float) -> Array:
-        """Cover (H, W, 1) of lines at the multiples of ``spacing``, softened over a pixel's size there."""
-        pixel = np.hypot(*np.gradient(at)) + 1e-6
-        off = np.abs(at - spacing * np.round(at / spacing))
-        cover = np.clip((width / 2 - off) / pixel + 0.5, 0, 1) * np.minimum(1, width / pixel)
-        return np.asarray(cover)[..., None]
-
-    tile = (np.floor(x / 0.5) + np.floor(y / 0.5)) % 2
-    floor = np.array([176, 170, 160]) + 10 * tile[..., None]
-    lines = np.maximum(line(x, 0.5, 0.015), line(y, 0.5, 0.015))
-    floor = floor + lines * (np.array([120, 116, 110]) - floor)
-    for at, colour in ((y, (178, 70, 64)), (x, (76, 140, 76))):
-        floor = floor + line(at, 2 * room, 0.03) * (np.array(colour) - floor)
-    far = np.clip((np.hypot(x, y) / room - 0.35) / 0.65, 0, 1)[..., None]
-    floor = floor + far * (np.array([150, 150, 152]) - floor)
-    up = np.clip(z / 4.0, 0, 1)[..., None]
-    above = np.array([142, 148, 158]) + up * (np.array([206, 212, 222]) - np.array([142, 148, 158]))
-    picture = np.where(on_floor[..., None], floor, above)
-    return np.asarray(np.clip(picture, 0, 255).astype(np.uint8))
+    around = ahead[:, None] + uniform(rng, -within, within, n, views)
+    away = uniform(rng, 2.5, 6.0, n, views)
+    height = uniform(rng, 0.6, 2.6, n, views)
+    middle = (joints.amin(1) + joints.amax(1)) / 2
+    eye = torch.stack([away * around.sin(), height, away * around.cos()], -1)
+    eye[..., [0, 2]] += middle[:, None, [0, 2]]
+    # Not always in the middle of the picture: by up to a tenth of the distance.
+    aim = middle[:, None] + away[..., None] * uniform(rng, -0.1, 0.1, n, views, 3)
+    ahead = torch.nn.functional.normalize(aim - eye, dim=-1)
+    up = torch.tensor([0.0, 1.0, 0.0]).expand_as(ahead)
+    right = torch.nn.functional.normalize(torch.linalg.cross(ahead, up, dim=-1), dim=-1)
+    level = torch.stack([right, torch.linalg.cross(ahead, right, dim=-1), ahead], -2)
+    rolled = torch.zeros(n, views, 3)
+    rolled[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
+    held = chance(rng, 0.9, n, 1)  # else by hand
+    rolled[..., 2] *= torch.where(held, 1.0, 5.0)
+    R = axis_angle_to_matrix(rolled) @ level
+    size = torch.tensor([[1280.0, 960.0], [1080.0, 1920.0], [1920.0, 1080.0]])
+    size = size[torch.randint(0, 3, (n, 1), generator=rng)].expand(n, views, 2)
+    # Focal length so that a standing person fills a third to nine tenths of the shorter side.
+    fill = uniform(rng, 0.35, 0.9, n, views) * size.amin(-1) / 1.75
+    focal = (fill * away).clamp(0.5 * size.amax(-1), 3.0 * size.amax(-1))
+    K = torch.zeros(n, views, 3, 3)
+    K[..., 0, 0] = K[..., 1, 1] = focal
+    K[..., :2, 2] = (size - 1) / 2
+    K[..., 2, 2] = 1
+    return K, R, -(R @ eye[..., None])[..., 0], size

@@ -1,50 +1,32 @@
-"""Pictures of made-up people whose truth is known: what an image regressor can learn from without any data.
-
-The body in poses of motion capture, of the pose prior or of made-up recordings, before random cameras;
-dressed in plain colours, lit from anywhere, before backgrounds of gradients, noise and shapes; its keypoints
-found with the errors of a detector. Sample i follows from the seed and i alone.
-"""
+"""Pictures of synthetic people: a room filmed by calibrated cameras, and dressed people before clutter."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
-from models.crops import MIN_CONFIDENCE, crop_matrix, person_box, room_around
-from models.priors import load_pose_prior
-from models.regressor import MIN_KEYPOINTS, to_local
+from models.body import Body
 from models.rendering.overlay import composite
 from models.rendering.software import draw
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from models.smplify import HINGES
-from models.synthetic.people import animate, make_people
-from models.synthetic.poses import Poses
-from models.synthetic.projections import Difficulty, Projections
-from models.training.samples import Sample
-from models.training.target_body import TaughtBody, taught_body
 from pipeline.cameras import Rig
 from pipeline.joints import BODY_25, SMPL_JOINTS
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-_PRIOR_POSES: Final = 4096
-_PRIOR_SPREAD: Final = 0.8
-"""Draws of the prior's Gaussians are drawn to their means by this: their tails are no one's pose."""
-_ANNOTATOR: Final = 0.01
-"""Standard deviation of the 24 points that people mark in published data, by the side of the crop."""
 _GRAIN: Final = 512
 """Side of the noise of a sensor of which each picture gets a piece; pictures are smaller."""
-_PEOPLE: Final = 64
-_SECONDS: Final = 60.0
-_MOMENTS: Final = 64
+_COLOURS: Final = np.array(
+    [[0.80, 0.76, 0.71, 1], [0.56, 0.62, 0.68, 1], [0.62, 0.69, 0.60, 1], [0.70, 0.60, 0.66, 1]], np.float32
+)
+"""Colours of the people, muted, so that an overlay stands out from them."""
+
+
 _PARTS: Final = ("skin", "hair", "top", "sleeve", "trousers", "shin", "shoes")
 _WORN_ON: Final = {
     "spine1": "top", "spine2": "top", "spine3": "top", "left_collar": "top", "right_collar": "top",
@@ -53,152 +35,68 @@ _WORN_ON: Final = {
     "right_knee": "shin", "left_ankle": "shoes", "right_ankle": "shoes", "left_foot": "shoes",
     "right_foot": "shoes",
 }  # fmt: skip
-"""What covers the skin that follows a joint; all else is bare."""
+"""Garment over the skin that follows a joint; all else is bare."""
 
 
-def poses_of_prior(seed: int = 0) -> Poses:
-    """Poses for whoever has no motion capture: draws from the pose prior, standing on the floor."""
-    prior, body = load_pose_prior(), load_body().keypoints
-    rng = np.random.default_rng([seed, 11])
-    weights = prior.weights.numpy()
-    which = rng.choice(len(weights), _PRIOR_POSES, p=weights / weights.sum())
-    root = np.linalg.cholesky(prior.covariances.numpy())[which]
-    noise = _PRIOR_SPREAD * rng.normal(size=(_PRIOR_POSES, 69))
-    pose = (prior.means.numpy()[which] + np.einsum("nij,nj->ni", root, noise)).reshape(-1, 23, 3)
-    for name, axis, sign in HINGES:
-        joint = SMPL_JOINTS.index(name) - 1
-        pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
-    lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
-    full = torch.from_numpy(np.concatenate([lean, pose], 1))
-    _, joints = forward_kinematics(axis_angle_to_matrix(full), body.joints_template)
-    height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # of an ankle or toe over its sole
-    return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
+def backdrop(rig: Rig, view: int) -> NDArray[np.uint8]:
+    """An empty round room as a camera sees it, (H, W, 3) RGB, with half-metre tiles on the floor.
+
+    The x axis of the world is red on the floor and the y axis green. Drawn pixel by pixel through the
+    camera's lens, so that lines are where the calibration says.
+    """
+    w, h = (int(x) for x in rig.size[view])
+    u, v = np.meshgrid(np.arange(w, dtype=np.float64), np.arange(h, dtype=np.float64))
+    ideal = rig.undistort(view, np.stack([u, v], -1))
+    rays = np.concatenate([ideal, np.ones((h, w, 1))], -1) @ np.linalg.inv(rig.K[view]).T @ rig.R[view]
+    eye = rig.centres[view]
+    down = -rays[..., 2]
+    with np.errstate(divide="ignore"):
+        reach = np.where(down > 1e-6, eye[2] / down, np.inf)
+    # The wall is a cylinder around the origin, with every camera inside.
+    room = max(7.0, 1.3 * float(np.linalg.norm(rig.centres[:, :2], axis=1).max()))
+    a = np.maximum(np.square(rays[..., :2]).sum(-1), 1e-12)
+    b = rays[..., :2] @ eye[:2]
+    wall = (-b + np.sqrt(b * b + a * (room * room - eye[:2] @ eye[:2]))) / a
+    on_floor = reach < wall
+    hit = eye + np.where(on_floor, reach, wall)[..., None] * rays
+    x, y, z = np.moveaxis(hit, -1, 0)
+
+    def line(at: Array, spacing: float, width: float) -> Array:
+        """Cover (H, W, 1) of lines at the multiples of ``spacing``, softened over a pixel's size there."""
+        pixel = np.hypot(*np.gradient(at)) + 1e-6
+        off = np.abs(at - spacing * np.round(at / spacing))
+        cover = np.clip((width / 2 - off) / pixel + 0.5, 0, 1) * np.minimum(1, width / pixel)
+        return np.asarray(cover)[..., None]
+
+    tile = (np.floor(x / 0.5) + np.floor(y / 0.5)) % 2
+    floor = np.array([176, 170, 160]) + 10 * tile[..., None]
+    lines = np.maximum(line(x, 0.5, 0.015), line(y, 0.5, 0.015))
+    floor = floor + lines * (np.array([120, 116, 110]) - floor)
+    for at, colour in ((y, (178, 70, 64)), (x, (76, 140, 76))):
+        floor = floor + line(at, 2 * room, 0.03) * (np.array(colour) - floor)
+    far = np.clip((np.hypot(x, y) / room - 0.35) / 0.65, 0, 1)[..., None]
+    floor = floor + far * (np.array([150, 150, 152]) - floor)
+    up = np.clip(z / 4.0, 0, 1)[..., None]
+    above = np.array([142, 148, 158]) + up * (np.array([206, 212, 222]) - np.array([142, 148, 158]))
+    picture = np.where(on_floor[..., None], floor, above)
+    return np.asarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def poses_of_people(seed: int = 0) -> Poses:
-    """Poses of the people of made-up recordings, each in a manner of their own: they walk,
-    squat, swing their arms, turn, jump and reach. Less varied than motion capture."""
-    body, rng = load_body(), np.random.default_rng([seed, 12])
-    upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
-    poses, heights = [], []
-    for person in make_people(_PEOPLE, _SECONDS, seed, body):
-        rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
-        turned = torch.from_numpy(rotations)
-        turned[:, 0] = upright @ turned[:, 0]
-        poses.append(matrix_to_axis_angle(turned))
-        rest = pelvis_at_rest(body.keypoints, torch.from_numpy(person.betas)[None])
-        heights.append((torch.from_numpy(transl) + rest)[:, 2])
-    pose, height = torch.cat(poses).float(), torch.cat(heights).float()
-    return Poses(pose, height, torch.zeros(len(pose), dtype=torch.int64), ("people",))
-
-
-class SyntheticPictures:
-    """``count`` samples of ``views`` crops of ``size`` pixels, the same in every epoch."""
-
-    def __init__(
-        self,
-        poses: Poses,
-        *,
-        count: int,
-        views: int,
-        size: int,
-        seed: int = 0,
-        split: str = "train",
-        difficulty: Difficulty | None = None,
-        clutter: float = 1.0,
-        body: TaughtBody | None = None,
-    ) -> None:
-        """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise. split:
-        goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default the
-        noise of ``Difficulty`` and poses varied beyond those given. body: by default the one that ships."""
-        self.count, self.views, self.size, self.seed, self.split = count, views, size, seed, split
-        self.clutter = clutter
-        self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
-        taught = body or taught_body()
-        self.body = taught.mesh
-        self.projections = Projections(poses, self.body.keypoints)
-        self._extra = taught.extra
-        self._tints = _tints(self.body)
-        self._grain = np.random.default_rng(1).standard_normal((_GRAIN, _GRAIN, 3), np.float32)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        index %= self.count
-        rng = np.random.default_rng([self.seed, *self.split.encode(), index])
-        torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        found = self.projections.sample(1, self.views, self.difficulty, torch_rng)
-        turned, betas = found.turned, found.betas
-        local = to_local(turned)
-        vertices = self.body.vertices(turned[:, 0], local, betas, found.transl).numpy()
-        R, t = found.true_R[0].double().numpy(), found.true_t[0].double().numpy()
-        xy, confidence = found.xy_px[0].double(), found.confidence[0].double()
-        counts = confidence > MIN_CONFIDENCE
-        frame_box = person_box(xy, counts)
-        frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
-        room = room_around(self.size)
-        side = self.size + 2 * room
-        zoomed = crop_matrix(frame_box.numpy(), self.size, room)
-        K = zoomed @ found.K[0].double().numpy()
-        seen = np.isfinite(K).all((1, 2))
-        rig = Rig(
-            tuple(str(v) for v in range(self.views)),
-            np.where(seen[:, None, None], K, np.eye(3)),
-            np.zeros((self.views, 8)),
-            R,
-            t,
-            np.full((self.views, 2), side),
-        )
-        look = _Look.of(rng)
-        pictures = tuple(
-            self._picture(rig, v, vertices, look, rng) if seen[v] else np.zeros((1, 1, 3), np.uint8)
-            for v in range(self.views)
-        )
-        box = np.tile([(side - 1) / 2, (side - 1) / 2, self.size], (self.views, 1)).astype(np.float64)
-        detected = xy.numpy() @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
-        rotations = torch.cat([turned[:, :1], local], 1).double()
-        _, joints = pose_keypoints(self._extra, rotations, betas.double(), found.transl.double())
-        in_camera = rig.to_camera(joints[0].numpy())
-        marked = np.where(seen[:, None, None], rig.project(joints[0].numpy()), np.nan)
-        marked += _ANNOTATOR * self.size * rng.normal(size=marked.shape)
-        with np.errstate(invalid="ignore"):
-            inside = ((marked > -0.5) & (marked < side - 0.5)).all(-1)
-        marked[~inside] = np.nan
-        return Sample(
-            id=f"synthetic/{self.split}/{self.seed}/{index}",
-            cameras=rig.names,
-            pictures=pictures,
-            box=np.where(seen[:, None], box, np.nan),
-            K=K,
-            R=R,
-            t=t,
-            xy_px=np.concatenate([detected, marked], 1),
-            confidence=np.concatenate([confidence.numpy() * seen[:, None], inside], 1),
-            joints=in_camera,
-            orient=R @ turned[0, 0].double().numpy(),
-            body_pose=local[0].double().numpy(),
-            betas=betas[0].double().numpy(),
-        )
-
-    def _picture(
-        self, rig: Rig, view: int, vertices: NDArray[np.float32], look: _Look, rng: np.random.Generator
-    ) -> Pixels:
-        side = int(rig.size[view, 0])
-        light = (rig.R[view] @ look.light).astype(np.float32)
-        drawn = draw(
-            vertices, self.body.faces, rig, view, look.colours,
-            tints=self._tints, light=light, ambient=look.ambient,
-        )  # fmt: skip
-        rgb = composite(_background(side, self.clutter, rng), drawn).astype(np.float32)
-        y, x = rng.integers(0, _GRAIN - side, 2)
-        rgb += rng.uniform(0, 8) * self._grain[y : y + side, x : x + side]
-        return rgb.clip(0, 255).astype(np.uint8)
+def film(vertices: NDArray[np.float32], body: Body, rig: Rig, view: int, room: Pixels) -> Iterator[Pixels]:
+    """Frames (H, W, 3) of one camera in front of meshes (T, P, N, 3), metres: the room and the people, lit
+    from above."""
+    people = vertices.shape[1]
+    colours = _COLOURS[np.arange(people) % len(_COLOURS)]
+    shadow = np.tile(np.array([0.15, 0.15, 0.18, 0.4], np.float32), (people, 1))
+    for frame in vertices:
+        flat = frame * np.array([1, 1, 0], np.float32)
+        shaded = composite(room, draw(flat, body.faces, rig, view, shadow, antialias=False))
+        yield composite(shaded, draw(frame, body.faces, rig, view, colours))
 
 
 @dataclass(frozen=True)
-class _Look:
-    """Clothes and light of a sample: the same in all its views."""
+class Outfit:
+    """Clothes of a person and the light on them: the same in all views."""
 
     colours: NDArray[np.float32]
     """(parts, 4) for ``draw``."""
@@ -207,7 +105,7 @@ class _Look:
     ambient: float
 
     @staticmethod
-    def of(rng: np.random.Generator) -> _Look:
+    def drawn(rng: np.random.Generator) -> Outfit:
         worn = dict(zip(_PARTS, rng.uniform(0.03, 1, (len(_PARTS), 3)), strict=True))
         for part in _PARTS:
             worn[part] = worn[part].mean() + rng.random() * (worn[part] - worn[part].mean())
@@ -218,7 +116,32 @@ class _Look:
         colours = np.ones((len(_PARTS), 4), np.float32)
         colours[:, :3] = np.stack([worn[p] for p in _PARTS]) * rng.uniform(0.7, 1.1)
         light = rng.normal(size=3)
-        return _Look(colours.clip(0, 1), light / np.linalg.norm(light), rng.uniform(0.3, 0.75))
+        return Outfit(colours.clip(0, 1), light / np.linalg.norm(light), rng.uniform(0.3, 0.75))
+
+
+class Portraits:
+    """Draws a dressed person before clutter."""
+
+    def __init__(self, body: Body, clutter: float) -> None:
+        """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise."""
+        self.body, self.clutter = body, clutter
+        self._tints = _tints(body)
+        self._grain = np.random.default_rng(1).standard_normal((_GRAIN, _GRAIN, 3), np.float32)
+
+    def draw(
+        self, vertices: NDArray[np.float32], rig: Rig, view: int, outfit: Outfit, rng: np.random.Generator
+    ) -> Pixels:
+        """(S, S, 3) of a mesh (1, N, 3), metres, as a camera with square pictures sees it."""
+        side = int(rig.size[view, 0])
+        light = (rig.R[view] @ outfit.light).astype(np.float32)
+        drawn = draw(
+            vertices, self.body.faces, rig, view, outfit.colours,
+            tints=self._tints, light=light, ambient=outfit.ambient,
+        )  # fmt: skip
+        rgb = composite(clutter_picture(side, self.clutter, rng), drawn).astype(np.float32)
+        y, x = rng.integers(0, _GRAIN - side, 2)
+        rgb += rng.uniform(0, 8) * self._grain[y : y + side, x : x + side]
+        return rgb.clip(0, 255).astype(np.uint8)
 
 
 def _tints(body: Body) -> NDArray[np.int32]:
@@ -234,7 +157,7 @@ def _tints(body: Body) -> NDArray[np.int32]:
     return np.asarray(part[body.faces[:, 0]], np.int32)
 
 
-def _background(side: int, clutter: float, rng: np.random.Generator) -> Pixels:
+def clutter_picture(side: int, clutter: float, rng: np.random.Generator) -> Pixels:
     """(side, side, 3): a gradient between four corners' colours, shapes, noise of any coarseness."""
     corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
     corners = corners.mean((0, 1)) + max(clutter, 0.3) * (corners - corners.mean((0, 1)))

@@ -9,9 +9,16 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.rotations import axis_angle_to_matrix
+from models.body import forward_kinematics, load_body, pelvis_at_rest
+from models.priors import PosePrior, load_pose_prior
+from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from models.smplify import HINGES
+from models.synthetic.people import animate, make_people
+from models.synthetic.random import chance
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
 
@@ -25,6 +32,12 @@ _UPPER: Final = tuple(
 _JITTERED: Final = 0.4
 _EXCHANGED: Final = 0.15
 _JITTER_RAD: Final = 0.15
+_PRIOR_POSES: Final = 4096
+_PRIOR_SPREAD: Final = 0.8
+"""Draws of the prior's Gaussians are drawn to their means by this: their tails are no one's pose."""
+_PEOPLE: Final = 64
+_SECONDS: Final = 60.0
+_MOMENTS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -143,18 +156,61 @@ class Sampler:
         of old ones: upper bodies exchanged, joints jittered."""
         n = len(index)
 
-        def chance(p: float) -> Tensor:
-            return torch.rand(n, 1, 1, generator=rng) < p
-
         pose = self.poses.pose[index]
         if varied:
             other = self.poses.pose[self.draw(n, rng)]
             upper = torch.zeros(24, dtype=torch.bool)
             upper[list(_UPPER)] = True
-            pose = torch.where(chance(_EXCHANGED) & upper[:, None], other, pose)
+            pose = torch.where(chance(rng, _EXCHANGED, n, 1, 1) & upper[:, None], other, pose)
         mirrored = pose[:, list(SMPL_FLIP)] * pose.new_tensor([1.0, -1.0, -1.0])
-        rotation = axis_angle_to_matrix(torch.where(chance(0.5), mirrored, pose))
+        rotation = axis_angle_to_matrix(torch.where(chance(rng, 0.5, n, 1, 1), mirrored, pose))
         if varied:
-            size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(_JITTERED)
+            size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(rng, _JITTERED, n, 1, 1)
             rotation = rotation @ axis_angle_to_matrix(size * torch.randn(n, 24, 3, generator=rng))
         return rotation
+
+
+def draw_from_prior(
+    prior: PosePrior, count: int, spread: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Poses (count, 23, 3) axis-angle, drawn towards the means by ``spread``; knees and elbows bend
+    forwards."""
+    weights = prior.weights.numpy()
+    component = rng.choice(len(weights), count, p=weights / weights.sum())
+    root = np.linalg.cholesky(prior.covariances.numpy())[component]
+    noise = spread * rng.normal(size=(count, 69))
+    pose: NDArray[np.float64] = (
+        prior.means.numpy()[component] + np.einsum("nij,nj->ni", root, noise)
+    ).reshape(-1, 23, 3)
+    for name, axis, sign in HINGES:
+        joint = SMPL_JOINTS.index(name) - 1
+        pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
+    return pose
+
+
+def poses_of_prior(seed: int = 0) -> Poses:
+    """Poses for whoever has no motion capture: draws from the pose prior, standing on the floor."""
+    prior, body = load_pose_prior(), load_body().keypoints
+    rng = np.random.default_rng([seed, 11])
+    pose = draw_from_prior(prior, _PRIOR_POSES, _PRIOR_SPREAD, rng)
+    lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
+    full = torch.from_numpy(np.concatenate([lean, pose], 1))
+    _, joints = forward_kinematics(axis_angle_to_matrix(full), body.joints_template)
+    height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # of an ankle or toe over its sole
+    return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
+
+
+def poses_of_people(seed: int = 0) -> Poses:
+    """Poses of the people of synthetic recordings, less varied than motion capture."""
+    body, rng = load_body(), np.random.default_rng([seed, 12])
+    upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
+    poses, heights = [], []
+    for person in make_people(_PEOPLE, _SECONDS, seed, body):
+        rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
+        turned = torch.from_numpy(rotations)
+        turned[:, 0] = upright @ turned[:, 0]
+        poses.append(matrix_to_axis_angle(turned))
+        rest = pelvis_at_rest(body.keypoints, torch.from_numpy(person.betas)[None])
+        heights.append((torch.from_numpy(transl) + rest)[:, 2])
+    pose, height = torch.cat(poses).float(), torch.cat(heights).float()
+    return Poses(pose, height, torch.zeros(len(pose), dtype=torch.int64), ("people",))

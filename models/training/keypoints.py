@@ -23,10 +23,9 @@ from models.regressor import (
     save_regressor,
 )
 from models.rotations import nearest_rotation
-from models.synthetic.poses import Poses, Sampler, read_poses
+from models.synthetic.poses import Poses, Sampler, poses_of_prior, read_poses
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections
 from models.training.losses import loss_of
-from models.training.pictures import poses_of_prior
 from pipeline.config import Config
 from pipeline.errors import InputError
 

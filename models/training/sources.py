@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.synthetic.poses import read_poses
+from models.synthetic.poses import poses_of_people, poses_of_prior, read_poses
 from models.synthetic.projections import Difficulty
-from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
 from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
 from models.training.samples import Sample
+from models.training.synthetic import SyntheticPeople
 from models.training.target_body import TaughtBody, taught_body
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -83,7 +83,7 @@ def open_source(
         else:
             poses = {"prior": poses_of_prior, "people": poses_of_people}[cfg.poses](2 * seed + test)
         varied = cfg.poses == "prior" or cfg.path is not None
-        return SyntheticPictures(
+        return SyntheticPeople(
             poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter,
             difficulty=Difficulty(varied_poses=varied, around=math.radians(cfg.around_deg)),
             body=body,
