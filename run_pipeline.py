@@ -790,10 +790,10 @@ def preprocess(
     ] = None,
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
-    from models.datasets import h36m, mpi_inf_3dhp, threedpw
-    from models.datasets.rows import Row, check_openpose, to_arrays, write_npz
+    from models.datasets import DATASETS
+    from models.datasets.rows import PersonRow, check_openpose, to_arrays, write_npz
 
-    modules = {m.NAME: m for m in (mpi_inf_3dhp, h36m, threedpw)}
+    modules = {m.NAME: m for m in DATASETS}
     if dataset not in modules:
         raise InputError(f"{dataset}: no such data set. Choose {', '.join(modules)}.")
     module = modules[dataset]
@@ -804,7 +804,7 @@ def preprocess(
     parts = module.parts(root, split)
     if lacking := module.missing(parts):
         _warn(f"{root}: {lacking}; the others are taken")
-    rows: list[Row] = []
+    rows: list[PersonRow] = []
     for part in (bar := tqdm(parts, unit="part", desc=f"{dataset} {split}", dynamic_ncols=True)):
         bar.set_postfix_str(part.name)
         rows += module.rows(part, openpose, every or module.EVERY[split])
@@ -841,13 +841,13 @@ def crops(
     """Cut people out of videos once, in order, for `train` to read in any. Run again to continue."""
     from contextlib import closing
 
-    from models.training.published import Rows
+    from models.training.published import PublishedRows
     from models.training.recorded import plan_of_results
     from pipeline.store import Store
     from stages.crops import crops_of_results, crops_of_rows
 
     if source.is_file() or source.suffix == ".npz":
-        rows = Rows(source)
+        rows = PublishedRows(source)
         plan = rows.plan(size)
         written = crops_of_rows(rows, root or source.parent, plan, out)
     else:

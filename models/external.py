@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from models.body import load_body
-from models.datasets import h36m, mpi_inf_3dhp, threedpw
+from models.datasets import DATASETS
 from models.evaluation.joints import read_regressor
 from models.image_regressor import load_image_regressor
 from models.priors import load_pose_prior
@@ -74,23 +75,12 @@ def _hashed(path: Path) -> str:
     return f"sha256 {found[:12]}"
 
 
-def _mpi_inf_3dhp(root: Path) -> str:
-    return _pieces(root, mpi_inf_3dhp.SPLITS, lambda s: len(mpi_inf_3dhp.parts(root, s)))
-
-
-def _h36m(root: Path) -> str:
-    return _pieces(root, h36m.SPLITS, lambda s: len(h36m.parts(root, s)))
-
-
-def _threedpw(root: Path) -> str:
-    return _pieces(root, threedpw.SPLITS, lambda s: len(threedpw.parts(root, s)))
-
-
-def _pieces(root: Path, splits: tuple[str, ...], count: Callable[[str], int]) -> str:
+def _data_set(name: str, root: Path) -> str:
+    module = next(m for m in DATASETS if name == m.NAME)
     found: list[str] = []
-    for split in splits:
+    for split in module.SPLITS:
         try:
-            found.append(f"{split}: {count(split)}")
+            found.append(f"{split}: {len(module.parts(root, split))}")
         except InputError as e:
             last = e
     if not found:
@@ -120,11 +110,12 @@ EXTERNAL: Final = (
              "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),
     External("mpi_inf_3dhp", "MPI-INF-3DHP, to train on and to evaluate",
              "https://vcai.mpi-inf.mpg.de/3dhp-dataset", "non-commercial research", "preprocess ROOT",
-             _mpi_inf_3dhp),
+             partial(_data_set, "mpi-inf-3dhp")),
     External("h36m", "Human3.6M, to train on and to evaluate", "register at http://vision.imar.ro/human3.6m",
-             "academic use, after registration", "preprocess ROOT", _h36m),
+             "academic use, after registration", "preprocess ROOT",
+             partial(_data_set, "h36m")),
     External("3dpw", "3DPW, to evaluate", "https://virtualhumans.mpi-inf.mpg.de/3DPW",
-             "non-commercial research", "preprocess ROOT", _threedpw),
+             "non-commercial research", "preprocess ROOT", partial(_data_set, "3dpw")),
 )  # fmt: skip
 """In the order of who needs them first."""
 

@@ -190,7 +190,7 @@ class ImageRegressor(nn.Module):
         """features (N, V, D) of the views; seen (N, V) bool; box (N, V, 3) of the crops: centre x, y and
         side, pixels of the pinhole camera K (N, V, 3, 3); body: what ``config.body`` means."""
         said = self.estimate(features, seen)
-        orient, transl = place(said, box, K, body)
+        orient, transl = place_body(said, box, K, body)
         nobody = ~seen.any(1)
 
         def known(x: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class ImageRegressor(nn.Module):
         )
 
 
-def place(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:
+def place_body(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:
     """Root orientation (N, V, 3, 3) and SMPL translation (N, V, 3), metres, in the camera's own frame.
 
     The crop is what a camera in the same place sees that looks straight at its middle, at pixel scale focal
@@ -220,7 +220,7 @@ def place(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tup
 
 
 def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
-    """SPIN's s, tx, ty (N, V, 3) that ``place`` takes to ``transl`` (N, V, 3)."""
+    """SPIN's s, tx, ty (N, V, 3) that ``place_body`` takes to ``transl`` (N, V, 3)."""
     turn, focal = _crop_camera(box, K)
     rest = pelvis_at_rest(body, betas)[:, None]
     x, y, away = ((turn.mT @ (rest + transl)[..., None])[..., 0] - rest).unbind(-1)

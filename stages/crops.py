@@ -17,7 +17,7 @@ from models.datasets.pictures import read_picture, video_up_to
 from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
 from models.training.crop_store import BLOCK, CropPlan, CropStore
-from models.training.published import Rows
+from models.training.published import PublishedRows
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
 
@@ -77,16 +77,16 @@ def _black(size: int) -> Pixels:
     return np.zeros((size + 2 * room_around(size),) * 2 + (3,), np.uint8)
 
 
-def crops_of_rows(rows: Rows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
+def crops_of_rows(rows: PublishedRows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
     """The same for published data of SPIN's format, whose pictures and videos lie below ``root``; plan: of
-    ``Rows.plan``."""
+    ``PublishedRows.plan``."""
     store = CropStore.resume(out, plan)
     first = store.next_block * BLOCK
     with closing(_from_rows(rows, root, plan, first)) as pictures:
         yield from _written(store, pictures)
 
 
-def _from_rows(rows: Rows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
+def _from_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
     """The plan's pictures from number ``first`` on. Each file is opened once."""
     of = [(*file_and_frame(rows.imgname[row]), row) for row in plan.label[:, 0]]
     for name, together in groupby(range(first, len(of)), lambda i: of[i][0]):

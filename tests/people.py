@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body, pose_keypoints
-from models.datasets.rows import Row, box_of, to_arrays, write_npz
+from models.datasets.rows import PersonRow, box_of, to_arrays, write_npz
 from models.evaluation.joints import extra_24, h36m_joints
 from models.evaluation.scores import TrueBodies
 from models.image_regressor import ImageConfig, ImageRegressor
@@ -35,7 +35,7 @@ def image_net() -> ImageRegressor:
 
 
 @cache
-def data() -> tuple[Row, ...]:
+def data() -> tuple[PersonRow, ...]:
     """People before three calibrated cameras, exactly known, with pictures that show nothing."""
     body = load_body()
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def data() -> tuple[Row, ...]:
             S = joints[k] @ rig.R[v].T + rig.t[v]
             root = Rotation.from_matrix(rig.R[v]) * Rotation.from_rotvec(angles[k, 0])
             rows.append(
-                Row(
+                PersonRow(
                     id=f"h36m/S9/Walking_1/{CAMERAS[v]}/{k:06d}",
                     instant=f"{k}",
                     imgname=f"images/S9_{'Walking_1' if k % 2 else 'Eating'}.{CAMERAS[v]}_{k + 1:06d}.png",

@@ -26,7 +26,7 @@ from models.image_regressor import (
     ViewEstimate,
     camera_of,
     load_image_regressor,
-    place,
+    place_body,
     save_image_regressor,
     spin_six_to_matrix,
 )
@@ -348,7 +348,7 @@ def test_the_crops_camera_looks_straight_at_the_crop(cx: float, cy: float) -> No
     pose = torch.eye(3, dtype=torch.float64).expand(1, 23, 3, 3)
     betas = torch.linspace(-1, 1, 10, dtype=torch.float64)[None]
     box = torch.tensor([[[cx, cy, side]]], dtype=torch.float64)
-    orient, transl = place(
+    orient, transl = place_body(
         ViewEstimate(pose, betas, up[None, None], camera[None, None]), box, K[None, None], body
     )
     _, points = pose_keypoints(body, torch.cat([orient[0], pose[0]]), betas[0], transl[0, 0])
@@ -381,11 +381,11 @@ def test_a_person_straight_ahead_is_as_spin_has_it() -> None:
         torch.tensor([[[0.9, 0.1, -0.2]]], dtype=torch.float64),
     )
     box = torch.tensor([[[112.0, 112, 224]]], dtype=torch.float64)
-    orient, transl = place(said, box, K[None, None], body)
+    orient, transl = place_body(said, box, K[None, None], body)
     assert torch.allclose(orient[0, 0], torch.eye(3, dtype=torch.float64))
     want = torch.tensor([0.1, -0.2, 2 * FOCAL_PX / (224 * 0.9)], dtype=torch.float64)
     assert torch.allclose(transl[0, 0], want, rtol=1e-6)
-    empty = place(replace(said, camera=torch.zeros(1, 1, 3).double()), box, K[None, None], body)[1]
+    empty = place_body(replace(said, camera=torch.zeros(1, 1, 3).double()), box, K[None, None], body)[1]
     assert empty.isfinite().all()
 
 
@@ -398,6 +398,6 @@ def test_the_camera_is_what_places_the_body() -> None:
     box = torch.from_numpy(rng.uniform(200, 500, (5, 1, 3))).float()
     K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
     body = load_body().keypoints.to(dtype=torch.float32)
-    _, transl = place(said, box, K, body)
+    _, transl = place_body(said, box, K, body)
     back = camera_of(transl, said.betas, box, K, body)
     torch.testing.assert_close(back, said.camera, atol=1e-4, rtol=1e-4)

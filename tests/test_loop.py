@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from models.body import load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
-from models.image_regressor import ImageConfig, ImageRegressor, place
+from models.image_regressor import ImageConfig, ImageRegressor, place_body
 from models.priors import load_pose_prior
 from models.synthetic.poses import poses_of_prior
 from models.synthetic.projections import Difficulty
@@ -16,15 +16,15 @@ from models.training.images import clean
 from models.training.loop import (
     Bodies,
     LoopConfig,
-    as_found,
-    as_shown,
+    apply_augmentation,
     better,
     fitted,
     keypoints_to_fit,
     picture_ids,
-    score,
+    score_fits,
     select,
-    to_learn_from,
+    training_target,
+    undo_augmentation,
 )
 from models.training.synthetic import SyntheticPeople
 from pipeline.joints import BODY_25, EXTRA_24
@@ -86,7 +86,7 @@ def untrained(samples):
     with torch.no_grad():
         said = net.eval().estimate(torch.zeros(n, v, net.features), samples.seen)
     box = torch.tensor([(SIZE - 1) / 2, (SIZE - 1) / 2, SIZE]).expand(n, v, 3)
-    orient, transl = place(said, box, samples.K, BODY)
+    orient, transl = place_body(said, box, samples.K, BODY)
     pose, betas = (x[:, None].expand(n, v, *x.shape[1:]) for x in (said.body_pose, said.betas))
     return Bodies(orient, pose, betas, transl, torch.full((n, v), torch.inf))
 
@@ -95,11 +95,11 @@ def test_the_truth_scores_nothing_and_what_is_off_more(pictures):
     samples = batch(pictures["exact"])
     xy, confidence = keypoints_to_fit(samples)
     true = truth(samples)
-    none = score(true, BODY, samples.K, xy, confidence)
+    none = score_fits(true, BODY, samples.K, xy, confidence)
     assert none.max() < 0.05
     off = replace(true, transl=true.transl + torch.tensor([0.05, 0.0, 0.0]))
     far = replace(true, transl=true.transl + torch.tensor([0.3, 0.0, 0.0]))
-    some, much = (score(x, BODY, samples.K, xy, confidence) for x in (off, far))
+    some, much = (score_fits(x, BODY, samples.K, xy, confidence) for x in (off, far))
     assert (none < some).all()
     assert (some < much).all()
     # 5 cm of a person whose keypoints are some 0.5 m from their mean, which is 60 px, are 6 px
@@ -122,9 +122,9 @@ def test_a_score_is_that_of_spin_for_a_standing_person():
     spread = ((moved - moved.mean(2, keepdim=True)) ** 2).sum(-1).mean().sqrt()
     d2 = (30 * 60 / spread) ** 2
     want = 0.25 * (1e4 * d2 / (1e4 + d2)) / 25
-    assert score(bodies, BODY, K, moved, confidence).item() == pytest.approx(want.item(), rel=1e-3)
+    assert score_fits(bodies, BODY, K, moved, confidence).item() == pytest.approx(want.item(), rel=1e-3)
     assert rms > 10
-    assert score(bodies, BODY, K, xy, confidence * 0).item() == torch.inf
+    assert score_fits(bodies, BODY, K, xy, confidence * 0).item() == torch.inf
 
 
 def test_fits_from_an_untrained_net_find_the_pose(pictures):
@@ -180,7 +180,7 @@ def test_spins_own_fit_brings_the_score_down_in_each_view(pictures):
     start = replace(true, body_pose=untrained(samples).body_pose, betas=torch.zeros_like(true.betas))
     xy, confidence = keypoints_to_fit(samples)
     found = fitted(samples, start, BODY, PRIOR, LoopConfig(solver="spin", iterations=30))
-    assert (found.score[:, 0] < 0.7 * score(start, BODY, samples.K, xy, confidence)).all()
+    assert (found.score[:, 0] < 0.7 * score_fits(start, BODY, samples.K, xy, confidence)).all()
     assert not torch.allclose(found.body_pose[:, 0], found.body_pose[:, 1], atol=1e-3)
 
 
@@ -190,17 +190,17 @@ def test_fits_made_in_augmented_crops_are_those_of_the_samples(pictures):
     assert not wild.flipped.all()
     assert wild.rolled.abs().max() > 0.3
     want, shown = truth(plain), truth(wild)
-    back = as_found(shown, BODY, wild)
+    back = undo_augmentation(shown, BODY, wild)
     for name, tolerance in (("orient", 1e-4), ("body_pose", 1e-5), ("transl", 0.02)):
         torch.testing.assert_close(getattr(back, name), getattr(want, name), atol=tolerance, rtol=0)
-    again = as_shown(back, BODY, wild)
+    again = apply_augmentation(back, BODY, wild)
     for f in fields(Bodies):
         torch.testing.assert_close(getattr(again, f.name), getattr(shown, f.name), atol=1e-5, rtol=0)
     # Scores, too, are the same in either: bodies and keypoints change together.
     for bodies_plain in (want, replace(want, transl=want.transl + 0.1)):
         a, b = (
-            score(x, BODY, s.K, *keypoints_to_fit(s))
-            for x, s in ((bodies_plain, plain), (as_shown(bodies_plain, BODY, wild), wild))
+            score_fits(x, BODY, s.K, *keypoints_to_fit(s))
+            for x, s in ((bodies_plain, plain), (apply_augmentation(bodies_plain, BODY, wild), wild))
         )
         torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
 
@@ -222,12 +222,12 @@ def test_bad_fits_do_not_teach_and_wild_shapes_become_the_mean_one(pictures):
     betas[0, 1, 3], betas[1, 0, 2] = -3.5, 2.9
     true = truth(batch(pictures["exact"][:2]))
     fits = replace(true, betas=betas, score=torch.tensor([[1.0, 99.0], [101.0, torch.inf]]))
-    target = to_learn_from(fits, samples, LoopConfig())
+    target = training_target(fits, samples, LoopConfig())
     assert target.posed.tolist() == target.shaped.tolist() == [[True, True], [False, False]]
     assert not target.bodies.betas[0, 1].any()
     assert target.bodies.betas[1, 0, 2] == pytest.approx(2.9)
     hidden = replace(samples, seen=torch.tensor([[True, False], [True, True]]))
-    assert to_learn_from(fits, hidden, LoopConfig()).posed.tolist() == [[True, False], [False, False]]
+    assert training_target(fits, hidden, LoopConfig()).posed.tolist() == [[True, False], [False, False]]
 
 
 def test_the_truth_takes_the_place_of_fits_where_it_is_known(pictures):
@@ -236,7 +236,7 @@ def test_the_truth_takes_the_place_of_fits_where_it_is_known(pictures):
     betas[1], pose[2] = torch.nan, torch.nan
     samples = replace(samples, betas=betas, body_pose=pose)
     fits = untrained(samples)  # which are no fits
-    target = to_learn_from(fits, samples, LoopConfig())
+    target = training_target(fits, samples, LoopConfig())
     assert target.posed.tolist() == [[True, True], [True, True], [False, False]]
     assert target.shaped.tolist() == [[True, True], [False, False], [True, True]]
     torch.testing.assert_close(target.bodies.body_pose[:2, 1], pose[:2])

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
 from models.evaluation.metrics import mpjpe, pa_mpjpe
-from models.training.images import clean, joint_errors, with_points
+from models.training.images import clean, image_net_errors, with_points
 from models.training.loop import Bodies, Target
 from models.training.losses import LossConfig, image_losses
 from models.training.samples import Samples
@@ -156,7 +156,7 @@ def test_errors_are_of_the_truth_that_there_is():
     joints[2, :, 4] = torch.nan
     seen = torch.tensor([[True, False], [True, True], [True, True]])
     samples = replace(samples, betas=betas, joints=joints, seen=seen)
-    direct, aligned = joint_errors(said, samples, POINTS)
+    direct, aligned = image_net_errors(said, samples, POINTS)
     a, b = (pose_keypoints(POINTS, x.rotations, x.betas, x.transl) for x in (said, true))
     a0, b0 = (x[0][0, 0] - x[0][0, 0, 0] for x in (a, b))
     assert direct[0] == pytest.approx(mpjpe(a0, b0), rel=1e-4)
@@ -166,4 +166,4 @@ def test_errors_are_of_the_truth_that_there_is():
     assert direct[1] == pytest.approx(mpjpe(a1, b1).mean(), rel=1e-4)
     assert aligned[1] == pytest.approx(pa_mpjpe(a1, b1).mean(), rel=1e-4)
     assert np.isnan(direct[2])
-    assert joint_errors(true, samples_of(true), POINTS)[0].max() < 1e-5
+    assert image_net_errors(true, samples_of(true), POINTS)[0].max() < 1e-5

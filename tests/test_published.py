@@ -16,11 +16,11 @@ from test_training_synthetic import same
 from typer.testing import CliRunner
 
 import run_pipeline
-from models.datasets.rows import Row, to_arrays, write_npz
+from models.datasets.rows import PersonRow, to_arrays, write_npz
 from models.training.crop_store import CropStore
-from models.training.published import PublishedPeople, Rows
+from models.training.published import PublishedPeople, PublishedRows
 from models.training.sources import SourceConfig, open_source
-from models.training.target_body import taught_body
+from models.training.target_body import load_target_body
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter
@@ -65,7 +65,7 @@ def write(folder: Path, *, videos: bool) -> Path:
             points = np.concatenate([xy[v], np.full((49, 1), 0.8)], 1)
             points[3] = 0
             rows.append(
-                Row(
+                PersonRow(
                     id=f"mpi-inf-3dhp/S1/Seq1/{camera}/{i:06d}", instant=f"S1/Seq1/{i}", imgname=name,
                     box=np.array([*xy[v].mean(0), 1.2 * np.ptp(xy[v], axis=0).max()]), camera=camera,
                     openpose=points[:25], part=points[25:],
@@ -149,7 +149,7 @@ def test_pictures_and_what_is_known_of_them(pictures: Path) -> None:
 
 def test_shapes_are_learned_for_smpl_alone(pictures: Path, tmp_path: Path) -> None:
     cfg = SourceConfig(kind="mpi-inf-3dhp", path=pictures, root=pictures.parent)
-    smpl = open_source(cfg, views=2, size=SIZE, body=taught_body(smpl_file(tmp_path)))
+    smpl = open_source(cfg, views=2, size=SIZE, body=load_target_body(smpl_file(tmp_path)))
     ships = open_source(cfg, views=2, size=SIZE)
     for i in range(len(smpl)):
         s = smpl[i]
@@ -159,7 +159,7 @@ def test_shapes_are_learned_for_smpl_alone(pictures: Path, tmp_path: Path) -> No
 
 
 def test_crops_of_videos_are_the_same_samples(videos: Path, pictures: Path, tmp_path: Path) -> None:
-    rows = Rows(videos)
+    rows = PublishedRows(videos)
     plan = rows.plan(SIZE)
     files = [rows.imgname[row].partition("#") for row in plan.label[:, 0]]
     assert files == sorted(files)
@@ -176,7 +176,7 @@ def test_crops_of_videos_are_the_same_samples(videos: Path, pictures: Path, tmp_
 
 
 def test_crops_of_pictures_are_the_pictures(pictures: Path, tmp_path: Path) -> None:
-    rows = Rows(pictures)
+    rows = PublishedRows(pictures)
     *_, _ = crops_of_rows(rows, pictures.parent, rows.plan(SIZE), tmp_path / "crops.zarr")
     cut = PublishedPeople(pictures, crops=tmp_path / "crops.zarr", views=2, size=SIZE)
     plain = PublishedPeople(pictures, root=pictures.parent, views=2, size=SIZE)
@@ -190,7 +190,7 @@ def test_crops_of_rows_without_a_box_are_black_and_frames_that_are_not_there_are
         arrays = dict(d)
     arrays["scale"][1] = 0
     np.savez(tmp_path / "rows.npz", **arrays)
-    rows = Rows(tmp_path / "rows.npz")
+    rows = PublishedRows(tmp_path / "rows.npz")
     *_, _ = crops_of_rows(rows, pictures.parent, rows.plan(SIZE), tmp_path / "crops.zarr")
     store = CropStore(tmp_path / "crops.zarr")
     black = [not store.picture(i).any() for i in range(len(store.plan.box))]
@@ -199,7 +199,7 @@ def test_crops_of_rows_without_a_box_are_black_and_frames_that_are_not_there_are
         arrays = dict(d)
     arrays["imgname"] = np.array([f"{n.partition('#')[0]}#9999" for n in arrays["imgname"]])
     np.savez(tmp_path / "late.npz", **arrays)
-    rows = Rows(tmp_path / "late.npz")
+    rows = PublishedRows(tmp_path / "late.npz")
     with pytest.raises(InputError, match="frames, and the data's rows name frame 9999"):
         list(crops_of_rows(rows, videos.parent, rows.plan(SIZE), tmp_path / "late.zarr"))
 
@@ -224,16 +224,16 @@ def spin_file(path: Path, names: list[str], **more: Any) -> Path:
 )
 def test_views_are_told_from_spins_names(kind: Any, name: str, first: str, tmp_path: Path) -> None:
     names = [name.format(s=s, v=v, f=f) for s in (1, 2) for v in (1, 2, 5) for f in (2, 3)]
-    rows = Rows(spin_file(tmp_path / "train.npz", names), kind)
+    rows = PublishedRows(spin_file(tmp_path / "train.npz", names), kind)
     assert len(rows.members) == 4
     assert all(len(m) == 3 for m in rows.members)
     for members in rows.members:
         assert len({rows.instant[m] for m in members}) == 1
         assert len({rows.camera[m] for m in members}) == 3
     assert rows.instant[0] == first
-    assert len(Rows(tmp_path / "train.npz").members) == len(names)
+    assert len(PublishedRows(tmp_path / "train.npz").members) == len(names)
     with pytest.raises(InputError, match="not named as those of"):
-        Rows(spin_file(tmp_path / "odd.npz", ["a.jpg"]), kind)
+        PublishedRows(spin_file(tmp_path / "odd.npz", ["a.jpg"]), kind)
 
 
 def test_a_file_without_cameras_has_spins(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
         (tmp_path / "other.npz", "imgname"),
     ):
         with pytest.raises(InputError, match=message):
-            Rows(path)
+            PublishedRows(path)
     with pytest.raises(InputError, match="frame of a video"):
         PublishedPeople(videos, root=videos.parent, views=2, size=SIZE)
     np.savez(tmp_path / "flat.npz", imgname=np.array(["a.jpg"]), center=np.zeros((1, 2)), scale=np.zeros(1))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from models.datasets.rows import (
-    Row,
+    PersonRow,
+    all_inside,
     box_of,
     check_openpose,
     detected,
-    inside,
     on_24,
     openpose_file,
     read_rows,
@@ -87,9 +87,9 @@ def test_nobody_is_found_where_there_is_nothing(tmp_path: Path) -> None:
     assert not detected(tmp_path, "a.jpg", np.zeros((24, 3))).any()
 
 
-def row(k: int, instant: str) -> Row:
+def row(k: int, instant: str) -> PersonRow:
     box = box_of(np.array([[0.0, 0.0], [100.0, 40.0]]))
-    return Row(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", box, camera=f"c{k}")
+    return PersonRow(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", box, camera=f"c{k}")
 
 
 def test_arrays_have_the_names_and_shapes_that_are_agreed(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_openpose_that_belongs_to_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_points_on_the_edge_are_inside_and_beyond_it_are_not() -> None:
-    assert inside(np.array([[0.0, 0.0], [99.9, 49.9]]), (100, 50))
-    assert not inside(np.array([[0.0, 50.0]]), (100, 50))
-    assert not inside(np.array([[-0.1, 3.0]]), (100, 50))
-    assert not inside(np.array([[np.nan, 3.0]]), (100, 50))
+    assert all_inside(np.array([[0.0, 0.0], [99.9, 49.9]]), (100, 50))
+    assert not all_inside(np.array([[0.0, 50.0]]), (100, 50))
+    assert not all_inside(np.array([[-0.1, 3.0]]), (100, 50))
+    assert not all_inside(np.array([[np.nan, 3.0]]), (100, 50))
 
 
 def test_rows_are_read_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from models.datasets.rows import read_rows, to_arrays, write_npz
 from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
-from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
+from models.evaluation.scores import TrueBodies, actions_of, evaluate, protocol_errors, rows_of, summary
 from models.regressor import load_regressor
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
@@ -116,7 +116,7 @@ def test_3dpw_is_scored_against_bodies_of_each_gender() -> None:
     still, none = torch.zeros(COUNT, 3, dtype=torch.float64), torch.zeros(COUNT, 10, dtype=torch.float64)
     own = neutral(rotations.view(-1, 24, 3, 3), none, still).numpy()
     arrays["shape"] = 0 * arrays["shape"]
-    errors = score(PW, arrays, np.arange(COUNT), replace(said, pred_joints=own), both)
+    errors = protocol_errors(PW, arrays, np.arange(COUNT), replace(said, pred_joints=own), both)
     size = np.linalg.norm((own - own[:, :1])[:, list(PW.predicted)], axis=-1).mean(1)
     male = np.arange(COUNT) % 3 == 0
     np.testing.assert_allclose(errors["mpjpe"], np.where(male, 100 * size, 0), atol=0.01)

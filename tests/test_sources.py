@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.training.sources import draw
+from models.training.sources import draw_batch
 
 
 @pytest.mark.parametrize("weights", [(1e-8,), (0.3, 0.6, 0.1), (1, 1), (2.0, 0.001)])
 def test_every_stretch_has_each_sources_share(weights: tuple[float, ...]) -> None:
     sources = [range(7), range(40), range(3)][: len(weights)]
-    drawn = [d for step in range(300) for d in draw(sources, weights, 8, 0, step)]
+    drawn = [d for step in range(300) for d in draw_batch(sources, weights, 8, 0, step)]
     share = np.array(weights) / sum(weights)
     for start in (0, 11, 600):
         count = Counter(s for s, _ in drawn[start : start + 500])
@@ -23,7 +23,7 @@ def test_every_stretch_has_each_sources_share(weights: tuple[float, ...]) -> Non
 
 def test_all_of_a_source_come_before_any_comes_again() -> None:
     sources = [range(7), range(40)]
-    drawn = [d for step in range(200) for d in draw(sources, (0.4, 0.6), 8, 3, step)]
+    drawn = [d for step in range(200) for d in draw_batch(sources, (0.4, 0.6), 8, 3, step)]
     for s, source in enumerate(sources):
         seen = [i for which, i in drawn if which == s]
         n = len(source)
@@ -36,9 +36,9 @@ def test_all_of_a_source_come_before_any_comes_again() -> None:
 
 def test_a_step_follows_from_its_number_alone() -> None:
     sources, weights = [range(1000), range(333)], (1.0, 2.0)
-    forward = [draw(sources, weights, 16, 5, step) for step in range(50)]
-    assert [draw(sources, weights, 16, 5, step) for step in reversed(range(50))] == forward[::-1]
-    assert draw(sources, weights, 16, 6, 7) != forward[7]
+    forward = [draw_batch(sources, weights, 16, 5, step) for step in range(50)]
+    assert [draw_batch(sources, weights, 16, 5, step) for step in reversed(range(50))] == forward[::-1]
+    assert draw_batch(sources, weights, 16, 6, 7) != forward[7]
     assert [d for batch in forward for d in batch] == [
-        d for step in range(100) for d in draw(sources, weights, 8, 5, step)
+        d for step in range(100) for d in draw_batch(sources, weights, 8, 5, step)
     ]

@@ -9,7 +9,7 @@ import torch
 from builders import smpl_file
 
 from models.body import load_body, pose_keypoints
-from models.training.target_body import taught_body
+from models.training.target_body import load_target_body
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
 
@@ -28,16 +28,16 @@ def at_rest(body):
 
 def test_joints_of_data_sets_are_where_spins_matrix_says(tmp_path):
     path = smpl_file(tmp_path)
-    ruled = taught_body(path)
+    ruled = load_target_body(path)
     vertices = ruled.mesh.v_template.double().numpy()
     matrix = np.zeros((9, len(vertices)))
     which = np.arange(9) * 100
     matrix[range(9), which] = 1
     np.save(tmp_path / "extra.npy", matrix)
-    found, before = at_rest(taught_body(path, tmp_path / "extra.npy")), at_rest(ruled)
+    found, before = at_rest(load_target_body(path, tmp_path / "extra.npy")), at_rest(ruled)
     rows = [EXTRA_24.index(name) for name in SPINS]
     np.testing.assert_allclose(found[rows], vertices[which], atol=1e-7)
-    again = pickle.dumps(taught_body(path, tmp_path / "extra.npy"))
+    again = pickle.dumps(load_target_body(path, tmp_path / "extra.npy"))
     assert len(again) < 1000
     np.testing.assert_array_equal(at_rest(pickle.loads(again)), found)
     others = np.setdiff1d(np.arange(24), rows)
@@ -46,7 +46,7 @@ def test_joints_of_data_sets_are_where_spins_matrix_says(tmp_path):
 
 
 def test_which_body_it_is(tmp_path):
-    ships, smpl = taught_body(), taught_body(smpl_file(tmp_path))
+    ships, smpl = load_target_body(), load_target_body(smpl_file(tmp_path))
     assert (ships.smpl, smpl.smpl) == (False, True)
     assert ships.mesh.sha256 == load_body().sha256 != smpl.mesh.sha256
     np.testing.assert_array_equal(at_rest(ships), at_rest(smpl))
@@ -55,9 +55,9 @@ def test_which_body_it_is(tmp_path):
 def test_mistakes(tmp_path):
     np.save(tmp_path / "extra.npy", np.full((9, 6890), 1 / 6890))
     with pytest.raises(InputError, match=r"extra\.npy: has shape \(9, 6890\), expected \(9, "):
-        taught_body(smpl_file(tmp_path), tmp_path / "extra.npy")
+        load_target_body(smpl_file(tmp_path), tmp_path / "extra.npy")
     with np.load(files("models.assets") / "body.npz") as model:
         content = {k: model[k] for k in model.files}
     np.savez(tmp_path / "few.npz", **content | {"shapedirs": content["shapedirs"][..., :6]})
     with pytest.raises(InputError, match=r"few\.npz: has 6 betas"):
-        taught_body(tmp_path / "few.npz")
+        load_target_body(tmp_path / "few.npz")

@@ -17,7 +17,7 @@ from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_mat
 from models.rotations import axis_angle_to_matrix
 from models.synthetic.poses import read_poses
 from models.synthetic.projections import TEST, Difficulty, Projections
-from models.training.keypoints import KeypointsConfig, batches, joint_errors, make_net
+from models.training.keypoints import KeypointsConfig, batches, keypoint_net_errors, make_net
 from models.training.losses import loss_of
 from models.training.trainer import TrainConfig, train
 from pipeline.config import load
@@ -115,9 +115,9 @@ def test_training_brings_the_error_down(motion, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     net = load_regressor(tmp_path / "out" / "weights.safetensors")
     s = Projections(read_poses(motion)[1], BODY).sample(60, 4, TEST, seeded(1))
-    direct, aligned = joint_errors(net, s)
+    direct, aligned = keypoint_net_errors(net, s)
     before = make_net(cfg.keypoints, "calibrated", cfg.seed, read_poses(motion)[0])
-    start = joint_errors(before, s)
+    start = keypoint_net_errors(before, s)
     assert np.nanmean(direct) < 0.8 * np.nanmean(start[0])
     assert np.nanmean(aligned) <= np.nanmean(direct)
 
@@ -244,6 +244,6 @@ def test_errors_of_the_truth_are_zero(monkeypatch):
 
     monkeypatch.setattr(net, "rounds", truth)
     for joints in (24, 22):
-        direct, aligned = joint_errors(net, s, joints)
+        direct, aligned = keypoint_net_errors(net, s, joints)
         assert direct.max() < 1e-5
         assert aligned.max() < 1e-5

@@ -23,14 +23,14 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from models.crops import extent_box
-from models.datasets.rows import Array, Part, Row, detected, needs, on_24
+from models.datasets.rows import Array, Part, PersonRow, damaged, detected, on_24, optional
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
 EVERY: Final = {"train": 5, "test": 5}
-"""Of the frames one in so many is taken: 50 to 10 a second."""
+"""One frame in so many is taken: 50 to 10 a second."""
 CAMERAS: Final = ("54138969", "55011271", "58860488", "60457274")
 
 _SUBJECTS: Final = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
@@ -39,7 +39,7 @@ _MARGIN: Final = 0.9
 _OF_32: Final = (11, 6, 7, 8, 1, 2, 3, 12, 24, 14, 15, 17, 18, 19, 25, 26, 27)
 """Places of H36M_17 among the 32 joints of the files."""
 _LONG_NAMES: Final = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-"""Of actions, as S1 has them, and as the others do."""
+"""Names of actions in S1's files, and in the others'."""
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
@@ -63,13 +63,13 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Which subjects of the split are not there, in words; empty when all are."""
+    """Subjects of the split that are missing, in words; empty when none is."""
     want = {f"S{s}" for s in _SUBJECTS[found[0].split]}
     gone = sorted(want - {p.name.split("/")[0] for p in found})
     return f"{', '.join(gone)} not there" if gone else ""
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """A row for every ``every``-th frame of one video.
 
     Raises:
@@ -88,7 +88,9 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
     K, dist, R, t = _camera(part.root / "metadata.xml", int(subject[1:]), camera)
     kind = re.sub(r"_?\d*$", "", action)
     taken = range(0, len(xyz), every)
-    boxes = _boxes(part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", taken, len(xyz))
+    boxes = _mask_boxes(
+        part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", taken, len(xyz)
+    )
     for i, box in zip(taken, boxes, strict=True):
         imgname = f"images/{subject}_{action}.{camera}_{i + 1:06d}.jpg"
         if not (part.root / imgname).is_file():
@@ -99,7 +101,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                     f"nor the video {imgname.partition('#')[0]}. Unpack 'Videos' of {subject} there."
                 )
         joints = np.zeros((24, 3)) if xy is None else on_24(EXTRA_24_OF_H36M_17, xy[i])
-        yield Row(
+        yield PersonRow(
             id=f"{NAME}/{subject}/{action}/{camera}/{i + 1:06d}",
             instant=f"{subject}/{action}/{i}",
             imgname=imgname,
@@ -118,23 +120,17 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
 
 def _poses(file: Path, size: int) -> Array:
     """(T, 17, size) of a CDF file with the 32 joints of T frames."""
-    try:
-        import cdflib
-    except ImportError as e:
-        raise needs("cdflib") from e
+    cdflib = optional("cdflib")
     try:
         values = np.asarray(cdflib.CDF(file).varget("Pose"), np.float64)
         return values.reshape(-1, 32, size)[:, _OF_32]
     except Exception as e:  # a damaged file can fail in any way
-        raise _damaged(file, e) from e
+        raise damaged(file, e) from e
 
 
-def _boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
+def _mask_boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
     """Boxes (3,) of the frames ``taken``, from a MATLAB 7.3 file of masks."""
-    try:
-        import h5py
-    except ImportError as e:
-        raise needs("h5py") from e
+    h5py = optional("h5py")
     try:
         with h5py.File(file) as mat:
             masks = mat["Masks"]
@@ -151,7 +147,7 @@ def _boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
                 low, high = np.array([xs[0], ys[0]]), np.array([xs[-1] + 1, ys[-1] + 1])
                 yield extent_box(low, high, _MARGIN)
     except (OSError, KeyError, ValueError, TypeError) as e:
-        raise _damaged(file, e) from e
+        raise damaged(file, e) from e
 
 
 def _camera(file: Path, subject: int, name: str) -> tuple[Array, Array, Array, Array]:
@@ -178,7 +174,7 @@ def read_metadata(file: Path, subject: int, camera: int) -> tuple[Array, Array, 
         if w0.shape != (300,):
             raise ValueError(f"w0 has {len(w0)} numbers, expected 300")
     except (OSError, ET.ParseError, ValueError, AttributeError) as e:
-        raise _damaged(file, e) from e
+        raise damaged(file, e) from e
     extrinsics = w0[:264].reshape(4, 11, 6)
     angles, centre = extrinsics[..., :3], extrinsics[camera, subject - 1, 3:] / 1000
     fx, fy, cx, cy, k1, k2, k3, p1, p2 = w0[264 + 9 * camera :][:9]
@@ -188,8 +184,3 @@ def read_metadata(file: Path, subject: int, camera: int) -> tuple[Array, Array, 
         R = R.T
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return K, np.array([k1, k2, p1, p2, k3, 0, 0, 0]), R, -R @ centre
-
-
-def _damaged(file: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return InputError(f"{file}: cannot be read, not as expected, or damaged ({reason}). Download it again.")

@@ -19,14 +19,24 @@ from typing import Any, Final
 import numpy as np
 
 from models.datasets.pictures import read_picture
-from models.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
+from models.datasets.rows import (
+    Array,
+    Part,
+    PersonRow,
+    all_inside,
+    box_of,
+    damaged,
+    detected,
+    on_24,
+    optional,
+)
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24_OF_H36M_17
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
 EVERY: Final = {"train": 10, "test": 1}
-"""Of the frames one in so many is taken."""
+"""One frame in so many is taken."""
 
 _CAMERAS: Final = (0, 1, 2, 4, 5, 6, 7, 8)
 """At chest height; the others look from the ceiling or the floor."""
@@ -63,12 +73,12 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Which sequences of the split are not there, in words; empty when all are."""
+    """Sequences of the split that are missing, in words; empty when none is."""
     count = 16 if found[0].split == "train" else 6
     return "" if len(found) == count else f"{len(found)} of {count} sequences are there"
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """One row for every camera and ``every``-th frame in which all 17 joints are inside the picture.
 
     Raises:
@@ -77,7 +87,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
     return _train(part, openpose, every) if part.split == "train" else _test(part, openpose, every)
 
 
-def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     from scipy.io import loadmat
 
     folder = part.root / part.name
@@ -87,10 +97,10 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
         flat, solid = mat["annot2"], mat["annot3"]
         count = min(len(flat), len(solid))
     except Exception as e:  # a damaged file can fail in any way
-        raise _damaged(file, e) from e
+        raise damaged(file, e) from e
     cameras = read_skeletool(folder / "camera.calibration")
     used = [v for v in _CAMERAS if v < count]
-    pictures = {v: _pictures(folder, v) for v in used}
+    pictures = {v: _frame_names(folder, v) for v in used}
     if not any(pictures.values()):
         raise InputError(
             f"{folder}: neither imageFrames/video_0/frame_000001.jpg nor imageSequence/video_0.avi, nor "
@@ -102,7 +112,7 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             xy = np.asarray(flat[v][0], np.float64).reshape(-1, 28, 2)[:, _OF_28]
             xyz = np.asarray(solid[v][0], np.float64).reshape(-1, 28, 3)[:, _OF_28] / 1000
         except (IndexError, ValueError, TypeError) as e:
-            raise _damaged(file, e) from e
+            raise damaged(file, e) from e
         K, R, t = cameras.get(str(v)) or (np.full(s, np.nan) for s in ((3, 3), (3, 3), 3))
         camera = f"video_{v}"
         there = pictures[v]
@@ -113,10 +123,10 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                 imgname = f"{part.name}/{there[i + 1]}"
             else:
                 continue
-            if not inside(xy[i], _SIZE):
+            if not all_inside(xy[i], _SIZE):
                 continue
             joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
-            yield Row(
+            yield PersonRow(
                 id=f"{NAME}/{subject}/{sequence}/{camera}/{i + 1:06d}",
                 instant=f"{part.name}/{i}",
                 imgname=imgname,
@@ -132,8 +142,8 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             )
 
 
-def _pictures(folder: Path, camera: int) -> dict[int, str] | str:
-    """Of one camera: names of extracted frames by their number, or the video; nothing where neither is."""
+def _frame_names(folder: Path, camera: int) -> dict[int, str] | str:
+    """Names of a camera's extracted frames by their number, or of its video; empty where neither is."""
     frames = folder / "imageFrames" / f"video_{camera}"
     if frames.is_dir():
         found = {
@@ -147,11 +157,8 @@ def _pictures(folder: Path, camera: int) -> dict[int, str] | str:
     return video if (folder / video).is_file() else {}
 
 
-def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
-    try:
-        import h5py
-    except ImportError as e:
-        raise needs("h5py") from e
+def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+    h5py = optional("h5py")
     folder = part.root / part.name
     file = folder / "annot_data.mat"
     try:
@@ -162,7 +169,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _OF_17] / 1000
             activity = np.asarray(mat["activity_annotation"] if "activity_annotation" in mat else valid * 0)
     except (OSError, KeyError, ValueError, TypeError) as e:
-        raise _damaged(file, e) from e
+        raise damaged(file, e) from e
     if not len(xy) == len(xyz) == len(valid) == len(metric):
         raise InputError(
             f"{file}: {len(xy)} frames of annot2, {len(xyz)} of univ_annot3, {len(valid)} of valid_frame. "
@@ -183,11 +190,11 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
         if size is None:
             height, width, _ = read_picture(part.root / imgname).shape
             size = width, height
-        if not inside(xy[i], size):
+        if not all_inside(xy[i], size):
             continue
         joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
         number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
-        yield Row(
+        yield PersonRow(
             id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
             instant=f"{part.name}/{i}",
             imgname=imgname,
@@ -256,8 +263,3 @@ def read_skeletool(file: Path) -> dict[str, tuple[Array, Array, Array]]:
         name: (m["intrinsic"][:3, :3], m["extrinsic"][:3, :3], m["extrinsic"][:3, 3] / 1000)
         for name, m in found.items()
     }
-
-
-def _damaged(file: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return InputError(f"{file}: not as expected, or damaged ({reason}). Download it again.")

@@ -1,4 +1,4 @@
-"""What the public data sets are brought to: SPIN's training ``.npz``, a row a person in a picture.
+"""Rows of a data set: SPIN's training ``.npz``, a row a person in a picture.
 
 SPIN's keys: ``imgname``, ``center`` (N, 2), ``scale`` (N,), ``part`` (N, 24, 3), ``openpose`` (N, 25, 3),
 ``S`` (N, 24, 4), ``pose`` (N, 72), ``shape`` (N, 10), ``has_smpl`` (N,), ``gender`` (N,). What is not known
@@ -15,8 +15,9 @@ import io
 import shutil
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ from pipeline.joints import BODY_25, EXTRA_24
 from pipeline.keypoints import read_people
 
 Array = NDArray[np.float64]
+RowArrays = Mapping[str, NDArray[Any]]
+"""Arrays of N rows by name; see above."""
 
 _FAR: Final = 0.1
 """Mean distance, by the person's size, beyond which a detection is of somebody else."""
@@ -39,13 +42,13 @@ _LIMBS: Final = tuple(BODY_25.index(n) for n in EXTRA_24[:12])
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class PersonRow:
     """One person in one picture."""
 
     id: str
     """dataset/subject/sequence/camera/frame, the frame as six digits."""
     instant: str
-    """The same for all views of a person at an instant."""
+    """Equal in all views of a person at an instant."""
     imgname: str
     """Below the data set's folder; ``video.avi#12`` is the 13th frame of a video."""
     box: Array
@@ -80,11 +83,11 @@ class Part:
     split: str
 
 
-def to_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+def to_arrays(rows: Sequence[PersonRow]) -> RowArrays:
     """The arrays of the ``.npz``. Groups are numbered in the order of their first row."""
     number = {instant: i for i, instant in enumerate(dict.fromkeys(r.instant for r in rows))}
     arrays: dict[str, NDArray[Any]] = {"group": np.array([number[r.instant] for r in rows], np.int64)}
-    for f in fields(Row):
+    for f in fields(PersonRow):
         if f.name not in ("instant", "box"):
             values = np.array([getattr(r, f.name) for r in rows])
             # A pixel and a millimetre are far above float32's resolution.
@@ -93,7 +96,7 @@ def to_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return arrays | {"center": box[:, :2], "scale": box[:, 2] / 200}
 
 
-def write_npz(arrays: dict[str, NDArray[Any]], out: Path) -> int:
+def write_npz(arrays: RowArrays, out: Path) -> int:
     """Write the ``.npz``, whole or not at all; its bytes.
 
     Raises:
@@ -123,7 +126,7 @@ _SHAPES: Final[dict[str, tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-def read_rows(file: Path) -> dict[str, NDArray[Any]]:
+def read_rows(file: Path) -> RowArrays:
     """The arrays of an ``.npz`` of rows, those that it lacks filled in as not known.
 
     ``box`` (N, 3), centre x, y and side in pixels, takes the place of ``center`` and ``scale``; NaN without
@@ -174,8 +177,8 @@ def box_of(xy: Array) -> Array:
     return extent_box(xy.min(0), xy.max(0))
 
 
-def inside(xy: Array, size: tuple[int, int]) -> bool:
-    """Whether all points (J, 2) lie in a picture of this width and height."""
+def all_inside(xy: Array, size: tuple[int, int]) -> bool:
+    """True if all points (J, 2) lie in a picture of this width and height."""
     return bool(((xy >= 0) & (xy < np.array(size))).all())
 
 
@@ -207,7 +210,7 @@ def openpose_file(folder: Path, imgname: str) -> Path:
 
 
 def detected(folder: Path | None, imgname: str, part: Array) -> Array:
-    """What OpenPose saw of the person whose true joints ``part`` (24, 3) are: (25, 3), zeros for nothing.
+    """OpenPose's detection (25, 3) of the person whose true joints are ``part`` (24, 3), zeros for none.
 
     Of the people with all 12 limb joints it is the one nearest to the truth, as in SPIN; where even that one
     is further away than a tenth of the person's size, it is somebody else, whom SPIN keeps.
@@ -229,7 +232,7 @@ def detected(folder: Path | None, imgname: str, part: Array) -> Array:
     return found
 
 
-def check_openpose(folder: Path | None, rows: Sequence[Row]) -> None:
+def check_openpose(folder: Path | None, rows: Sequence[PersonRow]) -> None:
     """Raises ``InputError`` when OpenPose's results were given and none belongs to any row."""
     if folder is None or any(r.openpose.any() for r in rows):
         return
@@ -241,6 +244,15 @@ def check_openpose(folder: Path | None, rows: Sequence[Row]) -> None:
     )
 
 
-def needs(module: str) -> InputError:
-    """What is said where an optional library is missing."""
-    return InputError(f"this data set needs {module}: pip install 'multispin[datasets]'")
+def optional(module: str) -> Any:
+    """Import a library of the extra ``datasets``. Raises ``InputError`` when it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as e:
+        raise InputError(f"this data set needs {module}: pip install 'multispin[datasets]'") from e
+
+
+def damaged(file: Path, error: Exception) -> InputError:
+    """Error of a file that cannot be read, with the first words of the reason."""
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return InputError(f"{file}: cannot be read, not as expected, or damaged ({reason}). Download it again.")

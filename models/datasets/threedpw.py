@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from models.datasets.rows import Array, Part, Row, box_of, detected
+from models.datasets.rows import Array, Part, PersonRow, box_of, damaged, detected
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
 from pipeline.pickles import unpickle_arrays
@@ -48,12 +48,12 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Which part of the split is not there, in words; empty when all is."""
+    """Sequences of the split that are missing, in words; empty when none is."""
     count = {"train": 24, "validation": 12, "test": 24}[found[0].split]
     return "" if len(found) >= count else f"{len(found)} of {count} sequences are there"
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """A row for every person and ``every``-th frame in which the camera's pose is known.
 
     Raises:
@@ -81,8 +81,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
         _expect(extrinsics.shape, (frames, 4, 4), "cam_poses")
         _expect(K.shape, (3, 3), "cam_intrinsics")
     except Exception as e:  # a damaged pickle can fail in any way
-        reason = " ".join(str(e).split())[:120] or type(e).__name__
-        raise InputError(f"{file}: not 3DPW's, or damaged ({reason}). Download it again.") from e
+        raise damaged(file, e) from e
     for p, (pose, betas, flat, gender) in enumerate(people):
         for i in range(0, frames, every):
             seen = flat[i, 2] > 0
@@ -94,7 +93,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
             root = Rotation.from_matrix(R) * Rotation.from_rotvec(pose[i, :3])
             joints = _on_24(flat[i])
-            yield Row(
+            yield PersonRow(
                 id=f"{NAME}/{sequence}/{p}/video/{i:06d}",
                 instant=f"{sequence}/{p}/{i}",
                 imgname=imgname,

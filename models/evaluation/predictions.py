@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.body import Body, load_body, pelvis_at_rest
 from models.crops import crop_rgb, cut_box, normalised_rgb, spin_camera
 from models.evaluation.joints import H36MJoints
-from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
+from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place_body
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
 from models.rotations import matrix_to_axis_angle
@@ -25,9 +25,9 @@ from pipeline.errors import InputError
 from pipeline.joints import SMPL_JOINTS
 
 Array = NDArray[np.float64]
-Rows = Mapping[str, NDArray[Any]]
+RowArrays = Mapping[str, NDArray[Any]]
 """As ``models/datasets/rows.py`` reads them."""
-Pictures = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
+PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 """From names of pictures to pictures (H, W, 3) RGB; picklable."""
 
 _SINGLE: Final = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
@@ -52,7 +52,7 @@ class Predictions:
     """(N, 17, 3) H36M_17 in the camera's axes, metres, from the origin of the body model."""
 
 
-def views_of(rows: Rows, wanted: NDArray[np.int64], views: int) -> NDArray[np.int64]:
+def views_of(rows: RowArrays, wanted: NDArray[np.int64], views: int) -> NDArray[np.int64]:
     """(M, views) the rows that show the person of each wanted row (M,) at its instant, itself first.
 
     Of a group of more rows those that come next are taken, in a circle; a group of fewer ends with −1.
@@ -73,7 +73,7 @@ def views_of(rows: Rows, wanted: NDArray[np.int64], views: int) -> NDArray[np.in
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows that are predicted together."""
+    """RowArrays that are predicted together."""
 
     own: NDArray[np.int64]
     """(M,) the rows that are predicted."""
@@ -89,14 +89,14 @@ class _Batch:
 class _Batches(Dataset[_Batch]):
     """Cut out by worker processes, each batch as a whole."""
 
-    rows: Rows
+    rows: RowArrays
     wanted: NDArray[np.int64]
     views: NDArray[np.int64]
     size: int
     """Wanted rows in a batch."""
     pixels: int
     """Of a crop's side; 0 for no crops."""
-    pictures: Pictures | None
+    pictures: PictureReader | None
 
     def __len__(self) -> int:
         return -(-len(self.wanted) // self.size)
@@ -119,10 +119,10 @@ class _Batches(Dataset[_Batch]):
 
 def predict(
     net: ImageRegressor | KeypointNet,
-    rows: Rows,
+    rows: RowArrays,
     wanted: NDArray[np.int64],
     joints: H36MJoints,
-    pictures: Pictures,
+    pictures: PictureReader,
     *,
     views: int = 1,
     fitted: bool = False,
@@ -181,7 +181,7 @@ class _Scene:
     """A network with the cameras and bodies that its words are about."""
 
     def __init__(
-        self, net: ImageRegressor | KeypointNet, rows: Rows, joints: H36MJoints, *, fitted: bool
+        self, net: ImageRegressor | KeypointNet, rows: RowArrays, joints: H36MJoints, *, fitted: bool
     ) -> None:
         self.net, self.rows, self.joints, self.fitted = net, rows, joints, fitted
         self.device = next(net.parameters()).device
@@ -204,7 +204,7 @@ class _Scene:
         if isinstance(self.net, ImageRegressor):
             seen = seen & box.isfinite().all(-1)
             said = self._look(self.net, batch, seen)
-            orient, transl = place(said, box, K, self.body)
+            orient, transl = place_body(said, box, K, self.body)
             orient = torch.where(seen[..., None, None], orient, torch.nan)
             sigma = torch.full_like(said.body_pose[..., 0, 0], POSE_SIGMA)
             r = Regression(said.body_pose, said.betas, orient, transl, seen, sigma)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.joints import H36MJoints
 from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
-from models.evaluation.predictions import Pictures, Predictions, Rows, predict, shares_shape
+from models.evaluation.predictions import PictureReader, Predictions, RowArrays, predict, shares_shape
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
 from models.regressor import KeypointNet
@@ -26,7 +26,7 @@ _THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
 """Of the area under PCK's curve."""
 
 
-def rows_of(protocol: Protocol, rows: Rows) -> NDArray[np.int64]:
+def rows_of(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
     """Numbers of the rows that a protocol is about.
 
     Raises:
@@ -59,8 +59,8 @@ class TrueBodies:
         return ", ".join(f"{k}: {b.body.name}" for k, b in names.items() if b is not None)
 
 
-def score(
-    protocol: Protocol, rows: Rows, wanted: NDArray[np.int64], said: Predictions, bodies: TrueBodies
+def protocol_errors(
+    protocol: Protocol, rows: RowArrays, wanted: NDArray[np.int64], said: Predictions, bodies: TrueBodies
 ) -> dict[str, Array]:
     """The protocol's measures of each wanted row (M,): millimetres, and shares of 1. NaN was not compared.
 
@@ -108,7 +108,7 @@ def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]
     return joints(rotations, shape, still).numpy(), mesh.double().numpy()
 
 
-def actions_of(rows: Rows) -> NDArray[Any]:
+def actions_of(rows: RowArrays) -> NDArray[Any]:
     """(N,) the action of each row; of Human3.6M from the picture's name where the rows do not say."""
     found = []
     for action, name in zip(rows["action"], rows["imgname"], strict=True):
@@ -159,9 +159,9 @@ class Evaluation:
 def evaluate(
     protocol: Protocol,
     net: ImageRegressor | KeypointNet,
-    rows: Rows,
+    rows: RowArrays,
     bodies: TrueBodies,
-    pictures: Pictures,
+    pictures: PictureReader,
     *,
     views: int = 1,
     fitted: bool = False,
@@ -184,7 +184,7 @@ def evaluate(
         counted = said
         if not fitted and not shares_shape(net, bodies.neutral.body):
             counted = replace(said, betas=np.zeros_like(said.betas))
-        errors = score(protocol, rows, own, counted, bodies)
+        errors = protocol_errors(protocol, rows, own, counted, bodies)
         done.append((own, said, errors))
         for name, values in errors.items():
             known = values[np.isfinite(values)]

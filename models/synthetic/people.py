@@ -3,7 +3,7 @@
 Everything is a function of time alone, so any window of frames can be made, and made again, without the ones
 before it. The world is in metres with Z up and the floor at z = 0.
 
-Motion is authored as Euler angles (X·Y·Z, in the frames of the T-pose: x left, y up, z ahead). A positive
+ClipMotion is authored as Euler angles (X·Y·Z, in the frames of the T-pose: x left, y up, z ahead). A positive
 turn about x bends a knee, pitches the trunk ahead and points the toes down; a negative one lifts a thigh or a
 hanging arm ahead. Elbows bend about y, the left one with a negative angle.
 """
@@ -46,7 +46,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Motion:
+class ClipMotion:
     """What a clip adds to a person who stands still. Motions of overlapping clips add up."""
 
     angles: Array
@@ -60,8 +60,8 @@ class Motion:
     stride: Array
     """(T,) 1 where the body goes over the feet, as in walking, 0 where it stays above them."""
 
-    def __add__(self, other: Motion) -> Motion:
-        return Motion(
+    def __add__(self, other: ClipMotion) -> ClipMotion:
+        return ClipMotion(
             self.angles + other.angles,
             self.advance + other.advance,
             self.yaw + other.yaw,
@@ -70,9 +70,9 @@ class Motion:
         )
 
 
-def _still(frames: int) -> Motion:
+def _still(frames: int) -> ClipMotion:
     zero = np.zeros(frames)
-    return Motion(np.zeros((frames, 24, 3)), zero, zero.copy(), zero.copy(), zero.copy())
+    return ClipMotion(np.zeros((frames, 24, 3)), zero, zero.copy(), zero.copy(), zero.copy())
 
 
 def _joint(name: str) -> int:
@@ -132,7 +132,7 @@ _GAIT: Final = MappingProxyType(
 _GAIT_SECONDS: Final = 1.2
 
 
-def _walk(t: Array, length: float, style: Style) -> Motion:
+def _walk(t: Array, length: float, style: Style) -> ClipMotion:
     m, w = _still(len(t)), _window(t, length, _RAMP)
     a = style.amplitude
 
@@ -167,7 +167,7 @@ def _walk(t: Array, length: float, style: Style) -> Motion:
     return replace(m, advance=pace * _RAMP * (into - out), stride=w)
 
 
-def _squat(t: Array, length: float, style: Style) -> Motion:
+def _squat(t: Array, length: float, style: Style) -> ClipMotion:
     m, w = _still(len(t)), _window(t, length, 0.46 * length) * min(style.amplitude, 1.0)
     # The angles of a leg add up to the trunk's, so that the foot stays flat.
     _toward(m, w, "pelvis", x=30)
@@ -182,7 +182,7 @@ def _squat(t: Array, length: float, style: Style) -> Motion:
     return m
 
 
-def _arm_circles(t: Array, length: float, style: Style) -> Motion:
+def _arm_circles(t: Array, length: float, style: Style) -> ClipMotion:
     m, w = _still(len(t)), _window(t, length, _RAMP)
     around = 2 * np.pi * 0.75 * t * style.side
     up, ahead = np.sin(around), np.cos(around)
@@ -197,7 +197,7 @@ def _arm_circles(t: Array, length: float, style: Style) -> Motion:
     return m
 
 
-def _turn(t: Array, length: float, style: Style) -> Motion:
+def _turn(t: Array, length: float, style: Style) -> ClipMotion:
     m, w = _still(len(t)), _window(t, length, 0.4)
     step = 0.8  # seconds from one step of a foot to its next
     beat = np.sin(2 * np.pi * t / step) * style.side
@@ -225,7 +225,7 @@ def _turn(t: Array, length: float, style: Style) -> Motion:
     return replace(m, yaw=yaw(t), stride=w)
 
 
-def _jumping_jack(t: Array, length: float, style: Style) -> Motion:
+def _jumping_jack(t: Array, length: float, style: Style) -> ClipMotion:
     m, w = _still(len(t)), _window(t, length, _RAMP)
     beat = 2 * np.pi * 0.8 * t
     wide, flight = (1 - np.cos(beat)) / 2 * style.amplitude, np.sin(beat) ** 2
@@ -239,7 +239,7 @@ def _jumping_jack(t: Array, length: float, style: Style) -> Motion:
     return replace(m, lift=0.05 * flight * w)
 
 
-def _reach(t: Array, length: float, style: Style) -> Motion:
+def _reach(t: Array, length: float, style: Style) -> ClipMotion:
     m, half = _still(len(t)), 0.55 * length
     for begin, s in ((0.0, style.side), (length - half, -style.side)):
         w, side = _window(t - begin, half, 0.45 * half), "left" if s > 0 else "right"
@@ -253,7 +253,7 @@ def _reach(t: Array, length: float, style: Style) -> Motion:
 
 
 def _toward(
-    motion: Motion,
+    motion: ClipMotion,
     weight: Array,
     joint: str,
     *,
@@ -273,7 +273,7 @@ class Clip:
     """A movement that starts and ends in the standing pose."""
 
     seconds: float
-    motion: Callable[[Array, float, Style], Motion]
+    motion: Callable[[Array, float, Style], ClipMotion]
     """(seconds since its start (T,), its length, style) → what it adds."""
     turns: bool = False
     """Whether the person faces the other way afterwards."""

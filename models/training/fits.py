@@ -40,7 +40,7 @@ _SCORE: Final = _WIDTH - 1
 _MANY: Final = 64
 """Parts that are made one when there are more."""
 
-Rows = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
+FitRows = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
 """Names, values (n, 86) and steps (n,)."""
 
 
@@ -145,7 +145,7 @@ class FitStore:
             for part in parts:
                 shutil.rmtree(part)
 
-    def _merge(self, rows: Rows, version: int | None) -> set[str]:
+    def _merge(self, rows: FitRows, version: int | None) -> set[str]:
         """Take in rows that are better than what there is; the names of those that were."""
         taken = set()
         for name, value, step in zip(*rows, strict=True):
@@ -168,7 +168,7 @@ def _parts(path: Path) -> list[Path]:
     return sorted(p for p in path.glob("part-*") if p.is_dir())
 
 
-def _write(path: Path, rows: Rows) -> Path:
+def _write(path: Path, rows: FitRows) -> Path:
     names, values, steps = rows
     encoded = [n.encode() for n in names]
     letters = np.zeros((len(names), max(map(len, encoded))), np.uint8)
@@ -200,7 +200,7 @@ def _to_disk(path: Path) -> None:
         os.close(opened)
 
 
-def _read(part: Path) -> Rows | None:
+def _read(part: Path) -> FitRows | None:
     """None where it is not there any more."""
     try:
         group = zarr.open_group(part, mode="r")

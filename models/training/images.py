@@ -25,7 +25,7 @@ from models.image_regressor import (
     ImageRegressor,
     ViewEstimate,
     load_image_regressor,
-    place,
+    place_body,
     save_image_regressor,
 )
 from models.priors import load_pose_prior
@@ -36,18 +36,18 @@ from models.training.loop import (
     Bodies,
     LoopConfig,
     Target,
-    as_found,
-    as_shown,
+    apply_augmentation,
     better,
     fitted,
     picture_ids,
     select,
-    to_learn_from,
+    training_target,
+    undo_augmentation,
 )
 from models.training.losses import HIPS, LossConfig, image_losses
 from models.training.samples import Samples
-from models.training.sources import Source, SourceConfig, draw, open_source
-from models.training.target_body import TaughtBody, taught_body
+from models.training.sources import SampleSource, SourceConfig, draw_batch, open_source
+from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24
@@ -101,7 +101,7 @@ class ImagesConfig(Config):
 class ImageData:
     """The batches of a training: each follows from the seed and its step."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SampleSource, ...]
     cfg: ImagesConfig
     batch: int
     seed: int
@@ -109,7 +109,7 @@ class ImageData:
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> Samples:
         cfg = self.cfg
         weights = [s.weight for s in cfg.sources]
-        drawn = draw(self.sources, weights, self.batch, self.seed, step)
+        drawn = draw_batch(self.sources, weights, self.batch, self.seed, step)
         rows = []
         for slot in range(rank, self.batch, world):
             source, index = drawn[slot]
@@ -152,7 +152,7 @@ class ImageTask:
     ) -> None:
         """Raises ``InputError`` when body, prior or data cannot be read."""
         self.cfg, self.device = cfg, device
-        taught = taught_body(cfg.body, cfg.joint_regressor)
+        taught = load_target_body(cfg.body, cfg.joint_regressor)
         means: Literal["anny", "smpl"] = "smpl" if taught.smpl else "anny"
         config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, means, cfg.size)
         self.net = ImageRegressor(config, imagenet=cfg.imagenet, seed=seed)
@@ -230,7 +230,7 @@ class ImageTask:
         said = self.net.estimate(features, seen)
         size = float(self.cfg.size)
         box = features.new_tensor([(size - 1) / 2, (size - 1) / 2, size]).expand(*seen.shape, 3)
-        orient, transl = place(said, box, samples.K, self.body)
+        orient, transl = place_body(said, box, samples.K, self.body)
         pose, betas = _each_view(said, seen.shape[1])
         none = torch.full_like(transl[..., 0], torch.inf)
         return Bodies(orient, pose, betas, transl, none), said.camera
@@ -244,18 +244,18 @@ class ImageTask:
         if cfg.enabled:
             assert self.fits is not None
             names = picture_ids(samples)
-            old = as_shown(self.fits.get(names).to(samples.K.device), self.body, samples)
+            old = apply_augmentation(self.fits.get(names).to(samples.K.device), self.body, samples)
             best = old
             if step % cfg.every == 0:
                 new = fitted(samples, said, self.body, self.prior, cfg)
                 told["fits_better"] = (new.score < old.score)[samples.seen].float().mean()
-                self.fits.put(names, as_found(new, self.body, samples), step)
+                self.fits.put(names, undo_augmentation(new, self.body, samples), step)
                 best = better(new, old)
             if (step + 1) % cfg.save_steps == 0:
                 self.fits.save()
             shown = best.score[samples.seen]
             told["fit_score"] = shown.clamp(max=1000).mean()
-        target = to_learn_from(best, samples, cfg)
+        target = training_target(best, samples, cfg)
         told["posed"] = target.posed[samples.seen].float().mean()
         return target, told
 
@@ -275,7 +275,7 @@ class ImageTask:
                 ]
                 samples = clean(collate(rows).to(self.device), "full")
                 said, _ = self.bodies(samples, self.encode(samples).float())
-                a, b = joint_errors(said.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
+                a, b = image_net_errors(said.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
                 direct += a[np.isfinite(a)].tolist()
                 aligned += b[np.isfinite(b)].tolist()
         self.net.train(was)
@@ -294,7 +294,7 @@ class ImageTask:
         rows = [said]
         if self.fits is not None:
             stored = self.fits.get(picture_ids(few)).to(self.device)
-            rows.append(as_shown(stored, self.body, few))
+            rows.append(apply_augmentation(stored, self.body, few))
         return {"crops, predicted, fitted": contact_sheet(few, rows, self.mesh)}
 
     def save(self, path: Path) -> None:
@@ -303,8 +303,8 @@ class ImageTask:
 
 
 def _opened(
-    sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int, body: TaughtBody
-) -> tuple[Source, ...]:
+    sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int, body: TargetBody
+) -> tuple[SampleSource, ...]:
     def with_motion(s: SourceConfig) -> SourceConfig:
         return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
 
@@ -313,7 +313,7 @@ def _opened(
     )
 
 
-def joint_errors(
+def image_net_errors(
     said: Bodies, samples: Samples, points: KeypointBody
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """MPJPE and PA-MPJPE, (N,) metres each, means over the views that show the person.

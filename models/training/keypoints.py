@@ -182,14 +182,14 @@ def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]
     row: dict[str, float] = {}
     for batch in checks:
         views = batch.K.shape[1]
-        direct, aligned = joint_errors(net, batch)
+        direct, aligned = keypoint_net_errors(net, batch)
         row[f"mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(direct)), 2)
         row[f"pa_mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(aligned)), 2)
     return row
 
 
 @torch.no_grad()
-def joint_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[Array, Array]:
+def keypoint_net_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[Array, Array]:
     """MPJPE from the pelvis and PA-MPJPE, (N,) metres each, over the first ``joints`` of SMPL.
 
     The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where

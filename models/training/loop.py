@@ -54,7 +54,7 @@ class LoopConfig(Config):
     iterations: int = Field(20, ge=1)
     """Most steps of the last stage of the project's solver; for ``spin`` Adam's, of which SPIN takes 100."""
     threshold: float = Field(100.0, gt=0)
-    """Highest score (px², see ``score``) of a fit that is learned from."""
+    """Highest score (px², see ``score_fits``) of a fit that is learned from."""
     pose_weight: float = Field(0.3, ge=0)
     """Of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41 mm."""
     shape_weight: float = Field(50.0, ge=0)
@@ -113,7 +113,7 @@ def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
     return xy, torch.where(known, confidence, 0)
 
 
-def score(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor) -> Tensor:
+def score_fits(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor) -> Tensor:
     """How badly bodies fit each sample's views (N,): SPIN's measure, the mean over keypoints and views of
     confidence² × Geman–McClure of the distance, in px².
 
@@ -137,12 +137,12 @@ def score(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confiden
     return torch.where(shown.any(1), mean_score, torch.inf)
 
 
-def as_shown(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
+def apply_augmentation(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
     """Bodies in the samples as they were → as the augmented crops show them: mirrored, then turned."""
     return _turned(_mirrored(bodies, body, samples.flipped), body, samples.rolled)
 
 
-def as_found(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
+def undo_augmentation(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
     """The other way: bodies in augmented crops → in the samples as they were."""
     return _mirrored(_turned(bodies, body, -samples.rolled), body, samples.flipped)
 
@@ -183,7 +183,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
     """
     start = start.map(torch.nan_to_num)
     xy, confidence = keypoints_to_fit(samples)
-    task = _Task(samples, start, xy, confidence, body, prior, cfg)
+    task = _FitProblem(samples, start, xy, confidence, body, prior, cfg)
     if cfg.solver == "spin":
         found = _each_alone(task)
     else:
@@ -201,7 +201,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
                         for f in fields(Bodies)
                     )
                 )
-    value = score(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
+    value = score_fits(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
     good = found.map(torch.isfinite)
     each = torch.stack([x.flatten(2).all(-1) for x in (good.orient, good.body_pose, good.betas, good.transl)])
     there = each.all(0) & (confidence > 0).any(-1)
@@ -219,7 +219,7 @@ def select(samples: Samples, index: Tensor) -> Samples:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _FitProblem:
     """What is to be fitted, and how."""
 
     samples: Samples
@@ -232,7 +232,7 @@ class _Task:
     prior: PosePrior
     cfg: LoopConfig
 
-    def of(self, index: Tensor) -> _Task:
+    def of(self, index: Tensor) -> _FitProblem:
         """Some of its samples."""
         return replace(
             self,
@@ -258,7 +258,7 @@ def _schedule(iterations: int) -> Schedule:
     return Schedule((*early, (robust, iterations, tolerance)))
 
 
-def _calibrated(task: _Task) -> Bodies:
+def _calibrated(task: _FitProblem) -> Bodies:
     """The project's fit over all views of samples whose cameras are known."""
     samples, start, xy, confidence = task.samples, task.start, task.xy, task.confidence
     # A view that shows nothing may have no place: any will do.
@@ -292,7 +292,7 @@ def _calibrated(task: _Task) -> Bodies:
     )
 
 
-def _on_torso(task: _Task, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _on_torso(task: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Root (N, 3, 3) and transl (N, 3), world, that lay the start's torso on the triangulated one.
 
     The net's own word about its heading may be wrong by half a turn, from which no fit recovers.
@@ -315,7 +315,7 @@ def _on_torso(task: _Task, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return root, pelvis - rest
 
 
-def _unposed(task: _Task) -> Bodies:
+def _unposed(task: _FitProblem) -> Bodies:
     """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
     start, betas = task.start, task.start.betas[:, 0]
     begin = UnposedMotion(
@@ -336,7 +336,7 @@ def _unposed(task: _Task) -> Bodies:
     )
 
 
-def _each_alone(task: _Task) -> Bodies:
+def _each_alone(task: _FitProblem) -> Bodies:
     """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
     start, (n, v) = task.start, task.confidence.shape[:2]
     flat = task.samples.K.reshape(-1, 1, 3, 3).clone()
@@ -385,7 +385,7 @@ class Target(TensorBatch):
     """Whether it has a shape."""
 
 
-def to_learn_from(fits: Bodies, samples: Samples, cfg: LoopConfig) -> Target:
+def training_target(fits: Bodies, samples: Samples, cfg: LoopConfig) -> Target:
     """The fits that are good enough, betas of 0 where one is beyond ``LARGEST_BETA``; and the truth in their
     place where it is known, the pose's and the shape's each for itself. The translation is the fit's."""
     wild = (fits.betas.abs() > LARGEST_BETA).any(-1, keepdim=True)

@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 Naming = Literal["npz", "mpi-inf-3dhp", "h36m"]
 
-LABELS: Final = ("row",)
+ROW_LABELS: Final = ("row",)
 _NAMES: Final[dict[str, re.Pattern[str]]] = {
     "mpi-inf-3dhp": re.compile(r"(S\d+)/(Seq\d+)/.*video_(\d+)(?:/frame_|\.\w+#)(\d+)"),
     "h36m": re.compile(r"(S\d+)[/_](?:Videos/)?(.+)\.(\d{8})(?:_|\.\w+#)(\d+)"),
@@ -40,7 +40,7 @@ _NAMES: Final[dict[str, re.Pattern[str]]] = {
 """Subject, sequence, camera and frame in the names of pictures."""
 
 
-class Rows:
+class PublishedRows:
     """The arrays of a file, checked."""
 
     def __init__(self, path: Path, naming: Naming = "npz") -> None:
@@ -88,7 +88,7 @@ class Rows:
         for row, key in enumerate(keys):
             members.setdefault(key, []).append(row)
         self.members = list(members.values())
-        """Rows of each instant."""
+        """PublishedRows of each instant."""
 
     @cached_property
     def digest(self) -> str:
@@ -110,11 +110,13 @@ class Rows:
             return name, frame or 0
 
         order = sorted(range(len(self.imgname)), key=place)
-        return CropPlan(self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), LABELS)
+        return CropPlan(
+            self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), ROW_LABELS
+        )
 
 
 class PublishedPeople:
-    """Rows of a file, from their picture files or from a store of their crops."""
+    """PublishedRows of a file, from their picture files or from a store of their crops."""
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class PublishedPeople:
             path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed, shapes=shapes,
         )  # fmt: skip
         self.shapes = shapes
-        self.rows, self.size, self.root = Rows(path, naming), size, root or path.parent
+        self.rows, self.size, self.root = PublishedRows(path, naming), size, root or path.parent
         self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
         members = [[r for r in rows if seen[r]] for rows in self.rows.members]

@@ -16,13 +16,13 @@ from models.regressor import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
-from models.training.target_body import TaughtBody, taught_body
+from models.training.target_body import TargetBody, load_target_body
 from pipeline.errors import InputError
 from pipeline.store import Store
 
 Array = NDArray[np.float64]
 
-LABELS: Final = ("person", "time", "view")
+PERSON_LABELS: Final = ("person", "time", "view")
 
 
 def finished(results: Store) -> None:
@@ -59,7 +59,7 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
                 labels += [(p, fits.start + i, v) for v in range(len(c.rig))]
     if not boxes:
         raise InputError(f"{results.path}: no frame has a valid fit, so there is nobody to learn from.")
-    return CropPlan(results.digest, size, np.concatenate(boxes), np.array(labels, np.int64), LABELS)
+    return CropPlan(results.digest, size, np.concatenate(boxes), np.array(labels, np.int64), PERSON_LABELS)
 
 
 class RecordedPeople:
@@ -74,7 +74,7 @@ class RecordedPeople:
         size: int,
         seed: int = 0,
         worst_fit: float = 0.04,
-        body: TaughtBody | None = None,
+        body: TargetBody | None = None,
     ) -> None:
         """views: of a sample, taken from those that show the person, anew in every epoch. size: of the crops
         that are trained on. worst_fit: mean distance between a fit and its keypoints, by the side of the
@@ -100,13 +100,13 @@ class RecordedPeople:
         self.groups = ViewGroups([np.flatnonzero(row).tolist() for row in seen], views, seed)
         self.zoom = crop_matrix(self.box, plan.size, room_around(plan.size))
         self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
-        self._read(store, worst_fit, body or taught_body())
+        self._read(store, worst_fit, body or load_target_body())
 
     def __reduce__(self) -> tuple[partial[RecordedPeople], tuple[()]]:
         # Another process reads the stores again, which is less than to hand over what was in them.
         return self._again, ()
 
-    def _read(self, store: Store, worst_fit: float, body: TaughtBody) -> None:
+    def _read(self, store: Store, worst_fit: float, body: TargetBody) -> None:
         """Keypoints and fits of the instants that there are crops of."""
         count, views = self.box.shape[:2]
         self.xy, self.confidence = np.full((count, views, 25, 2), np.nan), np.zeros((count, views, 25))

@@ -23,12 +23,12 @@ from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
 from models.training.samples import Sample
 from models.training.synthetic import SyntheticPeople
-from models.training.target_body import TaughtBody, taught_body
+from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
 from pipeline.errors import InputError
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
@@ -66,8 +66,8 @@ class SourceConfig(Config):
 
 
 def open_source(
-    cfg: SourceConfig, *, views: int, size: int, seed: int = 0, body: TaughtBody | None = None
-) -> Source:
+    cfg: SourceConfig, *, views: int, size: int, seed: int = 0, body: TargetBody | None = None
+) -> SampleSource:
     """The data set of a configuration, its samples of up to ``views`` crops for training at ``size`` pixels.
 
     body: whose poses and shapes are to be learned; by default the one that ships.
@@ -75,7 +75,7 @@ def open_source(
     Raises:
         InputError: a file is missing, damaged or something else.
     """
-    body = body or taught_body()
+    body = body or load_target_body()
     if cfg.kind == "synthetic":
         test = cfg.split == "test"
         if cfg.path is not None:
@@ -102,7 +102,7 @@ def open_source(
     )
 
 
-def draw(
+def draw_batch(
     sources: Sequence[Sized], weights: Sequence[float], batch: int, seed: int, step: int
 ) -> list[tuple[int, int]]:
     """The batch of a step: which source, and which index of it. It follows from seed and step alone.

@@ -18,7 +18,7 @@ from models.synthetic.pictures import Outfit, Portraits
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
 from models.training.samples import Sample
-from models.training.target_body import TaughtBody, taught_body
+from models.training.target_body import TargetBody, load_target_body
 from pipeline.cameras import Rig
 
 _ANNOTATOR: Final = 0.01
@@ -39,14 +39,14 @@ class SyntheticPeople:
         split: str = "train",
         difficulty: Difficulty | None = None,
         clutter: float = 1.0,
-        body: TaughtBody | None = None,
+        body: TargetBody | None = None,
     ) -> None:
         """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise. split:
         goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default the
         noise of ``Difficulty`` and poses varied beyond those given. body: by default the one that ships."""
         self.count, self.views, self.size, self.seed, self.split = count, views, size, seed, split
         self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
-        taught = body or taught_body()
+        taught = body or load_target_body()
         self.body = taught.mesh
         self.projections = Projections(poses, self.body.keypoints)
         self._extra = taught.extra

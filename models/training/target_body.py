@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class TaughtBody:
+class TargetBody:
     """A body, and where data sets have their joints on it."""
 
     mesh: Body
@@ -23,12 +23,12 @@ class TaughtBody:
     files: tuple[Path | None, Path | None]
     """What it was read from."""
 
-    def __reduce__(self) -> tuple[Callable[..., TaughtBody], tuple[Path | None, Path | None]]:
+    def __reduce__(self) -> tuple[Callable[..., TargetBody], tuple[Path | None, Path | None]]:
         # Another process reads the files again, which is less than to hand over what was in them.
-        return taught_body, self.files
+        return load_target_body, self.files
 
 
-def taught_body(path: Path | None = None, joint_regressor: Path | None = None) -> TaughtBody:
+def load_target_body(path: Path | None = None, joint_regressor: Path | None = None) -> TargetBody:
     """The SMPL model of a file, or the body that ships.
 
     joint_regressor: SPIN's ``J_regressor_extra.npy``, for SMPL; without it nine joints are placed by the rule
@@ -47,4 +47,4 @@ def taught_body(path: Path | None = None, joint_regressor: Path | None = None) -
         )
     if mesh.num_betas != MAX_BETAS:
         raise InputError(f"{path}: has {mesh.num_betas} betas, an image network speaks of {MAX_BETAS}.")
-    return TaughtBody(mesh, extra_24(mesh, matrix), smpl, (path, joint_regressor))
+    return TargetBody(mesh, extra_24(mesh, matrix), smpl, (path, joint_regressor))

@@ -42,7 +42,7 @@ from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
 from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
 from models.synthetic.poses import Poses, read_poses  # noqa: E402
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
-from models.training.keypoints import joint_errors  # noqa: E402
+from models.training.keypoints import keypoint_net_errors  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
@@ -83,9 +83,9 @@ def regress(net: KeypointNet, prefix: str, s: Projected, poses: Poses, figures: 
     """Errors over 24 joints, over the 22 without hands, medians, and the mean of each category."""
     views = s.K.shape[1]
     begin = time.process_time()
-    direct, aligned = joint_errors(net, s)
+    direct, aligned = keypoint_net_errors(net, s)
     figures[f"{prefix}persons_per_s_{views}"] = round(len(direct) / (time.process_time() - begin))
-    direct22, aligned22 = joint_errors(net, s, 22)
+    direct22, aligned22 = keypoint_net_errors(net, s, 22)
     named = {"mpjpe": direct, "pa_mpjpe": aligned, "mpjpe22": direct22, "pa_mpjpe22": aligned22}
     for name, error in named.items():
         figures[f"{prefix}{name}_mm_{views}"] = round(1e3 * float(np.nanmean(error)), 1)
@@ -278,7 +278,7 @@ def main() -> None:
         if views in DROPPED:
             fit_single_frames(nets[0], half_dropped(fitted), figures, f"{views}_dropped")
     clean = draw(poses, 4, args.samples, replace(TEST, noise=0.0))
-    direct, aligned = joint_errors(nets[0], clean)
+    direct, aligned = keypoint_net_errors(nets[0], clean)
     figures["clean_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(direct)), 1)
     figures["clean_pa_mpjpe_mm_4"] = round(1e3 * float(np.nanmean(aligned)), 1)
     if BALANCING.is_dir():
