@@ -1,4 +1,4 @@
-"""Files that cannot ship: what each is for, who gives it out, on which terms, and whether it is sound."""
+"""Files that cannot ship: purpose, source, terms, and a check of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class External:
     given: str
     """The option that names it elsewhere."""
     look: Callable[[Path], str]
-    """What it holds, in a few words; raises ``InputError`` where it is not sound."""
+    """Content in a few words; raises ``InputError`` where it is not sound."""
 
 
 _SMPL: Final = "register at https://smpl.is.tue.mpg.de: SMPL for Python, basicmodel_*_lbs_10_207_0_v1.1.0.pkl"
@@ -126,11 +126,11 @@ class Found:
     there: bool
     sound: bool
     said: str
-    """What it holds, or what is wrong."""
+    """Content, or what is wrong."""
 
 
 def look(external: External, folder: Path) -> Found:
-    """Whether a file is there, and whether it is what it should be. Reads it; changes nothing."""
+    """Check that a file is there and sound, by reading it."""
     name = external.name
     path = folder / name
     if name.startswith("torch/"):

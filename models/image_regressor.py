@@ -47,18 +47,18 @@ POSE_SIGMA: Final = 0.35
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an image regressor is made of, and what its crops looked like."""
+    """Architecture of an image regressor, and the look of its crops."""
 
     encoder: EncoderName = "resnet50"
     fusion: FusionName = "attention"
     contrast: Contrast = "none"
     body: Literal["anny", "smpl"] = "anny"
-    """Whose betas, and whose pelvis at rest, its words are about: the body that ships, or SMPL."""
+    """Body of its betas and of the pelvis at rest: the one that ships, or SMPL."""
     size: int = SIZE
     """Side of its crops, pixels: 128 to 224, in steps of the encoders' 32."""
     spin_camera: bool = False
-    """Whether it learned, as SPIN's and the reference's did, that the picture's camera looks straight at the
-    crop, wherever in the picture that is."""
+    """Trained as SPIN's and the reference's: as if the picture's camera looked straight at the crop, wherever
+    in the picture that is."""
 
     def __post_init__(self) -> None:
         if self.size not in CROP_SIZES:
@@ -69,7 +69,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class ViewEstimate:
-    """What an image regressor says of N people in frames, V views."""
+    """Estimate of an image regressor for N people in frames, V views."""
 
     body_pose: Tensor
     """(N, 23, 3, 3)"""

@@ -78,8 +78,8 @@ def _black(size: int) -> Pixels:
 
 
 def crops_of_rows(rows: PublishedRows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
-    """The same for published data of SPIN's format, whose pictures and videos lie below ``root``; plan: of
-    ``PublishedRows.plan``."""
+    """Write the crops of published data of SPIN's format, whose pictures and videos lie below ``root``; plan:
+    of ``PublishedRows.plan``."""
     store = CropStore.resume(out, plan)
     first = store.next_block * BLOCK
     with closing(_from_rows(rows, root, plan, first)) as pictures:

@@ -41,11 +41,11 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "record
 """Everything that is written. The calibration comes last: a folder without it is not a finished recording."""
 
 _POINTS: Final = (*BODY_25, "Head")
-"""What is projected: BODY_25, and the top of the head for the formats that have it."""
+"""Points that are projected: BODY_25, and the top of the head for the formats that have it."""
 
 
 class SynthConfig(Config):
-    """What recording to make."""
+    """Recording to make."""
 
     cameras: int = Field(4, ge=1, le=64, description="cameras, on a ring")
     seconds: float = Field(3.0, gt=0, le=86_400, description="length of the recording")
@@ -146,7 +146,7 @@ def write_recording(
 
 
 def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
-    """Whether ``out`` holds this recording, whole. Raises where it holds something else."""
+    """True if ``out`` holds this recording, whole. Raises ``InputError`` where it holds something else."""
     mark = out / _MARK
     if force:
         return False

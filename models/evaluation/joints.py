@@ -46,8 +46,8 @@ REGRESSED: Final = tuple(n for n in EXTRA_24 if n not in _OF_JOINT and n not in 
 
 _JAW: Final = 0.4
 _HEAD: Final = 0.8
-"""Of the way from the neck to the crown: Human3.6M's skeleton has 121 and 236 mm there, by 490 mm from the
-pelvis to the neck."""
+"""Shares of the way from the neck to the crown: Human3.6M's skeleton has 121 and 236 mm there, by 490 mm from
+the pelvis to the neck."""
 
 
 def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> KeypointBody:
@@ -113,8 +113,8 @@ def _by_rule(parts: _Parts) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """What points are made of. A row is place, shape directions and skin weights: 3 + 3 B + 24 numbers, all
-    of which are averaged alike."""
+    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + 24 numbers, all of
+    which are averaged alike."""
 
     vertices: Tensor
     joints: Tensor
@@ -154,7 +154,7 @@ class _Parts:
 
 @dataclass(frozen=True, eq=False)
 class H36MJoints:
-    """How ``H36M_17`` follow from a posed body."""
+    """Regression of ``H36M_17`` from a posed body."""
 
     body: Body
     points: KeypointBody | None

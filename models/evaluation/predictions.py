@@ -1,4 +1,4 @@
-"""What a network says of the rows of a data set: poses, shapes, cameras and joints."""
+"""Predictions of a network for the rows of a data set: poses, shapes, cameras and joints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 """From names of pictures to pictures (H, W, 3) RGB; picklable."""
 
 _SINGLE: Final = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
-"""Of a fit to frames alone: without neighbours in time the priors count in full."""
+"""Weights of a fit to single frames: without neighbours in time the priors count in full."""
 _UNSEEN: Final = [
     SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
 ]
@@ -40,7 +40,7 @@ _UNSEEN: Final = [
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of N rows. NaN where the network was shown nobody."""
+    """Predictions of N rows. NaN where the network was shown nobody."""
 
     pose: Array
     """(N, 72) axis-angle; the root's is body → camera."""
@@ -95,7 +95,7 @@ class _Batches(Dataset[_Batch]):
     size: int
     """Wanted rows in a batch."""
     pixels: int
-    """Of a crop's side; 0 for no crops."""
+    """Pixels of a crop's side; 0 for no crops."""
     pictures: PictureReader | None
 
     def __len__(self) -> int:
@@ -167,18 +167,18 @@ def predict(
 
 
 def _placed(R: Array, t: Array) -> NDArray[np.bool_]:
-    """(N,) whether it is known where each camera stands."""
+    """(N,) True where R and t of the camera are known."""
     return np.asarray(np.isfinite(R.reshape(-1, 9)).all(1) & np.isfinite(t).all(1))
 
 
 def shares_shape(net: ImageRegressor | KeypointNet, body: Body) -> bool:
-    """Whether a network's betas are about the shapes of this body: SPIN's are about SMPL's."""
+    """True if a network's betas are about the shapes of this body: SPIN's are about SMPL's."""
     means_smpl = isinstance(net, ImageRegressor) and net.config.body == "smpl"
     return means_smpl != (body.sha256 == load_body().sha256)
 
 
 class _Scene:
-    """A network with the cameras and bodies that its words are about."""
+    """A network with the cameras and bodies of its predictions."""
 
     def __init__(
         self, net: ImageRegressor | KeypointNet, rows: RowArrays, joints: H36MJoints, *, fitted: bool

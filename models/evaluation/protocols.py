@@ -1,4 +1,4 @@
-"""What published numbers are measures of: data sets, joints, ground truth, sampling. As in SPIN's code."""
+"""Published protocols: data sets, joints, ground truth, sampling and measures, as in SPIN's code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LSP_OF_EXTRA_24: Final = (*range(13), 18)
 
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions of one data set are scored. Both sides have the pelvis at the origin."""
+    """Scoring of predictions for one data set. Both sides have the pelvis at the origin."""
 
     name: str
     dataset: str

@@ -1,4 +1,4 @@
-"""How far what a network says of a data set is from the truth, by a protocol."""
+"""Errors of a network on a data set, by a published protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 Array = NDArray[np.float64]
 
 _THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
-"""Of the area under PCK's curve."""
+"""Thresholds of the area under PCK's curve."""
 
 
 def rows_of(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
@@ -45,7 +45,7 @@ def rows_of(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class TrueBodies:
-    """Whose meshes the data's ``pose`` and ``shape`` are about."""
+    """Bodies that the data's ``pose`` and ``shape`` are about, by gender."""
 
     neutral: H36MJoints
     male: H36MJoints | None = None
@@ -135,7 +135,7 @@ def summary(errors: Mapping[str, Array], actions: NDArray[Any]) -> dict[str, Any
 UNIT_NAMES: Final = {
     "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
 }  # fmt: skip
-"""Of the measures in ``metrics.json``."""
+"""Names of the measures in ``metrics.json``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,8 @@ class Evaluation:
     """Means, of all and of each action, and what they depend on."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and errors."""
+        """Arrays of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and
+        errors."""
         said = {f.name: getattr(self.said, f.name).astype(np.float32) for f in fields(Predictions)}
         return said | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
 

@@ -1,4 +1,4 @@
-"""Two results stores of one recording, one of which is the truth: how far apart they are."""
+"""Errors of a results store against a store of the truth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Errors:
     mpjpe_mm: float
     """24 SMPL joints, in the world, without alignment."""
     mpjpe_pelvis_mm: float
-    """The same, both pelves at the origin in every frame."""
+    """24 SMPL joints, both pelves at the origin in every frame."""
     pa_mpjpe_mm: float
     """After a similarity alignment of each frame."""
     acceleration_mm: float

@@ -22,7 +22,7 @@ _LEGS: Final = ("Knee", "Ankle", "BigToe", "SmallToe", "Heel")
 
 @dataclass(frozen=True)
 class Noise:
-    """What a keypoint detector does to the truth."""
+    """Errors of a keypoint detector."""
 
     sigma_px: float
     """Standard deviation of each coordinate, pixels of the picture."""
@@ -40,7 +40,7 @@ _GAP_BLOCK: Final = 75
 
 
 def detect(true_px: Array, size: NDArray[np.int64], start: int, noise: Noise) -> Array:
-    """What a detector would find of J points, from where they are in the pictures.
+    """Detections of J points with a detector's errors.
 
     Args:
         true_px: (V, T, P, J, 2) pixels of the video frame; NaN where there is none.
@@ -83,7 +83,7 @@ def _in_gap(views: int, frame: int, noise: Noise) -> NDArray[np.bool_]:
 
 
 def detect_people(true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What a detector finds of points (N, V, 25, 2), and how sure it is; noise (N, 1, 1) scales its errors.
+    """Detections (N, V, 25, 2) and confidences of points (N, V, 25, 2); noise (N, 1, 1) scales the errors.
 
     In units of the longer side of the person's box: Gaussian 0.5–2 %; 5 % of the points 5–15 % away; left
     and right limbs exchanged in 2.5 %; 10–20 % of the points dropped; a box over a quarter of the views.

@@ -1,4 +1,4 @@
-"""Made-up people and how they move: motion clips as code, chained into a plan, as SMPL parameters over time.
+"""Synthetic people: motion clips as code, chained into a plan, as SMPL parameters over time.
 
 Everything is a function of time alone, so any window of frames can be made, and made again, without the ones
 before it. The world is in metres with Z up and the floor at z = 0.
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Style:
-    """How one person moves."""
+    """Manner in which one person moves."""
 
     speed: float
     """Clip seconds a second."""
@@ -47,7 +47,7 @@ class Style:
 
 @dataclass(frozen=True)
 class ClipMotion:
-    """What a clip adds to a person who stands still. Motions of overlapping clips add up."""
+    """Movement that a clip adds to a person who stands still. Those of overlapping clips add up."""
 
     angles: Array
     """(T, 24, 3) Euler angles, radians."""
@@ -276,9 +276,9 @@ class Clip:
     motion: Callable[[Array, float, Style], ClipMotion]
     """(seconds since its start (T,), its length, style) → what it adds."""
     turns: bool = False
-    """Whether the person faces the other way afterwards."""
+    """The person faces the other way afterwards."""
     goes: bool = False
-    """Whether the person is at the other end of the path afterwards."""
+    """The person is at the other end of the path afterwards."""
 
 
 CLIPS: Final[Mapping[str, Clip]] = MappingProxyType(

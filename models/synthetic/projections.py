@@ -28,7 +28,7 @@ _FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25)
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What is done to the truth, 0 or False being nothing."""
+    """Errors added to the truth, 0 or False being none."""
 
     noise: float = 1.0
     """Scales every error of the detector."""

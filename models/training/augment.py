@@ -31,7 +31,7 @@ _FLIP_49: Final = [*BODY_25_FLIP, *(len(BODY_25) + i for i in EXTRA_24_FLIP)]
 
 
 class AugmentConfig(Config):
-    """What is done to samples, each time anew. The defaults are SPIN's, with noise and occlusion added."""
+    """Augmentation, drawn anew each time. The defaults are SPIN's, with noise and occlusion added."""
 
     flip: float = Field(0.5, ge=0, le=1)
     """Share of the samples in which left and right are exchanged, in all views."""

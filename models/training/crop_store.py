@@ -39,7 +39,7 @@ CROPS_VERSION: Final = 2
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Which pictures a store is to hold."""
+    """Pictures that a store is to hold."""
 
     made_of: str
     """Digest of what they are cut from."""
@@ -48,13 +48,13 @@ class CropPlan:
     box: Array
     """(M, 3) centre x, y and side, pixels of the pinhole camera; NaN where there is nothing to see."""
     label: NDArray[np.int64]
-    """(M, L) what each picture is of."""
+    """(M, L) numbers that identify each picture."""
     labels: tuple[str, ...]
-    """What the L numbers say."""
+    """Names of the L columns of ``label``."""
 
     @property
     def nbytes(self) -> int:
-        """What the pictures take on the disk, at most: they are compressed without loss."""
+        """Bytes of the pictures on the disk, at most: they are compressed without loss."""
         seen = int(np.isfinite(self.box).all(1).sum())
         return seen * (self.size + 2 * room_around(self.size)) ** 2 * 3
 

@@ -192,7 +192,7 @@ def _write(path: Path, rows: FitRows) -> Path:
 
 
 def _to_disk(path: Path) -> None:
-    """What a file holds, or the names in a folder."""
+    """Sync a file, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -1,4 +1,4 @@
-"""What the training of an image regressor is made of: data, the loss with SMPLify in the loop, errors."""
+"""Training of an image regressor: data, the loss with SMPLify in the loop, errors."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class ImagesConfig(Config):
     fusion: FusionName = "attention"
     """Vectors of all views → one."""
     size: int = Field(224, ge=128, le=224, multiple_of=32)
-    """Of the crops, pixels."""
+    """Side of the crops, pixels."""
     contrast: Contrast = "none"
-    """What is done to the crops before."""
+    """Contrast of the crops."""
     body: Path | None = None
     """SMPL (``.pkl``, ``.npz``), whose poses published data hold; else the body that ships."""
     joint_regressor: Path | None = None
@@ -74,11 +74,11 @@ class ImagesConfig(Config):
     pose_prior: Path | None = None
     """SMPLify's ``gmm_08.pkl``, for the fits; else the prior that ships."""
     imagenet: bool = True
-    """Whether the encoder begins with the weights of ImageNet."""
+    """The encoder begins with the weights of ImageNet."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Share of the regressor's hidden units that a step leaves out; a short training has no use for it."""
     views: int = Field(2, ge=1)
-    """Of each sample, drawn anew each time from those that there are."""
+    """Views of each sample, drawn anew each time from those that there are."""
     supervision: Literal["full", "2d"] = "full"
     """``2d``: 3D joints, poses and shapes of the data are not used; only keypoints, and fits to them."""
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
@@ -86,9 +86,9 @@ class ImagesConfig(Config):
     check: tuple[SourceConfig, ...] = (SourceConfig(split="test"),)
     """Data sets whose truth the net is compared with."""
     check_samples: int = Field(256, ge=1)
-    """Of each of them."""
+    """Samples of each of them."""
     augment: AugmentConfig = AugmentConfig()
-    """What is done to samples."""
+    """Augmentation of the samples."""
     loss: LossConfig = LossConfig()
     """Weights of the terms."""
     fits: LoopConfig = LoopConfig()
@@ -222,8 +222,8 @@ class ImageTask:
         return found
 
     def bodies(self, samples: Samples, found: Tensor) -> tuple[Bodies, Tensor]:
-        """What the net says of features (M, D), placed before the cameras of the crops; and its camera
-        (N, V, 3)."""
+        """Bodies that the net predicts from features (M, D), placed before the cameras of the crops; and its
+        camera (N, V, 3)."""
         seen = samples.seen
         features = found.new_zeros(*seen.shape, found.shape[-1])
         features[seen] = found
@@ -237,7 +237,7 @@ class ImageTask:
 
     @torch.no_grad()
     def target(self, samples: Samples, said: Bodies, step: int) -> tuple[Target, dict[str, Tensor]]:
-        """What to learn, and how the fits do."""
+        """Target of the samples, and means of the fits for the curves."""
         cfg = self.cfg.fits
         best = said = said.map(torch.Tensor.detach)
         told: dict[str, Tensor] = {}

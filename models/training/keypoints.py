@@ -1,4 +1,4 @@
-"""What the training of a keypoint net is made of: its data, its loss, its errors."""
+"""Training of a keypoint net: its data, its loss, its errors."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ class KeypointsConfig(Config):
     """A keypoint net, and the synthetic projections that it learns from."""
 
     width: int = Field(512, ge=8)
-    """Of the trunk and the iterations' hidden layers."""
+    """Width of the trunk and the iterations' hidden layers."""
     iterations: int = Field(4, ge=1)
     """Rounds of feedback."""
     reprojection: float = Field(0.0, ge=0)
-    """Of the distance, metres, between the calibrated net's keypoints and the rays on which they were found,
-    outliers apart: it is to agree with a detector that defines points otherwise, not only with the truth."""
+    """Weight of the distance, metres, between the calibrated net's keypoints and the rays on which they were
+    found, outliers apart: it is to agree with a detector that defines points otherwise, not only with the
+    truth."""
     easy: float = Field(0.4, ge=0, le=1)
     """Share of samples with less noise than usual, down to none: clean input comes out clean."""
     bias: float = Field(0.5, ge=0, le=1)

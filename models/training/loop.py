@@ -48,7 +48,7 @@ class LoopConfig(Config):
     """SMPLify in the loop."""
 
     enabled: bool = True
-    """Whether the net learns from fits that start where it says."""
+    """The net learns from fits that start at its prediction."""
     solver: Literal["multiview", "spin"] = "multiview"
     """The project's own, over all views; or SPIN's, each view alone."""
     iterations: int = Field(20, ge=1)
@@ -56,9 +56,11 @@ class LoopConfig(Config):
     threshold: float = Field(100.0, gt=0)
     """Highest score (px², see ``score_fits``) of a fit that is learned from."""
     pose_weight: float = Field(0.3, ge=0)
-    """Of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41 mm."""
+    """Weight of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41
+    mm."""
     shape_weight: float = Field(50.0, ge=0)
-    """Of |betas|², for every 100 frames, of which a sample is one: 50 is a standard deviation of 1.4."""
+    """Weight of |betas|², for every 100 frames, of which a sample is one: 50 is a standard deviation of
+    1.4."""
     save_steps: int = Field(100, ge=1)
     """From one time that the fits are written to the next; they are with every checkpoint, too."""
     every: int = Field(1, ge=1)
@@ -76,7 +78,7 @@ class Bodies(TensorBatch):
     transl: Tensor = axes("N V 3")
     """Metres; the pelvis lies at J_pelvis(betas) + transl."""
     score: Tensor = axes("N V")
-    """Of the fit; infinite where there is none, and there the rest is any body."""
+    """Score of the fit; infinite where there is none, and there the rest is any body."""
 
     @property
     def rotations(self) -> Tensor:
@@ -114,7 +116,7 @@ def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
 
 
 def score_fits(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor) -> Tensor:
-    """How badly bodies fit each sample's views (N,): SPIN's measure, the mean over keypoints and views of
+    """Misfit (N,) of bodies in each sample's views: SPIN's measure, the mean over keypoints and views of
     confidence² × Geman–McClure of the distance, in px².
 
     The pixels are those of a crop in which the keypoints are as far from their mean as a standing person's
@@ -220,7 +222,7 @@ def select(samples: Samples, index: Tensor) -> Samples:
 
 @dataclass(frozen=True)
 class _FitProblem:
-    """What is to be fitted, and how."""
+    """Samples to fit, their start, and the settings."""
 
     samples: Samples
     start: Bodies
@@ -376,13 +378,13 @@ def better(new: Bodies, old: Bodies) -> Bodies:
 
 @dataclass(frozen=True, repr=False)
 class Target(TensorBatch):
-    """What a net is to say."""
+    """Bodies that a net is to predict."""
 
     bodies: Bodies
     posed: Tensor = axes("N V")
-    """Whether the view has a pose and a root to learn."""
+    """The view has a pose and a root to learn."""
     shaped: Tensor = axes("N V")
-    """Whether it has a shape."""
+    """The view has a shape to learn."""
 
 
 def training_target(fits: Bodies, samples: Samples, cfg: LoopConfig) -> Target:

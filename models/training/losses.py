@@ -1,5 +1,5 @@
-"""What the nets are taught: keypoint nets from samples whose truth is known, image nets from keypoints in the
-pictures and from fits to them. Weights: see each function."""
+"""Losses: of keypoint nets from samples whose truth is known, of image nets from keypoints in the pictures
+and from fits to them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _shared(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
-    """(N,) what both nets are taught about pose and shape."""
+    """(N,) terms of pose and shape that both nets have."""
     weight = joints.new_ones(len(SMPL_JOINTS))
     weight[list(_ENDS)] = 0.5
     return (
@@ -127,22 +127,22 @@ def _doubt(x: Estimate, truth: Tensor) -> Tensor:
 
 
 class LossConfig(Config):
-    """What the terms of an image net's loss weigh; the defaults are SPIN's."""
+    """Weights of the terms of an image net's loss; the defaults are SPIN's."""
 
     keypoints: float = Field(5.0, ge=0)
-    """Of the squared distance of keypoints in the crop, in halves of its side."""
+    """Weight of the squared distance of keypoints in the crop, in halves of its side."""
     joints: float = Field(5.0, ge=0)
-    """Of the squared distance of 3D joints from the middle of the hips, m²."""
+    """Weight of the squared distance of 3D joints from the middle of the hips, m²."""
     pose: float = Field(1.0, ge=0)
-    """Of the squared difference of rotation matrices."""
+    """Weight of the squared difference of rotation matrices."""
     betas: float = Field(1e-3, ge=0)
-    """Of the squared difference of shapes."""
+    """Weight of the squared difference of shapes."""
     shape: float = Field(0.0, ge=0)
-    """Of the distance of vertices, metres; only with another weight than 0 are meshes made."""
+    """Weight of the distance of vertices, metres; only with another weight than 0 are meshes made."""
     camera: float = Field(1.0, ge=0)
-    """Of exp(−10 s)², which keeps the person's size s in the crop from falling to 0."""
+    """Weight of exp(−10 s)², which keeps the person's size s in the crop from falling to 0."""
     all: float = Field(60.0, gt=0)
-    """Of the sum."""
+    """Weight of the sum."""
     detected: float = Field(0.0, ge=0)
     """Factor of the confidence of a detector's keypoints (BODY_25)."""
     annotated: float = Field(1.0, ge=0)

@@ -61,7 +61,7 @@ class PublishedRows:
             self.box[i, :2] = self.straight(i, self.box[i, :2])
 
     def _name(self, naming: Naming, found: Mapping[str, NDArray[Any]]) -> None:
-        """What every row is called, and which rows are of one instant."""
+        """Name every row, and group the rows of one instant."""
         keys: list[Any] = found["group"].tolist()  # in files of SPIN every row is a group
         if found["camera"].all():
             self.camera = found["camera"].tolist()
@@ -92,7 +92,7 @@ class PublishedRows:
 
     @cached_property
     def digest(self) -> str:
-        """Of the file."""
+        """SHA-256 of the file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def straight(self, row: int, xy: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What the image regressors learn from: people in frames, each in the crops of several views.
+"""Samples of the image regressors: people in frames, each in the crops of several views.
 
 Axes: N people in frames, V views, S pixels of a crop's side. A crop is the picture of a pinhole camera of its
 own: ``K`` takes metres in its axes (x right, y down, z forward) to its pixels, whose first has its centre at
@@ -56,16 +56,16 @@ class Samples(TensorBatch):
     ids: tuple[str, ...]
     cameras: tuple[tuple[str, ...], ...]
     flipped: Tensor = axes("N")
-    """Whether left and right are exchanged, in a sample's views, cameras, keypoints and truth alike."""
+    """Left and right are exchanged, in a sample's views, cameras, keypoints and truth alike."""
     rolled: Tensor = axes("N V")
     """Radians by which each crop was turned, after left and right were exchanged: R, t, orient and joints are
     those of the rolled camera."""
     images: Tensor = axes("N V 3 S S")
     """uint8 RGB."""
     seen: Tensor = axes("N V")
-    """Whether there is a crop; where not, K is NaN and the image black."""
+    """There is a crop; where not, K is NaN and the image black."""
     K: Tensor = axes("N V 3 3")
-    """Of the crops, pixels."""
+    """Cameras of the crops, pixels."""
     R: Tensor = axes("N V 3 3")
     t: Tensor = axes("N V 3")
     xy_px: Tensor = axes("N V J 2")

@@ -1,4 +1,4 @@
-"""Where samples come from: made-up pictures, published data in SPIN's format, and one's own recordings.
+"""Sources of samples: synthetic pictures, published data in SPIN's format, and one's own recordings.
 
 A source has a length, the samples of an epoch, and a sample for every index from 0 on: ``index // len`` is
 the epoch, in which views are grouped anew. Sources pickle, so that other processes can read from them.
@@ -60,7 +60,7 @@ class SourceConfig(Config):
     weight: float = Field(1.0, gt=0)
     """Share of the samples, by those of the others."""
     count: int = Field(20_000, ge=1)
-    """How many different samples are made up, where they are."""
+    """synthetic: number of different samples."""
     split: Literal["train", "test"] = "train"
     """test: other samples are made up, of motion clips that are held out, or of other people."""
 

@@ -1,4 +1,4 @@
-"""The body that an image network learns to speak of: the one that ships, or the user's SMPL."""
+"""Target body of an image network: the one that ships, or the user's SMPL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TargetBody:
     extra: KeypointBody
     """With the points of ``EXTRA_24``; float64 on the CPU."""
     smpl: bool
-    """Whether it is SMPL, whose shapes the poses of published data have; else the one that ships."""
+    """It is SMPL, whose shapes the poses of published data have; else the one that ships."""
     files: tuple[Path | None, Path | None]
-    """What it was read from."""
+    """Files that it was read from."""
 
     def __reduce__(self) -> tuple[Callable[..., TargetBody], tuple[Path | None, Path | None]]:
         # Another process reads the files again, which is less than to hand over what was in them.
