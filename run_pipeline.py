@@ -638,6 +638,7 @@ def evaluate(
     from models.datasets.pictures import read_pictures
     from models.datasets.rows import read_rows, write_npz
     from models.evaluation.joints import h36m_joints
+    from models.evaluation.predictions import PredictOptions
     from models.evaluation.protocols import PROTOCOLS
     from models.evaluation.scores import UNIT_NAMES, TrueBodies
     from models.evaluation.scores import evaluate as evaluation
@@ -691,7 +692,7 @@ def evaluate(
 
         done = evaluation(
             protocol, net, rows, bodies, partial(read_pictures, root or data.parent),
-            views=views, fitted=fit, batch_size=batch_size, num_workers=num_workers, progress=progress,
+            PredictOptions(views, fit, batch_size, num_workers), progress,
         )  # fmt: skip
         bar.total = len(done.row)
     columns = {UNIT_NAMES[m]: m for m in protocol.measures}

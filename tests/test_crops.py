@@ -34,6 +34,7 @@ from models.evaluation.predictions import _Batches
 from models.rendering.overlay import yuv_matrix
 from models.training.augment import UNCHANGED, augmented
 from models.training.published import PublishedPeople
+from models.training.samples import Sampling
 from pipeline.cameras import Rig
 from pipeline.video import planes
 
@@ -124,7 +125,7 @@ def test_training_evaluation_and_run_see_the_same_crop(tmp_path: Path) -> None:
         part=part,
     )  # fmt: skip
     rows = read_rows(tmp_path / "rows.npz")
-    source = PublishedPeople(tmp_path / "rows.npz", root=tmp_path, views=1, size=size)
+    source = PublishedPeople(tmp_path / "rows.npz", root=tmp_path, sampling=Sampling(1, size))
     order = [source.groups[i][1][0] for i in range(n)]
     batch = _Batches(rows, np.arange(n), np.arange(n)[:, None], n, size, lambda names: [rgb] * len(names))[0]
     assert batch.crops is not None

@@ -26,6 +26,7 @@ from models.training.loop import (
     training_target,
     undo_augmentation,
 )
+from models.training.samples import Sampling
 from models.training.synthetic import SyntheticPeople
 from pipeline.joints import BODY_25, EXTRA_24
 
@@ -38,9 +39,9 @@ WILD = AugmentConfig(rotation_deg=40, unrotated=0, channel_gain=0, noise=0, occl
 
 @pytest.fixture(scope="module")
 def pictures():
-    noisy = SyntheticPeople(poses_of_prior(), count=40, views=2, size=SIZE)
+    noisy = SyntheticPeople(poses_of_prior(), count=40, sampling=Sampling(2, SIZE))
     clean_ones = Difficulty(noise=0.0)
-    exact = SyntheticPeople(poses_of_prior(), count=40, views=2, size=SIZE, difficulty=clean_ones)
+    exact = SyntheticPeople(poses_of_prior(), count=40, sampling=Sampling(2, SIZE), difficulty=clean_ones)
     return {"noisy": [noisy[i] for i in range(12)], "exact": [exact[i] for i in range(8)]}
 
 

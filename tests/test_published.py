@@ -19,6 +19,7 @@ import run_pipeline
 from models.datasets.rows import PersonRow, to_arrays, write_npz
 from models.training.crop_store import CropStore
 from models.training.published import PublishedPeople, PublishedRows
+from models.training.samples import Sampling
 from models.training.sources import SourceConfig, open_source
 from models.training.target_body import load_target_body
 from pipeline.cameras import Rig
@@ -141,7 +142,7 @@ def check(source: PublishedPeople, tolerance: float) -> None:
 
 
 def test_pictures_and_what_is_known_of_them(pictures: Path) -> None:
-    source = PublishedPeople(pictures, root=pictures.parent, views=2, size=SIZE)
+    source = PublishedPeople(pictures, root=pictures.parent, sampling=Sampling(2, SIZE))
     assert len(source) == 3 * INSTANTS
     check(source, 0.15)
     assert same(pickle.loads(pickle.dumps(source))[11], source[11])
@@ -149,8 +150,8 @@ def test_pictures_and_what_is_known_of_them(pictures: Path) -> None:
 
 def test_shapes_are_learned_for_smpl_alone(pictures: Path, tmp_path: Path) -> None:
     cfg = SourceConfig(kind="mpi-inf-3dhp", path=pictures, root=pictures.parent)
-    smpl = open_source(cfg, views=2, size=SIZE, body=load_target_body(smpl_file(tmp_path)))
-    ships = open_source(cfg, views=2, size=SIZE)
+    smpl = open_source(cfg, sampling=Sampling(2, SIZE), body=load_target_body(smpl_file(tmp_path)))
+    ships = open_source(cfg, sampling=Sampling(2, SIZE))
     for i in range(len(smpl)):
         s = smpl[i]
         want = np.full(10, np.nan) if s.id.endswith("/000001") else np.arange(10.0)
@@ -167,10 +168,10 @@ def test_crops_of_videos_are_the_same_samples(videos: Path, pictures: Path, tmp_
     assert last == VIEWS * INSTANTS
     assert CropStore(tmp_path / "crops.zarr").plan.made_of == rows.digest
     cfg = SourceConfig(kind="mpi-inf-3dhp", path=videos, crops=tmp_path / "crops.zarr")
-    source = open_source(cfg, views=2, size=SIZE)
+    source = open_source(cfg, sampling=Sampling(2, SIZE))
     assert isinstance(source, PublishedPeople)
     check(source, 0.25)
-    plain = PublishedPeople(pictures, root=pictures.parent, views=2, size=SIZE)
+    plain = PublishedPeople(pictures, root=pictures.parent, sampling=Sampling(2, SIZE))
     off = [np.abs(a.astype(float) - b) for a, b in zip(source[4].pictures, plain[4].pictures, strict=True)]
     assert np.mean(off) < 2
 
@@ -178,8 +179,8 @@ def test_crops_of_videos_are_the_same_samples(videos: Path, pictures: Path, tmp_
 def test_crops_of_pictures_are_the_pictures(pictures: Path, tmp_path: Path) -> None:
     rows = PublishedRows(pictures)
     *_, _ = crops_of_rows(rows, pictures.parent, rows.plan(SIZE), tmp_path / "crops.zarr")
-    cut = PublishedPeople(pictures, crops=tmp_path / "crops.zarr", views=2, size=SIZE)
-    plain = PublishedPeople(pictures, root=pictures.parent, views=2, size=SIZE)
+    cut = PublishedPeople(pictures, crops=tmp_path / "crops.zarr", sampling=Sampling(2, SIZE))
+    plain = PublishedPeople(pictures, root=pictures.parent, sampling=Sampling(2, SIZE))
     assert all(same(cut[i], plain[i]) for i in (0, 7, 20))
 
 
@@ -242,7 +243,7 @@ def test_a_file_without_cameras_has_spins(tmp_path: Path) -> None:
     pose = np.zeros((2, 72))
     pose[:, 0] = np.pi / 2
     file = spin_file(tmp_path / "coco.npz", names, pose=pose, shape=np.ones((2, 10)), has_smpl=np.ones(2))
-    source = PublishedPeople(file, root=tmp_path, views=2, size=SIZE)
+    source = PublishedPeople(file, root=tmp_path, sampling=Sampling(2, SIZE))
     assert len(source) == 2
     a, b = source[0], source[1]
     assert len({a.id, b.id}) == 2
@@ -275,12 +276,12 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             PublishedRows(path)
     with pytest.raises(InputError, match="frame of a video"):
-        PublishedPeople(videos, root=videos.parent, views=2, size=SIZE)
+        PublishedPeople(videos, root=videos.parent, sampling=Sampling(2, SIZE))
     np.savez(tmp_path / "flat.npz", imgname=np.array(["a.jpg"]), center=np.zeros((1, 2)), scale=np.zeros(1))
     with pytest.raises(InputError, match="no row with a box"):
-        PublishedPeople(tmp_path / "flat.npz", views=2, size=SIZE)
+        PublishedPeople(tmp_path / "flat.npz", sampling=Sampling(2, SIZE))
     with pytest.raises(InputError, match=r"gone\.jpg: cannot be read as a picture"):
-        PublishedPeople(lost, views=2, size=SIZE)[0]
+        PublishedPeople(lost, sampling=Sampling(2, SIZE))[0]
 
 
 def test_the_command_cuts_rows(videos: Path, tmp_path: Path) -> None:
@@ -291,4 +292,4 @@ def test_the_command_cuts_rows(videos: Path, tmp_path: Path) -> None:
     assert "15 pictures take up to 0.4 MB" in said.output
     assert not out.exists()
     assert CliRunner().invoke(run_pipeline.app, asked).exit_code == 0
-    check(PublishedPeople(videos, crops=out, views=2, size=SIZE), 0.25)
+    check(PublishedPeople(videos, crops=out, sampling=Sampling(2, SIZE)), 0.25)

@@ -20,6 +20,7 @@ from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
 from models.training.augment import AugmentConfig, augmented, collate
 from models.training.recorded import RecordedPeople, plan_of_results
+from models.training.samples import Sampling
 from models.training.sources import SourceConfig, open_source
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
 
 def test_samples_are_the_fits_in_the_cameras(made: tuple[Store, Path]) -> None:
     results, crops = made
-    source = RecordedPeople(results.path, crops, views=2, size=SIZE)
+    source = RecordedPeople(results.path, crops, sampling=Sampling(2, SIZE))
     rig = builders.rig()
     valid = np.concatenate([builders.batch(k).valid[:, 0].numpy() for k in range(3)])
     assert len(source) == valid.sum()
@@ -81,7 +82,7 @@ def test_bad_fits_are_not_the_truth_but_their_keypoints_count(made: tuple[Store,
     for k in range(3):
         batch = builders.batch(k)
         off += batch.reprojection_px[:, :, 0].T[batch.valid[:, 0]].tolist()
-    strict = RecordedPeople(results.path, crops, views=2, size=SIZE, worst_fit=1.6e-3)
+    strict = RecordedPeople(results.path, crops, sampling=Sampling(2, SIZE), worst_fit=1.6e-3)
     known = np.isfinite(strict.pose).all((1, 2, 3))
     share = (np.array(off) / strict.box[..., 2]).mean(1) <= 1.6e-3
     assert known.tolist() == share.tolist()
@@ -97,7 +98,7 @@ def test_another_bodys_shape_is_not_taken(tmp_path: Path) -> None:
     results = reconstructed(tmp_path / "results.zarr")
     plan = plan_of_results(results, SIZE, fps=10)
     *_, _ = crops_of_results(results, [None, None], plan, tmp_path / "crops.zarr")
-    source = RecordedPeople(tmp_path / "results.zarr", tmp_path / "crops.zarr", views=1, size=SIZE)
+    source = RecordedPeople(tmp_path / "results.zarr", tmp_path / "crops.zarr", sampling=Sampling(1, SIZE))
     s = source[0]
     assert np.isfinite(s.body_pose).all()
     assert np.isnan(s.betas).all()
@@ -108,7 +109,7 @@ def test_another_bodys_shape_is_not_taken(tmp_path: Path) -> None:
 def test_it_trains_in_other_processes_and_in_batches(made: tuple[Store, Path]) -> None:
     results, crops = made
     cfg = SourceConfig(kind="store", path=results.path, crops=crops)
-    source = open_source(cfg, views=1, size=SIZE)
+    source = open_source(cfg, sampling=Sampling(1, SIZE))
     again = pickle.loads(pickle.dumps(source))
     assert len(pickle.dumps(source)) < 2000
     assert all(same(source[i], again[i]) for i in (0, len(source) + 1))
@@ -131,7 +132,7 @@ def test_the_command_cuts_the_people_of_a_run(tmp_path: Path) -> None:
     assert "--recording" in str(said.exception)
     said = CliRunner().invoke(run_pipeline.app, [*asked, "--recording", str(tmp_path / "recording")])
     assert said.exit_code == 0, said.output
-    source = RecordedPeople(results.path, tmp_path / "crops.zarr", views=2, size=SIZE)
+    source = RecordedPeople(results.path, tmp_path / "crops.zarr", sampling=Sampling(2, SIZE))
     s = source[0]
     number = builders.contents().frame_index[[rig.names.index(c) for c in s.cameras], int(s.id[-6:])]
     for v, picture in enumerate(s.pictures):
@@ -149,9 +150,9 @@ def test_mistakes(made: tuple[Store, Path], tmp_path: Path) -> None:
         (SourceConfig(kind="store", path=tmp_path, crops=crops), "no results store"),
     ):
         with pytest.raises(InputError, match=message):
-            open_source(cfg, views=2, size=SIZE)
+            open_source(cfg, sampling=Sampling(2, SIZE))
     other = reconstructed(tmp_path / "results.zarr")
     with pytest.raises(InputError, match="crops of something else"):
-        RecordedPeople(other.path, crops, views=2, size=SIZE)
+        RecordedPeople(other.path, crops, sampling=Sampling(2, SIZE))
     with pytest.raises(InputError, match="64 pixels, not 128"):
-        RecordedPeople(results.path, crops, views=2, size=128)
+        RecordedPeople(results.path, crops, sampling=Sampling(2, 128))

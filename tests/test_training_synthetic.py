@@ -15,7 +15,7 @@ from models.evaluation.joints import extra_24
 from models.synthetic import pictures
 from models.synthetic.poses import poses_of_prior
 from models.synthetic.projections import Difficulty
-from models.training.samples import Sample
+from models.training.samples import Sample, Sampling
 from models.training.synthetic import SyntheticPeople
 
 SIZE, WIDE = 128, 192
@@ -24,7 +24,7 @@ EXACT = Difficulty(noise=0.0)
 
 @pytest.fixture(scope="module")
 def source() -> SyntheticPeople:
-    return SyntheticPeople(poses_of_prior(), count=40, views=3, size=SIZE, difficulty=EXACT)
+    return SyntheticPeople(poses_of_prior(), count=40, sampling=Sampling(3, SIZE), difficulty=EXACT)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -39,16 +39,16 @@ def same(a: Sample, b: Sample) -> bool:
 
 
 def test_a_sample_follows_from_seed_and_index_alone(source: SyntheticPeople) -> None:
-    third = source[3]
+    third, given = source[3], source.projections.sampler.poses
     source[0], source[17]
     assert same(source[3], third)
     assert same(pickle.loads(pickle.dumps(source))[3], third)
-    again = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, difficulty=EXACT)
+    again = SyntheticPeople(given, count=9, sampling=Sampling(3, SIZE), difficulty=EXACT)
     assert same(again[3], third)
     assert len(again) == 9
     assert same(again[9 + 3], third)
-    other = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, seed=1)
-    tested = SyntheticPeople(source.projections.sampler.poses, count=9, views=3, size=SIZE, split="test")
+    other = SyntheticPeople(given, count=9, sampling=Sampling(3, SIZE, 1))
+    tested = SyntheticPeople(given, count=9, sampling=Sampling(3, SIZE), split="test")
     ids = {s.id for s in (third, source[4], other[3], tested[3])}
     assert len(ids) == 4
     for s in (source[4], other[3], tested[3]):
@@ -125,7 +125,7 @@ def test_box_is_the_crops_and_has_the_person(source: SyntheticPeople) -> None:
 def test_detectors_errors_are_of_the_crops_size() -> None:
     poses = poses_of_prior()
     noisy, clean = (
-        SyntheticPeople(poses, count=20, views=2, size=SIZE, difficulty=d)
+        SyntheticPeople(poses, count=20, sampling=Sampling(2, SIZE), difficulty=d)
         for d in (Difficulty(noise=1.0), EXACT)
     )
     missing, off = [], []

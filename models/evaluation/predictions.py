@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.body import Body, load_body, pelvis_at_rest
 from models.crops import crop_rgb, cut_box, normalised_rgb, spin_camera
+from models.datasets.rows import RowArrays
 from models.evaluation.joints import H36MJoints
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place_body
 from models.priors import load_pose_prior
@@ -25,8 +26,6 @@ from pipeline.errors import InputError
 from pipeline.joints import SMPL_JOINTS
 
 Array = NDArray[np.float64]
-RowArrays = Mapping[str, NDArray[Any]]
-"""As ``models/datasets/rows.py`` reads them."""
 PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 """From names of pictures to pictures (H, W, 3) RGB; picklable."""
 
@@ -36,6 +35,20 @@ _UNSEEN: Final = [
     SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
 ]
 """Joints that no keypoint shows to turn: there the fit keeps what the network says."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Views and work of a prediction."""
+
+    views: int = 1
+    """Of each person and instant."""
+    fitted: bool = False
+    """The solver goes on from the network, on ``openpose``."""
+    batch_size: int = 32
+    """Rows that are predicted together."""
+    num_workers: int = 0
+    """Processes that read pictures; 0 reads them in between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +86,7 @@ def views_of(rows: RowArrays, wanted: NDArray[np.int64], views: int) -> NDArray[
 
 @dataclass(frozen=True)
 class _Batch:
-    """RowArrays that are predicted together."""
+    """Rows that are predicted together."""
 
     own: NDArray[np.int64]
     """(M,) the rows that are predicted."""
@@ -123,17 +136,11 @@ def predict(
     wanted: NDArray[np.int64],
     joints: H36MJoints,
     pictures: PictureReader,
-    *,
-    views: int = 1,
-    fitted: bool = False,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    options: PredictOptions,
 ) -> Iterator[tuple[NDArray[np.int64], Predictions]]:
-    """Batch by batch: some of the wanted rows, and what is said of them, in their own camera's axes.
+    """Predict the wanted rows batch by batch, in their own camera's axes; yields rows and predictions.
 
     A network on pictures sees the crops of ``box``; one on keypoints sees ``openpose``.
-    views: of each person and instant. fitted: the solver goes on from the network, on ``openpose``.
-
     Weights of SPIN are for crops of an unknown camera, whose axes they take for the picture's, and so are
     rows without ``K``; other networks have the crop turned to its place before the camera ``K``. Lens
     distortion stays in the crops, as in SPIN's, while it is taken out of those to train on, and of keypoints.
@@ -142,25 +149,25 @@ def predict(
         InputError: keypoints are needed that the rows do not have, or cameras.
     """
     of_pictures = isinstance(net, ImageRegressor)
-    if (fitted or not of_pictures) and not rows["openpose"][..., 2].any():
+    views, keypoints = options.views, options.fitted or not of_pictures
+    if keypoints and not rows["openpose"][..., 2].any():
         raise InputError(
             "the data have no OpenPose keypoints, which --fit and networks on keypoints take. Give "
             "--openpose to preprocess."
         )
     sets = views_of(rows, wanted, views)
     known = _placed(rows["R"], rows["t"])
-    if (fitted or not of_pictures) and views > 1 and not known[np.unique(sets[sets >= 0])].all():
+    if keypoints and views > 1 and not known[np.unique(sets[sets >= 0])].all():
         raise InputError(
             "--views: the data have no R and t of some cameras, which several views of keypoints take. "
             "Use --views 1, or preprocess the data with their calibration."
         )
-    data = _Batches(
-        rows, wanted, sets, batch_size, net.config.size if isinstance(net, ImageRegressor) else 0, pictures
-    )
+    size = net.config.size if isinstance(net, ImageRegressor) else 0
+    data = _Batches(rows, wanted, sets, options.batch_size, size, pictures)
     loader: DataLoader[_Batch] = DataLoader(
-        data, batch_size=None, num_workers=num_workers, generator=torch.Generator()
+        data, batch_size=None, num_workers=options.num_workers, generator=torch.Generator()
     )
-    scene = _Scene(net, rows, joints, fitted=fitted)
+    scene = _Scene(net, rows, joints, fitted=options.fitted)
     for batch in loader:
         with torch.no_grad():
             yield batch.own, scene.predict(batch)

@@ -45,7 +45,7 @@ from models.training.loop import (
     undo_augmentation,
 )
 from models.training.losses import HIPS, LossConfig, image_losses
-from models.training.samples import Samples
+from models.training.samples import Samples, Sampling
 from models.training.sources import SampleSource, SourceConfig, draw_batch, open_source
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
@@ -308,9 +308,7 @@ def _opened(
     def with_motion(s: SourceConfig) -> SourceConfig:
         return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
 
-    return tuple(
-        open_source(with_motion(s), views=cfg.views, size=cfg.size, seed=seed, body=body) for s in sources
-    )
+    return tuple(open_source(with_motion(s), Sampling(cfg.views, cfg.size, seed), body) for s in sources)
 
 
 def image_net_errors(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,7 +24,7 @@ from models.datasets.rows import file_and_frame, read_rows
 from models.rotations import axis_angle_to_matrix
 from models.training.crop_store import CropPlan, CropStore
 from models.training.groups import ViewGroups
-from models.training.samples import Sample
+from models.training.samples import Sample, Sampling, box_amid_room
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
@@ -88,7 +88,7 @@ class PublishedRows:
         for row, key in enumerate(keys):
             members.setdefault(key, []).append(row)
         self.members = list(members.values())
-        """PublishedRows of each instant."""
+        """Rows of each instant."""
 
     @cached_property
     def digest(self) -> str:
@@ -116,36 +116,37 @@ class PublishedRows:
 
 
 class PublishedPeople:
-    """PublishedRows of a file, from their picture files or from a store of their crops."""
+    """Rows of a file, from their picture files or from a store of their crops."""
 
     def __init__(
         self,
         path: Path,
-        *,
+        sampling: Sampling,
         naming: Naming = "npz",
         root: Path | None = None,
         crops: Path | None = None,
-        views: int,
-        size: int,
-        seed: int = 0,
         shapes: bool = False,
     ) -> None:
-        """views: of a sample, from those of an instant, put together anew in every epoch. root: the folder
-        that names of pictures begin at; the file's own by default. crops: a store of their crops, which takes
-        its place. shapes: whether betas are learned: they are SMPL's, and mean nothing to another body.
+        """Open the rows of a file.
 
-        Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
+        Args:
+            path: the ``.npz``.
+            sampling: views are those of an instant.
+            naming: data set whose names of pictures say which rows are of one instant.
+            root: folder that names of pictures begin at; the file's own by default.
+            crops: a store of the rows' crops, which takes its place.
+            shapes: learn betas: they are SMPL's, and mean nothing to another body.
+
+        Raises:
+            InputError: a file is missing, or frames of videos are wanted and there are no crops.
         """
-        self._again = partial(
-            PublishedPeople,
-            path, naming=naming, root=root, crops=crops, views=views, size=size, seed=seed, shapes=shapes,
-        )  # fmt: skip
-        self.shapes = shapes
-        self.rows, self.size, self.root = PublishedRows(path, naming), size, root or path.parent
-        self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, size)
+        self._made_of = path, sampling, naming, root, crops, shapes
+        self.shapes, self.size, self.root = shapes, sampling.size, root or path.parent
+        self.rows = PublishedRows(path, naming)
+        self.store = None if crops is None else CropStore.of(crops, path, self.rows.digest, self.size)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.rows.box), axis=1)
         members = [[r for r in rows if seen[r]] for rows in self.rows.members]
-        self.groups = ViewGroups([m for m in members if m], views, seed)
+        self.groups = ViewGroups([m for m in members if m], sampling.views, sampling.seed)
         if not len(self.groups):
             raise InputError(f"{path}: has no row with a box around a person. Make it again.")
         if self.store is None:
@@ -158,9 +159,9 @@ class PublishedPeople:
         self._place = np.empty(len(plan.label), np.int64)
         self._place[plan.label[:, 0]] = np.arange(len(plan.label))
 
-    def __reduce__(self) -> tuple[partial[PublishedPeople], tuple[()]]:
+    def __reduce__(self) -> tuple[type[PublishedPeople], tuple[Any, ...]]:
         # Another process reads the file again, which is less than to hand over what was in it.
-        return self._again, ()
+        return PublishedPeople, self._made_of
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -176,8 +177,6 @@ class PublishedPeople:
         _, at = self.groups[index]
         r = self.rows
         pictures = tuple(self._picture(int(row)) for row in at)
-        side = pictures[0].shape[0]
-        shown = np.array([p.any() for p in pictures])
         zoomed = crop_matrix(r.box[at], self.size, room_around(self.size))
         points = np.concatenate([r.openpose[at], r.part[at]], 1)
         sure = points[..., 2]
@@ -192,7 +191,7 @@ class PublishedPeople:
             id=r.instant[at[0]],
             cameras=tuple(r.camera[row] for row in at),
             pictures=pictures,
-            box=np.where(shown[:, None], [(side - 1) / 2, (side - 1) / 2, self.size], np.nan),
+            box=box_amid_room(pictures, self.size),
             K=zoomed @ r.K[at],
             R=r.R[at],
             t=r.t[at],

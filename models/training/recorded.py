@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from models.crops import MAX_BOX_FRAMES, MIN_CONFIDENCE, crop_matrix, person_box
 from models.regressor import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
 from models.training.groups import ViewGroups
-from models.training.samples import Sample
+from models.training.samples import Sample, Sampling, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -69,27 +68,27 @@ class RecordedPeople:
         self,
         results: Path,
         crops: Path,
-        *,
-        views: int,
-        size: int,
-        seed: int = 0,
+        sampling: Sampling,
         worst_fit: float = 0.04,
         body: TargetBody | None = None,
     ) -> None:
-        """views: of a sample, taken from those that show the person, anew in every epoch. size: of the crops
-        that are trained on. worst_fit: mean distance between a fit and its keypoints, by the side of the
-        person's box, beyond which the fit is not taken for the truth. body: that of the network; shapes and
-        joints of results that were made with another are not learned. By default the one that ships.
+        """Open a results store and the store of its crops.
 
-        Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
+        Args:
+            results, crops: the two stores.
+            sampling: views are those that show the person.
+            worst_fit: mean distance between a fit and its keypoints, by the side of the person's box, beyond
+                which the fit is not taken for the truth.
+            body: the network's, by default the one that ships; shapes and joints of results that were made
+                with another are not learned.
+
+        Raises:
+            InputError: a store is missing, not finished, or the crops are of other results.
         """
-        self._again = partial(
-            RecordedPeople,
-            results, crops, views=views, size=size, seed=seed, worst_fit=worst_fit, body=body,
-        )  # fmt: skip
+        self._made_of = results, crops, sampling, worst_fit, body
         store = Store(results)
         finished(store)
-        self.crops = CropStore.of(crops, results, store.digest, size)
+        self.crops = CropStore.of(crops, results, store.digest, sampling.size)
         plan = self.crops.plan
         rig = store.contents.rig
         self.cameras = rig.names
@@ -97,14 +96,16 @@ class RecordedPeople:
         self.person, self.time = plan.label[:: len(rig), 0], plan.label[:: len(rig), 1]
         self.box = plan.box.reshape(-1, len(rig), 3)
         seen: NDArray[np.bool_] = np.all(np.isfinite(self.box), axis=-1)
-        self.groups = ViewGroups([np.flatnonzero(row).tolist() for row in seen], views, seed)
+        self.groups = ViewGroups(
+            [np.flatnonzero(row).tolist() for row in seen], sampling.views, sampling.seed
+        )
         self.zoom = crop_matrix(self.box, plan.size, room_around(plan.size))
         self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
         self._read(store, worst_fit, body or load_target_body())
 
-    def __reduce__(self) -> tuple[partial[RecordedPeople], tuple[()]]:
+    def __reduce__(self) -> tuple[type[RecordedPeople], tuple[Any, ...]]:
         # Another process reads the stores again, which is less than to hand over what was in them.
-        return self._again, ()
+        return RecordedPeople, self._made_of
 
     def _read(self, store: Store, worst_fit: float, body: TargetBody) -> None:
         """Keypoints and fits of the instants that there are crops of."""
@@ -145,17 +146,13 @@ class RecordedPeople:
         n, views = self.groups[index]
         count = len(self.cameras)
         pictures = tuple(self.crops.picture(int(n * count + v)) for v in views)
-        side = pictures[0].shape[0]
-        # A frame that could not be decoded left its picture black.
-        shown = np.array([p.any() for p in pictures])
-        middle = np.array([(side - 1) / 2, (side - 1) / 2, self.crops.plan.size])
         missing = np.full((len(views), 24, 2), np.nan)
         R, t = self.R[views], self.t[views]
         return Sample(
             id=f"{self.name}/{self.person[n]}/{self.time[n]:06d}",
             cameras=tuple(self.cameras[v] for v in views),
             pictures=pictures,
-            box=np.where(shown[:, None], middle, np.nan),
+            box=box_amid_room(pictures, self.crops.plan.size),  # black: a frame that could not be decoded
             K=self.K[n, views],
             R=R,
             t=t,

@@ -7,6 +7,7 @@ own: ``K`` takes metres in its axes (x right, y down, z forward) to its pixels, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,24 @@ class Sample:
     """(23, 3, 3) true rotations of joints 1–23; NaN unknown."""
     betas: NDArray[np.float64]
     """(10,) true shape; NaN unknown."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Views and crops that a source makes samples of."""
+
+    views: int
+    """At most, of those that show the person; drawn anew in every epoch."""
+    size: int
+    """Side of the crops that are trained on, pixels."""
+    seed: int = 0
+
+
+def box_amid_room(pictures: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
+    """Boxes (V, 3) of crops of ``size`` pixels in the middle of pictures; NaN where one is black."""
+    middles = [[(len(p) - 1) / 2, (len(p) - 1) / 2, size if p.any() else np.nan] for p in pictures]
+    boxes = np.array(middles, np.float64)
+    return np.where(np.isnan(boxes[:, 2:]), np.nan, boxes)
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,7 +21,7 @@ from models.synthetic.poses import poses_of_people, poses_of_prior, read_poses
 from models.synthetic.projections import Difficulty
 from models.training.published import PublishedPeople
 from models.training.recorded import RecordedPeople
-from models.training.samples import Sample
+from models.training.samples import Sample, Sampling
 from models.training.synthetic import SyntheticPeople
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
@@ -65,10 +65,8 @@ class SourceConfig(Config):
     """test: other samples are made up, of motion clips that are held out, or of other people."""
 
 
-def open_source(
-    cfg: SourceConfig, *, views: int, size: int, seed: int = 0, body: TargetBody | None = None
-) -> SampleSource:
-    """The data set of a configuration, its samples of up to ``views`` crops for training at ``size`` pixels.
+def open_source(cfg: SourceConfig, sampling: Sampling, body: TargetBody | None = None) -> SampleSource:
+    """Open the data set of a configuration.
 
     body: whose poses and shapes are to be learned; by default the one that ships.
 
@@ -81,25 +79,19 @@ def open_source(
         if cfg.path is not None:
             poses = read_poses(cfg.path)[test]
         else:
-            poses = {"prior": poses_of_prior, "people": poses_of_people}[cfg.poses](2 * seed + test)
+            poses = {"prior": poses_of_prior, "people": poses_of_people}[cfg.poses](2 * sampling.seed + test)
         varied = cfg.poses == "prior" or cfg.path is not None
         return SyntheticPeople(
-            poses, count=cfg.count, views=views, size=size, seed=seed, split=cfg.split, clutter=cfg.clutter,
-            difficulty=Difficulty(varied_poses=varied, around=math.radians(cfg.around_deg)),
-            body=body,
+            poses, sampling, cfg.count, cfg.split,
+            Difficulty(varied_poses=varied, around=math.radians(cfg.around_deg)), cfg.clutter, body,
         )  # fmt: skip
     if cfg.path is None:
         raise InputError(f"kind: {cfg.kind} needs a path, of its data.")
     if cfg.kind != "store":
-        return PublishedPeople(
-            cfg.path, naming=cfg.kind, root=cfg.root, crops=cfg.crops, views=views, size=size, seed=seed,
-            shapes=body.smpl,
-        )  # fmt: skip
+        return PublishedPeople(cfg.path, sampling, cfg.kind, cfg.root, cfg.crops, body.smpl)
     if cfg.crops is None:
         raise InputError(f"{cfg.path}: needs crops of its videos, which `crops` makes; say where they are.")
-    return RecordedPeople(
-        cfg.path, cfg.crops, views=views, size=size, seed=seed, worst_fit=cfg.worst_fit, body=body
-    )
+    return RecordedPeople(cfg.path, cfg.crops, sampling, cfg.worst_fit, body)
 
 
 def draw_batch(

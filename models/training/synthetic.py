@@ -17,7 +17,7 @@ from models.regressor import MIN_KEYPOINTS, to_local
 from models.synthetic.pictures import Outfit, Portraits
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
-from models.training.samples import Sample
+from models.training.samples import Sample, Sampling, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.cameras import Rig
 
@@ -31,20 +31,26 @@ class SyntheticPeople:
     def __init__(
         self,
         poses: Poses,
-        *,
+        sampling: Sampling,
         count: int,
-        views: int,
-        size: int,
-        seed: int = 0,
         split: str = "train",
         difficulty: Difficulty | None = None,
         clutter: float = 1.0,
         body: TargetBody | None = None,
     ) -> None:
-        """clutter: of the backgrounds, from 0, soft gradients, to 1, with shapes and strong noise. split:
-        goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default the
-        noise of ``Difficulty`` and poses varied beyond those given. body: by default the one that ships."""
-        self.count, self.views, self.size, self.seed, self.split = count, views, size, seed, split
+        """Samples, as many as ``count``.
+
+        Args:
+            poses: drawn from.
+            sampling: its seed decides, together with ``split``, which goes into the samples' ids, too.
+            count: samples, the same in every epoch.
+            split: train or test.
+            difficulty: of the keypoints; by default the noise of ``Difficulty`` and varied poses.
+            clutter: of the backgrounds, 0 to 1, see ``Portraits``.
+            body: by default the one that ships.
+        """
+        self.count, self.views, self.size, self.seed = count, sampling.views, sampling.size, sampling.seed
+        self.split = split
         self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
         taught = body or load_target_body()
         self.body = taught.mesh
@@ -86,7 +92,6 @@ class SyntheticPeople:
             self._portraits.draw(vertices, rig, v, outfit, rng) if seen[v] else np.zeros((1, 1, 3), np.uint8)
             for v in range(self.views)
         )
-        box = np.tile([(side - 1) / 2, (side - 1) / 2, self.size], (self.views, 1)).astype(np.float64)
         detected = xy.numpy() @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         rotations = torch.cat([turned[:, :1], local], 1).double()
         _, joints = pose_keypoints(self._extra, rotations, betas.double(), found.transl.double())
@@ -100,7 +105,7 @@ class SyntheticPeople:
             id=f"synthetic/{self.split}/{self.seed}/{index}",
             cameras=rig.names,
             pictures=pictures,
-            box=np.where(seen[:, None], box, np.nan),
+            box=box_amid_room(pictures, self.size),
             K=K,
             R=R,
             t=t,
