@@ -113,7 +113,10 @@ class Lens(NamedTuple):
 
 
 def crop_rgb(picture: Pixels, box: Array, size: int, room: int = 0, lens: Lens | None = None) -> Pixels:
-    """Crop (S, S, 3) of an RGB picture (H, W, 3), S = size + 2 room; black outside of the picture."""
+    """Crop (S, S, 3) of an RGB picture (H, W, 3), S = size + 2 room; black outside of the picture.
+
+    box (3,): centre x, y and side; all is black where it is NaN.
+    """
     parts = [_resampled(picture[..., c], _RGB, box, size, room, lens) for c in range(3)]
     return torch.stack(parts, -1).round().to(torch.uint8).numpy()
 
@@ -167,6 +170,8 @@ def _resampled(
 ) -> Tensor:
     """The crop (S, S) of one plane (H, W), float32."""
     black = grid.black
+    if not np.isfinite(box).all():
+        return torch.full((size + 2 * room,) * 2, black, device=device)
     x0, y0, x1, y1 = (float(x) * grid.scale for x in _edges(np.asarray(box, np.float64)))
     x0, x1 = x0 + grid.left, x1 + grid.left
     if lens is not None and lens.dist.any():

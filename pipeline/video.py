@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -146,7 +146,7 @@ def probe(path: Path | str) -> VideoInfo:
 
 def read_frames(
     video: VideoInfo | Path | str, indices: Iterable[int], *, threads: int = 1
-) -> Iterator[av.VideoFrame | None]:
+) -> Generator[av.VideoFrame | None, None, None]:
     """Frames of these indices into ``times_s``, upright, one for each index.
 
     Indices must not decrease; the same one twice gives the same frame twice. −1 (there is none) and a frame

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import fields
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,13 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "record
 
 _POINTS: Final = (*BODY_25, "Head")
 """Points that are projected: BODY_25, and the top of the head for the formats that have it."""
+
+
+_NOT_FOUND: Final = (
+    *(f"{part}_keypoints_2d" for part in ("face", "hand_left", "hand_right")),
+    *(f"{part}_keypoints_3d" for part in ("pose", "face", "hand_left", "hand_right")),
+)
+"""OpenPose's further arrays of a person, empty."""
 
 
 class SynthConfig(Config):
@@ -217,13 +225,9 @@ def _write_windows(
             true_px = rig.project(points, distorted=True)
             _write_keypoints(out / "keypoints", rig.names, a, detect(true_px, rig.size, a, noise), cfg)
             if cfg.videos:
+                orient, pose, betas, transl = (getattr(batch.params, f.name) for f in fields(batch.params))
                 meshes = [
-                    body.vertices(
-                        batch.params.global_orient[:, p],
-                        batch.params.body_pose[:, p],
-                        batch.params.betas[p],
-                        batch.params.transl[:, p],
-                    )
+                    body.vertices(orient[:, p], pose[:, p], betas[p], transl[:, p])
                     for p in range(len(people))
                 ]
                 vertices = torch.stack(meshes, 1).numpy()
@@ -296,13 +300,7 @@ def _write_keypoints(
                     {
                         "person_id": [-1],
                         "pose_keypoints_2d": np.round(np.nan_to_num(people[p]), 3).ravel().tolist(),
-                        "face_keypoints_2d": empty,
-                        "hand_left_keypoints_2d": empty,
-                        "hand_right_keypoints_2d": empty,
-                        "pose_keypoints_3d": empty,
-                        "face_keypoints_3d": empty,
-                        "hand_left_keypoints_3d": empty,
-                        "hand_right_keypoints_3d": empty,
+                        **dict.fromkeys(_NOT_FOUND, empty),
                     }
                     for p in shuffled
                     if (people[p, :, 2] > 0).any()

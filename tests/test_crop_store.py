@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import builders
 import cv2
 import numpy as np
@@ -191,6 +192,7 @@ def test_a_store_pickles_as_its_path(filmed: SimpleNamespace, tmp_path: Path) ->
 def test_an_empty_place_is_black() -> None:
     plan = CropPlan("x", SIZE, np.array([[np.nan] * 3, [50, 50, 60]]), np.zeros((2, 1), np.int64), ("row",))
     assert plan.nbytes == 96 * 96 * 3
-    black = crops._cut(None, plan.box[1], SIZE, np.eye(3), np.zeros(8))
-    assert black.shape == (96, 96, 3)
-    assert not black.any()
+    for row, frame in ((1, None), (0, av.VideoFrame.from_ndarray(np.full((48, 64, 3), 200, np.uint8)))):
+        black = crops._crop(frame, plan, row, Lens(np.eye(3), np.zeros(8)))
+        assert black.shape == (96, 96, 3)
+        assert not black.any()

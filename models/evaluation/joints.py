@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -27,16 +27,9 @@ FROM_SPIN: Final = (
 )
 
 _OF_JOINT: Final = {
-    "RAnkle": "right_ankle",
-    "RKnee": "right_knee",
-    "LKnee": "left_knee",
-    "LAnkle": "left_ankle",
-    "RWrist": "right_wrist",
-    "RElbow": "right_elbow",
-    "RShoulder": "right_shoulder",
-    "LShoulder": "left_shoulder",
-    "LElbow": "left_elbow",
-    "LWrist": "left_wrist",
+    f"{side[0].upper()}{part}": f"{side}_{part.lower()}"
+    for part in ("Ankle", "Knee", "Wrist", "Elbow", "Shoulder")
+    for side in ("left", "right")
 }
 """EXTRA_24 joints that are SMPL joints, as in SPIN."""
 _OF_SKIN: Final = ("Nose", "LEye", "REye", "LEar", "REar")
@@ -83,13 +76,10 @@ def h36m_17(body: Body) -> KeypointBody:
     """The 17 joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
     every = extra_24(body)
     at = list(EXTRA_24_OF_H36M_17)
-    return KeypointBody(
-        every.joints_template,
-        every.joints_shapedirs,
-        every.points_template[at],
-        every.points_shapedirs[at],
-        every.weights[at],
+    points, directions, weights = (
+        x[at] for x in (every.points_template, every.points_shapedirs, every.weights)
     )
+    return replace(every, points_template=points, points_shapedirs=directions, weights=weights)
 
 
 def _by_rule(parts: _Parts) -> dict[str, Tensor]:
@@ -148,8 +138,7 @@ class _Parts:
     def body_of(self, rows: Tensor) -> KeypointBody:
         place, directions, weights = rows[:, :3], rows[:, 3:-24], rows[:, -24:]
         directions = directions.reshape(len(rows), 3, -1)
-        k = self.body
-        return KeypointBody(k.joints_template, k.joints_shapedirs, place, directions, weights)
+        return replace(self.body, points_template=place, points_shapedirs=directions, weights=weights)
 
 
 @dataclass(frozen=True, eq=False)

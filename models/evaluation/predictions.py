@@ -125,8 +125,7 @@ class _Batches(Dataset[_Batch]):
         crops = np.zeros((len(every), self.pixels, self.pixels, 3), np.uint8)
         found = self.pictures([str(n) for n in self.rows["imgname"][every]])
         for k, (picture, box) in enumerate(zip(found, self.rows["box"][every], strict=True)):
-            if np.isfinite(box).all():
-                crops[k] = crop_rgb(picture, box, self.pixels)
+            crops[k] = crop_rgb(picture, box, self.pixels)
         return replace(batch, crops=torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
 
 

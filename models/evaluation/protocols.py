@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -67,16 +67,11 @@ PROTOCOLS: Final = MappingProxyType(
         p.name: p
         for p in (
             _H36M,
-            Protocol(
-                "h36m-p2",
-                _H36M.dataset,
-                _LSP,
-                _LSP_OF_EXTRA_24,
-                _H36M.truth,
-                "subjects S9 and S11, camera 60457274, every 5th frame from the first (50 to 10 a second; "
-                "others take every 64th, which gives some 3 mm more)",
-                _H36M.measures,
-                _H36M.pictures,
+            replace(
+                _H36M,
+                name="h36m-p2",
+                sampling="subjects S9 and S11, camera 60457274, every 5th frame from the first (50 to 10 a "
+                "second; others take every 64th, which gives some 3 mm more)",
                 camera="60457274",
                 headline="pa_mpjpe",
             ),

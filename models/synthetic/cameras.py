@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.rotations import axis_angle_to_matrix
-from models.synthetic.random import chance, uniform
+from models.synthetic.poses import chance, uniform
 from pipeline.cameras import Rig, distort
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.synthetic.random import chance, uniform
+from models.synthetic.poses import chance, uniform
 from pipeline.joints import BODY_25
 
 Array = NDArray[np.float64]

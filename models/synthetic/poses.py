@@ -18,7 +18,6 @@ from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
 from models.synthetic.people import animate, make_people
-from models.synthetic.random import chance
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
 
@@ -38,6 +37,16 @@ _PRIOR_SPREAD: Final = 0.8
 _PEOPLE: Final = 64
 _SECONDS: Final = 60.0
 _MOMENTS: Final = 64
+
+
+def uniform(rng: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    """Uniform numbers from low to high."""
+    return low + (high - low) * torch.rand(*shape, generator=rng)
+
+
+def chance(rng: torch.Generator, p: float | Tensor, *shape: int) -> Tensor:
+    """True with probability p."""
+    return torch.rand(*shape, generator=rng) < p
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from models.regressor import GlobalKinematics
 from models.rotations import axis_angle_to_matrix
 from models.synthetic.cameras import cameras_around
 from models.synthetic.detector import detect_people
-from models.synthetic.poses import Poses, Sampler
-from models.synthetic.random import chance, uniform
+from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
 from pipeline.joints import BODY_25
 
