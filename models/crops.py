@@ -112,13 +112,27 @@ class Lens(NamedTuple):
     """(8,) in OpenCV's order."""
 
 
-def crop_rgb(picture: Pixels, box: Array, size: int, room: int = 0, lens: Lens | None = None) -> Pixels:
+def crop_rgb(
+    picture: Pixels,
+    box: Array,
+    size: int,
+    room: int = 0,
+    lens: Lens | None = None,
+    contrast: Contrast = "none",
+) -> Pixels:
     """Crop (S, S, 3) of an RGB picture (H, W, 3), S = size + 2 room; black outside of the picture.
 
-    box (3,): centre x, y and side; all is black where it is NaN.
+    box (3,): centre x, y and side; all is black where it is NaN. contrast: SPIN's is stretched before the
+    crop is resized, which is when pixels are darkest and brightest.
     """
-    parts = [_resampled(picture[..., c], _RGB, box, size, room, lens) for c in range(3)]
-    return torch.stack(parts, -1).round().to(torch.uint8).numpy()
+    out = torch.stack([_resampled(picture[..., c], _RGB, box, size, room, lens) for c in range(3)], -1)
+    if contrast == "stretch" and np.isfinite(box).all():
+        x0, y0, x1, y1 = _edges(box).astype(int)
+        part = picture[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
+        beyond = part.size < (x1 - x0) * (y1 - y0) * 3
+        low, high = 0 if beyond else int(part.min()), int(part.max(initial=0))
+        out = ((out - low) * (255 / max(high - low, 1))).clamp(0, 255)
+    return out.round().to(torch.uint8).numpy()
 
 
 def crop_yuv(

@@ -22,6 +22,7 @@ from models.body import Body, KeypointBody, load_body, pelvis_at_rest
 from models.crops import (
     MAX_BOX_FRAMES,
     MIN_CONFIDENCE,
+    crop_rgb,
     crop_yuv,
     cut_box,
     normalised_rgb,
@@ -36,7 +37,7 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
-from pipeline.video import planes, to_yuv420p
+from pipeline.video import planes, to_rgb, to_yuv420p
 
 Net = KeypointNet | ImageRegressor
 
@@ -266,7 +267,7 @@ def _from_pictures(
     def flush() -> None:
         rows, views, cut, matrices = zip(*crops, strict=True)
         rgb = rgb_of_yuv(torch.stack(cut), torch.stack(matrices).to(place.device))
-        features[list(rows), list(views)] = net.encode(normalised_rgb(rgb, net.config.contrast))
+        features[list(rows), list(views)] = net.encode(normalised_rgb(rgb, "none"))
         crops.clear()
 
     for t in range(len(seen) // people):
@@ -281,9 +282,20 @@ def _from_pictures(
             if not there:
                 continue
             frame = to_yuv420p(picture)
-            matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
+            stretched = net.config.contrast == "stretch"
+            matrix = (
+                torch.eye(3, 4)
+                if stretched
+                else torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
+            )
+            rgb = to_rgb(frame) if stretched else None
             for n in there:
-                yuv = crop_yuv(planes(frame), box[n, v].numpy(), net.config.size, device=place.device)
+                square = box[n, v].numpy()
+                if rgb is not None:
+                    part = crop_rgb(rgb, square, net.config.size, contrast="stretch")
+                    yuv = torch.from_numpy(part).permute(2, 0, 1).float().to(place.device)
+                else:
+                    yuv = crop_yuv(planes(frame), square, net.config.size, device=place.device)
                 crops.append((n, v, yuv, matrix))
                 if len(crops) == size:
                     flush()

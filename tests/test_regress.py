@@ -315,6 +315,25 @@ def test_crops_of_every_view_person_and_frame_find_their_place(net: ImageRegress
     assert all(b.posed.all() for b in out)
 
 
+def test_contrast_is_stretched_before_a_crop_is_resized(net: ImageRegressor) -> None:
+    net.config = replace(net.config, contrast="stretch")
+    list(
+        regress(
+            people_in_pictures(8),
+            RegressConfig(),
+            RIG,
+            BODY,
+            net,
+            window=WINDOW,
+            decode=lambda at: filmed(8, at),
+        )
+    )
+    features, seen = (torch.cat(x) for x in zip(*net.said, strict=True))
+    # Every crop is of one grey, and its darkest value becomes 0.
+    assert seen.sum() > 20
+    assert (features[seen] - 16).abs().max() < 0.6
+
+
 def test_a_person_is_placed_by_the_crop_that_was_cut(
     net: ImageRegressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

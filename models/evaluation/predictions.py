@@ -13,10 +13,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.body import Body, load_body, pelvis_at_rest
-from models.crops import crop_rgb, cut_box, normalised_rgb, spin_camera
+from models.crops import Contrast, crop_rgb, cut_box, normalised_rgb, spin_camera
 from models.datasets.rows import RowArrays
 from models.evaluation.joints import H36MJoints
-from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place_body
+from models.image_regressor import (
+    POSE_SIGMA,
+    ImageConfig,
+    ImageRegressor,
+    ViewEstimate,
+    camera_of,
+    place_body,
+)
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
 from models.rotations import matrix_to_axis_angle
@@ -109,6 +116,7 @@ class _Batches(Dataset[_Batch]):
     """Wanted rows in a batch."""
     pixels: int
     """Pixels of a crop's side; 0 for no crops."""
+    contrast: Contrast
     pictures: PictureReader | None
 
     def __len__(self) -> int:
@@ -125,7 +133,7 @@ class _Batches(Dataset[_Batch]):
         crops = np.zeros((len(every), self.pixels, self.pixels, 3), np.uint8)
         found = self.pictures([str(n) for n in self.rows["imgname"][every]])
         for k, (picture, box) in enumerate(zip(found, self.rows["box"][every], strict=True)):
-            crops[k] = crop_rgb(picture, box, self.pixels)
+            crops[k] = crop_rgb(picture, box, self.pixels, contrast=self.contrast)
         return replace(batch, crops=torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
 
 
@@ -161,8 +169,8 @@ def predict(
             "--views: the data have no R and t of some cameras, which several views of keypoints take. "
             "Use --views 1, or preprocess the data with their calibration."
         )
-    size = net.config.size if isinstance(net, ImageRegressor) else 0
-    data = _Batches(rows, wanted, sets, options.batch_size, size, pictures)
+    c = net.config if isinstance(net, ImageRegressor) else ImageConfig()
+    data = _Batches(rows, wanted, sets, options.batch_size, of_pictures * c.size, c.contrast, pictures)
     loader: DataLoader[_Batch] = DataLoader(
         data, batch_size=None, num_workers=options.num_workers, generator=torch.Generator()
     )
@@ -241,7 +249,7 @@ class _Scene:
 
     def _look(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
         assert batch.crops is not None
-        found = net.encode(normalised_rgb(batch.crops.to(self.device).float(), net.config.contrast))
+        found = net.encode(normalised_rgb(batch.crops.to(self.device).float(), "none"))
         at = torch.from_numpy(np.maximum(batch.at, 0)).to(self.device)
         return net.estimate(found[at] * seen[..., None], seen)
 

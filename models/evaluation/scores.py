@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from models.datasets.rows import RowArrays
 from models.evaluation.joints import H36MJoints
 from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
-from models.evaluation.predictions import (
-    PictureReader,
-    Predictions,
-    PredictOptions,
-    predict,
-    shares_shape,
-)
+from models.evaluation.predictions import PictureReader, Predictions, PredictOptions, predict, shares_shape
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
 from models.regressor import KeypointNet

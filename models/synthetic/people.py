@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -61,13 +61,7 @@ class ClipMotion:
     """(T,) 1 where the body goes over the feet, as in walking, 0 where it stays above them."""
 
     def __add__(self, other: ClipMotion) -> ClipMotion:
-        return ClipMotion(
-            self.angles + other.angles,
-            self.advance + other.advance,
-            self.yaw + other.yaw,
-            self.lift + other.lift,
-            self.stride + other.stride,
-        )
+        return ClipMotion(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def _still(frames: int) -> ClipMotion:
@@ -335,16 +329,8 @@ _FOOT_PARTS: Final = tuple(
 )
 """The joint that carries each of them."""
 
-_LOOSE: Final = np.radians(
-    [
-        [4.0]
-        if n.endswith(("shoulder", "wrist", "head"))
-        else [2.0]
-        if n[:-1] == "spine" or n.endswith(("neck", "collar"))
-        else [0.0]
-        for n in SMPL_JOINTS
-    ]
-)
+_LOOSE_DEG: Final = {"shoulder": 4.0, "wrist": 4.0, "head": 4.0, "spine": 2.0, "neck": 2.0, "collar": 2.0}
+_LOOSE: Final = np.radians([[_LOOSE_DEG.get(n.rpartition("_")[2].rstrip("123"), 0.0)] for n in SMPL_JOINTS])
 """(24, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""
 
 _SPACE: Final = 1.7

@@ -8,7 +8,6 @@ is one of all views; where they are not, of one pose and shape with a root for e
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Final, Literal
 
 import torch
@@ -197,12 +196,8 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
             if bool(rows.any()):
                 index = rows.nonzero()[:, 0]
                 part = how(task.of(index))
-                found = Bodies(
-                    *(
-                        getattr(found, f.name).index_copy(0, index, getattr(part, f.name))
-                        for f in fields(Bodies)
-                    )
-                )
+                pairs = ((getattr(found, f.name), getattr(part, f.name)) for f in fields(Bodies))
+                found = Bodies(*(whole.index_copy(0, index, some) for whole, some in pairs))
     value = score_fits(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
     good = found.map(torch.isfinite)
     each = torch.stack([x.flatten(2).all(-1) for x in (good.orient, good.body_pose, good.betas, good.transl)])
@@ -251,13 +246,8 @@ class _FitProblem:
 
     @property
     def schedule(self) -> Schedule:
-        return _schedule(self.cfg.iterations)
-
-
-@lru_cache
-def _schedule(iterations: int) -> Schedule:
-    *early, (robust, _, tolerance) = Schedule().stages
-    return Schedule((*early, (robust, iterations, tolerance)))
+        *early, (robust, _, tolerance) = Schedule().stages
+        return Schedule((*early, (robust, self.cfg.iterations, tolerance)))
 
 
 def _calibrated(task: _FitProblem) -> Bodies:

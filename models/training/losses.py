@@ -11,16 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import Body, KeypointBody
-from models.regressor import (
-    CalibratedNet,
-    Estimate,
-    Evidence,
-    KeypointNet,
-    crop,
-    gather,
-    to_local,
-    towards,
-)
+from models.regressor import CalibratedNet, Estimate, Evidence, KeypointNet, crop, gather, to_local, towards
 from models.synthetic.projections import Projected
 from models.training.loop import Bodies, Target
 from models.training.samples import Samples

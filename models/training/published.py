@@ -110,9 +110,7 @@ class PublishedRows:
             return name, frame or 0
 
         order = sorted(range(len(self.imgname)), key=place)
-        return CropPlan(
-            self.digest, size, self.box[order], np.array(order, np.int64).reshape(-1, 1), ROW_LABELS
-        )
+        return CropPlan(self.digest, size, self.box[order], np.array(order)[:, None], ROW_LABELS)
 
 
 class PublishedPeople:
@@ -129,16 +127,10 @@ class PublishedPeople:
     ) -> None:
         """Open the rows of a file.
 
-        Args:
-            path: the ``.npz``.
-            sampling: views are those of an instant.
-            naming: data set whose names of pictures say which rows are of one instant.
-            root: folder that names of pictures begin at; the file's own by default.
-            crops: a store of the rows' crops, which takes its place.
-            shapes: learn betas: they are SMPL's, and mean nothing to another body.
+        root: folder that names of pictures begin at; the file's own by default. crops: a store of the rows'
+        crops, which takes its place. shapes: learn betas, which are SMPL's and mean nothing to another body.
 
-        Raises:
-            InputError: a file is missing, or frames of videos are wanted and there are no crops.
+        Raises ``InputError`` when a file is missing, or frames of videos are wanted and there are no crops.
         """
         self._made_of = path, sampling, naming, root, crops, shapes
         self.shapes, self.size, self.root = shapes, sampling.size, root or path.parent

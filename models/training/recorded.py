@@ -74,16 +74,11 @@ class RecordedPeople:
     ) -> None:
         """Open a results store and the store of its crops.
 
-        Args:
-            results, crops: the two stores.
-            sampling: views are those that show the person.
-            worst_fit: mean distance between a fit and its keypoints, by the side of the person's box, beyond
-                which the fit is not taken for the truth.
-            body: the network's, by default the one that ships; shapes and joints of results that were made
-                with another are not learned.
+        worst_fit: mean distance between a fit and its keypoints, by the side of the person's box, beyond
+        which the fit is not taken for the truth. body: the network's, by default the one that ships; shapes
+        and joints of results that were made with another are not learned.
 
-        Raises:
-            InputError: a store is missing, not finished, or the crops are of other results.
+        Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
         """
         self._made_of = results, crops, sampling, worst_fit, body
         store = Store(results)

@@ -38,16 +38,11 @@ class SyntheticPeople:
         clutter: float = 1.0,
         body: TargetBody | None = None,
     ) -> None:
-        """Samples, as many as ``count``.
+        """``count`` samples, the same in every epoch.
 
-        Args:
-            poses: drawn from.
-            sampling: its seed decides, together with ``split``, which goes into the samples' ids, too.
-            count: samples, the same in every epoch.
-            split: train or test.
-            difficulty: of the keypoints; by default the noise of ``Difficulty`` and varied poses.
-            clutter: of the backgrounds, 0 to 1, see ``Portraits``.
-            body: by default the one that ships.
+        split: goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default
+        the noise of ``Difficulty`` and varied poses. clutter: see ``Portraits``. body: by default the one
+        that ships.
         """
         self.count, self.views, self.size, self.seed = count, sampling.views, sampling.size, sampling.seed
         self.split = split
