@@ -886,12 +886,12 @@ def data(
     unsound = False
     for external in EXTERNAL:
         found = look(external, folder)
-        unsound |= found.there and not found.sound
-        here = "[green]here[/]" if found.sound else "[red]not sound[/]" if found.there else "not here"
+        unsound |= found.exists and not found.sound
+        here = "[green]here[/]" if found.sound else "[red]not sound[/]" if found.exists else "not here"
         table = _table(f"{escape(str(found.path))}: {here}")
         for label, text in (
             ("for", external.purpose), ("from", external.source), ("terms", external.terms),
-            ("given by", external.given), ("says", found.said),
+            ("given by", external.given), ("says", found.content),
         ):  # fmt: skip
             if text:
                 table.add_row(label, escape(text))

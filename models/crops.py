@@ -85,14 +85,9 @@ def crop_matrix(box: Array, size: int, room: int = 0) -> Array:
 
 
 def spin_camera(box: Array) -> Array:
-    """(..., 3, 3) SPIN's camera for pictures of unknown focal length: 5000 px before a crop of 224."""
-    x0, y0, x1, y1 = _edges(box)
-    out = np.zeros((*box.shape[:-1], 3, 3))
-    for axis, (start, stop) in enumerate(((x0, x1), (y0, y1))):
-        out[..., axis, axis] = 5000 / SIZE * (stop - start)
-        out[..., axis, 2] = (start + stop - 1) / 2
-    out[..., 2, 2] = 1
-    return out
+    """(..., 3, 3) SPIN's camera for pictures of unknown focal length: 5000 px, straight at a crop of 224."""
+    in_crop = np.array([[5000.0, 0, (SIZE - 1) / 2], [0, 5000.0, (SIZE - 1) / 2], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(crop_matrix(box, SIZE)) @ in_crop)
 
 
 def _edges(box: Array) -> Array:

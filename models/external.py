@@ -121,25 +121,25 @@ EXTERNAL: Final = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Checked:
     path: Path
-    there: bool
+    exists: bool
     sound: bool
-    said: str
+    content: str
     """Content, or what is wrong."""
 
 
-def look(external: External, folder: Path) -> Found:
+def look(external: External, folder: Path) -> Checked:
     """Check that a file is there and sound, by reading it."""
     name = external.name
     path = folder / name
     if name.startswith("torch/"):
         path = Path(torch.hub.get_dir()) / "checkpoints" / name.removeprefix("torch/")
     if not path.exists():
-        return Found(path, False, False, "")
+        return Checked(path, False, False, "")
     try:
-        return Found(path, True, True, external.look(path))
+        return Checked(path, True, True, external.look(path))
     except InputError as e:
-        return Found(path, True, False, str(e))
+        return Checked(path, True, False, str(e))
     except OSError as e:
-        return Found(path, True, False, f"cannot be read ({e.strerror or e})")
+        return Checked(path, True, False, f"cannot be read ({e.strerror or e})")

@@ -189,20 +189,20 @@ class ImageRegressor(nn.Module):
     ) -> Regression:
         """features (N, V, D) of the views; seen (N, V) bool; box (N, V, 3) of the crops: centre x, y and
         side, pixels of the pinhole camera K (N, V, 3, 3); body: what ``config.body`` means."""
-        said = self.estimate(features, seen)
-        orient, transl = place_body(said, box, K, body)
+        estimate = self.estimate(features, seen)
+        orient, transl = place_body(estimate, box, K, body)
         nobody = ~seen.any(1)
 
         def known(x: Tensor) -> Tensor:
             return torch.where(nobody.view(-1, *[1] * (x.ndim - 1)), torch.nan, x)
 
-        sigma = torch.full_like(said.body_pose[..., 0, 0], POSE_SIGMA)
+        sigma = torch.full_like(estimate.body_pose[..., 0, 0], POSE_SIGMA)
         return Regression(
-            known(said.body_pose), known(said.betas), known(orient), known(transl), seen, known(sigma)
+            known(estimate.body_pose), known(estimate.betas), known(orient), known(transl), seen, known(sigma)
         )
 
 
-def place_body(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:
+def place_body(estimate: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:
     """Root orientation (N, V, 3, 3) and SMPL translation (N, V, 3), metres, in the camera's own frame.
 
     The crop is what a camera in the same place sees that looks straight at its middle, at pixel scale focal
@@ -212,11 +212,11 @@ def place_body(said: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -
     """
     box = torch.where(box.isfinite(), box, 1)
     turn, focal = _crop_camera(box, K)
-    s, x, y = said.camera.unbind(-1)
+    s, x, y = estimate.camera.unbind(-1)
     away = 2 * focal / (box[..., 2] * s.clamp(min=_LEAST_SIZE))
-    rest = pelvis_at_rest(body, said.betas)[:, None]
+    rest = pelvis_at_rest(body, estimate.betas)[:, None]
     pelvis = (turn @ (rest + torch.stack([x, y, away], -1))[..., None])[..., 0]
-    return turn @ said.orient, pelvis - rest
+    return turn @ estimate.orient, pelvis - rest
 
 
 def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
@@ -291,8 +291,8 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[ImageConfig, dict[str
             raise ValueError("of another kind of network")
         return TypeAdapter(ImageConfig).validate_python(values), tensors
     except ValidationError as error:
-        told = "; ".join(reason(e) for e in error.errors())
-        raise InputError(f"{path}: weights of a network that there cannot be: {told}. {_GIVE}") from error
+        reasons = "; ".join(reason(e) for e in error.errors())
+        raise InputError(f"{path}: weights of a network that there cannot be: {reasons}. {_GIVE}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: holds no weights of an image regressor, or is damaged. {_GIVE}") from error
 
@@ -348,12 +348,12 @@ def _fill(net: ImageRegressor, tensors: Mapping[str, Tensor], path: Path) -> Non
         if k in want and v.shape != want[k].shape
     ]
     if missing or unexpected or wrong:
-        told = "; ".join(
+        reasons = "; ".join(
             f"{name}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
             for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
             if keys
         )
         c = net.config
-        raise InputError(f"{path}: not the weights of {c.encoder} with fusion {c.fusion}. {told}.")
+        raise InputError(f"{path}: not the weights of {c.encoder} with fusion {c.fusion}. {reasons}.")
     counters = {k: torch.zeros((), dtype=torch.long) for k in want if k.endswith("num_batches_tracked")}
     net.load_state_dict({**counters, **tensors}, assign=True)

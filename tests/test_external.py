@@ -1,4 +1,4 @@
-"""Files that cannot ship: those that are there are looked at, and what is wrong with them is said."""
+"""Files that cannot ship: those that are there are looked at, and what is wrong with them is content."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def test_what_is_not_there_or_damaged_is_not_sound(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     found = look(external, tmp_path)
-    assert (found.there, found.sound, found.said) == (False, False, "")
+    assert (found.exists, found.sound, found.content) == (False, False, "")
     found.path.parent.mkdir(parents=True, exist_ok=True)
     if found.path.suffix:
         found.path.write_bytes(b"cut off")
     else:
         found.path.mkdir()
     found = look(external, tmp_path)
-    assert (found.there, found.sound) == (True, False)
-    assert str(found.path) in found.said
+    assert (found.exists, found.sound) == (True, False)
+    assert str(found.path) in found.content
 
 
 def test_sound_files_say_what_they_hold(tmp_path: Path) -> None:
     matrix = np.zeros((9, 6890))
     matrix[:, 0] = 1
     np.save(tmp_path / "J_regressor_extra.npy", matrix)
-    assert "9 joints" in look(named("J_regressor_extra"), tmp_path).said
+    assert "9 joints" in look(named("J_regressor_extra"), tmp_path).content
     prior = {
         "means": np.zeros((8, 69)),
         "covars": np.tile(np.eye(69), (8, 1, 1)),
         "weights": np.full(8, 1 / 8),
     }
     (tmp_path / "gmm_08.pkl").write_bytes(pickle.dumps(prior))
-    assert look(named("gmm_08"), tmp_path).said == "8 components"
+    assert look(named("gmm_08"), tmp_path).content == "8 components"
     make(tmp_path / "h36m", names=("Eating.60457274",))
     found = look(named("h36m"), tmp_path)
     assert found.sound
-    assert found.said == "videos or sequences, test: 1"
+    assert found.content == "videos or sequences, test: 1"
 
 
 def test_torchs_files_are_checked_by_the_hash_in_their_names(
@@ -65,9 +65,9 @@ def test_torchs_files_are_checked_by_the_hash_in_their_names(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     external = named("torch/resnet50")
-    assert not look(external, tmp_path).there
+    assert not look(external, tmp_path).exists
     (tmp_path / "checkpoints").mkdir()
     write_whole(tmp_path / "checkpoints" / "resnet50-0676ba61.pth", b"cut off")
     found = look(external, tmp_path)
-    assert (found.there, found.sound) == (True, False)
-    assert "expected 0676ba61" in found.said
+    assert (found.exists, found.sound) == (True, False)
+    assert "expected 0676ba61" in found.content

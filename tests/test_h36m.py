@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from models.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
 from models.datasets.rows import to_arrays
+from models.synthetic.cameras import look_at
 from pipeline.errors import InputError
 from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
 
@@ -80,9 +81,7 @@ def metadata(file: Path, towards: bool) -> tuple[np.ndarray, np.ndarray]:
     centres = np.concatenate([centre, np.full((4, 1), 1600)], 1)[:, None] + rng.uniform(-99, 99, (4, 11, 3))
     forward = -centres * [1, 1, 0.3]
     forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
-    right = np.cross(forward, [0, 0, 1.0])
-    right /= np.linalg.norm(right, axis=-1, keepdims=True)
-    R = np.stack([right, np.cross(forward, right), forward], -2)
+    R = look_at(forward)
     given = R if towards else R.swapaxes(-1, -2)
     angles = Rotation.from_matrix(given.reshape(-1, 3, 3)).as_euler("XYZ").reshape(4, 11, 3)
     inner = [[1145.0 + c, 1143, 512, 515, -0.2, 0.24, -0.02, -0.0009, -0.0016] for c in range(4)]

@@ -53,9 +53,9 @@ def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: i
     assert done.metrics["approximate"]
     assert (done.metrics["views"], done.metrics["fit"]) == (views, fitted)
     if views == 3:  # all views show one pose, each in its own axes
-        pose = done.said.pose.reshape(PEOPLE, VIEWS, 24, 3)
+        pose = done.predictions.pose.reshape(PEOPLE, VIEWS, 24, 3)
         np.testing.assert_allclose(pose[:, :, 1:], np.repeat(pose[:, :1, 1:], VIEWS, 1), atol=2e-2)
-        turned = Rotation.from_rotvec(done.said.pose[:, :3]).as_matrix()
+        turned = Rotation.from_rotvec(done.predictions.pose[:, :3]).as_matrix()
         world = (rows["R"].swapaxes(1, 2) @ turned).reshape(PEOPLE, VIEWS, 3, 3)
         np.testing.assert_allclose(world, np.repeat(world[:, :1], VIEWS, 1), atol=3e-2)
 
@@ -72,7 +72,7 @@ def test_batches_and_processes_change_nothing(folder: Path) -> None:
         pictures,
         options=PredictOptions(views=2, batch_size=4, num_workers=1),
     )
-    np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
+    np.testing.assert_allclose(a.predictions.pred_joints, b.predictions.pred_joints, atol=1e-4)
     assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
 
 
@@ -106,10 +106,10 @@ def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
         P1, load_regressor("calibrated"), {**rows, "openpose": openpose}, bodies(),
         partial(read_pictures, folder), PredictOptions(fitted=True),
     )  # fmt: skip
-    assert np.isnan(done.said.pose[4]).all()
+    assert np.isnan(done.predictions.pose[4]).all()
     assert np.isnan(done.errors["mpjpe"][4])
     assert done.metrics["not_compared"] == 1
-    assert np.isfinite(done.said.pose[[3, 5]]).all()
+    assert np.isfinite(done.predictions.pose[[3, 5]]).all()
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -122,7 +122,7 @@ def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
     assert np.flatnonzero(np.isnan(done.errors["mpjpe"])).tolist() == [4]
     whole = evaluate(P1, image_net(), rows, bodies(), pictures, PredictOptions(views=views))
     seen = views_of(rows, np.arange(COUNT), views)
-    apart = np.abs(done.said.pred_joints - whole.said.pred_joints).max((1, 2))
+    apart = np.abs(done.predictions.pred_joints - whole.predictions.pred_joints).max((1, 2))
     assert (apart[~(seen == 4).any(1)] < 1e-4).all()
 
 

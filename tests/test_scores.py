@@ -52,9 +52,9 @@ def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     for name in ("pose", "betas", "camera", "pred_joints"):
         assert (np.abs(arrays[name]).reshape(count, -1).max(1) > 0).all(), name
     # The joints are those of the pose and shape that are beside them.
-    rotations = torch.from_numpy(Rotation.from_rotvec(done.said.pose.reshape(-1, 3)).as_matrix())
+    rotations = torch.from_numpy(Rotation.from_rotvec(done.predictions.pose.reshape(-1, 3)).as_matrix())
     still = torch.zeros(count, 3, dtype=torch.float64)
-    joints = bodies().neutral(rotations.view(-1, 24, 3, 3), torch.from_numpy(done.said.betas), still)
+    joints = bodies().neutral(rotations.view(-1, 24, 3, 3), torch.from_numpy(done.predictions.betas), still)
     np.testing.assert_allclose(arrays["pred_joints"], joints.numpy(), atol=1e-5)
     assert {"pck150", "auc"} <= set(done.metrics)
     assert done.metrics["rows_of_other_data"] == COUNT  # Human3.6M's, by their names
@@ -77,7 +77,7 @@ def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
     net = image_net() if protocol is MPI else load_regressor("calibrated")
     pictures = partial(read_pictures, folder)
     rows = read_rows(folder / "rows.npz")
-    said = evaluate(protocol, net, rows, bodies(), pictures).said
+    said = evaluate(protocol, net, rows, bodies(), pictures).predictions
     rng = np.random.default_rng(2)
     away = rng.normal(size=said.pred_joints.shape)
     away *= rng.uniform(0, 0.25, (*away.shape[:2], 1)) / np.linalg.norm(away, axis=-1, keepdims=True)

@@ -237,9 +237,9 @@ def check_openpose(folder: Path | None, rows: Sequence[PersonRow]) -> None:
     if folder is None or any(r.openpose.any() for r in rows):
         return
     example = openpose_file(folder, rows[0].imgname)
-    told = "shows nobody at the person's place" if example.is_file() else "is not there"
+    lacking = "shows nobody at the person's place" if example.is_file() else "is not there"
     raise InputError(
-        f"{folder}: no person of the data set was found by OpenPose. {example}, say, {told}. Expected "
+        f"{folder}: no person of the data set was found by OpenPose. {example}, say, {lacking}. Expected "
         "BODY_25 JSON in the folders of the pictures, one file a picture."
     )
 

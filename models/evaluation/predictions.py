@@ -217,11 +217,11 @@ class _Scene:
             confidence = confidence * seen[..., None]
         if isinstance(self.net, ImageRegressor):
             seen = seen & box.isfinite().all(-1)
-            said = self._look(self.net, batch, seen)
-            orient, transl = place_body(said, box, K, self.body)
+            estimate = self._look(self.net, batch, seen)
+            orient, transl = place_body(estimate, box, K, self.body)
             orient = torch.where(seen[..., None, None], orient, torch.nan)
-            sigma = torch.full_like(said.body_pose[..., 0, 0], POSE_SIGMA)
-            r = Regression(said.body_pose, said.betas, orient, transl, seen, sigma)
+            sigma = torch.full_like(estimate.body_pose[..., 0, 0], POSE_SIGMA)
+            r = Regression(estimate.body_pose, estimate.betas, orient, transl, seen, sigma)
         else:
             r = self.net(xy, confidence, K, R, t)
         betas = r.betas

@@ -61,11 +61,15 @@ class TrueBodies:
 
 
 def protocol_errors(
-    protocol: Protocol, rows: RowArrays, wanted: NDArray[np.int64], said: Predictions, bodies: TrueBodies
+    protocol: Protocol,
+    rows: RowArrays,
+    wanted: NDArray[np.int64],
+    predictions: Predictions,
+    bodies: TrueBodies,
 ) -> dict[str, Array]:
     """The protocol's measures of each wanted row (M,): millimetres, and shares of 1. NaN was not compared.
 
-    said: with betas of ``bodies.neutral``.
+    predictions: with betas of ``bodies.neutral``.
     """
     picked = list(protocol.predicted)
     with_mesh = rows["has_smpl"][wanted] > 0
@@ -82,10 +86,10 @@ def protocol_errors(
             own, surface = _posed(truth, pose, shape)
             if protocol.true is None:
                 true[part] = own[:, picked] - own[:, :1]
-            predicted, guess = _posed(bodies.neutral, said.pose[part], said.betas[part])
+            predicted, guess = _posed(bodies.neutral, predictions.pose[part], predictions.betas[part])
             if guess.shape == surface.shape:
                 meshes[part] = pve(guess - predicted[:, :1], surface - own[:, :1])
-    found = said.pred_joints[:, picked] - said.pred_joints[:, :1]
+    found = predictions.pred_joints[:, picked] - predictions.pred_joints[:, :1]
     near = [picked.index(row) for row in protocol.near]
     measures = {
         "mpjpe": lambda: 1e3 * mpjpe(found, true),
@@ -145,7 +149,7 @@ class Evaluation:
 
     row: NDArray[np.int64]
     """(M,) their numbers, in order."""
-    said: Predictions
+    predictions: Predictions
     errors: Mapping[str, Array]
     """(M,) of each measure."""
     metrics: Mapping[str, Any]
@@ -154,8 +158,8 @@ class Evaluation:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and
         errors."""
-        said = {f.name: getattr(self.said, f.name).astype(np.float32) for f in fields(Predictions)}
-        return said | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
+        arrays = {f.name: getattr(self.predictions, f.name).astype(np.float32) for f in fields(Predictions)}
+        return arrays | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
 
 
 def evaluate(
@@ -176,12 +180,12 @@ def evaluate(
     done: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
     sums: dict[str, Array] = {}
     options = options or PredictOptions()
-    for own, said in predict(net, rows, order, bodies.neutral, pictures, options):
-        counted = said
+    for own, predictions in predict(net, rows, order, bodies.neutral, pictures, options):
+        counted = predictions
         if not options.fitted and not shares_shape(net, bodies.neutral.body):
-            counted = replace(said, betas=np.zeros_like(said.betas))
+            counted = replace(predictions, betas=np.zeros_like(predictions.betas))
         errors = protocol_errors(protocol, rows, own, counted, bodies)
-        done.append((own, said, errors))
+        done.append((own, predictions, errors))
         for name, values in errors.items():
             known = values[np.isfinite(values)]
             sums[name] = sums.get(name, np.zeros(2)) + np.array([known.sum(), len(known)])
@@ -206,5 +210,7 @@ def evaluate(
         else "K of the data where they have it, else SPIN's: 5000 px before the crop",
         "pve": "both meshes with the pelvis of the regressor at the origin",
     }
-    said = Predictions(*(joined([getattr(p, f.name) for _, p, _ in done]) for f in fields(Predictions)))
-    return Evaluation(wanted, said, errors, metrics)
+    predictions = Predictions(
+        *(joined([getattr(p, f.name) for _, p, _ in done]) for f in fields(Predictions))
+    )
+    return Evaluation(wanted, predictions, errors, metrics)

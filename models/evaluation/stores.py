@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.body import Body
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe, pve
+from models.rotations import axis_angle_to_matrix
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -129,8 +129,8 @@ class _Pair:
         """Metres, on average."""
         total, frames = 0.0, 0
         for ours, theirs in self.shown():
-            said = _at(self.results, f"people/{self.p}/joints", ours)
-            apart = said - _at(self.truth, f"people/{self.q}/joints", theirs)
+            joints = _at(self.results, f"people/{self.p}/joints", ours)
+            apart = joints - _at(self.truth, f"people/{self.q}/joints", theirs)
             total += float(np.linalg.norm(apart[:, 0], axis=1).sum())
             frames += len(ours)
         return total / frames if frames else np.inf
@@ -179,9 +179,7 @@ def _vertices(store: Store, person: str, rows: _Rows, body: Body) -> Array:
     """(T, N, 3) metres, world."""
 
     def rotations(name: str) -> torch.Tensor:
-        angles = _at(store, f"{person}/{name}", rows)
-        matrices = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix()
-        return torch.from_numpy(matrices.reshape(*angles.shape, 3)).float()
+        return axis_angle_to_matrix(torch.from_numpy(_at(store, f"{person}/{name}", rows))).float()
 
     mesh = body.vertices(
         rotations("global_orient"),

@@ -127,16 +127,16 @@ class Projections:
         turned = world[:, None] @ turned
         true_R = R @ world[:, None].mT
         off = d.calibration * math.radians(0.3) * normal(count, views, 3)
-        told_R = axis_angle_to_matrix(off) @ true_R
+        stated_R = axis_angle_to_matrix(off) @ true_R
         centre = -(true_R.mT @ t[..., None])[..., 0] + d.calibration * 0.01 * normal(count, views, 3)
-        told_K = K
+        stated_K = K
         if d.focal:
-            told_K = K.clone()
+            stated_K = K.clone()
             factor = (d.focal * normal(count, 1, 1)).exp()
-            told_K[..., [0, 1], [0, 1]] *= torch.where(chance(rng, 0.5, count, 1, 1), factor, 1.0)
+            stated_K[..., [0, 1], [0, 1]] *= torch.where(chance(rng, 0.5, count, 1, 1), factor, 1.0)
         return Projected(
             turned=turned, betas=betas, transl=transl, joints=joints, points=points,
-            K=told_K, R=told_R, t=-(told_R @ centre[..., None])[..., 0],
+            K=stated_K, R=stated_R, t=-(stated_R @ centre[..., None])[..., 0],
             true_focal=K[..., 0, 0], true_R=true_R, true_t=t,
             xy_px=xy, confidence=confidence, category=self.sampler.poses.category[index],
         )  # fmt: skip

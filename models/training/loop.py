@@ -260,14 +260,14 @@ def _calibrated(task: _FitProblem) -> Bodies:
     views = Views(samples.K, R, t, xy[:, :, None], confidence[:, :, None])
     pose, betas = start.body_pose[:, 0], start.betas[:, 0]
     sigma = torch.full_like(betas[:, :1].expand(-1, 23), 0.3)
-    said = Regression(pose, betas, start.orient, start.transl, (confidence > 0).any(-1), sigma)
+    prediction = Regression(pose, betas, start.orient, start.transl, (confidence > 0).any(-1), sigma)
     offsets = betas.new_zeros(len(betas), len(BODY_25), 3)
 
     def motion(root: Tensor, transl: Tensor) -> Motion:
         rotations = torch.cat([root[:, None], pose], 1)
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
-    starts = [motion(*_on_torso(task, R, t)), motion(*to_world(said, R, t, task.body))]
+    starts = [motion(*_on_torso(task, R, t)), motion(*to_world(prediction, R, t, task.body))]
     begin = better_start(task.body, views, starts, 30.0, weights=task.weights, prior=task.prior)
     found = fit(
         task.body, views, begin, 30.0, weights=task.weights, schedule=task.schedule, prior=task.prior

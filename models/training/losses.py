@@ -56,7 +56,7 @@ def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tu
         at = (c.turn @ ((batch.true_R @ pelvis[:, None].mT)[..., 0] + batch.true_t)[..., None])[..., 0]
         orient = towards(at) @ to_crop @ batch.turned[:, None, 0]
         cam = batch.points[:, None] @ to_crop.mT + (c.turn @ batch.true_t[..., None])[..., 0][:, :, None]
-        # Pixels do not know what focal length the net is told.
+        # Pixels do not know the focal length that the net gets.
         flat = cam[..., :2] / cam[..., 2:].clamp_min(0.1) / c.rms[..., None, None]
         flat = flat * (batch.K[..., 0, 0] ** -1 * batch.true_focal)[..., None, None]
         count = c.seen.to(flat.dtype)
@@ -144,7 +144,7 @@ HIPS: Final = tuple(EXTRA_24.index(n) for n in ("RHip", "LHip"))
 
 
 def image_losses(
-    said: Bodies,
+    predicted: Bodies,
     camera: Tensor,
     samples: Samples,
     target: Target,
@@ -154,12 +154,12 @@ def image_losses(
 ) -> dict[str, Tensor]:
     """The weighed terms of an image net's loss and, as ``loss``, their sum. All views count alike.
 
-    said, camera (N, V, 3): what the net says, placed before the cameras of the crops. body: with the samples'
-    49 points. mesh: for ``cfg.shape``. 3D joints are the true ones where the samples have them, and the
-    targets' where they have not. Each term is a mean as in SPIN: of the 2D keypoints over all there could be,
-    of the others over the views that have something to learn.
+    predicted, camera (N, V, 3): the net's prediction, placed before the cameras of the crops. body: with the
+    samples' 49 points. mesh: for ``cfg.shape``. 3D joints are the true ones where the samples have them, and
+    the targets' where they have not. Each term is a mean as in SPIN: of the 2D keypoints over all there could
+    be, of the others over the views that have something to learn.
     """
-    points = said.points(body)
+    points = predicted.points(body)
     # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
     place = points @ samples.K.mT
     found = place[..., :2] / place[..., 2:].clamp_min(0.1)
@@ -179,11 +179,11 @@ def image_losses(
     count = (there.any(-1)).sum().clamp_min(1)
     terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
 
-    terms["pose"] = cfg.pose * _mean_where(target.posed, (said.rotations - target.bodies.rotations) ** 2)
-    terms["betas"] = cfg.betas * _mean_where(target.shaped, (said.betas - target.bodies.betas) ** 2)
+    terms["pose"] = cfg.pose * _mean_where(target.posed, (predicted.rotations - target.bodies.rotations) ** 2)
+    terms["betas"] = cfg.betas * _mean_where(target.shaped, (predicted.betas - target.bodies.betas) ** 2)
     terms["camera"] = cfg.camera * _mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
     if cfg.shape and mesh is not None:
-        a, b = (_mesh(x, mesh) for x in (said, target.bodies))
+        a, b = (_mesh(x, mesh) for x in (predicted, target.bodies))
         terms["shape"] = cfg.shape * _mean_where(whole, (a - b).abs())
     terms = {k: cfg.all * v for k, v in terms.items()}
     return terms | {"loss": torch.stack(list(terms.values())).sum()}
