@@ -42,6 +42,8 @@ _MANY: Final = 64
 
 FitRows = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
 """Names, values (n, 86) and steps (n,)."""
+Fits = dict[str, tuple[NDArray[np.float32], np.int64]]
+"""Values (86,) and step of the best fit of each name."""
 
 
 class FitStore:
@@ -54,9 +56,7 @@ class FitStore:
         Raises ``InputError`` when the folder holds something else, or cannot be made.
         """
         self.path = path
-        self._row: dict[str, int] = {}
-        self._values = np.zeros((1024, _WIDTH), np.float32)
-        self._steps = np.zeros(1024, np.int64)
+        self._best: Fits = {}
         self._unsaved: set[str] = set()
         self._taken: set[str] = set()  # parts that need not be read again
         try:
@@ -71,7 +71,7 @@ class FitStore:
             ) from error
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self._best)
 
     def reload(self, version: int | None = None) -> None:
         """Take in what other processes have saved, of steps before ``version``."""
@@ -92,8 +92,8 @@ class FitStore:
         values[..., _SCORE] = np.inf
         for n, views in enumerate(names):
             for v, name in enumerate(views):
-                if (row := self._row.get(name)) is not None:
-                    values[n, v] = self._values[row]
+                if name in self._best:
+                    values[n, v] = self._best[name][0]
         split = torch.from_numpy(values).split(tuple(_SIZES.values()), -1)  # type: ignore[no-untyped-call]
         orient, pose, betas, transl, score = split
         pose = axis_angle_to_matrix(pose.reshape(*pose.shape[:2], 23, 3))
@@ -115,8 +115,8 @@ class FitStore:
         """Write what is new: when this returns, it is on the disk. Raises ``OSError``."""
         names = sorted(self._unsaved)
         if names:
-            rows = [self._row[n] for n in names]
-            part = _write(self.path, (names, self._values[rows], self._steps[rows]))
+            values, steps = zip(*(self._best[n] for n in names), strict=True)
+            part = _write(self.path, (names, np.stack(values), np.array(steps)))
             self._taken.add(part.name)
             self._unsaved.clear()
 
@@ -129,7 +129,7 @@ class FitStore:
             parts = _parts(self.path)
             if len(parts) <= _MANY:
                 return
-            best: dict[str, tuple[NDArray[np.float32], np.int64]] = {}
+            best: Fits = {}
             later: list[tuple[str, NDArray[np.float32], np.int64]] = []
             for part in parts:
                 rows = _read(part)
@@ -137,8 +137,8 @@ class FitStore:
                 for name, value, step in zip(*rows, strict=True):
                     if step >= version:
                         later.append((name, value, step))
-                    elif name not in best or value[_SCORE] < best[name][0][_SCORE]:
-                        best[name] = value, step
+                    else:
+                        _keep_better(best, name, value, step)
             every = [(name, *row) for name, row in best.items()] + later
             names, values, steps = zip(*every, strict=True)
             _write(self.path, (list(names), np.stack(values), np.array(steps)))
@@ -147,21 +147,19 @@ class FitStore:
 
     def _merge(self, rows: FitRows, version: int | None) -> set[str]:
         """Take in rows that are better than what there is; the names of those that were."""
-        taken = set()
-        for name, value, step in zip(*rows, strict=True):
-            if version is not None and step >= version:
-                continue
-            row = self._row.get(name)
-            if row is None:
-                row = self._row[name] = len(self._row)
-                if row == len(self._values):
-                    self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-                    self._steps = np.concatenate([self._steps, np.zeros_like(self._steps)])
-            elif value[_SCORE] >= self._values[row, _SCORE]:
-                continue
-            self._values[row], self._steps[row] = value, step
-            taken.add(name)
-        return taken
+        return {
+            name
+            for name, value, step in zip(*rows, strict=True)
+            if (version is None or step < version) and _keep_better(self._best, name, value, step)
+        }
+
+
+def _keep_better(fits: Fits, name: str, value: NDArray[np.float32], step: np.int64) -> bool:
+    """Keep a fit where it is better than the one that there is; True if it was."""
+    better = name not in fits or bool(value[_SCORE] < fits[name][0][_SCORE])
+    if better:
+        fits[name] = value.copy(), step
+    return better
 
 
 def _parts(path: Path) -> list[Path]:

@@ -23,8 +23,7 @@ from models.datasets.pictures import read_picture
 from models.datasets.rows import file_and_frame, read_rows
 from models.rotations import axis_angle_to_matrix
 from models.training.crop_store import CropPlan, CropStore
-from models.training.groups import ViewGroups
-from models.training.samples import Sample, Sampling, box_amid_room
+from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 

@@ -13,8 +13,7 @@ from models.body import pose_keypoints
 from models.crops import MAX_BOX_FRAMES, MIN_CONFIDENCE, crop_matrix, person_box, room_around
 from models.regressor import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
-from models.training.groups import ViewGroups
-from models.training.samples import Sample, Sampling, box_amid_room
+from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.errors import InputError
 from pipeline.store import Store

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from models.training.groups import ViewGroups
+from models.training.samples import ViewGroups
 
 MEMBERS = [[0, 1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11], [12, 13, 14, 15, 16]]
 
