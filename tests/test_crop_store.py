@@ -189,6 +189,14 @@ def test_a_store_pickles_as_its_path(filmed: SimpleNamespace, tmp_path: Path) ->
     assert np.array_equal(pickle.loads(raw).picture(1), store.picture(1))
 
 
+def test_crops_that_an_earlier_version_has_cut_are_refused(filmed: SimpleNamespace, tmp_path: Path) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=10)
+    CropStore.resume(tmp_path / "crops.zarr", plan)
+    zarr.open_group(tmp_path / "crops.zarr", mode="r+").attrs["version"] = 1
+    with pytest.raises(InputError, match="version 1"):
+        CropStore(tmp_path / "crops.zarr")
+
+
 def test_an_empty_place_is_black() -> None:
     plan = CropPlan("x", SIZE, np.array([[np.nan] * 3, [50, 50, 60]]), np.zeros((2, 1), np.int64), ("row",))
     assert plan.nbytes == 96 * 96 * 3

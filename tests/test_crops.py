@@ -144,6 +144,11 @@ def test_training_evaluation_and_run_see_the_same_crop(tmp_path: Path) -> None:
     views = np.arange(n)[:, None]
     batch = _Batches(rows, views[:, 0], views, n, size, "none", lambda names: [rgb] * len(names))[0]
     assert batch.crops is not None
+    spin = _Batches(rows, views[:, 0], views, n, size, "stretch", lambda names: [rgb] * len(names))[0]
+    assert spin.crops is not None
+    for row in range(n):
+        want = spins_crop(rgb, rows["box"][row], size, stretched=True)
+        assert np.abs(spin.crops[row].permute(1, 2, 0).numpy().astype(int) - want).max() <= 2
     matrix = torch.from_numpy(yuv_matrix(5, 480))[None]
     for i, row in enumerate(order):
         sample = augmented(source[i], np.random.default_rng(0), UNCHANGED, size)
@@ -223,6 +228,23 @@ def test_what_a_lens_bent_is_where_the_pinhole_camera_has_it(dist: tuple[float, 
         row, column = np.mgrid[i : i + 15, j : j + 15]
         centre = (column * part).sum() / part.sum(), (row * part).sum() / part.sum()
         assert np.hypot(centre[0] - u, centre[1] - v) < 0.1
+
+
+def test_a_lens_that_bends_nothing_changes_nothing() -> None:
+    ramp = np.tile(np.linspace(20, 220, 320).astype(np.uint8), (240, 1))
+    y = np.repeat(np.repeat(ramp, 2, 0), 2, 1)
+    none, glass = (Lens(lens((0,) * 8).K[0], np.array([k, *[0.0] * 7])) for k in (0.0, 1e-12))
+    for box in ([300.0, 240, 90], [310, 200, 333]):
+        a, b = (crop_yuv((y, ramp, ramp), np.array(box), 64, 16, of_lens) for of_lens in (none, glass))
+        assert (a - b).abs().max() < 0.05
+
+
+def test_a_lens_shows_more_than_a_pinhole_camera_of_its_size() -> None:
+    wide = Lens(lens((0,) * 8).K[0], np.array([-0.25, *[0.0] * 7]))
+    white = np.full((480, 640, 3), 255, np.uint8)
+    out = crop_rgb(white, np.array([-10.0, 240, 20]), 32, 0, wide)  # left of the pinhole's first column
+    assert (out == 255).all()
+    assert not crop_rgb(white, np.array([-10.5, 240, 19]), 32).any()
 
 
 def test_a_lens_bends_all_planes_alike() -> None:

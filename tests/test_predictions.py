@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
+from models.crops import crop_rgb, normalised_rgb
 from models.datasets.pictures import read_pictures
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import PredictOptions, shares_shape, views_of
@@ -134,3 +136,17 @@ def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for
         P1, spin, rows, bodies(), partial(read_pictures, folder), PredictOptions(views=3, fitted=True)
     )
     assert done.metrics["mpjpe_mm"] < 40
+
+
+def test_weights_of_spin_say_a_root_for_the_camera_that_looks_straight_at_the_crop(folder: Path) -> None:
+    config = ImageConfig("resnet50", "single", body="smpl", size=128, spin_camera=True)
+    spin = ImageRegressor(config).requires_grad_(False).eval()
+    rows = read_rows(folder / "rows.npz")
+    pictures = partial(read_pictures, folder)
+    done = evaluate(P1, spin, rows, bodies(), pictures)
+    found = pictures(rows["imgname"].tolist())
+    crops = np.stack([crop_rgb(p, box, 128) for p, box in zip(found, rows["box"], strict=True)])
+    images = normalised_rgb(torch.from_numpy(crops).permute(0, 3, 1, 2).float(), "none")[:, None]
+    own = spin(images, torch.ones(len(crops), 1, dtype=torch.bool)).orient[:, 0].double().numpy()
+    said = Rotation.from_rotvec(done.predictions.pose[:, :3]).as_matrix()
+    assert np.abs(said - own).max() < 2e-5

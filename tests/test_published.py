@@ -16,7 +16,7 @@ from test_training_synthetic import same
 from typer.testing import CliRunner
 
 import run_pipeline
-from models.datasets.rows import PersonRow, to_arrays, write_npz
+from models.datasets.rows import PersonRow, read_rows, to_arrays, write_npz
 from models.training.crop_store import CropStore
 from models.training.published import PublishedPeople, PublishedRows
 from models.training.samples import Sampling
@@ -145,6 +145,12 @@ def test_pictures_and_what_is_known_of_them(pictures: Path) -> None:
     source = PublishedPeople(pictures, root=pictures.parent, sampling=Sampling(2, SIZE))
     assert len(source) == 3 * INSTANTS
     check(source, 0.15)
+    for row, camera in enumerate(source.rows.camera):  # the box is the pinhole camera's
+        v, given = int(camera.removeprefix("video_")), read_rows(pictures)["box"][row]
+        np.testing.assert_allclose(
+            source.rows.box[row, :2], rig().undistort(v, given[None, :2])[0], atol=1e-6
+        )
+        assert source.rows.box[row, 2] == given[2]
     assert same(pickle.loads(pickle.dumps(source))[11], source[11])
 
 

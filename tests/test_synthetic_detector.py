@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from models.synthetic.detector import Array, Noise, detect
+from models.synthetic.detector import Array, Noise, detect, detect_people
+from pipeline.joints import BODY_25
 
 SIZE = (640, 480)
 NOISE = Noise(sigma_px=3.0, outliers=0.05, missing=0.1, gaps=0.0, seed=7)
@@ -81,3 +83,20 @@ def test_no_noise_gives_the_truth_and_the_picture_has_an_edge() -> None:
     np.testing.assert_array_equal(found[inside, :2], true_px[inside])
     assert np.isnan(found[~inside, :2]).all()
     np.testing.assert_array_equal(found[:, 2] > 0, inside)
+
+
+def test_left_and_right_limbs_are_exchanged_as_often_as_said() -> None:
+    rng = torch.Generator().manual_seed(0)
+    true = torch.rand(1500, 2, 25, 2, generator=rng) * 40 + 400
+    for side, x in (("L", 100.0), ("R", 700.0)):
+        for part in ("Elbow", "Wrist", "Knee", "Ankle"):
+            true[:, :, BODY_25.index(side + part), 0] += x
+    size = torch.full((1500, 2, 2), 2000.0)
+    found, confidence = detect_people(true, size, torch.ones(1500, 1, 1), rng)
+    for a, b in (("Elbow", "Wrist"), ("Knee", "Ankle")):
+        left = torch.stack([found[..., BODY_25.index("L" + part), 0] for part in (a, b)])
+        seen = left.isfinite()
+        exchanged = left > 900
+        assert 0.017 < float(exchanged[seen].float().mean()) < 0.034
+        assert torch.equal(*exchanged[:, seen.all(0)]), "a whole limb at once"
+    assert torch.equal(confidence > 0, found.isfinite().all(-1))

@@ -9,18 +9,20 @@ import torch
 from builders import seeded, some_poses, write_motion
 
 from models.body import load_body, pose_keypoints
+from models.priors import load_pose_prior
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.synthetic import poses as poses_module
 from models.synthetic.poses import (
     Poses,
     Sampler,
+    draw_from_prior,
     held_out_clips,
     poses_of_people,
     poses_of_prior,
     read_poses,
 )
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP
+from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
 
 
 @pytest.fixture
@@ -138,3 +140,14 @@ def test_made_up_poses_stand_upright_on_the_floor(
     assert -0.02 < over.amin(1).median() < 0.08
     assert torch.equal(poses.pose, make(3).pose)
     assert not torch.equal(poses.pose, make(4).pose)
+
+
+def test_knees_and_elbows_of_drawn_poses_bend_forwards() -> None:
+    pose = draw_from_prior(load_pose_prior(), 500, 0.8, np.random.default_rng(0))
+    for name, axis, sign in (
+        ("left_elbow", 1, -1),
+        ("right_elbow", 1, 1),
+        ("left_knee", 0, 1),
+        ("right_knee", 0, 1),
+    ):
+        assert (sign * pose[:, SMPL_JOINTS.index(name) - 1, axis] >= 0).all()
