@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 import cv2
@@ -36,6 +38,8 @@ MIN_CONFIDENCE: Final = 0.2
 """Confidence from which a detected keypoint counts for the box: SPIN's."""
 MAX_BOX_FRAMES: Final = 4
 """Sides of the frame that a person's box may be wide: more is a stray keypoint."""
+_COPIES: Final = 8
+"""Parts in which a batch's pixels are copied together."""
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 
@@ -120,7 +124,8 @@ def crop_rgb(
     box (3,): centre x, y and side; all is black where it is NaN. contrast: SPIN's is stretched before the
     crop is resized, which is when pixels are darkest and brightest.
     """
-    out = torch.stack([_resampled(picture[..., c], _RGB, box, size, room, lens) for c in range(3)], -1)
+    channels = [picture[..., c] for c in range(3)]
+    out = _resampled(channels, _RGB, np.repeat(box[None], 3, 0), size, room, lens).permute(1, 2, 0)
     if contrast == "stretch" and np.isfinite(box).all():
         x0, y0, x1, y1 = _edges(box).astype(int)
         part = picture[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
@@ -131,19 +136,34 @@ def crop_rgb(
 
 
 def crop_yuv(
-    planes: Sequence[Pixels],
-    box: Array,
-    size: int = SIZE,
-    room: int = 0,
-    lens: Lens | None = None,
-    device: torch.device | str = "cpu",
+    planes: Sequence[Pixels], box: Array, size: int = SIZE, room: int = 0, lens: Lens | None = None
 ) -> Tensor:
     """Crop (3, S, S) of a YUV 4:2:0 frame, S = size + 2 room: Y, U and V, float32, 0–255; black outside.
 
-    Only what lies in the square is read and moved to the device.
+    box (3,): centre x, y and side; all is black where it is NaN.
     """
-    grids = zip(planes, (_LUMA, _CHROMA, _CHROMA), strict=True)
-    return torch.stack([_resampled(plane, grid, box, size, room, lens, device) for plane, grid in grids])
+    luma = _resampled(planes[:1], _LUMA, box[None], size, room, lens)
+    return torch.cat([luma, _resampled(planes[1:], _CHROMA, np.stack([box, box]), size, room, lens)])
+
+
+def crop_batch(
+    frames: Sequence[Sequence[Pixels]],
+    boxes: Array,
+    device: torch.device | str = "cpu",
+    size: int = SIZE,
+    pool: Executor | None = None,
+) -> Tensor:
+    """Crops (M, 3, size, size) of boxes (M, 3) of M YUV 4:2:0 frames, as ``crop_yuv``, on the device.
+
+    Only what lies in the boxes goes to the device: to a GPU all in one piece, from memory that it reads while
+    the processor goes on. pool: threads that copy from several frames at once.
+    """
+    if torch.device(device).type == "cpu":  # one at a time stays in the cache
+        return torch.stack([crop_yuv(frame, box, size) for frame, box in zip(frames, boxes, strict=True)])
+    luma = _resampled([f[0] for f in frames], _LUMA, boxes, size, device=device, pool=pool)
+    chroma = [plane for f in frames for plane in f[1:]]
+    both = _resampled(chroma, _CHROMA, np.repeat(boxes, 2, 0), size, device=device, pool=pool)
+    return torch.cat([luma[:, None], both.view(-1, 2, size, size)], 1)
 
 
 class _Grid(NamedTuple):
@@ -169,70 +189,98 @@ _CHROMA: Final = _Grid(0.5, 0.25, 128.0)
 
 
 def _resampled(
-    plane: Pixels,
+    planes: Sequence[Pixels],
     grid: _Grid,
-    box: Array,
+    boxes: Array,
     size: int,
-    room: int,
-    lens: Lens | None,
+    room: int = 0,
+    lens: Lens | None = None,
     device: torch.device | str = "cpu",
+    pool: Executor | None = None,
 ) -> Tensor:
-    """The crop (S, S) of one plane (H, W), float32."""
-    black = grid.black
-    if not np.isfinite(box).all():
-        return torch.full((size + 2 * room,) * 2, black, device=device)
-    x0, y0, x1, y1 = (float(x) * grid.scale for x in _edges(np.asarray(box, np.float64)))
-    x0, x1 = x0 + grid.left, x1 + grid.left
+    """Crops (M, S, S) of M planes, float32; boxes (M, 3) of which none or all are NaN."""
+    if not np.isfinite(boxes).all():
+        return torch.full((len(planes), *(size + 2 * room,) * 2), grid.black, device=device)
+    edges = _edges(boxes) * grid.scale
+    start, stop = (edges[k : k + 2].T + np.array([grid.left, 0.0]) for k in (0, 2))
+    reach = np.maximum(1.0, (stop - start) / size)
     if lens is not None and lens.dist.any():
-        reach = room / size + 2 / size
-        wide, high = reach * (x1 - x0) + 2, reach * (y1 - y0) + 2
-        region = (x0 - wide, y0 - high, x1 + wide, y1 + high)
-        plane, x, y = _rectified(plane, grid.camera(lens.K), lens.dist, region, black)
-        x0, x1, y0, y1 = x0 - x, x1 - x, y0 - y, y1 - y
-    rows, down = _taps(y0, y1, plane.shape[0], size, room)
-    columns, across = _taps(x0, x1, plane.shape[1], size, room)
-    if rows.size == 0 or columns.size == 0:
-        return torch.full((size + 2 * room,) * 2, black, device=device)
-    top, first = int(rows.min()), int(columns.min())
-    part = torch.from_numpy(plane[top : rows.max() + 1, first : columns.max() + 1]).to(device).float()
-    narrow = _weighed(part, rows - top, down, black)
-    return _weighed(narrow.T, columns - first, across, black).T
+        wide = (room + 1) * reach + 2
+        straight = [
+            _rectified(p, grid.camera(lens.K), lens.dist, (*a, *b), grid.black)
+            for p, a, b in zip(planes, start - wide, stop + wide, strict=True)
+        ]
+        planes, corner = [p for p, *_ in straight], np.array([at for _, *at in straight], np.float64)
+        start, stop = start - corner, stop - corner
+    shape = np.array([plane.shape[::-1] for plane in planes], np.float64)
+    first = np.ceil(start - 0.5)
+    last = np.maximum(first + 1, np.ceil(stop - 0.5))
+    margin = np.ceil((room + 1) * reach) if room else 0.0
+    low, high = (np.clip(edge, 0, shape).astype(np.int64) for edge in (first - margin, last + margin))
+    width, height = np.maximum((high - low).max(0), 1).tolist()
+    held = torch.empty(
+        len(planes), height, width, dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda"
+    )
+    into = held.numpy()
+
+    def copy(begin: int) -> None:
+        for n in range(begin, len(planes), _COPIES):
+            (a, b), (c, d) = low[n].tolist(), high[n].tolist()
+            into[n, : d - b, : c - a] = planes[n][b:d, a:c]
+
+    for _ in (map if pool is None else pool.map)(copy, range(_COPIES)):
+        pass
+    numbers = _upload(torch.from_numpy(np.stack([start, stop, first, last, shape, low], 1)), device)
+    x, taps = _upload(held, device).float(), int(2 * reach.max()) + 1
+    narrow = _weighed(x, numbers[..., 1], taps, size, room, grid.black)
+    return _weighed(narrow.mT.contiguous(), numbers[..., 0], taps, size, room, grid.black).mT
 
 
-def _taps(
-    start: float, stop: float, length: int, size: int, room: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Samples (S, n) of a row of ``length`` that each pixel of the crop is made of, and their weights.
+def _upload(x: Tensor, device: torch.device | str) -> Tensor:
+    """To the device; to a GPU beside what it computes meanwhile."""
+    if torch.device(device).type == "cpu":
+        return x
+    now, beside = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(beside):
+        out = (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
+    now.wait_stream(beside)
+    out.record_stream(now)
+    return out
+
+
+@lru_cache
+def _copy_stream(device: torch.device | str) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _weighed(x: Tensor, numbers: Tensor, taps: int, size: int, room: int, black: float) -> Tensor:
+    """Sums (M, S, W) of rows of x (M, H, W), and of black for the weight that lies outside of the picture.
 
     A triangle, one pixel of the crop wide on each side, or one sample where the crop is larger than the
-    picture, over the samples on the pixel's side of the crop's two edges. Weights outside of the picture are
-    0: with those that are left out they sum to 1. No samples where all are outside.
+    picture, over the samples on the pixel's side of the crop's two edges. numbers: (M, 6) start and stop of a
+    box, its first sample and the one after its last, the picture's samples, and which of them is x's first
+    (float64).
     """
+    start, stop, first, last, length, low = numbers[..., None].unbind(1)
     step = (stop - start) / size
-    reach = max(1.0, step)
-    first = math.ceil(start - 0.5)
-    last = max(first + 1, math.ceil(stop - 0.5))
-    pixel = np.arange(-room, size + room)
+    reach = step.clamp(min=1)
+    pixel = torch.arange(-room, size + room, device=x.device)
     centre = start + (pixel + 0.5) * step
-    sample = np.ceil(centre - reach - 0.5).astype(np.int64)[:, None] + np.arange(math.floor(2 * reach) + 1)
-    weight = np.maximum(0, 1 - np.abs(sample + 0.5 - centre[:, None]) / reach)
-    part = (pixel >= 0).astype(int) + (pixel >= size)
-    weight[(sample >= first).astype(int) + (sample >= last) != part[:, None]] = 0
-    weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
-    inside = (sample >= 0) & (sample < length)
-    if not (inside & (weight > 0)).any():
-        return np.zeros((len(pixel), 0), np.int64), np.zeros((len(pixel), 0), np.float32)
-    return np.clip(sample, 0, length - 1), np.where(inside, weight, 0).astype(np.float32)
-
-
-def _weighed(x: Tensor, taps: NDArray[np.int64], weight: NDArray[np.float32], black: float) -> Tensor:
-    """Sums (S, W) of rows of x (H, W) by their weights, and of black for the weight that is missing.
-
-    ``embedding_bag`` does this thirty times as fast as a product with the whole matrix.
-    """
-    index, w = torch.from_numpy(taps).to(x.device), torch.from_numpy(weight).to(x.device)
-    total = torch.nn.functional.embedding_bag(index, x.contiguous(), per_sample_weights=w, mode="sum")
-    return total + black * (1 - w.sum(1, keepdim=True))
+    sample = torch.ceil(centre - reach - 0.5)[..., None] + torch.arange(taps, device=x.device)
+    first, last, length, low, reach = (n[..., None] for n in (first, last, length, low, reach))
+    weight = (1 - (sample + 0.5 - centre[..., None]).abs() / reach).clamp(min=0)
+    part = (pixel >= 0).int() + (pixel >= size).int()
+    across = (sample >= first).int() + (sample >= last).int() != part[:, None]
+    weight = torch.where(across, 0, weight)
+    weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-9)
+    weight = torch.where((sample < 0) | (sample >= length), 0, weight).float()
+    row = (sample - low).clamp(0, x.shape[1] - 1).long()
+    row = row + x.shape[1] * torch.arange(len(x), device=x.device)[:, None, None]
+    # A product with the whole matrix of weights takes thirty times as long.
+    total = torch.nn.functional.embedding_bag(
+        row.flatten(0, 1), x.flatten(0, 1), per_sample_weights=weight.flatten(0, 1), mode="sum"
+    )
+    return total.view(len(x), len(pixel), -1) + black * (1 - weight.sum(-1, keepdim=True))
 
 
 def _rectified(

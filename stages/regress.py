@@ -295,7 +295,7 @@ def _from_pictures(
                     part = crop_rgb(rgb, square, net.config.size, contrast="stretch")
                     yuv = torch.from_numpy(part).permute(2, 0, 1).float().to(place.device)
                 else:
-                    yuv = crop_yuv(planes(frame), square, net.config.size, device=place.device)
+                    yuv = crop_yuv(planes(frame), square, net.config.size).to(place.device)
                 crops.append((n, v, yuv, matrix))
                 if len(crops) == size:
                     flush()
