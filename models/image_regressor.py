@@ -33,7 +33,7 @@ from pipeline.errors import InputError
 
 ITERATIONS: Final = 3
 CROP_SIZES: Final = range(128, SIZE + 1, 32)
-_ON_CPU: Final = 8
+ON_CPU: Final = 8
 """Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
 layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
@@ -162,11 +162,13 @@ class ImageRegressor(nn.Module):
         features[seen] = found
         return self.estimate(features, seen)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Crops (M, 3, size, size) → features (M, D), float32; bfloat16 inside on a GPU, but for training."""
+    def encode(self, images: Tensor, *, half: bool = False) -> Tensor:
+        """Crops (M, 3, size, size) → features (M, D), float32; half: bfloat16 inside."""
         kind = images.device.type
-        pieces = images.split(_ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and not torch.is_grad_enabled()):
+        if kind == "cuda":  # what its convolutions are fastest with
+            images = images.contiguous(memory_format=torch.channels_last)
+        pieces = images.split(ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
             features = torch.cat([self.encoder(piece) for piece in pieces])
         return features.float()
 

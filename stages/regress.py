@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -19,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.body import Body, KeypointBody, load_body, pelvis_at_rest
-from models.crops import crop, normalised, person_box
-from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
+from models.crops import Pixels, crop_batch, normalised, person_box
+from models.image_regressor import ON_CPU, SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
@@ -34,6 +36,8 @@ Net = KeypointNet | ImageRegressor
 
 _LARGEST_BOX = 4
 """Sides of the picture that a person's crop may be wide."""
+_COPIERS = 4
+"""Threads that copy people out of frames: one copies as much as half a GPU takes."""
 _MIN_CONFIDENCE = 0.2
 """Keypoints below it do not count for a crop's box, as in SPIN."""
 
@@ -50,6 +54,9 @@ class RegressConfig(Config):
         64, ge=1, description="people in frames, or pictures of them, that go through the network at once"
     )
     device: str = Field("auto", description="auto: a GPU where there is one; or cpu, cuda, cuda:1")
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU"
+    )
 
 
 def load_net(cfg: RegressConfig) -> Net | None:
@@ -74,6 +81,8 @@ def load_net(cfg: RegressConfig) -> Net | None:
         ) from error
     name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     try:
+        if isinstance(net, ImageRegressor) and name.startswith("cuda"):
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net.to(torch.device(name))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -153,6 +162,7 @@ def regress(
     place = _Place(rig, body, net)
     together = chunks_together(cfg, net, window, len(rig))
     with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(_COPIERS))
         frames: Iterator[Pictures] | None = None
         while chunks := list(islice(items, together)):
             if isinstance(net, ImageRegressor):
@@ -164,7 +174,7 @@ def regress(
                         )
                     stream = ahead(decode(chunks[0].start), 1, "decode")
                     frames = _by_time(stack.enter_context(stream))
-                said = [_from_pictures(net, chunks, frames, place, cfg.batch_size)]
+                said = [_from_pictures(net, chunks, frames, place, cfg, pool)]
             else:
                 said = _from_keypoints(net, chunks, place, cfg.batch_size)
             for batch in _split(chunks, [place.in_world(r) for r in said]):
@@ -244,27 +254,48 @@ def _from_keypoints(
     return found
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A person in a frame, to be cut out."""
+
+    row: int
+    view: int
+    planes: Sequence[Pixels]
+    box: Tensor
+    to_yuv: NDArray[np.float32]
+
+
 @torch.no_grad()
 def _from_pictures(
     net: ImageRegressor,
     chunks: Sequence[KeypointBatch],
     frames: Iterator[Pictures],
     place: _Place,
-    size: int,
+    cfg: RegressConfig,
+    pool: Executor,
 ) -> Regression:
     image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
     counts = confidence > _MIN_CONFIDENCE
     box = person_box(image, counts)
     seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
     people = chunks[0].confidence.shape[2]
-    features = torch.zeros(*seen.shape, net.features, device=place.device)
-    crops: list[tuple[int, int, Tensor, Tensor]] = []
+    features = torch.zeros(seen.numel(), net.features, device=place.device)
+    cuda = place.device.type == "cuda"
+    half = cfg.precision == "bf16" or (cfg.precision == "auto" and cuda)
+    most = cfg.batch_size if cuda else min(cfg.batch_size, ON_CPU)  # frames wait until they are cut
+    cuts: list[_Cut] = []
+
+    def there(x: Tensor) -> Tensor:
+        return (x.pin_memory() if cuda else x).to(place.device, non_blocking=True)
 
     def flush() -> None:
-        rows, views, cut, matrices = zip(*crops, strict=True)
-        pictures = normalised(torch.stack(cut), torch.stack(matrices).to(place.device), net.config.contrast)
-        features[list(rows), list(views)] = net.encode(pictures)
-        crops.clear()
+        boxes = torch.stack([c.box for c in cuts]).double().numpy()
+        yuv = crop_batch([c.planes for c in cuts], boxes, place.device, net.config.size, pool.map)
+        to_yuv = there(torch.from_numpy(np.stack([c.to_yuv for c in cuts])))
+        found = net.encode(normalised(yuv, to_yuv, net.config.contrast), half=half)
+        index = torch.tensor([c.row * seen.shape[1] + c.view for c in cuts])
+        features.index_copy_(0, there(index), found)
+        cuts.clear()
 
     for t in range(len(seen) // people):
         for v, picture in enumerate(next(frames)):
@@ -274,22 +305,21 @@ def _from_pictures(
                 continue
             for n in rows:  # a stray keypoint far out would make a crop of nearly nothing, for seconds
                 seen[n, v] &= box[n, v, 2] < _LARGEST_BOX * max(picture.width, picture.height)
-            there = [n for n in rows if seen[n, v]]
-            if not there:
+            shown = [n for n in rows if seen[n, v]]
+            if not shown:
                 continue
             frame = to_yuv420p(picture)
-            matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
-            for n in there:
-                yuv = crop(planes(frame), box[n, v].tolist(), place.device, net.config.size)
-                crops.append((n, v, yuv, matrix))
-                if len(crops) == size:
+            matrix = yuv_matrix(int(frame.colorspace), frame.height)
+            for n in shown:
+                cuts.append(_Cut(n, v, planes(frame), box[n, v], matrix))
+                if len(cuts) == most:
                     flush()
-    if crops:
+    if cuts:
         flush()
     # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
-    ideal = person_box(xy, counts).to(place.device)
+    ideal = there(person_box(xy, counts))
     K = place.K.expand(len(seen), *place.K.shape)
-    return net.regress(features, seen.to(place.device), ideal, K, place.meant)
+    return net.regress(features.view(*seen.shape, -1), there(seen), ideal, K, place.meant)
 
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:

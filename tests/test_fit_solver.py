@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -287,6 +288,27 @@ def test_a_gpu_finds_the_same_motion() -> None:
     found = fit(body().keypoints, views, d.start(), FitSettings(60.0, prior=prior())).motion
     here = Motion(*(x.cpu() for x in vars(found).values()))
     assert (joints_of(here) - joints_of(d.solve(F64).motion)).abs().max() < 1e-6
+
+
+@pytest.mark.cuda
+def test_a_gpu_is_waited_for_once_an_iteration() -> None:
+    d = scene(4, "random", frames=21)
+    views, start = Views(*(x.cuda() for x in vars(d.views()).values())), d.start()
+
+    def waits(most: int) -> tuple[int, int]:
+        """Synchronisations of a fit, and its iterations."""
+        settings = FitSettings(60.0, schedule=Schedule(((8.0, most, 0.0),)), prior=prior())
+        fit(body().keypoints, views, start, settings)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            found = fit(body().keypoints, views, start, settings)
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(w.message) for w in told), found.iterations
+
+    (few, first), (many, second) = waits(2), waits(8)
+    assert second > first
+    assert many - few <= second - first
 
 
 def test_same_input_same_bits() -> None:

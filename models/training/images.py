@@ -185,9 +185,10 @@ class ImageTask:
             multiprocessing_context="spawn" if self.cfg.workers else None,
             prefetch_factor=2 if self.cfg.workers else None,
             generator=torch.Generator(),  # or it would draw from torch's own
+            pin_memory=self.device.type == "cuda",
         )
         for samples in loader:
-            yield samples.to(self.device)
+            yield samples.map(lambda x: x.to(self.device, non_blocking=True))
 
     def ids(self, batch: Samples) -> list[str]:
         return [name for views in picture_ids(batch) for name in views]

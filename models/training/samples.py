@@ -75,3 +75,7 @@ class Samples(TensorBatch):
     orient: Tensor = axes("N V 3 3")
     body_pose: Tensor = axes("N 23 3 3")
     betas: Tensor = axes("N 10")
+
+    def pin_memory(self) -> Samples:
+        """The same in memory that a GPU reads while the processor goes on."""
+        return self.map(Tensor.pin_memory)
