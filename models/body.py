@@ -28,6 +28,7 @@ from smplx.lbs import lbs
 from smplx.vertex_ids import vertex_ids
 from torch import Tensor
 
+from models.constants import constant
 from models.rotations import product
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
@@ -137,6 +138,16 @@ def _ancestors(device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
     return tuple((joints, ancestors) for joints, ancestors in out)
 
 
+@lru_cache
+def _chains(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(24, 23) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
+    rows = torch.zeros(24, 24, dtype=dtype)
+    for joint, parent in enumerate(_PARENTS, start=1):
+        rows[joint] = rows[parent]
+        rows[joint, joint] = 1
+    return rows[:, 1:].to(device)
+
+
 def global_rotations(local: Tensor) -> Tensor:
     """Local rotations (..., 24, 3, 3) → those of all joints in the frame that the root's is given in."""
     if local.device.type == "cpu":
@@ -167,12 +178,11 @@ def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, 
     Returns (..., 24, 3, 3) and (..., 24, 3) in the unit of ``rest_joints``, the root at its rest position.
     """
     world = global_rotations(rotations)
-    bones = rest_joints[..., 1:, :] - rest_joints[..., _PARENTS, :]
-    steps = (world[..., _PARENTS, :, :] @ bones[..., None])[..., 0].unbind(-2)
-    placed = [rest_joints[..., 0, :].expand_as(steps[0])]
-    for step, parent in zip(steps, _PARENTS, strict=True):
-        placed.append(placed[parent] + step)
-    return world.expand(*steps[0].shape[:-1], 24, 3, 3), torch.stack(placed, -2)
+    parents = constant(SMPL_PARENTS[1:], world.device)
+    bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
+    steps = (world.index_select(-3, parents) @ bones[..., None])[..., 0]
+    placed = rest_joints[..., :1, :] + _chains(world.device, world.dtype) @ steps
+    return world.expand(*placed.shape[:-1], 3, 3), placed
 
 
 def pose_keypoints(

@@ -6,13 +6,17 @@ the filter widened where the picture shrinks (what Pillow's resize does), normal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from models.constants import constant
 
 Pixels = NDArray[np.uint8]
 Contrast = Literal["none", "stretch"]
@@ -25,6 +29,8 @@ MARGIN: Final = 1.2
 """Side of the crop by the longer side of the box around the keypoints."""
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
+_COPIES: Final = 8
+"""Parts in which a batch's pixels are copied together."""
 _BLACK: Final = (16.0, 128.0, 128.0)
 """Y, U and V of what is outside of the picture."""
 
@@ -58,14 +64,14 @@ def crop_batch(
     boxes: NDArray[np.float64],
     device: torch.device | str = "cpu",
     size: int = SIZE,
-    each: Callable[[Callable[[int], None], range], Iterable[None]] = map,
+    pool: Executor | None = None,
 ) -> Tensor:
     """The squares ``boxes`` (M, 3) of M YUV 4:2:0 frames as (M, 3, size, size) Y, U, V, float32, 0–255.
 
     boxes: centre x, y and side, pixels. As in SPIN their edges are cut to whole pixels; what is outside of
     the picture is black. Chroma samples lie beside the left of their two luma columns and between their two
     rows (H.273, type 0). Only what lies in the squares goes to the device: to a GPU all in one piece, from
-    memory that it reads while the processor goes on. each: ``map`` or a pool's, to copy several at a time.
+    memory that it reads while the processor goes on. pool: threads that copy from several frames at once.
     """
     if torch.device(device).type == "cpu" and len(frames) > 1:  # one at a time stays in the cache
         return torch.stack([crop(f, b.tolist(), device, size) for f, b in zip(frames, boxes, strict=True)])
@@ -77,7 +83,7 @@ def crop_batch(
         start, stop = (
             np.repeat(edge * scale + np.array([shift, 0.0]), len(channels), 0) for edge in (near, far)
         )
-        found = _resized(planes, start, stop, _BLACK[channels[0]], device, size, each)
+        found = _resized(planes, start, stop, _BLACK[channels[0]], device, size, pool)
         parts.append(found.view(len(frames), len(channels), size, size))
     return torch.cat(parts, 1)
 
@@ -89,7 +95,7 @@ def _resized(
     black: float,
     device: torch.device | str,
     size: int,
-    each: Callable[[Callable[[int], None], range], Iterable[None]],
+    pool: Executor | None,
 ) -> Tensor:
     """Rectangles from start to stop, (M, 2) x and y in samples, of M planes as (M, size, size)."""
     shape = np.array([plane.shape[::-1] for plane in planes], np.float64)
@@ -101,18 +107,35 @@ def _resized(
     held = torch.empty(len(planes), height, width, dtype=torch.uint8, pin_memory=cuda)
     into = held.numpy()
 
-    def copy(n: int) -> None:
-        (x0, y0), (x1, y1) = low[n], high[n]
-        into[n, : y1 - y0, : x1 - x0] = planes[n][y0:y1, x0:x1]
+    def copy(first: int) -> None:
+        for n in range(first, len(planes), _COPIES):
+            (x0, y0), (x1, y1) = low[n].tolist(), high[n].tolist()
+            into[n, : y1 - y0, : x1 - x0] = planes[n][y0:y1, x0:x1]
 
-    for _ in each(copy, range(len(planes))):
+    for _ in (map if pool is None else pool.map)(copy, range(_COPIES)):
         pass
-    numbers = torch.from_numpy(np.stack([start, stop, first, last, shape, low], 1))
-    numbers = (numbers.pin_memory() if cuda else numbers).to(device, non_blocking=True)
+    numbers = _upload(torch.from_numpy(np.stack([start, stop, first, last, shape, low], 1)), device)
     taps = int(2 * max(1.0, float((stop - start).max()) / size)) + 1
-    x = held.to(device, non_blocking=True).float()
+    x = _upload(held, device).float()
     narrow = _weighed(x, numbers[..., 1], taps, size, black)
     return _weighed(narrow.mT.contiguous(), numbers[..., 0], taps, size, black).mT
+
+
+def _upload(x: Tensor, device: torch.device | str) -> Tensor:
+    """To the device; to a GPU beside what it computes meanwhile."""
+    if torch.device(device).type == "cpu":
+        return x
+    now, beside = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(beside):
+        there = (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)
+    now.wait_stream(beside)
+    there.record_stream(now)
+    return there
+
+
+@lru_cache
+def _copy_stream(device: torch.device | str) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _weighed(x: Tensor, numbers: Tensor, taps: int, size: int, black: float) -> Tensor:
@@ -146,7 +169,7 @@ def normalised(yuv: Tensor, to_yuv: Tensor, contrast: Contrast) -> Tensor:
 
     to_yuv: (N, 3, 4) from (red, green, blue, 1) to YUV, of each crop's video.
     """
-    back = torch.linalg.inv(to_yuv[:, :, :3].double()).to(yuv.dtype)
+    back = torch.linalg.inv_ex(to_yuv[:, :, :3].double()).inverse.to(yuv.dtype)
     rgb = torch.einsum("nij,njhw->nihw", back, yuv - to_yuv[:, :, 3, None, None].to(yuv.dtype)).clamp(0, 255)
     return normalised_rgb(rgb, contrast)
 
@@ -156,5 +179,5 @@ def normalised_rgb(rgb: Tensor, contrast: Contrast) -> Tensor:
     if contrast == "stretch":
         low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
         rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
-    mean, std = (torch.tensor(x, dtype=rgb.dtype, device=rgb.device)[:, None, None] for x in (_MEAN, _STD))
+    mean, std = (constant(x, rgb.device, rgb.dtype)[:, None, None] for x in (_MEAN, _STD))
     return (rgb / 255 - mean) / std

@@ -233,7 +233,7 @@ def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """The camera that looks straight at the middle of a crop: its rotation (..., 3, 3) from its own axes to
     those of the camera K, and its focal length (...), pixels."""
     middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
-    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
+    ray = torch.linalg.solve_ex(K, middle[..., None]).result[..., 0]
     ahead = torch.zeros_like(ray)
     ahead[..., 2] = 1
     focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)

@@ -13,7 +13,7 @@
 #
 # PyTorch3D fits one torch only. Where its source lies in .wheels/pytorch3d (a checkout, without docs and tests),
 # the rasteriser alone is compiled, for the torch that is there: 1 minute. Otherwise its rows say that it is missing.
-# PROFILE=1 prints where the time of each figure goes. Without a device the CUDA tests are skipped and the figures
+# PROFILE=1 prints where the time of each figure goes; STEPS="tests fit" runs these alone. Without a device the CUDA tests are skipped and the figures
 # are a rehearsal on the processor.
 set -u
 cd "$(dirname "$0")/.."
@@ -29,6 +29,7 @@ begun=$SECONDS
 step() { # name, seconds, command: runs it within the time, says how long it took and how it ended
     local name=$1 limit=$2 from=$SECONDS status
     shift 2
+    case " ${STEPS:-$name} wheels table " in *" $name "*) ;; *) return ;; esac
     echo "== $name"
     timeout --kill-after=5 "$limit" "$@"
     status=$?

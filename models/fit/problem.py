@@ -18,7 +18,7 @@ the keypoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -335,12 +335,13 @@ def prepare(
     """
     dtype, device = views.xy_px.dtype, views.xy_px.device
     weights, held = settings.weights, settings.held
+    start = Motion(*(getattr(start, f.name).to(device) for f in fields(Motion)))
     model = LeverBody.of(body, dtype, device)
     frames = start.transl.shape[1]
     origin = start.transl.double().mean(1).round()
     R = views.R.double()
     t = views.t.double() + (R @ origin[:, None, :, None])[..., 0]
-    pelvis = start.transl.double() - origin[:, None] + model.root(start.betas.to(device, dtype))[:, None]
+    pelvis = start.transl.double() - origin[:, None] + model.root(start.betas.to(dtype))[:, None]
     depth = (R @ pelvis.mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / settings.rate**2
@@ -386,12 +387,12 @@ def prepare(
         offset_spread=weights.offset_spread,
     )
     motion = Motion(
-        start.rotations.to(device, dtype),
-        (start.transl.double() - origin[:, None]).to(device, dtype),
-        start.betas.to(device, dtype),
-        start.offsets.to(device, dtype),
+        start.rotations.to(dtype),
+        (start.transl.double() - origin[:, None]).to(dtype),
+        start.betas.to(dtype),
+        start.offsets.to(dtype),
     )
-    return problem, motion, origin.to(device, dtype)
+    return problem, motion, origin.to(dtype)
 
 
 def _observations(views: Views, depth: Tensor, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:

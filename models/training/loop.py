@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
+from models.constants import constant
 from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
 from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalibrated
 from models.fit.spin import spin
@@ -150,14 +151,14 @@ def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
 
 def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
     """With left and right exchanged where ``flipped`` (N,)."""
-    side = bodies.transl.new_tensor([-1.0, 1.0, 1.0])
+    side = constant((-1.0, 1.0, 1.0), bodies.transl.device, bodies.transl.dtype)
     both = side[:, None] * side
-    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    swap = constant(tuple(j - 1 for j in SMPL_FLIP[1:]), bodies.transl.device)
     rest = _rest(bodies, body)
     other = replace(
         bodies,
         orient=both * bodies.orient,
-        body_pose=both * bodies.body_pose[:, :, swap],
+        body_pose=both * bodies.body_pose.index_select(2, swap),
         transl=side * (rest + bodies.transl) - rest,
     )
     return other.where(flipped[:, None].expand_as(bodies.score), bodies)
@@ -203,7 +204,8 @@ def select(samples: Samples, index: Tensor) -> Samples:
     """Some samples of a batch."""
     numbers = index.tolist()
     return replace(
-        samples.map(lambda x: x[index]),
+        samples.map(lambda x: x[index] if len(x) == len(samples.ids) else x),
+        shown=samples.seen[index].flatten().nonzero()[:, 0],
         ids=tuple(samples.ids[i] for i in numbers),
         cameras=tuple(samples.cameras[i] for i in numbers),
     )

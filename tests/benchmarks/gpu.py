@@ -29,6 +29,8 @@ import json  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+import warnings  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from functools import partial  # noqa: E402
@@ -99,7 +101,22 @@ def profiled(name: str, run: Callable[[], object]) -> None:
         run()
         wait()
     order = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
+    waits(name, run)
     print(f"--- {name}\n{p.key_averages().table(sort_by=order, row_limit=22, max_name_column_width=60)}")
+
+
+def waits(name: str, run: Callable[[], object]) -> None:
+    """Print the lines at which a run waits for the GPU, and how often."""
+    if not CUDA:
+        return
+    run()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        run()
+        torch.cuda.set_sync_debug_mode("default")
+    lines = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in told if "synchronizing" in str(w.message))
+    print(f"--- {name} waits at {dict(lines.most_common(25))}")
 
 
 def fit_step(figures: Figures, profile: bool) -> None:
@@ -137,7 +154,11 @@ def fit_step(figures: Figures, profile: bool) -> None:
             figures[f"fit_{name}_{count}_ratio_to_core"] = round(rate / core, 2)
         figures[f"fit_{name}_{count}_iterations"] = solve(problem).iterations
         figures[f"fit_{name}_{count}_peak_gb"] = round(peak_gb(partial(solve, problem)), 2)
-        here, there = solve(few), solve(tuple(_to(x, DEVICE) for x in few))
+        # To the end: a problem may stop an iteration earlier on one of them.
+        *early, (robust, _, _) = settings.schedule.stages
+        whole = replace(settings, schedule=Schedule((*early, (robust, 60, 1e-7))))
+        here = solve(few, settings=whole)
+        there = solve(tuple(_to(x, DEVICE) for x in few), settings=whole)
         apart = torch.cat([joints_of(here.motion, n) for n in range(8)])
         apart = apart - torch.cat([joints_of(_to(there.motion, torch.device("cpu")), n) for n in range(8)])
         figures[f"fit_{name}_apart_mm_mean"] = round(1e3 * float(apart.norm(dim=-1).mean()), 4)

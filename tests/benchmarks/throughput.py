@@ -77,7 +77,7 @@ def compared(
     net = net.to(device)
     half = precision == "bf16" or (precision == "auto" and device != "cpu")
     images = frames * len(d.rig)
-    crops = torch.randn(min(cfg.batch_size, images), 3, SIZE, SIZE, device=device)
+    crops = torch.randn(min(64 if device == "cpu" else 256, images), 3, SIZE, SIZE, device=device)
 
     def decode(start: int) -> Iterator[FrameBatch]:
         for first in range(start, frames, WINDOW):
