@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.constants import constant
 from models.rendering.software import valid_radius
 
 Array = NDArray[np.float64]
@@ -308,7 +309,7 @@ def _rectified(
 
 def rgb_of_yuv(yuv: Tensor, to_yuv: Tensor) -> Tensor:
     """Crops (N, 3, S, S) in YUV → RGB, 0–255, float; to_yuv (N, 3, 4) from (red, green, blue, 1) to YUV."""
-    back = torch.linalg.inv(to_yuv[:, :, :3].double()).to(yuv.dtype)
+    back = torch.linalg.inv_ex(to_yuv[:, :, :3].double()).inverse.to(yuv.dtype)
     rgb = torch.einsum("nij,njhw->nihw", back, yuv - to_yuv[:, :, 3, None, None].to(yuv.dtype))
     return rgb.clamp(0, 255)
 
@@ -318,7 +319,7 @@ def normalised_rgb(rgb: Tensor, contrast: Contrast) -> Tensor:
     if contrast == "stretch":
         low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
         rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
-    mean, std = (torch.tensor(x, dtype=rgb.dtype, device=rgb.device)[:, None, None] for x in (_MEAN, _STD))
+    mean, std = (constant(x, rgb.device, rgb.dtype)[:, None, None] for x in (_MEAN, _STD))
     return (rgb / 255 - mean) / std
 
 

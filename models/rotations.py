@@ -16,6 +16,13 @@ def skew(v: Tensor) -> Tensor:
     return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*v.shape, 3)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of 3 × 3 matrices (..., 3, 3); on a GPU elementwise: its matrix product takes them one by one."""
+    if a.device.type == "cpu":
+        return a @ b
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
 def axis_angle_to_matrix(v: Tensor) -> Tensor:
     """The exponential map: axis-angle (..., 3) → rotations (..., 3, 3). Rodrigues' formula, smooth at 0."""
     t2 = (v * v).sum(-1)[..., None, None]
@@ -25,7 +32,7 @@ def axis_angle_to_matrix(v: Tensor) -> Tensor:
     # 1 − cos t cancels at small t; 2 sin²(t/2) does not.
     b = torch.where(small, 0.5 - t2 / 24, 2 * torch.sin(t / 2) ** 2 / t**2)
     k = skew(v)
-    return torch.eye(3, dtype=v.dtype, device=v.device) + a * k + b * (k @ k)
+    return torch.eye(3, dtype=v.dtype, device=v.device) + a * k + b * product(k, k)
 
 
 def matrix_to_axis_angle(r: Tensor) -> Tensor:
@@ -86,7 +93,7 @@ def right_jacobian_inverse(v: Tensor) -> Tensor:
     half = t / 2
     c = torch.where(small, 1 / 12 + t2 / 720 + t2**2 / 30240, (1 - half / torch.tan(half)) / t**2)
     k = skew(v)
-    inverse: Tensor = torch.eye(3, dtype=v.dtype, device=v.device) + k / 2 + c * (k @ k)
+    inverse: Tensor = torch.eye(3, dtype=v.dtype, device=v.device) + k / 2 + c * product(k, k)
     return inverse
 
 

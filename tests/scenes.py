@@ -11,10 +11,12 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from models.body import Body, load_body, pose_keypoints
+from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
+from models.fit.solver import Fit, fit
+from models.fit.starts import start_pose, start_shape
 from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, nearest_rotation
-from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
 from models.synthetic.cameras import look_at
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import draw_from_prior
@@ -77,10 +79,9 @@ class Scene:
             body().keypoints,
             self.views(dtype),
             self.start(),
-            self.rate,
-            weights=weights,
-            schedule=schedule,
-            prior=prior(),
+            FitSettings(
+                self.rate, weights=weights or Weights(), schedule=schedule or Schedule(), prior=prior()
+            ),
         )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 import stages.smplify
 from models.body import pose_keypoints
+from models.fit.problem import Schedule, Views, Weights
+from models.fit.solver import Fit, fit
 from models.rotations import axis_angle_to_matrix
-from models.smplify import Fit, Schedule, Views, Weights, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from stages.smplify import SmplifyConfig, smplify
 

@@ -16,6 +16,8 @@ from models.body import Body, load_body, pelvis_at_rest
 from models.crops import Contrast, crop_rgb, cut_box, normalised_rgb, spin_camera
 from models.datasets.rows import RowArrays
 from models.evaluation.joints import H36MJoints
+from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights
+from models.fit.solver import fit
 from models.image_regressor import (
     POSE_SIGMA,
     ImageConfig,
@@ -27,7 +29,6 @@ from models.image_regressor import (
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
 from models.rotations import matrix_to_axis_angle
-from models.smplify import Motion, PoseTarget, Views, Weights, fit
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_JOINTS
@@ -291,11 +292,11 @@ class _Scene:
                 start[:, None], transl[known][:, None].double(), r.betas[known].double(),
                 start.new_zeros(count, points, 3),
             ),
-            rate=30.0,
-            weights=_SINGLE,
-            prior=load_pose_prior(),
-            # One view shows half of a pose: the network knows more of the other half than a prior.
-            toward=target if seen.K.shape[1] == 1 else None,
+            FitSettings(
+                30.0, weights=_SINGLE, prior=load_pose_prior(),
+                # One view shows half of a pose: the network knows more of the other half than a prior.
+                toward=target if seen.K.shape[1] == 1 else None,
+            ),
         ).motion  # fmt: skip
         turned = found.rotations[:, 0].clone()
         turned[:, _UNSEEN] = held[:, _UNSEEN]

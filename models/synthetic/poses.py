@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.body import forward_kinematics, load_body, pelvis_at_rest
+from models.fit.problem import HINGES
 from models.priors import PosePrior, load_pose_prior
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from models.smplify import HINGES
 from models.synthetic.people import animate, make_people
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP, SMPL_JOINTS

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.body import KeypointBody, down_the_tree
+from models.body import KeypointBody, global_rotations
 from models.regressor import GlobalKinematics
 from models.rotations import axis_angle_to_matrix
 from models.synthetic.cameras import cameras_around
@@ -100,7 +100,7 @@ class Projections:
         rest = self.kinematics.pelvis(betas)
         transl = -rest
         transl[:, 1] += self.sampler.poses.height[index]
-        turned = down_the_tree(rotations)
+        turned = global_rotations(rotations)
         joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
         shown = points
         if d.bias:

@@ -15,21 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
+from models.constants import constant
+from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
+from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalibrated
+from models.fit.spin import spin
+from models.fit.starts import TORSO
 from models.priors import PosePrior
 from models.regressor import Regression, gather, to_world
 from models.rotations import axis_angle_to_matrix, nearest_rotation
-from models.smplify import (
-    TORSO,
-    Motion,
-    Schedule,
-    UnposedMotion,
-    Views,
-    Weights,
-    better_start,
-    fit,
-    fit_unposed,
-)
-from models.spin import spin
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
@@ -160,14 +153,14 @@ def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
 
 def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
     """With left and right exchanged where ``flipped`` (N,)."""
-    side = bodies.transl.new_tensor([-1.0, 1.0, 1.0])
+    side = constant((-1.0, 1.0, 1.0), bodies.transl.device, bodies.transl.dtype)
     both = side[:, None] * side
-    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    swap = constant(tuple(j - 1 for j in SMPL_FLIP[1:]), bodies.transl.device)
     rest = _rest(bodies, body)
     other = replace(
         bodies,
         orient=both * bodies.orient,
-        body_pose=both * bodies.body_pose[:, :, swap],
+        body_pose=both * bodies.body_pose.index_select(2, swap),
         transl=side * (rest + bodies.transl) - rest,
     )
     return other.where(flipped[:, None].expand_as(bodies.score), bodies)
@@ -192,7 +185,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
         posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
         calibrated = (posed | ~shown).all(1) & ((posed & shown).sum(1) >= 2)
         found = start
-        for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _unposed)):
+        for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _uncalibrated)):
             if bool(rows.any()):
                 index = rows.nonzero()[:, 0]
                 part = how(task.of(index))
@@ -209,7 +202,8 @@ def select(samples: Samples, index: Tensor) -> Samples:
     """Some samples of a batch."""
     numbers = index.tolist()
     return replace(
-        samples.map(lambda x: x[index]),
+        samples.map(lambda x: x[index] if len(x) == len(samples.ids) else x),
+        shown=samples.seen[index].flatten().nonzero()[:, 0],
         ids=tuple(samples.ids[i] for i in numbers),
         cameras=tuple(samples.cameras[i] for i in numbers),
     )
@@ -240,14 +234,15 @@ class _FitProblem:
         )
 
     @property
-    def weights(self) -> Weights:
-        # A frame alone cannot tell its keypoints' offsets from its pose.
-        return Weights(pose=self.cfg.pose_weight, shape=self.cfg.shape_weight, offset_m=0.0)
-
-    @property
-    def schedule(self) -> Schedule:
+    def settings(self) -> FitSettings:
         *early, (robust, _, tolerance) = Schedule().stages
-        return Schedule((*early, (robust, self.cfg.iterations, tolerance)))
+        return FitSettings(
+            30.0,
+            # A frame alone cannot tell its keypoints' offsets from its pose.
+            weights=Weights(pose=self.cfg.pose_weight, shape=self.cfg.shape_weight, offset_m=0.0),
+            schedule=Schedule((*early, (robust, self.cfg.iterations, tolerance))),
+            prior=self.prior,
+        )
 
 
 def _calibrated(task: _FitProblem) -> Bodies:
@@ -268,10 +263,8 @@ def _calibrated(task: _FitProblem) -> Bodies:
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
     starts = [motion(*_on_torso(task, R, t)), motion(*to_world(prediction, R, t, task.body))]
-    begin = better_start(task.body, views, starts, 30.0, weights=task.weights, prior=task.prior)
-    found = fit(
-        task.body, views, begin, 30.0, weights=task.weights, schedule=task.schedule, prior=task.prior
-    ).motion
+    begin = better_start(task.body, views, starts, task.settings)
+    found = fit(task.body, views, begin, task.settings).motion
     count = samples.K.shape[1]
     rest = pelvis_at_rest(task.body, found.betas)
     pelvis = (R @ (rest + found.transl[:, 0])[:, None, :, None])[..., 0] + t
@@ -307,16 +300,15 @@ def _on_torso(task: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return root, pelvis - rest
 
 
-def _unposed(task: _FitProblem) -> Bodies:
+def _uncalibrated(task: _FitProblem) -> Bodies:
     """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
     start, betas = task.start, task.start.betas[:, 0]
-    begin = UnposedMotion(
+    begin = UncalibratedMotion(
         start.body_pose[:, :1], start.orient[:, :, None], start.transl[:, :, None], betas,
         betas.new_zeros(len(betas), len(BODY_25), 3),
     )  # fmt: skip
-    found = fit_unposed(
-        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, 30.0,
-        weights=task.weights, schedule=task.schedule, prior=task.prior,
+    found = fit_uncalibrated(
+        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, task.settings,
     ).motion  # fmt: skip
     count = task.samples.K.shape[1]
     return Bodies(

@@ -83,6 +83,8 @@ class Samples(TensorBatch):
     """uint8 RGB."""
     seen: Tensor = axes("N V")
     """There is a crop; where not, K is NaN and the image black."""
+    shown: Tensor = axes("M")
+    """Numbers among all N V of the views that are seen."""
     K: Tensor = axes("N V 3 3")
     """Cameras of the crops, pixels."""
     R: Tensor = axes("N V 3 3")
@@ -94,6 +96,10 @@ class Samples(TensorBatch):
     orient: Tensor = axes("N V 3 3")
     body_pose: Tensor = axes("N 23 3 3")
     betas: Tensor = axes("N 10")
+
+    def pin_memory(self) -> Samples:
+        """Samples in memory that a GPU reads while the processor goes on."""
+        return self.map(Tensor.pin_memory)
 
 
 class ViewGroups:

@@ -10,9 +10,9 @@ import torch
 from scenes import Scene, body, prior, scene
 
 from models.body import pose_keypoints
+from models.fit.problem import Motion, Views
+from models.fit.spin import spin
 from models.rotations import axis_angle_to_matrix
-from models.smplify import Motion, Views
-from models.spin import spin
 
 
 def crop(d: Scene) -> Views:
