@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.geometry.association import MatchConfig, Proposals, pick_people, propose
 from models.geometry.triangulation import triangulate
-from pipeline.calibration import in_metres
+from pipeline.calibrations.checks import in_metres
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS, MIDPOINTS

@@ -25,7 +25,7 @@ from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.synthetic import Noise, backdrop, detect, ring_rig
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
-from pipeline.calibration import write_calibration
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError

@@ -14,7 +14,7 @@ import pytest
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording, write_video
 
 from models.geometry.association import MatchConfig, follow, usual_score
-from pipeline.calibration import write_calibration
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS
@@ -104,7 +104,7 @@ def test_pose2sim_project(tmp_path: Path) -> None:
 
 
 def test_an_easymocap_project(tmp_path: Path) -> None:
-    from test_calibration import easymocap
+    from test_easymocap import easymocap
 
     rig = replace(RIG, names=("1", "2", "3"))
     folder = write_recording(tmp_path, rig, [PEOPLE], keypoints="openpose/{}")
