@@ -7,17 +7,18 @@ pose and shape those of the fused pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from models.body import KeypointBody, pelvis_at_rest
@@ -129,9 +130,9 @@ class IterativeHead(nn.Module):
 def _standing() -> NDArray[np.float32]:
     """(1, 144) the pose prior's mean, upright before the camera."""
     prior = load_pose_prior()
-    mean = (prior.weights[:, None] * prior.means).sum(0).numpy().reshape(23, 3)
-    turned = Rotation.from_rotvec(np.concatenate([[[np.pi, 0, 0]], mean])).as_matrix()
-    return np.asarray(turned[:, :, :2].reshape(1, 144), np.float32)
+    mean = (prior.weights[:, None] * prior.means).sum(0).double().reshape(-1, 3)
+    turned = roma.rotvec_to_rotmat(torch.cat([mean.new_tensor([[math.pi, 0, 0]]), mean]))
+    return np.asarray(turned[:, :, :2].reshape(1, -1), np.float32)
 
 
 class ImageRegressor(nn.Module):

@@ -17,10 +17,10 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, pose_keypoints
 from pipeline.joints import BODY_25, SMPL_JOINTS
@@ -441,12 +441,12 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     amplitude, frequency, phase = person.sway
     swaying = amplitude * np.sin(2 * np.pi * frequency * t[:, None, None] + phase)
     angles = _STANDING + person.posture + motion.angles + swaying
-    local = Rotation.from_euler("XYZ", angles.reshape(-1, 3)).as_matrix().reshape(-1, 24, 3, 3)
+    local = roma.euler_to_rotmat("XYZ", torch.from_numpy(angles)).numpy()
 
     around = person.bearing + gone / person.radius
     heading = around + np.pi + turned  # the body faces −y of the world at heading 0
-    upright = Rotation.from_euler("x", np.pi / 2)
-    local[:, 0] = (Rotation.from_euler("z", heading[:, None]) * upright).as_matrix() @ local[:, 0]
+    turns = np.stack([heading, np.full_like(heading, np.pi / 2)], -1)  # upright, then about the vertical
+    local[:, 0] = roma.euler_to_rotmat("ZX", torch.from_numpy(turns)).numpy() @ local[:, 0]
 
     transl = np.zeros((len(t), 3))
     joints, points = (

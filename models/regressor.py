@@ -12,16 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
+import roma
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.body import KeypointBody, load_body, pelvis_at_rest
-from models.rotations import (
-    axis_angle_to_matrix,
-    geodesic_degrees,
-    matrix_to_axis_angle,
-)
+from models.rotations import geodesic_degrees
 from models.weights import read_weights, save_weights
 from pipeline.batches import TensorBatch, axes
 from pipeline.errors import InputError
@@ -71,11 +68,11 @@ def average_rotations(rotations: Tensor, seen: Tensor) -> Tensor:
     far = torch.where(seen, apart.sum(-1), torch.inf)
     mean = known[torch.arange(len(known), device=known.device), far.argmin(-1)]
     for _ in range(_STEPS):
-        turn = matrix_to_axis_angle(mean[:, None].mT @ known)
+        turn = roma.rotmat_to_rotvec(mean[:, None].mT @ known)
         angle = turn.norm(dim=-1) / math.radians(ROBUST_DEGREES)
         w = weight / (1 + angle**2) ** 2
         step = (w[..., None] * turn).sum(1) / w.sum(1).clamp_min(1e-12)[:, None]
-        mean = mean @ axis_angle_to_matrix(step)
+        mean = mean @ roma.rotvec_to_rotmat(step)
     return torch.where(seen.any(1)[:, None, None], mean, torch.nan)
 
 

@@ -36,6 +36,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
@@ -43,14 +44,7 @@ from torch import Tensor
 
 from models.body import KeypointBody, down_the_tree
 from models.priors import PosePrior, PriorTerms
-from models.rotations import (
-    axis_angle_to_matrix,
-    geodesic_degrees,
-    matrix_to_axis_angle,
-    nearest_rotation,
-    right_jacobian_inverse,
-    rotation_between,
-)
+from models.rotations import geodesic_degrees, right_jacobian_inverse, rotation_between
 from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_PARENTS
 
 JOINTS = len(SMPL_PARENTS)
@@ -355,7 +349,7 @@ def _evaluate(pb: _Problem, motion: Motion, robust: float) -> _State:
     data = pb.trust * torch.where(front, g2 * r2 / (g2 + r2), g2)
     energy = data[:, :, pb.held :].double().sum((1, 2, 3))
 
-    theta = matrix_to_axis_angle(motion.rotations[:, :, pb.model.active[1:]])
+    theta = roma.rotmat_to_rotvec(motion.rotations[:, :, pb.model.active[1:]])
     row = theta.flatten(2)
     slope = torch.zeros_like(row)
     component = torch.zeros(n, frames, dtype=torch.long, device=row.device)
@@ -825,7 +819,7 @@ def _moved(pb: _Problem, motion: Motion, pose: Tensor, shape: Tensor) -> Motion:
     """A motion after a step of its free frames (N, F, M), and of its betas and offsets (N, S)."""
     transl, rotations = motion.transl.clone(), motion.rotations.clone()
     transl[:, pb.held :] += pose[..., :3]
-    turn = axis_angle_to_matrix(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
+    turn = roma.rotvec_to_rotmat(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
     active = pb.model.active
     rotations[:, pb.held :, active] = rotations[:, pb.held :, active] @ turn
     motion = replace(motion, rotations=rotations, transl=transl)
@@ -1215,7 +1209,8 @@ def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     # Two directions must be spread: the second singular value, of points a few centimetres apart at least.
     spread = torch.linalg.svdvals(covariance)[..., 1]
     size = ((rest - rest.mean(-2, keepdim=True)) ** 2).sum((-2, -1))
-    return nearest_rotation(covariance), mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
+    turn = roma.special_procrustes_naive(covariance)
+    return turn, mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
 
 
 def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
@@ -1256,7 +1251,7 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
 def _fill_rotations(rotations: Tensor, known: Tensor) -> Tensor:
     """Rotations (T, J, 3, 3) filled in time where they are not known (T, J); every J known in some frame."""
     out = rotations.clone()
-    out[~known] = nearest_rotation(_fill(rotations, known)[~known])
+    out[~known] = roma.special_procrustes_naive(_fill(rotations, known)[~known])
     return out
 
 
@@ -1335,7 +1330,7 @@ def start_pose(
     a, b = (inner * bend).sum(-1), (inner * torch.linalg.cross(unit, bend, dim=-1)).sum(-1)
     strength = torch.where(both, (a * a + b * b) / (inner * inner).sum(-1), 0)
     twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
-    turn = swing @ axis_angle_to_matrix(twist[..., None] * unit)
+    turn = swing @ roma.rotvec_to_rotmat(twist[..., None] * unit)
     next_there = (turn.mT @ next_there[..., None])[..., 0]
     next_turn = rotation_between(next_bone, torch.where(both[..., None], next_there, next_bone))
     local[:, first], known[:, first] = turn, seen
@@ -1344,10 +1339,10 @@ def start_pose(
 
     face = _points(*_FACE)
     head, _, _, fixed = _aligned(rest[face], points[:, face])
-    half = matrix_to_axis_angle(root.mT @ head) / 2
+    half = roma.rotmat_to_rotvec(root.mT @ head) / 2
     likely = fixed & (half.norm(dim=-1) < 0.7)
     for joint in (SMPL_JOINTS.index("neck"), SMPL_JOINTS.index("head")):
-        local[:, joint], known[:, joint] = axis_angle_to_matrix(half), likely
+        local[:, joint], known[:, joint] = roma.rotvec_to_rotmat(half), likely
     sides = ("left", "right")
     ankles, knees = ([SMPL_JOINTS.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
     feet = torch.tensor(
@@ -1355,7 +1350,7 @@ def start_pose(
     )
     sole, _, _, fixed = _aligned(rest[feet], points[:, feet])
     ankle = limb[:, [second.index(k) for k in knees]].mT @ sole
-    likely = fixed & known[:, knees] & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4)
+    likely = fixed & known[:, knees] & (roma.rotmat_to_rotvec(ankle).norm(dim=-1) < 1.4)
     local[:, ankles], known[:, ankles] = ankle, likely
 
     if before is not None:

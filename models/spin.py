@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import KeypointBody, pose_keypoints
 from models.priors import PosePrior
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES, Motion, Views
 from pipeline.joints import BODY_25, SMPL_JOINTS
 
@@ -59,13 +59,13 @@ def spin(
     def free(x: Tensor) -> Tensor:
         return x.detach().to(device, dtype).clone().requires_grad_()
 
-    angles = matrix_to_axis_angle(start.rotations.to(device, dtype))
+    angles = roma.rotmat_to_rotvec(start.rotations.to(device, dtype))
     orient, pose = free(angles[:, :, :1]), free(angles[:, :, 1:])
     transl, betas = free(start.transl), free(start.betas)
 
     def miss() -> Tensor:
         """(N, T, K, 2) pixels."""
-        turn = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+        turn = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
         _, points = pose_keypoints(body, turn, betas[:, None], transl, offsets[:, None])
         cam = points @ R.mT[:, None] + t[:, None, None]
         return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - seen
@@ -117,5 +117,5 @@ def spin(
             optimiser.step()
     with torch.no_grad():
         score = robust().mean(-1)
-        rotations = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+        rotations = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
     return SpinFit(Motion(rotations, transl.detach(), betas.detach(), offsets), score)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from pipeline.cameras import Rig, distort
 
@@ -37,7 +38,8 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
         eye = np.array(
             [*(middle[:2] + away * np.array([np.cos(bearing), np.sin(bearing)])), rng.uniform(1.0, 2.4)]
         )
-        roll = Rotation.from_euler("z", rng.uniform(-2, 2), degrees=True).as_matrix()
+        tilt = [rng.uniform(-2, 2)]
+        roll = roma.euler_to_rotmat("z", tilt, degrees=True, dtype=torch.float64).numpy()
         lens = np.array(
             [rng.uniform(-0.12, -0.04), rng.uniform(0.01, 0.06), *rng.uniform(-1e-3, 1e-3, 2), *np.zeros(4)]
         )

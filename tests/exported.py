@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import roma
 import torch
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body, pose_keypoints
-from models.rotations import axis_angle_to_matrix
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.joints import SMPL_JOINTS
@@ -118,7 +118,7 @@ def make(
     local[:, 0] = (heading * upright).as_matrix() @ local[:, 0]
     # As the store keeps them, so that what is compared is what was stored.
     rotvec = torch.from_numpy(Rotation.from_matrix(local.reshape(-1, 3, 3)).as_rotvec().astype(np.float32))
-    rotations = axis_angle_to_matrix(rotvec.double()).reshape(T, 24, 3, 3)
+    rotations = roma.rotvec_to_rotmat(rotvec.double()).reshape(T, 24, 3, 3)
     betas = torch.from_numpy(rng.normal(0, 1, 10).astype(np.float32)).double()
     transl = torch.from_numpy(np.stack([1.5 + t, -2 + 0.5 * t**2, 0.9 - t], -1).astype(np.float32)).double()
     joints, points = (x.numpy() for x in pose_keypoints(body().keypoints, rotations, betas, transl))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 from exported import DOUBTED, HAS_POSE, LOST, NEAR, RATE, TO_Z, T, Truth, body, write
 
 from models.body import pose_keypoints
-from models.rotations import axis_angle_to_matrix
 from pipeline.joints import SMPL_JOINTS
 
 
@@ -33,7 +33,7 @@ def test_an_npz_makes_the_same_joints(truths: Callable[[str], Truth], tmp_path: 
     np.testing.assert_allclose(found["betas"], truth.betas, atol=1e-7)
     assert [t for t in range(T) if np.isnan(found["poses"][t]).any()] == list(LOST)
     assert [t for t in range(T) if not found["valid"][t]] == sorted((*LOST, DOUBTED))
-    rotations = axis_angle_to_matrix(torch.from_numpy(found["poses"]).double().reshape(T, 24, 3))
+    rotations = roma.rotvec_to_rotmat(torch.from_numpy(found["poses"]).double().reshape(T, 24, 3))
     joints, _ = pose_keypoints(
         body().keypoints,
         rotations,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 from numpy.typing import NDArray
 
 from models.body import Body, KeypointBody, load_body, pose_keypoints
 from models.evaluation.joints import extra_24, h36m_17, h36m_joints, read_regressor
-from models.rotations import axis_angle_to_matrix
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_FLIP, EXTRA_24_OF_H36M_17, H36M_17, SMPL_JOINTS
 
@@ -26,7 +26,7 @@ def random_pose(seed: int, n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torc
     rng = torch.Generator().manual_seed(seed)
     angles = 0.5 * torch.randn(n, 24, 3, dtype=torch.float64, generator=rng)
     betas = torch.randn(n, 10, dtype=torch.float64, generator=rng)
-    return axis_angle_to_matrix(angles), betas, torch.randn(n, 3, dtype=torch.float64, generator=rng)
+    return roma.rotvec_to_rotmat(angles), betas, torch.randn(n, 3, dtype=torch.float64, generator=rng)
 
 
 def at_rest(points: KeypointBody) -> dict[str, NDArray[np.float64]]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import roma
 from builders import smpl_file
 from exported import LOST, NEAR, Bvh, Gltf, T, Truth, body, make, write
 
 import run_pipeline
 from models.body import pose_keypoints
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from pipeline.joints import SMPL_JOINTS
 
 
@@ -33,8 +33,8 @@ def test_gaps_are_bridged_in_motion(truths: Callable[[str], Truth], tmp_path: Pa
         rotations[held], transl[held] = truth.rotations[of], truth.transl[of]
     for t in (5, 6):
         share = (t - 4) / 3
-        way = matrix_to_axis_angle(truth.rotations[4].mT @ truth.rotations[7])
-        rotations[t] = truth.rotations[4] @ axis_angle_to_matrix(share * way)
+        way = roma.rotmat_to_rotvec(truth.rotations[4].mT @ truth.rotations[7])
+        rotations[t] = truth.rotations[4] @ roma.rotvec_to_rotmat(share * way)
         transl[t] = (1 - share) * truth.transl[4] + share * truth.transl[7]
     want, _ = pose_keypoints(body().keypoints, rotations, truth.betas, transl)
     for t in LOST:

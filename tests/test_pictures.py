@@ -9,11 +9,11 @@ from dataclasses import fields
 import cv2
 import numpy as np
 import pytest
+import roma
 import torch
 
 from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
-from models.rotations import axis_angle_to_matrix
 from models.training import pictures
 from models.training.crop_store import ROOM
 from models.training.pictures import SyntheticPictures, poses_of_people, poses_of_prior
@@ -166,7 +166,7 @@ def test_made_up_poses_stand_upright_on_the_floor(
     poses = make(3)
     assert poses.pose.shape[1:] == (24, 3)
     assert len(poses.pose) >= 512
-    rotations = axis_angle_to_matrix(poses.pose.double())
+    rotations = roma.rotvec_to_rotmat(poses.pose.double())
     body = load_body().keypoints
     _, points = pose_keypoints(body, rotations, torch.zeros(10, dtype=torch.float64), torch.zeros(3).double())
     over = points[..., 1] - points[:, 8:9, 1] + poses.height[:, None]

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 from scenes import HINGES, Scene, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
 from torch import Tensor
 
 from models import smplify
 from models.body import pose_keypoints
-from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle, nearest_rotation
+from models.rotations import geodesic_degrees
 from models.smplify import (
     Motion,
     PoseTarget,
@@ -47,7 +48,7 @@ def small_problem(
     both = [torch.cat([x, x]) for x in vars(views).values()]
     both[0] = both[0].clone()
     both[0][1, :, 0, 1] = 30  # skew
-    turn = axis_angle_to_matrix(0.3 * torch.randn(2, 6, 24, 3, generator=g, dtype=F64))
+    turn = roma.rotvec_to_rotmat(0.3 * torch.randn(2, 6, 24, 3, generator=g, dtype=F64))
     seen = smplify.Views(*both)
     start = Motion(
         d.rotations @ turn,
@@ -57,7 +58,7 @@ def small_problem(
     )
     if unposed:
         seen, start = apart(seen, start)
-        wrong = axis_angle_to_matrix(0.3 * torch.randn(6, 6, 3, generator=g, dtype=F64))
+        wrong = roma.rotvec_to_rotmat(0.3 * torch.randn(6, 6, 3, generator=g, dtype=F64))
         start.rotations[:, :, 0] = start.rotations[:, :, 0] @ wrong
     pose = d.rotations[:, 1:].expand(2, -1, -1, -1, -1).clone()
     pose[1, 2, 15] = torch.nan  # a joint of which nothing is known
@@ -306,7 +307,7 @@ def rough_views(d: Scene, degrees: float, seed: int = 0) -> UnposedMotion:
     g = torch.Generator().manual_seed(seed)
     count = len(d.rig)
     axes = torch.nn.functional.normalize(torch.randn(23 + count, 3, generator=g, dtype=F64), dim=-1)
-    turn = axis_angle_to_matrix(np.radians(degrees) * axes)
+    turn = roma.rotvec_to_rotmat(np.radians(degrees) * axes)
     _, alone = apart(
         d.views(F64), Motion(d.rotations[None], d.transl[None], d.betas[None], torch.zeros(1, 25, 3))
     )
@@ -332,7 +333,7 @@ def pa_mpjpe_mm(motion: UnposedMotion, d: Scene) -> float:
         body().keypoints, rotations, motion.betas[0].double(), motion.view_transl[0, 0].double()
     )
     found, truth = (x - x.mean(1, keepdim=True) for x in (found, d.joints))
-    turned = found @ nearest_rotation(truth.mT @ found).mT
+    turned = found @ roma.special_procrustes(truth.mT @ found).mT
     scale = (turned * truth).sum((1, 2)) / (found * found).sum((1, 2))
     return float((scale[:, None, None] * turned - truth).norm(dim=-1).mean()) * 1000
 
@@ -362,7 +363,7 @@ def test_a_given_pose_draws_the_fit() -> None:
     """One view: with the true pose given to 6° a joint the fit is nearer to it than either alone."""
     d = scene(5, "random", frames=40, views=1)
     g = torch.Generator().manual_seed(1)
-    turn = axis_angle_to_matrix(np.radians(6) * torch.randn(40, 23, 3, generator=g, dtype=F64))
+    turn = roma.rotvec_to_rotmat(np.radians(6) * torch.randn(40, 23, 3, generator=g, dtype=F64))
     given = PoseTarget((d.rotations[:, 1:] @ turn)[None], torch.full((1,), 0.1))
     found, told = (solve_unposed(d, rough_views(d, 15), t).motion for t in (None, given))
     limbs = [i for i, j in enumerate(SMPL_JOINTS[1:]) if j.endswith(("hip", "knee", "shoulder", "elbow"))]
@@ -486,7 +487,7 @@ def test_elbows_and_knees_bend_the_natural_way() -> None:
         d = scene(seed, "random", noise_px=6)
         rotations = d.solve().motion.rotations[0].double()
         for name, axis, sign in HINGES:
-            bend = sign * matrix_to_axis_angle(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
+            bend = sign * roma.rotmat_to_rotvec(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
             assert bend.min() > 0, name
 
 
@@ -497,7 +498,7 @@ def test_the_twist_of_nearly_straight_arms() -> None:
 
     def off(weights: Weights) -> float:
         found = d.solve(weights=weights).motion.rotations[0, :, arms].double()
-        return float(matrix_to_axis_angle(found.mT @ d.rotations[:, arms])[..., 0].abs().mean())
+        return float(roma.rotmat_to_rotvec(found.mT @ d.rotations[:, arms])[..., 0].abs().mean())
 
     assert off(Weights()) < 0.8 * off(Weights(sideways=0))
 
@@ -666,7 +667,7 @@ def test_start_is_near_and_bends_the_natural_way(kind: str) -> None:
     assert mpjpe_mm(motion, d) < 35
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).mean() < 12
     for name, axis, sign in HINGES:
-        assert (sign * matrix_to_axis_angle(pose[0][:, SMPL_JOINTS.index(name)])[:, axis]).min() > -0.2
+        assert (sign * roma.rotmat_to_rotvec(pose[0][:, SMPL_JOINTS.index(name)])[:, axis]).min() > -0.2
 
 
 def test_a_heading_seen_the_wrong_way_round_is_left_out() -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import roma
 import torch
 from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import down_the_tree, load_body, pose_keypoints
 from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
-from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
+from models.rotations import geodesic_degrees
 from models.training.keypoints import KeypointsConfig, batches, joint_errors, make_net
 from models.training.losses import loss_of
 from models.training.poses import Poses, Sampler, held_out_clips, read_poses
@@ -126,7 +127,7 @@ def test_a_category_is_drawn_by_the_root_of_its_frames():
 def test_poses_come_as_they_are_or_mirrored():
     poses = some_poses()
     index = torch.arange(40)
-    found = matrix_to_axis_angle(Sampler(poses).rotations(index, seeded(), varied=False))
+    found = roma.rotmat_to_rotvec(Sampler(poses).rotations(index, seeded(), varied=False))
     pose = poses.pose[:40]
     mirrored = pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])
     as_is = (found - pose).abs().amax((1, 2)) < 1e-5
@@ -151,7 +152,7 @@ def test_varied_poses_stay_near_those_that_were_captured():
     plain = Sampler(poses).rotations(index, seeded(), varied=True)
     pose = poses.pose[index]
     legs = [1, 2, 4, 5, 7, 8]
-    found = matrix_to_axis_angle(plain)[:, legs]
+    found = roma.rotmat_to_rotvec(plain)[:, legs]
     mirrored = (pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
     off = torch.minimum((found - pose[:, legs]).norm(dim=-1).amax(1), (found - mirrored).norm(dim=-1).amax(1))
     assert 0.5 < float((off < 1e-4).float().mean()) < 0.7  # jitter in 40 %
@@ -365,7 +366,7 @@ def test_the_first_guess_is_the_mean_pose():
     pose = some_poses().pose[:1]
     pose = (pose + pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])) / 2  # its own mirror image
     poses = replace(some_poses(), pose=pose.expand(60, 24, 3))
-    turned = down_the_tree(axis_angle_to_matrix(pose))[0]
+    turned = down_the_tree(roma.rotvec_to_rotmat(pose))[0]
     for kind, want in (("calibrated", turned), ("uncalibrated", turned[0].T @ turned[1:])):
         net = small_net(kind, poses)
         found = six_to_matrix(net.start.view(-1, 6))

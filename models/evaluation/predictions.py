@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +19,6 @@ from models.evaluation.joints import H36MJoints
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
-from models.rotations import matrix_to_axis_angle
 from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
 from models.training.augment import crop_matrix, cut
 from pipeline.cameras import Rig
@@ -229,7 +229,7 @@ class _Scene:
         camera = camera_of(r.view_transl[:, :1], r.betas, box[:, :1], K[:, :1], self.body)[:, 0]
         still = torch.zeros(len(rotations), 3, dtype=torch.float64)
         joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
-        out = [x.cpu() for x in (matrix_to_axis_angle(rotations).flatten(1), betas, camera, joints)]
+        out = [x.cpu() for x in (roma.rotmat_to_rotvec(rotations).flatten(1), betas, camera, joints)]
         # A network on pictures does not say how a person stands before a camera that shows nobody.
         known = (r.seen.any(1) & r.view_orient[:, 0].isfinite().all((-2, -1))).cpu()
         return Predictions(

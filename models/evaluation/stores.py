@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.body import Body
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe, pve
@@ -180,8 +180,8 @@ def _vertices(store: Store, person: str, rows: _Rows, body: Body) -> Array:
 
     def rotations(name: str) -> torch.Tensor:
         angles = _at(store, f"{person}/{name}", rows)
-        matrices = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix()
-        return torch.from_numpy(matrices.reshape(*angles.shape, 3)).float()
+        matrices: torch.Tensor = roma.rotvec_to_rotmat(torch.from_numpy(angles).double())
+        return matrices.float()
 
     mesh = body.vertices(
         rotations("global_orient"),

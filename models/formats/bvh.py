@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import roma
+import torch
 
 from models.body import Body
 from models.formats.take import Array, Take, rest_joints, rest_vertices
@@ -63,15 +65,7 @@ def zxy_degrees(rotations: Array) -> Array:
     Of the two triples that make a rotation, (a, b, c) and (a + 180°, 180° − b, c + 180°), and of all that are
     whole turns from these, the one next to the frame before: a joint that bends past 90° can be interpolated.
     """
-    r = rotations
-    a = np.arctan2(-r[..., 0, 1], r[..., 1, 1])
-    b = np.arctan2(r[..., 2, 1], np.hypot(r[..., 0, 1], r[..., 1, 1]))
-    # Of what is left when a is taken away: right where b is ±90°, too, and a says nothing.
-    c = np.arctan2(
-        np.cos(a) * r[..., 0, 2] + np.sin(a) * r[..., 1, 2],
-        np.cos(a) * r[..., 0, 0] + np.sin(a) * r[..., 1, 0],
-    )
-    angles = np.degrees(np.stack([a, b, c], -1))
+    angles = roma.rotmat_to_euler("ZXY", torch.from_numpy(rotations), degrees=True).numpy()
     other = angles * [1, -1, 1] + 180
     for t in range(1, len(angles)):
         near = [x - 360 * np.rint((x - angles[t - 1]) / 360) for x in (angles[t], other[t])]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -22,7 +23,6 @@ from models.regressor import (
     matrix_to_six,
     save_regressor,
 )
-from models.rotations import nearest_rotation
 from models.training.losses import loss_of
 from models.training.pictures import poses_of_prior
 from models.training.poses import Poses, Sampler, read_poses
@@ -156,7 +156,7 @@ def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Pose
         mean = (frame[:, None] @ turned).mean(0)
     else:
         mean = (turned[:, :1].mT @ turned[:, 1:]).mean(0)
-    net.start.copy_(matrix_to_six(nearest_rotation(mean)).flatten())
+    net.start.copy_(matrix_to_six(roma.special_procrustes(mean)).flatten())
     return net
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Final, Literal
 
+import roma
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,7 +19,6 @@ from torch import Tensor
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
 from models.priors import PosePrior
 from models.regressor import Regression, gather, to_world
-from models.rotations import axis_angle_to_matrix, nearest_rotation
 from models.smplify import (
     TORSO,
     Motion,
@@ -151,7 +151,7 @@ def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
     """Seen by cameras that roll by an angle (N, V), radians."""
     about = torch.zeros_like(bodies.transl)
     about[..., 2] = angle
-    turn = axis_angle_to_matrix(about)
+    turn = roma.rotvec_to_rotmat(about)
     rest = _rest(bodies, body)
     pelvis = (turn @ (rest + bodies.transl)[..., None])[..., 0]
     return replace(bodies, orient=turn @ bodies.orient, transl=pelvis - rest)
@@ -309,7 +309,7 @@ def _on_torso(task: _Task, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     a, b, w = posed[:, torso], points[:, torso], trust[:, torso, None]
     total = w.sum(1, keepdim=True).clamp_min(1e-6)
     mean_a, mean_b = (w * a).sum(1, keepdim=True) / total, (w * b).sum(1, keepdim=True) / total
-    root = nearest_rotation((w * (b - mean_b)).mT @ (a - mean_a))
+    root = roma.special_procrustes((w * (b - mean_b)).mT @ (a - mean_a))
     rest = pelvis_at_rest(task.body, betas)
     pelvis = mean_b[:, 0] + (root @ (rest[:, None] - mean_a).mT)[..., 0]
     return root, pelvis - rest

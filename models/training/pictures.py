@@ -7,14 +7,15 @@ found with the errors of a detector. Sample i follows from the seed and i alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
 from models.crops import person_box
@@ -23,7 +24,6 @@ from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
 from models.rendering.overlay import composite
 from models.rendering.software import draw
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
 from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import picture_side, zoom
@@ -73,7 +73,7 @@ def poses_of_prior(seed: int = 0) -> Poses:
         pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
     lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
     full = torch.from_numpy(np.concatenate([lean, pose], 1))
-    _, joints = forward_kinematics(axis_angle_to_matrix(full), body.joints_template)
+    _, joints = forward_kinematics(roma.rotvec_to_rotmat(full), body.joints_template)
     height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # of an ankle or toe over its sole
     return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
 
@@ -82,13 +82,13 @@ def poses_of_people(seed: int = 0) -> Poses:
     """Poses of the people of made-up recordings (``models/motion.py``), each in a manner of their own: they
     walk, squat, swing their arms, turn, jump and reach. Less varied than motion capture."""
     body, rng = load_body(), np.random.default_rng([seed, 12])
-    upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
+    upright = roma.euler_to_rotmat("x", [-math.pi / 2], dtype=torch.float64)  # z up → y up
     poses, heights = [], []
     for person in make_people(_PEOPLE, _SECONDS, seed, body):
         rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
         turned = torch.from_numpy(rotations)
         turned[:, 0] = upright @ turned[:, 0]
-        poses.append(matrix_to_axis_angle(turned))
+        poses.append(roma.rotmat_to_rotvec(turned))
         rest = pelvis_at_rest(body.keypoints, torch.from_numpy(person.betas)[None])
         heights.append((torch.from_numpy(transl) + rest)[:, 2])
     pose, height = torch.cat(poses).float(), torch.cat(heights).float()

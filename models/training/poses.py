@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import roma
 import torch
 from torch import Tensor
 
-from models.rotations import axis_angle_to_matrix
 from pipeline.errors import InputError
 from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
 
@@ -153,8 +153,8 @@ class Sampler:
             upper[list(_UPPER)] = True
             pose = torch.where(chance(_EXCHANGED) & upper[:, None], other, pose)
         mirrored = pose[:, list(SMPL_FLIP)] * pose.new_tensor([1.0, -1.0, -1.0])
-        rotation = axis_angle_to_matrix(torch.where(chance(0.5), mirrored, pose))
+        rotation: Tensor = roma.rotvec_to_rotmat(torch.where(chance(0.5), mirrored, pose))
         if varied:
             size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(_JITTERED)
-            rotation = rotation @ axis_angle_to_matrix(size * torch.randn(n, 24, 3, generator=rng))
+            rotation = rotation @ roma.rotvec_to_rotmat(size * torch.randn(n, 24, 3, generator=rng))
         return rotation

@@ -9,12 +9,12 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import KeypointBody, down_the_tree
 from models.regressor import GlobalKinematics
-from models.rotations import axis_angle_to_matrix
 from models.training.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
 from pipeline.joints import BODY_25
@@ -104,7 +104,7 @@ class Projections:
         rotations = self.sampler.rotations(index, rng, varied=d.varied_poses)
         yaw = torch.zeros(count, 3)
         yaw[:, 1] = _uniform(rng, 0, 2 * math.pi, count)
-        rotations[:, 0] = axis_angle_to_matrix(yaw) @ rotations[:, 0]
+        rotations[:, 0] = roma.rotvec_to_rotmat(yaw) @ rotations[:, 0]
         betas = (BETA_SIGMA * normal(count, self.kinematics.joints_shapedirs.shape[2])).clamp(-3, 3)
         rest = self.kinematics.pelvis(betas)
         transl = -rest
@@ -136,7 +136,7 @@ class Projections:
         turned = world[:, None] @ turned
         true_R = R @ world[:, None].mT
         off = d.calibration * math.radians(0.3) * normal(count, views, 3)
-        told_R = axis_angle_to_matrix(off) @ true_R
+        told_R = roma.rotvec_to_rotmat(off) @ true_R
         centre = -(true_R.mT @ t[..., None])[..., 0] + d.calibration * 0.01 * normal(count, views, 3)
         told_K = K
         if d.focal:
@@ -176,7 +176,7 @@ def _cameras(
     rolled[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
     held = _chance(rng, 0.9, n, 1)  # else by hand
     rolled[..., 2] *= torch.where(held, 1.0, 5.0)
-    R = axis_angle_to_matrix(rolled) @ level
+    R = roma.rotvec_to_rotmat(rolled) @ level
     size = torch.tensor([[1280.0, 960.0], [1080.0, 1920.0], [1920.0, 1080.0]])
     size = size[torch.randint(0, 3, (n, 1), generator=rng)].expand(n, views, 2)
     # Focal length so that a standing person fills a third to nine tenths of the shorter side.
@@ -235,6 +235,6 @@ def _worlds(count: int, rng: torch.Generator) -> Tensor:
     """Rotations (N, 3, 3) from the world with y up to that of a calibration: z up, y down, y up, or any."""
     ups = torch.tensor([[math.pi / 2, 0, 0], [math.pi, 0, 0], [0, 0, 0]])
     kind = torch.randint(0, 4, (count,), generator=rng)
-    odd = axis_angle_to_matrix(2 * torch.randn(count, 3, generator=rng))
-    upright = axis_angle_to_matrix(ups[kind.clamp_max(2)])
+    odd = roma.rotvec_to_rotmat(2 * torch.randn(count, 3, generator=rng))
+    upright = roma.rotvec_to_rotmat(ups[kind.clamp_max(2)])
     return torch.where((kind == 3)[:, None, None], odd, upright)

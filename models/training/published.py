@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 
-from models.rotations import axis_angle_to_matrix
 from models.training.crop_store import CropPlan, CropStore, Look, zoom
 from models.training.groups import ViewGroups
 from models.training.samples import Sample
@@ -194,7 +194,7 @@ class PublishedPeople:
         xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
         xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         known = r.has_smpl[at]
-        turned = axis_angle_to_matrix(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
+        turned = roma.rotvec_to_rotmat(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
         turned = np.where(known[:, None, None, None], turned, np.nan)
         # The body's pose and shape are the same in all views that know them.
         one = int(np.argmax(known))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from pipeline.datasets.rows import Array, Part, Row, box_of, detected
 from pipeline.errors import InputError
@@ -92,7 +93,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
             if not (part.root / imgname).is_file():
                 raise InputError(f"{part.root / imgname}: is not there. Unpack imageFiles.zip again.")
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
-            root = Rotation.from_matrix(R) * Rotation.from_rotvec(pose[i, :3])
+            root = torch.tensor(R) @ roma.rotvec_to_rotmat(torch.tensor(pose[i, :3]))
             center, scale = box_of(flat[i, :2, seen].astype(np.float64))
             joints = _on_24(flat[i])
             yield Row(
@@ -105,7 +106,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[Row]:
                 action=sequence,
                 part=joints,
                 openpose=detected(openpose, imgname, joints),
-                pose=np.concatenate([root.as_rotvec(), pose[i, 3:]]),
+                pose=np.concatenate([roma.rotmat_to_rotvec(root), pose[i, 3:]]),
                 shape=betas,
                 has_smpl=1.0,
                 gender=gender[:1].lower(),

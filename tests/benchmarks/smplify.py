@@ -23,6 +23,7 @@ from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+import roma  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -35,7 +36,6 @@ from test_smplify_stage import batches, joined  # noqa: E402
 from models import smplify as solver  # noqa: E402
 from models.body import pose_keypoints  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
-from models.rotations import matrix_to_axis_angle  # noqa: E402
 from models.smplify import Fit, Motion, Schedule  # noqa: E402
 from models.spin import SpinFit, spin  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
@@ -94,7 +94,7 @@ def without(d: Scene, view: int) -> Scene:
 
 def bends(rotations: Tensor) -> float:
     """Least natural bend of elbows and knees, degrees; below 0 they bend backwards."""
-    angles = matrix_to_axis_angle(rotations.double())
+    angles = roma.rotmat_to_rotvec(rotations.double())
     return min(float((s * angles[:, SMPL_JOINTS.index(n), a]).min()) for n, a, s in HINGES) * 180 / np.pi
 
 
@@ -103,8 +103,8 @@ def twists(found: Tensor, truth: Tensor) -> Tensor:
     out = []
     for side, arm in (("left", 1.0), ("right", -1.0)):
         shoulder, elbow = (SMPL_JOINTS.index(f"{side}_{j}") for j in ("shoulder", "elbow"))
-        off = matrix_to_axis_angle(found[:, shoulder].double().mT @ truth[:, shoulder])[:, 0] * arm
-        bent = matrix_to_axis_angle(truth[:, elbow]).norm(dim=-1) > np.pi / 6
+        off = roma.rotmat_to_rotvec(found[:, shoulder].double().mT @ truth[:, shoulder])[:, 0] * arm
+        bent = roma.rotmat_to_rotvec(truth[:, elbow]).norm(dim=-1) > np.pi / 6
         out.append(off.abs()[bent] * 180 / np.pi)
     return torch.cat(out)
 
