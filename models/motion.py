@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from models.body import Body, forward_kinematics, pose_keypoints
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 Array = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def _still(frames: int) -> Motion:
 
 
 def _joint(name: str) -> int:
-    return SMPL_JOINTS.index(name)
+    return SMPL_24.index(name)
 
 
 _SIDES: Final = (("left", 1.0), ("right", -1.0))
@@ -342,7 +342,7 @@ _LOOSE: Final = np.radians(
         else [2.0]
         if n[:-1] == "spine" or n.endswith(("neck", "collar"))
         else [0.0]
-        for n in SMPL_JOINTS
+        for n in SMPL_24.names
     ]
 )
 """(24, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
@@ -22,7 +22,7 @@ from models.rotations import geodesic_degrees
 from models.weights import read_weights, save_weights
 from pipeline.batches import TensorBatch, axes
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, SMPL_PARENTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 ROBUST_DEGREES: Final = 20.0
 """A view whose root is turned this far from the others counts for a quarter."""
@@ -115,7 +115,7 @@ _BETAS: Final = 10
 _LEFT: Final = tuple(BODY_25.index(n) for n in ("LHip", "LShoulder"))
 _RIGHT: Final = tuple(BODY_25.index(n) for n in ("RHip", "RShoulder"))
 _PELVIS: Final = tuple(BODY_25.index(n) for n in ("MidHip", "LHip", "RHip"))
-_PARENTS: Final = list(SMPL_PARENTS[1:])
+_PARENTS: Final = list(SMPL_24.parents[1:])
 
 
 def six_to_matrix(x: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ class GlobalKinematics(nn.Module):
 
     def __init__(self, body: KeypointBody) -> None:
         super().__init__()
-        for f in fields(body):
-            self.register_buffer(f.name, getattr(body, f.name).float(), persistent=False)
-        above = torch.zeros(len(SMPL_PARENTS), len(SMPL_PARENTS) - 1)  # [joint][bone] on the way to the root
+        for name, tensor in body.tensors.items():
+            self.register_buffer(name, tensor.float(), persistent=False)
+        above = torch.zeros(len(SMPL_24), len(SMPL_24) - 1)  # [joint][bone] on the way to the root
         for joint, parent in enumerate(_PARENTS, start=1):
             above[joint] = above[parent]
             above[joint, joint - 1] = 1

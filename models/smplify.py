@@ -45,9 +45,9 @@ from torch import Tensor
 from models.body import KeypointBody, down_the_tree
 from models.priors import PosePrior, PriorTerms
 from models.rotations import geodesic_degrees, right_jacobian_inverse, rotation_between
-from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
-JOINTS = len(SMPL_PARENTS)
+JOINTS = len(SMPL_24)
 
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
@@ -76,8 +76,8 @@ def _ratios(values: Sequence[float]) -> NDArray[np.float64]:
     return out
 
 
-KEYPOINT_RATIOS = _ratios([_MOVES[k[1:] if k[0] in "LR" else k] for k in BODY_25])
-JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_JOINTS])
+KEYPOINT_RATIOS = _ratios([_MOVES[k[1:] if k[0] in "LR" else k] for k in BODY_25.names])
+JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_24.names])
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _descendants() -> tuple[tuple[float, ...], ...]:
     """[a][j] = 1 where joint j is a or hangs on it."""
     below = np.eye(JOINTS)
     for j in range(JOINTS - 1, 0, -1):
-        below[SMPL_PARENTS[j]] += below[j]
+        below[SMPL_24.parents[j]] += below[j]
     return tuple(map(tuple, below))
 
 
@@ -221,8 +221,8 @@ def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """
     below = weights @ torch.tensor(_descendants(), dtype=weights.dtype, device=weights.device).T
     c = weights[..., None] * (points[..., :, None, :] - joints[..., None, :, :])
-    bones = torch.stack([joints[..., i, :] - joints[..., SMPL_PARENTS[i], :] for i in range(1, JOINTS)], -2)
-    parents = torch.tensor(SMPL_PARENTS[1:], device=weights.device)
+    parents = torch.tensor(SMPL_24.parents[1:], device=weights.device)
+    bones = joints[..., 1:, :] - joints[..., parents, :]
     return c.index_add(-2, parents, below[:, 1:, None] * bones[..., None, :, :])
 
 
@@ -317,7 +317,7 @@ def _sideways(pb: _Problem, motion: Motion) -> tuple[Tensor, Tensor]:
     e × R_h.
     """
     axes = torch.tensor([axis for _, axis, _ in HINGES], device=motion.transl.device)
-    joints = [SMPL_JOINTS.index(name) for name, _, _ in HINGES]
+    joints = [SMPL_24.index(name) for name, _, _ in HINGES]
     row = motion.rotations[:, :, joints, axes]
     bone = torch.eye(3, dtype=row.dtype, device=row.device)[1 - axes]  # forearms lie along x, shanks along y
     return (row * bone).sum(-1), torch.linalg.cross(bone.expand_as(row), row, dim=-1)
@@ -1104,7 +1104,7 @@ def _prepare(
     known = views.xy_px.isfinite().all(-1)
     trust = torch.where(known, views.confidence, 0) ** 2
     active = [int(j) for j in model.active]
-    hinges = [(3 * (active.index(SMPL_JOINTS.index(name)) - 1) + axis, sign) for name, axis, sign in HINGES]
+    hinges = [(3 * (active.index(SMPL_24.index(name)) - 1) + axis, sign) for name, axis, sign in HINGES]
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / rate**2
     share = (frames - held) / 100 / roots
@@ -1311,7 +1311,7 @@ def start_pose(
         )
         for name, _, _ in HINGES
     ]
-    first, second = ([SMPL_JOINTS.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
+    first, second = ([SMPL_24.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
     upper, middle, end = (
         _points(*(f"{c[0][0].upper()}{c[i].capitalize()}" for c in chains)) for i in (1, 2, 3)
     )
@@ -1341,10 +1341,10 @@ def start_pose(
     head, _, _, fixed = _aligned(rest[face], points[:, face])
     half = roma.rotmat_to_rotvec(root.mT @ head) / 2
     likely = fixed & (half.norm(dim=-1) < 0.7)
-    for joint in (SMPL_JOINTS.index("neck"), SMPL_JOINTS.index("head")):
+    for joint in (SMPL_24.index("neck"), SMPL_24.index("head")):
         local[:, joint], known[:, joint] = roma.rotvec_to_rotmat(half), likely
     sides = ("left", "right")
-    ankles, knees = ([SMPL_JOINTS.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
+    ankles, knees = ([SMPL_24.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
     feet = torch.tensor(
         [_points(*(f"{s[0].upper()}{p}" for p in ("Ankle", "Heel", "BigToe", "SmallToe"))) for s in sides]
     )

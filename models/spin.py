@@ -16,7 +16,7 @@ from torch import Tensor
 from models.body import KeypointBody, pose_keypoints
 from models.priors import PosePrior
 from models.smplify import HINGES, Motion, Views
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 _ANCHORS = tuple(BODY_25.index(n) for n in ("RHip", "LHip", "RShoulder", "LShoulder"))
 _IGNORED = tuple(BODY_25.index(n) for n in ("Neck", "RHip", "LHip"))
@@ -89,7 +89,7 @@ def spin(
         weighed: Tensor = (trust * used) ** 2 * rho.sum(-1)
         return weighed
 
-    terms = prior.of_joints(range(1, len(SMPL_JOINTS)), 1.0, dtype, device)
+    terms = prior.of_joints(range(1, len(SMPL_24)), 1.0, dtype, device)
     # SPIN divides the density by (2π)^34.5 and, to keep it in range, by the smallest determinant's root.
     log_root_det = torch.linalg.slogdet(prior.covariances.double()).logabsdet / 2
     log_weight = prior.weights.double().log() - 34.5 * math.log(2 * math.pi)
@@ -102,7 +102,7 @@ def spin(
         return best
 
     def bend() -> Tensor:
-        backward = [-sign * pose[:, :, SMPL_JOINTS.index(name) - 1, axis] for name, axis, sign in HINGES]
+        backward = [-sign * pose[:, :, SMPL_24.index(name) - 1, axis] for name, axis, sign in HINGES]
         return (torch.exp(torch.stack(backward)) ** 2).sum(0)
 
     def pose_energy() -> Tensor:

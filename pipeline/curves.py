@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 
@@ -46,7 +46,7 @@ in line: a straight knee, a thigh in line with the trunk, an arm that hangs down
 
 def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """SMPL joints (..., 24, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
-    index = np.array([[SMPL_JOINTS.index(j) for j in four] for four in ANGLES.values()])
+    index = np.array([[SMPL_24.index(j) for j in four] for four in ANGLES.values()])
     a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
     one, two = b - a, d - c
     # atan2 keeps its digits where the cosine of a nearly straight limb has none left.
@@ -190,7 +190,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         before = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
         sampled[:, at[wanted]] = block.joints[:, wanted]
-        lean = block.joints[..., SMPL_JOINTS.index("neck"), :] - block.joints[..., 0, :]
+        lean = block.joints[..., SMPL_24.index("neck"), :] - block.joints[..., 0, :]
         trunk += np.nansum(lean, (0, 1))
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))

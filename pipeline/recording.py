@@ -25,7 +25,6 @@ from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config, load
 from pipeline.errors import InputError
-from pipeline.joints import FORMATS
 from pipeline.keypoints import (
     Floats,
     KeypointFiles,
@@ -34,6 +33,7 @@ from pipeline.keypoints import (
     read_people,
     read_views,
 )
+from pipeline.skeleton import FORMATS
 from pipeline.skeletons import (
     AGREES,
     KeypointFormat,
@@ -90,7 +90,7 @@ class StatedKeypoints(Config):
     """The ``keypoints`` of recording.yaml."""
 
     format: str | None = None
-    """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
+    """A name in ``skeleton.FORMATS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
     first_frame: int | None = Field(default=None, ge=0)

@@ -24,7 +24,7 @@ from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.curves import up_axis
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 from pipeline.video import VideoInfo, read_frames
@@ -43,7 +43,7 @@ PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
 """How often a running pipeline's store is looked at."""
-_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_PARENTS) if p >= 0])
+_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 0])
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ class _Page:
         if not len(known):
             return
         self._scene_is_set = True
-        up = np.array(up_axis((known[:, SMPL_JOINTS.index("neck")] - known[:, 0]).sum(0)))
+        up = np.array(up_axis((known[:, SMPL_24.index("neck")] - known[:, 0]).sum(0)))
         height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
         at = known[:, 0].mean(0)
         rig = self._frames.store.contents.rig

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from models.body import Body, load_body, pose_keypoints
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Contents, Store
 from stages.export import export
 
@@ -109,8 +109,8 @@ def make(
     angles = (
         0.5 * np.sin(2 * np.pi * t[:, None, None] + rng.uniform(0, 6, (24, 3))) * rng.uniform(0, 1, (24, 3))
     )
-    angles[:, SMPL_JOINTS.index("left_knee")] = 2.6 * np.sin(np.pi * t[:, None]) * [1, 0, 0]
-    angles[:, SMPL_JOINTS.index("right_elbow"), 1] = 2.3 * t
+    angles[:, SMPL_24.index("left_knee")] = 2.6 * np.sin(np.pi * t[:, None]) * [1, 0, 0]
+    angles[:, SMPL_24.index("right_elbow"), 1] = 2.3 * t
     local = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix().reshape(T, 24, 3, 3)
     # The rest pose stands along y: any rotation that takes y to up does, and its heading turns.
     upright, _ = Rotation.align_vectors(axis[None], np.array([[0.0, 1, 0]]))

@@ -16,7 +16,7 @@ from models.evaluation.scores import TrueBodies
 from models.image_regressor import ImageConfig, ImageRegressor
 from models.synthetic import ring_rig
 from pipeline.datasets.rows import Row, box_of, to_arrays, write_npz
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 VIEWS, PEOPLE, COUNT = 3, 4, 12
 CAMERAS = ("54138969", "55011271", "60457274")

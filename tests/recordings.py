@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
-from pipeline.joints import FORMATS
+from pipeline.skeleton import FORMATS
 from pipeline.video import VideoWriter
 
 Array = NDArray[np.float64]

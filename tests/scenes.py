@@ -17,7 +17,7 @@ from models.motion import animate, make_people
 from models.priors import PosePrior, load_pose_prior
 from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
 from pipeline.cameras import Rig
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis and sign of a natural bend."""
@@ -166,9 +166,9 @@ def _random_motion(frames: int, rate: float, rng: np.random.Generator) -> tuple[
         -1, 23, 3
     )
     for name, axis, sign in HINGES:
-        j = SMPL_JOINTS.index(name) - 1
+        j = SMPL_24.index(name) - 1
         pose[:, j, axis] = sign * np.abs(pose[:, j, axis])
-    pose[:, [SMPL_JOINTS.index(f"{s}_{p}") - 1 for s in ("left", "right") for p in ("wrist", "hand")]] = 0
+    pose[:, [SMPL_24.index(f"{s}_{p}") - 1 for s in ("left", "right") for p in ("wrist", "hand")]] = 0
     local = roma.rotvec_to_rotmat(torch.from_numpy(pose))
     turn = np.stack(
         [0 * rng.normal(size=knots), np.cumsum(rng.normal(0, 0.4, knots)), 0 * rng.normal(size=knots)], -1

@@ -12,7 +12,7 @@ import torch
 from exported import DOUBTED, HAS_POSE, LOST, NEAR, RATE, TO_Z, T, Truth, body, write
 
 from models.body import pose_keypoints
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 
 @pytest.mark.parametrize("up", TO_Z)
@@ -43,4 +43,4 @@ def test_an_npz_makes_the_same_joints(truths: Callable[[str], Truth], tmp_path: 
     want = TO_Z[up](truth.joints[HAS_POSE])
     np.testing.assert_allclose(joints[HAS_POSE], want, atol=NEAR)
     np.testing.assert_allclose(found["joints"][HAS_POSE], want, atol=NEAR)
-    assert (want[:, SMPL_JOINTS.index("head"), 2] > want[:, 0, 2] + 0.3).all(), "it stands along z"
+    assert (want[:, SMPL_24.index("head"), 2] > want[:, 0, 2] + 0.3).all(), "it stands along z"

@@ -11,7 +11,7 @@ from exported import HAS_POSE, NEAR, TO_Y, Bvh, T, Truth, write
 from scipy.spatial.transform import Rotation
 
 from models.formats.bvh import zxy_degrees
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import SMPL_24
 
 
 @pytest.mark.parametrize("up", TO_Y)
@@ -19,19 +19,19 @@ def test_a_bvh_moves_as_the_skeleton_does(truths: Callable[[str], Truth], tmp_pa
     truth = truths(up)
     write(truth, tmp_path / "a.bvh")
     file = Bvh.read((tmp_path / "a.bvh").read_text())
-    tree = {n: SMPL_JOINTS[p] if p >= 0 else None for n, p in zip(SMPL_JOINTS, SMPL_PARENTS, strict=True)}
+    tree = {SMPL_24.names[child]: SMPL_24.names[parent] for parent, child in SMPL_24.bones} | {"pelvis": None}
     assert {
         n: file.names[p] if p >= 0 else None for n, p in zip(file.names, file.parents, strict=True)
     } == tree
     assert file.channels[0] == [f"{a}position" for a in "XYZ"] + [f"{a}rotation" for a in "ZXY"]
     assert all(c == [f"{a}rotation" for a in "ZXY"] for c in file.channels[1:])
     assert file.offsets[0].tolist() == [0, 0, 0]
-    assert file.ends == sum(j not in SMPL_PARENTS for j in range(24))
+    assert file.ends == sum(j not in SMPL_24.parents for j in range(len(SMPL_24)))
     assert len(file.rows) == T
     assert file.frame_time == pytest.approx(1001 / 30000, abs=1e-9)
     for t in HAS_POSE:
         found = file.joints_at(t)
-        joints = np.stack([found[n] for n in SMPL_JOINTS]) / 100
+        joints = np.stack([found[n] for n in SMPL_24.names]) / 100
         np.testing.assert_allclose(joints, TO_Y[up](truth.joints[t]), atol=NEAR)
 
 

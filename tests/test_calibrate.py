@@ -21,8 +21,8 @@ from pipeline.calibrations.estimate import Estimate, is_estimated, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
+from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 from stages.calibrate import CalibrateConfig, calibrate, estimate
 from stages.graph import RunConfig, run

@@ -15,7 +15,7 @@ from exported import LOST, NEAR, Bvh, Gltf, T, Truth, body, make, write
 
 import run_pipeline
 from models.body import pose_keypoints
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 
 def test_gaps_are_bridged_in_motion(truths: Callable[[str], Truth], tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_gaps_are_bridged_in_motion(truths: Callable[[str], Truth], tmp_path: Pa
     want, _ = pose_keypoints(body().keypoints, rotations, truth.betas, transl)
     for t in LOST:
         found = file.joints_at(t)
-        np.testing.assert_allclose(np.stack([found[n] for n in SMPL_JOINTS]) / 100, want[t], atol=NEAR)
+        np.testing.assert_allclose(np.stack([found[n] for n in SMPL_24.names]) / 100, want[t], atol=NEAR)
         np.testing.assert_allclose(twin.nodes_at(t)[:24, :3, 3], want[t], atol=NEAR)
 
 

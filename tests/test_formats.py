@@ -24,7 +24,7 @@ from exported import (
 from models.formats import FORMATS, ExportFormat, find_format
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS, SMPL_OF_BODY_25
+from pipeline.skeleton import SMPL_24, SMPL_OF_BODY_25
 from stages.export import read_take
 
 
@@ -32,13 +32,13 @@ def joints_of_glb(file: Path) -> dict[str, np.ndarray]:
     gltf = Gltf.read(file.read_bytes())
     names = [n["name"] for n in gltf.document["nodes"]]
     placed = np.stack([gltf.nodes_at(t)[:, :3, 3] for t in range(len(gltf.times))])
-    return {name: placed[:, names.index(name)] for name in SMPL_JOINTS}
+    return {name: placed[:, names.index(name)] for name in SMPL_24.names}
 
 
 def joints_of_bvh(file: Path) -> dict[str, np.ndarray]:
     bvh = Bvh.read(file.read_text())
     frames = [bvh.joints_at(t) for t in range(len(bvh.rows))]
-    return {name: np.stack([f[name] for f in frames]) / 100 for name in SMPL_JOINTS}
+    return {name: np.stack([f[name] for f in frames]) / 100 for name in SMPL_24.names}
 
 
 def joints_of_trc(file: Path) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ def joints_of_trc(file: Path) -> dict[str, np.ndarray]:
 
 def joints_of_npz(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
-        return dict(zip(SMPL_JOINTS, np.moveaxis(arrays["joints"], 1, 0), strict=True))
+        return dict(zip(SMPL_24.names, np.moveaxis(arrays["joints"], 1, 0), strict=True))
 
 
 def joints_of_obj(file: Path) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ def test_a_file_holds_the_joints_of_the_store(
     joints = reader(file)
     assert joints
     for name, placed in joints.items():
-        want = truth.joints[first:stop, SMPL_JOINTS.index(name)] @ turn.T
+        want = truth.joints[first:stop, SMPL_24.index(name)] @ turn.T
         np.testing.assert_allclose(placed, want, atol=near)
 
 

@@ -12,7 +12,7 @@ import torch
 from exported import HAS_POSE, NEAR, RATE, TO_Y, Gltf, T, Truth, body, read_obj, write
 
 from models.formats import glb
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 from stages.export import export, read_take
 
 
@@ -24,10 +24,10 @@ def test_a_glb_moves_as_the_body_does(truths: Callable[[str], Truth], tmp_path: 
     np.testing.assert_allclose(file.times, np.arange(T) / float(RATE), atol=1e-6)
     names = [n["name"] for n in file.document["nodes"]]
     for t in HAS_POSE if up == "z" else HAS_POSE[::4]:
-        joints = file.nodes_at(t)[[names.index(n) for n in SMPL_JOINTS], :3, 3]
+        joints = file.nodes_at(t)[[names.index(n) for n in SMPL_24.names], :3, 3]
         np.testing.assert_allclose(joints, TO_Y[up](truth.joints[t]), atol=NEAR)
         np.testing.assert_allclose(file.skinned_at(t), TO_Y[up](truth.vertices(t)), atol=NEAR)
-        assert joints[SMPL_JOINTS.index("head"), 1] > joints[0, 1] + 0.3, "it stands along y"
+        assert joints[SMPL_24.index("head"), 1] > joints[0, 1] + 0.3, "it stands along y"
 
 
 def test_a_glb_is_a_closed_mesh_that_faces_outward(truths: Callable[[str], Truth], tmp_path: Path) -> None:

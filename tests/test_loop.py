@@ -26,7 +26,7 @@ from models.training.loop import (
 )
 from models.training.pictures import SyntheticPictures, poses_of_prior
 from models.training.projections import Difficulty
-from pipeline.joints import BODY_25, EXTRA_24
+from pipeline.skeleton import BODY_25, EXTRA_24
 
 BODY = load_body().keypoints.to(dtype=torch.float32)
 PRIOR = load_pose_prior()

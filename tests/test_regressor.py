@@ -33,7 +33,7 @@ from models.rotations import geodesic_degrees, rotation_between
 from models.training.poses import Poses
 from models.training.projections import Difficulty, Projections
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)

@@ -23,7 +23,7 @@ from models.regressor import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 P1, P2, MPI, PW = (PROTOCOLS[n] for n in ("h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"))
 

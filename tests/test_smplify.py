@@ -30,7 +30,7 @@ from models.smplify import (
     start_pose,
     start_shape,
 )
-from pipeline.joints import BODY_25, BODY_25_FLIP, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 F64 = torch.float64
 ROBUST = 8.0
@@ -214,7 +214,7 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(unposed: bool) -> None:
             pb.toward[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.toward[0]),
             pb.w_sideways**0.5
             * torch.stack(
-                [st.motion.rotations[:, :, SMPL_JOINTS.index(n), a, 1 - a] for n, a, _ in HINGES]
+                [st.motion.rotations[:, :, SMPL_24.index(n), a, 1 - a] for n, a, _ in HINGES]
             ).movedim(0, -1),
             *(
                 pb.w_hinge**0.5 * (smplify._STRAIGHT - sign * theta[..., i]).clamp(min=0)
@@ -366,7 +366,7 @@ def test_a_given_pose_draws_the_fit() -> None:
     turn = roma.rotvec_to_rotmat(np.radians(6) * torch.randn(40, 23, 3, generator=g, dtype=F64))
     given = PoseTarget((d.rotations[:, 1:] @ turn)[None], torch.full((1,), 0.1))
     found, told = (solve_unposed(d, rough_views(d, 15), t).motion for t in (None, given))
-    limbs = [i for i, j in enumerate(SMPL_JOINTS[1:]) if j.endswith(("hip", "knee", "shoulder", "elbow"))]
+    limbs = [i for i, j in enumerate(SMPL_24.names[1:]) if j.endswith(("hip", "knee", "shoulder", "elbow"))]
     off, told_off, noise = (
         geodesic_degrees(r[:, limbs].double(), d.rotations[:, 1:][:, limbs]).mean()
         for r in (found.body_pose[0], told.body_pose[0], given.body_pose[0])
@@ -474,7 +474,7 @@ def test_a_limb_seen_by_nobody_for_ten_frames() -> None:
     confidence = d.confidence.copy()
     confidence[:, 25:35, hidden] = 0
     motion = replace(d, confidence=confidence).solve().motion
-    arm = joints_of(motion)[:, [SMPL_JOINTS.index(f"left_{j}") for j in ("elbow", "wrist")]]
+    arm = joints_of(motion)[:, [SMPL_24.index(f"left_{j}") for j in ("elbow", "wrist")]]
     jump = (arm[1:] - arm[:-1]).norm(dim=-1).max()
     truth = d.joints[:, [18, 20]]
     assert jump < (truth[1:] - truth[:-1]).norm(dim=-1).max() + 0.05
@@ -487,14 +487,14 @@ def test_elbows_and_knees_bend_the_natural_way() -> None:
         d = scene(seed, "random", noise_px=6)
         rotations = d.solve().motion.rotations[0].double()
         for name, axis, sign in HINGES:
-            bend = sign * roma.rotmat_to_rotvec(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
+            bend = sign * roma.rotmat_to_rotvec(rotations[:, SMPL_24.index(name)])[:, axis]
             assert bend.min() > 0, name
 
 
 def test_the_twist_of_nearly_straight_arms() -> None:
     """Elbows that do not bend sideways tell some of it: the arm bends in a plane. Measured: 32° of 48°."""
     d = scene(5001, "person")
-    arms = [SMPL_JOINTS.index(f"{s}_shoulder") for s in ("left", "right")]
+    arms = [SMPL_24.index(f"{s}_shoulder") for s in ("left", "right")]
 
     def off(weights: Weights) -> float:
         found = d.solve(weights=weights).motion.rotations[0, :, arms].double()
@@ -667,14 +667,14 @@ def test_start_is_near_and_bends_the_natural_way(kind: str) -> None:
     assert mpjpe_mm(motion, d) < 35
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).mean() < 12
     for name, axis, sign in HINGES:
-        assert (sign * roma.rotmat_to_rotvec(pose[0][:, SMPL_JOINTS.index(name)])[:, axis]).min() > -0.2
+        assert (sign * roma.rotmat_to_rotvec(pose[0][:, SMPL_24.index(name)])[:, axis]).min() > -0.2
 
 
 def test_a_heading_seen_the_wrong_way_round_is_left_out() -> None:
     """Left and right exchanged in some frames: the heading of the others is believed."""
     d = scene(9, "random", noise_px=0, outliers=0, missing=0)
     points = d.points.clone()
-    points[40:52] = points[40:52][:, list(BODY_25_FLIP)]
+    points[40:52] = points[40:52][:, list(BODY_25.flips)]
     pose = start_pose(body().keypoints, d.betas, points, 60.0)
     assert pose is not None
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).max() < 45

@@ -22,7 +22,7 @@ from models.training.projections import TEST, Difficulty, Projections
 from models.training.trainer import TrainConfig, train
 from pipeline.config import load
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP
+from pipeline.skeleton import SMPL_24
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
@@ -129,7 +129,7 @@ def test_poses_come_as_they_are_or_mirrored():
     index = torch.arange(40)
     found = roma.rotmat_to_rotvec(Sampler(poses).rotations(index, seeded(), varied=False))
     pose = poses.pose[:40]
-    mirrored = pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])
+    mirrored = pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0])
     as_is = (found - pose).abs().amax((1, 2)) < 1e-5
     flipped = (found - mirrored).abs().amax((1, 2)) < 1e-5
     assert (as_is ^ flipped).all()
@@ -143,7 +143,7 @@ def test_poses_come_as_they_are_or_mirrored():
         sampler.rotations(index, seeded(), varied=False),
     ]
     a, b = (pose_keypoints(body, r, still, flat)[0] for r in turned)
-    torch.testing.assert_close(a, b[:, list(SMPL_FLIP)] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(a, b[:, list(SMPL_24.flips)] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
 
 
 def test_varied_poses_stay_near_those_that_were_captured():
@@ -153,7 +153,7 @@ def test_varied_poses_stay_near_those_that_were_captured():
     pose = poses.pose[index]
     legs = [1, 2, 4, 5, 7, 8]
     found = roma.rotmat_to_rotvec(plain)[:, legs]
-    mirrored = (pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
+    mirrored = (pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
     off = torch.minimum((found - pose[:, legs]).norm(dim=-1).amax(1), (found - mirrored).norm(dim=-1).amax(1))
     assert 0.5 < float((off < 1e-4).float().mean()) < 0.7  # jitter in 40 %
     assert off.max() < 0.8
@@ -364,7 +364,7 @@ def test_every_count_of_views_is_trained_equally_often():
 
 def test_the_first_guess_is_the_mean_pose():
     pose = some_poses().pose[:1]
-    pose = (pose + pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])) / 2  # its own mirror image
+    pose = (pose + pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0])) / 2  # its own mirror image
     poses = replace(some_poses(), pose=pose.expand(60, 24, 3))
     turned = down_the_tree(roma.rotvec_to_rotmat(pose))[0]
     for kind, want in (("calibrated", turned), ("uncalibrated", turned[0].T @ turned[1:])):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from exported import DOUBTED, LOST, NEAR, POSE2SIM, RATE, TO_Y, T, Truth, opensim_tokens, write
 
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 
 @pytest.mark.parametrize("up", ["z", "y", "-y"])
@@ -26,7 +26,7 @@ def test_a_trc_holds_the_markers_with_gaps_where_nothing_is_sure(
     assert (meta["NumFrames"], meta["NumMarkers"], meta["Units"]) == (str(T - 2), "25", "m")
     assert (meta["OrigDataStartFrame"], meta["CameraRate"]) == ("2", meta["DataRate"])
     assert opensim_tokens(names)[:2] == ["Frame#", "Time"]
-    assert opensim_tokens(names)[2::3] == [n.replace("MidHip", "CHip") for n in BODY_25]
+    assert opensim_tokens(names)[2::3] == [n.replace("MidHip", "CHip") for n in BODY_25.names]
     assert opensim_tokens(axes)[2:5] == ["X1", "Y1", "Z1"]
     assert opensim_tokens(axes)[-1] == "Z25"
     assert len(rows) == T - 2

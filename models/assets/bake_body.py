@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from pipeline.joints import BODY_25, SMPL_FLIP, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
+from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -257,7 +257,7 @@ def owners(bones: list[str], parents: list[int]) -> Indices:
     owner = np.zeros(len(bones), dtype=np.int64)
     for b, bone in enumerate(bones):
         name = joint_at(bone)
-        owner[b] = owner[parents[b]] if name is None else SMPL_JOINTS.index(name)
+        owner[b] = owner[parents[b]] if name is None else SMPL_24.index(name)
     return owner
 
 
@@ -271,7 +271,7 @@ def skin_weights(source: Source) -> Array:
     ring = ring + ring.T
     for _ in range(SMOOTHING):
         weights = (weights + ring @ weights / ring.sum(1)[:, None]) / 2
-    weights = (weights + weights[source.mirror][:, SMPL_FLIP]) / 2
+    weights = (weights + weights[source.mirror][:, SMPL_24.flips]) / 2
     weights[weights < 5e-3] = 0
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
@@ -307,7 +307,7 @@ def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Arr
     offset = position - np.einsum("bij,bj->bi", rotation, heads)
 
     joints = np.zeros((24, 3))
-    for j, name in enumerate(SMPL_JOINTS):
+    for j, name in enumerate(SMPL_24.names):
         joints[j] = position[[joint_at(bone) == name for bone in source.bones]].mean(0)
     # BODY_25's MidHip is SMPL's pelvis.
     joints[0] = (joints[1] + joints[2]) / 2
@@ -345,7 +345,7 @@ def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
     surface (V, 3, 1 + B), joints (24, 3, 1 + B): template and shape directions.
     """
     regressor = np.zeros((24, len(surface)))
-    for j, other in enumerate(SMPL_FLIP):
+    for j, other in enumerate(SMPL_24.flips):
         if other < j:
             regressor[j] = regressor[other][mirror]
             continue
@@ -371,7 +371,7 @@ def skin_points(source: Source) -> Indices:
         vertices[BODY_25.index("R" + point[1:])] = source.mirror[nearest]
     face = (source.bone_weights[:, source.bones.index("head")] > 0.5) & (abs(skin[:, 0]) < 1e-6)
     vertices[BODY_25.index("Nose")] = np.where(face, skin[:, 2], -np.inf).argmax()
-    assert {BODY_25[i] for i in np.flatnonzero(vertices < 0)} == set(SMPL_OF_BODY_25)
+    assert {BODY_25.names[i] for i in np.flatnonzero(vertices < 0)} == set(SMPL_OF_BODY_25)
     return vertices
 
 
@@ -387,7 +387,7 @@ def bake() -> dict[str, NDArray[Any]]:
     adults = [posed_adult(source, p) for p in draw_adults()]
     vertices, joints = np.stack([v for v, _ in adults]), np.stack([j for _, j in adults])
     vertices = (vertices + vertices[:, mirror] * [-1, 1, 1]) / 2
-    joints = (joints + joints[:, SMPL_FLIP] * [-1, 1, 1]) / 2
+    joints = (joints + joints[:, SMPL_24.flips] * [-1, 1, 1]) / 2
     statures = np.ptp(vertices[..., 1], axis=1)
     print(f"{len(vertices)} adults, stature {statures.mean():.3f} ± {statures.std():.3f} m")
 
@@ -403,7 +403,7 @@ def bake() -> dict[str, NDArray[Any]]:
     regressor = fit_regressor(surface, linear, mirror)
     found = np.einsum("jv,vcb,nb->njc", regressor, surface, with_one, optimize=True)
     error_mm = 1e3 * np.linalg.norm(found - joints, axis=-1)
-    for j, name in enumerate(SMPL_JOINTS):
+    for j, name in enumerate(SMPL_24.names):
         at = np.array2string(
             found[:, j].mean(0), precision=3, suppress_small=True, sign=" ", floatmode="fixed"
         )
@@ -414,7 +414,7 @@ def bake() -> dict[str, NDArray[Any]]:
         "J_regressor": regressor.astype(np.float32),
         "body_25_vertices": skin_points(source).astype(np.int32),
         "f": source.faces.astype(np.int32),
-        "kintree_table": np.array([SMPL_PARENTS, range(24)], dtype=np.int32),
+        "kintree_table": np.array([SMPL_24.parents, range(24)], dtype=np.int32),
         "shapedirs": surface[..., 1:].astype(np.float32),
         "v_template": surface[..., 0].astype(np.float32),
         "weights": skin_weights(source).astype(np.float32),

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.joints import SMPL_FLIP
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ show. Also keeps joints invertible that the capture left still (hands)."""
 
 def mirrored(pose: Array) -> Array:
     """Poses (N, 23, 3) with left and right exchanged."""
-    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    swap = [j - 1 for j in SMPL_24.flips[1:]]
     flipped: Array = pose[:, swap] * np.array([1.0, -1.0, -1.0])
     return flipped
 

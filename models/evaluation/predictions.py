@@ -23,7 +23,7 @@ from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
 from models.training.augment import crop_matrix, cut
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 Rows = Mapping[str, NDArray[Any]]
@@ -34,7 +34,7 @@ Pictures = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 _SINGLE: Final = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
 """Of a fit to frames alone: without neighbours in time the priors count in full."""
 _UNSEEN: Final = [
-    SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
+    SMPL_24.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
 ]
 """Joints that no keypoint shows to turn: there the fit keeps what the network says."""
 

@@ -12,7 +12,6 @@ import torch
 from models.body import Body
 from models.formats.take import Array, Take, rest_joints, rest_vertices
 from models.formats.traits import Traits
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
 
 TRAITS: Final = Traits(suffix=".bvh", description="skeleton's motion", unit="centimetres")
 
@@ -26,7 +25,7 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     """
     take = take.without_gaps()
     rest, vertices = rest_joints(body, take.betas), rest_vertices(body, take.betas)
-    owner = body.weights.numpy().argmax(1)
+    skeleton, owner = body.skeleton, body.weights.numpy().argmax(1)
     lines, order = ["HIERARCHY"], list[int]()
 
     def offset(step: Array) -> str:
@@ -34,14 +33,14 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
 
     def describe(j: int, indent: str) -> None:
         order.append(j)
-        step = rest[j] - rest[SMPL_PARENTS[j]] if j else np.zeros(3)
+        step = rest[j] - rest[skeleton.parents[j]] if j else np.zeros(3)
         channels = "3 " if j else "6 Xposition Yposition Zposition "
         inside = indent + "\t"
         lines.extend((
-            f"{indent}{'JOINT' if j else 'ROOT'} {SMPL_JOINTS[j]}", f"{indent}{{", inside + offset(step),
+            f"{indent}{'JOINT' if j else 'ROOT'} {skeleton.names[j]}", f"{indent}{{", inside + offset(step),
             f"{inside}CHANNELS {channels}Zrotation Xrotation Yrotation",
         ))  # fmt: skip
-        children = [c for c, parent in enumerate(SMPL_PARENTS) if parent == j]
+        children = [c for c, parent in enumerate(skeleton.parents) if parent == j]
         for child in children:
             describe(child, inside)
         if not children:

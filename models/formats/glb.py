@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.formats.take import Array, Take, rest_joints, rest_vertices
 from models.formats.traits import Traits
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import Skeleton
 
 TRAITS: Final = Traits(
     suffix=".glb",
@@ -44,7 +44,7 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
         attributes[f"WEIGHTS_{i}"] = buffer.add(weights, target=_VERTICES)
     corners = body.faces.reshape(-1).astype(np.uint16 if len(vertices) < 65535 else np.uint32)
     indices = buffer.add(corners, target=_INDICES)
-    joints_count = len(rest)
+    joints_count = len(body.skeleton)
     bind = np.tile(np.eye(4), (joints_count, 1, 1))
     bind[:, 3, :3] = -rest  # columns of the matrix, one after the other
     inverse = buffer.add(bind.reshape(joints_count, 16))
@@ -54,7 +54,7 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
         "asset": {"version": "2.0", "generator": f"multispin {metadata.version('multispin')}"},
         "scene": 0,
         "scenes": [{"nodes": [0, joints_count]}],
-        "nodes": [*_joint_nodes(rest), {"name": "body", "mesh": 0, "skin": 0}],
+        "nodes": [*_joint_nodes(body.skeleton, rest), {"name": "body", "mesh": 0, "skin": 0}],
         "meshes": [{"name": body.name, "primitives": [primitive]}],
         "materials": [_SKIN],
         "skins": [skin],
@@ -72,11 +72,11 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     yield bytes(buffer.data)
 
 
-def _joint_nodes(rest: Array) -> list[dict[str, Any]]:
+def _joint_nodes(skeleton: Skeleton, rest: Array) -> list[dict[str, Any]]:
     nodes = []
-    for j, joint in enumerate(SMPL_JOINTS):
-        step = rest[j] - rest[SMPL_PARENTS[j]] if j else rest[0]
-        children = [c for c, parent in enumerate(SMPL_PARENTS) if parent == j]
+    for j, joint in enumerate(skeleton.names):
+        step = rest[j] - rest[skeleton.parents[j]] if j else rest[0]
+        children = [c for c, parent in enumerate(skeleton.parents) if parent == j]
         node = {"name": joint, "translation": step.tolist()}
         nodes.append(node | ({"children": children} if children else {}))
     return nodes

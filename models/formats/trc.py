@@ -10,7 +10,7 @@ import numpy as np
 from models.body import Body
 from models.formats.take import Take
 from models.formats.traits import Traits, y_up_as_pose2sim
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 TRAITS: Final = Traits(
     suffix=".trc",
@@ -19,7 +19,7 @@ TRAITS: Final = Traits(
     gaps="empty",
 )
 
-MARKERS: Final = tuple("CHip" if name == "MidHip" else name for name in BODY_25)
+MARKERS: Final = tuple("CHip" if name == "MidHip" else name for name in BODY_25.names)
 """BODY_25 under Pose2Sim's names, which its OpenSim models know."""
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 
 SURE: Final = 0.3

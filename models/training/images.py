@@ -50,7 +50,7 @@ from models.training.samples import Samples
 from models.training.sources import Source, SourceConfig, draw, open_source
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 _COMMON: Final = EXTRA_24.index("Neck (LSP)") + 1
 """The first joints of ``EXTRA_24``, which all data sets have: limbs and neck."""

@@ -34,7 +34,7 @@ from models.spin import spin
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
-from pipeline.joints import BODY_25, EXTRA_24, SMPL_FLIP
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
 ROBUST_PX: Final = 100.0
 """Scale of Geman–McClure in a fit's score, as in SPIN."""
@@ -103,8 +103,8 @@ def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
     What the detector did not find is taken from the data set's own joints where it has the same.
     """
     xy, confidence = samples.xy_px[:, :, :25].clone(), samples.confidence[:, :, :25].clone()
-    for i, name in enumerate(BODY_25):
-        if name in EXTRA_24:
+    for i, name in enumerate(BODY_25.names):
+        if name in EXTRA_24.names:
             j = 25 + EXTRA_24.index(name)
             missing = confidence[:, :, i] == 0
             xy[:, :, i] = torch.where(missing[..., None], samples.xy_px[:, :, j], xy[:, :, i])
@@ -161,7 +161,7 @@ def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
     """With left and right exchanged where ``flipped`` (N,)."""
     side = bodies.transl.new_tensor([-1.0, 1.0, 1.0])
     both = side[:, None] * side
-    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    swap = [j - 1 for j in SMPL_24.flips[1:]]
     rest = _rest(bodies, body)
     other = replace(
         bodies,

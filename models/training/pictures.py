@@ -31,7 +31,7 @@ from models.training.poses import Poses
 from models.training.projections import Difficulty, Projections
 from models.training.samples import Sample
 from pipeline.cameras import Rig
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -69,7 +69,7 @@ def poses_of_prior(seed: int = 0) -> Poses:
     noise = _PRIOR_SPREAD * rng.normal(size=(_PRIOR_POSES, 69))
     pose = (prior.means.numpy()[which] + np.einsum("nij,nj->ni", root, noise)).reshape(-1, 23, 3)
     for name, axis, sign in HINGES:
-        joint = SMPL_JOINTS.index(name) - 1
+        joint = SMPL_24.index(name) - 1
         pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
     lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
     full = torch.from_numpy(np.concatenate([lean, pose], 1))
@@ -226,13 +226,13 @@ class _Look:
 def _tints(body: Body) -> NDArray[np.int32]:
     """(F,) index into ``_PARTS`` of each face."""
     joint = body.weights.argmax(1).numpy()
-    part = np.array([_PARTS.index(_WORN_ON.get(name, "skin")) for name in SMPL_JOINTS])[joint]
-    point = dict(zip(BODY_25, body.keypoints.points_template.numpy(), strict=True))
+    part = np.array([_PARTS.index(_WORN_ON.get(name, "skin")) for name in SMPL_24.names])[joint]
+    point = dict(zip(BODY_25.names, body.keypoints.points_template.numpy(), strict=True))
     at = body.v_template.numpy()
     eyes, ears = (point[f"L{p}"] + point[f"R{p}"] for p in ("Eye", "Ear"))
     above, behind = at[:, 1] > eyes[1] / 2 + 0.04, at[:, 2] < ears[2] / 2 - 0.01
     low = at[:, 1] < point["Nose"][1] - 0.04
-    part[(joint == SMPL_JOINTS.index("head")) & (above | behind) & ~low] = _PARTS.index("hair")
+    part[(joint == SMPL_24.index("head")) & (above | behind) & ~low] = _PARTS.index("hair")
     return np.asarray(part[body.faces[:, 0]], np.int32)
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 HELD_OUT: Final = 0.15
 """Share of each category's clips that is never trained on."""
 _UPPER: Final = tuple(
     i
-    for i, name in enumerate(SMPL_JOINTS)
+    for i, name in enumerate(SMPL_24.names)
     if re.search("spine|neck|head|collar|shoulder|elbow|wrist|hand", name)
 )
 _JITTERED: Final = 0.4
@@ -152,7 +152,7 @@ class Sampler:
             upper = torch.zeros(24, dtype=torch.bool)
             upper[list(_UPPER)] = True
             pose = torch.where(chance(_EXCHANGED) & upper[:, None], other, pose)
-        mirrored = pose[:, list(SMPL_FLIP)] * pose.new_tensor([1.0, -1.0, -1.0])
+        mirrored = pose[:, list(SMPL_24.flips)] * pose.new_tensor([1.0, -1.0, -1.0])
         rotation: Tensor = roma.rotvec_to_rotmat(torch.where(chance(0.5), mirrored, pose))
         if varied:
             size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(_JITTERED)

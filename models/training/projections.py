@@ -17,12 +17,12 @@ from models.body import KeypointBody, down_the_tree
 from models.regressor import GlobalKinematics
 from models.training.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 BETA_SIGMA: Final = 1.5
 _ARMS: Final = ("Elbow", "Wrist")
 _LEGS: Final = ("Knee", "Ankle", "BigToe", "SmallToe", "Heel")
-_FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25)
+_FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25.names)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 
 from pipeline.datasets.rows import Array, Part, Row, detected, needs, on_24
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")

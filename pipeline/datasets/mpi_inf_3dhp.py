@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.datasets.pictures import read_picture
 from pipeline.datasets.rows import Array, Part, Row, box_of, detected, inside, needs, on_24
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")

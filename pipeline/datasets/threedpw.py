@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.rows import Array, Part, Row, box_of, detected
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
 from pipeline.pickles import unpickle_arrays
+from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "3dpw"
 SPLITS: Final = ("test", "train", "validation")
@@ -126,6 +126,6 @@ def _on_24(flat: NDArray[Any]) -> Array:
     """EXTRA_24 (24, 3) of COCO's 18 points (3, 18)."""
     out = np.zeros((len(EXTRA_24), 3))
     for j, name in enumerate(_COCO_18):
-        if name in EXTRA_24 and flat[2, j] > 0:
+        if name in EXTRA_24.names and flat[2, j] > 0:
             out[EXTRA_24.index(name)] = *flat[:2, j], 1
     return out
