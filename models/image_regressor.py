@@ -26,7 +26,7 @@ from models.crops import SIZE, Contrast
 from models.encoders import SIZES, EncoderName, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
-from models.regressor import Regression, average_rotations
+from models.regressors.regression import Regression, average_rotations
 from models.rotations import rotation_between
 from models.weights import read_weights, save_weights
 from pipeline.config import reason

@@ -100,6 +100,13 @@ EXTRA_24: Final = Skeleton(
 )  # fmt: skip
 """The joints of the published data sets' ground truth, in SPIN's order; points 25–48 of its 49."""
 
+SPIN_49: Final = Skeleton(
+    names=(*BODY_25.names, *EXTRA_24.names),
+    bones=BODY_25.bones,
+    flips=(*BODY_25.flips, *(len(BODY_25) + point for point in EXTRA_24.flips)),
+)
+"""The keypoints of SPIN's trainings: a detector's, then those of the data sets. Some names come twice."""
+
 H36M_17: Final = Skeleton(
     names=(
         "Pelvis", "LHip", "LKnee", "LAnkle", "RHip", "RKnee", "RAnkle", "Spine", "Neck", "Jaw", "Head",

@@ -33,7 +33,7 @@ from models.geometry.selfcalibration import (
     upright,
 )
 from models.geometry.tracking import figures, tracks
-from models.regressor import load_regressor
+from models.regressors.keypoint_nets import load_regressor
 from pipeline.calibrations import read_calibration
 from pipeline.calibrations.estimate import Estimate, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration

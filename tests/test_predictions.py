@@ -16,7 +16,7 @@ from models.evaluation.predictions import shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import evaluate
 from models.image_regressor import ImageConfig, ImageRegressor
-from models.regressor import load_regressor
+from models.regressors.keypoint_nets import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows
 from pipeline.errors import InputError

@@ -19,7 +19,7 @@ from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
-from models.regressor import load_regressor
+from models.regressors.keypoint_nets import load_regressor
 from pipeline.datasets.pictures import read_pictures
 from pipeline.datasets.rows import read_rows, to_arrays, write_npz
 from pipeline.errors import InputError

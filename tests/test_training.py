@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import down_the_tree, load_body, pose_keypoints
-from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix, to_local
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import load_regressor
+from models.regressors.kinematics import six_to_matrix, to_local
+from models.regressors.layers import Estimate
 from models.rotations import geodesic_degrees
 from models.training.keypoints import KeypointsConfig, batches, joint_errors, make_net
 from models.training.losses import loss_of

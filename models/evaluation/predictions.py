@@ -18,7 +18,9 @@ from models.crops import normalised_rgb
 from models.evaluation.joints import H36MJoints
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
-from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
+from models.regressors.keypoint_nets import KeypointNet
+from models.regressors.layers import MIN_KEYPOINTS
+from models.regressors.regression import Regression, to_world
 from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
 from models.training.augment import crop_matrix, cut
 from pipeline.cameras import Rig

@@ -17,7 +17,7 @@ from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
 from models.evaluation.predictions import Pictures, Predictions, Rows, predict, shares_shape
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
-from models.regressor import KeypointNet
+from models.regressors.keypoint_nets import KeypointNet
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]

@@ -15,14 +15,10 @@ from torch import Tensor
 
 from models.body import down_the_tree, load_body, pose_keypoints
 from models.evaluation.metrics import mpjpe, pa_mpjpe
-from models.regressor import (
-    CalibratedNet,
-    KeypointNet,
-    UncalibratedNet,
-    load_regressor,
-    matrix_to_six,
-    save_regressor,
-)
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import KeypointNet, load_regressor, save_regressor
+from models.regressors.kinematics import matrix_to_six
+from models.regressors.uncalibrated import UncalibratedNet
 from models.training.losses import loss_of
 from models.training.pictures import poses_of_prior
 from models.training.poses import Poses, Sampler, read_poses

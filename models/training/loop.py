@@ -18,7 +18,8 @@ from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
 from models.priors import PosePrior
-from models.regressor import Regression, gather, to_world
+from models.regressors.calibrated import gather
+from models.regressors.regression import Regression, to_world
 from models.smplify import (
     TORSO,
     Motion,

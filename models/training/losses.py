@@ -11,16 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import Body, KeypointBody
-from models.regressor import (
-    CalibratedNet,
-    Estimate,
-    Evidence,
-    KeypointNet,
-    crop,
-    gather,
-    to_local,
-    towards,
-)
+from models.regressors.calibrated import CalibratedNet, Evidence, gather
+from models.regressors.keypoint_nets import KeypointNet
+from models.regressors.kinematics import to_local
+from models.regressors.layers import Estimate
+from models.regressors.uncalibrated import crop, towards
 from models.training.loop import Bodies, Target
 from models.training.projections import Projected
 from models.training.samples import Samples

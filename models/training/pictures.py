@@ -21,7 +21,8 @@ from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pos
 from models.crops import person_box
 from models.motion import animate, make_people
 from models.priors import load_pose_prior
-from models.regressor import MIN_KEYPOINTS, to_local
+from models.regressors.kinematics import to_local
+from models.regressors.layers import MIN_KEYPOINTS
 from models.rendering.overlay import composite
 from models.rendering.software import draw
 from models.smplify import HINGES

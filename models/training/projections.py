@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody, down_the_tree
-from models.regressor import GlobalKinematics
+from models.regressors.kinematics import GlobalKinematics
 from models.training.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
 from pipeline.skeleton import BODY_25

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.body import pose_keypoints
 from models.crops import person_box
-from models.regressor import MIN_KEYPOINTS
+from models.regressors.layers import MIN_KEYPOINTS
 from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import CropPlan, CropStore, zoom
 from models.training.groups import ViewGroups

@@ -38,7 +38,8 @@ from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
-from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
+from models.regressors.keypoint_nets import KeypointNet, load_regressor  # noqa: E402
+from models.regressors.regression import to_world  # noqa: E402
 from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
 from models.training.keypoints import joint_errors  # noqa: E402
 from models.training.poses import Poses, read_poses  # noqa: E402

@@ -10,30 +10,17 @@ import torch
 from models.body import down_the_tree, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
 from models.motion import animate, make_people
-from models.regressor import (
-    CalibratedNet,
-    Estimate,
-    GlobalKinematics,
-    Regression,
-    UncalibratedNet,
-    average_rotations,
-    crop,
-    gather,
-    load_regressor,
-    matrix_to_six,
-    ray_feedback,
-    save_regressor,
-    six_to_matrix,
-    to_local,
-    to_world,
-    towards,
-    vertical,
-)
+from models.regressors.calibrated import CalibratedNet, gather, ray_feedback, vertical
+from models.regressors.keypoint_nets import load_regressor, save_regressor
+from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
+from models.regressors.layers import Estimate
+from models.regressors.regression import Regression, average_rotations, to_world
+from models.regressors.uncalibrated import UncalibratedNet, crop, towards
 from models.rotations import geodesic_degrees, rotation_between
 from models.training.poses import Poses
 from models.training.projections import Difficulty, Projections
 from pipeline.errors import InputError
-from pipeline.skeleton import BODY_25
+from pipeline.skeleton import BODY_25, SMPL_24
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
@@ -312,6 +299,14 @@ def test_nobody_is_nan_and_touches_no_other(kind):
     assert all(x[2].isnan().all() for x in (gap.body_pose, gap.betas, gap.view_orient, gap.view_transl))
     others = [0, 1, 3, 4, 5]
     same(*(x.map(lambda y: y[others]) for x in (whole, gap)))
+
+
+@KINDS
+def test_an_empty_batch_is_regressed_to_an_empty_batch(kind):
+    s = samples(views=2)
+    with torch.no_grad():
+        empty = net_of(kind)(s.xy_px[:0], s.confidence[:0], s.K[:0], s.R[:0], s.t[:0])
+    assert empty.body_pose.shape == (0, len(SMPL_24) - 1, 3, 3)
 
 
 def test_another_world_is_the_same_person_before_the_cameras():
