@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +28,8 @@ from smplx.lbs import lbs
 from smplx.vertex_ids import vertex_ids
 from torch import Tensor
 
+from models.constants import constant
+from models.rotations import product
 from pipeline.errors import InputError
 from pipeline.pickles import StandIn, unpickle_arrays
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25, Skeleton
@@ -149,13 +152,40 @@ class Body:
         return torch.cat(chunks) if chunks else pose.new_empty(0, *self.v_template.shape)
 
 
-def down_the_tree(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
-    """Local rotations (..., J, 3, 3) → those of all joints in the frame that the root's is given in."""
-    each = local.unbind(-3)
-    out = [each[0]]
+@lru_cache
+def _ancestors(skeleton: Skeleton, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Joints that have an ancestor 1, 2, 4 and 8 steps above them, and that ancestor."""
+    above, out = list(skeleton.parents), []
+    while any(a >= 0 for a in above):
+        joints = [j for j, a in enumerate(above) if a >= 0]
+        out.append(tuple(torch.tensor(x, device=device) for x in (joints, [above[j] for j in joints])))
+        above = [above[a] if a >= 0 else -1 for a in above]
+    return tuple((joints, ancestors) for joints, ancestors in out)
+
+
+@lru_cache
+def _chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(J, J − 1) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
+    rows = torch.zeros(len(skeleton), len(skeleton), dtype=dtype)
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
-        out.append(out[parent] @ each[joint])
-    return torch.stack(out, -3)
+        rows[joint] = rows[parent]
+        rows[joint, joint] = 1
+    return rows[:, 1:].to(device)
+
+
+def global_rotations(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
+    """Local rotations (..., J, 3, 3) → those of all joints in the frame that the root's is given in."""
+    if local.device.type == "cpu":
+        each = local.unbind(-3)
+        out = [each[0]]
+        for joint, parent in enumerate(skeleton.parents[1:], start=1):
+            out.append(out[parent] @ each[joint])
+        return torch.stack(out, -3)
+    # Few large steps for a GPU: each joint's product grows over 1, 2, 4, then 8 ancestors.
+    for joints, ancestors in _ancestors(skeleton, local.device):
+        longer = product(local.index_select(-3, ancestors), local.index_select(-3, joints))
+        local = local.index_copy(-3, joints, longer)
+    return local
 
 
 def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
@@ -174,14 +204,12 @@ def forward_kinematics(
     rotations (..., J, 3, 3) relative to the parent, rest_joints (..., J, 3); leading axes broadcast.
     Returns (..., J, 3, 3) and (..., J, 3) in the unit of ``rest_joints``, the root at its rest position.
     """
-    parents = list(skeleton.parents[1:])
-    world = down_the_tree(rotations, skeleton)
-    bones = rest_joints[..., 1:, :] - rest_joints[..., parents, :]
-    steps = (world[..., parents, :, :] @ bones[..., None])[..., 0].unbind(-2)
-    placed = [rest_joints[..., 0, :].expand_as(steps[0])]
-    for step, parent in zip(steps, parents, strict=True):
-        placed.append(placed[parent] + step)
-    return world.expand(*steps[0].shape[:-1], *world.shape[-3:]), torch.stack(placed, -2)
+    world = global_rotations(rotations, skeleton)
+    parents = constant(skeleton.parents[1:], world.device)
+    bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
+    steps = (world.index_select(-3, parents) @ bones[..., None])[..., 0]
+    placed = rest_joints[..., :1, :] + _chains(skeleton, world.device, world.dtype) @ steps
+    return world.expand(*placed.shape[:-1], 3, 3), placed
 
 
 def pose_keypoints(

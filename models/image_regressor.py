@@ -34,7 +34,7 @@ from pipeline.errors import InputError
 
 ITERATIONS: Final = 3
 CROP_SIZES: Final = range(128, SIZE + 1, 32)
-_ON_CPU: Final = 8
+ON_CPU: Final = 8
 """Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
 layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
@@ -163,11 +163,13 @@ class ImageRegressor(nn.Module):
         features[seen] = found
         return self.estimate(features, seen)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Crops (M, 3, size, size) → features (M, D), float32; bfloat16 inside on a GPU, but for training."""
+    def encode(self, images: Tensor, *, half: bool = False) -> Tensor:
+        """Crops (M, 3, size, size) → features (M, D), float32; half: bfloat16 inside."""
         kind = images.device.type
-        pieces = images.split(_ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and not torch.is_grad_enabled()):
+        if kind == "cuda":  # what its convolutions are fastest with
+            images = images.contiguous(memory_format=torch.channels_last)
+        pieces = images.split(ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
             features = torch.cat([self.encoder(piece) for piece in pieces])
         return features.float()
 
@@ -232,7 +234,7 @@ def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """The camera that looks straight at the middle of a crop: its rotation (..., 3, 3) from its own axes to
     those of the camera K, and its focal length (...), pixels."""
     middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
-    ray = torch.linalg.solve(K, middle[..., None])[..., 0]
+    ray = torch.linalg.solve_ex(K, middle[..., None]).result[..., 0]
     ahead = torch.zeros_like(ray)
     ahead[..., 2] = 1
     focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)

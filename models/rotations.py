@@ -17,6 +17,13 @@ def skew(v: Tensor) -> Tensor:
     return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*v.shape, 3)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of 3 × 3 matrices (..., 3, 3); on a GPU elementwise: its matrix product takes them one by one."""
+    if a.device.type == "cpu":
+        return a @ b
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
 def right_jacobian_inverse(v: Tensor) -> Tensor:
     """J⁻¹ (..., 3, 3) with log(exp(v) exp(δ)) = v + J⁻¹(v) δ + O(δ²), for |v| < 2π.
 
@@ -28,7 +35,7 @@ def right_jacobian_inverse(v: Tensor) -> Tensor:
     half = t / 2
     c = torch.where(small, 1 / 12 + t2 / 720 + t2**2 / 30240, (1 - half / torch.tan(half)) / t**2)
     k = skew(v)
-    inverse: Tensor = torch.eye(3, dtype=v.dtype, device=v.device) + k / 2 + c * (k @ k)
+    inverse: Tensor = torch.eye(3, dtype=v.dtype, device=v.device) + k / 2 + c * product(k, k)
     return inverse
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -19,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.body import Body, KeypointBody, load_body, pelvis_at_rest
-from models.crops import crop, normalised, person_box
-from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
+from models.crops import Pixels, crop_batch, normalised, person_box
+from models.image_regressor import ON_CPU, SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, to_world
@@ -36,6 +39,8 @@ Net = KeypointNet | ImageRegressor
 
 _LARGEST_BOX = 4
 """Sides of the picture that a person's crop may be wide."""
+_COPIERS = 8
+"""Threads that copy people out of frames for a GPU: one copies half as much as it takes."""
 _MIN_CONFIDENCE = 0.2
 """Keypoints below it do not count for a crop's box, as in SPIN."""
 
@@ -48,10 +53,16 @@ class RegressConfig(Config):
         description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
         "made, or the .pt of SPIN or the reference, whose networks look at the pictures",
     )
-    batch_size: int = Field(
-        64, ge=1, description="people in frames, or pictures of them, that go through the network at once"
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="people in frames, or pictures of them, that go through the network at once; null: 64, "
+        "and 256 on a GPU",
     )
     device: str = Field("auto", description="auto: a GPU where there is one; or cpu, cuda, cuda:1")
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU"
+    )
 
 
 def load_net(cfg: RegressConfig) -> Net | None:
@@ -76,6 +87,8 @@ def load_net(cfg: RegressConfig) -> Net | None:
         ) from error
     name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     try:
+        if isinstance(net, ImageRegressor) and name.startswith("cuda"):
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net.to(torch.device(name))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -115,6 +128,10 @@ def describe(cfg: RegressConfig, net: Net | None) -> str:
     return f"{kind}; weights: {cfg.weights} ({digest(net)[:12]}); on {next(net.parameters()).device}"
 
 
+def _batch_size(cfg: RegressConfig, net: Net) -> int:
+    return cfg.batch_size or (64 if next(net.parameters()).device.type == "cpu" else 256)
+
+
 def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:
     """How many chunks of ``window`` frames are regressed in one go: as many as a batch takes, at least one.
 
@@ -122,7 +139,7 @@ def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int
     after a restart begins at a multiple of this number, and its batches are those of an unbroken run.
     """
     samples = window * views if isinstance(net, ImageRegressor) else window
-    return 1 if net is None else max(1, cfg.batch_size // samples)
+    return 1 if net is None else max(1, _batch_size(cfg, net) // samples)
 
 
 def regress(
@@ -155,9 +172,13 @@ def regress(
     place = _Place(rig, body, net)
     together = chunks_together(cfg, net, window, len(rig))
     with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(_COPIERS))
         frames: Iterator[Pictures] | None = None
-        while chunks := list(islice(items, together)):
-            if isinstance(net, ImageRegressor):
+        # A GPU computes a batch while the next one is made ready.
+        waiting: deque[tuple[list[KeypointBatch], list[list[Tensor]]]] = deque()
+        lead = 0 if place.device.type == "cpu" else 1
+        while (chunks := list(islice(items, together))) or waiting:
+            if chunks and isinstance(net, ImageRegressor):
                 if frames is None:
                     if decode is None:
                         raise InputError(
@@ -166,12 +187,16 @@ def regress(
                         )
                     stream = ahead(decode(chunks[0].start), 1, "decode")
                     frames = _by_time(stack.enter_context(stream))
-                said = [_from_pictures(net, chunks, frames, place, cfg.batch_size)]
-            else:
-                said = _from_keypoints(net, chunks, place, cfg.batch_size)
-            for batch in _split(chunks, [place.in_world(r) for r in said]):
-                if batch.start >= start:
-                    yield batch
+                said = [_from_pictures(net, chunks, frames, place, cfg, pool)]
+                waiting.append((chunks, [place.in_world(r) for r in said]))
+            elif chunks and not isinstance(net, ImageRegressor):
+                said = _from_keypoints(net, chunks, place, _batch_size(cfg, net))
+                waiting.append((chunks, [place.in_world(r) for r in said]))
+            if len(waiting) > lead or not chunks:
+                done, found = waiting.popleft()
+                for batch in _split(done, [[x.cpu() for x in parts] for parts in found]):
+                    if batch.start >= start:
+                        yield batch
 
 
 Pictures = tuple[av.VideoFrame | None, ...]
@@ -198,7 +223,7 @@ class _Place:
         self.body = body.keypoints.to(dtype=torch.float32, device=self.device)
 
     def in_world(self, said: Regression) -> list[Tensor]:
-        """What is said of N people in frames, as the fields of ``PoseBatch``, in order, on the CPU.
+        """What is said of N people in frames, as the fields of ``PoseBatch``, in order.
 
         Of the body that is used: where the network means another one, the pelvis stays where it is, and
         betas are 0.
@@ -210,7 +235,7 @@ class _Place:
         transl = transl + pelvis_at_rest(self.meant, said.betas) - pelvis_at_rest(self.body, betas)
         fields = [orient, said.body_pose, betas, transl, said.pose_sigma]
         known = torch.stack([x.flatten(1).isfinite().all(1) for x in fields]).all(0)
-        return [torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).float().cpu() for x in fields]
+        return [torch.where(known.view(-1, *[1] * (x.ndim - 1)), x, torch.nan).float() for x in fields]
 
 
 def _meant_body(net: Net, body: Body) -> tuple[KeypointBody, bool]:
@@ -246,52 +271,75 @@ def _from_keypoints(
     return found
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A person in a frame, to be cut out."""
+
+    row: int
+    view: int
+    planes: Sequence[Pixels]
+    box: NDArray[np.float64]
+    to_yuv: NDArray[np.float32]
+
+
 @torch.no_grad()
 def _from_pictures(
     net: ImageRegressor,
     chunks: Sequence[KeypointBatch],
     frames: Iterator[Pictures],
     place: _Place,
-    size: int,
+    cfg: RegressConfig,
+    pool: Executor,
 ) -> Regression:
     image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
     counts = confidence > _MIN_CONFIDENCE
     box = person_box(image, counts)
     seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
     people = chunks[0].confidence.shape[2]
-    features = torch.zeros(*seen.shape, net.features, device=place.device)
-    crops: list[tuple[int, int, Tensor, Tensor]] = []
+    features = torch.zeros(seen.numel(), net.features, device=place.device)
+    cuda = place.device.type == "cuda"
+    half = cfg.precision == "bf16" or (cfg.precision == "auto" and cuda)
+    most = _batch_size(cfg, net) if cuda else min(_batch_size(cfg, net), ON_CPU)  # frames wait
+    cuts: list[_Cut] = []
+
+    def there(x: Tensor) -> Tensor:
+        return (x.pin_memory() if cuda else x).to(place.device, non_blocking=True)
 
     def flush() -> None:
-        rows, views, cut, matrices = zip(*crops, strict=True)
-        pictures = normalised(torch.stack(cut), torch.stack(matrices).to(place.device), net.config.contrast)
-        features[list(rows), list(views)] = net.encode(pictures)
-        crops.clear()
+        squares = np.stack([c.box for c in cuts])
+        yuv = crop_batch([c.planes for c in cuts], squares, place.device, net.config.size, pool)
+        to_yuv = there(torch.from_numpy(np.stack([c.to_yuv for c in cuts])))
+        found = net.encode(normalised(yuv, to_yuv, net.config.contrast), half=half)
+        index = torch.tensor([c.row * seen.shape[1] + c.view for c in cuts])
+        features.index_copy_(0, there(index), found)
+        cuts.clear()
 
+    boxes, side = box.double().numpy(), box[..., 2].numpy()
+    visible = seen.numpy()
     for t in range(len(seen) // people):
         for v, picture in enumerate(next(frames)):
-            rows = range(t * people, (t + 1) * people)
+            rows = slice(t * people, (t + 1) * people)
             if picture is None:
-                seen[rows, v] = False
+                visible[rows, v] = False
                 continue
-            for n in rows:  # a stray keypoint far out would make a crop of nearly nothing, for seconds
-                seen[n, v] &= box[n, v, 2] < _LARGEST_BOX * max(picture.width, picture.height)
-            there = [n for n in rows if seen[n, v]]
-            if not there:
+            # A stray keypoint far out would make a crop of nearly nothing, for seconds.
+            visible[rows, v] &= side[rows, v] < _LARGEST_BOX * max(picture.width, picture.height)
+            shown = np.flatnonzero(visible[rows, v]) + t * people
+            if not len(shown):
                 continue
             frame = to_yuv420p(picture)
-            matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
-            for n in there:
-                yuv = crop(planes(frame), box[n, v].tolist(), place.device, net.config.size)
-                crops.append((n, v, yuv, matrix))
-                if len(crops) == size:
+            matrix = yuv_matrix(int(frame.colorspace), frame.height)
+            parts = planes(frame)
+            for n in shown.tolist():
+                cuts.append(_Cut(n, v, parts, boxes[n, v], matrix))
+                if len(cuts) == most:
                     flush()
-    if crops:
+    if cuts:
         flush()
     # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
-    ideal = person_box(xy, counts).to(place.device)
+    ideal = there(person_box(xy, counts))
     K = place.K.expand(len(seen), *place.K.shape)
-    return net.regress(features, seen.to(place.device), ideal, K, place.meant)
+    return net.regress(features.view(*seen.shape, -1), there(seen), ideal, K, place.meant)
 
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:

@@ -15,22 +15,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pelvis_at_rest, pose_keypoints
+from models.fit.problem import JOINTS, FitSettings, Motion, PoseTarget, Schedule, Views, Weights
+from models.fit.solver import better_start, fit
+from models.fit.starts import TORSO, start_pose, start_regressed, start_shape
 from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
-from models.smplify import (
-    JOINTS,
-    TORSO,
-    Motion,
-    PoseTarget,
-    Schedule,
-    Views,
-    Weights,
-    better_start,
-    fit,
-    start_pose,
-    start_regressed,
-    start_shape,
-)
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status, TensorBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
@@ -302,10 +291,8 @@ class _Fitter:
                 Motion(*(x[None] for x in (*pose, *shape)))
                 for pose in (poses if measured is None else [measured, *poses])
             ],
-            rate,
+            FitSettings(rate, weights=self.cfg.weights(), prior=self.prior),
             favour=1.0 if measured is None else _FAVOUR,
-            weights=self.cfg.weights(),
-            prior=self.prior,
         )
         return best.rotations[0], best.transl[0]
 
@@ -395,14 +382,16 @@ class _Fitter:
                 self.body,
                 self.views(torch.stack([r.xy for r in group]), torch.stack([r.confidence for r in group])),
                 Motion(*(torch.cat([getattr(r.start, f.name) for r in group]) for f in fields(Motion))),
-                rate,
-                held=held,
-                breaks=breaks,
-                free_shape=free_shape,
-                weights=self.cfg.weights(),
-                schedule=self.cfg.schedule(goes_on=held > 0),
-                prior=self.prior,
-                toward=PoseTarget(toward, sigma) if bool(toward.isfinite().any()) else None,
+                FitSettings(
+                    rate,
+                    held,
+                    breaks,
+                    free_shape,
+                    self.cfg.weights(),
+                    self.cfg.schedule(goes_on=held > 0),
+                    self.prior,
+                    PoseTarget(toward, sigma) if bool(toward.isfinite().any()) else None,
+                ),
             ).motion
             for n, run in enumerate(group):
                 yield run, Motion(*(getattr(motion, f.name)[n : n + 1] for f in fields(Motion)))

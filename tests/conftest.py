@@ -22,6 +22,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked cuda run where there is a device, and fail for lack of one with REQUIRE_CUDA=1."""
+    if (
+        item.get_closest_marker("cuda")
+        and not torch.cuda.is_available()
+        and not os.environ.get("REQUIRE_CUDA")
+    ):
+        pytest.skip("no CUDA device here")
+
+
 @pytest.fixture(autouse=True)
 def _no_leaked_thread() -> Iterator[None]:
     """Every thread that a test starts has ended when the test has."""

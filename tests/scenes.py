@@ -12,10 +12,12 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from models.body import Body, load_body, pose_keypoints
+from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
+from models.fit.solver import Fit, fit
+from models.fit.starts import start_pose, start_shape
 from models.geometry.triangulation import triangulate
 from models.motion import animate, make_people
 from models.priors import PosePrior, load_pose_prior
-from models.smplify import Fit, Motion, Schedule, Views, Weights, fit, start_pose, start_shape
 from pipeline.cameras import Rig
 from pipeline.skeleton import SMPL_24
 
@@ -78,10 +80,9 @@ class Scene:
             body().keypoints,
             self.views(dtype),
             self.start(),
-            self.rate,
-            weights=weights,
-            schedule=schedule,
-            prior=prior(),
+            FitSettings(
+                self.rate, weights=weights or Weights(), schedule=schedule or Schedule(), prior=prior()
+            ),
         )
 
 
@@ -179,9 +180,8 @@ def _random_motion(frames: int, rate: float, rng: np.random.Generator) -> tuple[
     place = np.array([0, 0, 1.0]) + rng.normal(0, 0.15, (knots, 3))
     knot_time, time = 0.5 * np.arange(knots), np.arange(frames) / rate
     smooth = CubicSpline(knot_time, whole.numpy())(time)
-    return roma.special_procrustes(torch.from_numpy(smooth)), torch.from_numpy(
-        CubicSpline(knot_time, place)(time)
-    )
+    rotations = roma.special_procrustes(torch.from_numpy(smooth))
+    return rotations, torch.from_numpy(CubicSpline(knot_time, place)(time))
 
 
 def joints_of(motion: Motion, n: int = 0) -> Tensor:

@@ -49,6 +49,7 @@ def samples_of(true, seed=0):
         rolled=torch.zeros(N, V),
         images=torch.zeros(N, V, 3, SIZE, SIZE, dtype=torch.uint8),
         seen=torch.ones(N, V, dtype=torch.bool),
+        shown=torch.arange(N * V),
         K=K,
         R=torch.full((N, V, 3, 3), torch.nan),
         t=torch.full((N, V, 3), torch.nan),

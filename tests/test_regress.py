@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -378,9 +377,7 @@ def test_pictures_are_needed_where_a_network_looks_at_them(net: ImageRegressor) 
         next(regress(people_in_pictures(8), RegressConfig(), RIG, BODY, net, window=WINDOW))
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
-)
+@pytest.mark.cuda
 def test_on_a_gpu_the_same() -> None:
     d = scene(3, "person", frames=24)
     there, here = RegressConfig(device="cuda"), RegressConfig(device="cpu")

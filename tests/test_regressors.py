@@ -7,7 +7,7 @@ import pytest
 import roma
 import torch
 
-from models.body import down_the_tree, load_body, pose_keypoints
+from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
 from models.motion import animate, make_people
 from models.regressors.calibrated import CalibratedNet, gather, ray_feedback, vertical
@@ -130,7 +130,7 @@ def test_views_that_err_about_depth_are_triangulated():
 
 def test_global_kinematics_are_those_of_the_chain():
     local, betas = rotations(7, 24, seed=9), torch.randn(7, 10, generator=seeded(10))
-    turned = down_the_tree(local)
+    turned = global_rotations(local)
     joints, points = GlobalKinematics(BODY)(turned, betas)
     body = BODY.to(dtype=torch.float32)
     want_joints, want_points = pose_keypoints(body, local, betas, torch.zeros(7, 3))

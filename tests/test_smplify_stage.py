@@ -16,7 +16,8 @@ from torch import Tensor
 
 import stages.smplify
 from models.body import pose_keypoints
-from models.smplify import Fit, Schedule, Views, Weights, fit
+from models.fit.problem import Schedule, Views, Weights
+from models.fit.solver import Fit, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from stages.smplify import SmplifyConfig, smplify
 

@@ -201,9 +201,7 @@ def test_what_is_not_there_is_named(files, message, small, tmp_path):
         list(train(image_config(images=images), tmp_path / "out"))
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1", reason="no GPU here"
-)
+@pytest.mark.cuda
 def test_a_gpu_trains_image_nets_as_well(small, tmp_path):
     cfg = image_config(device="cuda", precision="bf16")
     list(train(cfg, tmp_path / "gpu"))

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from models.body import Body, load_body, pelvis_at_rest
 from models.crops import normalised_rgb
 from models.evaluation.joints import H36MJoints
+from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights
+from models.fit.solver import crop_camera, fit
 from models.image_regressor import POSE_SIGMA, ImageRegressor, ViewEstimate, camera_of, place
 from models.priors import load_pose_prior
 from models.regressors.keypoint_nets import KeypointNet
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, to_world
-from models.smplify import Motion, PoseTarget, Views, Weights, crop_camera, fit
 from models.training.augment import crop_matrix, cut
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -288,11 +289,11 @@ class _Scene:
                 start[:, None], transl[known][:, None].double(), r.betas[known].double(),
                 start.new_zeros(count, points, 3),
             ),
-            rate=30.0,
-            weights=_SINGLE,
-            prior=load_pose_prior(),
-            # One view shows half of a pose: the network knows more of the other half than a prior.
-            toward=target if seen.K.shape[1] == 1 else None,
+            FitSettings(
+                30.0, weights=_SINGLE, prior=load_pose_prior(),
+                # One view shows half of a pose: the network knows more of the other half than a prior.
+                toward=target if seen.K.shape[1] == 1 else None,
+            ),
         ).motion  # fmt: skip
         turned = found.rotations[:, 0].clone()
         turned[:, _UNSEEN] = held[:, _UNSEEN]

@@ -91,7 +91,7 @@ def to_world(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody) -
         system = (weight[..., None, None] * trust).sum(1)
         right = (weight[..., None] * (trust @ pelvis[..., None])[..., 0]).sum(1)
         none = ~seen.any(1)[:, None, None]
-        x = torch.linalg.solve(torch.where(none, eye, system), right)
+        x = torch.linalg.solve_ex(torch.where(none, eye, system), right).result
         away = pelvis - x[:, None]
         off2 = (away[..., None, :] @ trust @ away[..., None])[..., 0, 0] / _ROBUST_M**2
         weight = seen.to(R.dtype) / (1 + off2) ** 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ _RED_BLUE = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.26
 """Weights of red and blue in luma by colour space (ITU-T H.273, table 4): BT.709, BT.601 twice, BT.2020."""
 
 
+@lru_cache
 def yuv_matrix(colour_space: int, height: int) -> NDArray[np.float32]:
     """(3, 4) from (red, green, blue, 1), 0 to 255, to limited-range YUV.
 

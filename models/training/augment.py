@@ -97,6 +97,7 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
         rolled=row(rolled),
         images=torch.from_numpy(images)[None],
         seen=row(seen),
+        shown=torch.from_numpy(np.flatnonzero(seen)),
         K=row(K),
         R=row(turns @ R),
         t=row((turns @ t[..., None])[..., 0]),
@@ -118,6 +119,7 @@ def collate(rows: Sequence[Samples]) -> Samples:
         for f in fields(Samples)
         if "axes" in f.metadata
     }
+    tensors["shown"] = tensors["seen"].flatten().nonzero()[:, 0]
     return Samples(
         ids=tuple(i for r in padded for i in r.ids),
         cameras=tuple(c for r in padded for c in r.cameras),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.body import KeypointBody, pose_keypoints
+from models.constants import constant
 from models.crops import Contrast, normalised_rgb
 from models.encoders import EncoderName
 from models.evaluation.metrics import mpjpe, pa_mpjpe
@@ -45,7 +46,7 @@ from models.training.loop import (
     select,
     to_learn_from,
 )
-from models.training.losses import HIPS, LossConfig, image_losses
+from models.training.losses import HIPS, LossConfig, image_losses, mean_where
 from models.training.samples import Samples
 from models.training.sources import Source, SourceConfig, draw, open_source
 from pipeline.config import Config
@@ -185,9 +186,10 @@ class ImageTask:
             multiprocessing_context="spawn" if self.cfg.workers else None,
             prefetch_factor=2 if self.cfg.workers else None,
             generator=torch.Generator(),  # or it would draw from torch's own
+            pin_memory=self.device.type == "cuda",
         )
         for samples in loader:
-            yield samples.to(self.device)
+            yield samples.map(lambda x: x.to(self.device, non_blocking=True))
 
     def ids(self, batch: Samples) -> list[str]:
         return [name for views in picture_ids(batch) for name in views]
@@ -217,7 +219,8 @@ class ImageTask:
 
     def encode(self, samples: Samples) -> Tensor:
         """Features (M, D) of the crops that there are."""
-        images = normalised_rgb(samples.images[samples.seen].float(), self.cfg.contrast)
+        images = samples.images.flatten(0, 1).index_select(0, samples.shown)
+        images = normalised_rgb(images.float(), self.cfg.contrast)
         found: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
         return found
 
@@ -225,11 +228,12 @@ class ImageTask:
         """What the net says of features (M, D), placed before the cameras of the crops; and its camera
         (N, V, 3)."""
         seen = samples.seen
-        features = found.new_zeros(*seen.shape, found.shape[-1])
-        features[seen] = found
+        features = found.new_zeros(seen.numel(), found.shape[-1]).index_copy(0, samples.shown, found)
+        features = features.view(*seen.shape, -1)
         said = self.net.estimate(features, seen)
         size = float(self.cfg.size)
-        box = features.new_tensor([(size - 1) / 2, (size - 1) / 2, size]).expand(*seen.shape, 3)
+        middle = (size - 1) / 2
+        box = constant((middle, middle, size), features.device, features.dtype).expand(*seen.shape, 3)
         orient, transl = place(said, box, samples.K, self.body)
         pose, betas = _each_view(said, seen.shape[1])
         none = torch.full_like(transl[..., 0], torch.inf)
@@ -244,19 +248,22 @@ class ImageTask:
         if cfg.enabled:
             assert self.fits is not None
             names = picture_ids(samples)
-            old = as_shown(self.fits.get(names).to(samples.K.device), self.body, samples)
+            stored = self.fits.get(names)
+            if self.device.type == "cuda":  # or the processor would wait for what the GPU was told before
+                stored = stored.map(Tensor.pin_memory)
+            stored = stored.map(lambda x: x.to(self.device, non_blocking=True))
+            old = as_shown(stored, self.body, samples)
             best = old
             if step % cfg.every == 0:
                 new = fitted(samples, said, self.body, self.prior, cfg)
-                told["fits_better"] = (new.score < old.score)[samples.seen].float().mean()
+                told["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
                 self.fits.put(names, as_found(new, self.body, samples), step)
                 best = better(new, old)
             if (step + 1) % cfg.save_steps == 0:
                 self.fits.save()
-            shown = best.score[samples.seen]
-            told["fit_score"] = shown.clamp(max=1000).mean()
+            told["fit_score"] = mean_where(samples.seen, best.score.clamp(max=1000))
         target = to_learn_from(best, samples, cfg)
-        told["posed"] = target.posed[samples.seen].float().mean()
+        told["posed"] = mean_where(samples.seen, target.posed.float())
         return target, told
 
     @torch.no_grad()

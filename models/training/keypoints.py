@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from models.body import down_the_tree, load_body, pose_keypoints
+from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import mpjpe, pa_mpjpe
 from models.regressors.calibrated import CalibratedNet
 from models.regressors.keypoint_nets import KeypointNet, load_regressor, save_regressor
@@ -143,7 +143,7 @@ def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Pose
         net: KeypointNet = kind(body, width=cfg.width, iterations=cfg.iterations)
     rng = torch.Generator().manual_seed(seed)
     sampler = Sampler(poses)
-    turned = down_the_tree(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
+    turned = global_rotations(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
     if name == "calibrated":  # ahead is where the body faces, on the ground
         side = turned[:, 0, :, 0] * torch.tensor([1.0, 0.0, 1.0])
         side = side / side.norm(dim=-1, keepdim=True)

@@ -8,7 +8,6 @@ is one of all views; where they are not, of one pose and shape with a root for e
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Final, Literal
 
 import roma
@@ -17,21 +16,14 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
+from models.constants import constant
+from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
+from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalibrated
+from models.fit.spin import spin
+from models.fit.starts import TORSO
 from models.priors import PosePrior
 from models.regressors.calibrated import gather
 from models.regressors.regression import Regression, to_world
-from models.smplify import (
-    TORSO,
-    Motion,
-    Schedule,
-    UnposedMotion,
-    Views,
-    Weights,
-    better_start,
-    fit,
-    fit_unposed,
-)
-from models.spin import spin
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
@@ -160,14 +152,14 @@ def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
 
 def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
     """With left and right exchanged where ``flipped`` (N,)."""
-    side = bodies.transl.new_tensor([-1.0, 1.0, 1.0])
+    side = constant((-1.0, 1.0, 1.0), bodies.transl.device, bodies.transl.dtype)
     both = side[:, None] * side
-    swap = [j - 1 for j in SMPL_24.flips[1:]]
+    swap = constant(tuple(j - 1 for j in SMPL_24.flips[1:]), bodies.transl.device)
     rest = _rest(bodies, body)
     other = replace(
         bodies,
         orient=both * bodies.orient,
-        body_pose=both * bodies.body_pose[:, :, swap],
+        body_pose=both * bodies.body_pose.index_select(2, swap),
         transl=side * (rest + bodies.transl) - rest,
     )
     return other.where(flipped[:, None].expand_as(bodies.score), bodies)
@@ -192,7 +184,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
         posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
         calibrated = (posed | ~shown).all(1) & ((posed & shown).sum(1) >= 2)
         found = start
-        for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _unposed)):
+        for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _uncalibrated)):
             if bool(rows.any()):
                 index = rows.nonzero()[:, 0]
                 part = how(task.of(index))
@@ -213,7 +205,8 @@ def select(samples: Samples, index: Tensor) -> Samples:
     """Some samples of a batch."""
     numbers = index.tolist()
     return replace(
-        samples.map(lambda x: x[index]),
+        samples.map(lambda x: x[index] if len(x) == len(samples.ids) else x),
+        shown=samples.seen[index].flatten().nonzero()[:, 0],
         ids=tuple(samples.ids[i] for i in numbers),
         cameras=tuple(samples.cameras[i] for i in numbers),
     )
@@ -244,19 +237,15 @@ class _Task:
         )
 
     @property
-    def weights(self) -> Weights:
-        # A frame alone cannot tell its keypoints' offsets from its pose.
-        return Weights(pose=self.cfg.pose_weight, shape=self.cfg.shape_weight, offset_m=0.0)
-
-    @property
-    def schedule(self) -> Schedule:
-        return _schedule(self.cfg.iterations)
-
-
-@lru_cache
-def _schedule(iterations: int) -> Schedule:
-    *early, (robust, _, tolerance) = Schedule().stages
-    return Schedule((*early, (robust, iterations, tolerance)))
+    def settings(self) -> FitSettings:
+        *early, (robust, _, tolerance) = Schedule().stages
+        return FitSettings(
+            30.0,
+            # A frame alone cannot tell its keypoints' offsets from its pose.
+            weights=Weights(pose=self.cfg.pose_weight, shape=self.cfg.shape_weight, offset_m=0.0),
+            schedule=Schedule((*early, (robust, self.cfg.iterations, tolerance))),
+            prior=self.prior,
+        )
 
 
 def _calibrated(task: _Task) -> Bodies:
@@ -277,10 +266,8 @@ def _calibrated(task: _Task) -> Bodies:
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
     starts = [motion(*_on_torso(task, R, t)), motion(*to_world(said, R, t, task.body))]
-    begin = better_start(task.body, views, starts, 30.0, weights=task.weights, prior=task.prior)
-    found = fit(
-        task.body, views, begin, 30.0, weights=task.weights, schedule=task.schedule, prior=task.prior
-    ).motion
+    begin = better_start(task.body, views, starts, task.settings)
+    found = fit(task.body, views, begin, task.settings).motion
     count = samples.K.shape[1]
     rest = pelvis_at_rest(task.body, found.betas)
     pelvis = (R @ (rest + found.transl[:, 0])[:, None, :, None])[..., 0] + t
@@ -316,16 +303,15 @@ def _on_torso(task: _Task, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return root, pelvis - rest
 
 
-def _unposed(task: _Task) -> Bodies:
+def _uncalibrated(task: _Task) -> Bodies:
     """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
     start, betas = task.start, task.start.betas[:, 0]
-    begin = UnposedMotion(
+    begin = UncalibratedMotion(
         start.body_pose[:, :1], start.orient[:, :, None], start.transl[:, :, None], betas,
         betas.new_zeros(len(betas), len(BODY_25), 3),
     )  # fmt: skip
-    found = fit_unposed(
-        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, 30.0,
-        weights=task.weights, schedule=task.schedule, prior=task.prior,
+    found = fit_uncalibrated(
+        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, task.settings,
     ).motion  # fmt: skip
     count = task.samples.K.shape[1]
     return Bodies(

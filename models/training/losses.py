@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.body import Body, KeypointBody
+from models.constants import constant
 from models.regressors.calibrated import CalibratedNet, Evidence, gather
 from models.regressors.keypoint_nets import KeypointNet
 from models.regressors.kinematics import to_local
@@ -167,14 +168,14 @@ def image_losses(
     # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
     place = points @ samples.K.mT
     found = place[..., :2] / place[..., 2:].clamp_min(0.1)
-    factor = points.new_tensor([cfg.detected] * 25 + [cfg.annotated] * 24)
+    factor = constant((cfg.detected,) * 25 + (cfg.annotated,) * 24, points.device, points.dtype)
     known = samples.xy_px.isfinite().all(-1) & samples.seen[..., None]
     confidence = torch.where(known, samples.confidence, 0) * factor
     off = torch.where(known[..., None], found - samples.xy_px, 0) / (samples.images.shape[-1] / 2)
     terms = {"keypoints": cfg.keypoints * (confidence[..., None] * off**2).mean()}
 
     own = samples.joints
-    has_own = own[:, :, HIPS].isfinite().flatten(2).all(-1)
+    has_own = own.index_select(2, constant(HIPS, own.device)).isfinite().flatten(2).all(-1)
     true = torch.where(has_own[..., None, None], own, target.bodies.points(body)[:, :, 25:])
     whole = target.posed & target.shaped
     there = true.isfinite().all(-1) & (whole | has_own)[..., None]
@@ -183,21 +184,21 @@ def image_losses(
     count = (there.any(-1)).sum().clamp_min(1)
     terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
 
-    terms["pose"] = cfg.pose * _mean_where(target.posed, (said.rotations - target.bodies.rotations) ** 2)
-    terms["betas"] = cfg.betas * _mean_where(target.shaped, (said.betas - target.bodies.betas) ** 2)
-    terms["camera"] = cfg.camera * _mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
+    terms["pose"] = cfg.pose * mean_where(target.posed, (said.rotations - target.bodies.rotations) ** 2)
+    terms["betas"] = cfg.betas * mean_where(target.shaped, (said.betas - target.bodies.betas) ** 2)
+    terms["camera"] = cfg.camera * mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
     if cfg.shape and mesh is not None:
         a, b = (_mesh(x, mesh) for x in (said, target.bodies))
-        terms["shape"] = cfg.shape * _mean_where(whole, (a - b).abs())
+        terms["shape"] = cfg.shape * mean_where(whole, (a - b).abs())
     terms = {k: cfg.all * v for k, v in terms.items()}
     return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
 
 def _from_hips(joints: Tensor) -> Tensor:
-    return joints - joints[:, :, HIPS].mean(2, keepdim=True)
+    return joints - joints.index_select(2, constant(HIPS, joints.device)).mean(2, keepdim=True)
 
 
-def _mean_where(mask: Tensor, x: Tensor) -> Tensor:
+def mean_where(mask: Tensor, x: Tensor) -> Tensor:
     """Mean of x (N, V, ...) over the views where mask (N, V); 0 where there is none."""
     each = x.flatten(2).mean(2) if x.ndim > 2 else x
     return torch.where(mask, each, 0).sum() / mask.sum().clamp_min(1)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from models.body import Body, forward_kinematics, load_body, pelvis_at_rest, pose_keypoints
 from models.crops import person_box
+from models.fit.problem import HINGES
 from models.motion import animate, make_people
 from models.priors import load_pose_prior
 from models.regressors.kinematics import to_local
 from models.regressors.layers import MIN_KEYPOINTS
 from models.rendering.overlay import composite
 from models.rendering.software import draw
-from models.smplify import HINGES
 from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import picture_side, zoom
 from models.training.poses import Poses

@@ -13,7 +13,7 @@ import roma
 import torch
 from torch import Tensor
 
-from models.body import KeypointBody, down_the_tree
+from models.body import KeypointBody, global_rotations
 from models.regressors.kinematics import GlobalKinematics
 from models.training.poses import Poses, Sampler
 from pipeline.batches import TensorBatch, axes
@@ -109,7 +109,7 @@ class Projections:
         rest = self.kinematics.pelvis(betas)
         transl = -rest
         transl[:, 1] += self.sampler.poses.height[index]
-        turned = down_the_tree(rotations)
+        turned = global_rotations(rotations)
         joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
         shown = points
         if d.bias:

@@ -64,6 +64,8 @@ class Samples(TensorBatch):
     """uint8 RGB."""
     seen: Tensor = axes("N V")
     """Whether there is a crop; where not, K is NaN and the image black."""
+    shown: Tensor = axes("M")
+    """Numbers among all N V of the views that are seen."""
     K: Tensor = axes("N V 3 3")
     """Of the crops, pixels."""
     R: Tensor = axes("N V 3 3")
@@ -75,3 +77,7 @@ class Samples(TensorBatch):
     orient: Tensor = axes("N V 3 3")
     body_pose: Tensor = axes("N 23 3 3")
     betas: Tensor = axes("N 10")
+
+    def pin_memory(self) -> Samples:
+        """The same in memory that a GPU reads while the processor goes on."""
+        return self.map(Tensor.pin_memory)

@@ -326,10 +326,10 @@ class _Run:
         means = torch.stack([*(x.detach().float() for x in told.values()), norm.float()])
         if fabric.world_size > 1:
             means = self._of_all(means, "mean")
+        self.optimiser.step()  # before its numbers are looked at, for which the processor waits
         values = dict(zip((*told, "gradient"), means.tolist(), strict=True))
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
             self._refuse(batch, values)
-        self.optimiser.step()
         loss = values["loss"]
         self.smooth = loss if math.isnan(self.smooth) else 0.99 * self.smooth + 0.01 * loss
         self.counted += 1

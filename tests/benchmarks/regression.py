@@ -36,11 +36,13 @@ import throughput as speed_of  # noqa: E402
 
 from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
+from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights  # noqa: E402
+from models.fit.solver import fit  # noqa: E402
+from models.fit.starts import start_pose, start_shape  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressors.keypoint_nets import KeypointNet, load_regressor  # noqa: E402
 from models.regressors.regression import to_world  # noqa: E402
-from models.smplify import Motion, PoseTarget, Views, Weights, fit, start_pose, start_shape  # noqa: E402
 from models.training.keypoints import joint_errors  # noqa: E402
 from models.training.poses import Poses, read_poses  # noqa: E402
 from models.training.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
@@ -128,13 +130,15 @@ def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures, label: s
             body,
             Views(*cameras, xy, confidence),
             Motion(start[known][:, None], place[known][:, None], betas[known], start.new_zeros(count, 25, 3)),
-            rate=30.0,
-            weights=SINGLE,
-            prior=load_pose_prior(),
-            # One view shows half of a pose: the net knows more of the other half than a prior.
-            toward=PoseTarget(r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double())
-            if views == 1
-            else None,
+            FitSettings(
+                30.0,
+                weights=SINGLE,
+                prior=load_pose_prior(),
+                # One view shows half of a pose: the net knows more of the other half than a prior.
+                toward=PoseTarget(r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double())
+                if views == 1
+                else None,
+            ),
         ).motion
         figures[f"{name}_frames_per_s_{label}"] = round(count / (time.process_time() - begin))
         fitted = rotations.clone()

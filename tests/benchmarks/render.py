@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 from models.body import Body, load_body  # noqa: E402
 from models.rendering import moderngl, overlay, pytorch3d, software  # noqa: E402
@@ -85,12 +86,32 @@ def main() -> None:
 
 def measure(store: Store, video: VideoInfo, body: Body, folder: Path, rounds: int) -> dict[str, object]:
     """Ratios and the parts of the cost, for the first camera of a store."""
+    frames = len(store.contents.time_s)
+    cfg = RenderConfig(mosaic=False, codec="libx264", backend="software")
+    times = overlay_times(store, video, body, folder, cfg, rounds)
+    ratios = times[:, 1] / times[:, 0]
+    wall, cpu = np.median(ratios, 0)
+    return {
+        "video": f"{video.size[0]}x{video.size[1]}, {frames} frames",
+        "overlay_ratio": round(float(wall), 3),
+        "overlay_ratio_cpu": round(float(cpu), 3),
+        "ratios": np.round(ratios, 3).tolist(),
+        "ms_per_frame": {
+            "plain": [round(float(x), 2) for x in times[:, 0].min(0) / frames * 1e3],
+            "overlay": [round(float(x), 2) for x in times[:, 1].min(0) / frames * 1e3],
+        },
+        "parts": parts(store, video, body),
+    }
+
+
+def overlay_times(
+    store: Store, video: VideoInfo, body: Body, folder: Path, cfg: RenderConfig, rounds: int
+) -> NDArray[np.float64]:
+    """(rounds, 2, 2) wall and processor seconds of decoding and encoding alone, and of the overlay."""
     contents = store.contents
-    frames = len(contents.time_s)
     batches = [store.read(k) for k in range(len(store.done))]
     rig = contents.rig.select(contents.rig.names[:1])
     index = contents.frame_index[:1]
-    cfg = RenderConfig(mosaic=False, codec="libx264", backend="software")
     baseline = folder / "baseline.mp4"
 
     def draw() -> None:
@@ -105,26 +126,12 @@ def measure(store: Store, video: VideoInfo, body: Body, folder: Path, rounds: in
     def plain() -> None:
         transcode(video.path, baseline, contents.rate, int(index.max()) + 1, cfg)
 
-    ratios, seconds = [], []
+    seconds = []
     for k in range(rounds + 1):
         took = [_timed(f) for f in ((plain, draw) if k % 2 else (draw, plain))]
-        took = took if k % 2 else took[::-1]
         if k:  # the first compiles and warms up
-            ratios.append([took[1][i] / took[0][i] for i in (0, 1)])
-            seconds.append(took)
-    wall, cpu = np.median(ratios, 0)
-    times = np.array(seconds)
-    return {
-        "video": f"{video.size[0]}x{video.size[1]}, {frames} frames",
-        "overlay_ratio": round(float(wall), 3),
-        "overlay_ratio_cpu": round(float(cpu), 3),
-        "ratios": [[round(x, 3) for x in pair] for pair in ratios],
-        "ms_per_frame": {
-            "plain": [round(float(x), 2) for x in times[:, 0].min(0) / frames * 1e3],
-            "overlay": [round(float(x), 2) for x in times[:, 1].min(0) / frames * 1e3],
-        },
-        "parts": parts(store, video, body),
-    }
+            seconds.append(took if k % 2 else took[::-1])
+    return np.array(seconds)
 
 
 def transcode(path: Path, out: Path, rate: Fraction, frames: int, cfg: RenderConfig) -> None:
@@ -132,7 +139,8 @@ def transcode(path: Path, out: Path, rate: Fraction, frames: int, cfg: RenderCon
     with av.open(str(path)) as source, av.open(str(out), "w", options={"movflags": "+faststart"}) as sink:
         taken = source.streams.video[0]
         taken.codec_context.thread_count = 1
-        stream = sink.add_stream("libx264", rate=rate, options={"crf": str(cfg.crf), "preset": cfg.preset})
+        x264 = {"crf": str(cfg.crf), "preset": cfg.preset}
+        stream = sink.add_stream(cfg.codec, rate=rate, options=x264 if cfg.codec == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = taken.width, taken.height, "yuv420p"
         stream.codec_context.thread_count = os.cpu_count() or 1
         for k, frame in enumerate(source.decode(taken)):

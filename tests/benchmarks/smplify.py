@@ -29,15 +29,17 @@ from torch import Tensor  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from fit_problems import pa_mpjpe_mm, rough_views, solve_uncalibrated  # noqa: E402
 from scenes import HINGES, Scene, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene  # noqa: E402
-from test_smplify import pa_mpjpe_mm, rough_views, solve_unposed  # noqa: E402
 from test_smplify_stage import batches, joined  # noqa: E402
 
-from models import smplify as solver  # noqa: E402
 from models.body import pose_keypoints  # noqa: E402
+from models.fit.energy import evaluate  # noqa: E402
+from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights, prepare  # noqa: E402
+from models.fit.solver import Fit, _retract  # noqa: E402
+from models.fit.spin import SpinFit, spin  # noqa: E402
+from models.fit.system import linearise  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
-from models.smplify import Fit, Motion, Schedule  # noqa: E402
-from models.spin import SpinFit, spin  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.skeleton import SMPL_24  # noqa: E402
@@ -50,7 +52,7 @@ SEEDS = range(400, 408)
 """None of them was looked at while the weights were chosen; those were
 300–307, 5000–5005 and 7000–7007."""
 TIGHT = Schedule((*Schedule().stages[:2], (Schedule().stages[2][0], 200, 1e-6)))
-FIXED = solver.Weights(offset_spread=1)
+FIXED = Weights(offset_spread=1)
 """An energy that does not change on the way, for methods that minimise one."""
 Figures = dict[str, float | list[float]]
 
@@ -179,7 +181,7 @@ def unposed(seeds: range, figures: Figures) -> None:
     """Cameras that stand nobody knows where, from a start 25° wrong in every joint 20 cm in every place."""
     for views in (1, 2, 4):
         scenes = [scene(s, "random", views=views) for s in seeds]
-        fits = [solve_unposed(d, rough_views(d, 25)) for d in scenes]
+        fits = [solve_uncalibrated(d, rough_views(d, 25)) for d in scenes]
         error = [pa_mpjpe_mm(f.motion, d) for f, d in zip(fits, scenes, strict=True)]
         figures[f"unposed_{views}_views_pa_mpjpe_mm"] = float(np.mean(error))
 
@@ -242,23 +244,21 @@ def derivatives(figures: Figures) -> None:
     """Analytic gradient and Jacobian against autograd, float64."""
     d = scene(3, "random", frames=6, noise_px=40)
     start = replace(d.start(), betas=torch.ones(1, 10, dtype=torch.float64))
-    pb, motion, _ = solver._prepare(
-        body().keypoints, d.views(torch.float64), start, 60.0, 0, True, solver.Weights(), prior()
-    )
-    st = solver._evaluate(pb, motion, 8.0)
-    sys_ = solver._linearise(pb, st, 8.0)
+    pb, motion, _ = prepare(body().keypoints, d.views(torch.float64), start, FitSettings(60.0, prior=prior()))
+    st = evaluate(pb, motion, 8.0)
+    sys_ = linearise(pb, st, 8.0)
     x = torch.zeros_like(sys_.grad).requires_grad_()
 
     def moved(step: Tensor) -> Motion:
-        return solver._moved(pb, motion, step, torch.zeros_like(sys_.shape_grad))
+        return _retract(pb, motion, step, torch.zeros_like(sys_.shape_grad))
 
-    (wanted,) = torch.autograd.grad(solver._evaluate(pb, moved(x), 8.0).energy.sum() / 2, x)
+    (wanted,) = torch.autograd.grad(evaluate(pb, moved(x), 8.0).energy.sum() / 2, x)
     figures["gradient_error"] = float((sys_.grad - wanted).norm() / wanted.norm())
 
     def points(step: Tensor) -> Tensor:
         full = torch.zeros_like(sys_.grad)
         full[0, 2] = step
-        return solver._evaluate(pb, moved(full), 8.0).points[0, :, 2].reshape(-1)
+        return evaluate(pb, moved(full), 8.0).points[0, :, 2].reshape(-1)
 
     jacobian = torch.autograd.functional.jacobian(points, torch.zeros_like(sys_.grad[0, 2]))
     figures["jacobian_error"] = float((sys_.jacobian[0, 2] - jacobian).norm() / jacobian.norm())
@@ -268,15 +268,17 @@ def descend(d: Scene, method: str, steps: int) -> tuple[float, float]:
     """Energy and CPU seconds of a first-order method on the same objective, annealing and start."""
     start = d.start()
     begin = time.process_time()
-    pb, motion, _ = solver._prepare(body().keypoints, d.views(), start, d.rate, 0, True, FIXED, prior())
-    frames, size = motion.transl.shape[1], 3 + 3 * len(pb.model.active)
+    pb, motion, _ = prepare(
+        body().keypoints, d.views(), start, FitSettings(d.rate, weights=FIXED, prior=prior())
+    )
+    frames, size = motion.transl.shape[1], 3 + 3 * len(pb.body.active)
     pose, betas, offsets = (torch.zeros(s, requires_grad=True) for s in ((1, frames, size), (1, 10), (1, 75)))
     unknowns = [pose, betas, offsets]
 
     def energy(robust: float) -> Tensor:
         # Offsets in units of their deviation: both methods need it.
         shape = torch.cat([betas, FIXED.offset_m * offsets], 1)
-        return solver._evaluate(pb, solver._moved(pb, motion, pose, shape), robust).energy.sum()
+        return evaluate(pb, _retract(pb, motion, pose, shape), robust).energy.sum()
 
     for robust, share in zip((16.0, 8.0, 4.0), (0.15, 0.15, 0.7), strict=True):
         n = round(share * steps)
@@ -318,7 +320,7 @@ def spin_preset(d: Scene, figures: Figures) -> None:
     views = d.views()
     frames = d.xy.shape[1]
     scale = torch.diag(torch.tensor([224 / 820, 224 / 820, 1.0]))
-    alone = solver.Views(
+    alone = Views(
         *(x[0, :1].expand(frames, 1, *x.shape[2:]) for x in (scale @ views.K, views.R, views.t)),
         xy_px=views.xy_px[0, :1].transpose(0, 1)[:, :, None] * 224 / 820,
         confidence=views.confidence[0, :1].transpose(0, 1)[:, :, None],

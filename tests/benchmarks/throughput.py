@@ -23,6 +23,7 @@ import time  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from fractions import Fraction  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Literal  # noqa: E402
 
 import av  # noqa: E402
 import numpy as np  # noqa: E402
@@ -36,7 +37,7 @@ from models.crops import SIZE  # noqa: E402
 from models.image_regressor import ImageConfig, ImageRegressor  # noqa: E402
 from pipeline.batches import FrameBatch, KeypointBatch  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
-from stages.regress import Net, RegressConfig, load_net, regress  # noqa: E402
+from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 
 Figures = dict[str, float]
 WINDOW, REPEATS = 24, 3
@@ -46,45 +47,72 @@ WIDTH, HEIGHT = 1920, 1080
 def throughput(frames: int = 24, device: str = "cpu") -> Figures:
     """Images and persons a second; frames: of four views, a multiple of the window fills the batches."""
     torch.set_num_threads(1)
+    figures = {f"resnet50_{k}": v for k, v in compared(frames, device, "auto").items()}
     cfg = RegressConfig(device=device)
+    default = load_net(cfg)
+    assert default is not None
+    d = scaled(scene(3, "person", frames=480))
+
+    def stage() -> None:
+        for batch in regress(chunks(d), cfg, d.rig, body(), default, window=WINDOW):
+            assert batch.posed.all()
+
+    least = min(seconds(stage, device) for _ in range(REPEATS))
+    return figures | {"keypoints_stage_persons_per_s": round(480 / least)}
+
+
+def compared(
+    frames: int,
+    device: str,
+    precision: Literal["auto", "32", "bf16"],
+    profiled: Callable[[str, Callable[[], object]], None] | None = None,
+) -> Figures:
+    """The stage with ResNet-50 and the fusion by attention, and its encoder alone on crops that are ready."""
+    cfg = RegressConfig(device=device, precision=precision)
     d = scaled(scene(3, "person", frames=frames))
     pictures = filmed(len(d.rig), WINDOW)
-    net = ImageRegressor(ImageConfig("resnet50", "attention")).eval().requires_grad_(False).to(device)
+    net = ImageRegressor(ImageConfig("resnet50", "attention")).eval().requires_grad_(False)
+    if device != "cpu":
+        net = net.to(memory_format=torch.channels_last)
+    net = net.to(device)
+    half = precision == "bf16" or (precision == "auto" and device != "cpu")
     images = frames * len(d.rig)
-    crops = torch.randn(min(cfg.batch_size, images), 3, SIZE, SIZE, device=device)
+    crops = torch.randn(min(64 if device == "cpu" else 256, images), 3, SIZE, SIZE, device=device)
 
     def decode(start: int) -> Iterator[FrameBatch]:
         for first in range(start, frames, WINDOW):
             yield FrameBatch(first, tuple(v[: min(WINDOW, frames - first)] for v in pictures))
 
-    def stage(net: Net, scene: Scene = d) -> None:
-        for batch in regress(chunks(scene), cfg, scene.rig, body(), net, window=WINDOW, decode=decode):
+    def stage() -> None:
+        stream = regress(chunks(d), cfg, d.rig, body(), net, window=WINDOW, decode=decode)
+        for batch in stream:
             assert batch.posed.all()
 
     @torch.no_grad()
     def bare() -> None:
         for at in range(0, images, len(crops)):
-            net.encode(crops[: images - at])
+            net.encode(crops[: images - at], half=half)
 
     best = {"bare": np.inf, "stage": np.inf}
+    for run in (bare, stage):
+        run()
     for _ in range(REPEATS):
         best["bare"] = min(best["bare"], seconds(bare, device))
-        best["stage"] = min(best["stage"], seconds(lambda: stage(net), device))
-    default = load_net(cfg)
-    assert default is not None
-    long = scaled(scene(3, "person", frames=480))
-    least = min(seconds(lambda: stage(default, long), device) for _ in range(REPEATS))
+        best["stage"] = min(best["stage"], seconds(stage, device))
+    if profiled is not None:
+        profiled("regress", stage)
     return {
-        "resnet50_images": images,
-        "resnet50_bare_images_per_s": round(images / best["bare"], 1),
-        "resnet50_stage_images_per_s": round(images / best["stage"], 1),
-        "resnet50_stage_ratio": round(best["bare"] / best["stage"], 3),
-        "keypoints_stage_persons_per_s": round(480 / least),
+        "images": images,
+        "bare_images_per_s": round(images / best["bare"], 1),
+        "stage_images_per_s": round(images / best["stage"], 1),
+        "stage_ratio": round(best["bare"] / best["stage"], 3),
     }
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
     clock = time.process_time if device == "cpu" else time.perf_counter
+    if device != "cpu":
+        torch.cuda.synchronize()
     begin = clock()
     run()
     if device != "cpu":

@@ -11,8 +11,8 @@ import torch
 from scenes import Scene, body, prior, scene
 
 from models.body import pose_keypoints
-from models.smplify import Motion, Views
-from models.spin import spin
+from models.fit.problem import Motion, Views
+from models.fit.spin import spin
 
 
 def crop(d: Scene) -> Views:

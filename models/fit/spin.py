@@ -1,7 +1,7 @@
 """SMPLify as SPIN runs it inside its training loop: one view, every image alone, two runs of Adam.
 
 Kolotouros et al., Learning to Reconstruct 3D Human Pose and Shape via Model-fitting in the Loop (2019), with
-the weights of its code. For training and for comparison; ``models/smplify.py`` is faster and more accurate.
+the weights of its code. For training and for comparison; ``solver.py`` is faster and more accurate.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody, pose_keypoints
+from models.fit.problem import HINGES, Motion, Views
 from models.priors import PosePrior
-from models.smplify import HINGES, Motion, Views
 from pipeline.skeleton import BODY_25, SMPL_24
 
 _ANCHORS = tuple(BODY_25.index(n) for n in ("RHip", "LHip", "RShoulder", "LShoulder"))

@@ -1,0 +1,134 @@
+"""The energy of motions, and the state that its derivatives are taken at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import roma
+import torch
+from torch import Tensor
+
+from models.body import global_rotations
+from models.fit.problem import JOINTS, STRAIGHT_RAD, Motion, Problem
+
+NEAR_M = 0.1
+"""What lies nearer to the camera, or behind it, is not in the picture."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Motions and all that their energy was computed from; the Jacobian starts here."""
+
+    motion: Motion
+    G: Tensor  # (N, T, 24, 3, 3) global rotations
+    flat: Tensor  # (N, 3, T, 72) the same, for products with levers
+    levers: Tensor  # (N, K, 24, 3)
+    points: Tensor  # (N, 3, T, K)
+    cam: Tensor  # (N, V, 3, T, K) normalised x, y and 1/z; 0 behind the camera
+    miss: Tensor  # (N, V, 2, T, K) in standard deviations
+    theta: Tensor  # (N, T, A − 1, 3)
+    theta_slope: Tensor  # (N, T, (A − 1) 3) gradient of half the prior's and the hinges' energy
+    component: Tensor  # (N, T) of the prior
+    energy: Tensor  # (N,) float64
+
+    def where(self, mask: Tensor, other: State) -> State:
+        """Per problem: this state where ``mask`` (N,), else the other one."""
+        return _combined(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), self, other)
+
+    def gather(self, rows: Tensor) -> State:
+        """States of problems ``rows``."""
+        return _combined(lambda x: x[rows], self)
+
+    def scatter(self, rows: Tensor, part: State) -> State:
+        """This state with that of problems ``rows`` replaced."""
+        return _combined(lambda x, y: x.index_copy(0, rows, y), self, part)
+
+
+def _combined(fn: Callable[..., Tensor], *states: State) -> State:
+    """fn over the tensors that states have in the same places."""
+
+    def over(*items: Any) -> Any:
+        if isinstance(items[0], Tensor):
+            return fn(*items)
+        return type(items[0])(*(over(*(getattr(i, f.name) for i in items)) for f in fields(items[0])))
+
+    return cast(State, over(*states))
+
+
+def sideways(pb: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Sines (N, T, 4) of the angles by which forearms and shanks leave their hinge's plane, and derivatives.
+
+    It is the part of the lower bone, e, along the hinge's axis, h: R_he; its derivative (N, T, 4, 3) is
+    e × R_h.
+    """
+    hinges = pb.body.hinges
+    row = motion.rotations[:, :, hinges.joint, hinges.axis]
+    return (row * hinges.bone).sum(-1), torch.linalg.cross(hinges.bone.expand_as(row), row, dim=-1)
+
+
+def evaluate(pb: Problem, motion: Motion, robust: float) -> State:
+    """Energy at a robust scale, in standard deviations, and what it was computed from."""
+    n, frames = motion.transl.shape[:2]
+    G = global_rotations(motion.rotations)
+    joint0, levers = pb.body.shaped(motion.betas, motion.offsets)
+    flat = G.permute(0, 3, 1, 2, 4).reshape(n, 3, frames, 3 * JOINTS)
+    points = flat.reshape(n, 3 * frames, -1) @ levers.reshape(n, -1, 3 * JOINTS).mT
+    points = points.reshape(n, 3, frames, -1) + (motion.transl + joint0[:, None]).mT[..., None]
+
+    views = pb.R.shape[1]
+    cam = pb.R.reshape(n, 3 * views, 3) @ points.reshape(n, 3, -1)
+    cam = cam.reshape(n, views, 3, *points.shape[2:]) + pb.t[..., None, None]
+    front = cam[:, :, 2] > NEAR_M
+    iz = torch.where(front, 1 / cam[:, :, 2], 0)
+    x, y = cam[:, :, 0] * iz, cam[:, :, 1] * iz
+    fx, skew, fy = (pb.focal[..., i, None] for i in range(3))
+    dx, dy = x - pb.seen[..., 0], y - pb.seen[..., 1]
+    ux, uy = fx * dx + skew * dy, fy * dy
+    r2 = ux * ux + uy * uy
+    g2 = robust * robust
+    data = pb.trust * torch.where(front, g2 * r2 / (g2 + r2), g2)
+    energy = data[:, :, pb.held :].double().sum((1, 2, 3))
+
+    theta = roma.rotmat_to_rotvec(motion.rotations[:, :, pb.body.active[1:]])
+    row = theta.flatten(2)
+    slope = torch.zeros_like(row)
+    component = torch.zeros(n, frames, dtype=torch.long, device=row.device)
+    if pb.prior is not None:
+        distance, slope, component = pb.prior.evaluate(row)
+        energy = energy + distance[:, pb.held :].double().sum(1)
+    if pb.toward is not None:
+        off = motion.rotations[:, :, pb.body.active[1:]] - pb.toward[0]
+        distance = pb.toward[1] * (off * off).sum((-2, -1))
+        energy = energy + distance[:, pb.held :].double().sum((1, 2))
+    hinges = pb.body.hinges
+    back = (STRAIGHT_RAD - hinges.sign * row[..., hinges.index]).clamp(min=0)
+    slope[..., hinges.index] -= pb.w_hinge * hinges.sign * back
+    energy = energy + pb.w_hinge * (back * back)[:, pb.held :].double().sum((1, 2))
+    side, _ = sideways(pb, motion)
+    energy = energy + pb.w_sideways * (side * side)[:, pb.held :].double().sum((1, 2))
+
+    if frames >= 3:
+        tied = pb.tied.to(torch.float64)
+        bend = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
+        energy = energy + (pb.w_acc * bend * bend).double().sum((1, 3)) @ tied
+        turn = motion.rotations[:, :, pb.body.active]
+        turn = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
+        energy = energy + (pb.w_spin * (turn * turn).sum((3, 4))).double().sum(2) @ tied
+    if pb.free_shape:
+        energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
+        energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
+    return State(
+        motion,
+        G,
+        flat,
+        levers,
+        points,
+        torch.stack([x, y, iz], 2),
+        torch.stack([ux, uy], 2),
+        theta,
+        slope,
+        component,
+        energy,
+    )

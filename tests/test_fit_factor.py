@@ -1,0 +1,72 @@
+"""Structured Cholesky factors against dense ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fit_problems import (
+    F64,
+    ROBUST,
+    dense,
+    linearised,
+    small_problem,
+)
+from scenes import joints_of, scene
+
+from models.fit import factor
+from models.fit.energy import evaluate
+from models.fit.factor import BandedFactor, CyclicFactor, step
+from models.fit.problem import (
+    _bands,
+)
+from models.fit.system import linearise
+
+
+@pytest.mark.parametrize(
+    ("frames", "uncalibrated"), [(1, False), (2, False), (3, False), (6, False), (1, True), (5, True)]
+)
+def test_structured_solves_are_the_dense_one(frames: int, uncalibrated: bool) -> None:
+    pb, motion = small_problem(uncalibrated=uncalibrated)
+    cut = replace(
+        pb,
+        seen=pb.seen[:, :, :frames],
+        trust=pb.trust[:, :, :frames],
+        focal=pb.focal[:, :, :frames],
+        tied=(tied := pb.tied[: max(frames - 2, 0)]),
+        bands=_bands(tied, frames, 0),
+        toward=tuple(x[:, :frames] for x in pb.toward or ()),
+    )
+    motion = motion.frames(0, frames)
+    sys = linearised(cut, motion)
+    damping = torch.tensor([1e-3, 0.5], dtype=F64)
+    pose, shape = step(sys, damping)
+    rhs = torch.cat([sys.grad[..., None], sys.border], -1)
+    band, block = BandedFactor(sys, damping), CyclicFactor(sys, damping)
+    one, other = band.backward(band.forward(rhs)), block.backward(block.forward(rhs))
+    assert (one - other).norm() < 1e-9 * one.norm()
+    for n in range(2):
+        h = dense(sys, n)
+        h += damping[n] * torch.diag(h.diagonal())
+        wanted = torch.linalg.solve(h, -torch.cat([sys.grad[n].reshape(-1), sys.shape_grad[n]]))
+        found = torch.cat([pose[n].reshape(-1), shape[n]])
+        assert (found - wanted).norm() < 1e-8 * wanted.norm()
+
+
+def test_not_positive_definite_is_nan_not_a_wrong_step() -> None:
+    pb, motion = small_problem()
+    sys = linearise(pb, evaluate(pb, motion, ROBUST), ROBUST)
+    sys.diag[1, 2, 5, 5] = -1.0
+    for kind in (BandedFactor, CyclicFactor):
+        x = kind(sys, torch.zeros(2, dtype=F64)).forward(sys.grad[..., None])
+        assert x[0].isfinite().all()
+        assert x[1].isnan().any()
+
+
+def test_the_block_solver_finds_the_same_motion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, as a GPU runs it."""
+    d = scene(4, "random", frames=21)
+    banded = d.solve(F64).motion
+    monkeypatch.setattr(factor, "BandedFactor", CyclicFactor)
+    assert (joints_of(d.solve(F64).motion) - joints_of(banded)).abs().max() < 1e-8
