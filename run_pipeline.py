@@ -389,11 +389,11 @@ def export(
     import torch
 
     from models.body import load_body
+    from models.formats import find_format
     from pipeline.store import Store
-    from stages.export import check_format
     from stages.export import export as write
 
-    check_format(file)
+    find_format(file)
     torch.set_num_threads(1)
     folder = _here(out)
     results = Store(_store_of(folder))

@@ -1,10 +1,10 @@
-"""The body: kinematics, keypoints, the full mesh, and the files it is read from.
+"""Body: kinematics, keypoints, the full mesh, and the files it is read from.
 
-SMPL as smplx defines it (Loper et al. 2015): 24 joints, rest pose y up, facing +z, left = +x, metres. Rest
-joints are linear in betas. The pelvis of a posed body lies at J_pelvis(betas) + transl.
+SMPL as smplx defines it (Loper et al. 2015): the joints of ``SMPL_24``, rest pose y up, facing +z, left = +x,
+metres. Rest joints are linear in betas. The pelvis of a posed body lies at J_pelvis(betas) + transl.
 
-Two views of one body: ``KeypointBody`` carries only the 24 joints and the 25 points of BODY_25, which is all
-that a fit needs; ``Body.vertices`` gives the whole mesh, through smplx.
+Two views of one body: ``KeypointBody`` carries only its J joints and K keypoints, which is all that a fit
+needs; ``Body.vertices`` gives the whole mesh, through smplx.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from torch import Tensor
 from models.constants import constant
 from models.rotations import product
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
 from pipeline.pickles import StandIn, unpickle_arrays
+from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25, Skeleton
 
 MAX_BETAS: Final = 10
+_POSE_FEATURES: Final = 9 * (len(SMPL_24) - 1)
+"""Entries of the rotation matrices that pose blend shapes are linear in."""
 CHUNK: Final = 24
 """Frames skinned at once: bounds the working memory of ``Body.vertices`` to some 50 MB."""
 
@@ -51,21 +53,43 @@ _OPTIONAL: Final[tuple[str, ...]] = ("posedirs", "body_25_vertices")
 
 @dataclass(frozen=True, eq=False)
 class KeypointBody:
-    """The joints and BODY_25 points of a body. B betas; float64 on the CPU as loaded."""
+    """J joints and K keypoints of a body with B betas; float64 on the CPU as loaded."""
 
     joints_template: Tensor
-    """(24, 3) rest joints at betas 0, metres."""
+    """(J, 3) rest joints at betas 0, metres."""
     joints_shapedirs: Tensor
-    """(24, 3, B) metres per beta."""
+    """(J, 3, B) metres per beta."""
     points_template: Tensor
-    """(25, 3) rest BODY_25 points at betas 0, metres."""
+    """(K, 3) rest keypoints at betas 0, metres."""
     points_shapedirs: Tensor
-    """(25, 3, B) metres per beta."""
+    """(K, 3, B) metres per beta."""
     weights: Tensor
-    """(25, 24) skin weights; one joint alone for the fourteen points that are SMPL joints."""
+    """(K, J) skin weights; one joint alone for keypoints that are joints."""
+    skeleton: Skeleton = SMPL_24
+    """Of the joints."""
+    keypoint_skeleton: Skeleton = BODY_25
+
+    def __post_init__(self) -> None:
+        j, k, b = len(self.skeleton), len(self.keypoint_skeleton), self.joints_shapedirs.shape[-1]
+        expected = {
+            "joints_template": (j, 3),
+            "joints_shapedirs": (j, 3, b),
+            "points_template": (k, 3),
+            "points_shapedirs": (k, 3, b),
+            "weights": (k, j),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every array by the name of its field."""
+        return {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        return replace(self, **{f.name: getattr(self, f.name).to(device, dtype) for f in fields(self)})
+        moved: dict[str, Any] = {name: x.to(device, dtype) for name, x in self.tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +107,15 @@ class Body:
     shapedirs: Tensor
     """(V, 3, B) metres per beta."""
     posedirs: Tensor
-    """(207, 3 V) metres, or (207, 3) zeros for a body without pose blend shapes."""
+    """(9 (J − 1), 3 V) metres, or (9 (J − 1), 3) zeros for a body without pose blend shapes."""
     J_regressor: Tensor
-    """(24, V)"""
+    """(J, V)"""
     weights: Tensor
-    """(V, 24)"""
+    """(V, J)"""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return self.keypoints.skeleton
 
     @property
     def num_betas(self) -> int:
@@ -101,12 +129,12 @@ class Body:
     def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
         """Posed mesh (N, V, 3), metres, float32.
 
-        global_orient (N, 3, 3) and body_pose (N, 23, 3, 3) rotation matrices, betas (B,) or (N, B), transl
-        (N, 3) metres. Any float dtype on the body's device.
+        global_orient (N, 3, 3) and body_pose (N, J − 1, 3, 3) rotation matrices, betas (B,) or (N, B),
+        transl (N, 3) metres. Any float dtype on the body's device.
         """
         pose = torch.cat([global_orient[:, None], body_pose], 1).float().contiguous()
         shape = betas.float().expand(len(pose), -1)
-        parents = torch.tensor(SMPL_PARENTS, device=self.v_template.device)
+        parents = torch.tensor(self.skeleton.parents, device=self.v_template.device)
         chunks = []
         for i in range(0, len(pose), CHUNK):
             vertices, _ = lbs(
@@ -124,13 +152,10 @@ class Body:
         return torch.cat(chunks) if chunks else pose.new_empty(0, *self.v_template.shape)
 
 
-_PARENTS: Final = list(SMPL_PARENTS[1:])
-
-
 @lru_cache
-def _ancestors(device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
+def _ancestors(skeleton: Skeleton, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
     """Joints that have an ancestor 1, 2, 4 and 8 steps above them, and that ancestor."""
-    above, out = list(SMPL_PARENTS), []
+    above, out = list(skeleton.parents), []
     while any(a >= 0 for a in above):
         joints = [j for j, a in enumerate(above) if a >= 0]
         out.append(tuple(torch.tensor(x, device=device) for x in (joints, [above[j] for j in joints])))
@@ -139,25 +164,25 @@ def _ancestors(device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 @lru_cache
-def _chains(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(24, 23) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
-    rows = torch.zeros(24, 24, dtype=dtype)
-    for joint, parent in enumerate(_PARENTS, start=1):
+def _chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(J, J − 1) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
+    rows = torch.zeros(len(skeleton), len(skeleton), dtype=dtype)
+    for joint, parent in enumerate(skeleton.parents[1:], start=1):
         rows[joint] = rows[parent]
         rows[joint, joint] = 1
     return rows[:, 1:].to(device)
 
 
-def global_rotations(local: Tensor) -> Tensor:
-    """Local rotations (..., 24, 3, 3) → those of all joints in the frame that the root's is given in."""
+def global_rotations(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
+    """Local rotations (..., J, 3, 3) → those of all joints in the frame that the root's is given in."""
     if local.device.type == "cpu":
         each = local.unbind(-3)
         out = [each[0]]
-        for joint, parent in enumerate(_PARENTS, start=1):
+        for joint, parent in enumerate(skeleton.parents[1:], start=1):
             out.append(out[parent] @ each[joint])
         return torch.stack(out, -3)
     # Few large steps for a GPU: each joint's product grows over 1, 2, 4, then 8 ancestors.
-    for joints, ancestors in _ancestors(local.device):
+    for joints, ancestors in _ancestors(skeleton, local.device):
         longer = product(local.index_select(-3, ancestors), local.index_select(-3, joints))
         local = local.index_copy(-3, joints, longer)
     return local
@@ -171,34 +196,36 @@ def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
     return rest
 
 
-def forward_kinematics(rotations: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
+def forward_kinematics(
+    rotations: Tensor, rest_joints: Tensor, skeleton: Skeleton = SMPL_24
+) -> tuple[Tensor, Tensor]:
     """World rotation and position of each joint.
 
-    rotations (..., 24, 3, 3) relative to the parent, rest_joints (..., 24, 3); leading axes broadcast.
-    Returns (..., 24, 3, 3) and (..., 24, 3) in the unit of ``rest_joints``, the root at its rest position.
+    rotations (..., J, 3, 3) relative to the parent, rest_joints (..., J, 3); leading axes broadcast.
+    Returns (..., J, 3, 3) and (..., J, 3) in the unit of ``rest_joints``, the root at its rest position.
     """
-    world = global_rotations(rotations)
-    parents = constant(SMPL_PARENTS[1:], world.device)
+    world = global_rotations(rotations, skeleton)
+    parents = constant(skeleton.parents[1:], world.device)
     bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
     steps = (world.index_select(-3, parents) @ bones[..., None])[..., 0]
-    placed = rest_joints[..., :1, :] + _chains(world.device, world.dtype) @ steps
+    placed = rest_joints[..., :1, :] + _chains(skeleton, world.device, world.dtype) @ steps
     return world.expand(*placed.shape[:-1], 3, 3), placed
 
 
 def pose_keypoints(
     body: KeypointBody, rotations: Tensor, betas: Tensor, transl: Tensor, offsets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Joints (..., 24, 3) and BODY_25 points (..., 25, 3) of posed bodies, metres, world.
+    """Joints (..., J, 3) and keypoints (..., K, 3) of posed bodies, metres, world.
 
-    rotations (..., 24, 3, 3): the root's, body → world, then each joint's relative to its parent; betas
-    (..., B); transl (..., 3) metres; leading axes broadcast. offsets (25, 3), metres, are added to the points
+    rotations (..., J, 3, 3): the root's, body → world, then each joint's relative to its parent; betas
+    (..., B); transl (..., 3) metres; leading axes broadcast. offsets (K, 3), metres, are added to the points
     in the rest pose. Pose blend shapes, where the body has them, are left out: they move skin points only.
     """
     rest = body.joints_template + torch.einsum("jcb,...b->...jc", body.joints_shapedirs, betas)
     points = body.points_template + torch.einsum("kcb,...b->...kc", body.points_shapedirs, betas)
     if offsets is not None:
         points = points + offsets
-    turned, placed = forward_kinematics(rotations, rest)
+    turned, placed = forward_kinematics(rotations, rest, body.skeleton)
     shift = placed - (turned @ rest[..., None])[..., 0]
     blend = torch.einsum("kj,...jab->...kab", body.weights, turned)
     posed = (blend @ points[..., None])[..., 0] + body.weights @ shift
@@ -235,7 +262,7 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
     template, shapedirs = model["v_template"], model["shapedirs"][..., :MAX_BETAS]
     regressor, weights = model["J_regressor"], model["weights"]
     vertex = _skin_points(path, model)
-    joint = [SMPL_JOINTS.index(SMPL_OF_BODY_25[p]) if p in SMPL_OF_BODY_25 else -1 for p in BODY_25]
+    joint = [SMPL_24.index(SMPL_OF_BODY_25[p]) if p in SMPL_OF_BODY_25 else -1 for p in BODY_25.names]
     of_joint = np.array(joint) >= 0
     joints, joint_dirs = regressor @ template, np.einsum("jv,vcb->jcb", regressor, shapedirs)
 
@@ -250,7 +277,7 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
 
     posedirs = model.get("posedirs")
     # Zeros that smplx adds to every vertex alike: no memory, no time.
-    posedirs = np.zeros((207, 3)) if posedirs is None else posedirs.reshape(-1, 207).T
+    posedirs = np.zeros((_POSE_FEATURES, 3)) if posedirs is None else posedirs.reshape(-1, _POSE_FEATURES).T
     return Body(
         name=name,
         sha256=sha256,
@@ -260,7 +287,7 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
             joints_shapedirs=torch.from_numpy(joint_dirs),
             points_template=pick(joints, template),
             points_shapedirs=pick(joint_dirs, shapedirs),
-            weights=pick(np.eye(24), weights),
+            weights=pick(np.eye(len(SMPL_24)), weights),
         ),
         v_template=single(template),
         shapedirs=single(shapedirs),
@@ -271,22 +298,23 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
 
 
 def _skin_points(path: Path, model: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """(25,) vertex of each BODY_25 point on the skin, −1 for the points that are joints."""
+    """Vertex (K,) of each BODY_25 point on the skin, −1 for the points that are joints."""
     known = model.get("body_25_vertices")
     count = len(model["v_template"])
     if known is None and count != 6890:
         raise InputError(
             f"{path}: has {count} vertices, SMPL has 6890. For another mesh add an array 'body_25_vertices' "
-            "(25,): the vertex of each BODY_25 point on the skin, -1 for the points that are joints."
+            f"({len(BODY_25)},): the vertex of each BODY_25 point on the skin, -1 for points that are joints."
         )
     if known is None:
         smplx_name = {"Nose": "nose", "REye": "reye", "LEye": "leye", "REar": "rear", "LEar": "lear"}
         ids = vertex_ids["smplh"]  # the mesh of SMPL-H is SMPL's
-        known = np.array([-1 if p in SMPL_OF_BODY_25 else ids[smplx_name.get(p, p)] for p in BODY_25])
-    wanted = np.array([p not in SMPL_OF_BODY_25 for p in BODY_25])
-    if known.shape != (25,) or (known[wanted] < 0).any() or (known >= count).any():
+        known = np.array([-1 if p in SMPL_OF_BODY_25 else ids[smplx_name.get(p, p)] for p in BODY_25.names])
+    wanted = np.array([p not in SMPL_OF_BODY_25 for p in BODY_25.names])
+    if known.shape != (len(BODY_25),) or (known[wanted] < 0).any() or (known >= count).any():
         raise InputError(
-            f"{path}: 'body_25_vertices' must hold 25 vertex numbers below {count}, found {known}."
+            f"{path}: 'body_25_vertices' must hold {len(BODY_25)} vertex numbers below {count}, "
+            f"found {known}."
         )
     return known.astype(np.int64)
 
@@ -305,22 +333,22 @@ def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InputError(f"{path}: '{key}' ({array.dtype}) holds something else than finite numbers.")
     tree = model["kintree_table"]
-    if tree.shape != (2, 24):
+    if tree.shape != (2, len(SMPL_24)):
         kind = {(2, 52): "SMPL-H, ", (2, 55): "SMPL-X, "}.get(tree.shape, "")
         raise InputError(
-            f"{path}: expected SMPL with its 24 joints, found {kind}a joint tree of shape {tree.shape}. "
-            "Give an SMPL file, such as SMPL_NEUTRAL.pkl."
+            f"{path}: expected SMPL with its {len(SMPL_24)} joints, found {kind}a joint tree of shape "
+            f"{tree.shape}. Give an SMPL file, such as SMPL_NEUTRAL.pkl."
         )
-    if tuple(tree[0, 1:].tolist()) != SMPL_PARENTS[1:]:
+    if tuple(tree[0, 1:].tolist()) != SMPL_24.parents[1:]:
         raise InputError(f"{path}: the joint tree is not SMPL's, its parents are {tree[0].tolist()}.")
     v = len(np.atleast_1d(model["v_template"]))
     expected = {
         "v_template": (v, 3),
         "shapedirs": (v, 3, -1),
-        "weights": (v, 24),
-        "J_regressor": (24, v),
+        "weights": (v, len(SMPL_24)),
+        "J_regressor": (len(SMPL_24), v),
         "f": (-1, 3),
-        "posedirs": (v, 3, 207),
+        "posedirs": (v, 3, _POSE_FEATURES),
     }
     for key, shape in expected.items():
         found = model[key].shape if key in model else shape

@@ -7,17 +7,18 @@ pose and shape those of the fused pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from models.body import KeypointBody, pelvis_at_rest
@@ -25,11 +26,12 @@ from models.crops import SIZE, Contrast
 from models.encoders import SIZES, EncoderName, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
-from models.regressor import Regression, average_rotations
+from models.regressors.regression import Regression, average_rotations
 from models.rotations import rotation_between
 from models.weights import read_weights, save_weights
 from pipeline.config import reason
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 
 ITERATIONS: Final = 3
 CROP_SIZES: Final = range(128, SIZE + 1, 32)
@@ -72,7 +74,7 @@ class ViewEstimate:
     """Estimate of an image regressor for N people in frames, V views."""
 
     body_pose: Tensor
-    """(N, 23, 3, 3)"""
+    """(N, J − 1, 3, 3)"""
     betas: Tensor
     """(N, 10)"""
     orient: Tensor
@@ -106,7 +108,7 @@ class IterativeHead(nn.Module):
         self.drop1 = nn.Dropout()
         self.fc2 = nn.Linear(1024, 1024)
         self.drop2 = nn.Dropout()
-        self.decpose, self.decshape, self.deccam = (nn.Linear(1024, k) for k in (144, 10, 3))
+        self.decpose, self.decshape, self.deccam = (nn.Linear(1024, k) for k in (6 * len(SMPL_24), 10, 3))
         for layer in (self.decpose, self.decshape, self.deccam):
             nn.init.xavier_uniform_(layer.weight, gain=0.01)
         self.register_buffer("init_pose", torch.from_numpy(_standing()))
@@ -114,7 +116,7 @@ class IterativeHead(nn.Module):
         self.register_buffer("init_cam", torch.tensor([[0.9, 0.0, 0.0]]))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """features (M, D) → rotations (M, 24, 3, 3), the root's into the crop's camera; betas (M, 10); camera
+        """features (M, D) → rotations (M, J, 3, 3), the root's into the crop's camera; betas (M, 10); camera
         (M, 3)."""
         pose, shape, cam = (
             x.expand(len(features), -1) for x in (self.init_pose, self.init_shape, self.init_cam)
@@ -123,15 +125,15 @@ class IterativeHead(nn.Module):
             x = self.drop1(self.fc1(torch.cat([features, pose, shape, cam], 1)))
             x = self.drop2(self.fc2(x))
             pose, shape, cam = self.decpose(x) + pose, self.decshape(x) + shape, self.deccam(x) + cam
-        return spin_six_to_matrix(pose.view(-1, 24, 6)), shape, cam
+        return spin_six_to_matrix(pose.view(-1, len(SMPL_24), 6)), shape, cam
 
 
 def _standing() -> NDArray[np.float32]:
-    """(1, 144) the pose prior's mean, upright before the camera."""
+    """(1, 6 J) the pose prior's mean, upright before the camera."""
     prior = load_pose_prior()
-    mean = (prior.weights[:, None] * prior.means).sum(0).numpy().reshape(23, 3)
-    turned = Rotation.from_rotvec(np.concatenate([[[np.pi, 0, 0]], mean])).as_matrix()
-    return np.asarray(turned[:, :, :2].reshape(1, 144), np.float32)
+    mean = (prior.weights[:, None] * prior.means).sum(0).double().reshape(-1, 3)
+    turned = roma.rotvec_to_rotmat(torch.cat([mean.new_tensor([[math.pi, 0, 0]]), mean]))
+    return np.asarray(turned[:, :, :2].reshape(1, -1), np.float32)
 
 
 class ImageRegressor(nn.Module):
@@ -241,11 +243,12 @@ def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_pose(turned: Tensor, there: Tensor) -> Tensor:
-    """(N, H, 23, 3, 3) hypotheses, (N, H) whether there → their mean (N, 23, 3, 3) on the manifold."""
+    """(N, H, J − 1, 3, 3) hypotheses, (N, H) whether there → their mean (N, J − 1, 3, 3) on the manifold."""
     if turned.shape[1] == 1:
         return turned[:, 0]
+    n, _, joints = turned.shape[:3]
     each = turned.transpose(1, 2).flatten(0, 1)
-    return average_rotations(each, there.repeat_interleave(23, 0)).view(-1, 23, 3, 3)
+    return average_rotations(each, there.repeat_interleave(joints, 0)).view(n, joints, 3, 3)
 
 
 def _mean_betas(betas: Tensor, there: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Rotations as matrices: exponential and logarithm, alignment of directions, the nearest rotation.
+"""Rotations beyond roma: Jacobian of the logarithm, alignment of directions, angle in degrees.
 
 Batched over leading axes, for any float dtype and device; gradients flow. Angles in radians.
 """
 
 from __future__ import annotations
 
+import roma
 import torch
 from torch import Tensor
 
@@ -21,65 +22,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cpu":
         return a @ b
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
-
-
-def axis_angle_to_matrix(v: Tensor) -> Tensor:
-    """The exponential map: axis-angle (..., 3) → rotations (..., 3, 3). Rodrigues' formula, smooth at 0."""
-    t2 = (v * v).sum(-1)[..., None, None]
-    small = t2 < 1e-6
-    t = torch.where(small, torch.ones_like(t2), t2).sqrt()
-    a = torch.where(small, 1 - t2 / 6, torch.sin(t) / t)
-    # 1 − cos t cancels at small t; 2 sin²(t/2) does not.
-    b = torch.where(small, 0.5 - t2 / 24, 2 * torch.sin(t / 2) ** 2 / t**2)
-    k = skew(v)
-    return torch.eye(3, dtype=v.dtype, device=v.device) + a * k + b * product(k, k)
-
-
-def matrix_to_axis_angle(r: Tensor) -> Tensor:
-    """The logarithm: rotations (..., 3, 3) → axis-angle (..., 3) with angle in [0, π].
-
-    Through the quaternion whose largest component is known best, so right to rounding up to and at π.
-    """
-    q = _matrix_to_quaternion(r)
-    w, xyz = q[..., :1], q[..., 1:]
-    q = torch.where(w < 0, -q, q)  # the shorter way round
-    w, xyz = q[..., :1], q[..., 1:]
-    s2 = (xyz * xyz).sum(-1, keepdim=True)
-    small = s2 < 1e-7
-    s = torch.where(small, torch.ones_like(s2), s2).sqrt()
-    scale = torch.where(small, 2 + s2 / 3, 2 * torch.atan2(s, w) / s)
-    v: Tensor = scale * xyz
-    return v
-
-
-def _matrix_to_quaternion(r: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) → unit quaternions (..., 4), w first, of either sign (Shepperd's method)."""
-    m = [[r[..., i, j] for j in range(3)] for i in range(3)]
-    # Row i is 4 qᵢ q, exact for every i; the one with the largest diagonal divides best.
-    rows = torch.stack(
-        [
-            1 + m[0][0] + m[1][1] + m[2][2],
-            m[2][1] - m[1][2],
-            m[0][2] - m[2][0],
-            m[1][0] - m[0][1],
-            m[2][1] - m[1][2],
-            1 + m[0][0] - m[1][1] - m[2][2],
-            m[0][1] + m[1][0],
-            m[0][2] + m[2][0],
-            m[0][2] - m[2][0],
-            m[0][1] + m[1][0],
-            1 - m[0][0] + m[1][1] - m[2][2],
-            m[1][2] + m[2][1],
-            m[1][0] - m[0][1],
-            m[0][2] + m[2][0],
-            m[1][2] + m[2][1],
-            1 - m[0][0] - m[1][1] + m[2][2],
-        ],
-        -1,
-    ).reshape(*r.shape[:-2], 4, 4)
-    best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
-    row = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
-    return torch.nn.functional.normalize(row, dim=-1)
 
 
 def right_jacobian_inverse(v: Tensor) -> Tensor:
@@ -114,22 +56,10 @@ def rotation_between(a: Tensor, b: Tensor) -> Tensor:
     across = across / across.norm(dim=-1, keepdim=True)
     tiny = sin < 1e-7
     axis = torch.where(tiny, across, axis / torch.where(tiny, torch.ones_like(sin), sin))
-    return axis_angle_to_matrix(axis * angle)
-
-
-def nearest_rotation(m: Tensor) -> Tensor:
-    """The rotation (..., 3, 3) nearest to a matrix (..., 3, 3) in the Frobenius norm (Schönemann 1966).
-
-    As Kabsch: for m = Σ w b aᵀ of centred points it is the rotation that turns points a into points b best.
-    """
-    u, _, vh = torch.linalg.svd(m)
-    sign = torch.linalg.det(u @ vh)
-    flip = torch.ones(m.shape[:-1], dtype=m.dtype, device=m.device)
-    flip[..., 2] = sign
-    rotation: Tensor = (u * flip[..., None, :]) @ vh
+    rotation: Tensor = roma.rotvec_to_rotmat(axis * angle)
     return rotation
 
 
 def geodesic_degrees(a: Tensor, b: Tensor) -> Tensor:
     """Angle (...) in degrees between rotations (..., 3, 3)."""
-    return torch.rad2deg(matrix_to_axis_angle(a.mT @ b).norm(dim=-1))
+    return torch.rad2deg(roma.rotmat_geodesic_distance(a, b))

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 
@@ -45,8 +45,8 @@ in line: a straight knee, a thigh in line with the trunk, an arm that hangs down
 
 
 def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """SMPL joints (..., 24, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
-    index = np.array([[SMPL_JOINTS.index(j) for j in four] for four in ANGLES.values()])
+    """SMPL joints (..., J, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
+    index = np.array([[SMPL_24.index(j) for j in four] for four in ANGLES.values()])
     a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
     one, two = b - a, d - c
     # atan2 keeps its digits where the cosine of a nearly straight limb has none left.
@@ -95,7 +95,7 @@ class Curves:
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
-    """(P, B, 24, 3) of each bin's first frame, metres, world."""
+    """(P, B, J, 3) of each bin's first frame, metres, world."""
     up: tuple[float, float, float]
     """The axis of the world, with its sign, that people's trunks follow best."""
 
@@ -132,13 +132,13 @@ class _Block:
 
     start: int
     joints: NDArray[np.float64]
-    """(P, T, 24, 3)"""
+    """(P, T, J, 3)"""
     valid: NDArray[np.bool_]
     """(P, T)"""
     reprojection_px: NDArray[np.float64]
     """(P, V, T)"""
     confidence: NDArray[np.float64]
-    """(V, T, P, 25)"""
+    """(V, T, P, K)"""
 
     @classmethod
     def read(cls, store: Store, a: int, b: int) -> Self:
@@ -171,9 +171,9 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
-    sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
+    sampled = np.full((people, bins, len(SMPL_24), 3), np.nan, dtype=np.float32)
     trunk = np.zeros(3)
-    before = np.full((people, 2, 24, 3), np.nan)
+    before = np.full((people, 2, len(SMPL_24), 3), np.nan)
     for block in _blocks(store):
         number = np.arange(block.start, block.start + block.valid.shape[1])
         at = number * bins // frames
@@ -190,7 +190,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         before = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
         sampled[:, at[wanted]] = block.joints[:, wanted]
-        lean = block.joints[..., SMPL_JOINTS.index("neck"), :] - block.joints[..., 0, :]
+        lean = block.joints[..., SMPL_24.index("neck"), :] - block.joints[..., 0, :]
         trunk += np.nansum(lean, (0, 1))
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))

@@ -19,19 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from pipeline.calibration import (
-    UNITS,
-    calibration_doubts,
-    check_intrinsics,
-    find_calibration,
-    in_metres,
-    is_estimated,
-    read_calibration,
-)
+from pipeline.calibrations import calibration_files, find_calibration, read_calibration
+from pipeline.calibrations.checks import UNITS, calibration_doubts, check_intrinsics, in_metres
+from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config, load
 from pipeline.errors import InputError
-from pipeline.joints import FORMATS
 from pipeline.keypoints import (
     Floats,
     KeypointFiles,
@@ -40,6 +33,7 @@ from pipeline.keypoints import (
     read_people,
     read_views,
 )
+from pipeline.skeleton import FORMATS
 from pipeline.skeletons import (
     AGREES,
     KeypointFormat,
@@ -96,7 +90,7 @@ class StatedKeypoints(Config):
     """The ``keypoints`` of recording.yaml."""
 
     format: str | None = None
-    """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
+    """A name in ``skeleton.FORMATS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
     first_frame: int | None = Field(default=None, ge=0)
@@ -315,9 +309,7 @@ def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
     stated = _stated(chain)
     calibration = _calibration_of(chain, stated, [])
     if calibration is not None:
-        yield calibration
-        if calibration.name == "intri.yml":
-            yield calibration.with_name("extri.yml")
+        yield from calibration_files(calibration)
     yield from _find_videos(folder, (), []).values()
     yield from _find_keypoints(folder, stated, [])[0].values()
 
@@ -471,8 +463,7 @@ def _calibration_of(chain: Sequence[Path], stated: Stated, notes: list[tuple[str
             break
     if path is None:
         return None
-    if path.name == "extri.yml":
-        path = path.with_name("intri.yml")
+    path = calibration_files(path)[0]
     shown = [os.path.relpath(p, folder) for p in (path, *others)]
     notes.append(("calibration", shown[0] + (f" (not used: {', '.join(shown[1:])})" if others else "")))
     return path

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from models.geometry.association import MatchConfig, Proposals, pick_people, propose
 from models.geometry.triangulation import triangulate
-from pipeline.calibration import in_metres
+from pipeline.calibrations.checks import in_metres
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
 from pipeline.keypoints import Floats
+from pipeline.skeleton import BODY_25, FORMATS, MIDPOINTS
 
 MARGIN: Final = 2.0
 """A format must fit this many times better than the next ..."""
@@ -100,7 +100,7 @@ def to_body_25(people: Floats, format_name: str) -> Floats:
         raise ValueError(f"{format_name} has {len(names)} points, got {people.shape[-2]}")
     out = np.full((*people.shape[:-2], len(BODY_25), 3), np.nan, dtype=people.dtype)
     out[..., 2] = 0
-    for to, name in enumerate(BODY_25):
+    for to, name in enumerate(BODY_25.names):
         if name in names:
             out[..., to, :] = people[..., names.index(name), :]
         elif name in MIDPOINTS:

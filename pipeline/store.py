@@ -37,10 +37,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import roma
 import torch
 import zarr
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status
 from pipeline.cameras import Rig
@@ -474,22 +474,13 @@ class Store:
 
 def _axis_angle(matrices: torch.Tensor) -> NDArray[np.float64]:
     """(..., 3, 3) → (..., 3); NaN stays NaN."""
-    flat = np.asarray(matrices, dtype=np.float64).reshape(-1, 3, 3)
-    out = np.full((len(flat), 3), np.nan)
-    known = np.isfinite(flat).all((1, 2))
-    if known.any():
-        out[known] = Rotation.from_matrix(flat[known]).as_rotvec()
-    return out.reshape(*matrices.shape[:-2], 3)
+    return np.asarray(roma.rotmat_to_rotvec(matrices.double()))
 
 
 def _matrix(axis_angle: NDArray[np.float32]) -> torch.Tensor:
     """(..., 3) → (..., 3, 3) float32; NaN stays NaN."""
-    flat = axis_angle.reshape(-1, 3).astype(np.float64)
-    out = np.full((len(flat), 3, 3), np.nan, dtype=np.float32)
-    known = np.isfinite(flat).all(1)
-    if known.any():
-        out[known] = Rotation.from_rotvec(flat[known]).as_matrix()
-    return torch.from_numpy(out.reshape(*axis_angle.shape, 3))
+    matrices: torch.Tensor = roma.rotvec_to_rotmat(torch.from_numpy(axis_angle).double())
+    return matrices.float()
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Sequence[str]:

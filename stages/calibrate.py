@@ -33,8 +33,10 @@ from models.geometry.selfcalibration import (
     upright,
 )
 from models.geometry.tracking import figures, tracks
-from models.regressor import load_regressor
-from pipeline.calibration import Estimate, read_calibration, read_estimate, write_calibration
+from models.regressors.keypoint_nets import load_regressor
+from pipeline.calibrations import read_calibration
+from pipeline.calibrations.estimate import Estimate, read_estimate
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Array, Rig
 from pipeline.check import MAX_LAG, check_recording
 from pipeline.config import Config

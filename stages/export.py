@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.body import Body
-from models.export import (
-    Take,
-    axes_of,
-    facing,
-    facing_as_pose2sim,
-    pose_blend_mm,
-    posed_vertices,
-    to_amass,
-    to_bvh,
-    to_glb,
-    to_obj,
-    to_trc,
-)
+from models.formats import find_format
+from models.formats.take import Take, pose_blend_mm
+from models.formats.traits import Traits, axes_of
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.store import Store
-
-FORMATS: Final = MappingProxyType(
-    {
-        ".glb": "skinned, animated body: Blender, three.js, Windows",
-        ".bvh": "skeleton's motion",
-        ".trc": "BODY_25 markers: OpenSim, Pose2Sim",
-        ".npz": "SMPL parameters under AMASS's names",
-        ".obj": "mesh of one frame",
-    }
-)
-
-
-def check_format(file: Path) -> None:
-    """Raises ``InputError`` when the suffix names no format."""
-    if file.suffix.lower() not in FORMATS:
-        known = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
-        raise InputError(
-            f"{file}: the suffix says what is written, and there is none for this. Choose {known}."
-        )
 
 
 def export(
@@ -61,55 +30,42 @@ def export(
     Raises ``InputError`` for an unknown suffix, another body, results that lack the person or frames, frames
     without a pose, and a file that cannot be written.
     """
-    check_format(file)
+    export_format = find_format(file)
+    traits = export_format.TRAITS
     made_with = results.contents.body
     if body.sha256 != made_with["sha256"]:
         raise InputError(
             f"{body.name}: is not the body that {results.path} was made with, which was {made_with['name']} "
             f"(sha256 {made_with['sha256'][:12]}, this is {body.sha256[:12]}). Say where that is: --body."
         )
-    suffix = file.suffix.lower()
-    if suffix == ".obj" and stop is None:
+    if traits.single_frame and stop is None:
         stop = start + 1
     take = read_take(results, person, start, stop)
-    if suffix == ".obj" and len(take.time_s) != 1:
+    if traits.single_frame and len(take.time_s) != 1:
         last = start + len(take.time_s) - 1
-        raise InputError(f"{file}: an .obj holds one frame, and {start} to {last} are more. Leave out --end.")
-    known = take.valid if suffix == ".trc" else take.posed
+        raise InputError(
+            f"{file}: an {traits.suffix} holds one frame, and {start} to {last} are more. Leave out --end."
+        )
+    known = take.valid if traits.gaps == "empty" else take.posed
     frames = f"frames {start} to {start + len(known) - 1}" if len(known) > 1 else f"frame {start}"
     if not known.any():
-        what = "a valid pose" if suffix == ".trc" else "a pose"
+        what = "a valid pose" if traits.gaps == "empty" else "a pose"
         raise InputError(f"{results.path}: person {person} has nowhere {what} in {frames}. Choose others.")
     up = results.contents.rig.up
-    turn = {".trc": facing_as_pose2sim(up), ".npz": facing(up, "z")}.get(suffix, facing(up))
+    turn = traits.turn(up)
     take = take.turned(turn, body)
-    content: bytes
-    match suffix:
-        case ".glb":
-            content = to_glb(take, body)
-        case ".bvh":
-            content = to_bvh(take, body).encode()
-        case ".trc":
-            content = to_trc(take, file.name).encode(errors="surrogateescape")
-        case ".npz":
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **to_amass(take, body))  # type: ignore[arg-type]
-            content = buffer.getvalue()
-        case _:
-            content = to_obj(posed_vertices(take, body, 0), body.faces).encode()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        write_whole(file, export_format.encode(take, body, file.name))
     except OSError as e:
         raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e
-    unit = "centimetres" if suffix == ".bvh" else "metres"
     told = (
-        f"person {person}, {frames}, {unit}, {'z' if suffix == '.npz' else 'y'} up: x, y, z of the file are "
-        f"{axes_of(turn)} of the calibration's world"
+        f"person {person}, {frames}, {traits.unit}, {'xyz'[int((turn @ up).argmax())]} up: x, y, z of the "
+        f"file are {axes_of(turn)} of the calibration's world"
     )
-    if suffix == ".npz":
+    if traits.betas:
         told += f"; betas are those of the body {body.name}"
-    return told, [*_gaps(take, suffix), *_left_out(take, body, suffix)]
+    return told, [*_gaps(take, traits), *_left_out(take, body, traits)]
 
 
 def read_take(results: Store, person: int, start: int = 0, stop: int | None = None) -> Take:
@@ -138,8 +94,7 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
     rotations = np.full((*vectors.shape, 3), np.nan)
     posed = np.isfinite(vectors).all((1, 2))
     if posed.any():
-        flat = Rotation.from_rotvec(vectors[posed].reshape(-1, 3)).as_matrix()
-        rotations[posed] = flat.reshape(-1, 24, 3, 3)
+        rotations[posed] = roma.rotvec_to_rotmat(torch.from_numpy(vectors[posed])).numpy()
     return Take(
         first=start,
         rate=c.rate,
@@ -153,15 +108,15 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
     )
 
 
-def _gaps(take: Take, suffix: str) -> list[str]:
-    """What became of frames without a pose, and of those whose pose is not to be trusted."""
+def _gaps(take: Take, traits: Traits) -> list[str]:
+    """Sentences on frames without a pose, and on those whose pose is not to be trusted."""
     frames, posed = len(take.time_s), take.posed
     lost, doubted = int((~posed).sum()), int((posed & ~take.valid).sum())
-    if suffix == ".trc":
+    if traits.gaps == "empty":
         gaps = int((~take.valid).sum())
         return [f"{gaps} of {frames} frames are not valid: they are left empty."] if gaps else []
     said = []
-    if lost and suffix == ".npz":
+    if lost and traits.gaps == "nan":
         said.append(f"{lost} of {frames} frames have no pose: they are NaN.")
     elif lost:
         at = np.flatnonzero(posed)
@@ -171,19 +126,19 @@ def _gaps(take: Take, suffix: str) -> list[str]:
             f"{lost - between} before the first or after the last hold that one."
         )
     if doubted:
-        marked = ", and valid says which" if suffix == ".npz" else ""
+        marked = ", and valid says which" if traits.gaps == "nan" else ""
         said.append(
             f"{doubted} of {frames} frames have a pose that is not to be trusted: it is kept{marked}."
         )
     return said
 
 
-def _left_out(take: Take, body: Body, suffix: str) -> list[str]:
-    """What the format cannot say."""
-    moved = pose_blend_mm(body, take.rotations[take.posed]) if suffix == ".glb" else 0
+def _left_out(take: Take, body: Body, traits: Traits) -> list[str]:
+    """Sentences on what the format cannot hold."""
+    moved = 0.0 if traits.blend_shapes else pose_blend_mm(body, take.rotations[take.posed])
     if not moved:
         return []
     return [
-        f"{body.name} has pose blend shapes, which glTF cannot express: they are left out, and move the skin "
-        f"by up to {moved:.0f} mm here. Joints are exact; .obj has them."
+        f"{body.name} has pose blend shapes, which {traits.suffix} cannot hold: they are left out, and move "
+        f"the skin by up to {moved:.0f} mm here. Joints are exact; .obj has them."
     ]

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter
 from models.body import Body, load_body
 from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
-from pipeline.calibration import is_estimated
+from pipeline.calibrations.estimate import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError

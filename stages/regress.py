@@ -34,7 +34,9 @@ from models.crops import (
     rgb_of_yuv,
 )
 from models.image_regressor import ON_CPU, SMPL_PELVIS, ImageRegressor, load_image_regressor
-from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regressor, to_world
+from models.regressors.keypoint_nets import KeypointNet, load_regressor
+from models.regressors.layers import MIN_KEYPOINTS
+from models.regressors.regression import Regression, to_world
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.cameras import Rig

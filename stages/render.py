@@ -29,7 +29,7 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25_BONES
+from pipeline.skeleton import BODY_25
 from pipeline.store import Store
 from pipeline.video import (
     VideoInfo,
@@ -367,7 +367,7 @@ class _Skeletons:
         size = max(2.0, min(to[0].shape) / 250)
         grey = np.full(3, 0.85)
         for p in range(len(self.fitted)):
-            bones = self.fitted[p][list(BODY_25_BONES)]
+            bones = self.fitted[p][list(BODY_25.bones)]
             overlay.lines(to, bones[:, 0], bones[:, 1], self.colours[p, :3], matrix, size)
             overlay.lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
             overlay.rings(to, self.detected[p], np.outer(self.confidence[p], np.ones(3)), matrix, 1.8 * size)

@@ -20,7 +20,7 @@ from models.body import Body
 from pipeline.cameras import Rig
 from pipeline.curves import ANGLES, Curve, Curves, curves
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_PARENTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 FRUSTUM_M: Final = 0.5
@@ -93,7 +93,7 @@ def _content(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str |
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
         "people": [_shape(store, p, body) for p in range(c.people)],
-        "parents": SMPL_PARENTS,
+        "parents": SMPL_24.parents,
         "angles": list(ANGLES),
         "up": over_time.up,
         "curves": _packed(over_time),

@@ -23,7 +23,7 @@ from models.priors import PosePrior, load_pose_prior
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status, TensorBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
@@ -233,7 +233,7 @@ class _Fitter:
         Of the first ``warm`` frames the torso alone, which tells how the person stands.
         """
         wanted = torch.ones(xy.shape[1:3], dtype=torch.bool)
-        wanted[:warm] = torch.tensor([name in TORSO for name in BODY_25])
+        wanted[:warm] = torch.tensor([name in TORSO for name in BODY_25.names])
         found = triangulate(self.rig, xy[:, wanted].numpy(), confidence[:, wanted].numpy())
         points = torch.full((*wanted.shape, 3), torch.nan, dtype=torch.float64)
         agreed = (found.used.sum(0) >= 2)[:, None]

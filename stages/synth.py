@@ -26,11 +26,11 @@ from models.synthetic.detector import Noise, detect
 from models.synthetic.people import Person, animate, make_people, reached
 from models.synthetic.pictures import backdrop, film
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
-from pipeline.calibration import write_calibration
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, FORMATS, SMPL_24
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
 
@@ -41,7 +41,7 @@ _MARK: Final = "synth.yaml"
 _MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "recording.yaml", _MARK)
 """Everything that is written. The calibration comes last: a folder without it is not a finished recording."""
 
-_POINTS: Final = (*BODY_25, "Head")
+_POINTS: Final = (*BODY_25.names, "Head")
 """Points that are projected: BODY_25, and the top of the head for the formats that have it."""
 
 
@@ -280,7 +280,7 @@ def _true_window(
         state=torch.zeros(0, dtype=torch.float64),
     )
     # The ears turn with the head, so this point does, too: near the top of it.
-    skull = joints[..., SMPL_JOINTS.index("head"), :].numpy()
+    skull = joints[..., SMPL_24.index("head"), :].numpy()
     ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
     return batch, np.concatenate([world, (skull + 3 * (ears - skull))[..., None, :]], -2)
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 import av
 import cv2
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.body import Body
+from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.curves import up_axis
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 from pipeline.video import VideoInfo, read_frames
@@ -42,7 +43,7 @@ PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
 """How often a running pipeline's store is looked at."""
-_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_PARENTS) if p >= 0])
+_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 0])
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ class _Page:
                 jpeg_quality=80,
                 cast_shadow=False,
                 receive_shadow=False,
-                wxyz=Rotation.from_matrix(rig.R[v].T).as_quat(scalar_first=True),
+                wxyz=_wxyz(torch.from_numpy(rig.R[v]).mT),
                 position=rig.centres[v],
             )
             self._server.scene.add_label(f"/cameras/{v}/name", name)
@@ -353,18 +354,18 @@ class _Page:
         if not len(known):
             return
         self._scene_is_set = True
-        up = np.array(up_axis((known[:, SMPL_JOINTS.index("neck")] - known[:, 0]).sum(0)))
+        up = np.array(up_axis((known[:, SMPL_24.index("neck")] - known[:, 0]).sum(0)))
         height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
         at = known[:, 0].mean(0)
         rig = self._frames.store.contents.rig
         scene = self._server.scene
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
-        turn, _ = Rotation.align_vectors(up[None], np.array([[0.0, 0.0, 1.0]]))
+        vertical = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
         scene.add_grid(
             "/floor",
             width=20,
             height=20,
-            wxyz=turn.as_quat(scalar_first=True),
+            wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
             position=at - up * (at @ up - height),
             cell_color=(225, 225, 225),
             section_color=(200, 200, 200),
@@ -514,3 +515,8 @@ class _Page:
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _wxyz(rotation: torch.Tensor) -> NDArray[np.float64]:
+    """Unit quaternion (4,), real part first, of a rotation (3, 3)."""
+    return np.asarray(roma.quat_xyzw_to_wxyz(roma.rotmat_to_unitquat(rotation)))

@@ -2,7 +2,9 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 # As run_pipeline does, and before numpy is imported: results are the same to the last bit on one thread.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -11,6 +13,9 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+if TYPE_CHECKING:
+    from exported import Truth
 
 # A shell starts what it puts in the background deaf to Ctrl-C, and programs inherit that; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -52,3 +57,11 @@ def _no_leaked_random_state() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def truths(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Truth]":
+    """Stores of one motion by the axis that is up."""
+    from exported import make
+
+    return cache(lambda up: make(tmp_path_factory.mktemp("store") / "results.zarr", up))

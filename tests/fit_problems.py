@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import roma
 import torch
 from scenes import Scene, body, prior, scene
 from torch import Tensor
@@ -24,7 +25,6 @@ from models.fit.solver import (
     fit_uncalibrated,
 )
 from models.fit.system import System, linearise, share, split
-from models.rotations import axis_angle_to_matrix, nearest_rotation
 
 F64 = torch.float64
 ROBUST = 8.0
@@ -42,7 +42,7 @@ def small_problem(
     both = [torch.cat([x, x]) for x in vars(views).values()]
     both[0] = both[0].clone()
     both[0][1, :, 0, 1] = 30  # skew
-    turn = axis_angle_to_matrix(0.3 * torch.randn(2, 6, 24, 3, generator=g, dtype=F64))
+    turn = roma.rotvec_to_rotmat(0.3 * torch.randn(2, 6, 24, 3, generator=g, dtype=F64))
     seen = Views(*both)
     start = Motion(
         d.rotations @ turn,
@@ -52,7 +52,7 @@ def small_problem(
     )
     if uncalibrated:
         seen, start = apart(seen, start)
-        wrong = axis_angle_to_matrix(0.3 * torch.randn(6, 6, 3, generator=g, dtype=F64))
+        wrong = roma.rotvec_to_rotmat(0.3 * torch.randn(6, 6, 3, generator=g, dtype=F64))
         start.rotations[:, :, 0] = start.rotations[:, :, 0] @ wrong
     pose = d.rotations[:, 1:].expand(2, -1, -1, -1, -1).clone()
     pose[1, 2, 15] = torch.nan  # a joint of which nothing is known
@@ -134,7 +134,7 @@ def rough_views(d: Scene, degrees: float, seed: int = 0) -> UncalibratedMotion:
     g = torch.Generator().manual_seed(seed)
     count = len(d.rig)
     axes = torch.nn.functional.normalize(torch.randn(23 + count, 3, generator=g, dtype=F64), dim=-1)
-    turn = axis_angle_to_matrix(np.radians(degrees) * axes)
+    turn = roma.rotvec_to_rotmat(np.radians(degrees) * axes)
     _, alone = apart(
         d.views(F64), Motion(d.rotations[None], d.transl[None], d.betas[None], torch.zeros(1, 25, 3))
     )
@@ -164,6 +164,6 @@ def pa_mpjpe_mm(motion: UncalibratedMotion, d: Scene) -> float:
         body().keypoints, rotations, motion.betas[0].double(), motion.view_transl[0, 0].double()
     )
     found, truth = (x - x.mean(1, keepdim=True) for x in (found, d.joints))
-    turned = found @ nearest_rotation(truth.mT @ found).mT
+    turned = found @ roma.special_procrustes(truth.mT @ found).mT
     scale = (turned * truth).sum((1, 2)) / (found * found).sum((1, 2))
     return float((scale[:, None, None] * turned - truth).norm(dim=-1).mean()) * 1000

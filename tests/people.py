@@ -16,7 +16,7 @@ from models.evaluation.joints import extra_24, h36m_joints
 from models.evaluation.scores import TrueBodies
 from models.image_regressor import ImageConfig, ImageRegressor
 from models.synthetic.cameras import ring_rig
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 VIEWS, PEOPLE, COUNT = 3, 4, 12
 CAMERAS = ("54138969", "55011271", "60457274")

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.calibration import write_calibration
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
-from pipeline.joints import FORMATS
+from pipeline.skeleton import FORMATS
 from pipeline.video import VideoWriter
 
 Array = NDArray[np.float64]
@@ -84,6 +84,14 @@ def seen(
     rng = np.random.default_rng(seed)
     xy = rig.project(points, distorted=True) + rng.normal(0, noise_px, (len(rig), *points.shape[:2], 2))
     return np.concatenate([xy, rng.uniform(0.6, 0.95, xy.shape[:-1])[..., None]], -1)
+
+
+def assert_same_rig(a: Rig, b: Rig, tolerance: float = 1e-12) -> None:
+    assert a.names == b.names
+    for name in ("K", "dist", "R", "t"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert np.abs(x - y).max() <= tolerance * max(1.0, np.abs(x).max()), name
+    assert (a.size == b.size).all()
 
 
 def write_people(folder: Path, camera: str, frame: int, people: Sequence[Array]) -> None:

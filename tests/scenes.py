@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import roma
 import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
@@ -16,12 +17,11 @@ from models.fit.solver import Fit, fit
 from models.fit.starts import start_pose, start_shape
 from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
-from models.rotations import axis_angle_to_matrix, nearest_rotation
 from models.synthetic.cameras import look_at
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import draw_from_prior
 from pipeline.cameras import Rig
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 
 @cache
@@ -155,18 +155,20 @@ def _random_motion(frames: int, rate: float, rng: np.random.Generator) -> tuple[
     """Rotations (T, 24, 3, 3) and the pelvis' place (T, 3)."""
     knots = int(frames / rate / 0.5) + 3
     pose = draw_from_prior(prior(), knots, 0.7, rng)
-    pose[:, [SMPL_JOINTS.index(f"{s}_{p}") - 1 for s in ("left", "right") for p in ("wrist", "hand")]] = 0
-    local = axis_angle_to_matrix(torch.from_numpy(pose))
+    pose[:, [SMPL_24.index(f"{s}_{p}") - 1 for s in ("left", "right") for p in ("wrist", "hand")]] = 0
+    local = roma.rotvec_to_rotmat(torch.from_numpy(pose))
     turn = np.stack(
         [0 * rng.normal(size=knots), np.cumsum(rng.normal(0, 0.4, knots)), 0 * rng.normal(size=knots)], -1
     )
-    lean = axis_angle_to_matrix(torch.from_numpy(rng.normal(0, 0.15, (knots, 3))))
+    lean = roma.rotvec_to_rotmat(torch.from_numpy(rng.normal(0, 0.15, (knots, 3))))
     upright = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=torch.float64)
-    whole = torch.cat([(upright @ axis_angle_to_matrix(torch.from_numpy(turn)) @ lean)[:, None], local], 1)
+    whole = torch.cat([(upright @ roma.rotvec_to_rotmat(torch.from_numpy(turn)) @ lean)[:, None], local], 1)
     place = np.array([0, 0, 1.0]) + rng.normal(0, 0.15, (knots, 3))
     knot_time, time = 0.5 * np.arange(knots), np.arange(frames) / rate
     smooth = CubicSpline(knot_time, whole.numpy())(time)
-    return nearest_rotation(torch.from_numpy(smooth)), torch.from_numpy(CubicSpline(knot_time, place)(time))
+    return roma.special_procrustes(torch.from_numpy(smooth)), torch.from_numpy(
+        CubicSpline(knot_time, place)(time)
+    )
 
 
 def joints_of(motion: Motion, n: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ from models.training.augment import (
     split_roll,
 )
 from models.training.samples import Sample
-from pipeline.joints import BODY_25, BODY_25_FLIP, EXTRA_24_FLIP
+from pipeline.skeleton import BODY_25, EXTRA_24
 
 Array = NDArray[np.float64]
 SIZE, VIEWS, DOTS = 128, 2, 7
@@ -97,7 +97,7 @@ def test_dots_stay_where_the_cameras_project_them(side: int) -> None:
             camera = mirrored @ R.T + t
             at = (camera / camera[:, 2:] @ K.T)[:, :2]
             labels = s.xy_px[0, v].double().numpy()
-            order = list(BODY_25_FLIP) if flipped else list(range(25))
+            order = list(BODY_25.flips) if flipped else list(range(25))
             assert np.abs(labels[:25] - at[order]).max() < 2e-3
             if v:
                 continue
@@ -146,11 +146,11 @@ def test_a_mirrored_body_is_the_mirror_image_of_the_body() -> None:
     for v in range(VIEWS):
         plain = points(sample.orient[v], sample.body_pose)
         turn = Rotation.from_euler("z", float(s.rolled[0, v])).as_matrix()
-        want = (plain[list(BODY_25_FLIP)] * [-1, 1, 1]) @ turn.T
+        want = (plain[list(BODY_25.flips)] * [-1, 1, 1]) @ turn.T
         found = points(s.orient[0, v].double().numpy(), s.body_pose[0].double().numpy())
         assert np.abs(found - want).max() < 0.02  # the body is not quite symmetric
         assert np.abs(found - plain).max() > 0.2
-        joints = (sample.joints[v][list(EXTRA_24_FLIP)] * [-1, 1, 1]) @ turn.T
+        joints = (sample.joints[v][list(EXTRA_24.flips)] * [-1, 1, 1]) @ turn.T
         assert np.allclose(s.joints[0, v], joints, atol=1e-5)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,26 +21,19 @@ import torch
 from numpy.typing import NDArray
 from smplx.utils import Struct
 
-from models.body import Body, KeypointBody, forward_kinematics, load_body, pose_keypoints
+from models.body import Body, forward_kinematics, load_body, pose_keypoints
 from pipeline.errors import InputError
-from pipeline.joints import (
-    BODY_25,
-    BODY_25_FLIP,
-    SMPL_FLIP,
-    SMPL_JOINTS,
-    SMPL_OF_BODY_25,
-    SMPL_PARENTS,
-)
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24, SMPL_OF_BODY_25
 
 Array = NDArray[Any]
 ASSET = Path(__file__).parents[1] / "models" / "assets" / "body.npz"
 OUTPUT = Path(__file__).parent / "output"
-SKIN_POINTS = [k for k, name in enumerate(BODY_25) if name not in SMPL_OF_BODY_25]
+SKIN_POINTS = [k for k, name in enumerate(BODY_25.names) if name not in SMPL_OF_BODY_25]
 MIRROR = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
 
 
 def joint(name: str) -> int:
-    return SMPL_JOINTS.index(name)
+    return SMPL_24.index(name)
 
 
 def point(name: str) -> int:
@@ -72,7 +66,7 @@ def fake_smpl() -> dict[str, Any]:
         24, 6890
     )
     regressor = scipy.sparse.csc_matrix(regressor / regressor.sum(1))
-    tree = np.array([SMPL_PARENTS, range(24)])
+    tree = np.array([SMPL_24.parents, range(24)])
     tree[0, 0] = 2**32 - 1
     return {
         "v_template": rng.normal(0, 0.4, (6890, 3)),
@@ -108,7 +102,7 @@ class TestKinematics:
         rng = np.random.default_rng(1)
         rotations, rest = random_rotations(rng, 24), torch.from_numpy(rng.normal(size=(24, 3)))
         world: list[Array] = []
-        for j, parent in enumerate(SMPL_PARENTS):
+        for j, parent in enumerate(SMPL_24.parents):
             local = np.eye(4)
             local[:3, :3] = rotations[j]
             local[:3, 3] = rest[j] - (rest[parent] if parent >= 0 else 0)
@@ -156,7 +150,7 @@ class TestKinematics:
         _, plain = pose_keypoints(k, rotations, betas, transl)
         joints, moved = pose_keypoints(k, rotations, betas, transl, offsets)
         turned, _ = forward_kinematics(rotations, k.joints_template)
-        for i, name in enumerate(BODY_25):
+        for i, name in enumerate(BODY_25.names):
             if name in SMPL_OF_BODY_25:
                 j = joint(SMPL_OF_BODY_25[name])
                 torch.testing.assert_close(plain[i], joints[j], rtol=0, atol=1e-14)
@@ -271,7 +265,7 @@ class TestDefaultBody:
         assert ASSET.stat().st_size < 5e6
 
     def test_joints_stand_in_a_t_pose(self, body: Body) -> None:
-        j = dict(zip(SMPL_JOINTS, body.keypoints.joints_template.numpy(), strict=True))
+        j = dict(zip(SMPL_24.names, body.keypoints.joints_template.numpy(), strict=True))
         for side, sign in (("left", 1), ("right", -1)):
             shoulder, elbow, wrist, hand = (
                 j[f"{side}_{part}"] for part in ("shoulder", "elbow", "wrist", "hand")
@@ -310,7 +304,7 @@ class TestDefaultBody:
 
     def test_left_is_right_mirrored_to_the_bit(self, body: Body, asset: dict[str, Array]) -> None:
         k = body.keypoints
-        joints, points = list(SMPL_FLIP), list(BODY_25_FLIP)
+        joints, points = list(SMPL_24.flips), list(BODY_25.flips)
         for values, flip in ((k.joints_template, joints), (k.points_template, points)):
             torch.testing.assert_close(values[flip] * MIRROR, values, rtol=0, atol=1e-8)
         for values, flip in ((k.joints_shapedirs, joints), (k.points_shapedirs, points)):
@@ -349,7 +343,7 @@ class TestDefaultBody:
 
     def test_bones_are_linear_in_betas_and_stay_long(self, body: Body) -> None:
         k = body.keypoints
-        parents = list(SMPL_PARENTS[1:])
+        parents = list(SMPL_24.parents[1:])
         shapes = torch.from_numpy(np.random.default_rng(11).normal(size=(200, 10)))
         rest = k.joints_template + torch.einsum("jcb,nb->njc", k.joints_shapedirs, shapes)
         length = (rest[:, 1:] - rest[:, parents]).norm(dim=-1)
@@ -377,7 +371,7 @@ class TestDefaultBody:
         assert w[heel, joint(f"{side}_ankle")] > 0.95
 
     def test_skin_points_lie_where_their_names_say(self, body: Body, asset: dict[str, Array]) -> None:
-        p = dict(zip(BODY_25, body.keypoints.points_template.numpy(), strict=True))
+        p = dict(zip(BODY_25.names, body.keypoints.points_template.numpy(), strict=True))
         v, head = asset["v_template"], asset["weights"][:, joint("head")] > 0.9
         front = v[head][np.argmax(v[head, 2])]
         assert np.linalg.norm(p["Nose"] - front) < 0.003
@@ -421,8 +415,8 @@ class TestDefaultBody:
         for right, towards in (([1, 0, 0], [0, 0, 1]), ([0, 0, 1], [-1, 0, 0])):
             view = np.array([right, [0, 1, 0], towards], dtype=float)
             picture, mask = shaded(v @ view.T, body.faces)
-            for names, at, colour in ((SMPL_JOINTS, joints, (190, 60, 0)), (BODY_25, points, (0, 0, 220))):
-                for name, p in zip(names, at, strict=True):
+            for skeleton, at, colour in ((SMPL_24, joints, (190, 60, 0)), (BODY_25, points, (0, 0, 220))):
+                for name, p in zip(skeleton.names, at, strict=True):
                     x, y = pixel(view @ p)
                     assert mask[y - 2 : y + 3, x - 2 : x + 3].any(), f"{name} is drawn off the body"
                     if colour[2] and name in SMPL_OF_BODY_25:
@@ -732,8 +726,17 @@ def test_the_bake_gives_the_shipped_file_again(tmp_path: Path) -> None:
 
 
 def test_keypoint_body_moves_between_types() -> None:
-    k = KeypointBody(
-        *(torch.zeros(s, dtype=torch.float64) for s in ((24, 3), (24, 3, 2), (25, 3), (25, 3, 2), (25, 24)))
-    )
-    assert k.to(dtype=torch.float32).weights.dtype == torch.float32
-    assert k.to(device="cpu").weights.dtype == torch.float64
+    k = load_body().keypoints
+    moved = k.to(dtype=torch.float32)
+    assert {x.dtype for x in moved.tensors.values()} == {torch.float32}
+    assert {x.dtype for x in k.to(device="cpu").tensors.values()} == {torch.float64}
+    assert (moved.skeleton, moved.keypoint_skeleton) == (SMPL_24, BODY_25)
+
+
+@pytest.mark.parametrize("name", ["joints_template", "joints_shapedirs", "points_template", "weights"])
+def test_a_keypoint_body_has_the_points_of_its_skeletons(name: str) -> None:
+    k = load_body().keypoints
+    with pytest.raises(ValueError, match=rf"{name} has shape .*, expected"):
+        replace(k, **{name: k.tensors[name][1:]})
+    with pytest.raises(ValueError, match=r"points_template has shape \(25, 3\), expected \(24, 3\)"):
+        replace(k, keypoint_skeleton=EXTRA_24)

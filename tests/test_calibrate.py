@@ -16,11 +16,13 @@ from scipy.spatial.transform import Rotation
 import run_pipeline
 from models.body import load_body
 from models.geometry.association import MatchConfig
-from pipeline.calibration import Estimate, is_estimated, read_calibration, read_estimate, write_calibration
+from pipeline.calibrations import read_calibration
+from pipeline.calibrations.estimate import Estimate, is_estimated, read_estimate
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
+from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 from stages.calibrate import CalibrateConfig, calibrate, estimate
 from stages.graph import RunConfig, run

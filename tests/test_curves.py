@@ -7,7 +7,7 @@ import torch
 from builders import FRAMES, WINDOW, batch, contents, status
 
 from pipeline.curves import ANGLES, curves, joint_angles
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 
@@ -90,7 +90,7 @@ def test_a_store_without_a_window(tmp_path):
 def place(**points):
     joints = np.full((24, 3), np.nan)
     for name, at in points.items():
-        joints[SMPL_JOINTS.index(name)] = at
+        joints[SMPL_24.index(name)] = at
     return dict(zip(ANGLES, joint_angles(joints), strict=True))
 
 
@@ -117,7 +117,7 @@ def test_up_is_where_trunks_point(axis, sign, tmp_path):
     store = Store.create(tmp_path / "s.zarr", contents())
     fit = batch(0)
     joints = fit.joints * 0.1
-    joints[..., SMPL_JOINTS.index("neck"), axis] += 0.5 * sign
+    joints[..., SMPL_24.index("neck"), axis] += 0.5 * sign
     store.write(replace(fit, joints=joints))
     assert curves(store).up == tuple(sign if k == axis else 0 for k in range(3))
 

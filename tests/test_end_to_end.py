@@ -17,7 +17,7 @@ import zarr
 
 from models.body import load_body
 from models.evaluation.stores import compare_to_truth
-from models.regressor import load_regressor, save_regressor
+from models.regressors.keypoint_nets import load_regressor, save_regressor
 from pipeline.config import load
 from pipeline.files import locked
 from pipeline.recording import find_recording

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 from numpy.typing import NDArray
 
 from models.body import Body, KeypointBody, load_body, pose_keypoints
 from models.evaluation.joints import extra_24, h36m_17, h36m_joints, read_regressor
-from models.rotations import axis_angle_to_matrix
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_FLIP, EXTRA_24_OF_H36M_17, H36M_17, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17, SMPL_24
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +26,25 @@ def random_pose(seed: int, n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torc
     rng = torch.Generator().manual_seed(seed)
     angles = 0.5 * torch.randn(n, 24, 3, dtype=torch.float64, generator=rng)
     betas = torch.randn(n, 10, dtype=torch.float64, generator=rng)
-    return axis_angle_to_matrix(angles), betas, torch.randn(n, 3, dtype=torch.float64, generator=rng)
+    return roma.rotvec_to_rotmat(angles), betas, torch.randn(n, 3, dtype=torch.float64, generator=rng)
 
 
 def at_rest(points: KeypointBody) -> dict[str, NDArray[np.float64]]:
-    names = EXTRA_24 if len(points.weights) == 24 else H36M_17
+    names = EXTRA_24.names if len(points.weights) == 24 else H36M_17.names
     return dict(zip(names, points.points_template.numpy(), strict=True))
 
 
 def test_the_points_lie_among_their_anatomical_neighbours(body: Body) -> None:
     at = at_rest(extra_24(body))
-    joint = dict(zip(SMPL_JOINTS, body.keypoints.joints_template.numpy(), strict=True))
-    skin = dict(zip(BODY_25, body.keypoints.points_template.numpy(), strict=True))
+    joint = dict(zip(SMPL_24.names, body.keypoints.joints_template.numpy(), strict=True))
+    skin = dict(zip(BODY_25.names, body.keypoints.points_template.numpy(), strict=True))
     up = ["RAnkle", "RKnee", "Pelvis (MPII)", "Spine (H36M)", "Thorax (MPII)", "Neck (LSP)", "Jaw (H36M)"]
     heights = [at[n][1] for n in [*up, "Head (H36M)", "TopHead (LSP)"]]
     assert (np.diff(heights) > 0).all()
     assert at["Neck (LSP)"][1] < joint["neck"][1]
     assert skin["Nose"][1] - 0.05 < at["Jaw (H36M)"][1] < skin["Nose"][1]
     assert at["TopHead (LSP)"][1] == body.v_template[:, 1].max().item()
-    for name in (n for n in EXTRA_24 if n[0] not in "LR"):
+    for name in (n for n in EXTRA_24.names if n[0] not in "LR"):
         assert at[name][0] == pytest.approx(0, abs=1e-6), f"{name} is not in the middle"
     # Human3.6M's bones by its trunk of 490 mm: shoulders 151 mm from the neck, jaw 121, head 115 further.
     trunk = np.linalg.norm(at["Neck (LSP)"] - at["Pelvis (MPII)"])
@@ -58,16 +58,16 @@ def test_the_points_lie_among_their_anatomical_neighbours(body: Body) -> None:
 
 def test_left_and_right_are_mirror_images(body: Body) -> None:
     points = extra_24(body)
-    flip = list(EXTRA_24_FLIP)
+    flip = list(EXTRA_24.flips)
     mirrored = points.points_template[flip] * torch.tensor([-1.0, 1.0, 1.0])
     torch.testing.assert_close(points.points_template, mirrored, atol=1e-9, rtol=0)
     torch.testing.assert_close(points.weights.sum(1), torch.ones(24, dtype=torch.float64))
 
 
 def test_the_17_are_those_of_the_24_left_first(body: Body) -> None:
-    said = [EXTRA_24[i].split(" ")[0] for i in EXTRA_24_OF_H36M_17]
-    assert said == list(H36M_17)
-    assert all(at_rest(h36m_17(body))[n][0] > 0 for n in H36M_17 if n[0] == "L")
+    said = [EXTRA_24.names[i].split(" ")[0] for i in EXTRA_24_OF_H36M_17]
+    assert said == list(H36M_17.names)
+    assert all(at_rest(h36m_17(body))[n][0] > 0 for n in H36M_17.names if n[0] == "L")
     rotations, betas, transl = random_pose(1)
     every = pose_keypoints(extra_24(body), rotations, betas, transl)[1]
     some = pose_keypoints(h36m_17(body), rotations, betas, transl)[1]
@@ -80,7 +80,7 @@ def test_limbs_are_the_joints_and_the_face_the_skin(body: Body) -> None:
     joints, body_25 = pose_keypoints(body.keypoints, rotations, betas, transl)
     for name in ("RAnkle", "LKnee", "LWrist", "RElbow", "LShoulder", "Nose", "REar"):
         torch.testing.assert_close(points[:, EXTRA_24.index(name)], body_25[:, BODY_25.index(name)])
-    middle = joints[:, [SMPL_JOINTS.index(f"{s}_hip") for s in ("left", "right")]].mean(1)
+    middle = joints[:, [SMPL_24.index(f"{s}_hip") for s in ("left", "right")]].mean(1)
     torch.testing.assert_close(points[:, EXTRA_24.index("Pelvis (MPII)")], middle)
     crown = int(body.v_template[:, 1].argmax())
     mesh = body.vertices(rotations[:, 0], rotations[:, 1:], betas, transl)[:, crown]
@@ -111,7 +111,7 @@ def test_smpl_takes_its_joints_from_the_mesh_by_the_matrix(body: Body, tmp_path:
 
 
 def test_spins_own_extra_joints_are_their_vertices_where_these_move_with_one_bone(body: Body) -> None:
-    skull = np.flatnonzero(body.weights[:, SMPL_JOINTS.index("head")].numpy() == 1)
+    skull = np.flatnonzero(body.weights[:, SMPL_24.index("head")].numpy() == 1)
     rows = np.zeros((9, len(body.v_template)))
     for k, row in enumerate(rows):
         row[skull[k::9][:20]] = 1 / 20

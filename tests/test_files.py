@@ -31,6 +31,21 @@ def test_what_was_there_stays_when_a_write_fails(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == [path]
 
 
+def test_pieces_are_written_whole_or_not_at_all(tmp_path):
+    def pieces(fail):
+        yield b"one, "
+        if fail:
+            raise KeyboardInterrupt
+        yield b"two"
+
+    path = tmp_path / "a"
+    write_whole(path, pieces(False))
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, pieces(True))
+    assert path.read_bytes() == b"one, two"
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_a_lock_is_refused_while_it_is_held_and_awaited_while_its_holder_ends(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

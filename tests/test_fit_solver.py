@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 from fit_problems import (
     F64,
@@ -34,8 +35,8 @@ from models.fit.solver import (
     fit_uncalibrated,
 )
 from models.fit.starts import start_pose
-from models.rotations import axis_angle_to_matrix, geodesic_degrees, matrix_to_axis_angle
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from models.rotations import geodesic_degrees
+from pipeline.skeleton import BODY_25, SMPL_24
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("person", 4), ("person", 6), ("random", 0), ("random", 2)])
@@ -65,10 +66,10 @@ def test_a_given_pose_draws_the_fit() -> None:
     """One view: with the true pose given to 6° a joint the fit is nearer to it than either alone."""
     d = scene(5, "random", frames=40, views=1)
     g = torch.Generator().manual_seed(1)
-    turn = axis_angle_to_matrix(np.radians(6) * torch.randn(40, 23, 3, generator=g, dtype=F64))
+    turn = roma.rotvec_to_rotmat(np.radians(6) * torch.randn(40, 23, 3, generator=g, dtype=F64))
     given = PoseTarget((d.rotations[:, 1:] @ turn)[None], torch.full((1,), 0.1))
     found, told = (solve_uncalibrated(d, rough_views(d, 15), t).motion for t in (None, given))
-    limbs = [i for i, j in enumerate(SMPL_JOINTS[1:]) if j.endswith(("hip", "knee", "shoulder", "elbow"))]
+    limbs = [i for i, j in enumerate(SMPL_24.names[1:]) if j.endswith(("hip", "knee", "shoulder", "elbow"))]
     off, told_off, noise = (
         geodesic_degrees(r[:, limbs].double(), d.rotations[:, 1:][:, limbs]).mean()
         for r in (found.body_pose[0], told.body_pose[0], given.body_pose[0])
@@ -181,7 +182,7 @@ def test_a_limb_seen_by_nobody_for_ten_frames() -> None:
     confidence = d.confidence.copy()
     confidence[:, 25:35, hidden] = 0
     motion = replace(d, confidence=confidence).solve().motion
-    arm = joints_of(motion)[:, [SMPL_JOINTS.index(f"left_{j}") for j in ("elbow", "wrist")]]
+    arm = joints_of(motion)[:, [SMPL_24.index(f"left_{j}") for j in ("elbow", "wrist")]]
     jump = (arm[1:] - arm[:-1]).norm(dim=-1).max()
     truth = d.joints[:, [18, 20]]
     assert jump < (truth[1:] - truth[:-1]).norm(dim=-1).max() + 0.05
@@ -194,7 +195,7 @@ def test_elbows_and_knees_bend_the_natural_way() -> None:
         d = scene(seed, "random", noise_px=6)
         rotations = d.solve().motion.rotations[0].double()
         for name, axis, sign in HINGES:
-            bend = sign * matrix_to_axis_angle(rotations[:, SMPL_JOINTS.index(name)])[:, axis]
+            bend = sign * roma.rotmat_to_rotvec(rotations[:, SMPL_24.index(name)])[:, axis]
             assert bend.min() > 0, name
 
 
@@ -203,8 +204,8 @@ def test_without_the_hinges_a_knee_bends_backwards() -> None:
     d = scene(44, "random", frames=40, noise_px=15)
 
     def least_bend(weights: Weights) -> float:
-        theta = matrix_to_axis_angle(d.solve(weights=weights).motion.rotations[0].double())
-        return min(float((s * theta[:, SMPL_JOINTS.index(name), a]).min()) for name, a, s in HINGES)
+        theta = roma.rotmat_to_rotvec(d.solve(weights=weights).motion.rotations[0].double())
+        return min(float((s * theta[:, SMPL_24.index(name), a]).min()) for name, a, s in HINGES)
 
     assert least_bend(Weights()) > np.radians(-0.5)
     assert least_bend(Weights(hinge=0)) < np.radians(-3)
@@ -213,11 +214,11 @@ def test_without_the_hinges_a_knee_bends_backwards() -> None:
 def test_the_twist_of_nearly_straight_arms() -> None:
     """Elbows that do not bend sideways tell some of it: the arm bends in a plane. Measured: 32° of 48°."""
     d = scene(5001, "person")
-    arms = [SMPL_JOINTS.index(f"{s}_shoulder") for s in ("left", "right")]
+    arms = [SMPL_24.index(f"{s}_shoulder") for s in ("left", "right")]
 
     def off(weights: Weights) -> float:
         found = d.solve(weights=weights).motion.rotations[0, :, arms].double()
-        return float(matrix_to_axis_angle(found.mT @ d.rotations[:, arms])[..., 0].abs().mean())
+        return float(roma.rotmat_to_rotvec(found.mT @ d.rotations[:, arms])[..., 0].abs().mean())
 
     assert off(Weights()) < 0.8 * off(Weights(sideways=0))
 

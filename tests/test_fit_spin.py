@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 from scenes import Scene, body, prior, scene
 
 from models.body import pose_keypoints
 from models.fit.problem import Motion, Views
 from models.fit.spin import spin
-from models.rotations import axis_angle_to_matrix
 
 
 def crop(d: Scene) -> Views:
@@ -32,7 +32,7 @@ def crop(d: Scene) -> Views:
 def start(d: Scene, seed: int = 0) -> Motion:
     """The truth, disturbed as a regressor would be."""
     g = torch.Generator().manual_seed(seed)
-    turn = axis_angle_to_matrix(
+    turn = roma.rotvec_to_rotmat(
         0.12 * torch.randn(*d.rotations.shape[:2], 3, generator=g, dtype=torch.float64)
     )
     frames = len(d.transl)

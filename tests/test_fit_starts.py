@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import roma
 import torch
 from fit_problems import (
     F64,
@@ -13,8 +14,8 @@ from models.fit.problem import (
     Motion,
 )
 from models.fit.starts import start_pose, start_shape
-from models.rotations import geodesic_degrees, matrix_to_axis_angle
-from pipeline.joints import BODY_25, BODY_25_FLIP, SMPL_JOINTS
+from models.rotations import geodesic_degrees
+from pipeline.skeleton import BODY_25, SMPL_24
 
 
 def test_shape_from_bones() -> None:
@@ -33,14 +34,14 @@ def test_start_is_near_and_bends_the_natural_way(kind: str) -> None:
     assert mpjpe_mm(motion, d) < 35
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).mean() < 12
     for name, axis, sign in HINGES:
-        assert (sign * matrix_to_axis_angle(pose[0][:, SMPL_JOINTS.index(name)])[:, axis]).min() > -0.2
+        assert (sign * roma.rotmat_to_rotvec(pose[0][:, SMPL_24.index(name)])[:, axis]).min() > -0.2
 
 
 def test_a_heading_seen_the_wrong_way_round_is_left_out() -> None:
     """Left and right exchanged in some frames: the heading of the others is believed."""
     d = scene(9, "random", noise_px=0, outliers=0, missing=0)
     points = d.points.clone()
-    points[40:52] = points[40:52][:, list(BODY_25_FLIP)]
+    points[40:52] = points[40:52][:, list(BODY_25.flips)]
     pose = start_pose(body().keypoints, d.betas, points, 60.0)
     assert pose is not None
     assert geodesic_degrees(pose[0][:, 0], d.rotations[:, 0]).max() < 45

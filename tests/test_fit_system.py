@@ -22,7 +22,7 @@ from models.fit.problem import (
     STRAIGHT_RAD,
 )
 from models.fit.system import linearise
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool) -> N
             pb.toward[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.toward[0]),
             pb.w_sideways**0.5
             * torch.stack(
-                [st.motion.rotations[:, :, SMPL_JOINTS.index(n), a, 1 - a] for n, a, _ in HINGES]
+                [st.motion.rotations[:, :, SMPL_24.index(n), a, 1 - a] for n, a, _ in HINGES]
             ).movedim(0, -1),
             pb.w_hinge**0.5
             * (STRAIGHT_RAD - pb.body.hinges.sign * theta[..., pb.body.hinges.index]).clamp(min=0),

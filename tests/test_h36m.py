@@ -14,7 +14,7 @@ from models.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
 from models.datasets.rows import to_arrays
 from models.synthetic.cameras import look_at
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24, EXTRA_24_OF_H36M_17
 
 # Of the 32 joints; 13 and 16 are the neck, too, 14 the face, 15 the top of the head.
 JOINT = {

@@ -13,8 +13,8 @@ from recordings import BALANCING, figure, ring, seen, write_people, write_record
 
 from models.geometry.triangulation import triangulate
 from pipeline.batches import KeypointBatch
-from pipeline.joints import BODY_25
 from pipeline.recording import Recording, find_recording
+from pipeline.skeleton import BODY_25
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)
@@ -80,7 +80,7 @@ def test_missing_is_nan_and_zero(recording: Recording) -> None:
 def test_undistorted_points_are_those_of_the_pinhole_camera(recording: Recording) -> None:
     batches = list(keypoints(recording, KeypointsConfig()))
     xy, confidence = joined(batches, "xy_px")[:, :, 0].numpy(), joined(batches, "confidence")[:, :, 0].numpy()
-    truth = np.stack([BODY[name] for name in BODY_25], 1)
+    truth = np.stack([BODY[name] for name in BODY_25.names], 1)
     assert np.nanmax(np.abs(xy - RIG.project(truth))) < 6  # pixels of noise, 5 sigma
     assert np.nanmedian(np.linalg.norm(triangulate(RIG, xy, confidence).points - truth, axis=-1)) < 0.004
 

@@ -28,7 +28,7 @@ from models.training.loop import (
 )
 from models.training.samples import Sampling
 from models.training.synthetic import SyntheticPeople
-from pipeline.joints import BODY_25, EXTRA_24
+from pipeline.skeleton import BODY_25, EXTRA_24
 
 BODY = load_body().keypoints.to(dtype=torch.float32)
 PRIOR = load_pose_prior()

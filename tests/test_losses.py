@@ -12,7 +12,7 @@ from models.training.images import clean, image_net_errors, with_points
 from models.training.loop import Bodies, Target
 from models.training.losses import LossConfig, image_losses
 from models.training.samples import Samples
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 MESH = load_body()
 POINTS = with_points(MESH.keypoints, extra_24(MESH)).to(dtype=torch.float32)

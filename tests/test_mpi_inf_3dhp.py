@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from models.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
 from models.datasets.rows import openpose_file, to_arrays
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
+from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
 NAME = {"Pelvis (MPII)": "pelvis", "Spine (H36M)": "spine", "Neck (LSP)": "neck", "Jaw (H36M)": "head"}
 NAME["Head (H36M)"] = "head_top"
@@ -45,10 +45,10 @@ def test_pictures_are_paired_by_their_number(tmp_path: Path) -> None:
         i = int(Path(r.imgname).stem.split("_")[1]) - 1
         xyz = truth(int(r.camera[-1]))[i]
         for j in EXTRA_24_OF_H36M_17:
-            at = JOINTS_28.index(expected(EXTRA_24[j]))
-            np.testing.assert_allclose(r.part[j], [*project(xyz)[at], 1], err_msg=EXTRA_24[j])
+            at = JOINTS_28.index(expected(EXTRA_24.names[j]))
+            np.testing.assert_allclose(r.part[j], [*project(xyz)[at], 1], err_msg=EXTRA_24.names[j])
             want = (xyz[at] - xyz[JOINTS_28.index("pelvis")]) / 1000
-            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24[j])
+            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24.names[j])
         rest = [j for j in range(24) if j not in EXTRA_24_OF_H36M_17]
         assert not r.S[rest].any()
         assert not r.part[rest].any()
@@ -118,9 +118,9 @@ def test_the_test_set_is_scored_on_univ_annot3(tmp_path: Path) -> None:
     xyz = np.random.default_rng(9).uniform(-400, 400, (4, 17, 3)) + AWAY
     for r, i in zip(got, (0, 2), strict=True):
         for j in EXTRA_24_OF_H36M_17:
-            at = JOINTS_17.index(expected(EXTRA_24[j]))
+            at = JOINTS_17.index(expected(EXTRA_24.names[j]))
             want = 0.9 * (xyz[i, at] - xyz[i, JOINTS_17.index("pelvis")]) / 1000
-            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24[j])
+            np.testing.assert_allclose(r.S[j], [*want, 1], atol=1e-12, err_msg=EXTRA_24.names[j])
         assert r.id == f"mpi-inf-3dhp/TS1/test/video_0/{i + 1:06d}"
 
 
@@ -169,13 +169,13 @@ def test_openpose_is_paired_by_the_frame_too(tmp_path: Path, videos: bool) -> No
     openpose, shift = tmp_path / "openpose", np.array([2.0, 0, 0])
     for row in rows(part, None, 10):
         person = np.zeros((25, 3))
-        person[[BODY_25.index(n) for n in EXTRA_24[:12]]] = row.part[:12] + shift
+        person[[BODY_25.index(n) for n in EXTRA_24.names[:12]]] = row.part[:12] + shift
         file = openpose_file(openpose, row.imgname)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"people": [{"pose_keypoints_2d": person.ravel().tolist()}]}))
     assert len(list(openpose.rglob("*.json"))) == 5
     for row in rows(part, openpose, 10):
-        for name in EXTRA_24[:12]:
+        for name in EXTRA_24.names[:12]:
             want = row.part[EXTRA_24.index(name)] + shift
             np.testing.assert_allclose(row.openpose[BODY_25.index(name)], want, rtol=1e-6)
 

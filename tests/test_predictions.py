@@ -20,7 +20,7 @@ from models.evaluation.predictions import PredictOptions, shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import evaluate
 from models.image_regressor import ImageConfig, ImageRegressor
-from models.regressor import load_regressor
+from models.regressors.keypoint_nets import load_regressor
 from pipeline.errors import InputError
 
 P1 = PROTOCOLS["h36m-p1"]

@@ -15,7 +15,7 @@ import torch
 from models.assets.bake_prior import balanced_sample, fit_mixture, log_gaussians, mirrored
 from models.priors import PosePrior, load_pose_prior
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 F64 = torch.float64
 CPU = torch.device("cpu")
@@ -73,10 +73,10 @@ def test_the_shipped_prior_is_a_mixture_of_people() -> None:
 
     def energy(**angles: tuple[float, float, float]) -> float:
         pose = torch.zeros(23, 3, dtype=F64)
-        pose[SMPL_JOINTS.index("left_shoulder") - 1, 2] = -1.1  # arms beside the body
-        pose[SMPL_JOINTS.index("right_shoulder") - 1, 2] = 1.1
+        pose[SMPL_24.index("left_shoulder") - 1, 2] = -1.1  # arms beside the body
+        pose[SMPL_24.index("right_shoulder") - 1, 2] = 1.1
         for joint, value in angles.items():
-            pose[SMPL_JOINTS.index(joint) - 1] = torch.tensor(value, dtype=F64)
+            pose[SMPL_24.index(joint) - 1] = torch.tensor(value, dtype=F64)
         return float(terms.evaluate(pose.reshape(1, -1))[0])
 
     assert energy(left_knee=(1.0, 0, 0)) + 10 < energy(left_knee=(-1.0, 0, 0))
@@ -101,8 +101,8 @@ def test_the_shipped_prior_does_not_prefer_a_side() -> None:
 def test_mirroring_twice_changes_nothing() -> None:
     pose = np.random.default_rng(0).normal(size=(5, 23, 3))
     assert (mirrored(mirrored(pose)) == pose).all()
-    left = SMPL_JOINTS.index("left_elbow") - 1
-    assert (mirrored(pose)[:, SMPL_FLIP[left + 1] - 1] == pose[:, left] * [1, -1, -1]).all()
+    left = SMPL_24.index("left_elbow") - 1
+    assert (mirrored(pose)[:, SMPL_24.flips[left + 1] - 1] == pose[:, left] * [1, -1, -1]).all()
 
 
 def test_categories_and_clips_count_the_same() -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from models.evaluation.protocols import PROTOCOLS, Protocol
-from pipeline.joints import EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17
+from pipeline.skeleton import EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17
 
 LSP = [
     "RAnkle", "RKnee", "RHip", "LHip", "LKnee", "LAnkle", "RWrist", "RElbow", "RShoulder", "LShoulder",
@@ -23,9 +23,9 @@ def test_there_are_the_published_ones() -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
 def test_rows_and_truth_are_the_same_joints(protocol: Protocol) -> None:
     extra = ["Pelvis", "Spine", "Jaw"] if protocol.name == "mpi-inf-3dhp" else []
-    assert [H36M_17[i] for i in protocol.predicted] == LSP + extra
+    assert [H36M_17.names[i] for i in protocol.predicted] == LSP + extra
     if protocol.true is not None:
-        assert [EXTRA_24[i].split(" ")[0] for i in protocol.true] == LSP + extra
+        assert [EXTRA_24.names[i].split(" ")[0] for i in protocol.true] == LSP + extra
         assert [EXTRA_24_OF_H36M_17[i] for i in protocol.predicted] == list(protocol.true)
 
 

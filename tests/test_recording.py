@@ -14,11 +14,11 @@ import pytest
 from recordings import BALANCING, figure, ring, seen, write_people, write_recording, write_video
 
 from models.geometry.association import MatchConfig, follow, usual_score
-from pipeline.calibration import write_calibration
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS
 from pipeline.recording import MissingData, Recording, find_recording, left_out, missing_data
+from pipeline.skeleton import BODY_25, FORMATS
 
 SIZE = (320, 180)
 RIG = ring(3, size=SIZE)
@@ -104,7 +104,7 @@ def test_pose2sim_project(tmp_path: Path) -> None:
 
 
 def test_an_easymocap_project(tmp_path: Path) -> None:
-    from test_calibration import easymocap
+    from test_easymocap import easymocap
 
     rig = replace(RIG, names=("1", "2", "3"))
     folder = write_recording(tmp_path, rig, [PEOPLE], keypoints="openpose/{}")
@@ -141,7 +141,7 @@ def test_the_same_recording_in_the_order_of_body_25(tmp_path: Path) -> None:
         for person in json.loads(file.read_text())["people"]:
             old = np.array(person["pose_keypoints_2d"]).reshape(25, 3)
             hips = old[source.index("LHip")], old[source.index("RHip")]
-            new = [np.mean(hips, axis=0) if n == "MidHip" else old[source.index(n)] for n in BODY_25]
+            new = [np.mean(hips, axis=0) if n == "MidHip" else old[source.index(n)] for n in BODY_25.names]
             people.append(np.array(new))
         write_people(
             tmp_path / "keypoints" / file.parent.name, file.parent.name, int(file.stem.split("_")[1]), people

@@ -24,7 +24,9 @@ from models.image_regressor import (
     ImageRegressor,
     save_image_regressor,
 )
-from models.regressor import CalibratedNet, Regression, save_regressor
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import save_regressor
+from models.regressors.regression import Regression
 from models.rotations import geodesic_degrees
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.errors import InputError

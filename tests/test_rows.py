@@ -23,9 +23,9 @@ from models.datasets.rows import (
     write_npz,
 )
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, EXTRA_24
+from pipeline.skeleton import BODY_25, EXTRA_24
 
-LIMBS = EXTRA_24[:12]
+LIMBS = EXTRA_24.names[:12]
 
 
 def truth() -> np.ndarray:

@@ -21,9 +21,9 @@ from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions, PredictOptions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, protocol_errors, rows_of, summary
-from models.regressor import load_regressor
+from models.regressors.keypoint_nets import load_regressor
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 P1, P2, MPI, PW = (PROTOCOLS[n] for n in ("h36m-p1", "h36m-p2", "mpi-inf-3dhp", "3dpw"))
 

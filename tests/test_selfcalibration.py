@@ -31,7 +31,7 @@ from models.geometry.selfcalibration import (
 )
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Rig
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 SIZE = BodySize.of(
     body().keypoints.points_template.double().numpy(), body().keypoints.points_shapedirs.double().numpy()

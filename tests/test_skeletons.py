@@ -7,7 +7,7 @@ import pytest
 from recordings import figure, ring, seen
 
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS
+from pipeline.skeleton import BODY_25, FORMATS
 from pipeline.skeletons import (
     KeypointFormat,
     best_bodies,
@@ -44,7 +44,7 @@ def test_every_point_lands_where_its_name_says(name: str) -> None:
     points = points[..., [0, 1, 3]].astype(np.float32)  # x, y of the world will do for pixels
     found = to_body_25(points, name)
     assert found.shape == (40, 25, 3)
-    for i, point in enumerate(BODY_25):
+    for i, point in enumerate(BODY_25.names):
         if point in FORMATS[name]:
             assert np.array_equal(found[:, i], points[:, FORMATS[name].index(point)]), point
         elif point in ("Neck", "MidHip"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import roma
 import torch
 from scenes import Scene, body, jitter_mm, mpjpe_mm, scene
 from torch import Tensor
@@ -17,7 +18,6 @@ import stages.smplify
 from models.body import pose_keypoints
 from models.fit.problem import Schedule, Views, Weights
 from models.fit.solver import Fit, fit
-from models.rotations import axis_angle_to_matrix
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from stages.smplify import SmplifyConfig, smplify
 
@@ -388,7 +388,7 @@ def regressed(
     """What a regressor would say of single frames: the truth with noise; in some frames facing away."""
     rng = np.random.default_rng(seed)
     noise = torch.from_numpy(rng.normal(0, np.radians(degrees) / 3**0.5, (*d.rotations.shape[:2], 3)))
-    rotations = d.rotations @ axis_angle_to_matrix(noise)
+    rotations = d.rotations @ roma.rotvec_to_rotmat(noise)
     rotations[list(turned), 0] = rotations[list(turned), 0] @ torch.diag(torch.tensor([-1.0, 1, -1]).double())
     transl = d.transl + torch.from_numpy(rng.normal(0, 0.05, d.transl.shape))
     out = []

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body, pose_keypoints
-from pipeline.calibration import read_calibration
+from pipeline.calibrations import read_calibration
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, FORMATS
+from pipeline.skeleton import BODY_25, FORMATS
 from pipeline.store import Store
 from stages.synth import SynthConfig, write_recording
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.synthetic.detector import Array, Noise, detect, detect_people
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 SIZE = (640, 480)
 NOISE = Noise(sigma_px=3.0, outliers=0.05, missing=0.1, gaps=0.0, seed=7)

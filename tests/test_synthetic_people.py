@@ -11,7 +11,7 @@ import torch
 
 from models.body import Body, load_body, pose_keypoints
 from models.synthetic.people import CLIPS, Array, Person, animate, make_people, reached
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 FPS = 30
 SECONDS = 14.0  # long enough for every clip to come
@@ -37,7 +37,7 @@ def points(who: Person, time_s: Array) -> tuple[Array, Array]:
 
 
 def joint(name: str) -> int:
-    return SMPL_JOINTS.index(name)
+    return SMPL_24.index(name)
 
 
 def only(name: str) -> Person:

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 from builders import seeded, some_poses, write_motion
 
 from models.body import load_body, pose_keypoints
 from models.priors import load_pose_prior
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.synthetic import poses as poses_module
 from models.synthetic.poses import (
     Poses,
@@ -22,7 +22,7 @@ from models.synthetic.poses import (
     read_poses,
 )
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def test_a_category_is_drawn_by_the_root_of_its_frames():
 def test_poses_come_as_they_are_or_mirrored():
     poses = some_poses()
     index = torch.arange(40)
-    found = matrix_to_axis_angle(Sampler(poses).rotations(index, seeded(), varied=False))
+    found = roma.rotmat_to_rotvec(Sampler(poses).rotations(index, seeded(), varied=False))
     pose = poses.pose[:40]
-    mirrored = pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])
+    mirrored = pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0])
     as_is = (found - pose).abs().amax((1, 2)) < 1e-5
     flipped = (found - mirrored).abs().amax((1, 2)) < 1e-5
     assert (as_is ^ flipped).all()
@@ -108,7 +108,7 @@ def test_poses_come_as_they_are_or_mirrored():
         sampler.rotations(index, seeded(), varied=False),
     ]
     a, b = (pose_keypoints(body, r, still, flat)[0] for r in turned)
-    torch.testing.assert_close(a, b[:, list(SMPL_FLIP)] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(a, b[:, list(SMPL_24.flips)] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
 
 
 def test_varied_poses_stay_near_those_that_were_captured():
@@ -117,8 +117,8 @@ def test_varied_poses_stay_near_those_that_were_captured():
     plain = Sampler(poses).rotations(index, seeded(), varied=True)
     pose = poses.pose[index]
     legs = [1, 2, 4, 5, 7, 8]
-    found = matrix_to_axis_angle(plain)[:, legs]
-    mirrored = (pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
+    found = roma.rotmat_to_rotvec(plain)[:, legs]
+    mirrored = (pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0]))[:, legs]
     off = torch.minimum((found - pose[:, legs]).norm(dim=-1).amax(1), (found - mirrored).norm(dim=-1).amax(1))
     assert 0.5 < float((off < 1e-4).float().mean()) < 0.7  # jitter in 40 %
     assert off.max() < 0.8
@@ -132,7 +132,7 @@ def test_made_up_poses_stand_upright_on_the_floor(
     poses = make(3)
     assert poses.pose.shape[1:] == (24, 3)
     assert len(poses.pose) >= 512
-    rotations = axis_angle_to_matrix(poses.pose.double())
+    rotations = roma.rotvec_to_rotmat(poses.pose.double())
     body = load_body().keypoints
     _, points = pose_keypoints(body, rotations, torch.zeros(10, dtype=torch.float64), torch.zeros(3).double())
     over = points[..., 1] - points[:, 8:9, 1] + poses.height[:, None]
@@ -150,4 +150,4 @@ def test_knees_and_elbows_of_drawn_poses_bend_forwards() -> None:
         ("left_knee", 0, 1),
         ("right_knee", 0, 1),
     ):
-        assert (sign * pose[:, SMPL_JOINTS.index(name) - 1, axis] >= 0).all()
+        assert (sign * pose[:, SMPL_24.index(name) - 1, axis] >= 0).all()

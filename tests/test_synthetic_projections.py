@@ -10,7 +10,7 @@ import torch
 from builders import seeded, some_poses
 
 from models.body import load_body, pose_keypoints
-from models.regressor import to_local
+from models.regressors.kinematics import to_local
 from models.rotations import geodesic_degrees
 from models.synthetic.projections import TEST, Difficulty, Projections
 

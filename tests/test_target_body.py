@@ -11,7 +11,7 @@ from builders import smpl_file
 from models.body import load_body, pose_keypoints
 from models.training.target_body import load_target_body
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 SPINS = (
     "RHip", "LHip", "Neck (LSP)", "TopHead (LSP)", "Pelvis (MPII)", "Thorax (MPII)", "Spine (H36M)",

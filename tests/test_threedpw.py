@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from models.datasets.rows import to_arrays
 from models.datasets.threedpw import parts, rows
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24
 
 FRAMES = 6
 VALID = [[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0]]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 from builders import seeded, some_poses, write_motion
 from test_synthetic_projections import samples
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import global_rotations, load_body
-from models.regressor import CalibratedNet, Estimate, load_regressor, six_to_matrix
-from models.rotations import axis_angle_to_matrix
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import load_regressor
+from models.regressors.kinematics import six_to_matrix
+from models.regressors.layers import Estimate
 from models.synthetic.poses import read_poses
 from models.synthetic.projections import TEST, Difficulty, Projections
 from models.training.keypoints import KeypointsConfig, batches, keypoint_net_errors, make_net
@@ -21,7 +24,7 @@ from models.training.losses import loss_of
 from models.training.trainer import TrainConfig, train
 from pipeline.config import load
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP
+from pipeline.skeleton import SMPL_24
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
@@ -163,9 +166,9 @@ def test_every_count_of_views_is_trained_equally_often():
 
 def test_the_first_guess_is_the_mean_pose():
     pose = some_poses().pose[:1]
-    pose = (pose + pose[:, list(SMPL_FLIP)] * torch.tensor([1.0, -1.0, -1.0])) / 2  # its own mirror image
+    pose = (pose + pose[:, list(SMPL_24.flips)] * torch.tensor([1.0, -1.0, -1.0])) / 2  # its own mirror image
     poses = replace(some_poses(), pose=pose.expand(60, 24, 3))
-    turned = global_rotations(axis_angle_to_matrix(pose))[0]
+    turned = global_rotations(roma.rotvec_to_rotmat(pose))[0]
     for kind, want in (("calibrated", turned), ("uncalibrated", turned[0].T @ turned[1:])):
         net = small_net(kind, poses)
         found = six_to_matrix(net.start.view(-1, 6))

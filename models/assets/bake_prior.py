@@ -2,7 +2,7 @@
 
     python -m models.assets.bake_prior POSES.npz
 
-POSES.npz: ``body_pose`` (N, 24, 3) axis-angle of the SMPL joints, ``clip_id`` (N,) and
+POSES.npz: ``body_pose`` (N, J, 3) axis-angle of the SMPL joints, ``clip_id`` (N,) and
 ``clip_category`` (clips,).
 Poses are weighted so that every category counts the same, and each is joined by its mirror image. Every
 tenth clip is held out to measure the fit. The same input gives the same file, bit for bit, on one thread.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.joints import SMPL_FLIP
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 
@@ -29,8 +29,8 @@ show. Also keeps joints invertible that the capture left still (hands)."""
 
 
 def mirrored(pose: Array) -> Array:
-    """Poses (N, 23, 3) with left and right exchanged."""
-    swap = [j - 1 for j in SMPL_FLIP[1:]]
+    """Poses (N, J − 1, 3) with left and right exchanged."""
+    swap = [j - 1 for j in SMPL_24.flips[1:]]
     flipped: Array = pose[:, swap] * np.array([1.0, -1.0, -1.0])
     return flipped
 

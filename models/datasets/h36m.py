@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+import roma
+import torch
 
 from models.crops import extent_box
 from models.datasets.rows import Array, Part, PersonRow, damaged, detected, on_24, optional
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
@@ -178,9 +179,9 @@ def read_metadata(file: Path, subject: int, camera: int) -> tuple[Array, Array, 
     extrinsics = w0[:264].reshape(4, 11, 6)
     angles, centre = extrinsics[..., :3], extrinsics[camera, subject - 1, 3:] / 1000
     fx, fy, cx, cy, k1, k2, k3, p1, p2 = w0[264 + 9 * camera :][:9]
-    every = Rotation.from_euler("XYZ", angles.reshape(-1, 3)).as_matrix()
-    R = every.reshape(4, 11, 3, 3)[camera, subject - 1]
-    if every[:, 1, 2].mean() > every[:, 2, 1].mean():
+    every = roma.euler_to_rotmat("XYZ", torch.from_numpy(angles)).numpy()
+    R = every[camera, subject - 1]
+    if every[..., 1, 2].mean() > every[..., 2, 1].mean():
         R = R.T
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return K, np.array([k1, k2, p1, p2, k3, 0, 0, 0]), R, -R @ centre

@@ -31,7 +31,7 @@ from models.datasets.rows import (
     optional,
 )
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")

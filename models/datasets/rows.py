@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from models.crops import extent_box
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.joints import BODY_25, EXTRA_24
 from pipeline.keypoints import read_people
+from pipeline.skeleton import BODY_25, EXTRA_24
 
 Array = NDArray[np.float64]
 RowArrays = Mapping[str, NDArray[Any]]
@@ -37,7 +37,7 @@ RowArrays = Mapping[str, NDArray[Any]]
 
 _FAR: Final = 0.1
 """Mean distance, by the person's size, beyond which a detection is of somebody else."""
-_LIMBS: Final = tuple(BODY_25.index(n) for n in EXTRA_24[:12])
+_LIMBS: Final = tuple(BODY_25.index(n) for n in EXTRA_24.names[:12])
 """The 12 joints of the limbs, which OpenPose and the data sets mean alike."""
 
 

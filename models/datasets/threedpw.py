@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.datasets.rows import Array, Part, PersonRow, box_of, damaged, detected
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
 from pipeline.pickles import unpickle_arrays
+from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "3dpw"
 SPLITS: Final = ("test", "train", "validation")
@@ -91,7 +90,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             if not (part.root / imgname).is_file():
                 raise InputError(f"{part.root / imgname}: is not there. Unpack imageFiles.zip again.")
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
-            root = Rotation.from_matrix(R) * Rotation.from_rotvec(pose[i, :3])
+            root = torch.tensor(R) @ roma.rotvec_to_rotmat(torch.tensor(pose[i, :3]))
             joints = _on_24(flat[i])
             yield PersonRow(
                 id=f"{NAME}/{sequence}/{p}/video/{i:06d}",
@@ -102,7 +101,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
                 action=sequence,
                 part=joints,
                 openpose=detected(openpose, imgname, joints),
-                pose=np.concatenate([root.as_rotvec(), pose[i, 3:]]),
+                pose=np.concatenate([roma.rotmat_to_rotvec(root), pose[i, 3:]]),
                 shape=betas,
                 has_smpl=1.0,
                 gender=gender[:1].lower(),
@@ -122,6 +121,6 @@ def _on_24(flat: NDArray[Any]) -> Array:
     """EXTRA_24 (24, 3) of COCO's 18 points (3, 18)."""
     out = np.zeros((len(EXTRA_24), 3))
     for j, name in enumerate(_COCO_18):
-        if name in EXTRA_24 and flat[2, j] > 0:
+        if name in EXTRA_24.names and flat[2, j] > 0:
             out[EXTRA_24.index(name)] = *flat[:2, j], 1
     return out

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.body import Body, KeypointBody, load_body, pose_keypoints
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17, SMPL_24, Skeleton
 
 FROM_SPIN: Final = (
     "It is in the data of SPIN, https://github.com/nkolot/SPIN: run its fetch_data.sh, then look in data/"
@@ -34,7 +34,7 @@ _OF_JOINT: Final = {
 """EXTRA_24 joints that are SMPL joints, as in SPIN."""
 _OF_SKIN: Final = ("Nose", "LEye", "REye", "LEar", "REar")
 """Those that are BODY_25 points."""
-REGRESSED: Final = tuple(n for n in EXTRA_24 if n not in _OF_JOINT and n not in _OF_SKIN)
+REGRESSED: Final = tuple(n for n in EXTRA_24.names if n not in _OF_JOINT and n not in _OF_SKIN)
 """Those that SPIN regresses from the mesh: the rows of ``J_regressor_extra.npy``, in order."""
 
 _JAW: Final = 0.4
@@ -69,7 +69,7 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
                 f"regressor {tuple(rows.shape)}, expected ({len(REGRESSED)}, {len(body.v_template)})"
             )
         found |= dict(zip(REGRESSED, torch.einsum("kv,vx->kx", rows, parts.vertices), strict=True))
-    return parts.body_of(torch.stack([found[name] for name in EXTRA_24]))
+    return parts.body_of(torch.stack([found[name] for name in EXTRA_24.names]), EXTRA_24)
 
 
 def h36m_17(body: Body) -> KeypointBody:
@@ -79,7 +79,13 @@ def h36m_17(body: Body) -> KeypointBody:
     points, directions, weights = (
         x[at] for x in (every.points_template, every.points_shapedirs, every.weights)
     )
-    return replace(every, points_template=points, points_shapedirs=directions, weights=weights)
+    return replace(
+        every,
+        points_template=points,
+        points_shapedirs=directions,
+        weights=weights,
+        keypoint_skeleton=H36M_17,
+    )
 
 
 def _by_rule(parts: _Parts) -> dict[str, Tensor]:
@@ -127,7 +133,7 @@ class _Parts:
         )
 
     def joint(self, name: str) -> Tensor:
-        return self.joints[SMPL_JOINTS.index(name)]
+        return self.joints[SMPL_24.index(name)]
 
     def between(self, *names: str, moved_by: str) -> Tensor:
         return self.moved_by(torch.stack([self.joint(n) for n in names]).mean(0), moved_by)
@@ -135,10 +141,16 @@ class _Parts:
     def moved_by(self, row: Tensor, joint: str) -> Tensor:
         return torch.cat([row[:-24], self.joint(joint)[-24:]])
 
-    def body_of(self, rows: Tensor) -> KeypointBody:
+    def body_of(self, rows: Tensor, skeleton: Skeleton) -> KeypointBody:
         place, directions, weights = rows[:, :3], rows[:, 3:-24], rows[:, -24:]
         directions = directions.reshape(len(rows), 3, -1)
-        return replace(self.body, points_template=place, points_shapedirs=directions, weights=weights)
+        return replace(
+            self.body,
+            points_template=place,
+            points_shapedirs=directions,
+            weights=weights,
+            keypoint_skeleton=skeleton,
+        )
 
 
 @dataclass(frozen=True, eq=False)

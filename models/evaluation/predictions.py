@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,11 +28,12 @@ from models.image_regressor import (
     place_body,
 )
 from models.priors import load_pose_prior
-from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, to_world
-from models.rotations import matrix_to_axis_angle
+from models.regressors.keypoint_nets import KeypointNet
+from models.regressors.layers import MIN_KEYPOINTS
+from models.regressors.regression import Regression, to_world
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
@@ -40,7 +42,7 @@ PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 _SINGLE: Final = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
 """Weights of a fit to single frames: without neighbours in time the priors count in full."""
 _UNSEEN: Final = [
-    SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
+    SMPL_24.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
 ]
 """Joints that no keypoint shows to turn: there the fit keeps what the network says."""
 
@@ -235,7 +237,7 @@ class _Scene:
         camera = camera_of(r.view_transl[:, :1], r.betas, box[:, :1], K[:, :1], self.body)[:, 0]
         still = torch.zeros(len(rotations), 3, dtype=torch.float64)
         joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
-        out = [x.cpu() for x in (matrix_to_axis_angle(rotations).flatten(1), betas, camera, joints)]
+        out = [x.cpu() for x in (roma.rotmat_to_rotvec(rotations).flatten(1), betas, camera, joints)]
         # A network on pictures does not say how a person stands before a camera that shows nobody.
         known = (r.seen.any(1) & r.view_orient[:, 0].isfinite().all((-2, -1))).cpu()
         return Predictions(

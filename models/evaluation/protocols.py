@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from pipeline.joints import H36M_17
+from pipeline.skeleton import H36M_17
 
 Measure = Literal["mpjpe", "pa_mpjpe", "pve", "pck150", "auc"]
 
 REGRESSOR_ROWS: Final = (
-    "left first: Pelvis, LHip, LKnee, LAnkle, RHip, …, RWrist (pipeline/joints.py, H36M_17)"
+    "left first: Pelvis, LHip, LKnee, LAnkle, RHip, …, RWrist (pipeline/skeleton.py, H36M_17)"
 )
 
 _LSP: Final = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
@@ -47,7 +47,7 @@ class Protocol:
 
     def described(self) -> dict[str, Any]:
         """For ``metrics.json``: everything that a number depends on."""
-        joints, near = ([H36M_17[row] for row in rows] for rows in (self.predicted, self.near))
+        joints, near = ([H36M_17.names[row] for row in rows] for rows in (self.predicted, self.near))
         return {**asdict(self), "joints": joints, "near": near, "regressor_rows": REGRESSOR_ROWS}
 
 

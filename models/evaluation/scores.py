@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 
@@ -17,8 +18,7 @@ from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
 from models.evaluation.predictions import PictureReader, Predictions, PredictOptions, predict, shares_shape
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
-from models.regressor import KeypointNet
-from models.rotations import axis_angle_to_matrix
+from models.regressors.keypoint_nets import KeypointNet
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
@@ -107,7 +107,7 @@ _MESHES: Final = 256
 
 def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
     """Joints (N, 17, 3) and vertices (N, V, 3), metres."""
-    rotations = axis_angle_to_matrix(torch.from_numpy(pose).view(-1, 24, 3))
+    rotations = roma.rotvec_to_rotmat(torch.from_numpy(pose).view(-1, 24, 3))
     shape, still = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
     mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, still)
     return joints(rotations, shape, still).numpy(), mesh.double().numpy()

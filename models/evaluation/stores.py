@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 
 from models.body import Body
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe, pve
-from models.rotations import axis_angle_to_matrix
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -179,7 +179,9 @@ def _vertices(store: Store, person: str, rows: _Rows, body: Body) -> Array:
     """(T, N, 3) metres, world."""
 
     def rotations(name: str) -> torch.Tensor:
-        return axis_angle_to_matrix(torch.from_numpy(_at(store, f"{person}/{name}", rows))).float()
+        angles = _at(store, f"{person}/{name}", rows)
+        matrices: torch.Tensor = roma.rotvec_to_rotmat(torch.from_numpy(angles).double())
+        return matrices.float()
 
     mesh = body.vertices(
         rotations("global_orient"),

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import global_rotations
 from models.fit.problem import JOINTS, STRAIGHT_RAD, Motion, Problem
-from models.rotations import matrix_to_axis_angle
 
 NEAR_M = 0.1
 """What lies nearer to the camera, or behind it, is not in the picture."""
@@ -91,7 +91,7 @@ def evaluate(pb: Problem, motion: Motion, robust: float) -> State:
     data = pb.trust * torch.where(front, g2 * r2 / (g2 + r2), g2)
     energy = data[:, :, pb.held :].double().sum((1, 2, 3))
 
-    theta = matrix_to_axis_angle(motion.rotations[:, :, pb.body.active[1:]])
+    theta = roma.rotmat_to_rotvec(motion.rotations[:, :, pb.body.active[1:]])
     row = theta.flatten(2)
     slope = torch.zeros_like(row)
     component = torch.zeros(n, frames, dtype=torch.long, device=row.device)

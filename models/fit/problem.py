@@ -28,9 +28,9 @@ from torch import Tensor
 
 from models.body import KeypointBody
 from models.priors import PosePrior, PriorTerms
-from pipeline.joints import BODY_25, SMPL_JOINTS, SMPL_PARENTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
-JOINTS = len(SMPL_PARENTS)
+JOINTS = len(SMPL_24)
 
 HINGES = (("left_elbow", 1, -1.0), ("right_elbow", 1, 1.0), ("left_knee", 0, 1.0), ("right_knee", 0, 1.0))
 """Joint, axis of its local rotation and the sign of that angle when it bends the natural way."""
@@ -59,8 +59,8 @@ def _ratios(values: Sequence[float]) -> NDArray[np.float64]:
     return out
 
 
-KEYPOINT_RATIOS = _ratios([_MOVES[k[1:] if k[0] in "LR" else k] for k in BODY_25])
-JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_JOINTS])
+KEYPOINT_RATIOS = _ratios([_MOVES[k[1:] if k[0] in "LR" else k] for k in BODY_25.names])
+JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_24.names])
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Hinges:
     @staticmethod
     def of(active: Sequence[int], dtype: torch.dtype, device: torch.device) -> Hinges:
         """Hinges of a body whose joints ``active``, the root first, are free to turn."""
-        joint = [SMPL_JOINTS.index(name) for name, _, _ in HINGES]
+        joint = [SMPL_24.index(name) for name, _, _ in HINGES]
         axis = [axis for _, axis, _ in HINGES]
         index = [3 * (active.index(j) - 1) + a for j, a in zip(joint, axis, strict=True)]
         sign = torch.tensor([sign for _, _, sign in HINGES], dtype=dtype, device=device)
@@ -203,7 +203,7 @@ def _descendants() -> tuple[tuple[float, ...], ...]:
     """[a][j] = 1 where joint j is a or hangs on it."""
     below = np.eye(JOINTS)
     for j in range(JOINTS - 1, 0, -1):
-        below[SMPL_PARENTS[j]] += below[j]
+        below[SMPL_24.parents[j]] += below[j]
     return tuple(map(tuple, below))
 
 
@@ -215,8 +215,8 @@ def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """
     below = weights @ torch.tensor(_descendants(), dtype=weights.dtype, device=weights.device).T
     c = weights[..., None] * (points[..., :, None, :] - joints[..., None, :, :])
-    bones = torch.stack([joints[..., i, :] - joints[..., SMPL_PARENTS[i], :] for i in range(1, JOINTS)], -2)
-    parents = torch.tensor(SMPL_PARENTS[1:], device=weights.device)
+    parents = torch.tensor(SMPL_24.parents[1:], device=weights.device)
+    bones = joints[..., 1:, :] - joints[..., parents, :]
     return c.index_add(-2, parents, below[:, 1:, None] * bones[..., None, :, :])
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import roma
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from models.fit.energy import State, evaluate
 from models.fit.factor import step
 from models.fit.problem import FitSettings, Motion, Problem, Schedule, Views, prepare
 from models.fit.system import linearise, share, split
-from models.rotations import axis_angle_to_matrix, product
+from models.rotations import product
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _retract(pb: Problem, motion: Motion, pose: Tensor, shape: Tensor) -> Motion
     """Motion after a step of its free frames (N, F, M), and of its betas and offsets (N, S)."""
     transl, rotations = motion.transl.clone(), motion.rotations.clone()
     transl[:, pb.held :] += pose[..., :3]
-    turn = axis_angle_to_matrix(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
+    turn = roma.rotvec_to_rotmat(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
     active = pb.body.active
     rotations[:, pb.held :, active] = product(rotations[:, pb.held :, active], turn)
     motion = replace(motion, rotations=rotations, transl=transl)

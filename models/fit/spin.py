@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import KeypointBody, pose_keypoints
 from models.fit.problem import HINGES, Motion, Views
 from models.priors import PosePrior
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 _ANCHORS = tuple(BODY_25.index(n) for n in ("RHip", "LHip", "RShoulder", "LShoulder"))
 _IGNORED = tuple(BODY_25.index(n) for n in ("Neck", "RHip", "LHip"))
@@ -59,13 +59,13 @@ def spin(
     def free(x: Tensor) -> Tensor:
         return x.detach().to(device, dtype).clone().requires_grad_()
 
-    angles = matrix_to_axis_angle(start.rotations.to(device, dtype))
+    angles = roma.rotmat_to_rotvec(start.rotations.to(device, dtype))
     orient, pose = free(angles[:, :, :1]), free(angles[:, :, 1:])
     transl, betas = free(start.transl), free(start.betas)
 
     def miss() -> Tensor:
         """(N, T, K, 2) pixels."""
-        turn = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+        turn = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
         _, points = pose_keypoints(body, turn, betas[:, None], transl, offsets[:, None])
         cam = points @ R.mT[:, None] + t[:, None, None]
         return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - seen
@@ -89,7 +89,7 @@ def spin(
         weighed: Tensor = (trust * used) ** 2 * rho.sum(-1)
         return weighed
 
-    terms = prior.of_joints(range(1, len(SMPL_JOINTS)), 1.0, dtype, device)
+    terms = prior.of_joints(range(1, len(SMPL_24)), 1.0, dtype, device)
     # SPIN divides the density by (2π)^34.5 and, to keep it in range, by the smallest determinant's root.
     log_root_det = torch.linalg.slogdet(prior.covariances.double()).logabsdet / 2
     log_weight = prior.weights.double().log() - 34.5 * math.log(2 * math.pi)
@@ -102,7 +102,7 @@ def spin(
         return best
 
     def bend() -> Tensor:
-        backward = [-sign * pose[:, :, SMPL_JOINTS.index(name) - 1, axis] for name, axis, sign in HINGES]
+        backward = [-sign * pose[:, :, SMPL_24.index(name) - 1, axis] for name, axis, sign in HINGES]
         return (torch.exp(torch.stack(backward)) ** 2).sum(0)
 
     def pose_energy() -> Tensor:
@@ -117,5 +117,5 @@ def spin(
             optimiser.step()
     with torch.no_grad():
         score = robust().mean(-1)
-        rotations = axis_angle_to_matrix(torch.cat([orient, pose], 2))
+        rotations = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
     return SpinFit(Motion(rotations, transl.detach(), betas.detach(), offsets), score)

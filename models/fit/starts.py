@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import KeypointBody
 from models.fit.problem import HINGES, JOINTS, LeverBody
-from models.rotations import (
-    axis_angle_to_matrix,
-    geodesic_degrees,
-    matrix_to_axis_angle,
-    nearest_rotation,
-    rotation_between,
-)
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from models.rotations import geodesic_degrees, rotation_between
+from pipeline.skeleton import BODY_25, SMPL_24
 
 _BONES = (
     *((s + a, s + b) for s in "LR" for a, b in (("Shoulder", "Elbow"), ("Elbow", "Wrist"))),
@@ -65,7 +60,8 @@ def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     # Two directions must be spread: the second singular value, of points a few centimetres apart at least.
     spread = torch.linalg.svdvals(covariance)[..., 1]
     size = ((rest - rest.mean(-2, keepdim=True)) ** 2).sum((-2, -1))
-    return nearest_rotation(covariance), mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
+    turn = roma.special_procrustes_naive(covariance)
+    return turn, mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
 
 
 def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
@@ -106,7 +102,7 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
 def _fill_rotations(rotations: Tensor, known: Tensor) -> Tensor:
     """Rotations (T, J, 3, 3) filled in time where they are not known (T, J); every J known in some frame."""
     out = rotations.clone()
-    out[~known] = nearest_rotation(_fill(rotations, known)[~known])
+    out[~known] = roma.special_procrustes_naive(_fill(rotations, known)[~known])
     return out
 
 
@@ -166,7 +162,7 @@ def start_pose(
         )
         for name, _, _ in HINGES
     ]
-    first, second = ([SMPL_JOINTS.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
+    first, second = ([SMPL_24.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
     upper, middle, end = (
         _points(*(f"{c[0][0].upper()}{c[i].capitalize()}" for c in chains)) for i in (1, 2, 3)
     )
@@ -185,7 +181,7 @@ def start_pose(
     a, b = (inner * bend).sum(-1), (inner * torch.linalg.cross(unit, bend, dim=-1)).sum(-1)
     strength = torch.where(both, (a * a + b * b) / (inner * inner).sum(-1), 0)
     twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
-    turn = swing @ axis_angle_to_matrix(twist[..., None] * unit)
+    turn = swing @ roma.rotvec_to_rotmat(twist[..., None] * unit)
     next_there = (turn.mT @ next_there[..., None])[..., 0]
     next_turn = rotation_between(next_bone, torch.where(both[..., None], next_there, next_bone))
     local[:, first], known[:, first] = turn, seen
@@ -194,18 +190,18 @@ def start_pose(
 
     face = _points(*_FACE)
     head, _, _, fixed = _aligned(rest[face], points[:, face])
-    half = matrix_to_axis_angle(root.mT @ head) / 2
+    half = roma.rotmat_to_rotvec(root.mT @ head) / 2
     likely = fixed & (half.norm(dim=-1) < 0.7)
-    for joint in (SMPL_JOINTS.index("neck"), SMPL_JOINTS.index("head")):
-        local[:, joint], known[:, joint] = axis_angle_to_matrix(half), likely
+    for joint in (SMPL_24.index("neck"), SMPL_24.index("head")):
+        local[:, joint], known[:, joint] = roma.rotvec_to_rotmat(half), likely
     sides = ("left", "right")
-    ankles, knees = ([SMPL_JOINTS.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
+    ankles, knees = ([SMPL_24.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
     feet = torch.tensor(
         [_points(*(f"{s[0].upper()}{p}" for p in ("Ankle", "Heel", "BigToe", "SmallToe"))) for s in sides]
     )
     sole, _, _, fixed = _aligned(rest[feet], points[:, feet])
     ankle = limb[:, [second.index(k) for k in knees]].mT @ sole
-    likely = fixed & known[:, knees] & (matrix_to_axis_angle(ankle).norm(dim=-1) < 1.4)
+    likely = fixed & known[:, knees] & (roma.rotmat_to_rotvec(ankle).norm(dim=-1) < 1.4)
     local[:, ankles], known[:, ankles] = ankle, likely
 
     if before is not None:

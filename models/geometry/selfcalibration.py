@@ -17,12 +17,13 @@ from typing import Final
 
 import cv2
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 
 SURE: Final = 0.3
@@ -342,7 +343,7 @@ class _Adjustment:
         views = self.shape[0]
         camera = step[: 7 * views].reshape(views, 7)
         return _Unknowns(
-            np.asarray(Rotation.from_rotvec(camera[:, :3]).as_matrix()) @ x.R,
+            roma.rotvec_to_rotmat(torch.from_numpy(camera[:, :3])).numpy() @ x.R,
             x.t + camera[:, 3:6],
             x.log_f + camera[:, 6],
             x.points + points,
@@ -641,8 +642,8 @@ def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tu
             return np.zeros(len(bundle.rig)), 1.0
         halves.append(half)
     one, two = (h.rig.R for h in halves)
-    turn = Rotation.from_matrix(one @ two.transpose(0, 2, 1)).magnitude()
-    return np.degrees(turn), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
+    turn = roma.rotmat_geodesic_distance(torch.from_numpy(one), torch.from_numpy(two))
+    return np.degrees(turn.numpy()), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
 
 
 def balance(points: Array, up: Array) -> Array:

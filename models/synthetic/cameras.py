@@ -7,12 +7,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.rotations import axis_angle_to_matrix
 from models.synthetic.poses import chance, uniform
 from pipeline.cameras import Rig, distort
 
@@ -47,7 +46,8 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
         eye = np.array(
             [*(middle[:2] + away * np.array([np.cos(bearing), np.sin(bearing)])), rng.uniform(1.0, 2.4)]
         )
-        roll = Rotation.from_euler("z", rng.uniform(-2, 2), degrees=True).as_matrix()
+        tilt = rng.uniform(-2, 2)
+        roll = roma.euler_to_rotmat("z", tilt, degrees=True, dtype=torch.float64).numpy()
         lens = np.array(
             [rng.uniform(-0.12, -0.04), rng.uniform(0.01, 0.06), *rng.uniform(-1e-3, 1e-3, 2), *np.zeros(4)]
         )
@@ -103,7 +103,7 @@ def cameras_around(
     rolled[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
     held = chance(rng, 0.9, n, 1)  # else by hand
     rolled[..., 2] *= torch.where(held, 1.0, 5.0)
-    R = axis_angle_to_matrix(rolled) @ level
+    R = roma.rotvec_to_rotmat(rolled) @ level
     size = torch.tensor([[1280.0, 960.0], [1080.0, 1920.0], [1920.0, 1080.0]])
     size = size[torch.randint(0, 3, (n, 1), generator=rng)].expand(n, views, 2)
     # Focal length so that a standing person fills a third to nine tenths of the shorter side.

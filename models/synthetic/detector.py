@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.synthetic.poses import chance, uniform
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 Array = NDArray[np.float64]
 

@@ -17,13 +17,13 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.spatial.transform import Rotation
 
 from models.body import Body, forward_kinematics, pose_keypoints
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 Array = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def _still(frames: int) -> ClipMotion:
 
 
 def _joint(name: str) -> int:
-    return SMPL_JOINTS.index(name)
+    return SMPL_24.index(name)
 
 
 _SIDES: Final = (("left", 1.0), ("right", -1.0))
@@ -330,7 +330,7 @@ _FOOT_PARTS: Final = tuple(
 """The joint that carries each of them."""
 
 _LOOSE_DEG: Final = {"shoulder": 4.0, "wrist": 4.0, "head": 4.0, "spine": 2.0, "neck": 2.0, "collar": 2.0}
-_LOOSE: Final = np.radians([[_LOOSE_DEG.get(n.rpartition("_")[2].rstrip("123"), 0.0)] for n in SMPL_JOINTS])
+_LOOSE: Final = np.radians([[_LOOSE_DEG.get(n.rpartition("_")[2].rstrip("123"), 0.0)] for n in SMPL_24.names])
 """(24, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""
 
 _SPACE: Final = 1.7
@@ -427,12 +427,12 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     amplitude, frequency, phase = person.sway
     swaying = amplitude * np.sin(2 * np.pi * frequency * t[:, None, None] + phase)
     angles = _STANDING + person.posture + motion.angles + swaying
-    local = Rotation.from_euler("XYZ", angles.reshape(-1, 3)).as_matrix().reshape(-1, 24, 3, 3)
+    local = roma.euler_to_rotmat("XYZ", torch.from_numpy(angles)).numpy()
 
     around = person.bearing + gone / person.radius
     heading = around + np.pi + turned  # the body faces −y of the world at heading 0
-    upright = Rotation.from_euler("x", np.pi / 2)
-    local[:, 0] = (Rotation.from_euler("z", heading[:, None]) * upright).as_matrix() @ local[:, 0]
+    turns = np.stack([heading, np.full_like(heading, np.pi / 2)], -1)  # upright, then about the vertical
+    local[:, 0] = roma.euler_to_rotmat("ZX", torch.from_numpy(turns)).numpy() @ local[:, 0]
 
     transl = np.zeros((len(t), 3))
     joints, points = (

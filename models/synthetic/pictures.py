@@ -14,7 +14,7 @@ from models.body import Body
 from models.rendering.overlay import composite
 from models.rendering.software import draw
 from pipeline.cameras import Rig
-from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.skeleton import BODY_25, SMPL_24
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -147,13 +147,13 @@ class Portraits:
 def _tints(body: Body) -> NDArray[np.int32]:
     """(F,) index into ``_PARTS`` of each face."""
     joint = body.weights.argmax(1).numpy()
-    part = np.array([_PARTS.index(_WORN_ON.get(name, "skin")) for name in SMPL_JOINTS])[joint]
-    point = dict(zip(BODY_25, body.keypoints.points_template.numpy(), strict=True))
+    part = np.array([_PARTS.index(_WORN_ON.get(name, "skin")) for name in SMPL_24.names])[joint]
+    point = dict(zip(BODY_25.names, body.keypoints.points_template.numpy(), strict=True))
     at = body.v_template.numpy()
     eyes, ears = (point[f"L{p}"] + point[f"R{p}"] for p in ("Eye", "Ear"))
     above, behind = at[:, 1] > eyes[1] / 2 + 0.04, at[:, 2] < ears[2] / 2 - 0.01
     low = at[:, 1] < point["Nose"][1] - 0.04
-    part[(joint == SMPL_JOINTS.index("head")) & (above | behind) & ~low] = _PARTS.index("hair")
+    part[(joint == SMPL_24.index("head")) & (above | behind) & ~low] = _PARTS.index("hair")
     return np.asarray(part[body.faces[:, 0]], np.int32)
 
 

@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.body import forward_kinematics, load_body, pelvis_at_rest
 from models.fit.problem import HINGES
 from models.priors import PosePrior, load_pose_prior
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.synthetic.people import animate, make_people
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_FLIP, SMPL_JOINTS
+from pipeline.skeleton import SMPL_24
 
 HELD_OUT: Final = 0.15
 """Share of each category's clips that is never trained on."""
 _UPPER: Final = tuple(
     i
-    for i, name in enumerate(SMPL_JOINTS)
+    for i, name in enumerate(SMPL_24.names)
     if re.search("spine|neck|head|collar|shoulder|elbow|wrist|hand", name)
 )
 _JITTERED: Final = 0.4
@@ -171,11 +170,11 @@ class Sampler:
             upper = torch.zeros(24, dtype=torch.bool)
             upper[list(_UPPER)] = True
             pose = torch.where(chance(rng, _EXCHANGED, n, 1, 1) & upper[:, None], other, pose)
-        mirrored = pose[:, list(SMPL_FLIP)] * pose.new_tensor([1.0, -1.0, -1.0])
-        rotation = axis_angle_to_matrix(torch.where(chance(rng, 0.5, n, 1, 1), mirrored, pose))
+        mirrored = pose[:, list(SMPL_24.flips)] * pose.new_tensor([1.0, -1.0, -1.0])
+        rotation: Tensor = roma.rotvec_to_rotmat(torch.where(chance(rng, 0.5, n, 1, 1), mirrored, pose))
         if varied:
             size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(rng, _JITTERED, n, 1, 1)
-            rotation = rotation @ axis_angle_to_matrix(size * torch.randn(n, 24, 3, generator=rng))
+            rotation = rotation @ roma.rotvec_to_rotmat(size * torch.randn(n, 24, 3, generator=rng))
         return rotation
 
 
@@ -192,7 +191,7 @@ def draw_from_prior(
         prior.means.numpy()[component] + np.einsum("nij,nj->ni", root, noise)
     ).reshape(-1, 23, 3)
     for name, axis, sign in HINGES:
-        joint = SMPL_JOINTS.index(name) - 1
+        joint = SMPL_24.index(name) - 1
         pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
     return pose
 
@@ -204,7 +203,7 @@ def poses_of_prior(seed: int = 0) -> Poses:
     pose = draw_from_prior(prior, _PRIOR_POSES, _PRIOR_SPREAD, rng)
     lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
     full = torch.from_numpy(np.concatenate([lean, pose], 1))
-    _, joints = forward_kinematics(axis_angle_to_matrix(full), body.joints_template)
+    _, joints = forward_kinematics(roma.rotvec_to_rotmat(full), body.joints_template)
     height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # of an ankle or toe over its sole
     return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
 
@@ -212,13 +211,13 @@ def poses_of_prior(seed: int = 0) -> Poses:
 def poses_of_people(seed: int = 0) -> Poses:
     """Poses of the people of synthetic recordings, less varied than motion capture."""
     body, rng = load_body(), np.random.default_rng([seed, 12])
-    upright = torch.from_numpy(Rotation.from_euler("x", -np.pi / 2).as_matrix())  # z up → y up
+    upright = roma.rotvec_to_rotmat(torch.tensor([-np.pi / 2, 0, 0], dtype=torch.float64))  # z up → y up
     poses, heights = [], []
     for person in make_people(_PEOPLE, _SECONDS, seed, body):
         rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
         turned = torch.from_numpy(rotations)
         turned[:, 0] = upright @ turned[:, 0]
-        poses.append(matrix_to_axis_angle(turned))
+        poses.append(roma.rotmat_to_rotvec(turned))
         rest = pelvis_at_rest(body.keypoints, torch.from_numpy(person.betas)[None])
         heights.append((torch.from_numpy(transl) + rest)[:, 2])
     pose, height = torch.cat(poses).float(), torch.cat(heights).float()

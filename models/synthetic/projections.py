@@ -9,20 +9,20 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import roma
 import torch
 from torch import Tensor
 
 from models.body import KeypointBody, global_rotations
-from models.regressor import GlobalKinematics
-from models.rotations import axis_angle_to_matrix
+from models.regressors.kinematics import GlobalKinematics
 from models.synthetic.cameras import cameras_around
 from models.synthetic.detector import detect_people
 from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 BETA_SIGMA: Final = 1.5
-_FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25)
+_FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25.names)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Projections:
         rotations = self.sampler.rotations(index, rng, varied=d.varied_poses)
         yaw = torch.zeros(count, 3)
         yaw[:, 1] = uniform(rng, 0, 2 * math.pi, count)
-        rotations[:, 0] = axis_angle_to_matrix(yaw) @ rotations[:, 0]
+        rotations[:, 0] = roma.rotvec_to_rotmat(yaw) @ rotations[:, 0]
         betas = (BETA_SIGMA * normal(count, self.kinematics.joints_shapedirs.shape[2])).clamp(-3, 3)
         rest = self.kinematics.pelvis(betas)
         transl = -rest
@@ -127,7 +127,7 @@ class Projections:
         turned = world[:, None] @ turned
         true_R = R @ world[:, None].mT
         off = d.calibration * math.radians(0.3) * normal(count, views, 3)
-        stated_R = axis_angle_to_matrix(off) @ true_R
+        stated_R = roma.rotvec_to_rotmat(off) @ true_R
         centre = -(true_R.mT @ t[..., None])[..., 0] + d.calibration * 0.01 * normal(count, views, 3)
         stated_K = K
         if d.focal:
@@ -152,6 +152,6 @@ def _worlds(count: int, rng: torch.Generator) -> Tensor:
     """Rotations (N, 3, 3) from the world with y up to that of a calibration: z up, y down, y up, or any."""
     ups = torch.tensor([[math.pi / 2, 0, 0], [math.pi, 0, 0], [0, 0, 0]])
     kind = torch.randint(0, 4, (count,), generator=rng)
-    odd = axis_angle_to_matrix(2 * torch.randn(count, 3, generator=rng))
-    upright = axis_angle_to_matrix(ups[kind.clamp_max(2)])
+    odd = roma.rotvec_to_rotmat(2 * torch.randn(count, 3, generator=rng))
+    upright = roma.rotvec_to_rotmat(ups[kind.clamp_max(2)])
     return torch.where((kind == 3)[:, None, None], odd, upright)

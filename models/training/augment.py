@@ -21,13 +21,13 @@ from torch import Tensor
 from models.crops import warp_crop, warp_matrix
 from models.training.samples import Sample, Samples
 from pipeline.config import Config
-from pipeline.joints import BODY_25, BODY_25_FLIP, EXTRA_24_FLIP, SMPL_FLIP
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 _MIRROR: Final = np.diag([-1.0, 1.0, 1.0])
-_FLIP_49: Final = [*BODY_25_FLIP, *(len(BODY_25) + i for i in EXTRA_24_FLIP)]
+_FLIP_49: Final = [*BODY_25.flips, *(len(BODY_25) + i for i in EXTRA_24.flips)]
 
 
 class AugmentConfig(Config):
@@ -82,8 +82,8 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
     R, t, orient = sample.R, sample.t, sample.orient
     if flipped:
         xy, confidence = xy[:, _FLIP_49], confidence[:, _FLIP_49]
-        joints = joints[:, list(EXTRA_24_FLIP)] @ _MIRROR
-        body_pose = _MIRROR @ body_pose[[j - 1 for j in SMPL_FLIP[1:]]] @ _MIRROR
+        joints = joints[:, list(EXTRA_24.flips)] @ _MIRROR
+        body_pose = _MIRROR @ body_pose[[j - 1 for j in SMPL_24.flips[1:]]] @ _MIRROR
         R, orient, t = _MIRROR @ R @ _MIRROR, _MIRROR @ orient @ _MIRROR, t @ _MIRROR
 
     def row(x: Array | NDArray[np.bool_]) -> Tensor:

@@ -25,12 +25,12 @@ from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
+import roma
 import torch
 import zarr
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.training.loop import Bodies
 from pipeline.errors import InputError
 
@@ -96,13 +96,13 @@ class FitStore:
                     values[n, v] = self._best[name][0]
         split = torch.from_numpy(values).split(tuple(_SIZES.values()), -1)  # type: ignore[no-untyped-call]
         orient, pose, betas, transl, score = split
-        pose = axis_angle_to_matrix(pose.reshape(*pose.shape[:2], 23, 3))
-        return Bodies(axis_angle_to_matrix(orient), pose, betas, transl, score[..., 0])
+        pose = roma.rotvec_to_rotmat(pose.reshape(*pose.shape[:2], 23, 3))
+        return Bodies(roma.rotvec_to_rotmat(orient), pose, betas, transl, score[..., 0])
 
     def put(self, names: Sequence[Sequence[str]], fits: Bodies, step: int) -> None:
         """Keep those of (N, V) fits, on any device, that are better than what there is."""
         parts = (
-            matrix_to_axis_angle(fits.orient), matrix_to_axis_angle(fits.body_pose).flatten(2), fits.betas,
+            roma.rotmat_to_rotvec(fits.orient), roma.rotmat_to_rotvec(fits.body_pose).flatten(2), fits.betas,
             fits.transl, fits.score[..., None],
         )  # fmt: skip
         values = torch.cat(parts, -1).flatten(0, 1).cpu().numpy()

@@ -51,7 +51,7 @@ from models.training.sources import SampleSource, SourceConfig, draw_batch, open
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.joints import EXTRA_24
+from pipeline.skeleton import EXTRA_24, SPIN_49
 
 _COMMON: Final = EXTRA_24.index("Neck (LSP)") + 1
 """The first joints of ``EXTRA_24``, which all data sets have: limbs and neck."""
@@ -358,6 +358,7 @@ def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
     return replace(
         a,
         points_template=torch.cat([a.points_template, b.points_template]),
+        keypoint_skeleton=SPIN_49,
         points_shapedirs=torch.cat([a.points_shapedirs, b.points_shapedirs]),
         weights=torch.cat([a.weights, b.weights]),
     )

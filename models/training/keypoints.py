@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -14,15 +15,10 @@ from torch import Tensor
 
 from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import mpjpe, pa_mpjpe
-from models.regressor import (
-    CalibratedNet,
-    KeypointNet,
-    UncalibratedNet,
-    load_regressor,
-    matrix_to_six,
-    save_regressor,
-)
-from models.rotations import nearest_rotation
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import KeypointNet, load_regressor, save_regressor
+from models.regressors.kinematics import matrix_to_six
+from models.regressors.uncalibrated import UncalibratedNet
 from models.synthetic.poses import Poses, Sampler, poses_of_prior, read_poses
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections
 from models.training.losses import loss_of
@@ -156,7 +152,7 @@ def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Pose
         mean = (frame[:, None] @ turned).mean(0)
     else:
         mean = (turned[:, :1].mT @ turned[:, 1:]).mean(0)
-    net.start.copy_(matrix_to_six(nearest_rotation(mean)).flatten())
+    net.start.copy_(matrix_to_six(roma.special_procrustes(mean)).flatten())
     return net
 
 

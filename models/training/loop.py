@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
+import roma
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,12 +22,12 @@ from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalib
 from models.fit.spin import spin
 from models.fit.starts import TORSO
 from models.priors import PosePrior
-from models.regressor import Regression, gather, to_world
-from models.rotations import axis_angle_to_matrix, nearest_rotation
+from models.regressors.calibrated import gather
+from models.regressors.regression import Regression, to_world
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
-from pipeline.joints import BODY_25, EXTRA_24, SMPL_FLIP
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
 ROBUST_PX: Final = 100.0
 """Scale of Geman–McClure in a fit's score, as in SPIN."""
@@ -97,8 +98,8 @@ def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
     What the detector did not find is taken from the data set's own joints where it has the same.
     """
     xy, confidence = samples.xy_px[:, :, :25].clone(), samples.confidence[:, :, :25].clone()
-    for i, name in enumerate(BODY_25):
-        if name in EXTRA_24:
+    for i, name in enumerate(BODY_25.names):
+        if name in EXTRA_24.names:
             j = 25 + EXTRA_24.index(name)
             missing = confidence[:, :, i] == 0
             xy[:, :, i] = torch.where(missing[..., None], samples.xy_px[:, :, j], xy[:, :, i])
@@ -145,7 +146,7 @@ def _turned(bodies: Bodies, body: KeypointBody, angle: Tensor) -> Bodies:
     """Seen by cameras that roll by an angle (N, V), radians."""
     about = torch.zeros_like(bodies.transl)
     about[..., 2] = angle
-    turn = axis_angle_to_matrix(about)
+    turn = roma.rotvec_to_rotmat(about)
     rest = _rest(bodies, body)
     pelvis = (turn @ (rest + bodies.transl)[..., None])[..., 0]
     return replace(bodies, orient=turn @ bodies.orient, transl=pelvis - rest)
@@ -155,7 +156,7 @@ def _mirrored(bodies: Bodies, body: KeypointBody, flipped: Tensor) -> Bodies:
     """With left and right exchanged where ``flipped`` (N,)."""
     side = constant((-1.0, 1.0, 1.0), bodies.transl.device, bodies.transl.dtype)
     both = side[:, None] * side
-    swap = constant(tuple(j - 1 for j in SMPL_FLIP[1:]), bodies.transl.device)
+    swap = constant(tuple(j - 1 for j in SMPL_24.flips[1:]), bodies.transl.device)
     rest = _rest(bodies, body)
     other = replace(
         bodies,
@@ -294,7 +295,7 @@ def _on_torso(task: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     a, b, w = posed[:, torso], points[:, torso], trust[:, torso, None]
     total = w.sum(1, keepdim=True).clamp_min(1e-6)
     mean_a, mean_b = (w * a).sum(1, keepdim=True) / total, (w * b).sum(1, keepdim=True) / total
-    root = nearest_rotation((w * (b - mean_b)).mT @ (a - mean_a))
+    root = roma.special_procrustes((w * (b - mean_b)).mT @ (a - mean_a))
     rest = pelvis_at_rest(task.body, betas)
     pelvis = mean_b[:, 0] + (root @ (rest[:, None] - mean_a).mT)[..., 0]
     return root, pelvis - rest

@@ -12,16 +12,20 @@ from torch import Tensor
 
 from models.body import Body, KeypointBody
 from models.constants import constant
-from models.regressor import CalibratedNet, Estimate, Evidence, KeypointNet, crop, gather, to_local, towards
+from models.regressors.calibrated import CalibratedNet, Evidence, gather
+from models.regressors.keypoint_nets import KeypointNet
+from models.regressors.kinematics import to_local
+from models.regressors.layers import Estimate
+from models.regressors.uncalibrated import crop, towards
 from models.synthetic.projections import Projected
 from models.training.loop import Bodies, Target
 from models.training.samples import Samples
 from pipeline.config import Config
-from pipeline.joints import EXTRA_24, SMPL_JOINTS
+from pipeline.skeleton import EXTRA_24, SMPL_24
 
 EARLIER: Final = 0.3
 """Weight of every iteration before the last."""
-_ENDS = tuple(i for i, name in enumerate(SMPL_JOINTS) if name.endswith(("foot", "hand")))
+_ENDS = tuple(i for i, name in enumerate(SMPL_24.names) if name.endswith(("foot", "hand")))
 
 
 def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tuple[Tensor, Estimate]:
@@ -96,7 +100,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 def _shared(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
     """(N,) terms of pose and shape that both nets have."""
-    weight = joints.new_ones(len(SMPL_JOINTS))
+    weight = joints.new_ones(len(SMPL_24))
     weight[list(_ENDS)] = 0.5
     return (
         _squared(x.turned, truth).mean(1)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import roma
 import torch
 from numpy.typing import NDArray
 
 from models.crops import Lens, crop_matrix, crop_rgb, room_around, spin_camera
 from models.datasets.pictures import read_picture
 from models.datasets.rows import file_and_frame, read_rows
-from models.rotations import axis_angle_to_matrix
 from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from pipeline.cameras import Rig
@@ -174,7 +174,7 @@ class PublishedPeople:
         xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
         xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         known = r.has_smpl[at]
-        turned = axis_angle_to_matrix(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
+        turned = roma.rotvec_to_rotmat(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
         turned = np.where(known[:, None, None, None], turned, np.nan)
         # The body's pose and shape are the same in all views that know them.
         one = int(np.argmax(known))

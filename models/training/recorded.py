@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.body import pose_keypoints
 from models.crops import MAX_BOX_FRAMES, MIN_CONFIDENCE, crop_matrix, person_box, room_around
-from models.regressor import MIN_KEYPOINTS
+from models.regressors.layers import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from models.training.target_body import TargetBody, load_target_body

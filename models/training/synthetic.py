@@ -13,7 +13,8 @@ import torch
 
 from models.body import pose_keypoints
 from models.crops import MIN_CONFIDENCE, crop_matrix, person_box, room_around
-from models.regressor import MIN_KEYPOINTS, to_local
+from models.regressors.kinematics import to_local
+from models.regressors.layers import MIN_KEYPOINTS
 from models.synthetic.pictures import Outfit, Portraits
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.body import Body, load_body  # noqa: E402
 from models.evaluation.metrics import pa_mpjpe  # noqa: E402
-from pipeline.calibration import read_calibration  # noqa: E402
+from pipeline.calibrations import read_calibration  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.store import Store  # noqa: E402

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from models.body import load_body  # noqa: E402
-from models.regressor import load_regressor  # noqa: E402
+from models.regressors.keypoint_nets import load_regressor  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from stages.graph import RunConfig, run  # noqa: E402

@@ -41,14 +41,15 @@ from models.fit.solver import fit  # noqa: E402
 from models.fit.starts import start_pose, start_shape  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
-from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
+from models.regressors.keypoint_nets import KeypointNet, load_regressor  # noqa: E402
+from models.regressors.regression import to_world  # noqa: E402
 from models.synthetic.poses import Poses, read_poses  # noqa: E402
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
 from models.training.keypoints import keypoint_net_errors  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
-from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
+from pipeline.skeleton import SMPL_24  # noqa: E402
 from pipeline.summary import CONFIDENT  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
@@ -68,9 +69,7 @@ WANTED: Figures = {
 }  # fmt: skip
 SINGLE = Weights(pose=1.0, shape=100.0, offset_m=0.0005)
 """Weights for frames alone: without neighbours in time the priors count in full."""
-UNSEEN = [
-    SMPL_JOINTS.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")
-]
+UNSEEN = [SMPL_24.index(f"{side}_{part}") for side in ("left", "right") for part in ("foot", "wrist", "hand")]
 """Joints that the solver leaves as they are: no keypoint shows their rotation, or the ankle's covers it."""
 
 

@@ -23,6 +23,7 @@ from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+import roma  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -39,10 +40,9 @@ from models.fit.solver import Fit, _retract  # noqa: E402
 from models.fit.spin import SpinFit, spin  # noqa: E402
 from models.fit.system import linearise  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
-from models.rotations import matrix_to_axis_angle  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
-from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
+from pipeline.skeleton import SMPL_24  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 from stages.smplify import SmplifyConfig, smplify  # noqa: E402
@@ -96,17 +96,17 @@ def without(d: Scene, view: int) -> Scene:
 
 def bends(rotations: Tensor) -> float:
     """Least natural bend of elbows and knees, degrees; below 0 they bend backwards."""
-    angles = matrix_to_axis_angle(rotations.double())
-    return min(float((s * angles[:, SMPL_JOINTS.index(n), a]).min()) for n, a, s in HINGES) * 180 / np.pi
+    angles = roma.rotmat_to_rotvec(rotations.double())
+    return min(float((s * angles[:, SMPL_24.index(n), a]).min()) for n, a, s in HINGES) * 180 / np.pi
 
 
 def twists(found: Tensor, truth: Tensor) -> Tensor:
     """Upper-arm twist error, degrees, in frames where the true elbow bends by more than 30°."""
     out = []
     for side, arm in (("left", 1.0), ("right", -1.0)):
-        shoulder, elbow = (SMPL_JOINTS.index(f"{side}_{j}") for j in ("shoulder", "elbow"))
-        off = matrix_to_axis_angle(found[:, shoulder].double().mT @ truth[:, shoulder])[:, 0] * arm
-        bent = matrix_to_axis_angle(truth[:, elbow]).norm(dim=-1) > np.pi / 6
+        shoulder, elbow = (SMPL_24.index(f"{side}_{j}") for j in ("shoulder", "elbow"))
+        off = roma.rotmat_to_rotvec(found[:, shoulder].double().mT @ truth[:, shoulder])[:, 0] * arm
+        bent = roma.rotmat_to_rotvec(truth[:, elbow]).norm(dim=-1) > np.pi / 6
         out.append(off.abs()[bent] * 180 / np.pi)
     return torch.cat(out)
 

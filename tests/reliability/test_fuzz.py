@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pytest
 from recordings import figure, ring, seen, write_recording, write_video
-from test_calibration import easymocap
+from test_easymocap import easymocap
 
 from models.body import load_body
-from pipeline.calibration import read_calibration
+from pipeline.calibrations import read_calibration
 from pipeline.config import load
 from pipeline.errors import InputError
 from pipeline.recording import find_recording

@@ -4,40 +4,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import roma
 import torch
 
 from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
-from models.regressor import (
-    CalibratedNet,
-    Estimate,
-    GlobalKinematics,
-    Regression,
-    UncalibratedNet,
-    average_rotations,
-    crop,
-    gather,
-    load_regressor,
-    matrix_to_six,
-    ray_feedback,
-    save_regressor,
-    six_to_matrix,
-    to_local,
-    to_world,
-    towards,
-    vertical,
-)
-from models.rotations import (
-    axis_angle_to_matrix,
-    geodesic_degrees,
-    matrix_to_axis_angle,
-    rotation_between,
-)
+from models.regressors.calibrated import CalibratedNet, gather, ray_feedback, vertical
+from models.regressors.keypoint_nets import load_regressor, save_regressor
+from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
+from models.regressors.layers import Estimate
+from models.regressors.regression import Regression, average_rotations, to_world
+from models.regressors.uncalibrated import UncalibratedNet, crop, towards
+from models.rotations import geodesic_degrees, rotation_between
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
 from pipeline.errors import InputError
-from pipeline.joints import BODY_25
+from pipeline.skeleton import BODY_25
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
@@ -48,7 +31,7 @@ def seeded(seed=0):
 
 
 def rotations(*shape, size=1.0, seed=0):
-    return axis_angle_to_matrix(size * torch.randn(*shape, 3, generator=seeded(seed)))
+    return roma.rotvec_to_rotmat(size * torch.randn(*shape, 3, generator=seeded(seed)))
 
 
 def samples(count=6, views=4, difficulty=CLEAN, seed=0):
@@ -77,17 +60,17 @@ def seen_by(net, s, **changes):
 
 def test_the_mean_of_two_rotations_is_halfway():
     a = rotations(5, seed=1)
-    b = a @ axis_angle_to_matrix(torch.tensor([0.02, -0.01, 0.03]))
+    b = a @ roma.rotvec_to_rotmat(torch.tensor([0.02, -0.01, 0.03]))
     mean = average_rotations(torch.stack([a, b], 1), torch.ones(5, 2, dtype=torch.bool))
     torch.testing.assert_close(
-        mean, a @ axis_angle_to_matrix(torch.tensor([0.01, -0.005, 0.015])), atol=1e-5, rtol=0
+        mean, a @ roma.rotvec_to_rotmat(torch.tensor([0.01, -0.005, 0.015])), atol=1e-5, rtol=0
     )
 
 
 def test_one_view_turned_round_does_not_pull_the_mean():
     truth = rotations(4, seed=2)
     views = truth[:, None] @ rotations(4, 5, size=0.01, seed=3)
-    views[:, 2] = views[:, 2] @ axis_angle_to_matrix(torch.tensor([0.0, 3.1, 0.0]))
+    views[:, 2] = views[:, 2] @ roma.rotvec_to_rotmat(torch.tensor([0.0, 3.1, 0.0]))
     seen = torch.ones(4, 5, dtype=torch.bool)
     assert geodesic_degrees(average_rotations(views, seen), truth).max() < 1.0
     seen[:, 3:] = False
@@ -185,7 +168,7 @@ def test_up_is_an_axis_of_the_world_that_level_cameras_agree_on():
 
 
 def test_up_is_found_in_a_world_that_lies_askew():
-    turn = axis_angle_to_matrix(torch.tensor([0.5, 0.7, -0.3]))
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.5, 0.7, -0.3]))
     up = vertical(level_cameras(4, 2, turn), torch.ones(3, 4, dtype=torch.bool))
     angle = torch.rad2deg(torch.acos((up @ turn[:, 2]).clamp(-1, 1)))
     assert angle.max() < 2.0
@@ -322,7 +305,7 @@ def test_another_world_is_the_same_person_before_the_cameras():
     s, net = samples(views=4), net_of(CalibratedNet)
     # About the vertical, so that the same axis is up.
     up = vertical(s.R, torch.ones(6, 4, dtype=torch.bool))
-    turn = axis_angle_to_matrix(0.8 * up)
+    turn = roma.rotvec_to_rotmat(0.8 * up)
     shift = torch.tensor([3.0, -2.0, 1.0])
     R = s.R @ turn[:, None].mT
     t = s.t - (R @ shift[:, None])[..., 0]
@@ -394,8 +377,8 @@ def movers():
     poses = []
     for person in make_people(3, 30.0, 5, model):
         local = torch.from_numpy(animate(person, model, np.linspace(0, 30, 40))[0]).float()
-        local[:, 0] = axis_angle_to_matrix(torch.tensor([-math.pi / 2, 0, 0])) @ local[:, 0]  # z up → y up
-        poses.append(matrix_to_axis_angle(local))
+        local[:, 0] = roma.rotvec_to_rotmat(torch.tensor([-math.pi / 2, 0, 0])) @ local[:, 0]  # z up → y up
+        poses.append(roma.rotmat_to_rotvec(local))
     pose = torch.cat(poses)
     known = Poses(pose, torch.full((120,), 0.9), torch.zeros(120, dtype=torch.long), ("synth",))
     return Projections(known, BODY).sample(120, 4, Difficulty(), seeded(7))

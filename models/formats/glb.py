@@ -1,0 +1,165 @@
+"""Binary glTF 2.0: the skinned, animated body."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any, Final
+
+import numpy as np
+import roma
+import torch
+from numpy.typing import NDArray
+
+from models.body import Body
+from models.formats.take import Array, Take, rest_joints, rest_vertices
+from models.formats.traits import Traits
+from pipeline.skeleton import Skeleton
+
+TRAITS: Final = Traits(
+    suffix=".glb",
+    description="skinned, animated body: Blender, three.js, Windows",
+    blend_shapes=False,
+)
+
+
+def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
+    """Skinned, animated body; gaps are filled.
+
+    Metres; seconds from the take's first frame. Rest pose and skin weights are the body's in the shape of the
+    take; all weights are kept, in as many sets of four as that takes, the largest first. Pose blend shapes
+    cannot be expressed (``pose_blend_mm``).
+    """
+    take = take.without_gaps()
+    rest, vertices = rest_joints(body, take.betas), rest_vertices(body, take.betas)
+    buffer = _Buffer()
+    attributes = {
+        "POSITION": buffer.add(vertices, bounds=True, target=_VERTICES),
+        "NORMAL": buffer.add(_normals(vertices, body.faces), target=_VERTICES),
+    }
+    for i, (joints, weights) in enumerate(_weight_sets(body.weights.double().numpy())):
+        attributes[f"JOINTS_{i}"] = buffer.add(joints, target=_VERTICES)
+        attributes[f"WEIGHTS_{i}"] = buffer.add(weights, target=_VERTICES)
+    corners = body.faces.reshape(-1).astype(np.uint16 if len(vertices) < 65535 else np.uint32)
+    indices = buffer.add(corners, target=_INDICES)
+    joints_count = len(body.skeleton)
+    bind = np.tile(np.eye(4), (joints_count, 1, 1))
+    bind[:, 3, :3] = -rest  # columns of the matrix, one after the other
+    inverse = buffer.add(bind.reshape(joints_count, 16))
+    skin = {"joints": [*range(joints_count)], "skeleton": 0, "inverseBindMatrices": inverse}
+    primitive = {"attributes": attributes, "indices": indices, "material": 0}
+    document = {
+        "asset": {"version": "2.0", "generator": f"multispin {metadata.version('multispin')}"},
+        "scene": 0,
+        "scenes": [{"nodes": [0, joints_count]}],
+        "nodes": [*_joint_nodes(body.skeleton, rest), {"name": "body", "mesh": 0, "skin": 0}],
+        "meshes": [{"name": body.name, "primitives": [primitive]}],
+        "materials": [_SKIN],
+        "skins": [skin],
+        "animations": [_animation(take, rest, buffer)],
+        "accessors": buffer.accessors,
+        "bufferViews": buffer.views,
+        "buffers": [{"byteLength": len(buffer.data)}],
+    }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    length = 12 + 8 + len(text) + 8 + len(buffer.data)
+    yield struct.pack("<4sII", b"glTF", 2, length)
+    yield struct.pack("<I4s", len(text), b"JSON") + text
+    yield struct.pack("<I4s", len(buffer.data), b"BIN\0")
+    yield bytes(buffer.data)
+
+
+def _joint_nodes(skeleton: Skeleton, rest: Array) -> list[dict[str, Any]]:
+    nodes = []
+    for j, joint in enumerate(skeleton.names):
+        step = rest[j] - rest[skeleton.parents[j]] if j else rest[0]
+        children = [c for c, parent in enumerate(skeleton.parents) if parent == j]
+        node = {"name": joint, "translation": step.tolist()}
+        nodes.append(node | ({"children": children} if children else {}))
+    return nodes
+
+
+def _animation(take: Take, rest: Array, buffer: _Buffer) -> dict[str, Any]:
+    """Translation of the root and rotation of every joint, a key for each frame."""
+    times = buffer.add(take.time_s - take.time_s[0], bounds=True)
+    moves = [(0, "translation", buffer.add(take.transl + rest[0]))]
+    quaternions = roma.rotmat_to_unitquat(torch.from_numpy(take.rotations)).numpy()
+    for j, path in enumerate(np.moveaxis(quaternions, 1, 0)):
+        # q and −q are one rotation, but not to a viewer that goes straight from one to the other.
+        away = np.cumsum(np.r_[0, (path[1:] * path[:-1]).sum(1) < 0]) % 2 == 1
+        moves.append((j, "rotation", buffer.add(np.where(away[:, None], -path, path))))
+    return {
+        "name": "motion",
+        "samplers": [{"input": times, "output": output} for _, _, output in moves],
+        "channels": [
+            {"sampler": i, "target": {"node": node, "path": path}} for i, (node, path, _) in enumerate(moves)
+        ],
+    }
+
+
+_SKIN: Final = {
+    "name": "skin",
+    "pbrMetallicRoughness": {
+        "baseColorFactor": [0.6, 0.62, 0.66, 1],
+        "metallicFactor": 0,
+        "roughnessFactor": 0.8,
+    },
+}
+_VERTICES: Final = 34962
+_INDICES: Final = 34963
+
+
+class _Buffer:
+    """Binary chunk of a glTF file as it grows, with what describes it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def add(self, array: NDArray[Any], *, bounds: bool = False, target: int | None = None) -> int:
+        """Number of the accessor of rows (N,) or (N, 3 | 4 | 16); floats become single precision."""
+        array = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else None)
+        kinds = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
+        types = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
+        rows = array.reshape(len(array), -1)
+        view: dict[str, Any] = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
+        self.views.append(view | ({"target": target} if target else {}))
+        accessor: dict[str, Any] = {
+            "bufferView": len(self.views) - 1,
+            "componentType": kinds[array.dtype.name],
+            "count": len(rows),
+            "type": types[rows.shape[1]],
+        }
+        if bounds:
+            accessor |= {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()}
+        self.accessors.append(accessor)
+        self.data += array.astype(array.dtype.newbyteorder("<")).tobytes()
+        self.data += bytes(-len(self.data) % 4)
+        return len(self.accessors) - 1
+
+
+def _weight_sets(weights: Array) -> list[tuple[NDArray[np.uint8], Array]]:
+    """Weights (V, J) as sets of four joints and their weights, (V, 4) each, until none is left.
+
+    Viewers that know one set only take the first and scale it up to 1.
+    """
+    sets = -(-int((weights > 0).sum(1).max()) // 4)
+    order = np.argsort(-weights, axis=1, kind="stable")[:, : 4 * sets]
+    sorted_ = np.take_along_axis(weights / weights.sum(1, keepdims=True), order, 1)
+    joints = np.where(sorted_ > 0, order, 0).astype(np.uint8)  # a weight of 0 goes with joint 0, says glTF
+    return [(joints[:, i : i + 4], sorted_[:, i : i + 4]) for i in range(0, 4 * sets, 4)]
+
+
+def _normals(vertices: Array, faces: NDArray[np.int32]) -> Array:
+    """Vertex normals (V, 3) of length 1: the mean of the faces around, by their area."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    across = np.cross(b - a, c - a)
+    total = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(total, faces[:, i], across)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return np.where(length > 0, total / np.where(length > 0, length, 1), [0, 1, 0])

@@ -1,0 +1,58 @@
+"""Traits of an export format, and the worlds that formats are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from models.formats.take import Array
+
+
+def y_up(up: Array) -> Array:
+    """Rotation (3, 3) that takes an axis of the world ``up`` (3,), with its sign, to +y.
+
+    By quarter turns about one axis, x where that will do. So z up goes to y up as (x, y, z) → (x, z, −y),
+    which Blender undoes when it imports: its coordinates are those of the z-up world.
+    """
+    x, y, z = np.eye(3)
+    across = z if up[0] else x
+    turn = np.outer(across, across) + np.outer(y, up) + np.outer(np.cross(across, y), np.cross(across, up))
+    return np.asarray(turn + 0.0)  # no −0
+
+
+def z_up(up: Array) -> Array:
+    """Rotation (3, 3) that takes an axis of the world ``up`` (3,), with its sign, to +z."""
+    x, y, z = np.eye(3)
+    return np.asarray(np.stack([x, -z, y]) @ y_up(up) + 0.0)  # no −0
+
+
+def y_up_as_pose2sim(up: Array) -> Array:
+    """Rotation (3, 3) to +y that takes z up to y up as (x, y, z) → (y, z, x), as Pose2Sim turns its files."""
+    return np.roll(np.eye(3), 1, axis=1) if up[2] > 0 else y_up(up)
+
+
+def axes_of(turn: Array) -> str:
+    """Rotation by quarter turns in words: ``x, z, -y`` for (x, y, z) → (x, z, −y)."""
+    return ", ".join(f"{'-' if row.sum() < 0 else ''}{'xyz'[int(np.abs(row).argmax())]}" for row in turn)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Properties of an export format that the user is told of, and that decide on what it is given."""
+
+    suffix: str
+    """Of the file's name, lower case; it chooses the format."""
+    description: str
+    unit: str = "metres"
+    turn: Callable[[Array], Array] = y_up
+    """``up`` (3,) → rotation (3, 3) of the calibration's world to that of the file."""
+    gaps: Literal["bridged", "nan", "empty"] = "bridged"
+    """Frames without a pose. ``empty``: neither is there anything where a pose is not valid."""
+    single_frame: bool = False
+    blend_shapes: bool = True
+    """False: the mesh moves by skinning alone."""
+    betas: bool = False
+    """The file gives the betas, which mean nothing to another body."""

@@ -1,0 +1,49 @@
+"""TRC: BODY_25 as markers for OpenSim and Pose2Sim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from models.body import Body
+from models.formats.take import Take
+from models.formats.traits import Traits, y_up_as_pose2sim
+from pipeline.skeleton import BODY_25
+
+TRAITS: Final = Traits(
+    suffix=".trc",
+    description="BODY_25 markers: OpenSim, Pose2Sim",
+    turn=y_up_as_pose2sim,
+    gaps="empty",
+)
+
+MARKERS: Final = tuple("CHip" if name == "MidHip" else name for name in BODY_25.names)
+"""BODY_25 under Pose2Sim's names, which its OpenSim models know."""
+
+
+def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
+    """Keypoints as markers; ``name`` of the file is in its first line.
+
+    Metres. Frame numbers and times are the recording's. Frames that are not valid have empty cells. Every row
+    ends in a tab, as OpenSim writes them: it does not count a last cell that is empty, and refuses the row.
+    """
+    rate, count, markers = f"{float(take.rate):.10g}", len(take.time_s), len(MARKERS)
+    heads = "DataRate CameraRate NumFrames NumMarkers Units OrigDataRate OrigDataStartFrame OrigNumFrames"
+    values = (rate, rate, str(count), str(markers), "m", rate, str(take.first), str(count))
+    lines = [
+        f"PathFileType\t4\t(X/Y/Z)\t{name}",
+        heads.replace(" ", "\t"),
+        "\t".join(values),
+        "Frame#\tTime\t" + "".join(f"{marker}\t\t\t" for marker in MARKERS),
+        "\t\t" + "".join(f"{axis}{i + 1}\t" for i in range(markers) for axis in "XYZ"),
+    ]
+    shown = np.isfinite(take.points).all(-1) & take.valid[:, None]
+    for i, (time, points) in enumerate(zip(take.time_s, take.points, strict=True)):
+        cells = (
+            "{:.6f}\t{:.6f}\t{:.6f}\t".format(*p) if s else "\t\t\t"
+            for s, p in zip(shown[i], points, strict=True)
+        )
+        lines.append(f"{take.first + i}\t{time:.6f}\t" + "".join(cells))
+    yield ("\n".join(lines) + "\n").encode(errors="surrogateescape")

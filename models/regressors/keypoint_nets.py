@@ -1,0 +1,53 @@
+"""Keypoint nets and the files of their weights."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from safetensors import SafetensorError
+
+from models.body import load_body
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.uncalibrated import UncalibratedNet
+from models.weights import read_weights, save_weights
+from pipeline.errors import InputError
+
+KeypointNet = CalibratedNet | UncalibratedNet
+_NETS: Final[dict[str, type[CalibratedNet] | type[UncalibratedNet]]] = {
+    net.kind: net for net in (CalibratedNet, UncalibratedNet)
+}
+
+
+def save_regressor(net: KeypointNet, path: Path) -> None:
+    """Weights as safetensors, with what is needed to build the net in their metadata; atomically."""
+    save_weights(path, net.state_dict(), {"kind": net.kind, **net.config})
+
+
+_GIVE: Final = "Give a weights.safetensors that the command `train` has made."
+
+
+def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> KeypointNet:
+    """A keypoint net of weights that ship with the project, or of a file that ``save_regressor`` wrote.
+
+    In evaluation mode, without gradients, float32 on the CPU. Its betas are the default body's. Raises
+    ``InputError`` when the file is missing or is something else.
+    """
+    source = files("models.assets") / f"regressor_{path}.safetensors" if isinstance(path, str) else path
+    try:
+        tensors, config = read_weights(source.read_bytes())
+        with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
+            net = _NETS[config.pop("kind")](load_body().keypoints, **config)
+        net.load_state_dict(tensors)
+    except OSError as error:
+        raise InputError(f"{source}: cannot read the weights ({error.strerror}). Check the path.") from error
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[:120]
+        raise InputError(f"{source}: not the weights of this network ({told}). {_GIVE}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{source}: holds no weights of a keypoint regressor, or is damaged. {_GIVE}"
+        ) from error
+    return net.requires_grad_(False).eval()

@@ -1,0 +1,118 @@
+"""TOML calibrations: Pose2Sim, anipose, FreeMoCap, caliscope. One table a camera, ``x_cam = R x_world + t``.
+
+Pose2Sim's flavour is the project's own, and is written.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from pipeline.calibrations.checks import (
+    Camera,
+    distortion,
+    numbers,
+    picture_size,
+    rig_of,
+    rotation,
+    short,
+)
+from pipeline.calibrations.estimate import Estimate, metadata_lines, quoted
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.files import write_atomically
+
+DESCRIPTION: Final = "TOML of Pose2Sim, anipose, FreeMoCap or caliscope (calibration.toml, Calib*.toml)"
+
+_NOT_CAMERAS = frozenset({"metadata", "capture_volume", "charuco", "checkerboard"})
+_CAMERA_KEYS: Final = ("matrix", "distortions", "rotation", "translation")
+_NAME = re.compile(r"calib.*\.toml", re.IGNORECASE)
+_CAMERA_KEY_LINE = re.compile(rf"^\s*({'|'.join(_CAMERA_KEYS)})\s*=".encode(), re.MULTILINE)
+
+
+def find(folder: Path) -> list[tuple[Path, ...]]:
+    """TOML files called a calibration, or with two keys of a camera in them, by name."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".toml" and p.is_file())
+    return [(p,) for p in files if _NAME.fullmatch(p.name) or _has_camera_keys(p)]
+
+
+def _has_camera_keys(path: Path) -> bool:
+    try:
+        return len(set(_CAMERA_KEY_LINE.findall(path.read_bytes()))) > 1
+    except OSError:
+        return False
+
+
+def read(files: tuple[Path, ...]) -> Rig:
+    """Cameras of one file; lengths in its unit, which it does not name."""
+    (path,) = files
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+    cameras = []
+    for key, table in document.items():
+        if key in _NOT_CAMERAS or not isinstance(table, dict) or table.keys().isdisjoint(_CAMERA_KEYS):
+            continue
+        where = f"{path}, camera {key!r}"
+        name = table.get("name", key)
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{where}, name: expected a text, got {short(name)}")
+        if table.get("fisheye", False) is not False:
+            raise InputError(
+                f"{where}: fisheye lenses are not supported; undistort its video and keypoints with the tool "
+                "that calibrated it, and give the calibration of the undistorted pictures (fisheye = false)"
+            )
+        for needed in _CAMERA_KEYS:
+            if needed not in table:
+                placed = "" if needed in ("matrix", "distortions") else ": are its extrinsics calibrated?"
+                raise InputError(f"{where}: key {needed!r} is missing{placed}")
+        cameras.append(
+            Camera(
+                name,
+                numbers(table["matrix"], 9, f"{where}, matrix").reshape(3, 3),
+                distortion(table["distortions"], f"{where}, distortions"),
+                rotation(table["rotation"], f"{where}, rotation"),
+                numbers(table["translation"], 3, f"{where}, translation"),
+                picture_size(table["size"], f"{where}, size") if "size" in table else (0, 0),
+            )
+        )
+    return rig_of(path, cameras)
+
+
+def write_calibration(rig: Rig, path: Path, estimate: Estimate | None = None) -> None:
+    """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative).
+
+    With an ``estimate`` the cameras are marked as estimated, and what they are good for is said at the top.
+    Raises ``InputError`` when it cannot be written.
+    """
+    import roma  # torch takes a second to load, and most who read a calibration write none
+    import torch
+
+    lines = []
+    if estimate:
+        lines += [
+            "# Estimated by multispin from the person in the pictures: no calibration was found.",
+            "# Metres are those of a usual body, up is a guess. Correct this file, and use it elsewhere.",
+        ]
+    for v, name in enumerate(rig.names):
+        table = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
+        if name.casefold() in _NOT_CAMERAS:
+            table = f"cam_{v}"
+        dist = rig.dist[v]
+        dist = dist if dist[5:].any() else dist[:5] if dist[4] else dist[:4]
+        lines += [
+            f"[{table}]",
+            f"name = {quoted(name)}",
+            f"size = {rig.size[v].tolist()}",
+            f"matrix = {rig.K[v].tolist()}",
+            f"distortions = {dist.tolist()}",
+            f"rotation = {roma.rotmat_to_rotvec(torch.from_numpy(rig.R[v])).tolist()}",
+            f"translation = {rig.t[v].tolist()}",
+            "fisheye = false",
+            "",
+        ]
+    lines += [*metadata_lines(estimate, "\n".join(lines)), ""]
+    write_atomically(path, "\n".join(lines))

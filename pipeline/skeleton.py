@@ -1,0 +1,145 @@
+"""Skeletons: point names, bones and mirror images, and the keypoint orders of files, as data.
+
+No other file spells them, or their numbers of points.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Named points in a fixed order, the bones that join them, and their mirror images."""
+
+    names: tuple[str, ...]
+    flips: tuple[int, ...]
+    """Point that takes each point's place when left and right are exchanged."""
+    bones: tuple[tuple[int, int], ...] = ()
+    """Pairs (parent, child), in the order in which they are drawn; none where the points make no tree."""
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if sorted(self.flips) != [*range(count)]:
+            raise ValueError(f"flips {self.flips} are no permutation of {count} points")
+        children = [child for _, child in self.bones]
+        if len({*children}) < len(children) or not {*sum(self.bones, ())} <= {*range(count)}:
+            raise ValueError(f"bones {self.bones} make no tree of {count} points")
+
+    @cached_property
+    def parents(self) -> tuple[int, ...]:
+        """Parent of each point; −1 for the root, and where there are no bones."""
+        parent = {child: parent for parent, child in self.bones}
+        return tuple(parent.get(point, -1) for point in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Place of a point in the order. Raises ``ValueError`` when there is none of this name."""
+        return self.names.index(name)
+
+
+_SMPL_PARENTS = (0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+
+SMPL_24: Final = Skeleton(
+    names=(
+        "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle",
+        "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hand", "right_hand",
+    ),
+    bones=tuple((parent, joint) for joint, parent in enumerate(_SMPL_PARENTS, start=1)),
+    flips=(0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22),
+)  # fmt: skip
+"""The joints of SMPL, in its order: a parent always comes before its children."""
+
+BODY_25: Final = Skeleton(
+    names=(
+        "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "MidHip", "RHip",
+        "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar", "LBigToe", "LSmallToe",
+        "LHeel", "RBigToe", "RSmallToe", "RHeel",
+    ),
+    bones=(
+        (1, 8), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (8, 9), (9, 10), (10, 11), (8, 12), (12, 13),
+        (13, 14), (1, 0), (0, 15), (15, 17), (0, 16), (16, 18), (14, 19), (19, 20), (14, 21), (11, 22),
+        (22, 23), (11, 24),
+    ),
+    flips=(0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21),
+)  # fmt: skip
+"""OpenPose BODY_25: the keypoint set used inside."""
+
+SMPL_OF_BODY_25: Final = MappingProxyType(
+    {
+        "Neck": "neck",
+        "RShoulder": "right_shoulder",
+        "RElbow": "right_elbow",
+        "RWrist": "right_wrist",
+        "LShoulder": "left_shoulder",
+        "LElbow": "left_elbow",
+        "LWrist": "left_wrist",
+        "MidHip": "pelvis",
+        "RHip": "right_hip",
+        "RKnee": "right_knee",
+        "RAnkle": "right_ankle",
+        "LHip": "left_hip",
+        "LKnee": "left_knee",
+        "LAnkle": "left_ankle",
+    }
+)
+"""SMPL joint of each BODY_25 point that is one, as in SPIN. The other eleven are points on the skin."""
+
+EXTRA_24: Final = Skeleton(
+    names=(
+        "RAnkle", "RKnee", "RHip", "LHip", "LKnee", "LAnkle", "RWrist", "RElbow", "RShoulder", "LShoulder",
+        "LElbow", "LWrist", "Neck (LSP)", "TopHead (LSP)", "Pelvis (MPII)", "Thorax (MPII)", "Spine (H36M)",
+        "Jaw (H36M)", "Head (H36M)", "Nose", "LEye", "REye", "LEar", "REar",
+    ),
+    flips=(5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 15, 16, 17, 18, 19, 21, 20, 23, 22),
+)  # fmt: skip
+"""The joints of the published data sets' ground truth, in SPIN's order; points 25–48 of its 49."""
+
+SPIN_49: Final = Skeleton(
+    names=(*BODY_25.names, *EXTRA_24.names),
+    bones=BODY_25.bones,
+    flips=(*BODY_25.flips, *(len(BODY_25) + point for point in EXTRA_24.flips)),
+)
+"""The keypoints of SPIN's trainings: a detector's, then those of the data sets. Some names come twice."""
+
+H36M_17: Final = Skeleton(
+    names=(
+        "Pelvis", "LHip", "LKnee", "LAnkle", "RHip", "RKnee", "RAnkle", "Spine", "Neck", "Jaw", "Head",
+        "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist",
+    ),
+    flips=(0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13),
+)  # fmt: skip
+"""The joints that evaluation is about, left first: the rows of SPIN's ``J_regressor_h36m.npy``."""
+
+EXTRA_24_OF_H36M_17: Final = (14, 3, 4, 5, 2, 1, 0, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
+"""The EXTRA_24 joint that is each joint of H36M_17."""
+
+_COCO_17 = (
+    "Nose", "LEye", "REye", "LEar", "REar", "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist",
+    "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle",
+)  # fmt: skip
+
+FORMATS: Final = MappingProxyType(
+    {
+        "body_25": BODY_25.names,
+        "body_25b": (
+            *_COCO_17, "Neck", "Head", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+        ),
+        "coco_17": _COCO_17,
+        "halpe_26": (
+            *_COCO_17, "Head", "Neck", "MidHip", "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel",
+            "RHeel",
+        ),
+    }
+)  # fmt: skip
+"""Keypoint formats that can be read: name → point names in file order.
+
+A point of BODY_25 that a format lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
+"""
+
+MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})

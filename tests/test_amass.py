@@ -1,0 +1,46 @@
+"""SMPL parameters, read back and posed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import roma
+import torch
+from exported import DOUBTED, HAS_POSE, LOST, NEAR, RATE, TO_Z, T, Truth, body, write
+
+from models.body import pose_keypoints
+from pipeline.skeleton import SMPL_24
+
+
+@pytest.mark.parametrize("up", TO_Z)
+def test_an_npz_makes_the_same_joints(truths: Callable[[str], Truth], tmp_path: Path, up: str) -> None:
+    truth = truths(up)
+    said = write(truth, tmp_path / "a.npz")
+    assert said == [
+        "4 of 12 frames have no pose: they are NaN.",
+        "1 of 12 frames have a pose that is not to be trusted: it is kept, and valid says which.",
+    ]
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        found = {k: file[k] for k in file.files}
+    assert found["poses"].shape == (T, 72)
+    assert found["trans"].shape == found["joints"][:, 0].shape == (T, 3)
+    assert found["gender"].item() == "neutral"
+    assert found["mocap_framerate"].item() == found["mocap_frame_rate"].item() == float(RATE)
+    assert (found["model"].item(), found["model_sha256"].item()) == (body().name, body().sha256)
+    np.testing.assert_allclose(found["betas"], truth.betas, atol=1e-7)
+    assert [t for t in range(T) if np.isnan(found["poses"][t]).any()] == list(LOST)
+    assert [t for t in range(T) if not found["valid"][t]] == sorted((*LOST, DOUBTED))
+    rotations = roma.rotvec_to_rotmat(torch.from_numpy(found["poses"]).double().reshape(T, 24, 3))
+    joints, _ = pose_keypoints(
+        body().keypoints,
+        rotations,
+        torch.from_numpy(found["betas"]).double(),
+        torch.from_numpy(found["trans"]),
+    )
+    want = TO_Z[up](truth.joints[HAS_POSE])
+    np.testing.assert_allclose(joints[HAS_POSE], want, atol=NEAR)
+    np.testing.assert_allclose(found["joints"][HAS_POSE], want, atol=NEAR)
+    assert (want[:, SMPL_24.index("head"), 2] > want[:, 0, 2] + 0.3).all(), "it stands along z"
