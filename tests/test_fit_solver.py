@@ -16,10 +16,11 @@ from fit_problems import (
     rough_views,
     solve_uncalibrated,
 )
-from scenes import HINGES, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
+from scenes import body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
 from torch import Tensor
 
 from models.fit.problem import (
+    HINGES,
     FitSettings,
     Motion,
     PoseTarget,

@@ -8,9 +8,10 @@ import torch
 from fit_problems import (
     F64,
 )
-from scenes import HINGES, body, mpjpe_mm, scene
+from scenes import body, mpjpe_mm, scene
 
 from models.fit.problem import (
+    HINGES,
     Motion,
 )
 from models.fit.starts import start_pose, start_shape

@@ -14,11 +14,11 @@ from fit_problems import (
     steps,
     unknowns,
 )
-from scenes import HINGES
 from torch import Tensor
 
 from models.fit.energy import evaluate
 from models.fit.problem import (
+    HINGES,
     STRAIGHT_RAD,
 )
 from models.fit.system import linearise

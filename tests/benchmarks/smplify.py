@@ -30,12 +30,20 @@ from torch import Tensor  # noqa: E402
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from fit_problems import pa_mpjpe_mm, rough_views, solve_uncalibrated  # noqa: E402
-from scenes import HINGES, Scene, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene  # noqa: E402
+from scenes import Scene, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene  # noqa: E402
 from test_smplify_stage import batches, joined  # noqa: E402
 
 from models.body import pose_keypoints  # noqa: E402
 from models.fit.energy import evaluate  # noqa: E402
-from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights, prepare  # noqa: E402
+from models.fit.problem import (  # noqa: E402
+    HINGES,
+    FitSettings,
+    Motion,
+    Schedule,
+    Views,
+    Weights,
+    prepare,
+)
 from models.fit.solver import Fit, _retract  # noqa: E402
 from models.fit.spin import SpinFit, spin  # noqa: E402
 from models.fit.system import linearise  # noqa: E402
