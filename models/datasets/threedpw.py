@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
 
 from models.datasets.rows import Array, Part, PersonRow, box_of, damaged, detected
