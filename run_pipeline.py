@@ -22,11 +22,11 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from models.body import Body
     from models.evaluation.joints import H36MJoints
-    from pipeline.batch import Event
-    from pipeline.batch import Row as BatchRow
+    from pipeline.batch.process import Event
+    from pipeline.batch.process import Row as BatchRow
     from pipeline.check import Check
     from pipeline.recording import Recording
-    from pipeline.storage import Place
+    from pipeline.batch.storage import Place
     from pipeline.store import Store
     from pipeline.summary import Summary
     from pipeline.video import VideoInfo
@@ -83,8 +83,8 @@ def run(
     settings: Sets = None,
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
-    from pipeline.batch import counted, fingerprint, opened
-    from pipeline.storage import absolute, inside, outline, place, writing
+    from pipeline.batch.process import counted, fingerprint, opened
+    from pipeline.batch.storage import absolute, inside, outline, place, writing
     from stages.graph import check_files
 
     cfg = _run_config(config, settings)
@@ -140,9 +140,9 @@ def batch(
     """Reconstruct all recordings of a folder tree. Run again to continue. Exit status 1: not all are done."""
     from contextlib import closing
 
-    from pipeline.batch import PAGE, find_recordings, process, within
-    from pipeline.storage import inside, outline, place
-    from pipeline.workers import Needs
+    from pipeline.batch.process import PAGE, find_recordings, process, within
+    from pipeline.batch.storage import inside, outline, place
+    from pipeline.batch.workers import Needs
     from stages.graph import check_files, run
 
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
@@ -181,9 +181,9 @@ def info(
     path: Annotated[str, typer.Argument(help="A recording, or a folder that `run` has written; or its URL.")],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
-    from pipeline.batch import opened
+    from pipeline.batch.process import opened
     from pipeline.recording import is_recording
-    from pipeline.storage import inside, outline, place, reading
+    from pipeline.batch.storage import inside, outline, place, reading
     from pipeline.store import Store
     from pipeline.summary import summarise
 
@@ -417,7 +417,7 @@ def _store_of(folder: Path) -> Path:
 
 def _here(out: str) -> Path:
     """A folder of this machine: `view`, `render` and `export` read stores and videos in pieces, and again."""
-    from pipeline.storage import place
+    from pipeline.batch.storage import place
 
     folder = place(out)
     if isinstance(folder, str):
@@ -912,7 +912,7 @@ def _run(found: Recording, out: Path, cfg: RunConfig, home: Place) -> RunResult:
     import torch
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from pipeline.storage import inside
+    from pipeline.batch.storage import inside
     from stages.graph import run
 
     torch.set_num_threads(1)
@@ -958,7 +958,7 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
 
 def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> int:
     """What a batch would run, and what is wrong with which; the exit status."""
-    from pipeline.batch import counted, opened
+    from pipeline.batch.process import counted, opened
 
     table = _table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
     told: list[tuple[str, str]] = []
@@ -985,9 +985,9 @@ def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> i
 
 def _print_events(events: Iterator[Event], home: Place) -> bool:
     """Progress bars, one for all and one a worker; in the end the warnings, and whether all are done."""
-    from pipeline.batch import PAGE, counted
-    from pipeline.storage import inside
-    from pipeline.workers import LOG
+    from pipeline.batch.process import PAGE, counted
+    from pipeline.batch.storage import inside
+    from pipeline.batch.workers import LOG
 
     bars: dict[int, tqdm[Any]] = {}
     rows: dict[str, BatchRow] = {}

@@ -18,12 +18,12 @@ from filelock import FileLock
 from recordings import figure, ring, seen, write_recording, write_video
 
 import run_pipeline
-from pipeline.batch import Row, find_recordings, page, process, read_manifest
+from pipeline.batch.process import Row, find_recordings, page, process, read_manifest
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import is_recording
 from pipeline.summary import Summary
-from pipeline.workers import available_gb, processors
+from pipeline.batch.workers import available_gb, processors
 
 RIG = ring(3, size=(320, 180))
 PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
@@ -257,7 +257,7 @@ def test_a_folder_that_may_not_be_read_is_one_failure(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(folder))
         return is_recording(folder, inherit)
 
-    monkeypatch.setattr("pipeline.batch.is_recording", refused)
+    monkeypatch.setattr("pipeline.batch.process.is_recording", refused)
     assert [*find_recordings(tmp_path)] == ["a", "locked"]
     with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
         find_recordings(tmp_path / "locked")

@@ -14,11 +14,11 @@ import zarr
 from recordings import figure, ring, seen, write_recording
 from test_batch import Done, Settings, call, make
 
-from pipeline.batch import process, read_manifest
+from pipeline.batch.process import process, read_manifest
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.summary import Summary
-from pipeline.workers import Needs
+from pipeline.batch.workers import Needs
 from stages import graph
 
 ray = pytest.importorskip("ray")

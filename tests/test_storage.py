@@ -17,10 +17,10 @@ from builders import contents
 from recordings import figure, ring, seen, write_recording
 from test_batch import Settings, call, make, run
 
-from pipeline.batch import process, read_manifest
+from pipeline.batch.process import process, read_manifest
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
-from pipeline.storage import StorageError, outline, place, reading, writing
+from pipeline.batch.storage import StorageError, outline, place, reading, writing
 from pipeline.store import Store
 from stages import graph
 
@@ -219,8 +219,8 @@ def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
     (tmp_path / "data/a/calibration.toml").write_text("no = [")
     memory().put(str(tmp_path / "data"), "/bucket/data", recursive=True)
     asked = []
-    monkeypatch.setattr("pipeline.batch.outline", lambda where: asked.append(where) or outline(where))
-    monkeypatch.setattr("pipeline.storage.outline", lambda where: asked.append(where) or outline(where))
+    monkeypatch.setattr("pipeline.batch.process.outline", lambda where: asked.append(where) or outline(where))
+    monkeypatch.setattr("pipeline.batch.storage.outline", lambda where: asked.append(where) or outline(where))
     url, manifest = "memory://bucket/data", tmp_path / "out/batch.json"
     write(manifest.parent, batch_dot_json="damaged")
     status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
@@ -239,7 +239,7 @@ def test_runs_to_folders_of_one_name_fetch_copies_of_their_own(tmp_path, capfd, 
         raise InputError("enough")
 
     memory().pipe_file("/bucket/data/a", b"")
-    monkeypatch.setattr("pipeline.batch.opened", noted)
+    monkeypatch.setattr("pipeline.batch.process.opened", noted)
     for name in "ab":
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from models.body import load_body  # noqa: E402
-from pipeline.batch import process  # noqa: E402
+from pipeline.batch.process import process  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from stages.graph import RunConfig, run  # noqa: E402
 from stages.render import RenderConfig  # noqa: E402

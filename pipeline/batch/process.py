@@ -26,12 +26,12 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.cluster import RayTasks
+from pipeline.batch.cluster import RayTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording, is_recording, sources
-from pipeline.storage import Place, absolute, held, is_whole, outline, read_text, reading, write_text
-from pipeline.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
+from pipeline.batch.storage import Place, absolute, held, is_whole, outline, read_text, reading, write_text
+from pipeline.batch.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 
 MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
@@ -147,7 +147,7 @@ def process(
 ) -> Generator[Event, None, None]:
     """Run every recording that is not done, and tell what happens. The failure of one stops no other.
 
-    dataset, out: folders, or URLs of object storage (see ``pipeline/storage.py``). run, cfg: called in the
+    dataset, out: folders, or URLs of object storage (see ``pipeline/batch/storage.py``). run, cfg: called in the
     workers, so they must be picklable. workers: recordings at the same time; None for as many as the machines
     have room for, by what each ``needs``. engine: processes of this machine, or tasks of the Ray cluster at
     ``address`` (see ``RayTasks``). retry: how often a recording is tried again whose worker died or had an
@@ -197,7 +197,7 @@ def process(
 def opened(dataset: Place, tree: Path, folder: Path, reader: str | None = None) -> Iterator[Recording]:
     """A recording of the data set whose outline is ``tree``. Its files are there until the end.
 
-    reader: has a copy of its own, see ``pipeline.storage.reading``; None for this process.
+    reader: has a copy of its own, see ``pipeline.batch.storage.reading``; None for this process.
 
     Raises ``InputError``.
     """

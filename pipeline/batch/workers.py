@@ -1,6 +1,6 @@
 """What runs the recordings of a batch: an attempt at one of them, and processes of this machine that make it.
 
-``pipeline/cluster.py`` makes the same attempts as tasks of a Ray cluster.
+``pipeline/batch/cluster.py`` makes the same attempts as tasks of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
-from pipeline.storage import Place, StorageError, absolute, inside, reading, writing
+from pipeline.batch.storage import Place, StorageError, absolute, inside, reading, writing
 from pipeline.summary import Summary
 
 LOG: Final = "log.txt"
