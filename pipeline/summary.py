@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,16 @@ class PersonSummary:
     """Mean length of the joints' second difference over fitted frames, mm/frame²; None below three frames."""
     frames_far_off: int = 0
     """A pose that misses the keypoints by too much, marked not valid."""
+
+
+@dataclass(frozen=True)
+class MissingData:
+    """Why one camera does not show the person at some instants."""
+
+    frames: Mapping[str, int]
+    """Reason → instants."""
+    examples: Mapping[str, str]
+    """Reason → the first keypoint file it holds for, where there is a file."""
 
 
 @dataclass(frozen=True)

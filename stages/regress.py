@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import av
 import numpy as np
@@ -25,7 +26,7 @@ from models.regressor import MIN_KEYPOINTS, KeypointNet, Regression, load_regres
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.cameras import Rig
-from pipeline.config import Config
+from pipeline.config import Config, NamesFile
 from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.video import planes, to_yuv420p
@@ -41,7 +42,7 @@ _MIN_CONFIDENCE = 0.2
 class RegressConfig(Config):
     """The network that says, before any fit, how people stand."""
 
-    weights: str = Field(
+    weights: Annotated[str, NamesFile(unless=("default", "none"))] = Field(
         "default",
         description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
         "made, or the .pt of SPIN or the reference, whose networks look at the pictures",

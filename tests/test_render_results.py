@@ -16,13 +16,14 @@ import run_pipeline
 from models.body import load_body
 from models.rendering import overlay
 from models.rendering.software import draw
+from models.rendering.virtual_cameras import side_and_top
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter, pick_encoder, probe, read_frames
 from stages.decode import DecodeConfig, decode
-from stages.render import RenderConfig, meshes, render_results, side_and_top
+from stages.render import RenderConfig, meshes, render_results
 
 SIZES = ((640, 360), (360, 640), (480, 480), (720, 406))
 RATES = (24, 60, 120, 30)
@@ -126,7 +127,7 @@ def again(store, mode, videos, body, out, start=0, stop=None, **settings):
     settings = {"preset": "ultrafast", "crf": 2, "mosaic_size": (480, 320), **settings}
     cfg = RenderConfig(codec="libx264", backend="software", **settings)
     files, stream = render_results(
-        store, mode, cfg, videos, body, out, partial(decode, cfg=DecodeConfig()), start, stop
+        store, mode, cfg, videos, body, out, partial(decode, cfg=DecodeConfig()), slice(start, stop)
     )
     frames = sum(len(b.valid) for b in stream)
     assert all(f.exists() for f in files)
@@ -292,6 +293,21 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
         assert len(shown) == 5
         assert shown[0].shape[:2] == (size[1] // 2, size[0] // 2)
         assert all((p[..., 0] - p[..., 2] > 50).sum() > 200 for p in shown)
+
+
+@pytest.mark.parametrize("mode", ["side", "turntable", "mesh"])
+def test_a_users_video_is_not_drawn_over(out, capfd, monkeypatch, mode):
+    """B4: a camera called `side`, with its video where the results are. What was drawn here is replaced."""
+    words = [out, "--mode", mode, "--start", 2, "--end", 3, "--set", "render.mosaic_size=[128,64]"]
+    file = out / ("mesh_wide.mp4" if mode == "mesh" else f"{mode}.mp4")
+    file.write_bytes(b"the user's")
+    status, _, errors = command(capfd, monkeypatch, *words)
+    assert status == 2
+    assert f"{file}: is there already and was not drawn" in errors
+    assert file.read_bytes() == b"the user's"
+    file.unlink()
+    assert [command(capfd, monkeypatch, *words)[0] for _ in range(2)] == [0, 0]
+    assert file.stat().st_size > 100
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from builders import contents
 from recordings import figure, ring, seen, write_recording
 from test_batch import Settings, call, make, run
 
-from pipeline.batch.process import process, read_manifest
+from pipeline.batch.manifest import read_manifest
+from pipeline.batch.process import Capacity, process
+from pipeline.batch.storage import StorageError, outline, place, reading, writing
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
-from pipeline.batch.storage import StorageError, outline, place, reading, writing
 from pipeline.store import Store
 from stages import graph
 
@@ -239,7 +240,7 @@ def test_runs_to_folders_of_one_name_fetch_copies_of_their_own(tmp_path, capfd, 
         raise InputError("enough")
 
     memory().pipe_file("/bucket/data/a", b"")
-    monkeypatch.setattr("pipeline.batch.process.opened", noted)
+    monkeypatch.setattr("pipeline.batch.dataset.opened", noted)
     for name in "ab":
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -331,7 +332,7 @@ def test_a_batch_on_s3(s3, tmp_path, scratch):
     fs.put(str(tmp_path / "data"), s3, recursive=True)
 
     def attempts():
-        for _ in process(data, out, Settings(), run, workers=1):
+        for _ in process(data, out, Settings(), run, Capacity(1)):
             pass
         return {name: (row.state, row.attempts) for name, row in read_manifest(out).items()}
 

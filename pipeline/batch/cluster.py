@@ -2,7 +2,7 @@
 
 A task is told of by its stream: it yields what happens, and how it ended. Ray keeps to what each task says
 that it needs, notices machines and workers that die, and ends the tasks of a batch that is killed; when a
-recording is tried again, and what is written where, is decided where it always is, in ``pipeline/batch/process.py``.
+recording is tried again, and what is written where, is decided in ``pipeline/batch/process.py``, as ever.
 
 Nothing is imported here that imports numpy: a worker must first be told to compute in one thread.
 """

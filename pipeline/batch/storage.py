@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -26,20 +25,16 @@ from typing import Any, Final
 from fsspec.core import url_to_fs
 
 from pipeline.errors import InputError
-from pipeline.files import locked, write_atomically
+from pipeline.files import LOCK, locked, write_atomically
+from pipeline.results import CALIBRATION, REPORT, STORE, SUMMARY, drawn_videos
 
 Place = Path | str
 """A folder of this machine, or the URL of one elsewhere."""
 
-WHOLE: Final = "summary.json"
-"""The file of a folder of results that is written last."""
-
-_STORE: Final = "results.zarr/"
-_LAST: Final = (f"{_STORE}zarr.json", WHOLE)
+_STORE: Final = f"{STORE}/"
+_LAST: Final = (f"{_STORE}zarr.json", SUMMARY)
 """Without the first, zarr sees no store; nobody reads half of one."""
 _SETTINGS: Final = (".toml", ".yaml", ".yml")
-_LOCK: Final = ".lock"
-"""Name of the files that ``locked`` makes, wherever they are."""
 _FETCHED_NS: Final = 0
 """Time of change of what was fetched, until a run changes it."""
 
@@ -119,7 +114,7 @@ def is_whole(where: str) -> bool:
     """Whether a run has left its results at a URL, and nothing is missing. Raises ``InputError``."""
     with _reaching(where):
         fs, root = _open(where)
-        return bool(fs.exists(f"{root}/{WHOLE}"))
+        return bool(fs.exists(f"{root}/{SUMMARY}"))
 
 
 @contextmanager
@@ -210,9 +205,9 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
         fetched: Collection[str] = ()
         with _reaching(where):
             fs, root = _open(where)
-            if fs.exists(f"{root}/{WHOLE}"):
+            if fs.exists(f"{root}/{SUMMARY}"):
                 shutil.rmtree(folder, ignore_errors=True)
-                fetched = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{WHOLE}"), log)
+                fetched = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{SUMMARY}"), log)
                 _get(fs, root, folder, fetched)
                 for name in fetched:
                     os.utime(folder / name, ns=(_FETCHED_NS, _FETCHED_NS))
@@ -234,24 +229,20 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
 
 def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
     """Of the files at a URL those that the run has left there that wrote this summary."""
-    try:
-        videos = {str(name) for name in json.loads(summary)["videos"]}
-    except (ValueError, KeyError, TypeError):  # no summary of a run: the next one draws all again
-        videos = set()
-    known = {WHOLE, "report.html", "calibration.toml", log} | videos
+    known = {SUMMARY, REPORT, CALIBRATION, log} | drawn_videos(summary)
     return [name for name in names if name in known or name.startswith(_STORE)]
 
 
 def _publish(folder: Path, fetched: Collection[str], fs: Any, root: str, url: str) -> None:
     """Leave there what is new or changed in the folder. What else is there may be anybody's, even the
     recording: taken away is what was fetched from there and is gone, and what is inside a store."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != _LOCK)
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
     ours = [p.relative_to(folder).as_posix() for p in files]
-    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != _LOCK]
+    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != LOCK]
     old = {name for name in theirs if name in fetched or name.startswith(_STORE)}.difference(ours)
     both = {*fetched}.intersection(ours, theirs)
     same = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
-    for name in dict.fromkeys((WHOLE, *theirs)):  # the summary first
+    for name in dict.fromkeys((SUMMARY, *theirs)):  # the summary first
         if name in theirs and (name in _LAST or name in old):
             fs.rm_file(f"{root}/{name}")
     groups = [[name for name in ours if name not in _LAST and name not in same]]

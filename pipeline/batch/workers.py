@@ -23,14 +23,12 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from pipeline.batch.storage import Place, StorageError, absolute, inside, reading, writing
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
-from pipeline.batch.storage import Place, StorageError, absolute, inside, reading, writing
+from pipeline.results import LOG
 from pipeline.summary import Summary
-
-LOG: Final = "log.txt"
-"""In each recording's folder of results: what its runs had to say."""
 
 
 class Result(Protocol):
