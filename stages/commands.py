@@ -16,7 +16,7 @@ from stages import screen
 from stages.screen import console, print_file, warn
 
 if TYPE_CHECKING:
-    pass
+    from models.training.trainer import Progress
 
 Configs = Annotated[
     list[Path] | None,
