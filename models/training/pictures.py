@@ -22,7 +22,7 @@ from models.motion import animate, make_people
 from models.priors import load_pose_prior
 from models.regressor import MIN_KEYPOINTS, to_local
 from models.rendering.overlay import composite
-from models.rendering.software import draw
+from models.rendering.software import Light, draw
 from models.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from models.smplify import HINGES
 from models.training.bodies import TaughtBody, taught_body
@@ -190,7 +190,7 @@ class SyntheticPictures:
         light = (rig.R[view] @ look.light).astype(np.float32)
         drawn = draw(
             vertices, self.body.faces, rig, view, look.colours,
-            tints=self._tints, light=light, ambient=look.ambient,
+            tints=self._tints, light=Light(light, look.ambient),
         )  # fmt: skip
         rgb = composite(_background(side, self.clutter, rng), drawn).astype(np.float32)
         y, x = rng.integers(0, _GRAIN - side, 2)
