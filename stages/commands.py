@@ -133,6 +133,7 @@ def evaluate(
 
     import torch
 
+    from models.evaluation.predictions import PredictConfig
     from models.evaluation.protocols import PROTOCOLS
     from models.evaluation.scores import evaluate as evaluation
     from models.evaluation.scores import load_true_bodies
@@ -178,7 +179,7 @@ def evaluate(
 
         done = evaluation(
             protocol, net, rows, bodies, partial(read_pictures, root or data.parent),
-            views=views, fitted=fit, batch_size=batch_size, num_workers=num_workers, progress=progress,
+            PredictConfig(views, fit, batch_size, num_workers), progress,
         )  # fmt: skip
         bar.total = len(done.row)
     screen.print_scores(done, protocol, dataset)

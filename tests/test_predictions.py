@@ -12,7 +12,7 @@ from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
-from models.evaluation.predictions import shares_shape, views_of
+from models.evaluation.predictions import PredictConfig, shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import evaluate
 from models.image_regressor import ImageConfig, ImageRegressor
@@ -43,7 +43,7 @@ def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: i
     rows = read_rows(folder / "rows.npz")
     done = evaluate(
         P1, load_regressor("calibrated"), rows, bodies(), partial(read_pictures, folder),
-        views=views, fitted=fitted, batch_size=7,
+        PredictConfig(views, fitted, 7),
     )  # fmt: skip
     assert done.row.tolist() == list(range(COUNT))
     limit = {(1, False): 200, (3, False): 60, (1, True): 200, (3, True): 30}[views, fitted]
@@ -63,8 +63,10 @@ def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: i
 def test_batches_and_processes_change_nothing(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     pictures = partial(read_pictures, folder)
-    a = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=12)
-    b = evaluate(P1, image_net(), rows, bodies(), pictures, views=2, batch_size=4, num_workers=1)
+    a = evaluate(P1, image_net(), rows, bodies(), pictures, PredictConfig(views=2, batch_size=12))
+    b = evaluate(
+        P1, image_net(), rows, bodies(), pictures, PredictConfig(views=2, batch_size=4, num_workers=1)
+    )
     np.testing.assert_allclose(a.said.pred_joints, b.said.pred_joints, atol=1e-4)
     assert a.metrics["mpjpe_mm"] == pytest.approx(b.metrics["mpjpe_mm"], abs=0.01)
 
@@ -84,7 +86,7 @@ def test_what_is_needed_is_said(folder: Path) -> None:
     with pytest.raises(InputError, match="no OpenPose keypoints"):
         evaluate(P1, net, {**rows, "openpose": 0 * rows["openpose"]}, bodies(), pictures)
     with pytest.raises(InputError, match="no R and t of some cameras"):
-        evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, views=2)
+        evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, PredictConfig(views=2))
     alone = evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures)
     assert alone.metrics["mpjpe_mm"] < 200
     with pytest.raises(InputError, match="cannot be read as a picture"):
@@ -97,7 +99,7 @@ def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
     openpose[4] = 0
     done = evaluate(
         P1, load_regressor("calibrated"), {**rows, "openpose": openpose}, bodies(),
-        partial(read_pictures, folder), fitted=True,
+        partial(read_pictures, folder), PredictConfig(fitted=True),
     )  # fmt: skip
     assert np.isnan(done.said.pose[4]).all()
     assert np.isnan(done.errors["mpjpe"][4])
@@ -111,9 +113,9 @@ def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
     scale = rows["scale"].copy()
     scale[4] = 0
     pictures = partial(read_pictures, folder)
-    done = evaluate(P1, image_net(), {**rows, "scale": scale}, bodies(), pictures, views=views)
+    done = evaluate(P1, image_net(), {**rows, "scale": scale}, bodies(), pictures, PredictConfig(views=views))
     assert np.flatnonzero(np.isnan(done.errors["mpjpe"])).tolist() == [4]
-    whole = evaluate(P1, image_net(), rows, bodies(), pictures, views=views)
+    whole = evaluate(P1, image_net(), rows, bodies(), pictures, PredictConfig(views=views))
     seen = views_of(rows, np.arange(COUNT), views)
     apart = np.abs(done.said.pred_joints - whole.said.pred_joints).max((1, 2))
     assert (apart[~(seen == 4).any(1)] < 1e-4).all()
@@ -123,5 +125,7 @@ def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for
     rows = {k: v[:3] for k, v in read_rows(folder / "rows.npz").items()}
     config = ImageConfig("resnet50", "average", body="smpl", size=128, spin_camera=True)
     spin = ImageRegressor(config).requires_grad_(False).eval()
-    done = evaluate(P1, spin, rows, bodies(), partial(read_pictures, folder), views=3, fitted=True)
+    done = evaluate(
+        P1, spin, rows, bodies(), partial(read_pictures, folder), PredictConfig(views=3, fitted=True)
+    )
     assert done.metrics["mpjpe_mm"] < 40

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from models.body import load_body
 from models.evaluation.joints import h36m_joints
-from models.evaluation.predictions import Predictions
+from models.evaluation.predictions import PredictConfig, Predictions
 from models.evaluation.protocols import PROTOCOLS
 from models.evaluation.scores import TrueBodies, actions_of, evaluate, rows_of, score, summary
 from models.regressor import load_regressor
@@ -35,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
-    done = evaluate(MPI, image_net(), rows, bodies(), partial(read_pictures, folder), views=2, batch_size=5)
+    done = evaluate(
+        MPI, image_net(), rows, bodies(), partial(read_pictures, folder), PredictConfig(views=2, batch_size=5)
+    )
     arrays = done.arrays()
     count = COUNT
     assert {k: arrays[k].shape for k in ("pose", "betas", "camera", "pred_joints", "row")} == {

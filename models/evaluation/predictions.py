@@ -125,23 +125,34 @@ def _boxes(rows: Rows, at: NDArray[np.int64]) -> Array:
     return out
 
 
+@dataclass(frozen=True)
+class PredictConfig:
+    """What a network is given, and how it is read."""
+
+    views: int = 1
+    """Of each person and instant."""
+    fitted: bool = False
+    """The solver goes on from the network, on ``openpose``."""
+    batch_size: int = 32
+    """Rows that go through the network at once."""
+    num_workers: int = 0
+    """Processes that read pictures."""
+
+
+ONE_VIEW: Final = PredictConfig()
+
+
 def predict(
     net: ImageRegressor | KeypointNet,
     rows: Rows,
     wanted: NDArray[np.int64],
     joints: H36MJoints,
     pictures: Pictures,
-    *,
-    views: int = 1,
-    fitted: bool = False,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    how: PredictConfig = ONE_VIEW,
 ) -> Iterator[tuple[NDArray[np.int64], Predictions]]:
     """Batch by batch: some of the wanted rows, and what is said of them, in their own camera's axes.
 
     A network on pictures sees the crops of ``center`` and ``scale``; one on keypoints sees ``openpose``.
-    views: of each person and instant. fitted: the solver goes on from the network, on ``openpose``.
-
     Weights of SPIN are for crops of an unknown camera, whose axes they take for the picture's, and so are
     rows without ``K``; other networks have the crop turned to its place before the camera ``K``. Lens
     distortion stays in the crops, as in SPIN's, while it is taken out of those to train on, and of keypoints.
@@ -149,7 +160,7 @@ def predict(
     Raises:
         InputError: keypoints are needed that the rows do not have, or cameras.
     """
-    of_pictures = isinstance(net, ImageRegressor)
+    of_pictures, views, fitted = isinstance(net, ImageRegressor), how.views, how.fitted
     if (fitted or not of_pictures) and not rows["openpose"][..., 2].any():
         raise InputError(
             "the data have no OpenPose keypoints, which --fit and networks on keypoints take. Give "
@@ -163,10 +174,15 @@ def predict(
             "Use --views 1, or preprocess the data with their calibration."
         )
     data = _Batches(
-        rows, wanted, sets, batch_size, net.config.size if isinstance(net, ImageRegressor) else 0, pictures
+        rows,
+        wanted,
+        sets,
+        how.batch_size,
+        net.config.size if isinstance(net, ImageRegressor) else 0,
+        pictures,
     )
     loader: DataLoader[_Batch] = DataLoader(
-        data, batch_size=None, num_workers=num_workers, generator=torch.Generator()
+        data, batch_size=None, num_workers=how.num_workers, generator=torch.Generator()
     )
     scene = _Scene(net, rows, joints, fitted=fitted)
     for batch in loader:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from models.body import load_body
 from models.evaluation.joints import H36MJoints, h36m_joints
 from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
-from models.evaluation.predictions import Pictures, Predictions, Rows, predict, shares_shape
+from models.evaluation.predictions import (
+    ONE_VIEW,
+    Pictures,
+    PredictConfig,
+    Predictions,
+    Rows,
+    predict,
+    shares_shape,
+)
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
 from models.regressor import KeypointNet
@@ -178,11 +186,7 @@ def evaluate(
     rows: Rows,
     bodies: TrueBodies,
     pictures: Pictures,
-    *,
-    views: int = 1,
-    fitted: bool = False,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    how: PredictConfig = ONE_VIEW,
     progress: Callable[[int, Mapping[str, float]], None] = lambda count, means: None,
 ) -> Evaluation:
     """Predict and score. ``progress`` is called with the rows of each batch and the means of all so far.
@@ -193,12 +197,9 @@ def evaluate(
     order = wanted[np.argsort(rows["group"][wanted], kind="stable")]  # views of a group are read once
     done: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
     sums: dict[str, Array] = {}
-    for own, said in predict(
-        net, rows, order, bodies.neutral, pictures,
-        views=views, fitted=fitted, batch_size=batch_size, num_workers=num_workers,
-    ):  # fmt: skip
+    for own, said in predict(net, rows, order, bodies.neutral, pictures, how):
         counted = said
-        if not fitted and not shares_shape(net, bodies.neutral.body):
+        if not how.fitted and not shares_shape(net, bodies.neutral.body):
             counted = replace(said, betas=np.zeros_like(said.betas))
         errors = score(protocol, rows, own, counted, bodies)
         done.append((own, said, errors))
@@ -219,10 +220,10 @@ def evaluate(
         "joints": bodies.neutral.source,
         "approximate": bodies.neutral.approximate,
         "bodies": bodies.described(),
-        "views": views,
-        "fit": fitted,
+        "views": how.views,
+        "fit": how.fitted,
         "camera": "SPIN's: 5000 px before the crop"
-        if isinstance(net, ImageRegressor) and net.config.spin_camera and not fitted
+        if isinstance(net, ImageRegressor) and net.config.spin_camera and not how.fitted
         else "K of the data where they have it, else SPIN's: 5000 px before the crop",
         "pve": "both meshes with the pelvis of the regressor at the origin",
     }
