@@ -129,7 +129,6 @@ def evaluate(
 ) -> None:
     """Score a network on a data set by a published protocol, or results against a truth."""
     from functools import partial
-    from itertools import count
 
     import torch
 
@@ -169,19 +168,10 @@ def evaluate(
         warn(f"joints are {bodies.neutral.source}. Published numbers need SMPL: see the command data.")
     if protocol.true is None and not (body_male and body_female):
         warn(f"the truth of {dataset} is bodies of men and women: give --body-male and --body-female.")
-    batches = count(1)
-    with screen.bar(len(rows["scale"]), "row", dataset) as bar:
-
-        def progress(done: int, means: Mapping[str, float]) -> None:
-            bar.update(done)
-            if next(batches) % log_freq == 0:
-                bar.set_postfix({k: f"{v:.1f}" for k, v in means.items()})
-
-        done = evaluation(
-            protocol, net, rows, bodies, partial(read_pictures, root or data.parent),
-            PredictConfig(views, fit, batch_size, num_workers), progress,
-        )  # fmt: skip
-        bar.total = len(done.row)
+    how = PredictConfig(views, fit, batch_size, num_workers)
+    with screen.follow_scores(len(rows["scale"]), dataset, log_freq) as progress:
+        pictures = partial(read_pictures, root or data.parent)
+        done = evaluation(protocol, net, rows, bodies, pictures, how, progress)
     screen.print_scores(done, protocol, dataset)
     if result is not None:
         write_npz(done.arrays(), result)

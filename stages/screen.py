@@ -6,7 +6,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pipeline.summary import Summary
     from stages.graph import RunResult
 
+Follow = Callable[[int, Mapping[str, float]], None]
 MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed; there may be thousands."""
 
@@ -69,8 +72,8 @@ def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
 def follow(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
     """Show a bar while ``finished`` yields how many units are done in all."""
     with bar(total, unit, desc) as shown:
-        for count in finished:
-            shown.update(count - shown.n)
+        for number in finished:
+            shown.update(number - shown.n)
         shown.update(total - shown.n)
 
 
@@ -159,9 +162,9 @@ def print_result(result: RunResult) -> None:
     for camera, missing in zip(result.summary.cameras, result.missing, strict=True):
         if missing.frames:
             reasons = ", ".join(
-                f"{reason} {count}"
+                f"{reason} {frames}"
                 + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
-                for reason, count in missing.frames.items()
+                for reason, frames in missing.frames.items()
             )
             console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
 
@@ -251,6 +254,23 @@ def follow_training(steps: Iterator[Progress]) -> bool:
             shown.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
             shown.update(100 * done.share - shown.n)
     return not shown.disable
+
+
+@contextmanager
+def follow_scores(
+    rows: int, dataset: str, every: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A function to call with the rows of each batch and the errors so far, which are shown now and then."""
+    batches = count(1)
+    with bar(rows, "row", dataset) as shown:
+
+        def progress(done: int, means: Mapping[str, float]) -> None:
+            shown.update(done)
+            if next(batches) % every == 0:
+                shown.set_postfix({k: f"{v:.1f}" for k, v in means.items()})
+
+        yield progress
+        shown.total = shown.n
 
 
 def print_truth(errors: Sequence[Errors]) -> None:

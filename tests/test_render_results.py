@@ -16,7 +16,6 @@ import run_pipeline
 from models.body import load_body
 from models.rendering import overlay
 from models.rendering.software import draw
-from models.rendering.virtual_cameras import side_and_top
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -195,21 +194,6 @@ def test_a_scaled_video_shows_the_same_smaller(store, rig, videos, body, tmp_pat
         assert small.shape[:2] == tuple(round(n / 4) * 2 for n in SIZES[v][::-1])
         shrunk = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(shrunk - small).mean() < 3
-
-
-def test_side_and_top_see_at_right_angles(rig):
-    box = np.array([[-1.0, -0.5, 0], [1.0, 0.5, 1.8]])
-    both = side_and_top(rig, box, (640, 360))
-    corners = np.stack(np.meshgrid(*box.T), -1).reshape(-1, 3)
-    inside = both.project(corners)
-    assert (inside >= 0).all()
-    assert (inside < both.size[:, None]).all()
-    side, top = both.R[:, 2]
-    assert abs(side @ rig.R[0, 2]) < 1e-9
-    np.testing.assert_allclose(top, [0, 0, -1], atol=1e-9)
-    np.testing.assert_allclose(side[2], 0, atol=1e-9)
-    foot, head = both.project(np.array([[0, 0, 0], [0, 0, 1.8]]))[0]
-    assert head[1] < foot[1]
 
 
 def test_frames_that_are_not_there_are_refused(store, videos, body, tmp_path):

@@ -1,5 +1,6 @@
 """OUT: its names, its summary, where it may lie, and what is never deleted or overwritten there."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.results import (
     DRAWN,
+    LOG,
+    MOSAIC,
+    REPORT,
+    STORE,
+    SUMMARY,
+    TRUTH,
     Results,
     camera_videos,
     check_drawable,
@@ -40,6 +47,17 @@ def recording(folder: Path, cameras=("cam01", "cam02", "cam03")) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_no_other_source_file_knows_the_names():
+    """Texts of the source, docstrings and messages aside; a recording's own calibration.toml is another."""
+    names = {STORE, SUMMARY, REPORT, LOG, MOSAIC, TRUTH}
+    root = Path(__file__).parents[1]
+    layers = [file for layer in ("pipeline", "models", "stages") for file in (root / layer).rglob("*.py")]
+    for file in (root / "run_pipeline.py", *layers):
+        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        known = {node.value for node in nodes if isinstance(node, ast.Constant)} & names
+        assert known == (names if file == root / "pipeline/results.py" else set()), file
 
 
 def test_no_two_names_of_drawings_are_the_same():
