@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from stages.graph import RunResult
 
 Follow = Callable[[int, Mapping[str, float]], None]
+"""Called with the rows of a batch, and the errors so far."""
 MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed; there may be thousands."""
 
@@ -257,9 +258,7 @@ def follow_training(steps: Iterator[Progress]) -> bool:
 
 
 @contextmanager
-def follow_scores(
-    rows: int, dataset: str, every: int
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def follow_scores(rows: int, dataset: str, every: int) -> Iterator[Follow]:
     """A function to call with the rows of each batch and the errors so far, which are shown now and then."""
     batches = count(1)
     with bar(rows, "row", dataset) as shown:
