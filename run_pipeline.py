@@ -22,7 +22,7 @@ from stages.screen import console, print_file, warn
 
 if TYPE_CHECKING:
     from models.body import Body
-    from pipeline.batch.storage import Place
+    from pipeline.batch.storage import Location
     from pipeline.recording import Recording
     from pipeline.video import VideoInfo
     from stages.graph import RunConfig, RunResult
@@ -68,29 +68,29 @@ def run(
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
     from pipeline.batch.dataset import check_out, fingerprint, opened
     from pipeline.batch.manifest import counted
-    from pipeline.batch.storage import absolute, inside, outline, place, writing
+    from pipeline.batch.storage import absolute, join, listing, parse_location, published
     from pipeline.results import REPORT
     from stages.graph import check_files
 
     cfg = _run_config(config, settings)
     check_files(cfg)
-    source, home = place(recording), place(out)
-    with outline(source) as tree:
+    source, home = parse_location(recording), parse_location(out)
+    with listing(source) as tree:
         check_out(source, tree, tree, home)
         with (
             opened(source, tree, tree, f"run {absolute(home)}") as found,
-            writing(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
+            published(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
         ):
             screen.print_recording(found, source)
             result = _run(found, folder, cfg, home)
     screen.print_result(result)
     for file in result.files:
-        print_file(inside(home, str(file.relative_to(folder))))
+        print_file(join(home, str(file.relative_to(folder))))
     for warning in result.warnings:
         if warning not in found.warnings:
             warn(warning)
     if result.warnings:
-        count, page = counted(len(result.warnings), "warning"), inside(home, REPORT)
+        count, page = counted(len(result.warnings), "warning"), join(home, REPORT)
         console.print(f"[yellow]{count}[/yellow]: above, and in {escape(str(page))}.")
 
 
@@ -125,7 +125,7 @@ def batch(
     """Reconstruct all recordings of a folder tree. Run again to continue. Exit status 1: not all are done."""
     from pipeline.batch.dataset import find_recordings, preview, within
     from pipeline.batch.process import Capacity, process
-    from pipeline.batch.storage import outline, place
+    from pipeline.batch.storage import listing, parse_location
     from pipeline.batch.workers import Needs
     from stages.graph import check_files, run
 
@@ -138,9 +138,9 @@ def batch(
     cfg = _run_config(config, settings)
     if engine == "local":  # else what is named need only be where the tasks run
         check_files(cfg)
-    source, home = place(dataset), place(out)
+    source, home = parse_location(dataset), parse_location(out)
     if dry_run:
-        with outline(source) as tree:
+        with listing(source) as tree:
             folders = find_recordings(tree, within(source, tree, home), only)
             refused = screen.print_recordings(source, preview(source, tree, folders, home))
             raise typer.Exit(1 if refused else 0)
@@ -162,21 +162,21 @@ def info(
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch.dataset import opened
-    from pipeline.batch.storage import inside, outline, place, reading
+    from pipeline.batch.storage import fetched, join, listing, parse_location
     from pipeline.check import check_recording
     from pipeline.recording import is_recording
     from pipeline.results import Results
     from pipeline.summary import summarise
 
-    where = place(path)
-    with outline(where) as tree:
+    where = parse_location(path)
+    with listing(where) as tree:
         store = Results(tree).store_path
         name = store.relative_to(tree).as_posix()
         has_store = (store / "zarr.json").is_file()
         if has_store:
-            with reading(where, [name], f"process {os.getpid()}") as folder:
+            with fetched(where, [name], f"process {os.getpid()}") as folder:
                 results = Results(folder / name).store()
-                screen.print_contents(results, where if name == "." else inside(where, name))
+                screen.print_contents(results, where if name == "." else join(where, name))
                 screen.print_summary(summarise(results))
         if not has_store or is_recording(tree):
             with opened(where, tree, tree) as found:
@@ -343,9 +343,9 @@ def export(
 
 def _here(out: str) -> Path:
     """A folder of this machine: `view`, `render` and `export` read stores and videos in pieces, and again."""
-    from pipeline.batch.storage import place
+    from pipeline.batch.storage import parse_location
 
-    folder = place(out)
+    folder = parse_location(out)
     if isinstance(folder, str):
         raise InputError(
             f"{out}: this command needs the results in a folder of this machine. Copy them here first, of "
@@ -435,7 +435,7 @@ def _run_config(
         raise InputError(text) from None
 
 
-def _run(found: Recording, out: Path, cfg: RunConfig, home: Place) -> RunResult:
+def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResult:
     """home: where the user wants what is left in ``out``."""
     import torch
     from tqdm.contrib.logging import logging_redirect_tqdm

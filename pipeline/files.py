@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 LOCK: Final = ".lock"
 """Name of the file inside a folder that one process holds."""
 PATIENCE_S: Final = 2.0
-"""How long to wait for a lock: workers of a batch that was killed end a moment after it."""
+"""Wait for a lock: workers of a batch that was killed end a moment after it."""
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a results store holds, in numbers: read in stretches, so memory does not grow with its length."""
+"""Numbers of a results store, read in stretches: memory does not grow with its length."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class CameraSummary:
 
     name: str
     reprojection_median_px: float | None
-    """Of all keypoints seen with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
+    """Median over keypoints with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
     reprojection_mean_px: float | None
     keypoints: int
-    """How many those are."""
+    """Number of those keypoints."""
     frames_with_person: int
     frames_without_person: int
     """Frames in which this camera does not show the person, or its keypoints are missing."""

@@ -154,7 +154,7 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
 
 
 def _gaps(take: Take, suffix: str) -> list[str]:
-    """What became of frames without a pose, and of those whose pose is not to be trusted."""
+    """Sentences on frames without a pose, and on those whose pose is not to be trusted."""
     frames, posed = len(take.time_s), take.posed
     lost, doubted = int((~posed).sum()), int((posed & ~take.valid).sum())
     if suffix == ".trc":
@@ -179,7 +179,7 @@ def _gaps(take: Take, suffix: str) -> list[str]:
 
 
 def _left_out(take: Take, body: Body, suffix: str) -> list[str]:
-    """What the format cannot say."""
+    """Sentences on what the format cannot express."""
     moved = pose_blend_mm(body, take.rotations[take.posed]) if suffix == ".glb" else 0
     if not moved:
         return []

@@ -71,7 +71,7 @@ frame push one another out of the processor's cache."""
 
 
 SKIN_M = 0.12
-"""How far skin, head and hands reach beyond the joints, metres."""
+"""Reach of skin, head and hands beyond the joints, metres."""
 
 ALL: Final = slice(0, None)
 
@@ -80,7 +80,7 @@ Mode = Literal["overlay", "mesh", "skeleton", "side", "turntable", "mosaic"]
 
 class RenderConfig(Config):
     show: Literal["overlay", "mesh", "skeleton"] = "overlay"
-    """What each camera's picture shows: bodies over the video; bodies alone; or, over the video, keypoints as
+    """Content of each camera's picture: bodies over the video; bodies alone; or, over the video, keypoints as
     detected (rings, the brighter the surer) and as fitted (dots, from green to red by their distance)."""
     overlay: bool = True
     """Write a video for each camera, <show>_<camera>.mp4."""
@@ -89,7 +89,7 @@ class RenderConfig(Config):
     cameras: tuple[str, ...] = ()
     """Cameras to show, by name; all when empty."""
     backend: Literal["auto", "software", "moderngl", "pytorch3d"] = "auto"
-    """What draws: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
+    """Renderer: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
     where it is there with a graphics card, else software."""
     antialias: bool = True
     """2×2 samples a pixel."""
@@ -105,7 +105,7 @@ class RenderConfig(Config):
     """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one
     works, else libx264."""
     preset: Preset = "veryfast"
-    """Of the encoders libx264 and libx265."""
+    """Preset of the encoders libx264 and libx265."""
     scale: float = Field(1.0, gt=0, le=4)
     """Size of each camera's video by that of its source."""
     mosaic_size: tuple[Side, Side] = (1920, 1080)
@@ -277,7 +277,7 @@ def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Moment:
-    """What is drawn at one time."""
+    """People as they are drawn at one time."""
 
     index: int
     """On the time line."""
@@ -287,7 +287,7 @@ class _Moment:
     colours: NDArray[np.float32]
     """(P, 4)"""
     notes: tuple[str, ...]
-    """What the viewer must be told about the people."""
+    """Remarks on the people, for the viewer."""
 
 
 def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
@@ -606,7 +606,7 @@ def _fastest() -> tuple[str, str]:
 
 
 def _opengl() -> str:
-    """What draws for OpenGL, asked in a thread of its own: a context stays with its thread."""
+    """Name of OpenGL's renderer, asked in a thread of its own: a context stays with its thread."""
     from models.rendering.moderngl import renderer
 
     with ThreadPoolExecutor(1) as pool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from models.training.trainer import Progress
     from pipeline.batch.manifest import Row
     from pipeline.batch.process import Event
-    from pipeline.batch.storage import Place
+    from pipeline.batch.storage import Location
     from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.store import Store
@@ -78,7 +78,7 @@ def follow(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
         shown.update(total - shown.n)
 
 
-def print_recording(found: Recording, where: Place) -> None:
+def print_recording(found: Recording, where: Location) -> None:
     rows = table(escape(str(where)))
     for row in found.notes:
         rows.add_row(*map(escape, row))
@@ -107,7 +107,7 @@ def print_check(found: Recording, check: Check) -> None:
         console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
 
 
-def print_contents(results: Store, where: Place) -> None:
+def print_contents(results: Store, where: Location) -> None:
     c = results.contents
     rows = table(escape(str(where)))
     done = int(results.done.sum())
@@ -139,13 +139,13 @@ def print_summary(summary: Summary) -> None:
         )
 
 
-def print_times(result: RunResult, home: Place) -> None:
+def print_times(result: RunResult, home: Location) -> None:
     """Print what each stage of a run waited for; of one that had nothing to do, how to start again."""
-    from pipeline.batch.storage import inside
+    from pipeline.batch.storage import join
     from pipeline.results import STORE
 
     if not result.times:
-        again = inside(home, STORE)
+        again = join(home, STORE)
         console.print(
             escape(f"{home}: everything is done already; nothing to do. To start again, remove {again}.")
         )
@@ -170,7 +170,7 @@ def print_result(result: RunResult) -> None:
             console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
 
 
-def print_recordings(dataset: Place, found: Mapping[str, Recording | str]) -> int:
+def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:
     """Print the recordings of a data set by name, or why they are refused; the number of the refused."""
     from pipeline.batch.manifest import counted
 
@@ -195,7 +195,7 @@ def print_recordings(dataset: Place, found: Mapping[str, Recording | str]) -> in
     return refused
 
 
-def follow_batch(events: Iterator[Event], home: Place) -> bool:
+def follow_batch(events: Iterator[Event], home: Location) -> bool:
     """Show a bar for all recordings and one a worker; then print warnings. True when all are done."""
     bars: dict[int, tqdm[Any]] = {}
     rows: dict[str, Row] = {}
@@ -224,20 +224,20 @@ def follow_batch(events: Iterator[Event], home: Place) -> bool:
     return _print_rows(list(rows.values()), home)
 
 
-def _print_rows(rows: Sequence[Row], home: Place) -> bool:
+def _print_rows(rows: Sequence[Row], home: Location) -> bool:
     from pipeline.batch.manifest import PAGE, counted
-    from pipeline.batch.storage import inside
+    from pipeline.batch.storage import join
     from pipeline.results import LOG
 
     warned = [row for row in rows if row.warnings]
     for row in warned[:MAX_WARNED_RECORDINGS]:
-        where = inside(home, f"{row.name}/{LOG}")
+        where = join(home, f"{row.name}/{LOG}")
         warn(f"{row.name}: {counted(len(row.warnings), 'warning')}, in {where}; first: {row.warnings[0]}")
     if (more := len(warned) - MAX_WARNED_RECORDINGS) > 0:
-        warn(f"{counted(more, 'more recording')} with warnings: see {inside(home, PAGE)}")
+        warn(f"{counted(more, 'more recording')} with warnings: see {join(home, PAGE)}")
     done = sum(row.state == "done" for row in rows)
     console.print(f"{done} of {counted(len(rows), 'recording')} done.")
-    print_file(inside(home, PAGE))
+    print_file(join(home, PAGE))
     return done == len(rows)
 
 

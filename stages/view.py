@@ -41,13 +41,13 @@ KEPT_WINDOWS: Final = 4
 PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
-"""How often a running pipeline's store is looked at."""
+"""Time between two looks at a running pipeline's store."""
 _BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_PARENTS) if p >= 0])
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What there is to show of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
+    """People of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
 
     vertices: Floats
     """(P, N, 3) metres, world."""
@@ -72,7 +72,7 @@ class Frames:
         self._done = 0
 
     def count(self) -> int:
-        """How many frames are done by now. Only windows that were not done at the last call are looked at."""
+        """Count the frames that are done. Only windows that were not done at the last call are looked at."""
         windows = len(range(0, len(self.store.contents.time_s), self.store.contents.window))
         while self._done < windows and self.store.array("done", self._done, self._done + 1)[0]:
             self._done += 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.batch.storage import Place, inside, reading
+from pipeline.batch.storage import Location, fetched, join
 from pipeline.config import Config, named_files
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording, is_recording, sources
@@ -77,19 +77,19 @@ def _is_results(folder: Path) -> bool:
 
 
 @contextmanager
-def opened(dataset: Place, tree: Path, folder: Path, reader: str | None = None) -> Iterator[Recording]:
-    """A recording of the data set whose outline is ``tree``. Its files are there until the end.
+def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = None) -> Iterator[Recording]:
+    """A recording of the data set whose ``listing`` is ``tree``. Its files are there until the end.
 
-    reader: has a copy of its own, see ``pipeline.batch.storage.reading``; None for this process.
+    reader: has a copy of its own, see ``pipeline.batch.storage.fetched``; None for this process.
 
     Raises ``InputError``.
     """
     names = [path.relative_to(tree).as_posix() for path in needed(folder, tree)]
-    with reading(dataset, names, reader or f"process {os.getpid()}") as top:
+    with fetched(dataset, names, reader or f"process {os.getpid()}") as top:
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
-def within(dataset: Place, tree: Path, out: Place) -> Path | None:
+def within(dataset: Location, tree: Path, out: Location) -> Path | None:
     """Path of ``out`` as seen by the tree of the data set; None where neither can hold the other."""
     if isinstance(out, Path) or isinstance(dataset, Path):
         return out if isinstance(out, Path) and isinstance(dataset, Path) else None
@@ -98,7 +98,7 @@ def within(dataset: Place, tree: Path, out: Place) -> Path | None:
     return tree.parent if dataset.startswith(f"{out}/") else None
 
 
-def check_out(dataset: Place, tree: Path, folder: Path, out: Place) -> None:
+def check_out(dataset: Location, tree: Path, folder: Path, out: Location) -> None:
     """Raise ``InputError`` when results in ``out`` would lie among the files of the recording ``folder``."""
     here = within(dataset, tree, out)
     if here is not None:
@@ -106,13 +106,13 @@ def check_out(dataset: Place, tree: Path, folder: Path, out: Place) -> None:
 
 
 def preview(
-    dataset: Place, tree: Path, folders: Mapping[str, Path], out: Place
+    dataset: Location, tree: Path, folders: Mapping[str, Path], out: Location
 ) -> dict[str, Recording | str]:
     """Recordings by name as a batch would find them, or what is wrong with them."""
     found: dict[str, Recording | str] = {}
     for name, folder in folders.items():
         try:
-            check_out(dataset, tree, folder, inside(out, name))
+            check_out(dataset, tree, folder, join(out, name))
             with opened(dataset, tree, folder) as found[name]:
                 pass
         except InputError as e:
@@ -137,7 +137,7 @@ def fingerprint(cfg: Config, folder: Path, dataset: Path) -> str:
 
 
 def needed(folder: Path, tree: Path) -> list[Path]:
-    """What must be fetched for a run; where that cannot be told, enough for the run to tell why."""
+    """Files and folders to fetch for a run; where they cannot be told, enough for the run to tell why."""
     try:
         return [*sources(folder, tree)]
     except (InputError, OSError):
@@ -146,7 +146,7 @@ def needed(folder: Path, tree: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> str:
-    """What changes when a file is written, or one of the JSON files of a folder, at a glance at each."""
+    """Text that changes when a file is written, or one of the JSON files of a folder, at a glance at each."""
     if path.suffix.lower() in (".yaml", ".yml", ".toml"):
         with suppress(OSError):
             return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.batch.storage import Place, absolute, read_text, write_text
+from pipeline.batch.storage import Location, absolute, read_text, write_text
 from pipeline.errors import InputError
 from pipeline.results import LOG
 
@@ -36,20 +36,20 @@ class Row:
     error: str = ""
     frames: int | None = None
     fps: float | None = None
-    """Of the recording."""
+    """Frame rate of the recording."""
     seconds: float | None = None
     """That the last attempt took."""
     reprojection_px: float | None = None
     """Median over all cameras."""
     warnings: tuple[str, ...] = ()
-    """Of the recording and of its run; of the recording only where the run failed."""
+    """Warnings of the recording and of its run; of the recording only where the run failed."""
     files: tuple[str, ...] = ()
-    """What the run has left, as seen from the recording's folder in OUT."""
+    """Results of the run, as seen from the recording's folder in OUT."""
     report: str = ""
     """The report page, as seen from OUT."""
 
 
-def read_manifest(out: Place) -> dict[str, Row]:
+def read_manifest(out: Location) -> dict[str, Row]:
     """Rows by name, of every recording that was ever worked on; none where there is no manifest.
 
     Raises ``InputError`` when it is damaged or cannot be read.
@@ -67,7 +67,7 @@ def read_manifest(out: Place) -> dict[str, Row]:
     return {row.name: row for row in rows}
 
 
-def write_manifest(out: Place, dataset: Place, rows: Mapping[str, Row]) -> None:
+def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Row]) -> None:
     listed = [rows[name] for name in sorted(rows)]
     states = Counter(row.state for row in listed)
     where = str(absolute(dataset))

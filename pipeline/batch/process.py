@@ -19,7 +19,7 @@ from typing import Final, Literal
 from pipeline.batch.cluster import RayTasks
 from pipeline.batch.dataset import check_out, find_recordings, fingerprint, needed, within
 from pipeline.batch.manifest import Row, State, read_manifest, write_manifest
-from pipeline.batch.storage import Place, absolute, held, inside, is_whole, outline
+from pipeline.batch.storage import Location, absolute, is_whole, join, listing, lock
 from pipeline.batch.workers import USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 from pipeline.config import Config
 from pipeline.results import REPORT
@@ -32,7 +32,7 @@ class Capacity:
     """Recordings that are run at the same time, and where."""
 
     workers: int | None = None
-    """How many; None for as many as the machines have room for, by what each ``needs``."""
+    """Number; None for as many as the machines have room for, by what each ``needs``."""
     needs: Needs = USUAL_NEEDS
     engine: Engine = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
@@ -58,16 +58,16 @@ class Event:
     worker: int
     """Number of the place it happened in, from 0; −1 for a recording that was done before."""
     frames: int = 0
-    """How many have just been finished."""
+    """Frames that have just been finished."""
     total: int | None = None
-    """How many there are, as soon as that is known."""
+    """Frames of the recording, as soon as they are known."""
     recordings: int = 0
-    """How many the batch has."""
+    """Recordings of the batch."""
 
 
 def process(
-    dataset: Place,
-    out: Place,
+    dataset: Location,
+    out: Location,
     cfg: Config,
     run: Run,
     capacity: Capacity = USUAL_CAPACITY,
@@ -88,11 +88,11 @@ def process(
         InputError: there are no recordings, results would lie among a recording's own files, ``out`` cannot
             be written, another batch is at work there, or there is no cluster.
     """
-    with outline(dataset) as tree:
+    with listing(dataset) as tree:
         folders = find_recordings(tree, within(dataset, tree, out), only)  # before --out is made
         for name, folder in folders.items():
-            check_out(dataset, tree, folder, inside(out, name))
-        with held(out, "batch"):
+            check_out(dataset, tree, folder, join(out, name))
+        with lock(out, "batch"):
             rows = read_manifest(out)
             _cut_off(rows)
             tasks: dict[str, Task] = {}
@@ -118,8 +118,8 @@ def process(
                 save()
 
 
-def _is_there(out: Place, row: Row) -> bool:
-    """Whether nobody has taken a recording's results away."""
+def _is_there(out: Location, row: Row) -> bool:
+    """True when nobody has taken a recording's results away."""
     if isinstance(out, Path):
         return all((out / row.name / file).exists() for file in row.files)
     return is_whole(f"{out}/{row.name}")
