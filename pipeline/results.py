@@ -113,10 +113,10 @@ def earlier_summary(out: Path) -> RunSummary | None:
         return None
 
 
-def drawn_videos(summary: bytes | str | None) -> frozenset[str]:
+def drawn_videos(summary: bytes) -> frozenset[str]:
     """Names of the videos that the text of a ``summary.json`` says were drawn; of damaged text none."""
     try:
-        return frozenset(Path(str(name)).name for name in json.loads(summary or "")["videos"])
+        return frozenset(Path(str(name)).name for name in json.loads(summary)["videos"])
     except (ValueError, KeyError, TypeError):
         return frozenset()
 
@@ -127,6 +127,14 @@ def drawn_into(folder: Path) -> frozenset[str]:
         return drawn_videos((folder / SUMMARY).read_bytes())
     except OSError:
         return frozenset()
+
+
+def recording_of(out: Path) -> Path | None:
+    """Recording that the summary in ``out`` names; None when it names none, or there is no summary."""
+    try:
+        return Path(json.loads((out / SUMMARY).read_bytes())["recording"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def clear(out: Path) -> None:
@@ -142,7 +150,14 @@ def clear(out: Path) -> None:
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:
-    """Raise ``InputError`` when a video of one of these names is in ``out`` and was not drawn here."""
+    """Raise ``InputError`` when videos of these names cannot be drawn into ``out`` without harm.
+
+    One of them is there and was not drawn here; or ``out`` is the recording's own folder, as versions before
+    let it be: a drawing would be taken for a camera's video.
+    """
+    recording = recording_of(out)
+    if recording is not None and recording.resolve() == out.resolve():
+        raise InputError(f"{out}: is the recording's own folder, too.{_left_in(out)}")
     known = drawn_into(out)
     for name in names:
         file = out / name
@@ -233,11 +248,9 @@ class Results:
         """
         if stated is not None:
             return stated
-        advice = "Say where it is: --recording FOLDER."
-        try:
-            recording = Path(json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))["recording"])
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise InputError(f"{self.folder}: {SUMMARY} names no recording ({e}). {advice}") from e
+        recording, advice = recording_of(self.folder), "Say where it is: --recording FOLDER."
+        if recording is None:
+            raise InputError(f"{self.folder}: {SUMMARY} names no recording. {advice}")
         if not recording.is_dir():
             raise InputError(f"{recording}: the recording of {self.folder} is not there any more. {advice}")
         return recording

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
 from torch import Tensor
 
 from models.rendering import overlay, software
-from models.rendering.overlay import Skeletons
+from models.rendering.overlay import PEOPLE_COLOURS, Skeletons
 from models.rendering.software import Planes
 from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
 from pipeline.batches import FitBatch, FrameBatch, Status
@@ -94,11 +94,8 @@ class RenderConfig(Config):
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
-    colours: tuple[Colour, ...] = (
-        "#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-    )  # fmt: skip
-    """One a person, from the start again when there are more people. Okabe and Ito's, which the colour-blind
-    can tell apart."""
+    colours: tuple[Colour, ...] = PEOPLE_COLOURS
+    """One a person, from the start again when there are more people."""
     crf: int = Field(21, ge=0, le=51)
     """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
     codec: str = "auto"
@@ -306,7 +303,7 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
 def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
     frames, people = xyz.shape[:2]
-    solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
+    solid = _solid(cfg, people)
     seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
     sure = batch.valid.cpu().numpy()
     moments = []
@@ -335,8 +332,9 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     return moments
 
 
-def _rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+def _solid(cfg: RenderConfig, people: int) -> NDArray[np.float32]:
+    """(P, 3) colour of each person, 0 to 1."""
+    return (np.array([overlay.rgb_of(p, cfg.colours) for p in range(people)]) / 255).astype(np.float32)
 
 
 def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[Skeletons]]:
@@ -347,8 +345,7 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
     detected = np.where(confidence[..., None] > 0, detected, np.nan)
     error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
-    people = fitted.shape[2]
-    colours = np.array([(*_rgb(cfg.colours[i % len(cfg.colours)]), 1) for i in range(people)], np.float32)
+    colours = _solid(cfg, fitted.shape[2])
     return [
         [
             Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)

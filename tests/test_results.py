@@ -166,6 +166,16 @@ def test_a_video_that_was_not_drawn_here_is_not_overwritten(tmp_path):
     check_drawable(tmp_path, ["overlay_a.mp4"])
 
 
+def test_nothing_is_drawn_among_the_recordings_own_files(tmp_path):
+    """Of results that an earlier version wrote there: it would be taken for a camera's video."""
+    (tmp_path / "results.zarr").mkdir()
+    (tmp_path / "summary.json").write_text(json.dumps({"recording": str(tmp_path), "videos": []}))
+    with pytest.raises(InputError, match=r"own folder.* move results\.zarr, summary\.json to .*/results"):
+        check_drawable(tmp_path, ["side.mp4"])
+    (tmp_path / "summary.json").write_text(json.dumps({"recording": str(tmp_path / "r"), "videos": []}))
+    check_drawable(tmp_path, ["side.mp4"])
+
+
 def test_a_damaged_summary_is_named(tmp_path):
     for text in ("{", "[]", "{}"):
         (tmp_path / "summary.json").write_text(text)
