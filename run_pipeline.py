@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.markup import escape
+from typer import Argument, Option
 
 from pipeline.errors import InputError
 from stages import commands, screen
@@ -50,7 +51,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """SMPL body meshes from synchronised multi-camera video."""
@@ -58,10 +59,8 @@ def _top(
 
 @app.command()
 def run(
-    recording: Annotated[
-        str, typer.Argument(help="Folder or URL with videos/, keypoints/ and calibration.toml.")
-    ],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results.")],
+    recording: Annotated[str, Argument(help="Folder or URL with videos/, keypoints/ and calibration.toml.")],
+    out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results.")],
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -96,29 +95,17 @@ def run(
 
 @app.command()
 def batch(
-    dataset: Annotated[str, typer.Argument(help="Folder tree that holds recordings, or its URL.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results of them all.")],
-    workers: Annotated[
-        str, typer.Option(help="Recordings processed at the same time; auto is as many as there is room for.")
-    ] = "auto",
-    engine: Annotated[
-        str, typer.Option(help="local: processes of this machine; ray: tasks of a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a running Ray cluster; else this machine is one.")
-    ] = None,
-    cpus: Annotated[float, typer.Option(min=0.1, help="Processors that a recording takes.")] = 2.0,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs that a recording takes, such as 0.25.")] = 0.0,
-    memory_gb: Annotated[float, typer.Option(min=0.1, help="Memory that a recording takes.")] = 2.0,
-    retry: Annotated[
-        int, typer.Option(min=0, help="How often a recording is tried again whose worker broke down.")
-    ] = 2,
-    only: Annotated[
-        str, typer.Option(help="Only recordings whose name matches, such as 'session1/*'.")
-    ] = "*",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what there is and what is wrong with it; change nothing.")
-    ] = False,
+    dataset: Annotated[str, Argument(help="Folder tree that holds recordings, or its URL.")],
+    out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results of them all.")],
+    workers: Annotated[str, Option(help="Recordings at the same time; auto: as there is room for.")] = "auto",
+    engine: Annotated[str, Option(help="local: this machine's processes; ray: a Ray cluster.")] = "local",
+    address: Annotated[str | None, Option(help="HOST:PORT of a Ray cluster; else this machine.")] = None,
+    cpus: Annotated[float, Option(min=0.1, help="Processors that a recording takes.")] = 2.0,
+    gpus: Annotated[float, Option(min=0, help="GPUs that a recording takes, such as 0.25.")] = 0.0,
+    memory_gb: Annotated[float, Option(min=0.1, help="Memory that a recording takes.")] = 2.0,
+    retry: Annotated[int, Option(min=0, help="How often to try again where a worker broke down.")] = 2,
+    only: Annotated[str, Option(help="Only recordings whose name matches, such as 'session1/*'.")] = "*",
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what is there and what is wrong.")] = False,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -158,7 +145,7 @@ def batch(
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="A recording, or a folder that `run` has written; or its URL.")],
+    path: Annotated[str, Argument(help="A recording, or a folder that `run` has written; or its URL.")],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch.dataset import opened
@@ -186,15 +173,11 @@ def info(
 
 @app.command()
 def view(
-    out: Annotated[str, typer.Argument(help="A folder that `run` has written, or is writing.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The next free one when it is taken.")] = 8080,
-    host: Annotated[
-        str, typer.Option(help="0.0.0.0 lets other computers look; only this one can otherwise.")
-    ] = "127.0.0.1",
-    live: Annotated[bool, typer.Option("--live", help="Follow a run that has not ended.")] = False,
-    recording: Annotated[
-        Path | None, typer.Option(help="Where the videos are, when the recording has moved or is still run.")
-    ] = None,
+    out: Annotated[str, Argument(help="A folder that `run` has written, or is writing.")],
+    port: Annotated[int, Option(min=0, max=65535, help="The next free one when it is taken.")] = 8080,
+    host: Annotated[str, Option(help="0.0.0.0 lets other computers look.")] = "127.0.0.1",
+    live: Annotated[bool, Option("--live", help="Follow a run that has not ended.")] = False,
+    recording: Annotated[Path | None, Option(help="The recording, if it has moved.")] = None,
 ) -> None:
     """Look at the people, cameras and pictures in 3D, in the browser. Ends with Ctrl-C."""
     from contextlib import suppress
@@ -230,27 +213,17 @@ def view(
 
 @app.command()
 def render(
-    out: Annotated[str, typer.Argument(help="Folder that `run` has written.")],
-    mode: Annotated[
-        str, typer.Option(help="overlay, mesh, skeleton, side (and top), turntable or mosaic.")
-    ] = "overlay",
-    cameras: Annotated[
-        list[str] | None, typer.Option(help="Only this camera; repeatable, or names with commas between.")
-    ] = None,
-    start: Annotated[int, typer.Option(min=0, help="First frame.")] = 0,
-    end: Annotated[int | None, typer.Option(min=1, help="The frame after the last.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Opacity of the bodies, 0 to 1.")] = None,
-    colour: Annotated[
-        list[str] | None, typer.Option(help="Of each person in turn, such as #56B4E9; repeatable.")
-    ] = None,
-    scale: Annotated[float | None, typer.Option(help="Size of the pictures by that of the videos.")] = None,
-    codec: Annotated[
-        str | None, typer.Option(help="FFmpeg's name of an encoder, such as libx264; auto chooses.")
-    ] = None,
-    crf: Annotated[int | None, typer.Option(help="Quality, 0 to 51: lower is better and larger.")] = None,
-    recording: Annotated[
-        Path | None, typer.Option(help="The recording, where it is no longer where it was.")
-    ] = None,
+    out: Annotated[str, Argument(help="Folder that `run` has written.")],
+    mode: Annotated[str, Option(help="overlay, mesh, skeleton, side, turntable, mosaic.")] = "overlay",
+    cameras: Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")] = None,
+    start: Annotated[int, Option(min=0, help="First frame.")] = 0,
+    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    alpha: Annotated[float | None, Option(help="Opacity of the bodies, 0 to 1.")] = None,
+    colour: Annotated[list[str] | None, Option(help="Of each person, as #56B4E9; repeatable.")] = None,
+    scale: Annotated[float | None, Option(help="Size of the pictures by that of the videos.")] = None,
+    codec: Annotated[str | None, Option(help="FFmpeg's encoder, as libx264; auto chooses.")] = None,
+    crf: Annotated[int | None, Option(help="Quality, 0 to 51: lower is better and larger.")] = None,
+    recording: Annotated[Path | None, Option(help="The recording, if it has moved.")] = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -303,14 +276,12 @@ def render(
 
 @app.command()
 def export(
-    out: Annotated[str, typer.Argument(help="Folder that `run` has written, or its results.zarr.")],
-    file: Annotated[Path, typer.Argument(help="What to write: .glb, .bvh, .trc, .npz or .obj.")],
-    person: Annotated[int, typer.Option(min=0, help="Number of the person.")] = 0,
-    start: Annotated[int, typer.Option(min=0, help="First frame; the one of an .obj.")] = 0,
-    end: Annotated[int | None, typer.Option(min=1, help="The frame after the last.")] = None,
-    body: Annotated[
-        Path | None, typer.Option(help="The SMPL file of the results, where it is no longer where it was.")
-    ] = None,
+    out: Annotated[str, Argument(help="Folder that `run` has written, or its results.zarr.")],
+    file: Annotated[Path, Argument(help="What to write: .glb, .bvh, .trc, .npz or .obj.")],
+    person: Annotated[int, Option(min=0, help="Number of the person.")] = 0,
+    start: Annotated[int, Option(min=0, help="First frame; the one of an .obj.")] = 0,
+    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    body: Annotated[Path | None, Option(help="The SMPL file of the results, if it has moved.")] = None,
 ) -> None:
     """Write a person for other tools; the suffix of FILE says what. A file that is there is replaced.
 
@@ -356,23 +327,21 @@ def _here(out: str) -> Path:
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder for the recording.")],
-    cameras: Annotated[int, typer.Option(min=2, max=64, help="Cameras around the people.")] = 4,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length.")] = 3.0,
-    fps: Annotated[str, typer.Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
-    people: Annotated[int, typer.Option(min=1, max=16, help="People, each with a motion of their own.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same recording.")] = 0,
-    noise_px: Annotated[float, typer.Option(min=0, help="Standard deviation of a keypoint, pixels.")] = 3.0,
-    outliers: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of keypoints that are far off.")
-    ] = 0.05,
-    missing: Annotated[float, typer.Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
-    videos: Annotated[bool, typer.Option(help="Draw the videos, too.")] = True,
-    size: Annotated[tuple[int, int], typer.Option(help="Picture width and height.")] = (960, 720),
+    out: Annotated[Path, Argument(help="Folder for the recording.")],
+    cameras: Annotated[int, Option(min=2, max=64, help="Cameras around the people.")] = 4,
+    seconds: Annotated[float, Option(min=0.1, help="Length.")] = 3.0,
+    fps: Annotated[str, Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
+    people: Annotated[int, Option(min=1, max=16, help="People, each with a motion of their own.")] = 1,
+    seed: Annotated[int, Option(min=0, help="The same seed gives the same recording.")] = 0,
+    noise_px: Annotated[float, Option(min=0, help="Standard deviation of a keypoint, pixels.")] = 3.0,
+    outliers: Annotated[float, Option(min=0, max=1, help="Share of keypoints that are far off.")] = 0.05,
+    missing: Annotated[float, Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
+    videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
+    size: Annotated[tuple[int, int], Option(help="Picture width and height.")] = (960, 720),
     keypoint_format: Annotated[
-        str, typer.Option("--format", help="body_25, body_25b, coco_17 or halpe_26.")
+        str, Option("--format", help="body_25, body_25b, coco_17, halpe_26.")
     ] = "body_25",
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace what is in the folder.")] = False,
 ) -> None:
     """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr."""
     from models.body import load_body
@@ -389,7 +358,7 @@ def synth(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recording and results.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Folder for recording and results.")] = Path(
         "multispin-demo"
     ),
     config: Configs = None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from typer import Argument, Option
 
 from pipeline.errors import InputError
 from stages import screen
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 Configs = Annotated[
     list[Path] | None,
-    typer.Option("--config", "-c", help="YAML file of settings that differ from the defaults; repeatable."),
+    Option("--config", "-c", help="YAML file of settings that differ from the defaults; repeatable."),
 ]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting, such as render.mosaic=false; repeatable.")
+    list[str] | None, Option("--set", help="One setting, such as render.mosaic=false; repeatable.")
 ]
 
 
@@ -38,21 +39,15 @@ def stoppable() -> Iterator[None]:
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
     config: Configs = None,
-    motion: Annotated[
-        Path | None, typer.Option(help="Motion capture, a .npz: see models/training/poses.py.")
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps in all.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Train for so long, however many steps that makes.")
-    ] = None,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from, instead of random ones.")] = None,
+    motion: Annotated[Path | None, Option(help="Motion capture, .npz: see models/training/poses.py.")] = None,
+    max_steps: Annotated[int | None, Option(min=1, help="Gradient steps in all.")] = None,
+    minutes: Annotated[float | None, Option(min=0.01, help="Train for so long, whatever the steps.")] = None,
+    init: Annotated[Path | None, Option(help="Weights to start from, instead of random ones.")] = None,
     settings: Sets = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="With --resume: the checkpoint to go on from, instead of the last.")
-    ] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on from the last checkpoint.")] = False,
+    checkpoint: Annotated[Path | None, Option(help="With --resume: go on from this one.")] = None,
 ) -> None:
     """Train a regressor of keypoints, or of images with SMPLify in the loop. Ctrl-C saves."""
     import signal
@@ -88,44 +83,24 @@ def train(
 
 
 def evaluate(
-    results: Annotated[
-        Path | None, typer.Argument(help="With --truth: a results.zarr, or the folder of a run.")
-    ] = None,
-    truth: Annotated[Path | None, typer.Option(help="The results.zarr or truth.zarr that is right.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Protocol: h36m-p1, h36m-p2, mpi-inf-3dhp or 3dpw.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The .npz of rows that `preprocess` or SPIN made.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder below which its pictures lie; else that of the .npz.")
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="The network: default, or a file as of --set regress.weights.")
-    ] = "default",
-    result: Annotated[
-        Path | None, typer.Option(help="Write poses and joints to this .npz, and metrics.json beside it.")
-    ] = None,
-    metrics_json: Annotated[
-        Path | None, typer.Option("--json", help="Write the metrics to this file.")
-    ] = None,
-    views: Annotated[int, typer.Option(min=1, help="Views of each person and instant.")] = 1,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Fit to the keypoints, from what the network says.")
-    ] = False,
-    body: Annotated[Path | None, typer.Option(help="SMPL; else the body that ships.")] = None,
-    body_male: Annotated[Path | None, typer.Option(help="SMPL of men, for 3DPW's truth.")] = None,
-    body_female: Annotated[Path | None, typer.Option(help="SMPL of women, for 3DPW's truth.")] = None,
-    joint_regressor: Annotated[
-        Path | None, typer.Option(help="J_regressor_h36m.npy, which goes with SMPL.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that go through the network at once.")] = 32,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
-    log_freq: Annotated[
-        int, typer.Option(min=1, help="Batches between two words on the errors so far.")
-    ] = 50,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    results: Annotated[Path | None, Argument(help="With --truth: results.zarr, or OUT of a run.")] = None,
+    truth: Annotated[Path | None, Option(help="The results.zarr or truth.zarr that is right.")] = None,
+    dataset: Annotated[str | None, Option(help="h36m-p1, h36m-p2, mpi-inf-3dhp or 3dpw.")] = None,
+    data: Annotated[Path | None, Option(help="The .npz of rows that `preprocess` or SPIN made.")] = None,
+    root: Annotated[Path | None, Option(help="Folder of its pictures; else that of the .npz.")] = None,
+    weights: Annotated[str, Option(help="default, or a file as of regress.weights.")] = "default",
+    result: Annotated[Path | None, Option(help="Poses and joints as .npz, metrics.json beside.")] = None,
+    metrics_json: Annotated[Path | None, Option("--json", help="Write the metrics to this file.")] = None,
+    views: Annotated[int, Option(min=1, help="Views of each person and instant.")] = 1,
+    fit: Annotated[bool, Option("--fit", help="Fit to the keypoints, from the network's poses.")] = False,
+    body: Annotated[Path | None, Option(help="SMPL; else the body that ships.")] = None,
+    body_male: Annotated[Path | None, Option(help="SMPL of men, for 3DPW's truth.")] = None,
+    body_female: Annotated[Path | None, Option(help="SMPL of women, for 3DPW's truth.")] = None,
+    joint_regressor: Annotated[Path | None, Option(help="J_regressor_h36m.npy, of SMPL.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Rows that go through the network at once.")] = 32,
+    num_workers: Annotated[int, Option(min=0, help="Processes that read pictures.")] = 0,
+    log_freq: Annotated[int, Option(min=1, help="Batches between two words on the errors so far.")] = 50,
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Score a network on a data set by a published protocol, or results against a truth."""
     from functools import partial
@@ -207,18 +182,12 @@ def _write_json(file: Path | None, document: Mapping[str, object]) -> None:
 
 
 def preprocess(
-    dataset: Annotated[str, typer.Argument(help="mpi-inf-3dhp, h36m or 3dpw.")],
-    root: Annotated[Path, typer.Argument(help="Folder that the data set was unpacked in.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz to write.")],
-    openpose: Annotated[
-        Path | None, typer.Option(help="OpenPose's JSON, in the folders that the pictures have below ROOT.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train or test; 3DPW has validation, too, and begins with test.")
-    ] = None,
-    every: Annotated[
-        int | None, typer.Option(min=1, help="Take one frame in so many; else the usual.")
-    ] = None,
+    dataset: Annotated[str, Argument(help="mpi-inf-3dhp, h36m or 3dpw.")],
+    root: Annotated[Path, Argument(help="Folder that the data set was unpacked in.")],
+    out: Annotated[Path, Option("--out", "-o", help="The .npz to write.")],
+    openpose: Annotated[Path | None, Option(help="OpenPose's JSON, in folders as below ROOT.")] = None,
+    split: Annotated[str | None, Option(help="train or test; 3DPW has validation, too.")] = None,
+    every: Annotated[int | None, Option(min=1, help="Take one frame in so many; else the usual.")] = None,
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
     from pipeline.datasets import h36m, mpi_inf_3dhp, threedpw
@@ -253,23 +222,13 @@ def preprocess(
 
 
 def crops(
-    source: Annotated[
-        Path, typer.Argument(help="A finished run's folder or results.zarr, or the .npz of rows.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The crops.zarr to write.")],
-    size: Annotated[
-        int, typer.Option(min=32, max=1024, help="Crops that are trained on, pixels; there is room around.")
-    ] = 224,
-    fps: Annotated[float, typer.Option(min=0.01, help="Pictures a second that are taken of a run.")] = 10.0,
-    recording: Annotated[
-        Path | None, typer.Option(help="Where the videos of a run are, when the recording has moved.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder that the rows' pictures lie below; else that of the .npz.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many pictures it takes, and what room; write nothing.")
-    ] = False,
+    source: Annotated[Path, Argument(help="A finished run's folder or results.zarr, or the .npz of rows.")],
+    out: Annotated[Path, Option("--out", "-o", help="The crops.zarr to write.")],
+    size: Annotated[int, Option(min=32, max=1024, help="Side of a crop to train on, pixels.")] = 224,
+    fps: Annotated[float, Option(min=0.01, help="Pictures a second that are taken of a run.")] = 10.0,
+    recording: Annotated[Path | None, Option(help="The recording of a run, if it has moved.")] = None,
+    root: Annotated[Path | None, Option(help="Folder of the rows' pictures; else of the .npz.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say how many pictures and what room.")] = False,
 ) -> None:
     """Cut people out of videos once, in order, for `train` to read in any. Run again to continue."""
     from models.training.published import Rows
@@ -291,12 +250,12 @@ def crops(
     if dry_run:
         return
     with stoppable(), closing(written):
-        screen.follow(len(plan.box), "picture", "crops", written)
+        screen.follow_count(len(plan.box), "picture", "crops", written)
     print_file(out)
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(help="Where such files are kept.")] = Path("data"),
+    folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data"),
 ) -> None:
     """List the files that cannot ship: what for, who gives them out, whether they are here and sound."""
     from models.external import EXTERNAL, look

@@ -118,7 +118,7 @@ class RenderConfig(Config):
         return value
 
 
-class Body(Protocol):
+class DrawnBody(Protocol):
     """The part of ``models.body.Body`` that is drawn."""
 
     @property
@@ -144,7 +144,7 @@ def render(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     footage: Footage,
-    body: Body,
+    body: DrawnBody,
     out: Path,
     decode: Decode,
 ) -> Iterator[FitBatch]:
@@ -181,7 +181,7 @@ def _render(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     footage: Footage,
-    body: Body,
+    body: DrawnBody,
     paths: Sequence[Path],
     keep: Sequence[int],
     decode: Decode,
@@ -287,7 +287,7 @@ class _Moment:
     """Remarks on the people, for the viewer."""
 
 
-def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
+def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
@@ -300,7 +300,7 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     return found
 
 
-def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
+def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
     frames, people = xyz.shape[:2]
     solid = _solid(cfg, people)
@@ -377,7 +377,7 @@ def render_scene(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
-    body: Body,
+    body: DrawnBody,
     grid: NDArray[np.float64],
     rate: Fraction,
     file: Path,
@@ -400,7 +400,7 @@ def _render_scene(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
-    body: Body,
+    body: DrawnBody,
     grid: NDArray[np.float64],
     rate: Fraction,
     file: Path,
@@ -443,7 +443,7 @@ def render_results(
     mode: Mode,
     cfg: RenderConfig,
     videos: Sequence[VideoInfo | Path | None],
-    body: Body,
+    body: DrawnBody,
     out: Path,
     decode: Decode,
     frames: slice = ALL,

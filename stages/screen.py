@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from models.evaluation.stores import Errors
     from models.external import External, Found
     from models.training.trainer import Progress
-    from pipeline.batch.manifest import Row
+    from pipeline.batch.manifest import Entry
     from pipeline.batch.process import Event
     from pipeline.batch.storage import Location
     from pipeline.check import Check
@@ -70,7 +70,7 @@ def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
     return tqdm(total=total, unit=unit, desc=desc, dynamic_ncols=True)
 
 
-def follow(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
+def follow_count(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
     """Show a bar while ``finished`` yields how many units are done in all."""
     with bar(total, unit, desc) as shown:
         for number in finished:
@@ -198,7 +198,7 @@ def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) ->
 def follow_batch(events: Iterator[Event], home: Location) -> bool:
     """Show a bar for all recordings and one a worker; then print warnings. True when all are done."""
     bars: dict[int, tqdm[Any]] = {}
-    rows: dict[str, Row] = {}
+    rows: dict[str, Entry] = {}
     with tqdm(unit="recording", desc="batch", delay=1, dynamic_ncols=True) as whole:
         for event in events:
             row, whole.total = event.row, event.recordings
@@ -224,7 +224,7 @@ def follow_batch(events: Iterator[Event], home: Location) -> bool:
     return _print_rows(list(rows.values()), home)
 
 
-def _print_rows(rows: Sequence[Row], home: Location) -> bool:
+def _print_rows(rows: Sequence[Entry], home: Location) -> bool:
     from pipeline.batch.manifest import PAGE, counted
     from pipeline.batch.storage import join
     from pipeline.results import LOG

@@ -20,7 +20,7 @@ from recordings import figure, ring, seen, write_recording, write_video
 
 import run_pipeline
 from pipeline.batch.dataset import find_recordings, fingerprint
-from pipeline.batch.manifest import Row, page, read_manifest
+from pipeline.batch.manifest import Entry, page, read_manifest
 from pipeline.batch.process import Capacity, process
 from pipeline.batch.workers import available_gb, processors
 from pipeline.config import Config, NamesFile
@@ -358,7 +358,9 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 def test_the_page_escapes_what_comes_from_outside():
     bad = "<script>alert(1)</script>"
-    row = Row(f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html')
+    row = Entry(
+        f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html'
+    )
     text = page(bad, [row, replace(row, name="b", state="done", frames=5)])
     assert "<script" not in text
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22/report.html"' in text

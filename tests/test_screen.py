@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.batch.manifest import Row
+from pipeline.batch.manifest import Entry
 from pipeline.batch.process import Event
 from stages import screen
 
@@ -24,7 +24,7 @@ def test_what_the_user_named_is_no_markup(capsys):
 
 
 def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
-    rows = [Row(f"r{k}", "done", warnings=("a", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
+    rows = [Entry(f"r{k}", "done", warnings=("a", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
 
     def events(rows):
         for row in rows:
@@ -36,12 +36,12 @@ def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
     assert out.count("2 warnings, in ") == screen.MAX_WARNED_RECORDINGS
     assert f"2 more recordings with warnings: see {tmp_path / 'batch.html'}" in out
     assert "22 of 22 recordings done." in out
-    assert not screen.follow_batch(events([*rows[:1], Row("x", "failed", error="broken")]), tmp_path)
+    assert not screen.follow_batch(events([*rows[:1], Entry("x", "failed", error="broken")]), tmp_path)
     told = capsys.readouterr()
     assert "1 of 2 recordings done." in told.out
     assert "x: failed: broken" in told.err
 
 
 def test_a_bar_ends_full(capsys):
-    screen.follow(10, "picture", "crops", iter([4, 7]))
+    screen.follow_count(10, "picture", "crops", iter([4, 7]))
     assert "10/10" in capsys.readouterr().err

@@ -64,7 +64,7 @@ class Mesh(NamedTuple):
     """(C, 4) red, green, blue and opacity, 0 to 255."""
 
 
-class Samples(NamedTuple):
+class SampleRows(NamedTuple):
     """Rows of samples: 1/z and 2 × colour + brightness in one number, 0 where nothing is."""
 
     filled: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Samples(NamedTuple):
     """side × side samples make a pixel."""
 
 
-class Target(NamedTuple):
+class Canvas(NamedTuple):
     """Memory of a picture of h × w pixels."""
 
     rgb: Pixels
@@ -95,7 +95,7 @@ class Frame(NamedTuple):
     matrix: Floats
 
 
-class Row(NamedTuple):
+class PixelRow(NamedTuple):
     """A row of pixels."""
 
     red: Pixels
@@ -171,7 +171,7 @@ def vertex_shades(points: Floats, faces: NDArray[np.int32], light: Floats, ambie
 
 
 @jit
-def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Target, frame: Frame) -> None:
+def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Canvas, frame: Frame) -> None:
     """Fill and average ``rows`` rows of pixels after the other, an even number, of side × side samples each.
 
     With a frame, each such band is blended into it, and ``out`` (its alpha zeros) is the memory of one band;
@@ -217,14 +217,16 @@ def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Target, f
             ends[band] += 1
     filled = np.zeros((rows * side, width * side + LANES), np.int64)
     extent = np.empty((rows * side, 2), np.int64)
-    samples = Samples(filled, extent, side)
+    samples = SampleRows(filled, extent, side)
     for band in range(bands):
         if starts[band] == starts[band + 1]:
             continue
         top = band * rows
         bottom = min(top + rows, height)
         extent[:, 0], extent[:, 1] = width * side, 0
-        fill(screen, mesh, members[starts[band] : starts[band + 1]], samples, (x0, y0 + top), bottom - top)
+        fill_faces(
+            screen, mesh, members[starts[band] : starts[band + 1]], samples, (x0, y0 + top), bottom - top
+        )
         at, high = 0 if blending else top, bottom - top
         average_rows(samples, mesh.colours, out, at, high)
         if blending:
@@ -236,11 +238,11 @@ def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Target, f
 
 
 @jit
-def fill(
+def fill_faces(
     screen: Screen,
     mesh: Mesh,
     members: NDArray[np.int32],
-    out: Samples,
+    out: SampleRows,
     corner: tuple[int, int],
     rows: int,
 ) -> None:
@@ -298,7 +300,7 @@ def _sample(inverse_z: float, shade: float) -> int:
 
 
 @jit
-def average_rows(taken: Samples, colours: Floats, out: Target, at: int, count: int) -> None:
+def average_rows(taken: SampleRows, colours: Floats, out: Canvas, at: int, count: int) -> None:
     """Average samples within each row's ``extent`` into ``count`` rows of pixels from ``at``; clear them."""
     filled, extent, samples = taken
     rgb, alpha, out_inverse_z = out
@@ -354,7 +356,7 @@ def _average(
     columns: tuple[int, int],
     samples: int,
     colours: Floats,
-    out: Target,
+    out: Canvas,
     y: int,
 ) -> None:
     """Pixels ``columns`` of row ``y``, of any number of people and of samples."""
@@ -406,12 +408,12 @@ def blend_box(
 
 
 @jit
-def _row(rgb: Pixels, alpha: Pixels, j: int, left: int, right: int) -> Row:
-    return Row(rgb[0, j, left:right], rgb[1, j, left:right], rgb[2, j, left:right], alpha[j, left:right])
+def _row(rgb: Pixels, alpha: Pixels, j: int, left: int, right: int) -> PixelRow:
+    return PixelRow(rgb[0, j, left:right], rgb[1, j, left:right], rgb[2, j, left:right], alpha[j, left:right])
 
 
 @jit
-def _blend_luma(line: Pixels, over: Row, m: NDArray[np.float32]) -> None:
+def _blend_luma(line: Pixels, over: PixelRow, m: NDArray[np.float32]) -> None:
     """A row. No branches: the compiler takes many pixels at once, and where alpha is 0 nothing changes."""
     red, green, blue, alpha = over
     half, full = np.float32(0.5), np.float32(1 / 255)
@@ -422,7 +424,7 @@ def _blend_luma(line: Pixels, over: Row, m: NDArray[np.float32]) -> None:
 
 
 @jit
-def _blend_chroma(line: Pixels, above: Row, below: Row, m: NDArray[np.float32]) -> None:
+def _blend_chroma(line: Pixels, above: PixelRow, below: PixelRow, m: NDArray[np.float32]) -> None:
     """A row of one chroma plane: 2×2 pixels share a sample."""
     red, green, blue, alpha = above
     red_below, green_below, blue_below, alpha_below = below

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from models.rendering.kernels import (
     INVERSE_Z_ONE,
     SHADE_ONE,
+    Canvas,
     Floats,
     Frame,
     Lens,
     Mesh,
     Pixels,
-    Samples,
+    SampleRows,
     Screen,
-    Target,
     average_rows,
     blend_box,
     paint_bands,
@@ -72,9 +72,9 @@ class Picture:
         return f"Picture({w}x{h} at ({self.x0}, {self.y0}))"
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Canvas:
         """Its memory: colours lie in three planes, which compiled loops go along faster."""
-        return Target(self.rgb.transpose(2, 0, 1), self.alpha, self.inverse_z)
+        return Canvas(self.rgb.transpose(2, 0, 1), self.alpha, self.inverse_z)
 
 
 _NOWHERE = np.empty((0, 0), np.uint8)
@@ -223,7 +223,7 @@ def resolve(
         np.where(inverse_z > 0, shade, 0) * SHADE_ONE
     ).astype(np.int64)
     extent = np.tile([0, width * samples], (height * samples, 1))
-    average_rows(Samples(filled, extent, samples), _scaled(colours), picture.target, 0, height)
+    average_rows(SampleRows(filled, extent, samples), _scaled(colours), picture.target, 0, height)
     return picture
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.batch.workers import Job, Message, Needs, Task
+    from pipeline.batch.workers import Assignment, Job, Message, Needs
 
 _PATIENCE_S: Final = 5.0
 """After which it is looked whether the cluster has grown."""
@@ -80,7 +80,7 @@ class RayTasks:
             for has in machines
         )
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         stream = self._task.options(name=f"multispin {task.name}").remote(
             self._job, pickle.dumps(task), self._here
         )

@@ -24,7 +24,7 @@ State = Literal["pending", "running", "done", "failed"]
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """One recording in the manifest."""
 
     name: str
@@ -49,7 +49,7 @@ class Row:
     """The report page, as seen from OUT."""
 
 
-def read_manifest(out: Location) -> dict[str, Row]:
+def read_manifest(out: Location) -> dict[str, Entry]:
     """Rows by name, of every recording that was ever worked on; none where there is no manifest.
 
     Raises ``InputError`` when it is damaged or cannot be read.
@@ -58,7 +58,7 @@ def read_manifest(out: Location) -> dict[str, Row]:
     if text is None:
         return {}
     try:
-        rows = TypeAdapter(list[Row]).validate_python(json.loads(text)["recordings"])
+        rows = TypeAdapter(list[Entry]).validate_python(json.loads(text)["recordings"])
     except (ValueError, KeyError, TypeError, ValidationError) as e:
         raise InputError(
             f"{out}/{MANIFEST}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: "
@@ -67,7 +67,7 @@ def read_manifest(out: Location) -> dict[str, Row]:
     return {row.name: row for row in rows}
 
 
-def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Row]) -> None:
+def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Entry]) -> None:
     listed = [rows[name] for name in sorted(rows)]
     states = Counter(row.state for row in listed)
     where = str(absolute(dataset))
@@ -89,7 +89,7 @@ td p { margin: 0; white-space: pre-wrap; }
 """
 
 
-def page(title: str, rows: Sequence[Row]) -> str:
+def page(title: str, rows: Sequence[Entry]) -> str:
     """The rows as an HTML page that opens from disk; names and messages are escaped."""
 
     def number(value: float | None, digits: int = 0) -> str:
@@ -98,7 +98,7 @@ def page(title: str, rows: Sequence[Row]) -> str:
     def link(path: str, text: str) -> str:
         return f'<a href="{html.escape(quote(os.fsencode(path)))}">{text}</a>'
 
-    def line(row: Row) -> str:
+    def line(row: Entry) -> str:
         name = html.escape(row.name)
         if row.report:
             name = link(row.report, name)

@@ -18,9 +18,9 @@ from typing import Final, Literal
 
 from pipeline.batch.cluster import RayTasks
 from pipeline.batch.dataset import check_out, find_recordings, fingerprint, needed, within
-from pipeline.batch.manifest import Row, State, read_manifest, write_manifest
+from pipeline.batch.manifest import Entry, State, read_manifest, write_manifest
 from pipeline.batch.storage import Location, absolute, is_whole, join, listing, lock
-from pipeline.batch.workers import USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
+from pipeline.batch.workers import USUAL_NEEDS, Assignment, Job, Needs, Processes, Run, Workers
 from pipeline.config import Config
 from pipeline.results import REPORT
 
@@ -54,7 +54,7 @@ USUAL_CAPACITY: Final = Capacity()
 class Event:
     """Something that happened to a recording: it was begun, went on (``running``), or ended."""
 
-    row: Row
+    row: Entry
     worker: int
     """Number of the place it happened in, from 0; −1 for a recording that was done before."""
     frames: int = 0
@@ -95,14 +95,14 @@ def process(
         with lock(out, "batch"):
             rows = read_manifest(out)
             _cut_off(rows)
-            tasks: dict[str, Task] = {}
+            tasks: dict[str, Assignment] = {}
             for name, folder in folders.items():
-                row, inputs = rows.get(name, Row(name)), fingerprint(cfg, folder, tree)
+                row, inputs = rows.get(name, Entry(name)), fingerprint(cfg, folder, tree)
                 if row.state == "done" and row.inputs == inputs and _is_there(out, row):
                     continue
-                rows[name] = Row(name, inputs=inputs, attempts=row.attempts)
+                rows[name] = Entry(name, inputs=inputs, attempts=row.attempts)
                 reads = tuple(path.relative_to(tree).as_posix() for path in needed(folder, tree))
-                tasks[name] = Task(name, folder.relative_to(tree).as_posix(), reads, inputs)
+                tasks[name] = Assignment(name, folder.relative_to(tree).as_posix(), reads, inputs)
             save = partial(write_manifest, out, dataset, rows)
             save()
             event = partial(Event, recordings=len(folders))
@@ -118,14 +118,14 @@ def process(
                 save()
 
 
-def _is_there(out: Location, row: Row) -> bool:
+def _is_there(out: Location, row: Entry) -> bool:
     """True when nobody has taken a recording's results away."""
     if isinstance(out, Path):
         return all((out / row.name / file).exists() for file in row.files)
     return is_whole(f"{out}/{row.name}")
 
 
-def _cut_off(rows: dict[str, Row]) -> None:
+def _cut_off(rows: dict[str, Entry]) -> None:
     """Nobody works on any of them: what was begun and has not ended waits."""
     for name, row in rows.items():
         if row.state == "running":
@@ -134,8 +134,8 @@ def _cut_off(rows: dict[str, Row]) -> None:
 
 def _work_off(
     pool: Workers,
-    tasks: Mapping[str, Task],
-    rows: dict[str, Row],
+    tasks: Mapping[str, Assignment],
+    rows: dict[str, Entry],
     save: Callable[[], None],
     retry: int,
     event: Callable[..., Event],

@@ -79,7 +79,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """One attempt at a recording."""
 
     name: str
@@ -103,7 +103,7 @@ class Workers(Protocol):
     def __len__(self) -> int:
         """Places there are now."""
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         """Begin a recording in place ``k``, which must be idle."""
 
     def messages(self) -> Iterator[tuple[int, Message]]:
@@ -113,7 +113,7 @@ class Workers(Protocol):
         """End them all, whatever they are doing."""
 
 
-def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
+def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Message:
     """Run a recording once and say how it ended; what it has to say goes to its log, progress to ``tell``."""
     torch.set_num_threads(1)
     warnings: tuple[str, ...] = ()
@@ -232,7 +232,7 @@ class Processes:
         theirs.close()  # so that the worker's death closes the pipe
         return process, ours
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         _, connection = self._workers[k] = self._workers[k] or self._start(k)
         with suppress(OSError):  # it has died just now: `messages` will tell
             connection.send(task)
@@ -296,5 +296,5 @@ def _worker_main(connection: Connection, job: Job, share: Sequence[int], device:
         os.sched_setaffinity(0, share)
     with suppress(EOFError):
         while True:
-            task: Task = connection.recv()
+            task: Assignment = connection.recv()
             connection.send(attempt(job, task, connection.send))
