@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -24,9 +25,10 @@ from browser import chromium, wait  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from models.body import load_body  # noqa: E402
+from pipeline.results import MOSAIC, REPORT, STORE, SUMMARY, read_summary  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.video import read_frames  # noqa: E402
-from stages.report import read_summary, report  # noqa: E402
+from stages.report import report  # noqa: E402
 
 FRAME = 45
 Pixels = NDArray[np.uint8]
@@ -34,10 +36,10 @@ Pixels = NDArray[np.uint8]
 
 def main(demo: Path) -> None:
     results = demo / "results"
-    save("demo.jpg", frame(results / "mosaic.mp4"), 1280)
+    save("demo.jpg", frame(results / MOSAIC), 1280)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        for name in ("results.zarr", "summary.json", "mosaic.mp4"):
+        for name in (STORE, SUMMARY, MOSAIC):
             (out / name).symlink_to((results / name).resolve())
         shown = []
         for mode in ("overlay", "skeleton", "mesh", "side", "turntable"):
@@ -54,11 +56,11 @@ def main(demo: Path) -> None:
 
 def page(out: Path, profile: Path) -> None:
     """The report, from disk; it says where the recording lies, which is nobody's business here."""
-    summary = {**read_summary(out / "summary.json"), "recording": "multispin-demo/recording"}
-    text = report(Store(out / "results.zarr"), summary, load_body())
-    (out / "report.html").write_text(text, encoding="utf-8")
+    summary = replace(read_summary(out), recording="multispin-demo/recording")
+    text = report(Store(out / STORE), summary, load_body())
+    (out / REPORT).write_text(text, encoding="utf-8")
     with chromium(profile, size=(1120, 950)) as browser:
-        browser.get((out / "report.html").as_uri())
+        browser.get((out / REPORT).as_uri())
         time.sleep(3)
         save("report.jpg", screenshot(browser), 1120)
 

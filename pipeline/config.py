@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -28,6 +29,24 @@ class Config(BaseModel):
         if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
             raise ValueError("true and false are not expected here")
         return value
+
+
+@dataclass(frozen=True)
+class NamesFile:
+    """Mark of a setting whose text is the name of a file, unless it is one of these words."""
+
+    unless: tuple[str, ...] = ()
+
+
+def named_files(cfg: Config) -> Iterator[Path]:
+    """Files that a configuration names: paths, and the texts that are marked with ``NamesFile``."""
+    for name, field in type(cfg).model_fields.items():
+        value = getattr(cfg, name)
+        marks = [mark for mark in field.metadata if isinstance(mark, NamesFile)]
+        if isinstance(value, Config):
+            yield from named_files(value)
+        elif isinstance(value, Path) or any(value not in mark.unless for mark in marks):
+            yield Path(value)
 
 
 C = TypeVar("C", bound=Config)

@@ -1,4 +1,4 @@
-"""What a results store holds over time, at a bounded number of points: for plots of recordings of any length.
+"""Curves of a results store over time, at a bounded number of points: for plots of recordings of any length.
 
 Read block by block, so memory and output do not grow with the length of the recording.
 """

@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
 
+LOCK: Final = ".lock"
+"""Name of the file inside a folder that one process holds."""
 PATIENCE_S: Final = 2.0
-"""How long to wait for a lock: workers of a batch that was killed end a moment after it."""
+"""Wait for a lock: workers of a batch that was killed end a moment after it."""
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
@@ -42,13 +44,27 @@ def write_atomically(path: Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
 
 
+def check_writable(*files: Path | None) -> None:
+    """Before work that would be lost: that there can be files of these names. Makes their folders."""
+    for file in files:
+        if file is None:
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            why = "it is a folder" if file.is_dir() else "the folder is not writable"
+            raise InputError(f"{file}: cannot be written ({why}). Choose another place.")
+
+
 @contextmanager
 def locked(out: Path, work: str = "run") -> Iterator[None]:
     """Hold the folder ``out``, which is made, alone. The lock ends with the process, however that ends.
 
     work: what holds it, for a message. Raises ``InputError`` when another holds it, or it cannot be written.
     """
-    lock = FileLock(out / ".lock", timeout=PATIENCE_S)
+    lock = FileLock(out / LOCK, timeout=PATIENCE_S)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -33,6 +33,7 @@ from pipeline.keypoints import (
     read_people,
     read_views,
 )
+from pipeline.results import INSIDE, drawn_into
 from pipeline.skeleton import FORMATS
 from pipeline.skeletons import (
     AGREES,
@@ -51,6 +52,7 @@ from pipeline.skeletons import (
     to_body_25,
     to_pixels,
 )
+from pipeline.summary import MissingData
 from pipeline.timeline import Timeline, common_timeline, spread
 from pipeline.video import VideoInfo, probe
 
@@ -63,9 +65,6 @@ _LONELY: Final = 0.8
 and some cameras agree. Before a run only the hopeless are named; ``AGREES`` decides on a closer look."""
 _FEW: Final = 5
 """No camera is doubted for fewer frames than this, whatever their share is."""
-
-_DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|side|turntable)(\.part)?\.mp4")
-"""What is drawn from results, which may be into the recording's own folder."""
 
 FOCAL_BY_SIDE: Final = 1.0
 """Focal length over the longer side of the picture where nothing tells it: 53° across, between a telephone's
@@ -230,16 +229,6 @@ class Recording:
         return np.stack([self.rig.undistort(v, xy_px[v].astype(np.float64)) for v in range(len(self.rig))])
 
 
-@dataclass(frozen=True)
-class MissingData:
-    """Why one camera does not show the person at some instants."""
-
-    frames: Mapping[str, int]
-    """Reason → instants."""
-    examples: Mapping[str, str]
-    """Reason → the first keypoint file it holds for, where there is a file."""
-
-
 def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[MissingData, ...]:
     """Count, camera by camera, why the person is not there.
 
@@ -296,7 +285,7 @@ def is_recording(folder: Path, inherit: Path | None = None) -> bool:
     somewhere = stated.keypoints.path
     if (somewhere is None or (folder / somewhere).is_dir()) and _find_keypoints(folder, stated, [])[0]:
         return True
-    return bool(_find_videos(folder, (), [])) and any(find_calibration(place)[0] for place in chain)
+    return bool(_find_videos(folder, [])) and any(find_calibration(place)[0] for place in chain)
 
 
 def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
@@ -310,7 +299,7 @@ def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
     calibration = _calibration_of(chain, stated, [])
     if calibration is not None:
         yield from calibration_files(calibration)
-    yield from _find_videos(folder, (), []).values()
+    yield from _find_videos(folder, []).values()
     yield from _find_keypoints(folder, stated, [])[0].values()
 
 
@@ -361,7 +350,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     stated_scale = None if unit is None else UNITS[unit] if isinstance(unit, str) else unit
     rig = read_calibration(calibration, metres_per_unit=stated_scale or 1.0) if calibration else None
 
-    video_files = _find_videos(folder, rig.names if rig else (), warnings)
+    video_files = _find_videos(folder, warnings)
     folders, keypoints_at = _find_keypoints(folder, stated, warnings)
     if not folders:
         inner = _recordings_in(folder)
@@ -552,9 +541,10 @@ def _recordings_in(folder: Path) -> list[str]:
     return inner
 
 
-def _find_videos(folder: Path, cameras: Sequence[str], warnings: list[str]) -> dict[str, Path]:
-    """Videos by stem, from the first place that has any; not what an earlier run drew there."""
+def _find_videos(folder: Path, warnings: list[str]) -> dict[str, Path]:
+    """Videos by stem, from the first place that has any; not those that a run drew there."""
     places = []
+    drawn = drawn_into(folder)
     for place in _VIDEO_FOLDERS:
         inside = folder / place
         if inside.is_dir():
@@ -563,11 +553,16 @@ def _find_videos(folder: Path, cameras: Sequence[str], warnings: list[str]) -> d
                 for p in inside.iterdir()
                 if p.suffix.lower() in VIDEO_SUFFIXES
                 and not p.name.startswith(".")
-                and (p.stem in cameras or not _DRAWN.fullmatch(p.name))
+                and not (place == "." and p.name in drawn)
                 and p.is_file()
             )
             if files:
                 places.append((place, files))
+    if drawn:
+        warnings.append(
+            f"{folder} holds the results of a run among the recording's own files: move them to "
+            f"{folder / INSIDE}"
+        )
     if not places:
         return {}
     place, files = places[0]

@@ -1,7 +1,8 @@
-"""What a results store holds, in numbers: read in stretches, so memory does not grow with its length."""
+"""Numbers of a results store, read in stretches: memory does not grow with its length."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,10 @@ class CameraSummary:
 
     name: str
     reprojection_median_px: float | None
-    """Of all keypoints seen with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
+    """Median over keypoints with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
     reprojection_mean_px: float | None
     keypoints: int
-    """How many those are."""
+    """Number of those keypoints."""
     frames_with_person: int
     frames_without_person: int
     """Frames in which this camera does not show the person, or its keypoints are missing."""
@@ -43,6 +44,16 @@ class PersonSummary:
     """Mean length of the joints' second difference over fitted frames, mm/frame²; None below three frames."""
     frames_far_off: int = 0
     """A pose that misses the keypoints by too much, marked not valid."""
+
+
+@dataclass(frozen=True)
+class MissingData:
+    """Why one camera does not show the person at some instants."""
+
+    frames: Mapping[str, int]
+    """Reason → instants."""
+    examples: Mapping[str, str]
+    """Reason → the first keypoint file it holds for, where there is a file."""
 
 
 @dataclass(frozen=True)

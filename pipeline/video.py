@@ -424,13 +424,19 @@ def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
     return new
 
 
+def part_name(name: str) -> str:
+    """File name of a video that is being written, ``<stem>.part<suffix>``."""
+    path = Path(name)
+    return f"{path.stem}.part{path.suffix}"
+
+
 class VideoWriter:
     """Write an H.264 video (yuv420p, index in front) that browsers play; ``codec`` as of ``pick_encoder``.
 
     A context manager. The file appears under its name when the block ends without an exception; until then
     there is only ``<name>.part<suffix>`` beside it, which a failure removes. ``write`` takes frames of any
     pixel format or RGB arrays (H, W, 3) uint8, all of one size; odd sizes grow by one pixel. Frames are
-    ``1 / rate`` seconds apart unless ``write`` is told each one's time.
+    ``1 / rate`` seconds apart unless ``write`` is told each one's time. comment: kept in the file's metadata.
 
     Raises ``InputError`` naming the file where it cannot be written.
     """
@@ -444,9 +450,11 @@ class VideoWriter:
         crf: int = 21,
         preset: str = "veryfast",
         threads: int = 0,
+        comment: str = "",
     ) -> None:
         self.path = Path(path)
-        self._part = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+        self._part = self.path.with_name(part_name(self.path.name))
+        self._comment = comment
         self._rate = Fraction(rate)
         self._codec = pick_encoder(codec)
         self._options = _encoder_options(self._codec, crf, preset)
@@ -489,6 +497,8 @@ class VideoWriter:
 
     def _start(self, frame: av.VideoFrame, timed: bool) -> VideoStream:
         self._container = av.open(str(self._part), "w", "mp4", options={"movflags": "+faststart"})
+        if self._comment:
+            self._container.metadata["comment"] = self._comment
         stream = self._container.add_stream(self._codec, rate=self._rate, options=self._options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"

@@ -42,6 +42,7 @@ from pipeline.check import MAX_LAG, check_recording
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording
+from pipeline.results import CALIBRATION, STORE
 from pipeline.timeline import spread
 
 _log = logging.getLogger(__name__)
@@ -84,12 +85,12 @@ def calibrate(
     """
     if recording.calibration is not None:
         return recording
-    path, source = out / "calibration.toml", _source(recording, body, cfg, match)
+    path, source = out / CALIBRATION, _source(recording, body, cfg, match)
     rig, kept = _read(path) if path.exists() else (None, None)
     changed = [name for name, digest in source.items() if kept and kept.source.get(name) != digest]
     stale = bool(kept and kept.as_written and changed)
     if stale:
-        results = out / "results.zarr"
+        results = out / STORE
         if results.exists():
             raise InputError(
                 f"{results}: was made with the cameras of {path.name} beside it, which were estimated from "

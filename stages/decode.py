@@ -14,6 +14,9 @@ from pydantic import PositiveInt
 
 from pipeline.batches import FrameBatch
 from pipeline.config import Config
+from pipeline.errors import InputError
+from pipeline.recording import find_recording
+from pipeline.results import Results
 from pipeline.video import VideoInfo, read_frames
 
 
@@ -57,3 +60,19 @@ def _view(
         yield from repeat(None, len(wanted))
     else:
         yield from read_frames(video, map(int, wanted), threads=threads)
+
+
+def videos_of(results: Results, recording: Path | None = None) -> list[VideoInfo | None]:
+    """Video of each camera of the results, from the recording that is stated or that they were made of.
+
+    Raises ``InputError`` when the recording is not there, or has not these cameras.
+    """
+    folder, names = results.recording(recording), results.store().contents.rig.names
+    found = find_recording(folder)
+    videos = dict(zip(found.rig.names, found.videos, strict=True))
+    if not set(names) <= set(videos):
+        raise InputError(
+            f"{folder}: has the cameras {', '.join(videos)}, the results those called {', '.join(names)}. "
+            "Name the recording they came from: --recording FOLDER."
+        )
+    return [videos[name] for name in names]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from models.body import Body, load_body
 from models.image_regressor import ImageRegressor
@@ -23,15 +21,26 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically
-from pipeline.recording import MissingData, Recording, left_out, missing_data
+from pipeline.recording import Recording, left_out, missing_data
+from pipeline.results import (
+    MOSAIC,
+    REPORT,
+    STORE,
+    SUMMARY,
+    RunSummary,
+    check_fresh,
+    check_place,
+    clear,
+    earlier_summary,
+)
 from pipeline.store import Contents, Store
-from pipeline.summary import Summary, seen, summarise
+from pipeline.summary import MissingData, Summary, seen, summarise
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
-from stages.render import RenderConfig, render, video_names
-from stages.report import read_summary, report
+from stages.render import Footage, RenderConfig, render, video_names
+from stages.report import report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store, store_regression
 
@@ -97,7 +106,9 @@ def run(
     Raises:
         InputError: ``out`` cannot be written, or holds results of another recording or other settings.
     """
+    check_place(out, recording.path, _inputs(recording))
     with locked(out):
+        check_fresh(out)
         return _run(recording, out, cfg, progress, threads)
 
 
@@ -122,28 +133,26 @@ def _run(
     results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
     videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
-    summary_file, page = out / "summary.json", out / "report.html"
+    summary_file, page = out / SUMMARY, out / REPORT
     files = (results.path, *videos, summary_file, page)
-    mosaic = "mosaic.mp4" if has_videos and cfg.render.mosaic else None
+    mosaic = MOSAIC if has_videos and cfg.render.mosaic else None
     first, windows = results.first_missing, len(results.done)
 
     # The summary is written last. One of this store and these pictures vouches for the videos beside it.
-    made = _read_summary(summary_file)
+    made = earlier_summary(out)
     vouched = (
-        first == windows
-        and made.get("store") == results.digest
-        and made.get("config", {}).get("render") == cfg.render.model_dump(mode="json")
+        made is not None
+        and first == windows
+        and made.store == results.digest
+        and made.config.get("render") == cfg.render.model_dump(mode="json")
     )
-    if vouched and all(v.exists() for v in videos):
+    if made is not None and vouched and all(v.exists() for v in videos):
         if not page.exists():
             write_atomically(page, report(results, made, body, mosaic))
-        summary = TypeAdapter(Summary).validate_python(made)
-        missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
-        return RunResult(summary, (), files, missing, made["regressor"], tuple(made["warnings"]))
+        missing = tuple(made.missing[name] for name in rig.names)
+        return RunResult(made, (), files, missing, made.regressor, made.warnings)
 
-    earlier = [out / Path(str(name)).name for name in made.get("videos", ())]
-    for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
-        old.unlink(missing_ok=True)
+    clear(out)
     draw = bool(videos)
     # Batches of the regressor are those of an unbroken run: some chunks go through it again.
     window = cfg.keypoints.window
@@ -179,11 +188,8 @@ def _run(
         pictures = partial(
             render,
             cfg=cfg.render,
-            rig=rig,
+            footage=Footage(rig, recording.videos, line.frame_index, line.rate),
             body=body,
-            videos=recording.videos,
-            frame_index=line.frame_index,
-            rate=line.rate,
             out=out,
             decode=partial(decode, cfg=cfg.decode),
         )
@@ -206,25 +212,32 @@ def _run(
     missing = missing_data(recording, shown)
     doubts = left_out(rig.names, missing, shown) if len(rig) > 1 else []
     warnings = (*doubts, *recording.warnings)  # what makes the results doubtful first
-    numbers: dict[str, Any] = {
-        "recording": str(recording.path.resolve()),
-        "store": results.digest,
-        "videos": [v.name for v in videos],
-        "calibration": {"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
-        "format": asdict(recording.format),
-        "regressor": describe(cfg.regress, net),
-        "warnings": warnings,
-        **asdict(summary),
-        "missing": {n: asdict(m) for n, m in zip(rig.names, missing, strict=True)},
-        "seconds_taken": round(time.perf_counter() - begun, 2),
-        "stages": [{**asdict(t), "busy": t.busy} for t in chain.times],
-        "config": cfg.model_dump(mode="json"),
-        "body": {"name": body.name, "sha256": body.sha256},
-        "versions": versions(),
-    }
-    write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], warnings)
+    told = RunSummary(
+        **vars(summary),
+        recording=str(recording.path.resolve()),
+        store=results.digest,
+        videos=tuple(v.name for v in videos),
+        calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
+        format=asdict(recording.format),
+        regressor=describe(cfg.regress, net),
+        warnings=warnings,
+        missing=dict(zip(rig.names, missing, strict=True)),
+        seconds_taken=round(time.perf_counter() - begun, 2),
+        stages=tuple({**asdict(t), "busy": t.busy} for t in chain.times),
+        config=cfg.model_dump(mode="json"),
+        body={"name": body.name, "sha256": body.sha256},
+        versions=versions(),
+    )
+    told.write(out)
+    write_atomically(page, report(results, told, body, mosaic))
+    return RunResult(told, tuple(chain.times), files, missing, told.regressor, warnings)
+
+
+def _inputs(recording: Recording) -> list[Path]:
+    """Videos, folders of keypoints and calibration of a recording."""
+    videos = [video.path for video in recording.videos if video]
+    keypoints = [files.folder for files in recording.keypoints if files]
+    return [*videos, *keypoints, *filter(None, [recording.calibration])]
 
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
@@ -237,14 +250,6 @@ def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
         except OSError:
             found[video.path] = None
     return found
-
-
-def _read_summary(path: Path) -> Mapping[str, Any]:
-    """What an earlier run wrote; nothing when there is none or it is damaged."""
-    try:
-        return read_summary(path)
-    except InputError:
-        return {}
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, net: Net | None) -> Store:
@@ -262,7 +267,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         regression=net is not None,
     )
     try:
-        return Store.resume(out / "results.zarr", contents, ignore=NOT_RESULTS)
+        return Store.resume(out / STORE, contents, ignore=NOT_RESULTS)
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
 

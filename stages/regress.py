@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import av
 import numpy as np
@@ -40,7 +40,7 @@ from models.regressors.regression import Regression, to_world
 from models.rendering.overlay import yuv_matrix
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.cameras import Rig
-from pipeline.config import Config
+from pipeline.config import Config, NamesFile
 from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.video import planes, to_rgb, to_yuv420p
@@ -54,7 +54,7 @@ _COPIERS = 8
 class RegressConfig(Config):
     """The network that says, before any fit, how people stand."""
 
-    weights: str = Field(
+    weights: Annotated[str, NamesFile(unless=("default", "none"))] = Field(
         "default",
         description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
         "made, or the .pt of SPIN or the reference, whose networks look at the pictures",

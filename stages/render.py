@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import av
 import numpy as np
@@ -23,13 +23,15 @@ from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
 from torch import Tensor
 
 from models.rendering import overlay, software
+from models.rendering.overlay import PEOPLE_COLOURS, Skeletons
 from models.rendering.software import Planes
+from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
 from pipeline.batches import FitBatch, FrameBatch, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
-from pipeline.skeleton import BODY_25
+from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
 from pipeline.store import Store
 from pipeline.video import (
     VideoInfo,
@@ -68,22 +70,17 @@ GROUP = 4
 frame push one another out of the processor's cache."""
 
 
-FAR_PX = 20.0
-"""A fitted keypoint so far from the detected one, or farther, is red; one on the spot is green."""
-
-TURN_S = 8.0
-"""Seconds in which the turntable goes round once."""
-
-
 SKIN_M = 0.12
-"""How far skin, head and hands reach beyond the joints, metres."""
+"""Reach of skin, head and hands beyond the joints, metres."""
+
+ALL: Final = slice(0, None)
 
 Mode = Literal["overlay", "mesh", "skeleton", "side", "turntable", "mosaic"]
 
 
 class RenderConfig(Config):
     show: Literal["overlay", "mesh", "skeleton"] = "overlay"
-    """What each camera's picture shows: bodies over the video; bodies alone; or, over the video, keypoints as
+    """Content of each camera's picture: bodies over the video; bodies alone; or, over the video, keypoints as
     detected (rings, the brighter the surer) and as fitted (dots, from green to red by their distance)."""
     overlay: bool = True
     """Write a video for each camera, <show>_<camera>.mp4."""
@@ -92,23 +89,20 @@ class RenderConfig(Config):
     cameras: tuple[str, ...] = ()
     """Cameras to show, by name; all when empty."""
     backend: Literal["auto", "software", "moderngl", "pytorch3d"] = "auto"
-    """What draws: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
+    """Renderer: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
     where it is there with a graphics card, else software."""
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
-    colours: tuple[Colour, ...] = (
-        "#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-    )  # fmt: skip
-    """One a person, from the start again when there are more people. Okabe and Ito's, which the colour-blind
-    can tell apart."""
+    colours: tuple[Colour, ...] = PEOPLE_COLOURS
+    """One a person, from the start again when there are more people."""
     crf: int = Field(21, ge=0, le=51)
     """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
     codec: str = "auto"
     """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one
     works, else libx264."""
     preset: Preset = "veryfast"
-    """Of the encoders libx264 and libx265."""
+    """Preset of the encoders libx264 and libx265."""
     scale: float = Field(1.0, gt=0, le=4)
     """Size of each camera's video by that of its source."""
     mosaic_size: tuple[Side, Side] = (1920, 1080)
@@ -124,7 +118,7 @@ class RenderConfig(Config):
         return value
 
 
-class Body(Protocol):
+class DrawnBody(Protocol):
     """The part of ``models.body.Body`` that is drawn."""
 
     @property
@@ -133,23 +127,31 @@ class Body(Protocol):
     def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Footage:
+    """V cameras and what they filmed."""
+
+    rig: Rig
+    videos: Sequence[VideoInfo | Path | None]
+    """One a camera, None where there is none."""
+    frame_index: NDArray[np.int64]
+    """(V, T) frame of each video that is shown at each time of the recording, −1 for none."""
+    rate: Fraction
+    """Times a second."""
+
+
 def render(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
-    rig: Rig,
-    body: Body,
-    videos: Sequence[VideoInfo | Path | None],
-    frame_index: NDArray[np.int64],
-    rate: Fraction,
+    footage: Footage,
+    body: DrawnBody,
     out: Path,
     decode: Decode,
 ) -> Iterator[FitBatch]:
     """Draw every batch and hand it on. Batches must follow one another without a gap.
 
-    videos: one a camera, None where there is none; they are read again here, a few frames ahead of the
-    drawing. frame_index: (V, T) which frame of each video is shown at each time of the recording, −1 for
-    none. rate: frames a second of that time line. decode: the decode stage, called with videos, frame_index
-    and start.
+    The videos are read again here, a few frames ahead of the drawing. decode: the decode stage, called with
+    videos, frame_index and start.
 
     A camera that has no picture is drawn on grey and says so. A person whose fit is not valid is drawn
     paler and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get
@@ -161,34 +163,32 @@ def render(
     """
     if not cfg.overlay and not cfg.mosaic:
         return items
-    names = video_names(cfg, rig.names)
-    keep, sources = _shown(cfg.cameras, rig, videos, frame_index)
-    rig, frame_index = rig.select([rig.names[v] for v in keep]), frame_index[keep]
-    for v, (w, h) in enumerate(rig.size.tolist()):
+    names = video_names(cfg, footage.rig.names)
+    keep, shown = _shown(cfg.cameras, footage)
+    for v, (w, h) in enumerate(shown.rig.size.tolist()):
         if cfg.scale != 1:
-            rig = rig.resized(v, (max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)))
+            size = max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)
+            shown = replace(shown, rig=shown.rig.resized(v, size))
     paint = _back_end(cfg.backend)
     pick_encoder(cfg.codec)
     _make_folder(out)
-    return _render(items, cfg, rig, body, sources, keep, frame_index, rate, out, decode, paint, names)
+    check_drawable(out, names)
+    files = [out / name for name in names]
+    return _render(items, cfg, shown, body, files, keep, decode, paint)
 
 
 def _render(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
-    rig: Rig,
-    body: Body,
-    sources: Sequence[VideoInfo | None],
+    footage: Footage,
+    body: DrawnBody,
+    paths: Sequence[Path],
     keep: Sequence[int],
-    frame_index: NDArray[np.int64],
-    rate: Fraction,
-    out: Path,
     decode: Decode,
     paint: Paint,
-    names: Sequence[str],
 ) -> Iterator[FitBatch]:
-    """``render`` of the cameras that are shown: ``rig``, ``sources`` and ``frame_index`` are theirs, and
-    ``keep`` is their places among all."""
+    """``render`` of the cameras that are shown: ``footage`` is theirs, ``keep`` their places among all."""
+    rig, sources, frame_index = footage.rig, footage.videos, footage.frame_index
     sizes = [(int(w), int(h)) for w, h in rig.size]
     silent = [None if cfg.show == "mesh" else source for source in sources]
     workers = cfg.threads or os.cpu_count() or 1
@@ -196,11 +196,11 @@ def _render(
     encoder_threads = max(1, workers // len(rig))
     with ExitStack() as stack:
 
-        def writer(name: str) -> VideoWriter:
-            return stack.enter_context(_writer(cfg, out / name, rate, encoder_threads))
+        def writer(path: Path) -> VideoWriter:
+            return stack.enter_context(_writer(cfg, path, footage.rate, encoder_threads))
 
-        files = [writer(name) for name in names[: len(rig)]] if cfg.overlay else []
-        together = [_MosaicVideo(sizes, cfg, rig.names, writer(names[-1]))] if cfg.mosaic else []
+        files = [writer(path) for path in paths[: len(rig)]] if cfg.overlay else []
+        together = [_MosaicVideo(sizes, cfg, rig.names, writer(paths[-1]))] if cfg.mosaic else []
         pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
         pending: Future[None] | None = None
         frames: Iterator[Pictures] | None = None
@@ -224,7 +224,7 @@ def _render(
                 def view(
                     v: int,
                     group: Sequence[tuple[_Moment, Pictures]] = group,
-                    lines: Sequence[Sequence[_Skeletons]] | None = lines,
+                    lines: Sequence[Sequence[Skeletons]] | None = lines,
                 ) -> list[av.VideoFrame]:
                     drawn = []
                     for k, (m, pictures) in enumerate(group):
@@ -266,27 +266,15 @@ def _render(
 
 
 def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
-    """Names of the files that are written: a video for each camera shown, in order, and the mosaic.
-
-    ``<show>_<camera>.mp4`` is made safe for every file system, and different for every camera.
-    """
-    names: list[str] = []
-    taken: set[str] = set()
-    for camera in cameras:
-        name = safe = re.sub(r"[^\w.-]+", "_", camera)
-        number = 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{safe}_{number}"
-        taken.add(name.casefold())
-        if cfg.overlay and (not cfg.cameras or camera in cfg.cameras):
-            names.append(f"{cfg.show}_{name}.mp4")
-    return [*names, "mosaic.mp4"] if cfg.mosaic else names
+    """Names of the files that are written: a video for each camera shown, in order, and the mosaic."""
+    files = camera_videos(cfg.show, cameras)
+    names = [name for camera, name in files.items() if not cfg.cameras or camera in cfg.cameras]
+    return [*(names if cfg.overlay else ()), *([MOSAIC] if cfg.mosaic else ())]
 
 
 @dataclass(frozen=True)
 class _Moment:
-    """What is drawn at one time."""
+    """People as they are drawn at one time."""
 
     index: int
     """On the time line."""
@@ -296,10 +284,10 @@ class _Moment:
     colours: NDArray[np.float32]
     """(P, 4)"""
     notes: tuple[str, ...]
-    """What the viewer must be told about the people."""
+    """Remarks on the people, for the viewer."""
 
 
-def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
+def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
@@ -312,10 +300,10 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     return found
 
 
-def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
+def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
     frames, people = xyz.shape[:2]
-    solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
+    solid = _solid(cfg, people)
     seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
     sure = batch.valid.cpu().numpy()
     moments = []
@@ -344,40 +332,12 @@ def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     return moments
 
 
-def _rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+def _solid(cfg: RenderConfig, people: int) -> NDArray[np.float32]:
+    """(P, 3) colour of each person, 0 to 1."""
+    return (np.array([overlay.rgb_of(p, cfg.colours) for p in range(people)]) / 255).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Skeletons:
-    """Keypoints of one view at one time, pixels of the picture."""
-
-    detected: NDArray[np.float64]
-    """(P, 25, 2) NaN where missing."""
-    confidence: NDArray[np.float64]
-    """(P, 25)"""
-    fitted: NDArray[np.float64]
-    """(P, 25, 2)"""
-    error_px: NDArray[np.float64]
-    """(P, 25) distance between the two in pixels of the video; NaN where nothing was detected."""
-    colours: NDArray[np.float32]
-    """(P, 4)"""
-
-    def draw(self, to: Planes, matrix: NDArray[np.float32]) -> None:
-        size = max(2.0, min(to[0].shape) / 250)
-        grey = np.full(3, 0.85)
-        for p in range(len(self.fitted)):
-            bones = self.fitted[p][list(BODY_25.bones)]
-            overlay.lines(to, bones[:, 0], bones[:, 1], self.colours[p, :3], matrix, size)
-            overlay.lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
-            overlay.rings(to, self.detected[p], np.outer(self.confidence[p], np.ones(3)), matrix, 1.8 * size)
-            share = np.clip(np.nan_to_num(self.error_px[p]) / FAR_PX, 0, 1)[:, None]
-            colour = np.minimum(2 * np.concatenate([share, 1 - share, 0 * share], 1), 1)
-            colour[np.isnan(self.error_px[p])] = 0.6  # nobody can say
-            overlay.discs(to, self.fitted[p], colour, matrix, 1.2 * size)
-
-
-def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[_Skeletons]]:
+def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[Skeletons]]:
     """[time][view]"""
     known = batch.keypoints
     fitted = rig.project(batch.keypoints_3d[..., :3].double().cpu().numpy(), distorted=True)
@@ -385,11 +345,10 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
     detected = np.where(confidence[..., None] > 0, detected, np.nan)
     error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
-    people = fitted.shape[2]
-    colours = np.array([(*_rgb(cfg.colours[i % len(cfg.colours)]), 1) for i in range(people)], np.float32)
+    colours = _solid(cfg, fitted.shape[2])
     return [
         [
-            _Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)
+            Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)
             for v in range(len(rig))
         ]
         for t in range(fitted.shape[1])
@@ -418,7 +377,7 @@ def render_scene(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
-    body: Body,
+    body: DrawnBody,
     grid: NDArray[np.float64],
     rate: Fraction,
     file: Path,
@@ -433,6 +392,7 @@ def render_scene(
     paint = _back_end(cfg.backend)
     pick_encoder(cfg.codec)
     _make_folder(file.parent)
+    check_drawable(file.parent, [file.name])
     return _render_scene(items, cfg, rig_at, body, grid, rate, file, paint)
 
 
@@ -440,7 +400,7 @@ def _render_scene(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
-    body: Body,
+    body: DrawnBody,
     grid: NDArray[np.float64],
     rate: Fraction,
     file: Path,
@@ -483,13 +443,12 @@ def render_results(
     mode: Mode,
     cfg: RenderConfig,
     videos: Sequence[VideoInfo | Path | None],
-    body: Body,
+    body: DrawnBody,
     out: Path,
     decode: Decode,
-    start: int = 0,
-    stop: int | None = None,
+    frames: slice = ALL,
 ) -> tuple[list[Path], Iterator[FitBatch]]:
-    """Draw frames ``start:stop`` of a store again: the files that will be there, and the drawing as a stream.
+    """Draw frames of a store again: the files that will be there, and the drawing as a stream.
 
     Memory does not grow with the frames. videos: one a camera of the store, None where there is none; only
     ``overlay``, ``skeleton`` and ``mosaic`` look at them.
@@ -497,7 +456,8 @@ def render_results(
     Raises ``InputError`` as ``render`` does, and for frames that the store does not have.
     """
     contents = results.contents
-    stop = results.finished if stop is None else stop
+    start = frames.start or 0
+    stop = results.finished if frames.stop is None else frames.stop
     results.check_frames(start, stop)
     batches = _read(results, start, stop)
     rig, rate = contents.rig, contents.rate
@@ -513,14 +473,15 @@ def render_results(
                 return both
         else:
             view = turntable(rig, box, (width, height), rate)
-        file = out / f"{mode}.mp4"
+        file = out / scene_video(mode)
         return [file], render_scene(batches, cfg, view, body, grid, rate, file)
     if mode == "mosaic":
         cfg = cfg.model_copy(update={"overlay": False, "mosaic": True})
     else:
         cfg = cfg.model_copy(update={"show": mode, "overlay": True, "mosaic": False})
     files = [out / name for name in video_names(cfg, rig.names)]
-    return files, render(batches, cfg, rig, body, videos, contents.frame_index, rate, out, decode)
+    footage = Footage(rig, videos, contents.frame_index, rate)
+    return files, render(batches, cfg, footage, body, out, decode)
 
 
 def _read(results: Store, start: int, stop: int) -> Iterator[FitBatch]:
@@ -542,84 +503,6 @@ def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
     if (low > high).any():
         raise InputError(f"{results.path}: nobody was found in frames {start} to {stop}: nothing to show.")
     return np.stack([low - SKIN_M, high + SKIN_M])
-
-
-def side_and_top(rig: Rig, box: NDArray[np.float64], size: tuple[int, int]) -> Rig:
-    """Two cameras that see a box (2, 3) whole: at right angles to the first camera, and from above."""
-    up, ahead_ = rig.up, _level(rig)
-    right = np.cross(ahead_, up)
-    half = (size[0] // 4 * 2, size[1])
-    return _joined(
-        [_looking("side", -right, up, box, half), _looking("top", -up, ahead_, box, half)],
-    )
-
-
-def turntable(
-    rig: Rig, box: NDArray[np.float64], size: tuple[int, int], rate: Fraction
-) -> Callable[[int], Rig]:
-    """A camera that goes round a box (2, 3) once in ``TURN_S``, from 15° above, by index of the time line."""
-    up, ahead_ = rig.up, _level(rig)
-    right = np.cross(ahead_, up)
-
-    def at(index: int) -> Rig:
-        angle = 2 * np.pi * index / float(rate) / TURN_S
-        level = np.cos(angle) * ahead_ + np.sin(angle) * right
-        return _looking("turntable", level * np.cos(np.pi / 12) - up * np.sin(np.pi / 12), up, box, size)
-
-    return at
-
-
-def floor_grid(rig: Rig, box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lines (N, 2, 3) every half metre on the floor of a box (2, 3) and half a metre around it."""
-    up, ahead_ = rig.up, _level(rig)
-    axes = np.stack([ahead_, np.cross(ahead_, up), up])
-    corners = np.stack(np.meshgrid(*box.T, indexing="ij"), -1).reshape(-1, 3) @ axes.T
-    low, high = np.floor(corners.min(0) * 2) / 2 - 0.5, np.ceil(corners.max(0) * 2) / 2 + 0.5
-    floor = corners.min(0)[2]
-    lines = []
-    for a, b in ((0, 1), (1, 0)):
-        for at in np.arange(low[a], high[a] + 0.25, 0.5):
-            ends = np.zeros((2, 3))
-            ends[:, a], ends[:, b], ends[:, 2] = at, (low[b], high[b]), floor
-            lines.append(ends @ axes)
-    return np.stack(lines)
-
-
-def _level(rig: Rig) -> NDArray[np.float64]:
-    """The first camera's viewing direction, levelled, of length 1."""
-    up = rig.up
-    for direction in (rig.R[0, 2], -rig.R[0, 1], np.roll(up, 1)):
-        level = np.asarray(direction - up * (up @ direction), np.float64)
-        if np.linalg.norm(level) > 0.1:
-            break
-    found: NDArray[np.float64] = level / np.linalg.norm(level)
-    return found
-
-
-def _looking(
-    name: str,
-    direction: NDArray[np.float64],
-    up: NDArray[np.float64],
-    box: NDArray[np.float64],
-    size: tuple[int, int],
-) -> Rig:
-    """A camera that looks along ``direction`` at the middle of a box and sees all of its sphere."""
-    z = direction / np.linalg.norm(direction)
-    x = np.cross(z, up)
-    x /= np.linalg.norm(x)
-    rotation = np.stack([x, np.cross(z, x), z])
-    radius = float(np.linalg.norm(box[1] - box[0]) / 2)
-    away = 4 * radius  # far enough for little perspective
-    eye = box.mean(0) - away * z
-    focal = min(size) / 2 * np.sqrt(away**2 - radius**2) / radius
-    k = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
-    return Rig((name,), k[None], np.zeros((1, 8)), rotation[None], (-rotation @ eye)[None], np.array([size]))
-
-
-def _joined(rigs: Sequence[Rig]) -> Rig:
-    names = tuple(n for r in rigs for n in r.names)
-    arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
-    return Rig(names, *(np.concatenate(a) for a in arrays))
 
 
 class _MosaicVideo:
@@ -645,13 +528,9 @@ class _MosaicVideo:
             self.file.write(self._canvas)
 
 
-def _shown(
-    names: Sequence[str],
-    rig: Rig,
-    videos: Sequence[VideoInfo | Path | None],
-    frame_index: NDArray[np.int64],
-) -> tuple[list[int], list[VideoInfo | None]]:
-    """The places of the cameras that were asked for, and their videos looked into."""
+def _shown(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
+    """The places of the cameras that were asked for, and their footage, with the videos looked into."""
+    rig, videos, frame_index = footage.rig, footage.videos, footage.frame_index
     if frame_index.shape[0] != len(rig) or len(videos) != len(rig):
         raise ValueError(f"{len(rig)} cameras, {len(videos)} videos, frame_index {frame_index.shape}")
     unknown = [n for n in names if n not in rig.names]
@@ -673,11 +552,13 @@ def _shown(
                 "size."
             )
         infos.append(info)
-    return keep, infos
+    return keep, Footage(rig.select([rig.names[v] for v in keep]), infos, frame_index[keep], footage.rate)
 
 
 def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int) -> VideoWriter:
-    return VideoWriter(path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads)
+    return VideoWriter(
+        path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads, comment=DRAWN
+    )
 
 
 def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
@@ -722,7 +603,7 @@ def _fastest() -> tuple[str, str]:
 
 
 def _opengl() -> str:
-    """What draws for OpenGL, asked in a thread of its own: a context stays with its thread."""
+    """Name of OpenGL's renderer, asked in a thread of its own: a context stays with its thread."""
     from models.rendering.moderngl import renderer
 
     with ThreadPoolExecutor(1) as pool:

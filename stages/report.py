@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from models.body import Body
 from pipeline.cameras import Rig
 from pipeline.curves import ANGLES, Curve, Curves, curves
-from pipeline.errors import InputError
+from pipeline.results import MOSAIC, RunSummary
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
@@ -27,10 +26,10 @@ FRUSTUM_M: Final = 0.5
 """Length of a camera's frustum in the data, metres; the plot scales it to the size of the scene."""
 
 
-def report(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str | None = "mosaic.mp4") -> str:
+def report(store: Store, summary: RunSummary, body: Body, mosaic: str | None = MOSAIC) -> str:
     """The page, as HTML text.
 
-    summary: what ``summary.json`` holds. mosaic: where the video of all views lies, as seen from the page;
+    mosaic: where the video of all views lies, as seen from the page;
     None when there is none. Plots hold at most ``pipeline.curves.BINS`` points a curve: the least, the mean
     and the greatest value of the frames that share a point.
 
@@ -41,7 +40,7 @@ def report(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str | N
     script = (page / "report.js").read_text(encoding="utf-8")
     style = (page / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = html.escape(Path(str(summary["recording"])).name)
+    title = html.escape(Path(summary.recording).name)
     data = json.dumps(_content(store, summary, body, mosaic), allow_nan=False, separators=(",", ":"))
     # Inside JSON a < stands in strings alone, where \u003c is the same character: no tag can begin there.
     data = data.replace("<", "\\u003c")
@@ -67,25 +66,12 @@ style-src 'unsafe-inline'; media-src 'self' file:; img-src data:">
 """
 
 
-def read_summary(path: Path) -> Mapping[str, Any]:
-    """What ``summary.json`` of an earlier run holds. Raises ``InputError`` when it is damaged."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(summary, dict) or "recording" not in summary:
-            raise ValueError("not a summary")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a run's summary ({error}). Remove it and run again."
-        ) from error
-    return summary
-
-
-def _content(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str | None) -> dict[str, Any]:
+def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) -> dict[str, Any]:
     c = store.contents
     over_time = curves(store)
     return {
-        "summary": summary,
-        "software": f"multispin {summary.get('versions', {}).get('multispin', '')}".strip(),
+        "summary": asdict(summary),
+        "software": f"multispin {summary.versions.get('multispin', '')}".strip(),
         "mosaic": mosaic,
         "fps": float(c.rate),
         "rate": str(c.rate),

@@ -30,6 +30,7 @@ from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.results import TRUTH
 from pipeline.skeleton import BODY_25, FORMATS, SMPL_24
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
@@ -38,7 +39,7 @@ Array = NDArray[np.float64]
 
 _MARK: Final = "synth.yaml"
 """Says that a folder was made here, and with which settings."""
-_MADE: Final = ("calibration.toml", "videos", "keypoints", "truth.zarr", "recording.yaml", _MARK)
+_MADE: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yaml", _MARK)
 """Everything that is written. The calibration comes last: a folder without it is not a finished recording."""
 
 _POINTS: Final = (*BODY_25.names, "Head")
@@ -128,7 +129,7 @@ def write_recording(
     try:
         if _is_finished(out, made_from, force=force):
             progress(cfg.frames)
-            return Store(out / "truth.zarr")
+            return Store(out / TRUTH)
         for name in _MADE:
             if name == "recording.yaml" and not force:
                 continue  # somebody may have stated something in it
@@ -194,7 +195,7 @@ def _write_windows(
     frames, noise = cfg.frames, Noise(cfg.noise_px, cfg.outliers, cfg.missing, cfg.gaps, cfg.seed)
     time_s = np.arange(frames) / float(cfg.rate)
     truth = Store.create(
-        out / "truth.zarr",
+        out / TRUTH,
         Contents(
             rig=rig,
             rate=cfg.rate,

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
+from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.curves import up_axis
@@ -35,20 +36,18 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-COLOURS: Final = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""One a person, as in the overlay videos."""
 GREY: Final = (140, 140, 140)
 KEPT_WINDOWS: Final = 4
 PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
-"""How often a running pipeline's store is looked at."""
+"""Time between two looks at a running pipeline's store."""
 _BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 0])
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What there is to show of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
+    """People of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
 
     vertices: Floats
     """(P, N, 3) metres, world."""
@@ -73,7 +72,7 @@ class Frames:
         self._done = 0
 
     def count(self) -> int:
-        """How many frames are done by now. Only windows that were not done at the last call are looked at."""
+        """Count the frames that are done. Only windows that were not done at the last call are looked at."""
         windows = len(range(0, len(self.store.contents.time_s), self.store.contents.window))
         while self._done < windows and self.store.array("done", self._done, self._done + 1)[0]:
             self._done += 1
@@ -288,7 +287,7 @@ class _Page:
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
-            rgb = _rgb(COLOURS[p % len(COLOURS)])
+            rgb = rgb_of(p)
             self._bodies.append(
                 scene.add_mesh_simple(
                     f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb, visible=False
@@ -455,7 +454,7 @@ class _Page:
     def _draw_person(self, p: int, moment: Moment) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
         there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
-        own = np.array(_rgb(COLOURS[p % len(COLOURS)]), dtype=np.uint8)
+        own = np.array(rgb_of(p), dtype=np.uint8)
         mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
         mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
         mesh.visible = there and self._show["Mesh"].value
@@ -511,10 +510,6 @@ class _Page:
         for pictures in self._pictures:
             if pictures is not None:
                 pictures.close()
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def _wxyz(rotation: torch.Tensor) -> NDArray[np.float64]:

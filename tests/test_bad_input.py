@@ -161,7 +161,7 @@ def test_what_one_camera_lacks_is_counted_not_fatal(folder, tmp_path, capfd, mon
 def test_files_that_settings_name_are_looked_at_first(setting, message, good, tmp_path, capfd, monkeypatch):
     notes = tmp_path / "notes.txt"
     notes.write_text("shopping: milk\n")
-    monkeypatch.setattr("pipeline.batch.opened", None)  # whoever opens the recording fails
+    monkeypatch.setattr("pipeline.batch.dataset.opened", None)  # whoever opens the recording fails
     out = tmp_path / "out"
     for words in (("run", good), ("batch", good.parent), ("batch", good.parent, "--dry-run")):
         status, text = call(capfd, monkeypatch, *words, "--out", out, "--set", f"{setting}={notes}")

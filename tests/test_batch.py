@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from filelock import FileLock
 from recordings import figure, ring, seen, write_recording, write_video
 
 import run_pipeline
-from pipeline.batch import Row, find_recordings, page, process, read_manifest
-from pipeline.config import Config
+from pipeline.batch.dataset import find_recordings, fingerprint
+from pipeline.batch.manifest import Entry, page, read_manifest
+from pipeline.batch.process import Capacity, process
+from pipeline.batch.workers import available_gb, processors
+from pipeline.config import Config, NamesFile
 from pipeline.errors import InputError
 from pipeline.recording import is_recording
 from pipeline.summary import Summary
-from pipeline.workers import available_gb, processors
 
 RIG = ring(3, size=(320, 180))
 PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
@@ -31,7 +34,8 @@ PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
 
 class Settings(Config):
     number: int = 1
-    weights: str = "default"
+    weights: Annotated[str, NamesFile(("default",))] = "default"
+    device: str = "auto"
 
 
 @dataclass
@@ -71,7 +75,8 @@ def make(folder, behaviour=""):
 
 def work(dataset, out, **more):
     """All events of a batch."""
-    return [*process(dataset, out, more.pop("cfg", Settings()), run, **more)]
+    capacity = Capacity(more.pop("workers", None))
+    return [*process(dataset, out, more.pop("cfg", Settings()), run, capacity, **more)]
 
 
 def test_recordings_are_found_by_what_they_hold(tmp_path):
@@ -106,7 +111,7 @@ def test_videos_need_a_calibration_and_a_broken_one_is_found_too(tmp_path):
     (tmp_path / "calibration.toml").write_bytes((tmp_path / "t/calibration.toml").read_bytes())
     assert [*find_recordings(tmp_path)] == ["s", "t"]
     drawn = ("overlay_cam01", "mesh_cam01", "skeleton_cam01", "mosaic", "side", "turntable")
-    (tmp_path / "results").mkdir()
+    (tmp_path / "results/results.zarr").mkdir(parents=True)
     for name in drawn:
         (tmp_path / f"results/{name}.mp4").write_bytes(b"x")
     assert [*find_recordings(tmp_path)] == ["s", "t"]
@@ -219,7 +224,7 @@ def test_no_result_outlives_what_it_was_made_of(finished, tmp_path, monkeypatch,
     monkeypatch.chdir(top)
 
     def first():
-        events = process(Path("data"), Path("out"), Settings(weights="net.safetensors"), run, workers=1)
+        events = process(Path("data"), Path("out"), Settings(weights="net.safetensors"), run, Capacity(1))
         with contextlib.closing(events):
             return next(events).row.state
 
@@ -228,6 +233,21 @@ def test_no_result_outlives_what_it_was_made_of(finished, tmp_path, monkeypatch,
     assert first() == "done", "nothing has changed"
     change(top / "data" / file)
     assert first() == "running"
+
+
+@pytest.mark.parametrize("name", ["auto", "default"])
+def test_a_file_called_as_a_setting_changes_no_fingerprint(finished, tmp_path, monkeypatch, name):
+    """B9: `device: auto` is a word, whatever lies in the current folder; weights are a file."""
+    data = finished / "data"
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint(Settings(), data / "s/a", data)
+    Path(name).write_text("somebody's")
+    assert fingerprint(Settings(), data / "s/a", data) == before
+    named = Settings(weights="auto")
+    Path("auto").write_text("weights")
+    before = fingerprint(named, data / "s/a", data)
+    rewrite(Path("auto"), b"others")
+    assert fingerprint(named, data / "s/a", data) != before
 
 
 def test_what_cannot_be_read_stops_nothing(tmp_path):
@@ -257,7 +277,7 @@ def test_a_folder_that_may_not_be_read_is_one_failure(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(folder))
         return is_recording(folder, inherit)
 
-    monkeypatch.setattr("pipeline.batch.is_recording", refused)
+    monkeypatch.setattr("pipeline.batch.dataset.is_recording", refused)
     assert [*find_recordings(tmp_path)] == ["a", "locked"]
     with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
         find_recordings(tmp_path / "locked")
@@ -314,7 +334,7 @@ def test_memory_that_keeps_files_at_hand_is_room(tmp_path):
 
 def test_whoever_stops_listening_stops_the_workers(tmp_path):
     make(tmp_path / "data/a", "wait")
-    events = process(tmp_path / "data", tmp_path / "out", Settings(), run, workers=1)
+    events = process(tmp_path / "data", tmp_path / "out", Settings(), run, Capacity(1))
     assert next(events).row.state == "running"
     assert next(events).total == 6  # it runs
     assert len(multiprocessing.active_children()) == 1
@@ -338,7 +358,9 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 def test_the_page_escapes_what_comes_from_outside():
     bad = "<script>alert(1)</script>"
-    row = Row(f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html')
+    row = Entry(
+        f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html'
+    )
     text = page(bad, [row, replace(row, name="b", state="done", frames=5)])
     assert "<script" not in text
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22/report.html"' in text

@@ -14,11 +14,12 @@ import zarr
 from recordings import figure, ring, seen, write_recording
 from test_batch import Done, Settings, call, make
 
-from pipeline.batch import process, read_manifest
+from pipeline.batch.manifest import read_manifest
+from pipeline.batch.process import Capacity, process
+from pipeline.batch.workers import Needs
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.summary import Summary
-from pipeline.workers import Needs
 from stages import graph
 
 ray = pytest.importorskip("ray")
@@ -76,8 +77,8 @@ def test_failures_a_killed_worker_and_a_killed_node(cluster, tmp_path):
     (data / "f/calibration.toml").write_text("no = [")
     raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.list_all_nodes()}
     workers, places, lost = {}, {}, set()
-    how = {"needs": Needs(cpus=1, memory_gb=0.5), "engine": "ray", "address": cluster.address, "retry": 1}
-    for event in process(data, out, Settings(), run, **how):
+    capacity = Capacity(None, Needs(cpus=1, memory_gb=0.5), "ray", cluster.address)
+    for event in process(data, out, Settings(), run, capacity, retry=1):
         name = event.row.name
         if event.frames and behaviours[name] == "hold":
             workers[name] = psutil.Process(int((out / name / "pid").read_text()))
@@ -123,10 +124,9 @@ def test_the_same_numbers_as_without_a_cluster(cluster, tmp_path, capfd, monkeyp
 
 def test_a_recording_that_fits_on_no_node(cluster, tmp_path):
     make(tmp_path / "data/a")
-    needs = Needs(cpus=64)
+    capacity = Capacity(None, Needs(cpus=64), "ray", cluster.address)
     with pytest.raises(InputError, match=r"64 processors.* no machine of the cluster has that"):
-        [*process(tmp_path / "data", tmp_path / "out", Settings(), run, needs=needs, engine="ray",
-                  address=cluster.address)]  # fmt: skip
+        [*process(tmp_path / "data", tmp_path / "out", Settings(), run, capacity)]
     assert not ray.is_initialized()
 
 
@@ -151,4 +151,4 @@ def test_ray_that_is_not_installed_is_named(tmp_path, monkeypatch):
     make(tmp_path / "data/a")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'multispin\[ray\]'"):
-        [*process(tmp_path / "data", tmp_path / "out", Settings(), run, engine="ray")]
+        [*process(tmp_path / "data", tmp_path / "out", Settings(), run, Capacity(engine="ray"))]

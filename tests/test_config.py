@@ -1,8 +1,12 @@
+from pathlib import Path
+from typing import Annotated
+
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.config import Config, load
+from pipeline.config import Config, NamesFile, load, named_files
 from pipeline.errors import InputError
+from stages.graph import RunConfig
 
 
 class Fit(Config):
@@ -87,3 +91,25 @@ def test_a_mistake_in_a_setting_is_named(setting, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
         load(Run, [tmp_path / "none.yaml"])
+
+
+class Names(Config):
+    weights: Annotated[str, NamesFile(unless=("default",))] = "default"
+    device: str = "auto"
+    body: Path | None = None
+
+
+class Outer(Config):
+    inner: Names = Names()
+    more: Path = Path("a.npz")
+
+
+def test_files_are_named_by_what_is_marked_as_one():
+    assert [*named_files(Outer())] == [Path("a.npz")]
+    inner = Names(weights="auto", device="cpu", body=Path("b.pkl"))
+    assert [*named_files(Outer(inner=inner))] == [Path("auto"), Path("b.pkl"), Path("a.npz")]
+    assert [*named_files(RunConfig())] == []
+    assert [*named_files(load(RunConfig, sets=["regress.weights=w.pt", "body=b.npz"]))] == [
+        Path("b.npz"),
+        Path("w.pt"),
+    ]

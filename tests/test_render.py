@@ -17,7 +17,7 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter, planes, probe, read_frames
 from stages.decode import DecodeConfig, decode
-from stages.render import RenderConfig, render, video_names
+from stages.render import Footage, RenderConfig, render, video_names
 
 RATE = Fraction(30000, 1001)
 SIZES = ((160, 96), (96, 160))
@@ -107,7 +107,8 @@ def batches(transl, valid=None, window=5):
 def run(items, rig, body, videos, out, index=None, **settings):
     cfg = RenderConfig(preset="ultrafast", crf=8, mosaic_size=(400, 300), **settings)
     index = np.tile(np.arange(T), (2, 1)) if index is None else index
-    return render(items, cfg, rig, body, videos, index, RATE, out, partial(decode, cfg=DecodeConfig()))
+    footage = Footage(rig, videos, index, RATE)
+    return render(items, cfg, footage, body, out, partial(decode, cfg=DecodeConfig()))
 
 
 def pictures(path):
@@ -283,7 +284,7 @@ def test_the_frames_of_the_decoder_are_not_drawn_on(tmp_path, rig, body, videos)
         yield FrameBatch(0, tuple((f,) * T for f in frames))
 
     cfg = RenderConfig(mosaic=False, preset="ultrafast")
-    [*render(batches(MOVING), cfg, rig, body, videos, index, RATE, tmp_path / "out", same)]
+    [*render(batches(MOVING), cfg, Footage(rig, videos, index, RATE), body, tmp_path / "out", same)]
     for frame, kept in zip(frames, before, strict=True):
         for a, b in zip(planes(frame), kept, strict=True):
             np.testing.assert_array_equal(a, b)

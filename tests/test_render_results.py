@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter, pick_encoder, probe, read_frames
 from stages.decode import DecodeConfig, decode
-from stages.render import RenderConfig, meshes, render_results, side_and_top
+from stages.render import RenderConfig, meshes, render_results
 
 SIZES = ((640, 360), (360, 640), (480, 480), (720, 406))
 RATES = (24, 60, 120, 30)
@@ -126,7 +126,7 @@ def again(store, mode, videos, body, out, start=0, stop=None, **settings):
     settings = {"preset": "ultrafast", "crf": 2, "mosaic_size": (480, 320), **settings}
     cfg = RenderConfig(codec="libx264", backend="software", **settings)
     files, stream = render_results(
-        store, mode, cfg, videos, body, out, partial(decode, cfg=DecodeConfig()), start, stop
+        store, mode, cfg, videos, body, out, partial(decode, cfg=DecodeConfig()), slice(start, stop)
     )
     frames = sum(len(b.valid) for b in stream)
     assert all(f.exists() for f in files)
@@ -194,21 +194,6 @@ def test_a_scaled_video_shows_the_same_smaller(store, rig, videos, body, tmp_pat
         assert small.shape[:2] == tuple(round(n / 4) * 2 for n in SIZES[v][::-1])
         shrunk = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(shrunk - small).mean() < 3
-
-
-def test_side_and_top_see_at_right_angles(rig):
-    box = np.array([[-1.0, -0.5, 0], [1.0, 0.5, 1.8]])
-    both = side_and_top(rig, box, (640, 360))
-    corners = np.stack(np.meshgrid(*box.T), -1).reshape(-1, 3)
-    inside = both.project(corners)
-    assert (inside >= 0).all()
-    assert (inside < both.size[:, None]).all()
-    side, top = both.R[:, 2]
-    assert abs(side @ rig.R[0, 2]) < 1e-9
-    np.testing.assert_allclose(top, [0, 0, -1], atol=1e-9)
-    np.testing.assert_allclose(side[2], 0, atol=1e-9)
-    foot, head = both.project(np.array([[0, 0, 0], [0, 0, 1.8]]))[0]
-    assert head[1] < foot[1]
 
 
 def test_frames_that_are_not_there_are_refused(store, videos, body, tmp_path):
@@ -292,6 +277,21 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
         assert len(shown) == 5
         assert shown[0].shape[:2] == (size[1] // 2, size[0] // 2)
         assert all((p[..., 0] - p[..., 2] > 50).sum() > 200 for p in shown)
+
+
+@pytest.mark.parametrize("mode", ["side", "turntable", "mesh"])
+def test_a_users_video_is_not_drawn_over(out, capfd, monkeypatch, mode):
+    """B4: a camera called `side`, with its video where the results are. What was drawn here is replaced."""
+    words = [out, "--mode", mode, "--start", 2, "--end", 3, "--set", "render.mosaic_size=[128,64]"]
+    file = out / ("mesh_wide.mp4" if mode == "mesh" else f"{mode}.mp4")
+    file.write_bytes(b"the user's")
+    status, _, errors = command(capfd, monkeypatch, *words)
+    assert status == 2
+    assert f"{file}: is there already and was not drawn" in errors
+    assert file.read_bytes() == b"the user's"
+    file.unlink()
+    assert [command(capfd, monkeypatch, *words)[0] for _ in range(2)] == [0, 0]
+    assert file.stat().st_size > 100
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from models.rendering import overlay
+from models.rendering.kernels import jit
 from models.rendering.software import (
-    AMBIENT,
     LIGHT,
+    Light,
     blend,
     draw,
-    jit,
     paint,
     shades,
     to_screen,
@@ -123,7 +123,7 @@ def test_a_mesh_turned_inside_out_shows_its_far_side():
 def test_shade_follows_the_normal():
     vertices, faces = sphere(n=60)
     normal = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
-    expected = AMBIENT + (1 - AMBIENT) * np.maximum(normal @ LIGHT, 0)
+    expected = LIGHT.ambient + (1 - LIGHT.ambient) * np.maximum(normal @ LIGHT.direction, 0)
     poles = np.abs(normal[:, 2]) > 0.999  # here many vertices of the test's sphere lie in one place
     found = shades(vertices.astype(np.float64), faces)
     np.testing.assert_allclose(found[~poles], expected[~poles], atol=0.02)
@@ -330,7 +330,7 @@ def test_light_comes_from_where_it_is():
     rig, people = camera(rotation=(0, 0, 0), t=(0, 0, 3)), vertices[None]
     colours = np.array([[1, 1, 1, 1]], np.float32)
     left, right = (
-        draw(people, faces, rig, 0, colours, light=np.array([x, 0, 0], np.float32), ambient=0.2).rgb[..., 0]
+        draw(people, faces, rig, 0, colours, light=Light(np.array([x, 0, 0], np.float32), 0.2)).rgb[..., 0]
         for x in (-1, 1)
     )
     across = left.shape[1]

@@ -17,10 +17,11 @@ from builders import contents
 from recordings import figure, ring, seen, write_recording
 from test_batch import Settings, call, make, run
 
-from pipeline.batch import process, read_manifest
+from pipeline.batch.manifest import read_manifest
+from pipeline.batch.process import Capacity, process
+from pipeline.batch.storage import StorageError, fetched, listing, parse_location, published
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
-from pipeline.storage import StorageError, outline, place, reading, writing
 from pipeline.store import Store
 from stages import graph
 
@@ -63,9 +64,9 @@ def listed():
 
 
 def test_a_place_is_a_folder_or_a_url():
-    assert place("a/b") == Path("a/b")
-    assert place("file:///a/b") == Path("/a/b")
-    assert place("s3://bucket/a/") == "s3://bucket/a"
+    assert parse_location("a/b") == Path("a/b")
+    assert parse_location("file:///a/b") == Path("/a/b")
+    assert parse_location("s3://bucket/a/") == "s3://bucket/a"
 
 
 def test_results_are_published_when_they_are_finished_and_never_half(scratch, monkeypatch):
@@ -82,7 +83,7 @@ def test_results_are_published_when_they_are_finished_and_never_half(scratch, mo
         return put(fs, ours, theirs, **more)
 
     monkeypatch.setattr(type(memory()), "put_file", noted)
-    with writing(URL, "a", "log.txt") as out:
+    with published(URL, "a", "log.txt") as out:
         write(out, **whole, old_dot_mp4="x")
         assert not listed()
     first = listed()
@@ -92,13 +93,13 @@ def test_results_are_published_when_they_are_finished_and_never_half(scratch, mo
 
     # Again: what is there comes first, and a failure changes nothing but the log.
     where = r"^memory://bucket/out/results\.zarr: other"
-    with pytest.raises(InputError, match=where), writing(URL, "b", "log.txt") as out:
+    with pytest.raises(InputError, match=where), published(URL, "b", "log.txt") as out:
         assert (out / "results.zarr/c/0").read_text() == "1"
         write(out, log_dot_txt="went wrong", results_dot_zarr__c__0="2")
         raise InputError(f"{out}/results.zarr: other settings")
     assert listed() == {**first, "log.txt": "went wrong"}
     assert not kept(scratch)
-    with writing(URL, "b", "log.txt") as out:
+    with published(URL, "b", "log.txt") as out:
         (out / "old.mp4").unlink()
         write(out, results_dot_zarr__c__0="2")
     del first["old.mp4"]
@@ -111,20 +112,20 @@ def test_what_is_not_a_runs_own_is_left_there():
     for name, text in {**foreign, "results.zarr/c/9": "of a run that was cut off"}.items():
         memory().pipe_file(f"/bucket/out/{name}", text.encode())
     for number in "12":
-        with writing(URL, number) as out:
+        with published(URL, number) as out:
             write(out, results_dot_zarr__c__0=number, summary_dot_json="{}")
         assert listed() == {**foreign, "results.zarr/c/0": number, "summary.json": "{}"}
 
 
 def test_what_is_not_a_runs_own_may_change_meanwhile():
-    with writing(URL, "a") as out:
+    with published(URL, "a") as out:
         write(out, results_dot_zarr__c__0="1", report_dot_html="1", summary_dot_json="{}")
     memory().pipe_file("/bucket/out/videos/cam01.mp4", b"old")
     memory().pipe_file("/bucket/out/videos/cam02.mp4", b"old")
     for lock in ("b/.lock", "results.zarr/.lock", ".lock"):
         memory().pipe_file(f"/bucket/out/{lock}", b"")
     before = memory().modified("/bucket/out/report.html")
-    with writing(URL, "b") as out:
+    with published(URL, "b") as out:
         assert not (out / "videos").exists()
         memory().pipe_file("/bucket/out/videos/cam01.mp4", b"new")
         memory().rm_file("/bucket/out/videos/cam02.mp4")
@@ -137,18 +138,18 @@ def test_what_is_not_a_runs_own_may_change_meanwhile():
 
 
 def test_what_was_cut_off_is_continued_by_the_same_key_only(scratch):
-    with pytest.raises(RuntimeError), writing(URL, "a") as out:
+    with pytest.raises(RuntimeError), published(URL, "a") as out:
         write(out, results_dot_zarr__c__0="1")
         raise RuntimeError
     assert not listed()
-    with writing(URL, "b") as out:
+    with published(URL, "b") as out:
         assert not [*out.iterdir()]
         with (
             pytest.raises(InputError, match=r"^memory://bucket/out.*another run is at work"),
-            writing(URL, "b"),
+            published(URL, "b"),
         ):
             pass
-    with writing(URL, "a") as out:
+    with published(URL, "a") as out:
         assert (out / "results.zarr/c/0").read_text() == "1"
     assert {*listed()} == {"results.zarr/c/0"}
 
@@ -160,15 +161,15 @@ def test_publishing_that_is_cut_off_is_done_again(scratch, monkeypatch):
         return put(fs, ours, theirs, **more)
 
     files = {"results_dot_zarr__zarr_dot_json": "{}", "a": "1", "summary_dot_json": "{}"}
-    with writing(URL, "a") as out:
+    with published(URL, "a") as out:
         write(out, **files)
     put = type(memory()).put_file
     with monkeypatch.context() as patch:
         patch.setattr(type(memory()), "put_file", full)
-        with pytest.raises(StorageError, match="out of order"), writing(URL, "a") as out:
+        with pytest.raises(StorageError, match="out of order"), published(URL, "a") as out:
             write(out, a="2")
     assert {*listed()} == {"a"}, "neither a store nor a summary"
-    with writing(URL, "a") as out:
+    with published(URL, "a") as out:
         assert (out / "a").read_text() == "2", "it was finished"
     assert {*listed()} == {"a", "results.zarr/zarr.json", "summary.json"}
 
@@ -179,7 +180,7 @@ def test_the_outline_of_a_data_set_changes_with_its_files(tmp_path):
     file = "s/a/keypoints/cam01/cam01_000000000001_keypoints.json"
 
     def look():
-        with outline("memory://bucket/data") as tree:
+        with listing("memory://bucket/data") as tree:
             assert tree.name == "data"
             assert (tree / "s/a/calibration.toml").read_bytes() == (
                 tmp_path / "data/s/a/calibration.toml"
@@ -197,9 +198,9 @@ def test_the_outline_of_a_data_set_changes_with_its_files(tmp_path):
 def test_names_that_leave_their_folder_are_refused(scratch):
     memory().store["/bucket/data/../../evil"] = memory().open("/bucket/x", "wb")
     memory().pipe_file("/bucket/data/a", b"")
-    with pytest.raises(InputError, match="is no name that a file can have"), outline("memory://bucket/data"):
+    with pytest.raises(InputError, match="is no name that a file can have"), listing("memory://bucket/data"):
         pass
-    with pytest.raises(InputError, match="is no name"), reading("memory://bucket/data", ["."], "me"):
+    with pytest.raises(InputError, match="is no name"), fetched("memory://bucket/data", ["."], "me"):
         pass
 
 
@@ -210,7 +211,7 @@ def test_a_full_disk_of_this_machine_is_not_taken_for_the_storages(scratch, monk
     memory().pipe_file("/bucket/data/a", b"")
     monkeypatch.setattr(type(memory()), "get_file", full)
     told = rf"^{scratch}: No space left on device: what is fetched from memory://bucket/data .* TMPDIR"
-    with pytest.raises(InputError, match=told), reading("memory://bucket/data", ["."], "me"):
+    with pytest.raises(InputError, match=told), fetched("memory://bucket/data", ["."], "me"):
         pass
 
 
@@ -219,8 +220,8 @@ def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
     (tmp_path / "data/a/calibration.toml").write_text("no = [")
     memory().put(str(tmp_path / "data"), "/bucket/data", recursive=True)
     asked = []
-    monkeypatch.setattr("pipeline.batch.outline", lambda where: asked.append(where) or outline(where))
-    monkeypatch.setattr("pipeline.storage.outline", lambda where: asked.append(where) or outline(where))
+    monkeypatch.setattr("pipeline.batch.process.listing", lambda where: asked.append(where) or listing(where))
+    monkeypatch.setattr("pipeline.batch.storage.listing", lambda where: asked.append(where) or listing(where))
     url, manifest = "memory://bucket/data", tmp_path / "out/batch.json"
     write(manifest.parent, batch_dot_json="damaged")
     status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
@@ -239,7 +240,7 @@ def test_runs_to_folders_of_one_name_fetch_copies_of_their_own(tmp_path, capfd, 
         raise InputError("enough")
 
     memory().pipe_file("/bucket/data/a", b"")
-    monkeypatch.setattr("pipeline.batch.opened", noted)
+    monkeypatch.setattr("pipeline.batch.dataset.opened", noted)
     for name in "ab":
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -267,6 +268,28 @@ def test_what_is_at_a_url_is_told(tmp_path, scratch, capfd, monkeypatch):
         status, text = call(capfd, monkeypatch, f"{url}/out", command=command)
         assert status == 2
         assert f"error: {url}/out: this command needs the results in a folder of this machine" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "message"),
+    [
+        ("run", "r", "is the recording's own folder"),
+        ("run", "", "which the run reads"),
+        ("run", "r/keypoints/new", "lies among the recording's own files"),
+        ("batch", "", "is the recording's own folder"),  # OUT/r
+    ],
+)
+def test_results_at_a_recordings_own_url_are_refused(tmp_path, capfd, monkeypatch, command, out, message):
+    make(tmp_path / "r")
+    bucket = tmp_path.name
+    memory().put(str(tmp_path / "r"), f"/{bucket}/r", recursive=True)
+    before = memory().find(f"/{bucket}")
+    url = f"memory://{bucket}"
+    status, text = call(capfd, monkeypatch, f"{url}/r", "--out", f"{url}/{out}", command=command)
+    assert status == 2, text
+    assert message in text
+    assert f"Choose {url}/r/results" in text
+    assert memory().find(f"/{bucket}") == before
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +354,7 @@ def test_a_batch_on_s3(s3, tmp_path, scratch):
     fs.put(str(tmp_path / "data"), s3, recursive=True)
 
     def attempts():
-        for _ in process(data, out, Settings(), run, workers=1):
+        for _ in process(data, out, Settings(), run, Capacity(1)):
             pass
         return {name: (row.state, row.attempts) for name, row in read_manifest(out).items()}
 

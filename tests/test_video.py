@@ -367,3 +367,11 @@ def test_a_title_that_is_not_utf_8_is_no_matter(tmp_path):
         file.mux(stream.encode(None))
     path.write_bytes(path.read_bytes().replace(b"camera-one", b"cam\xe9ra-one"))
     assert len(probe(path).times_s) == 3
+
+
+def test_a_comment_is_kept_in_the_file(tmp_path):
+    for comment in ("", "drawn"):
+        with VideoWriter(tmp_path / "a.mp4", 30, comment=comment) as video:
+            video.write(np.zeros((32, 32, 3), np.uint8))
+        with av.open(str(tmp_path / "a.mp4")) as container:
+            assert container.metadata.get("comment", "") == comment

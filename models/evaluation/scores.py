@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -12,8 +13,9 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from models.body import load_body
 from models.datasets.rows import RowArrays
-from models.evaluation.joints import H36MJoints
+from models.evaluation.joints import H36MJoints, h36m_joints
 from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
 from models.evaluation.predictions import PictureReader, Predictions, PredictOptions, predict, shares_shape
 from models.evaluation.protocols import Protocol
@@ -58,6 +60,20 @@ class TrueBodies:
     def described(self) -> str:
         names = {k: getattr(self, k) for k in ("neutral", "male", "female")}
         return ", ".join(f"{k}: {b.body.name}" for k, b in names.items() if b is not None)
+
+
+def load_true_bodies(
+    neutral: Path | None, male: Path | None, female: Path | None, joint_regressor: Path | None
+) -> TrueBodies:
+    """Read the SMPL files of each gender; the body that ships stands for a neutral one that is not given.
+
+    Raises ``InputError`` as ``load_body`` and ``h36m_joints`` do.
+    """
+
+    def joints(file: Path | None) -> H36MJoints:
+        return h36m_joints(load_body(file), joint_regressor)
+
+    return TrueBodies(joints(neutral), joints(male) if male else None, joints(female) if female else None)
 
 
 def protocol_errors(

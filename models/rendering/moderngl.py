@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.rendering.software import NEAR_M, Picture, resolve, to_screen
+from models.rendering.kernels import NEAR_M
+from models.rendering.software import Picture, resolve, to_screen
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 

@@ -15,14 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rendering.software import Picture, Planes
+from pipeline.skeleton import BODY_25
 
 Pixels = NDArray[np.uint8]
 
 BLACK, WHITE, NEUTRAL = 16, 235, 128
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
+FAR_PX = 20.0
+"""A fitted keypoint so far from the detected one, or farther, is red; one on the spot is green."""
+
+PEOPLE_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+"""One a person, from the start again when there are more: Okabe and Ito's, which the colour-blind can tell
+apart."""
+
 _RED_BLUE = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 """Weights of red and blue in luma by colour space (ITU-T H.273, table 4): BT.709, BT.601 twice, BT.2020."""
+
+
+def rgb_of(person: int, colours: Sequence[str] = PEOPLE_COLOURS) -> tuple[int, int, int]:
+    """Red, green and blue of a person, 0 to 255; colours are written as #rrggbb."""
+    colour = colours[person % len(colours)]
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 @lru_cache
@@ -223,3 +237,32 @@ def place(planes: Planes, source: Planes, box: tuple[int, int, int, int], name: 
     for to, plane in zip(cell, source, strict=True):
         to[:] = cv2.resize(plane, to.shape[::-1], interpolation=cv2.INTER_AREA)
     label(cell, name, height)
+
+
+@dataclass(frozen=True)
+class Skeletons:
+    """Keypoints of one view at one time, pixels of the picture."""
+
+    detected: NDArray[np.float64]
+    """(P, 25, 2) NaN where missing."""
+    confidence: NDArray[np.float64]
+    """(P, 25)"""
+    fitted: NDArray[np.float64]
+    """(P, 25, 2)"""
+    error_px: NDArray[np.float64]
+    """(P, 25) distance between the two in pixels of the video; NaN where nothing was detected."""
+    colours: NDArray[np.float32]
+    """(P, 3)"""
+
+    def draw(self, to: Planes, matrix: NDArray[np.float32]) -> None:
+        size = max(2.0, min(to[0].shape) / 250)
+        grey = np.full(3, 0.85)
+        for p in range(len(self.fitted)):
+            bones = self.fitted[p][list(BODY_25.bones)]
+            lines(to, bones[:, 0], bones[:, 1], self.colours[p], matrix, size)
+            lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
+            rings(to, self.detected[p], np.outer(self.confidence[p], np.ones(3)), matrix, 1.8 * size)
+            share = np.clip(np.nan_to_num(self.error_px[p]) / FAR_PX, 0, 1)[:, None]
+            colour = np.minimum(2 * np.concatenate([share, 1 - share, 0 * share], 1), 1)
+            colour[np.isnan(self.error_px[p])] = 0.6  # nobody can say
+            discs(to, self.fitted[p], colour, matrix, 1.2 * size)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.body import Body
 from models.rendering.overlay import composite
-from models.rendering.software import draw
+from models.rendering.software import Light, draw
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25, SMPL_24
 
@@ -136,7 +136,7 @@ class Portraits:
         light = (rig.R[view] @ outfit.light).astype(np.float32)
         drawn = draw(
             vertices, self.body.faces, rig, view, outfit.colours,
-            tints=self._tints, light=light, ambient=outfit.ambient,
+            tints=self._tints, light=Light(light, outfit.ambient),
         )  # fmt: skip
         rgb = composite(clutter_picture(side, self.clutter, rng), drawn).astype(np.float32)
         y, x = rng.integers(0, _GRAIN - side, 2)

@@ -44,7 +44,7 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.video import VideoInfo, copied, planes, probe, read_frames  # noqa: E402
 from stages.decode import DecodeConfig, decode  # noqa: E402
-from stages.render import RenderConfig, meshes, render  # noqa: E402
+from stages.render import Footage, RenderConfig, meshes, render  # noqa: E402
 from stages.synth import SynthConfig, write_recording  # noqa: E402
 
 
@@ -117,7 +117,7 @@ def overlay_times(
     def draw() -> None:
         items: Iterator[FitBatch] = iter(batches)
         stage = render(
-            items, cfg, rig, body, [video], index, contents.rate, folder / "out",
+            items, cfg, Footage(rig, [video], index, contents.rate), body, folder / "out",
             partial(decode, cfg=DecodeConfig()),
         )  # fmt: skip
         for _ in stage:

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from models.body import load_body  # noqa: E402
-from pipeline.batch import process  # noqa: E402
+from pipeline.batch.process import Capacity, process  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from stages.graph import RunConfig, run  # noqa: E402
 from stages.render import RenderConfig  # noqa: E402
@@ -99,7 +99,7 @@ def workers(top: Path, counts: list[int]) -> dict[str, float]:
     for count in counts:
         begun = time.perf_counter()
         states = Counter(
-            e.row.state for e in process(top / "data", top / f"w{count}", CFG, run, workers=count)
+            e.row.state for e in process(top / "data", top / f"w{count}", CFG, run, Capacity(count))
         )
         assert states["done"] == 2 * max(counts)
         figures[f"recordings_per_min_{count}_workers"] = round(

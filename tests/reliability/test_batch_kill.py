@@ -17,7 +17,7 @@ import pytest
 import zarr
 from recordings import figure, ring, seen, write_recording
 
-from pipeline.batch import read_manifest
+from pipeline.batch.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 60

@@ -1,6 +1,6 @@
-"""What runs the recordings of a batch: an attempt at one of them, and processes of this machine that make it.
+"""Workers of a batch: an attempt at a recording, and processes of this machine that make attempts.
 
-``pipeline/cluster.py`` makes the same attempts as tasks of a Ray cluster.
+``pipeline/batch/cluster.py`` makes the same attempts as tasks of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from pipeline.batch.storage import Location, StorageError, absolute, fetched, join, published
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
-from pipeline.storage import Place, StorageError, absolute, inside, reading, writing
+from pipeline.results import LOG
 from pipeline.summary import Summary
-
-LOG: Final = "log.txt"
-"""In each recording's folder of results: what its runs had to say."""
 
 
 class Result(Protocol):
-    """What is read of what a run gives."""
+    """Part of a run's result that a batch reads."""
 
     @property
     def summary(self) -> Summary: ...
@@ -50,7 +48,7 @@ Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
 
 @dataclass(frozen=True)
 class Needs:
-    """What one recording takes of a machine while it runs."""
+    """Resources of a machine that one recording takes while it runs."""
 
     cpus: float = 2.0
     """A run has stages that work at once."""
@@ -60,7 +58,7 @@ class Needs:
     """A run of four 1080p views takes about 1 GB."""
 
     def fitting(self, cpus: float, gpus: float, memory_gb: float) -> int:
-        """How many recordings such a machine runs at the same time."""
+        """Number of recordings that such a machine runs at the same time."""
         counts = [cpus / self.cpus, memory_gb / self.memory_gb]
         if self.gpus:  # a share is of one GPU: what is left of two does not add up
             counts.append(gpus / self.gpus if self.gpus >= 1 else int(gpus) * int(1 / self.gpus))
@@ -72,16 +70,16 @@ USUAL_NEEDS: Final = Needs()
 
 @dataclass(frozen=True)
 class Job:
-    """What all recordings of a batch share. It crosses processes: ``run`` and ``cfg`` must pickle."""
+    """Work that all recordings of a batch share. It crosses processes: ``run`` and ``cfg`` must pickle."""
 
-    dataset: Place
-    out: Place
+    dataset: Location
+    out: Location
     run: Run
     cfg: Config
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """One attempt at a recording."""
 
     name: str
@@ -90,7 +88,7 @@ class Task:
     needed: tuple[str, ...]
     """Files and folders that are read, as seen from the data set."""
     key: str
-    """Of the same key are the same results."""
+    """Stands for all that the results are made of: equal keys, equal results."""
     attempt: int = 0
 
 
@@ -105,7 +103,7 @@ class Workers(Protocol):
     def __len__(self) -> int:
         """Places there are now."""
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         """Begin a recording in place ``k``, which must be idle."""
 
     def messages(self) -> Iterator[tuple[int, Message]]:
@@ -115,24 +113,24 @@ class Workers(Protocol):
         """End them all, whatever they are doing."""
 
 
-def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
+def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Message:
     """Run a recording once and say how it ended; what it has to say goes to its log, progress to ``tell``."""
     torch.set_num_threads(1)
     warnings: tuple[str, ...] = ()
     try:
-        with writing(inside(job.out, task.name), task.key, LOG) as out:
-            with _said_in(out / LOG):
-                _say(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
-                with _told(), reading(job.dataset, task.needed, str(absolute(job.out))) as dataset:
+        with published(join(job.out, task.name), task.key, LOG) as out:
+            with _redirected(out / LOG):
+                _log(f"\n{datetime.now().astimezone().isoformat(' ', 'seconds')} attempt {task.attempt}")
+                with _log_errors(), fetched(job.dataset, task.needed, str(absolute(job.out))) as dataset:
                     recording = find_recording(dataset / task.folder, inherit=dataset)
                     warnings = recording.warnings
                     for warning in warnings:
-                        _say(f"warning: {warning}")
+                        _log(f"warning: {warning}")
                     tell(("progress", {"frames": 0, "total": len(recording)}))
                     result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
                     for warning in result.warnings:
                         if warning not in warnings:
-                            _say(f"warning: {warning}")
+                            _log(f"warning: {warning}")
             files = tuple(file.relative_to(out).as_posix() for file in result.files)
     except InputError as e:
         again = isinstance(e, StorageError)
@@ -149,17 +147,17 @@ def attempt(job: Job, task: Task, tell: Callable[[Message], None]) -> Message:
     }
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # which takes names of any bytes
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What goes wrong is printed before it is passed on."""
+def _log_errors() -> Iterator[None]:
+    """Print an error before it is passed on."""
     try:
         yield
     except InputError as e:
-        _say(f"error: {e}")
+        _log(f"error: {e}")
         raise
     except Exception:
         traceback.print_exc()
@@ -167,7 +165,7 @@ def _told() -> Iterator[None]:
 
 
 @contextmanager
-def _said_in(file: Path) -> Iterator[None]:
+def _redirected(file: Path) -> Iterator[None]:
     """Everything that this process prints goes to the end of ``file``; below Python, too: libraries print."""
     kept = [os.dup(stream) for stream in (1, 2)]
     try:
@@ -214,7 +212,7 @@ class Processes:
 
     @staticmethod
     def room(needs: Needs) -> int:
-        """How many recordings this machine runs at the same time; one at least."""
+        """Number of recordings that this machine runs at the same time; one at least."""
         gpus = len(_devices()) if needs.gpus else 0
         return max(1, needs.fitting(len(processors()), gpus, available_gb()))
 
@@ -229,12 +227,12 @@ class Processes:
         share = numbers[k * len(numbers) // count : (k + 1) * len(numbers) // count]
         devices = _devices()
         device = devices[k % len(devices)] if devices else None
-        process = context.Process(target=_live, args=(theirs, self._job, share, device), daemon=True)
+        process = context.Process(target=_worker_main, args=(theirs, self._job, share, device), daemon=True)
         process.start()
         theirs.close()  # so that the worker's death closes the pipe
         return process, ours
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         _, connection = self._workers[k] = self._workers[k] or self._start(k)
         with suppress(OSError):  # it has died just now: `messages` will tell
             connection.send(task)
@@ -247,10 +245,10 @@ class Processes:
             try:
                 yield k, ready.recv()
             except (EOFError, OSError):
-                yield k, ("failed", {"error": self._bury(k), "again": True})
+                yield k, ("failed", {"error": self._reap(k), "again": True})
 
-    def _bury(self, k: int) -> str:
-        """Of what a worker died."""
+    def _reap(self, k: int) -> str:
+        """Clear away a dead worker; returns the cause of its death."""
         worker, self._workers[k] = self._workers[k], None
         assert worker is not None
         process, connection = worker
@@ -281,7 +279,7 @@ def _devices() -> list[str]:
     return stated.split(",")[:count] if stated else [str(n) for n in range(count)]
 
 
-def _live(connection: Connection, job: Job, share: Sequence[int], device: str | None) -> None:
+def _worker_main(connection: Connection, job: Job, share: Sequence[int], device: str | None) -> None:
     """The life of a worker process: recordings come in, what happens goes out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
     parent = multiprocessing.parent_process()
@@ -298,5 +296,5 @@ def _live(connection: Connection, job: Job, share: Sequence[int], device: str | 
         os.sched_setaffinity(0, share)
     with suppress(EOFError):
         while True:
-            task: Task = connection.recv()
+            task: Assignment = connection.recv()
             connection.send(attempt(job, task, connection.send))

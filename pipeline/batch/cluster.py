@@ -2,7 +2,7 @@
 
 A task is told of by its stream: it yields what happens, and how it ended. Ray keeps to what each task says
 that it needs, notices machines and workers that die, and ends the tasks of a batch that is killed; when a
-recording is tried again, and what is written where, is decided where it always is, in ``pipeline/batch.py``.
+recording is tried again, and what is written where, is decided in ``pipeline/batch/process.py``, as ever.
 
 Nothing is imported here that imports numpy: a worker must first be told to compute in one thread.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.workers import Job, Message, Needs, Task
+    from pipeline.batch.workers import Assignment, Job, Message, Needs
 
 _PATIENCE_S: Final = 5.0
 """After which it is looked whether the cluster has grown."""
@@ -80,7 +80,7 @@ class RayTasks:
             for has in machines
         )
 
-    def give(self, k: int, task: Task) -> None:
+    def give(self, k: int, task: Assignment) -> None:
         stream = self._task.options(name=f"multispin {task.name}").remote(
             self._job, pickle.dumps(task), self._here
         )
@@ -136,7 +136,7 @@ def _stream(job: bytes, task: bytes, here: str) -> Iterator[Message]:
         os.environ[name] = "1"  # as run_pipeline.py does: the same results to the last bit
     with suppress(OSError):  # another machine need not have it
         os.chdir(here)
-    from pipeline.workers import attempt
+    from pipeline.batch.workers import attempt
 
     said: SimpleQueue[Message | BaseException] = SimpleQueue()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -26,36 +25,32 @@ from typing import Any, Final
 from fsspec.core import url_to_fs
 
 from pipeline.errors import InputError
-from pipeline.files import locked, write_atomically
+from pipeline.files import LOCK, locked, write_atomically
+from pipeline.results import CALIBRATION, REPORT, STORE, SUMMARY, drawn_videos
 
-Place = Path | str
+Location = Path | str
 """A folder of this machine, or the URL of one elsewhere."""
 
-WHOLE: Final = "summary.json"
-"""The file of a folder of results that is written last."""
-
-_STORE: Final = "results.zarr/"
-_LAST: Final = (f"{_STORE}zarr.json", WHOLE)
+_STORE: Final = f"{STORE}/"
+_LAST: Final = (f"{_STORE}zarr.json", SUMMARY)
 """Without the first, zarr sees no store; nobody reads half of one."""
 _SETTINGS: Final = (".toml", ".yaml", ".yml")
-_LOCK: Final = ".lock"
-"""Name of the files that ``locked`` makes, wherever they are."""
 _FETCHED_NS: Final = 0
 """Time of change of what was fetched, until a run changes it."""
 
 
-def place(text: str) -> Place:
-    """What the command line says."""
+def parse_location(text: str) -> Location:
+    """Read a folder or URL of the command line."""
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return text.rstrip("/") if "://" in text else Path(text)
 
 
-def inside(where: Place, name: str) -> Place:
+def join(where: Location, name: str) -> Location:
     return where / name if isinstance(where, Path) else f"{where}/{name}"
 
 
-def absolute(where: Place) -> Place:
+def absolute(where: Location) -> Location:
     return where.resolve() if isinstance(where, Path) else where
 
 
@@ -91,7 +86,7 @@ def _unreachable(url: str, e: Exception) -> StorageError:
     )
 
 
-def read_text(where: Place, name: str) -> str | None:
+def read_text(where: Location, name: str) -> str | None:
     """The text of a file; None when there is none. Raises ``InputError``."""
     try:
         if isinstance(where, Path):
@@ -102,10 +97,10 @@ def read_text(where: Place, name: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{inside(where, name)}: cannot be read ({e})") from e
+        raise InputError(f"{join(where, name)}: cannot be read ({e})") from e
 
 
-def write_text(where: Place, name: str, text: str) -> None:
+def write_text(where: Location, name: str, text: str) -> None:
     """All of it or nothing; names of files in it may be of any bytes. Raises ``InputError``."""
     if isinstance(where, Path):
         write_atomically(where / name, text)
@@ -116,14 +111,14 @@ def write_text(where: Place, name: str, text: str) -> None:
 
 
 def is_whole(where: str) -> bool:
-    """Whether a run has left its results at a URL, and nothing is missing. Raises ``InputError``."""
+    """True when a run has left its results at a URL, and nothing is missing. Raises ``InputError``."""
     with _reaching(where):
         fs, root = _open(where)
-        return bool(fs.exists(f"{root}/{WHOLE}"))
+        return bool(fs.exists(f"{root}/{SUMMARY}"))
 
 
 @contextmanager
-def held(where: Place, work: str) -> Iterator[None]:
+def lock(where: Location, work: str) -> Iterator[None]:
     """Hold a place alone, as ``locked`` does; a URL on this machine only."""
     folder = _scratch(where) if isinstance(where, str) else where
     with _renamed(folder, where), locked(folder, work):
@@ -131,7 +126,7 @@ def held(where: Place, work: str) -> Iterator[None]:
 
 
 @contextmanager
-def outline(where: Place) -> Iterator[Path]:
+def listing(where: Location) -> Iterator[Path]:
     """A folder with the names of all files that are there; a local one is its own.
 
     Settings and calibrations are as they are. All else is empty, and its time of change is made of what the
@@ -162,7 +157,7 @@ def outline(where: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(where: Place, names: Collection[str], reader: str) -> Iterator[Path]:
+def fetched(where: Location, names: Collection[str], reader: str) -> Iterator[Path]:
     """The data set as a folder of this machine; of a URL, these files and folders of it.
 
     reader: has a copy of its own, and takes away what it left when it was killed.
@@ -189,7 +184,7 @@ def reading(where: Place, names: Collection[str], reader: str) -> Iterator[Path]
 
 
 @contextmanager
-def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
+def published(where: Location, key: str, log: str | None = None) -> Iterator[Path]:
     """The folder of this machine to leave results in; those of a URL are published at the end.
 
     key: stands for what the results are made of: a folder that was left half done is continued by the same
@@ -207,14 +202,14 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
     top = _scratch(where, key)
     folder = top / "results"
     with _renamed(top, where), locked(top):
-        fetched: Collection[str] = ()
+        had: Collection[str] = ()
         with _reaching(where):
             fs, root = _open(where)
-            if fs.exists(f"{root}/{WHOLE}"):
+            if fs.exists(f"{root}/{SUMMARY}"):
                 shutil.rmtree(folder, ignore_errors=True)
-                fetched = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{WHOLE}"), log)
-                _get(fs, root, folder, fetched)
-                for name in fetched:
+                had = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{SUMMARY}"), log)
+                _get(fs, root, folder, had)
+                for name in had:
                     os.utime(folder / name, ns=(_FETCHED_NS, _FETCHED_NS))
         folder.mkdir(exist_ok=True)
         try:
@@ -224,34 +219,30 @@ def writing(where: Place, key: str, log: str | None = None) -> Iterator[Path]:
             if log is not None:
                 with suppress(Exception):
                     fs.put_file(str(folder / log), f"{root}/{log}")
-            if fetched:  # or it would stay when the results there are removed
+            if had:  # or it would stay when the results there are removed
                 shutil.rmtree(folder)
             raise
         with _reaching(where):
-            _publish(folder, fetched, fs, root, where)
+            _publish(folder, had, fs, root, where)
         shutil.rmtree(top)
 
 
 def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
-    """Of the files at a URL those that the run has left there that wrote this summary."""
-    try:
-        videos = {str(name) for name in json.loads(summary)["videos"]}
-    except (ValueError, KeyError, TypeError):  # no summary of a run: the next one draws all again
-        videos = set()
-    known = {WHOLE, "report.html", "calibration.toml", log} | videos
+    """Names of the files at a URL that the run has left there which wrote this summary."""
+    known = {SUMMARY, REPORT, CALIBRATION, log} | drawn_videos(summary)
     return [name for name in names if name in known or name.startswith(_STORE)]
 
 
-def _publish(folder: Path, fetched: Collection[str], fs: Any, root: str, url: str) -> None:
+def _publish(folder: Path, had: Collection[str], fs: Any, root: str, url: str) -> None:
     """Leave there what is new or changed in the folder. What else is there may be anybody's, even the
     recording: taken away is what was fetched from there and is gone, and what is inside a store."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != _LOCK)
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
     ours = [p.relative_to(folder).as_posix() for p in files]
-    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != _LOCK]
-    old = {name for name in theirs if name in fetched or name.startswith(_STORE)}.difference(ours)
-    both = {*fetched}.intersection(ours, theirs)
+    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != LOCK]
+    old = {name for name in theirs if name in had or name.startswith(_STORE)}.difference(ours)
+    both = {*had}.intersection(ours, theirs)
     same = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
-    for name in dict.fromkeys((WHOLE, *theirs)):  # the summary first
+    for name in dict.fromkeys((SUMMARY, *theirs)):  # the summary first
         if name in theirs and (name in _LAST or name in old):
             fs.rm_file(f"{root}/{name}")
     groups = [[name for name in ours if name not in _LAST and name not in same]]
@@ -271,7 +262,7 @@ def _get(fs: Any, root: str, folder: Path, names: Iterable[str]) -> None:
 
 
 def _listed(fs: Any, root: str, url: str) -> Mapping[str, Mapping[str, Any]]:
-    """What is told of each file below ``root``, by its name as seen from there; '' is ``root`` itself."""
+    """Details of each file below ``root``, by its name as seen from there; '' is ``root`` itself."""
     found = {
         path.removeprefix(root).removeprefix("/"): told
         for path, told in fs.find(root, detail=True).items()
@@ -299,7 +290,7 @@ def _scratch(*words: str) -> Path:
 
 
 @contextmanager
-def _renamed(folder: Path, url: Place) -> Iterator[None]:
+def _renamed(folder: Path, url: Location) -> Iterator[None]:
     """A user's mistake is told of the place that the user knows."""
     try:
         yield

@@ -1,0 +1,149 @@
+"""Manifest of a batch: a row for each recording, as batch.json for programs and batch.html for people."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final, Literal
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.batch.storage import Location, absolute, read_text, write_text
+from pipeline.errors import InputError
+from pipeline.results import LOG
+
+MANIFEST: Final = "batch.json"
+PAGE: Final = "batch.html"
+State = Literal["pending", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recording in the manifest."""
+
+    name: str
+    """Its folder as seen from the data set, with slashes; also its folder in OUT."""
+    state: State = "pending"
+    inputs: str = ""
+    """Digest of the configuration and of all that is read: see ``fingerprint``."""
+    attempts: int = 0
+    error: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    """Frame rate of the recording."""
+    seconds: float | None = None
+    """That the last attempt took."""
+    reprojection_px: float | None = None
+    """Median over all cameras."""
+    warnings: tuple[str, ...] = ()
+    """Warnings of the recording and of its run; of the recording only where the run failed."""
+    files: tuple[str, ...] = ()
+    """Results of the run, as seen from the recording's folder in OUT."""
+    report: str = ""
+    """The report page, as seen from OUT."""
+
+
+def read_manifest(out: Location) -> dict[str, Entry]:
+    """Rows by name, of every recording that was ever worked on; none where there is no manifest.
+
+    Raises ``InputError`` when it is damaged or cannot be read.
+    """
+    text = read_text(out, MANIFEST)
+    if text is None:
+        return {}
+    try:
+        rows = TypeAdapter(list[Entry]).validate_python(json.loads(text)["recordings"])
+    except (ValueError, KeyError, TypeError, ValidationError) as e:
+        raise InputError(
+            f"{out}/{MANIFEST}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: "
+            "results that are there will be found complete and taken over."
+        ) from e
+    return {row.name: row for row in rows}
+
+
+def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Entry]) -> None:
+    listed = [rows[name] for name in sorted(rows)]
+    states = Counter(row.state for row in listed)
+    where = str(absolute(dataset))
+    document = {"dataset": where, "states": dict(states), "recordings": [asdict(row) for row in listed]}
+    write_text(out, MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(out, PAGE, page(where.rpartition("/")[2], listed))
+
+
+_STYLE: Final = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #8884; }
+tr > :first-child, tr > :nth-child(2), tr > :last-child { text-align: left; }
+td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
+td p { margin: 0; white-space: pre-wrap; }
+.done td:nth-child(2) { color: #1a7f37; }
+.failed td:nth-child(2) { font-weight: 600; }
+.failed td:nth-child(2), .error { color: #cf222e; }
+"""
+
+
+def page(title: str, rows: Sequence[Entry]) -> str:
+    """The rows as an HTML page that opens from disk; names and messages are escaped."""
+
+    def number(value: float | None, digits: int = 0) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    def link(path: str, text: str) -> str:
+        return f'<a href="{html.escape(quote(os.fsencode(path)))}">{text}</a>'
+
+    def line(row: Entry) -> str:
+        name = html.escape(row.name)
+        if row.report:
+            name = link(row.report, name)
+        notes = f'<p class="error">{html.escape(row.error)}</p>' if row.error else ""
+        notes += "".join(f"<p>{html.escape(text)}</p>" for text in row.warnings)
+        if row.attempts:
+            notes += f"<p>{link(f'{row.name}/{LOG}', LOG)}</p>"
+        cells = (
+            number(row.frames), number(row.fps, 2), number(row.reprojection_px, 1), number(row.seconds),
+            str(row.attempts or ""),
+        )  # fmt: skip
+        return (
+            f'<tr class="{row.state}"><td>{name}</td><td>{row.state}</td>'
+            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + f"<td>{notes}</td></tr>"
+        )
+
+    states = Counter(row.state for row in rows)
+    counts = ", ".join(f"{states[s]} {s}" for s in ("done", "running", "pending", "failed") if states[s])
+    heads = ("recording", "state", "frames", "fps", "reprojection, px", "seconds", "attempts", "messages")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" \
+content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)} – Multi-SPIN</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+<p>{counted(len(rows), "recording")}: {counts}. \
+Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
+<table>
+<tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>
+{chr(10).join(map(line, rows))}
+</table>
+</body>
+</html>
+"""
+
+
+def counted(count: int, noun: str) -> str:
+    """As ``1 recording``, ``2 recordings``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,272 @@
+"""OUT, the folder of a recording's results: the names of its files, its summary, and where it may lie.
+
+No other file of the source knows these names. Nothing is deleted but what an earlier summary of the same
+folder names, and no video is drawn over one that was not drawn here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import av
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.files import write_atomically
+from pipeline.store import Store
+from pipeline.summary import MissingData, Summary
+from pipeline.video import part_name
+
+STORE: Final = "results.zarr"
+SUMMARY: Final = "summary.json"
+"""Written last: where it is, all the rest is whole."""
+REPORT: Final = "report.html"
+CALIBRATION: Final = "calibration.toml"
+"""Cameras that were estimated from a person."""
+LOG: Final = "log.txt"
+"""Messages of the runs of a batch."""
+MOSAIC: Final = "mosaic.mp4"
+TRUTH: Final = "truth.zarr"
+"""Store beside a synthetic recording, in the schema of the results."""
+INSIDE: Final = "results"
+"""Folder of the recording that is proposed as OUT."""
+DRAWN: Final = "drawn by multispin"
+"""Comment inside every drawn video."""
+
+
+def scene_video(mode: str) -> str:
+    """File name of a video that shows no camera's picture, such as ``side.mp4``."""
+    return f"{mode}.mp4"
+
+
+def camera_videos(show: str, cameras: Sequence[str]) -> dict[str, str]:
+    """Camera → file name of its drawn video, ``<show>_<camera>.mp4``, in the order given.
+
+    Names are safe for every file system, differ from one another whatever the case of their letters, and are
+    never the ``.part`` file of another.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for camera in cameras:
+        safe = re.sub(r"\.part$", "_part", re.sub(r"[^\w.-]+", "_", camera), flags=re.IGNORECASE)
+        name, number = safe, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{safe}_{number}"
+        taken.add(name.casefold())
+        names[camera] = f"{show}_{name}.mp4"
+    return names
+
+
+@dataclass(frozen=True)
+class RunSummary(Summary):
+    """Content of ``summary.json``: the store in numbers, and how it was made."""
+
+    recording: str
+    """Absolute path of the recording's folder."""
+    store: str
+    """Digest of the store's contents."""
+    videos: tuple[str, ...]
+    """File names of the videos that the run drew."""
+    calibration: Mapping[str, Any]
+    """file, and estimated: whether it was estimated from a person."""
+    format: Mapping[str, Any]
+    """Keypoint format: name, and how it was found."""
+    regressor: str
+    warnings: tuple[str, ...]
+    missing: Mapping[str, MissingData]
+    """Camera → why it does not show the person at some instants."""
+    seconds_taken: float
+    stages: tuple[Mapping[str, Any], ...]
+    """Busy, starved and blocked seconds of each stage."""
+    config: Mapping[str, Any]
+    body: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def write(self, out: Path) -> None:
+        """Write to the folder ``out``, whole or not at all. Raises ``InputError``."""
+        write_atomically(out / SUMMARY, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(out: Path) -> RunSummary:
+    """Summary of the run that ended in ``out``. Raises ``InputError`` when there is none or it is damaged."""
+    file = out / SUMMARY
+    try:
+        return TypeAdapter(RunSummary).validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{error.error_count()} entries are wrong"
+        raise InputError(
+            f"{file}: cannot be read as a run's summary ({why}). Remove it and run again."
+        ) from error
+
+
+def earlier_summary(out: Path) -> RunSummary | None:
+    """Summary of an earlier run in ``out``; None when there is none or it is damaged."""
+    try:
+        return read_summary(out)
+    except InputError:
+        return None
+
+
+def drawn_videos(summary: bytes) -> frozenset[str]:
+    """Names of the videos that the text of a ``summary.json`` says were drawn; of damaged text none."""
+    try:
+        return frozenset(Path(str(name)).name for name in json.loads(summary)["videos"])
+    except (ValueError, KeyError, TypeError):
+        return frozenset()
+
+
+def drawn_into(folder: Path) -> frozenset[str]:
+    """Names of the videos that the summary in a folder names."""
+    try:
+        return drawn_videos((folder / SUMMARY).read_bytes())
+    except OSError:
+        return frozenset()
+
+
+def recording_of(out: Path) -> Path | None:
+    """Recording that the summary in ``out`` names; None when it names none, or there is no summary."""
+    try:
+        return Path(json.loads((out / SUMMARY).read_bytes())["recording"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def clear(out: Path) -> None:
+    """Delete summary and report of an earlier run in ``out``, and the videos that the summary names.
+
+    Without a summary nothing is deleted. The summary goes first: it vouches for the others.
+    """
+    if not (out / SUMMARY).is_file():
+        return
+    videos = sorted(drawn_into(out))
+    for name in (SUMMARY, REPORT, *videos, *map(part_name, videos)):
+        (out / name).unlink(missing_ok=True)
+
+
+def check_drawable(out: Path, names: Iterable[str]) -> None:
+    """Raise ``InputError`` when videos of these names cannot be drawn into ``out`` without harm.
+
+    One of them is there and was not drawn here; or ``out`` is the recording's own folder, as versions before
+    let it be: a drawing would be taken for a camera's video.
+    """
+    recording = recording_of(out)
+    if recording is not None and recording.resolve() == out.resolve():
+        raise InputError(f"{out}: is the recording's own folder, too.{_left_in(out)}")
+    known = drawn_into(out)
+    for name in names:
+        file = out / name
+        if file.exists() and name not in known and not _is_drawn(file):
+            raise InputError(
+                f"{file}: is there already and was not drawn by this program. Move it away, or choose "
+                "another folder."
+            )
+
+
+def _is_drawn(file: Path) -> bool:
+    try:
+        with av.open(str(file)) as container:
+            return container.metadata.get("comment") == DRAWN
+    except (av.FFmpegError, OSError):
+        return False
+
+
+def check_fresh(out: Path) -> None:
+    """Raise ``InputError`` when ``out`` holds files called as a run's, without results beside them."""
+    if (out / STORE).exists() or earlier_summary(out) is not None:
+        return
+    for name in (SUMMARY, REPORT):
+        if (out / name).exists():
+            raise InputError(
+                f"{out / name}: is there already, without results of a run beside it. Move it away, or "
+                "choose another --out."
+            )
+
+
+def check_place(out: Path, recording: Path, inputs: Iterable[Path], name: object = None) -> None:
+    """Raise ``InputError`` when results in ``out`` would lie among the recording's own files.
+
+    inputs: all files and folders that a run of the recording reads. name: of ``out``, for the message.
+    """
+    here, home = out.resolve(), recording.resolve()
+    name = out if name is None else name
+    advice = f"Choose {recording / INSIDE}, or a folder elsewhere."
+    if here == home:
+        raise InputError(f"--out {name}: is the recording's own folder. {advice}{_left_in(recording)}")
+    for file in inputs:
+        # A link counts where it lies and where it leads.
+        places = (file.parent.resolve() / file.name, file.resolve())
+        if any(place.is_relative_to(here) for place in places):
+            raise InputError(f"--out {name}: holds {file}, which the run reads. {advice}")
+        around = places[0] if file.is_dir() else places[0].parent
+        own = {around, around.parent} if file.is_dir() else {around}
+        if any(here.is_relative_to(folder) for folder in own if home in folder.parents):
+            raise InputError(f"--out {name}: lies among the recording's own files ({file}). {advice}")
+
+
+def _left_in(recording: Path) -> str:
+    """Sentence on results that an earlier version left among the recording's own files; '' for none."""
+    if not (recording / STORE).exists():
+        return ""
+    left = [
+        n for n in (STORE, SUMMARY, REPORT, LOG, *sorted(drawn_into(recording))) if (recording / n).exists()
+    ]
+    return (
+        f" Results of an earlier run lie there: to go on with them, move {', '.join(left)} to "
+        f"{recording / INSIDE}, and calibration.toml if a run has estimated it."
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished or unfinished results: OUT, or the store in it, whichever a user names."""
+
+    path: Path
+
+    @property
+    def store_path(self) -> Path:
+        return self.path if (self.path / "zarr.json").is_file() else self.path / STORE
+
+    @property
+    def folder(self) -> Path:
+        """Folder of summary and videos."""
+        return self.store_path.parent
+
+    def store(self) -> Store:
+        """Raises ``InputError`` when there is none."""
+        return Store(self.store_path)
+
+    def recording(self, stated: Path | None = None) -> Path:
+        """Folder of the recording: as stated, else as the summary says.
+
+        Raises ``InputError`` when it is not known or not there.
+        """
+        if stated is not None:
+            return stated
+        recording, advice = recording_of(self.folder), "Say where it is: --recording FOLDER."
+        if recording is None:
+            raise InputError(f"{self.folder}: {SUMMARY} names no recording. {advice}")
+        if not recording.is_dir():
+            raise InputError(f"{recording}: the recording of {self.folder} is not there any more. {advice}")
+        return recording
+
+
+def body_file(store: Store, stated: Path | None = None) -> Path | None:
+    """SMPL file of a body: as stated, else the one that the store was made with; None for the shipped one.
+
+    Raises ``InputError`` when that is not there any more.
+    """
+    made_with = store.contents.config.get("body")
+    if stated is not None or not made_with:
+        return stated
+    if not Path(made_with).is_file():
+        raise InputError(
+            f"{made_with}: the body that {store.path} was made with is not there any more. Put it back, or "
+            "say where it is: --body FILE."
+        )
+    return Path(made_with)

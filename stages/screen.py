@@ -1,0 +1,342 @@
+"""Screen output of the command line: tables, warnings and progress bars."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tqdm import tqdm
+
+if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
+    from models.evaluation.protocols import Protocol
+    from models.evaluation.scores import Evaluation
+    from models.evaluation.stores import Errors
+    from models.external import Checked, External
+    from models.training.trainer import Progress
+    from pipeline.batch.manifest import Entry
+    from pipeline.batch.process import Event
+    from pipeline.batch.storage import Location
+    from pipeline.check import Check
+    from pipeline.recording import Recording
+    from pipeline.store import Store
+    from pipeline.summary import Summary
+    from stages.graph import RunResult
+
+Follow = Callable[[int, Mapping[str, float]], None]
+"""Called with the rows of a batch, and the errors so far."""
+MAX_WARNED_RECORDINGS: Final = 20
+"""Recordings of a batch whose warnings are printed; there may be thousands."""
+
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+
+def warn(sentence: str) -> None:
+    console.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+
+
+def print_file(file: object, told: str = "") -> None:
+    """Print the place of a file that was written, and a sentence about it."""
+    console.print(f"  {escape(str(file))}{': ' * bool(told)}{escape(told)}")
+
+
+def table(title: str, *columns: str) -> Table:
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        show_header=bool(columns),
+    )
+    for i, name in enumerate(columns):
+        made.add_column(name, justify="right" if i else "left")
+    return made
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
+    return tqdm(total=total, unit=unit, desc=desc, dynamic_ncols=True)
+
+
+def follow_count(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
+    """Show a bar while ``finished`` yields how many units are done in all."""
+    with bar(total, unit, desc) as shown:
+        for number in finished:
+            shown.update(number - shown.n)
+        shown.update(total - shown.n)
+
+
+def print_recording(found: Recording, where: Location) -> None:
+    rows = table(escape(str(where)))
+    for row in found.notes:
+        rows.add_row(*map(escape, row))
+    console.print(rows)
+    for warning in found.warnings:
+        warn(warning)
+
+
+def print_check(found: Recording, check: Check) -> None:
+    """Print how the cameras agree, and every finding that the recording has not been warned of."""
+    head, *rows = check.rows()
+    question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
+    shown = table(f"{question} ({check.frames} frames looked at)", *head)
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    if check.compared:
+        distances = table("Baselines, metres", "", *check.cameras)
+        for name, metres in zip(check.cameras, check.distance_m, strict=True):
+            distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in metres))
+        console.print(distances)
+    findings = [finding for finding in check.findings() if finding not in found.warnings]
+    for finding in findings:
+        warn(finding)
+    if not findings:
+        console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
+
+
+def print_contents(results: Store, where: Location) -> None:
+    c = results.contents
+    rows = table(escape(str(where)))
+    done = int(results.done.sum())
+    rows.add_row("cameras", ", ".join(c.rig.names))
+    rows.add_row("body", f"{c.body['name']} ({c.body['sha256'][:12]})")
+    rows.add_row(
+        "windows done",
+        f"{done} of {len(results.done)}" + ("" if done == len(results.done) else " (run again to continue)"),
+    )
+    console.print(rows)
+
+
+def print_summary(summary: Summary) -> None:
+    rows = table(
+        "Reprojection error", "camera", "median px", "mean px", "person seen", "not seen", "no picture"
+    )
+    for c in summary.cameras:
+        rows.add_row(
+            escape(c.name), number(c.reprojection_median_px), number(c.reprojection_mean_px),
+            str(c.frames_with_person), str(c.frames_without_person), str(c.frames_without_picture),
+        )  # fmt: skip
+    rows.add_row("all", number(summary.reprojection_median_px), number(summary.reprojection_mean_px))
+    console.print(rows)
+    for p in summary.people:
+        console.print(
+            f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "
+            f"{p.frames_bridged} bridged, {p.frames_far_off} too far off, "
+            f"{p.frames_without_pose} without a pose; joint acceleration {number(p.jitter_mm)} mm/frame²"
+        )
+
+
+def print_times(result: RunResult, home: Location) -> None:
+    """Print what each stage of a run waited for; of one that had nothing to do, how to start again."""
+    from pipeline.batch.storage import join
+    from pipeline.results import STORE
+
+    if not result.times:
+        again = join(home, STORE)
+        console.print(
+            escape(f"{home}: everything is done already; nothing to do. To start again, remove {again}.")
+        )
+        return
+    rows = table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
+    for t in result.times:
+        rows.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
+    console.print(rows)
+    console.print(escape(f"regressor: {result.regressor}"))
+
+
+def print_result(result: RunResult) -> None:
+    """Print the numbers of a run, and why which camera does not show the person."""
+    print_summary(result.summary)
+    for camera, missing in zip(result.summary.cameras, result.missing, strict=True):
+        if missing.frames:
+            reasons = ", ".join(
+                f"{reason} {frames}"
+                + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
+                for reason, frames in missing.frames.items()
+            )
+            console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
+
+
+def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:
+    """Print the recordings of a data set by name, or why they are refused; the number of the refused."""
+    from pipeline.batch.manifest import counted
+
+    rows = table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
+    told: list[tuple[str, str]] = []
+    for name, one in found.items():
+        if isinstance(one, str):
+            rows.add_row(escape(name), *[""] * 4, "[red]refused[/red]")
+            told.append((name, f"error: {one}"))
+            continue
+        told += [(name, warning) for warning in one.warnings]
+        calibration = os.path.relpath(one.calibration, one.path) if one.calibration else "none"
+        rows.add_row(
+            escape(name), str(len(one.rig)), str(len(one)), f"{float(one.timeline.rate):.6g}",
+            one.format.name, escape(calibration),
+        )  # fmt: skip
+    console.print(rows)
+    for name, text in told:
+        warn(f"{name}: {text}")
+    refused = sum(isinstance(one, str) for one in found.values())
+    console.print(f"{len(found) - refused} of {counted(len(found), 'recording')} can be run.")
+    return refused
+
+
+def follow_batch(events: Iterator[Event], home: Location) -> bool:
+    """Show a bar for all recordings and one a worker; then print warnings. True when all are done."""
+    bars: dict[int, tqdm[Any]] = {}
+    rows: dict[str, Entry] = {}
+    with tqdm(unit="recording", desc="batch", delay=1, dynamic_ncols=True) as whole:
+        for event in events:
+            row, whole.total = event.row, event.recordings
+            if row.state == "running":
+                if event.worker not in bars:  # they need a terminal, whose lines can be written again
+                    bars[event.worker] = tqdm(
+                        position=event.worker + 1, unit="frame", leave=False, disable=None, dynamic_ncols=True
+                    )
+                own = bars[event.worker]
+                if event.total is not None:
+                    own.reset(event.total)
+                own.set_description(row.name, refresh=False)
+                own.update(event.frames)
+                continue
+            rows[row.name] = row
+            if row.error:
+                again = ", to be tried again" if row.state == "pending" else ""
+                tqdm.write(f"{row.name}: failed{again}: {row.error}", file=sys.stderr)
+            if row.state != "pending":
+                whole.update()
+        for own in bars.values():
+            own.close()
+    return _print_rows(list(rows.values()), home)
+
+
+def _print_rows(rows: Sequence[Entry], home: Location) -> bool:
+    from pipeline.batch.manifest import PAGE, counted
+    from pipeline.batch.storage import join
+    from pipeline.results import LOG
+
+    warned = [row for row in rows if row.warnings]
+    for row in warned[:MAX_WARNED_RECORDINGS]:
+        where = join(home, f"{row.name}/{LOG}")
+        warn(f"{row.name}: {counted(len(row.warnings), 'warning')}, in {where}; first: {row.warnings[0]}")
+    if (more := len(warned) - MAX_WARNED_RECORDINGS) > 0:
+        warn(f"{counted(more, 'more recording')} with warnings: see {join(home, PAGE)}")
+    done = sum(row.state == "done" for row in rows)
+    console.print(f"{done} of {counted(len(rows), 'recording')} done.")
+    print_file(join(home, PAGE))
+    return done == len(rows)
+
+
+def follow_training(steps: Iterator[Progress]) -> bool:
+    """Show how far a training is; True in the process that shows it, of several."""
+    shown = tqdm(
+        total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}",
+        disable=os.environ.get("LOCAL_RANK", "0") != "0",  # several processes: the first one tells
+    )  # fmt: skip
+    samples, began = 0, time.monotonic()
+    with shown:
+        for done in steps:
+            samples += done.samples
+            rate = samples / (time.monotonic() - began)
+            shown.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
+            shown.update(100 * done.share - shown.n)
+    return not shown.disable
+
+
+@contextmanager
+def follow_scores(rows: int, dataset: str, every: int) -> Iterator[Follow]:
+    """A function to call with the rows of each batch and the errors so far, which are shown now and then."""
+    batches = count(1)
+    with bar(rows, "row", dataset) as shown:
+
+        def progress(done: int, means: Mapping[str, float]) -> None:
+            shown.update(done)
+            if next(batches) % every == 0:
+                shown.set_postfix({k: f"{v:.1f}" for k, v in means.items()})
+
+        yield progress
+        shown.total = shown.n
+
+
+def print_truth(errors: Sequence[Errors]) -> None:
+    """Print how far a demonstration's people are from the truth."""
+    rows = table("Errors against the truth", "", "mean")
+    for person in errors:
+        rows.add_row("joints, MPJPE", f"{person.mpjpe_mm:.1f} mm")
+        rows.add_row("joints after alignment, PA-MPJPE", f"{person.pa_mpjpe_mm:.1f} mm")
+        rows.add_row("vertices, PVE", f"{person.pve_mm:.1f} mm")
+        rows.add_row("keypoints in the pictures", f"{person.keypoints_px:.1f} px")
+        rows.add_row("frames compared", f"{person.frames} of {person.frames + person.missed}")
+    console.print(rows)
+
+
+def print_errors(errors: Sequence[Errors]) -> None:
+    """Print the errors of results against a truth, a column a person."""
+    names = {
+        "person of the truth": "truth", "frames compared": "frames", "frames missed": "missed",
+        "MPJPE, world, mm": "mpjpe_mm", "MPJPE, pelves together, mm": "mpjpe_pelvis_mm",
+        "PA-MPJPE, mm": "pa_mpjpe_mm", "PVE, world, mm": "pve_mm",
+        "acceleration, mm/frame²": "acceleration_mm", "keypoints in the pictures, px": "keypoints_px",
+    }  # fmt: skip
+    rows = table("Errors against the truth", "person", *(e.person for e in errors))
+    for label, name in names.items():
+        values = [getattr(e, name) for e in errors]
+        rows.add_row(label, *(number(v) if isinstance(v, float) else str(v) for v in values))
+    console.print(rows)
+
+
+def print_scores(done: Evaluation, protocol: Protocol, dataset: str) -> None:
+    """Print the metrics of a network by action, and what the rows lack."""
+    from models.evaluation.scores import UNIT_NAMES
+
+    columns = {UNIT_NAMES[m]: m for m in protocol.measures}
+    heads = {
+        "mpjpe": "MPJPE mm", "pa_mpjpe": "PA-MPJPE mm", "pve": "PVE mm", "pck150": "PCK@150", "auc": "AUC",
+    }  # fmt: skip
+    rows = table(f"{protocol.dataset}, {dataset}", "action", *(heads[m] for m in columns.values()), "rows")
+    for name, means in [*done.metrics["actions"].items(), ("all", done.metrics)]:
+        cells = [_measure(means[key]) for key in columns]
+        rows.add_row(escape(name), *cells, str(means["rows"] - means["not_compared"]))
+    console.print(rows)
+    if missed := done.metrics["not_compared"]:
+        warn(f"{missed} of {len(done.row)} rows were not compared: nobody was seen, or no truth is known.")
+    if other := done.metrics["rows_of_other_data"]:
+        warn(f"{other} of {len(done.row)} rows are not of {dataset}'s test set, by their pictures' names.")
+
+
+def _measure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+
+
+def print_external(external: External, found: Checked) -> None:
+    """Print a file that cannot ship, and whether it is here and sound."""
+    here = "[green]here[/]" if found.sound else "[red]not sound[/]" if found.exists else "not here"
+    rows = table(f"{escape(str(found.path))}: {here}")
+    for label, text in (
+        ("for", external.purpose), ("from", external.source), ("terms", external.terms),
+        ("given by", external.given), ("says", found.content),
+    ):  # fmt: skip
+        if text:
+            rows.add_row(label, escape(text))
+    console.print(rows)
+
+
+def print_room(pictures: int, nbytes: int) -> None:
+    """Print what room the crops of so many pictures take."""
+    megabytes = nbytes / 1e6
+    room = f"{megabytes:.1f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
+    console.print(f"{pictures} pictures take up to {room}.")

@@ -1,0 +1,47 @@
+"""What commands print, without running what they are about."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pipeline.batch.manifest import Entry
+from pipeline.batch.process import Event
+from stages import screen
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (math.nan, "–"), (0.04, "0.0"), (12.345, "12.3"), (-1.0, "-1.0")]
+)
+def test_a_number_that_is_not_known_is_a_dash(value, text):
+    assert screen.number(value) == text
+
+
+def test_what_the_user_named_is_no_markup(capsys):
+    screen.warn("[red]cam[/red]: 3 files")
+    screen.print_file("[bold]out", "told")
+    assert capsys.readouterr().out == "warning: [red]cam[/red]: 3 files\n  [bold]out: told\n"
+
+
+def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
+    rows = [Entry(f"r{k}", "done", warnings=("a", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
+
+    def events(rows):
+        for row in rows:
+            yield Event(replace(row, state="running"), 0, 0, 10, len(rows))
+            yield Event(row, 0, recordings=len(rows))
+
+    assert screen.follow_batch(events(rows), tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("2 warnings, in ") == screen.MAX_WARNED_RECORDINGS
+    assert f"2 more recordings with warnings: see {tmp_path / 'batch.html'}" in out
+    assert "22 of 22 recordings done." in out
+    assert not screen.follow_batch(events([*rows[:1], Entry("x", "failed", error="broken")]), tmp_path)
+    told = capsys.readouterr()
+    assert "1 of 2 recordings done." in told.out
+    assert "x: failed: broken" in told.err
+
+
+def test_a_bar_ends_full(capsys):
+    screen.follow_count(10, "picture", "crops", iter([4, 7]))
+    assert "10/10" in capsys.readouterr().err
