@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from models.evaluation.joints import H36MJoints
     from pipeline.batch import Event
     from pipeline.batch import Row as BatchRow
-    from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.storage import Place
     from pipeline.store import Store
     from pipeline.summary import Summary
     from pipeline.video import VideoInfo
     from stages.graph import RunConfig, RunResult
+    from stages.inspect import Check
     from stages.render import Mode
 
 # One thread a solve: two BLAS threads spinning against each other cost more than they give, and only then
@@ -86,15 +86,17 @@ def run(
     from pipeline.batch import counted, fingerprint, opened
     from pipeline.storage import absolute, inside, outline, place, writing
     from stages.graph import check_files
+    from stages.inspect import inspect
 
     cfg = _run_config(config, settings)
     check_files(cfg)
     source, home = place(recording), place(out)
     with (
         outline(source) as tree,
-        opened(source, tree, tree, f"run {absolute(home)}") as found,
+        opened(source, tree, tree, f"run {absolute(home)}") as read,
         writing(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
     ):
+        found = inspect(read)
         _print_recording(found, source)
         result = _run(found, folder, cfg, home)
     _print_results(result.summary)
@@ -182,7 +184,7 @@ def info(
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch import opened
-    from pipeline.recording import is_recording
+    from pipeline.layout import is_recording
     from pipeline.storage import inside, outline, place, reading
     from pipeline.store import Store
     from pipeline.summary import summarise
@@ -201,8 +203,9 @@ def info(
 
 
 def _print_check(found: Recording, where: Place) -> None:
-    from pipeline.check import check_recording
+    from stages.inspect import check_recording, inspect
 
+    found = inspect(found)
     _print_recording(found, where)
     check = check_recording(found)
     head, *rows = check.rows()
@@ -213,9 +216,9 @@ def _print_check(found: Recording, where: Place) -> None:
     console.print(table)
     if check.compared:
         _print_baselines(check)
-    findings = [finding for finding in check.findings() if finding not in found.warnings]
+    findings = [finding for finding in check.findings() if finding not in found.findings]
     for finding in findings:
-        _warn(finding)
+        _warn(finding.sentence)
     if not findings:
         console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
 
@@ -503,12 +506,13 @@ def demo(
     from pipeline.recording import find_recording
     from pipeline.store import Store
     from stages.graph import check_files
+    from stages.inspect import inspect
 
     cfg = _run_config(config, settings)
     check_files(cfg)
     body = load_body()
     _synth(out / "recording", {}, body)
-    found = find_recording(out / "recording")
+    found = inspect(find_recording(out / "recording"))
     _print_recording(found, found.path)
     result = _run(found, out / "results", cfg, out / "results")
     _print_results(result.summary)
@@ -959,13 +963,15 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
 def _print_dataset(dataset: Place, tree: Path, folders: Mapping[str, Path]) -> int:
     """What a batch would run, and what is wrong with which; the exit status."""
     from pipeline.batch import counted, opened
+    from stages.inspect import inspect
 
     table = _table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
     told: list[tuple[str, str]] = []
     refused = 0
     for name, folder in folders.items():
         try:
-            with opened(dataset, tree, folder) as found:
+            with opened(dataset, tree, folder) as read:
+                found = inspect(read)
                 told += [(name, warning) for warning in found.warnings]
                 calibration = os.path.relpath(found.calibration, found.path) if found.calibration else "none"
                 table.add_row(

@@ -95,14 +95,17 @@ class Take:
 
 
 def facing(up: Array, to: str = "y") -> Array:
-    """The rotation (3, 3) that takes an axis of the world ``up`` (3,), with its sign, to +y or to +z.
+    """The rotation (3, 3) that takes the world's ``up`` (3,), a unit vector, to +y or to +z.
 
-    By quarter turns about one axis, x where that will do. So z up goes to y up as (x, y, z) → (x, z, −y),
-    which Blender undoes when it imports: its coordinates are those of the z-up world.
+    An axis of the world goes there by quarter turns about one axis, x where that will do. So z up goes to y
+    up as (x, y, z) → (x, z, −y), which Blender undoes when it imports: its coordinates are those of the z-up
+    world.
     """
     x, y, z = np.eye(3)
-    across = z if up[0] else x
-    y_up = np.outer(across, across) + np.outer(y, up) + np.outer(np.cross(across, y), np.cross(across, up))
+    kept = z if abs(up[0]) > 0.9 else x
+    across = kept - up * (up @ kept)
+    across /= np.linalg.norm(across)
+    y_up = np.outer(kept, across) + np.outer(y, up) + np.outer(np.cross(kept, y), np.cross(across, up))
     if to == "z":
         y_up = np.stack([x, -z, y]) @ y_up
     return np.asarray(y_up + 0.0)  # no −0
@@ -110,11 +113,16 @@ def facing(up: Array, to: str = "y") -> Array:
 
 def facing_as_pose2sim(up: Array) -> Array:
     """``facing`` for TRC: z up goes to y up as (x, y, z) → (y, z, x), as Pose2Sim turns its own files."""
-    return np.roll(np.eye(3), 1, axis=1) if up[2] > 0 else facing(up)
+    return np.roll(np.eye(3), 1, axis=1) @ facing(up, "z") if up[2] > 0.7 else facing(up)
 
 
 def axes_of(turn: Array) -> str:
-    """A rotation by quarter turns in words: ``x, z, -y`` for (x, y, z) → (x, z, −y)."""
+    """A rotation in words: ``x, z, -y`` for (x, y, z) → (x, z, −y), with the shares of each where axes
+    mix."""
+    if np.abs(turn).max(1).min() < 0.999:
+        return ", ".join(
+            "".join(f"{n:+.2f}{axis}" for n, axis in zip(row, "xyz", strict=True)) for row in turn
+        )
     return ", ".join(f"{'-' if row.sum() < 0 else ''}{'xyz'[int(np.abs(row).argmax())]}" for row in turn)
 
 

@@ -29,7 +29,8 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.cluster import RayTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.recording import Recording, find_recording, is_recording, sources
+from pipeline.layout import is_recording, sources
+from pipeline.recording import Recording, find_recording
 from pipeline.storage import Place, absolute, held, is_whole, outline, read_text, reading, write_text
 from pipeline.workers import LOG, USUAL_NEEDS, Job, Needs, Processes, Run, Task, Workers
 

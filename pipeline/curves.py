@@ -55,14 +55,6 @@ def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return angle
 
 
-def up_axis(trunk: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The axis of the world, with its sign, next to a direction (3,) from pelvis to neck; z for none."""
-    axis = int(np.argmax(np.abs(trunk))) if trunk.any() else 2
-    up = [0.0, 0.0, 0.0]
-    up[axis] = -1.0 if trunk[axis] < 0 else 1.0
-    return up[0], up[1], up[2]
-
-
 @dataclass(frozen=True)
 class Curve:
     """Rows of values over time, (..., B) each; NaN where a bin has none."""
@@ -96,8 +88,6 @@ class Curves:
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
     """(P, B, 24, 3) of each bin's first frame, metres, world."""
-    up: tuple[float, float, float]
-    """The axis of the world, with its sign, that people's trunks follow best."""
 
 
 class _Bins:
@@ -172,7 +162,6 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
     sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
-    trunk = np.zeros(3)
     before = np.full((people, 2, 24, 3), np.nan)
     for block in _blocks(store):
         number = np.arange(block.start, block.start + block.valid.shape[1])
@@ -190,8 +179,6 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         before = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
         sampled[:, at[wanted]] = block.joints[:, wanted]
-        lean = block.joints[..., SMPL_JOINTS.index("neck"), :] - block.joints[..., 0, :]
-        trunk += np.nansum(lean, (0, 1))
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
     return Curves(
@@ -205,5 +192,4 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         angles_deg=angles.curve(),
         acceleration_mm=acceleration.curve(),
         joints=sampled,
-        up=up_axis(trunk),
     )

@@ -95,7 +95,7 @@ def _content(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str |
         "people": [_shape(store, p, body) for p in range(c.people)],
         "parents": SMPL_PARENTS,
         "angles": list(ANGLES),
-        "up": over_time.up,
+        "up": c.rig.up.tolist(),
         "curves": _packed(over_time),
     }
 
@@ -146,5 +146,4 @@ def _packed(over_time: Curves) -> dict[str, Any]:
     for name, value in vars(over_time).items():
         if isinstance(value, Curve) and single:
             values[name] = {"mean": value.mean}
-    del values["up"]
     return {k: pack(v) for k, v in values.items()}

@@ -21,9 +21,8 @@ from scipy.spatial.transform import Rotation
 
 from models.body import Body
 from pipeline.batches import FitBatch
-from pipeline.curves import up_axis
 from pipeline.errors import InputError
-from pipeline.joints import SMPL_JOINTS, SMPL_PARENTS
+from pipeline.joints import SMPL_PARENTS
 from pipeline.store import Store
 from pipeline.summary import CONFIDENT
 from pipeline.video import VideoInfo, read_frames
@@ -353,10 +352,10 @@ class _Page:
         if not len(known):
             return
         self._scene_is_set = True
-        up = np.array(up_axis((known[:, SMPL_JOINTS.index("neck")] - known[:, 0]).sum(0)))
+        rig = self._frames.store.contents.rig
+        up = rig.up
         height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
         at = known[:, 0].mean(0)
-        rig = self._frames.store.contents.rig
         scene = self._server.scene
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
         turn, _ = Rotation.align_vectors(up[None], np.array([[0.0, 0.0, 1.0]]))
@@ -374,7 +373,7 @@ class _Page:
         side = np.cross(up, side) * 0.5 + side
         length = float(np.linalg.norm(side))
         if length < 1e-6:
-            side, length = np.roll(up, 1), 1.0
+            side, length = np.linalg.svd(up[None])[2][1], 1.0
         camera = self._server.initial_camera
         camera.up = (float(up[0]), float(up[1]), float(up[2]))
         camera.position = at + side / length * 3.4 + up * 1.1

@@ -2,7 +2,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 # As run_pipeline does, and before numpy is imported: results are the same to the last bit on one thread.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -15,6 +15,21 @@ import torch  # noqa: E402
 # A shell starts what it puts in the background deaf to Ctrl-C, and programs inherit that; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``REQUIRE_SHARED=1`` a test that is skipped for lack of shared data has failed."""
+    report = yield
+    if (
+        report.skipped
+        and os.environ.get("REQUIRE_SHARED") == "1"
+        and "needs the shared" in str(report.longrepr)
+    ):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ import run_pipeline
 from pipeline.batch import Row, find_recordings, page, process, read_manifest
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.recording import is_recording
+from pipeline.layout import is_recording
 from pipeline.summary import Summary
 from pipeline.workers import available_gb, processors
 

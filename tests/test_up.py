@@ -1,0 +1,73 @@
+"""Up of a world: people who stand and lie, cameras that are level and rolled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scenes import scene
+from scipy.spatial.transform import Rotation
+
+from models.geometry.up import balance, upright
+from pipeline.cameras import Rig
+from pipeline.joints import BODY_25
+
+
+def before_first_camera() -> tuple[Rig, np.ndarray]:
+    """A rig and the points of a walker in a world that is the first camera's."""
+    s = scene(5, frames=80, rate=20)
+    first, origin = s.rig.R[0], s.rig.t[0]
+    r = s.rig.R @ first.T
+    rig = replace(s.rig, R=r, t=s.rig.t - r @ origin)
+    return rig, s.points.numpy() @ first.T + origin
+
+
+def test_up_is_where_a_body_balances() -> None:
+    for seed in (5, 6, 7):
+        points = scene(seed, frames=60, rate=20).points.numpy()
+        turn = np.asarray(Rotation.random(random_state=seed).as_matrix())
+        guess = turn @ [0.0, 0.5, np.sqrt(0.75)]  # 30° off
+        up = balance(points @ turn.T, guess)
+        assert np.degrees(np.arccos(up @ turn[:, 2])) < 5
+    assert np.array_equal(balance(np.full((3, 25, 3), np.nan), guess), guess)
+
+
+def test_up_on_one_foot() -> None:
+    """A dancer who leans far over the standing leg: the trunk does not tell what is up."""
+    points = np.full((1, 25, 3), np.nan)
+    place = {
+        "Neck": (0.35, 0, 1.1), "MidHip": (0.0, 0, 0.85), "Nose": (0.45, 0, 1.2),
+        "LHip": (0, 0.1, 0.85), "RHip": (0, -0.1, 0.85), "LKnee": (0, 0.05, 0.45), "LAnkle": (0.0, 0, 0.08),
+        "RKnee": (-0.35, -0.1, 0.7), "RAnkle": (-0.7, -0.1, 0.6), "LElbow": (0.4, 0.3, 1.0),
+        "RElbow": (0.4, -0.3, 1.0), "LWrist": (0.5, 0.4, 1.0), "RWrist": (0.5, -0.4, 1.0),
+        "LHeel": (-0.05, 0, 0.0), "LBigToe": (0.18, 0, 0.0),
+    }  # fmt: skip
+    for name, xyz in place.items():
+        points[0, BODY_25.index(name)] = xyz
+    trunk = np.array(place["Neck"]) - np.array(place["MidHip"])
+    assert np.degrees(np.arccos(trunk[2] / np.linalg.norm(trunk))) > 50
+    assert np.degrees(np.arccos(balance(points, np.array([0.0, 0.26, 0.97]))[2])) < 8
+
+
+def test_the_world_stands_upright_on_the_floor() -> None:
+    true, (before, person) = scene(5, frames=80, rate=20).rig, before_first_camera()
+    rig, points = upright(before, person)
+    assert np.degrees(np.arccos((rig.R[0].T @ true.R[0])[2, 2])) < 3
+    # Level with the cameras and over the person; the first camera looks along y.
+    feet = [BODY_25.index(n) for n in ("LHeel", "RHeel", "LBigToe", "RBigToe")]
+    assert abs(np.nanpercentile(points[:, feet, 2], 5)) < 0.05
+    assert np.abs(np.nanmedian(points[..., :2], axis=(0, 1))).max() < 0.01
+    ahead = rig.R[0, 2]
+    assert abs(ahead[0]) < 1e-9
+    assert ahead[1] > 0.5
+    # Still the same cameras and the same points.
+    assert np.allclose(rig.project(points), before.project(person), equal_nan=True)
+
+
+def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
+    rig, points = before_first_camera()
+    roll = np.asarray(Rotation.from_euler("z", 25, degrees=True).as_matrix())
+    r, t = rig.R.copy(), rig.t.copy()
+    r[1], t[1] = roll @ r[1], roll @ t[1]
+    askew, _ = upright(replace(rig, R=r, t=t), points)
+    assert np.degrees(np.arccos((askew.R[0].T @ scene(5, frames=80, rate=20).rig.R[0])[2, 2])) < 3
