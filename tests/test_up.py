@@ -5,12 +5,69 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from recordings import ring
 from scenes import scene
 from scipy.spatial.transform import Rotation
 
-from models.geometry.up import balance, upright
+from models.geometry.up import axis_name, balance, find_up, upright
 from pipeline.cameras import Rig
 from pipeline.joints import BODY_25
+
+
+STANDING = np.tile([0.05, 0.0, 0.5], (20, 1))
+LYING = np.tile([0.5, 0.05, 0.02], (20, 1))
+FOUR, PAIR = ring(4), ring(9).select(("cam01", "cam02"))
+
+
+def rolled(rig: Rig, degrees: float) -> Rig:
+    """The rig with every camera turned about its line of sight."""
+    by = Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+    return replace(rig, R=by @ rig.R, t=rig.t @ by.T)
+
+
+def in_world(rig: Rig, turn: np.ndarray) -> Rig:
+    """The rig in a world in which a point p is ``turn`` p."""
+    return replace(rig, R=rig.R @ turn.T)
+
+
+@pytest.mark.parametrize("rig", [FOUR, ring(3), PAIR], ids=["four", "three", "a pair side by side"])
+@pytest.mark.parametrize("degrees", [0, 90, -90, 180])
+def test_who_stands_is_upright_however_cameras_are_rolled(rig: Rig, degrees: float) -> None:
+    assert axis_name(find_up(rolled(rig, degrees), STANDING).up) == "z"
+
+
+@pytest.mark.parametrize("rig", [FOUR, ring(3), PAIR, ring(1)], ids=["four", "three", "a pair", "one"])
+@pytest.mark.parametrize("heading", np.arange(0, 360, 30))
+def test_who_lies_before_level_cameras_does_not_turn_the_world(rig: Rig, heading: float) -> None:
+    trunks = LYING @ Rotation.from_euler("z", heading, degrees=True).as_matrix().T
+    assert axis_name(find_up(rig, trunks).up) == "z"
+
+
+@pytest.mark.parametrize("trunks", [STANDING, LYING, np.empty((0, 3)), np.full((3, 3), np.nan)])
+@pytest.mark.parametrize("axis", ["x", "y", "z", "-x", "-y", "-z"])
+def test_any_axis_may_be_up(trunks: np.ndarray, axis: str) -> None:
+    up = np.eye(3)["xyz".index(axis[-1])] * (-1 if axis[0] == "-" else 1)
+    turn, _ = Rotation.align_vectors(up[None], np.array([[0.0, 0, 1]]))
+    found = find_up(in_world(FOUR, turn.as_matrix()), trunks @ turn.as_matrix().T)
+    assert axis_name(found.up) == axis
+    assert found.rival is None
+    assert found.tilted is None
+
+
+def test_a_doubt_is_told() -> None:
+    # One camera tells nothing of a world in which it is as likely that somebody lies as that it is rolled.
+    lying = np.tile(PAIR.R[0, 0], (9, 1))
+    assert find_up(PAIR.select(("cam01",)), lying).rival is not None
+    assert find_up(PAIR.select(("cam01",)), STANDING).rival is None
+
+
+def test_a_world_that_leans_is_told() -> None:
+    turn = Rotation.from_euler("x", 30, degrees=True).as_matrix()
+    found = find_up(in_world(FOUR, turn), STANDING @ turn.T)
+    assert axis_name(found.up) == "z"
+    assert found.tilted is not None
+    assert np.degrees(np.arccos(found.tilted @ turn[:, 2])) < 5
 
 
 def before_first_camera() -> tuple[Rig, np.ndarray]:
@@ -71,3 +128,20 @@ def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
     r[1], t[1] = roll @ r[1], roll @ t[1]
     askew, _ = upright(replace(rig, R=r, t=t), points)
     assert np.degrees(np.arccos((askew.R[0].T @ scene(5, frames=80, rate=20).rig.R[0])[2, 2])) < 3
+
+
+@pytest.mark.parametrize("lies", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90])
+def test_estimated_cameras_are_upright_as_well(lies: bool, degrees: float) -> None:
+    """Somebody who stands or lies before level or rolled ones."""
+    s = scene(5, frames=80, rate=20)
+    points = s.points.numpy()
+    if lies:
+        middle = np.nanmean(points, axis=(0, 1))
+        points = (points - middle) @ Rotation.from_euler("x", 90, degrees=True).as_matrix().T + middle
+    rig = rolled(s.rig, degrees)
+    first, origin = rig.R[0], rig.t[0]
+    r = rig.R @ first.T
+    found, _ = upright(replace(rig, R=r, t=rig.t - r @ origin), points @ first.T + origin)
+    off = np.degrees(np.arccos(np.clip((found.R[0].T @ rig.R[0])[2, 2], -1, 1)))
+    assert off < 8

@@ -24,6 +24,8 @@ _TILT_DEG: Final = 20.0
 """Angle from the nearest axis at which people and cameras that agree say that the world is tilted ..."""
 _TOGETHER_DEG: Final = 12.0
 """... and angle up to which they agree."""
+_LYING_DEG: Final = 45.0
+"""Angle from the pictures' upward direction from which on a body need not be upright."""
 _AXES: Final = np.concatenate([np.eye(3), -np.eye(3)])
 
 _LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
@@ -58,23 +60,33 @@ def find_up(rig: Rig, trunks: Array) -> Vertical:
     upward direction, all pictures upright or, for less, all rolled by one or two quarter turns; the mean
     cosine between it and the trunks; and how level the baselines from camera to camera are.
     """
-    trunks = trunks[np.isfinite(trunks).all(1)]
-    trunk = np.zeros(3)
-    if len(trunks):
-        trunk = (trunks / np.maximum(np.linalg.norm(trunks, axis=1, keepdims=True), 1e-9)).mean(0)
-    pictures = -rig.R[:, 1].mean(0)
-    sideways = rig.R[:, 0].mean(0)
-    rolled = np.max([(_AXES @ d) for d in (sideways, -sideways, -pictures)], axis=0)
-    score = np.maximum(_AXES @ pictures, _ROLLED * rolled) + _TRUNK * (_AXES @ trunk)
+    score, trunk = _evidence(rig, trunks, _AXES), _mean_direction(trunks)
+    order = np.argsort(-score, kind="stable")
+    up, second = _AXES[order[0]], _AXES[order[1]]
+    doubtful = score[order[0]] - score[order[1]] < _CLEAR
+    return Vertical(up, second if doubtful else None, _tilt(up, -rig.R[:, 1].mean(0), trunk))
+
+
+def _evidence(rig: Rig, trunks: Array, directions: Array) -> Array:
+    """(N,) sum of the evidence that each of these unit vectors (N, 3) is up, as ``find_up`` has it."""
+    upward, sideways = -rig.R[:, 1].mean(0), rig.R[:, 0].mean(0)
+    rolled = np.max([directions @ d for d in (sideways, -sideways, -upward)], axis=0)
+    score = np.maximum(directions @ upward, _ROLLED * rolled)
+    score += _TRUNK * (directions @ _mean_direction(trunks))
     baselines = np.array([b - a for a, b in combinations(rig.centres, 2)]).reshape(-1, 3)
     length = np.linalg.norm(baselines, axis=1)
     if (length > 1e-9).any():
         baselines = baselines[length > 1e-9] / length[length > 1e-9, None]
-        score += _BASELINE * (1 - np.abs(_AXES @ baselines.T).mean(1))
-    order = np.argsort(-score, kind="stable")
-    up, second = _AXES[order[0]], _AXES[order[1]]
-    doubtful = score[order[0]] - score[order[1]] < _CLEAR
-    return Vertical(up, second if doubtful else None, _tilt(up, pictures, trunk))
+        score += _BASELINE * (1 - np.abs(directions @ baselines.T).mean(1))
+    return np.asarray(score)
+
+
+def _mean_direction(vectors: Array) -> Array:
+    """Mean (3,) of the directions of vectors (N, 3), shorter the more they differ; 0 without any."""
+    known = vectors[np.isfinite(vectors).all(1)]
+    if not len(known):
+        return np.zeros(3)
+    return np.asarray((known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-9)).mean(0))
 
 
 def _tilt(up: Array, pictures: Array, trunk: Array) -> Array | None:
@@ -134,7 +146,15 @@ def upright(rig: Rig, points: Array) -> tuple[Rig, Array]:
     x axis is nearly level make it exactly so. A guess, good to some degrees.
     """
     overhead = -rig.R[:, 1].mean(0)
-    up = body = balance(points, overhead / np.linalg.norm(overhead))
+    overhead /= np.linalg.norm(overhead)
+    body = balance(points, overhead)
+    if angle_deg(body, overhead) > _LYING_DEG:  # somebody lies, or the cameras are mounted on their side
+        trunks = points[:, BODY_25.index("Neck")] - points[:, BODY_25.index("MidHip")]
+        beside = rig.R[:, 0].mean(0)
+        beside /= max(float(np.linalg.norm(beside)), 1e-9)
+        candidates = np.stack([overhead, body, beside, -beside])
+        body = candidates[_evidence(rig, trunks, candidates).argmax()]
+    up = body
     # From a robust scale at which all cameras count down: ``body`` may be far off.
     for scale in _ASKEW_DEG * np.array([8, 8, 4, 4, 2.5, 2.5, 2.5]):
         askew = np.degrees(np.arcsin(np.clip(rig.R[:, 0] @ up, -1, 1)))
