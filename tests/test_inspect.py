@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from recordings import (
     BALANCING,
+    SHARED,
     figure,
     ring,
     said,
@@ -503,3 +504,75 @@ def test_a_camera_that_is_alone_starts_no_search(folder: Path, monkeypatch: pyte
             write_people(folder / "keypoints" / name, name, t, [])
     monkeypatch.setattr("models.geometry.agreement.find_exchanged", None)  # whoever searches fails
     assert ready(folder).warnings == ()
+
+
+# The person's size.
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.5, 1.6, 2.2, 3.0, 12.0, 39.37])
+def test_a_person_too_large_or_too_small_is_told_and_mended(tmp_path: Path, factor: float) -> None:
+    """The height that the finding gives, and the unit that it proposes, are right."""
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(RIG, t=RIG.t * factor))
+    state(folder, "fps: 10")
+    found = [f for f in ready(folder).findings if f.code == "person_size"]
+    height, unit = re.search(r"is ([\d.]+) m tall.*unit: ([\d.e-]+)}", found[0].sentence).groups()
+    assert len(found) == 1
+    metres = 0.01 if factor > 20 else 1.0  # inches are taken to be centimetres
+    assert float(height) == pytest.approx(1.3 * 1.35 * factor * metres, rel=0.04)
+    assert float(unit) * factor == pytest.approx(1.3 / 1.35, rel=0.04)
+    state(folder, f"{{fps: 10, calibration: {{unit: {unit}}}}}")
+    assert ready(folder).findings == ()
+
+
+@pytest.mark.parametrize("factor", [0.56, 0.8, 1.0, 1.25])
+def test_a_child_and_a_giant_are_human(tmp_path: Path, factor: float) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(RIG, t=RIG.t * factor))
+    state(folder, "fps: 10")
+    assert ready(folder).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "height"), [("board_too_large", 2.9), ("board_too_small", 0.85), ("board_in_squares", 44.0)]
+)
+def test_a_board_of_the_wrong_size(case: str, height: float) -> None:
+    folder = SHARED / "cases" / case
+    if not folder.exists():
+        pytest.skip("needs the shared cases")
+    (finding,) = [f for f in ready(folder).findings if f.code == "person_size"]
+    assert float(finding.sentence.split(" m tall")[0].split()[-1]) == pytest.approx(height, rel=0.05)
+
+
+# Up.
+
+
+def test_up_is_decided_and_kept_with_the_cameras(folder: Path) -> None:
+    state(folder, "fps: 10")
+    assert find_recording(folder).rig.known_up is None
+    assert ready(folder).rig.known_up.tolist() == [0, 0, 1]
+    state(folder, "{fps: 10, up: -y}")
+    assert ready(folder).rig.known_up.tolist() == [0, -1, 0]
+
+
+def test_up_is_doubted(tmp_path: Path) -> None:
+    """The world of a calibration leans; the vector that is proposed mends it."""
+    turn = Rotation.from_euler("x", 30, degrees=True).as_matrix()
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(RIG, R=RIG.R @ turn.T))
+    state(folder, "fps: 10")
+    found = ready(folder)
+    assert codes(found.findings) == [("up_doubtful", None)]
+    proposed = re.search(r"up: (\[.*\])", found.warnings[0])[1]
+    state(folder, f"{{fps: 10, up: {proposed}}}")
+    again = ready(folder)
+    assert again.findings == ()
+    assert np.degrees(np.arccos(again.rig.up @ turn[:, 2])) < 6
+
+
+def test_up_without_a_calibration_is_z(folder: Path) -> None:
+    (folder / "calibration.toml").unlink()
+    state(folder, "{fps: 10, picture_size: [320, 180], up: y}")
+    assert codes(ready(folder).findings) == [("calibration_missing", None), ("up_unused", None)]
+
+
+def test_inspected_twice_is_inspected_once(folder: Path) -> None:
+    found = ready(folder)
+    assert inspect(found) is found

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import ring
+import viser
+from recordings import figure, ring, seen, state, write_recording
 from scenes import scene
 from scipy.spatial.transform import Rotation
 
+from models.body import load_body
 from models.geometry.up import axis_name, balance, find_up, upright
 from pipeline.cameras import Rig
 from pipeline.joints import BODY_25
-
+from pipeline.recording import find_recording
+from pipeline.store import Store
+from stages.export import export
+from stages.graph import RunConfig, run
+from stages.view import Frames, _Page
 
 STANDING = np.tile([0.05, 0.0, 0.5], (20, 1))
 LYING = np.tile([0.5, 0.05, 0.02], (20, 1))
@@ -145,3 +155,72 @@ def test_estimated_cameras_are_upright_as_well(lies: bool, degrees: float) -> No
     found, _ = upright(replace(rig, R=r, t=rig.t - r @ origin), points @ first.T + origin)
     off = np.degrees(np.arccos(np.clip((found.R[0].T @ rig.R[0])[2, 2], -1, 1)))
     assert off < 8
+
+
+def reconstruct(folder: Path, rig: Rig, *, lies: bool = False, said: str = "") -> Store:
+    """Results of somebody who moves on the spot, or lies on the back doing so, before a ring of cameras."""
+    person = figure(np.arange(24) / 24)
+    if lies:
+        turn = Rotation.from_euler("y", -90, degrees=True).as_matrix()
+        person = {name: points @ turn.T + [0.9, 0, 0.3] for name, points in person.items()}
+    write_recording(folder / "recording", rig, [seen(rig, person)])
+    state(folder / "recording", f"{{fps: 24, {said}}}")
+    run(find_recording(folder / "recording"), folder / "out", RunConfig(), threads=False)
+    return Store(folder / "out" / "results.zarr")
+
+
+def trunk_lean_deg(results: Store, file: Path) -> float:
+    """Median angle between the trunk and +y in an exported TRC."""
+    export(results, load_body(), file)
+    head, *rows = (line.split("\t") for line in file.read_text().splitlines()[3:] if line.strip())
+    column = {name: k for k, name in enumerate(head) if name}
+    values = np.array([[float(v or "nan") for v in row[: 2 + 75]] for row in rows[1:]])
+    trunk = values[:, column["Neck"] :][:, :3] - values[:, column["CHip"] :][:, :3]
+    return float(np.degrees(np.nanmedian(np.arccos(trunk[:, 1] / np.linalg.norm(trunk, axis=1)))))
+
+
+def told_by_report(results: Store) -> list[float]:
+    page = (results.path.parent / "report.html").read_text()
+    found = re.search(r'"up": ?(\[[^]]*\])', page)
+    assert found is not None
+    return [float(n) for n in json.loads(found[1])]
+
+
+def told_by_viewer(results: Store) -> list[float]:
+    before = random.getstate()  # viser draws from it
+    server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+    try:
+        frames = Frames(results, load_body())
+        page = _Page(server, frames, [None] * len(results.contents.rig), live=False)
+        page._set_scene(frames.at(3))
+        up = server.initial_camera.up
+        page.close()
+    finally:
+        server.stop()
+        random.setstate(before)
+    return [float(n) for n in up]
+
+
+def test_who_lies_lies_everywhere(tmp_path: Path) -> None:
+    results = reconstruct(tmp_path, FOUR, lies=True)
+    assert told_by_report(results) == told_by_viewer(results) == [0, 0, 1]
+    assert trunk_lean_deg(results, tmp_path / "a.trc") == pytest.approx(90, abs=12)
+
+
+def test_rolled_cameras_export_who_stands_upright(tmp_path: Path) -> None:
+    results = reconstruct(tmp_path, rolled(FOUR, 90))
+    assert told_by_report(results) == told_by_viewer(results) == [0, 0, 1]
+    assert trunk_lean_deg(results, tmp_path / "a.trc") < 12
+
+
+def test_up_that_is_stated_holds_everywhere_and_may_change_later(tmp_path: Path) -> None:
+    results = reconstruct(tmp_path, FOUR, said="up: y")
+    assert told_by_report(results) == told_by_viewer(results) == [0, 1, 0]
+    assert trunk_lean_deg(results, tmp_path / "a.trc") == pytest.approx(90, abs=12)
+    joints = results.array("people/0/joints")
+    state(tmp_path / "recording", "{fps: 24, up: [0, 0.1, 1]}")
+    run(find_recording(tmp_path / "recording"), tmp_path / "out", RunConfig(), threads=False)
+    results = Store(tmp_path / "out" / "results.zarr")
+    np.testing.assert_array_equal(results.array("people/0/joints"), joints)
+    assert told_by_report(results) == pytest.approx([0, 0.0995, 0.995], abs=1e-3)
+    assert trunk_lean_deg(results, tmp_path / "b.trc") < 15
