@@ -25,7 +25,7 @@ _DRAWN: Final = re.compile(r"((overlay|mesh|skeleton)_.+|mosaic|side|turntable)(
 
 
 def is_recording(folder: Path, inherit: Path | None = None) -> bool:
-    """Whether there are keypoints where ``find_recording`` looks, or videos and a calibration."""
+    """True for a folder with keypoints where ``find_recording`` looks, or with videos and a calibration."""
     chain = folder_chain(folder, inherit)
     stated = read_stated(chain)
     somewhere = stated.keypoints.path
@@ -35,7 +35,8 @@ def is_recording(folder: Path, inherit: Path | None = None) -> bool:
 
 
 def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
-    """What a run of this folder would read: files of settings and cameras, videos, folders of keypoints.
+    """Everything that a run of this folder reads: files of settings and cameras, videos, folders of
+    keypoints.
 
     Raises ``InputError`` or ``OSError`` where it cannot be told.
     """
@@ -267,8 +268,8 @@ def pair_names(
 
 
 def _count_from_elsewhere(known: Sequence[str], found: Sequence[str]) -> bool:
-    """Whether two sorted lists of names differ in numbers alone, and by the same in every name: cam0 to cam3,
-    cam1 to cam4."""
+    """True for two sorted lists of names that differ in numbers alone, by as much in every name: cam0 to
+    cam3, cam1 to cam4."""
 
     def parts(name: str) -> tuple[list[str], list[int]]:
         split = re.split(r"(\d+)", name.casefold())

@@ -59,13 +59,13 @@ class Recording:
     calibration: Path | None
     """None where there is none."""
     focal_stated: tuple[bool, ...]
-    """Whether the focal length of each camera is known where there is no calibration."""
+    """(V,) true for a camera whose focal length is stated, where there is no calibration."""
     stated: Stated
     """Settings of recording.yaml."""
     notes: tuple[tuple[str, str], ...]
     """Rows of a table for people: what lies in the folder."""
     findings: tuple[Finding, ...]
-    """What was guessed or looks wrong."""
+    """Facts about the recording that are guessed, doubtful or wrong."""
     known_format: KeypointFormat | None = None
     """None until the recording is inspected."""
 

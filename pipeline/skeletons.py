@@ -13,18 +13,18 @@ from pipeline.keypoints import Floats
 
 @dataclass(frozen=True)
 class KeypointFormat:
-    """What the numbers in the keypoint files mean, and how that is known."""
+    """Meaning of the numbers in the keypoint files, and how that is known."""
 
     name: str
     """A name in ``joints.FORMATS``."""
     how: str
-    """How it was decided, for people."""
+    """Reason of the decision, for people."""
     misfit: float | None = None
     """``limb_misfit`` under this format; None where it could not be measured."""
     margin: float | None = None
-    """How many times worse the best other format with as many points fits; None where there is none."""
+    """Misfit of the best other format with as many points over that of this one; None where there is none."""
     confidence_scale: float = 1.0
-    """What confidences are divided by: more than 1 for files in which they exceed 1."""
+    """Divisor of confidences: more than 1 for files in which they exceed 1."""
     normalised: bool = False
     """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 

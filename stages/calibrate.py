@@ -111,8 +111,8 @@ def calibrate(
 
 
 def identity(recording: Recording) -> dict[str, Any]:
-    """What a fit reads, so that it is not continued with other keypoints: how they are read, and a digest a
-    camera of the frame numbers and of twenty files spread over them."""
+    """Identity of all that a fit reads, so that it goes on with no other keypoints: how they are read, a
+    digest a camera of the frame numbers and of twenty files spread over them."""
     digests = {}
     for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
         digest = hashlib.sha256()

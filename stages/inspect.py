@@ -47,17 +47,18 @@ from pipeline.recording import Recording
 from pipeline.skeletons import KeypointFormat, formats_with, to_pixels
 from pipeline.timeline import spread
 
-MAX_ALONE: Final = 0.8
+MAX_DISAGREEING_SHARE: Final = 0.8
 """Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
 camera is named that agrees with no other. Before a run only the hopeless are named; ``AGREES`` decides on a
 closer look."""
-MAX_LEFT_OUT: Final = 0.5
+MAX_LEFT_OUT_SHARE: Final = 0.5
 """Share of the frames in which a camera and another show somebody, from which on a camera is named that a run
-did not use. Lower than ``MAX_ALONE``, as here every frame was looked at and the person is known."""
-MAX_OUTSIDE: Final = 0.05
+did not use. Lower than ``MAX_DISAGREEING_SHARE``, as here every frame was looked at and the person is
+known."""
+MAX_OUTSIDE_SHARE: Final = 0.05
 """Share of a camera's keypoints outside its picture that is not worth a word."""
-MAX_SPAN: Final = 100.0
-"""Distance between cameras that cannot be metres, where the person tells nothing."""
+MAX_SPAN_M: Final = 100.0
+"""Distance between cameras above which the unit cannot be metres, where the person does not tell it."""
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which format, scales and unit are checked."""
 
@@ -125,7 +126,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
     metres = (stated.calibration.metres_per_unit or 1.0) * UNITS[guess or "m"]
     findings += _doubt_size(limb_sum(bodies, [known.name]) / scale, metres)
     span = float(np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1).max())
-    if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN:
+    if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN_M:
         guess = "mm"
     if guess is not None and guess != "m":
         rig = in_metres(rig, UNITS[guess])
@@ -248,7 +249,7 @@ def _doubt_size(limbs: float, metres: float) -> list[Finding]:
 def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat) -> list[Finding]:
     findings = []
     for name, share in zip(rig.names, share_outside(image, rig.size), strict=True):
-        if share > MAX_OUTSIDE:
+        if share > MAX_OUTSIDE_SHARE:
             sentence = (
                 f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
                 "made on pictures of another size?"
@@ -279,7 +280,7 @@ def _disagreements(rig: Rig, image: Floats) -> list[Finding]:
             int(a),
         )
         for name, a, n in zip(rig.names, found.alone, found.shows, strict=True)
-        if a >= max(MIN_FRAMES, MAX_ALONE * n)
+        if a >= max(MIN_FRAMES, MAX_DISAGREEING_SHARE * n)
     ]
 
 
@@ -335,7 +336,7 @@ class Check:
 
     cameras: tuple[str, ...]
     frames: int
-    """How many were looked at."""
+    """Count of the frames looked at."""
     compared: bool
     """The cameras were compared; else each stands alone, and all that takes two is NaN or None."""
     distance_m: Array
@@ -513,5 +514,5 @@ def left_out(
             int(out),
         )
         for name, out, shows in zip(cameras, unused, unused + seen.sum(1), strict=True)
-        if out >= max(MIN_FRAMES, MAX_LEFT_OUT * shows)
+        if out >= max(MIN_FRAMES, MAX_LEFT_OUT_SHARE * shows)
     ]

@@ -173,7 +173,7 @@ class Stretch:
     """(T,)."""
 
     def later(self, lags: list[int]) -> Stretch:
-        """The same stretch with each camera's frames taken this many later; nobody beyond the ends."""
+        """This stretch with each camera's frames taken so many later; nobody beyond the ends."""
         xy, confidence = np.full_like(self.xy_px, np.nan), np.zeros_like(self.confidence)
         count = len(self.time_s)
         for v, lag in enumerate(lags):

@@ -43,15 +43,16 @@ ENDS = np.array([(BODY_25.index(a), BODY_25.index(b), k) for k, pairs in enumera
 _DETECTOR_M = 0.012
 """Standard deviation of a keypoint of confidence 1, metres at the person."""
 _RIGID_M = 0.02
-"""Of a usual bone's length from frame to frame, metres: detectors do not find the same spot on it twice."""
+"""Standard deviation of a bone's length from frame to frame, metres: detectors do not find one spot on it
+twice."""
 _DEFINED_M = 0.015
-"""Of a bone's length, metres: detectors do not mean quite the same points as a body does."""
+"""Standard deviation of a bone's length, metres: detectors and bodies do not mean quite the same points."""
 _FOCAL = 0.3
-"""Of the common focal length of all cameras from what was assumed, as a logarithm ..."""
+"""Standard deviation of the cameras' common focal length from what was assumed, as a logarithm ..."""
 _OWN_FOCAL = 0.03
 """... and of each camera's from the common one: cameras of one recording are mostly of one make."""
 _NEAR_M = 0.2
-"""What is nearer to a camera, metres, is not in its picture."""
+"""Depth below which a point is not in a camera's picture, metres."""
 ROBUST = (12.0, 6.0, 3.0)
 """Geman–McClure scales that the bundle adjustment goes through, in standard deviations."""
 
@@ -67,7 +68,8 @@ class BodySize:
 
     @staticmethod
     def of(rest: Array, dirs: Array) -> BodySize:
-        """Of a body whose keypoints at rest are ``rest`` (K, 3) + ``dirs`` (K, 3, B) · unit normal betas."""
+        """Bone lengths of bodies whose keypoints at rest are ``rest`` (K, 3) + ``dirs`` (K, 3, B) · normal
+        betas."""
         pairs = np.array([(BODY_25.index(a), BODY_25.index(b)) for (a, b), *_ in BONES])
         bone = rest[pairs[:, 0]] - rest[pairs[:, 1]]
         length = np.linalg.norm(bone, axis=1)
@@ -114,7 +116,7 @@ def bone_lengths(points: Array) -> Array:
 
 @dataclass(frozen=True)
 class FocalPrior:
-    """What is known of the cameras' focal lengths, as logarithms of pixels."""
+    """Gaussian prior of the cameras' focal lengths, as logarithms of pixels."""
 
     mean: Array
     """(V,)"""
@@ -177,7 +179,7 @@ class _Adjustment:
         return cam, k, miss, bone
 
     def energy(self, x: _Unknowns, g: float) -> tuple[float, float]:
-        """Of everything, and of the picture alone."""
+        """Energy of everything, and of the picture alone."""
         _, _, miss, bone = self._look(x)
         u2 = (miss**2).sum(-1)
         picture = (self.trust * g * g * u2 / (g * g + u2)).sum()

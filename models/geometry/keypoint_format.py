@@ -29,7 +29,8 @@ MISFIT: Final = 0.25
 """The only format with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
 
 PICTURE_MARGIN: Final = 1.5
-"""The same without a calibration: 1.9 to 2.7 is usual there."""
+"""A format must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is
+usual."""
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
 _NEIGHBOURS: Final = (
@@ -44,7 +45,8 @@ _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 
 
 def picture_misfit(image: Floats, format_name: str) -> float:
-    """How far apart lies what belongs together when points (..., K, 3) are read in one format.
+    """Distance between neighbouring points when points (..., K, 3) are read in one format, by a figure's
+    size.
 
     The mean distance of neighbouring points over the median distance of a figure's points from their middle;
     the median over the figures with six in ten points. NaN where there are no such figures.
@@ -125,7 +127,7 @@ def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
 
 
 def limb_misfit(bodies: Array, format_name: str) -> float:
-    """How badly 3D points (T, K, 3) fit a body when read in one format: 0 is a rigid, even, usual skeleton.
+    """Misfit of 3D points (T, K, 3) to a body when read in one format: 0 is a rigid, even, usual skeleton.
 
     The sum of two means. Over upper arms, forearms, thighs and shins: the robust spread of the length over
     the frames, and the difference between left and right, each relative to the length and cut off at 1. Over

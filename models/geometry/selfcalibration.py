@@ -40,8 +40,8 @@ _SAME = 0.01
 """... until two of them end as near to each other in cost."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
-_HASTE = 15, 150
-"""Frames, and iterations at most, of a pair of views at one lag: there are many."""
+_LAG_SEARCH_FRAMES, _LAG_SEARCH_ITERATIONS = 15, 150
+"""Frames, and iterations at most, of a pair of views at one lag: there are many lags."""
 _CLEARER = 1.15
 """A lag is believed at which two views agree so many times better than in step."""
 
@@ -74,7 +74,7 @@ def normalised(rig: Rig, view: int, xy_px: Array) -> Array:
 
 
 def scaled_to(points: Array, size: BodySize) -> float:
-    """What the lengths of points (T, K, 3) must be multiplied by to be those of a person; NaN if unseen."""
+    """Factor that gives points (T, K, 3) the lengths of a person; NaN if unseen."""
     with np.errstate(invalid="ignore"):
         ratio = np.exp(size.mean)[ENDS[:, 2]] / bone_lengths(points)
     ratio = ratio[np.isfinite(ratio)]
@@ -123,7 +123,7 @@ def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int
 
 
 def _pair_error(rig: Rig, sight: Sight) -> float:
-    """How far a keypoint may lie from its epipolar line, over the focal length: a fortieth of the person."""
+    """Allowed distance of a keypoint from its epipolar line, over the focal length: 1 % of the person."""
     heights = []
     for v in range(len(rig)):
         y = np.where(sight.seen[v], sight.xy_px[v, ..., 1], np.nan)[sight.seen[v].sum(1) > 5]
@@ -238,7 +238,7 @@ def _part(focal: FocalPrior, views: Sequence[int]) -> FocalPrior:
 
 
 def _from_first(rig: Rig) -> Rig:
-    """The same cameras in a world that is the first one's camera."""
+    """Move the cameras to a world that is the first one's camera."""
     r = rig.R @ rig.R[0].T
     return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
 
@@ -285,7 +285,7 @@ def _importance(candidates: Sequence[Sight]) -> Array:
 
 
 def _agreement(pair: Rig, both: Sight, *, frames: int = _TRIED, iterations: int = 1000) -> float:
-    """How many points of two views lie on epipolar lines of one geometry, times the share that do."""
+    """Count of the points of two views that lie on epipolar lines of one geometry, times their share."""
     few = both.frames(_spread(both, frames))
     seen = few.seen.all(0)
     normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
@@ -298,7 +298,7 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
 
     Every pair of views at every lag up to ``most``: at the right one, most points lie on epipolar lines of
     one geometry. A view is late of which all others say so, or all but one, to within two frames. With two
-    views it is the second one's lag. For views that fit nothing: for a rig, ``check_recording`` tells finer.
+    views it is the second one's lag. For views that fit nothing: for a rig, ``compare_cameras`` tells finer.
     """
     views, frames = len(rig), sight.confidence.shape[1]
     most = min(most, frames // 2)
@@ -312,7 +312,8 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
                 np.stack([sight.xy_px[a, here], sight.xy_px[b, there]]),
                 np.stack([sight.confidence[a, here], sight.confidence[b, there]]),
             )
-            scores.append(_agreement(pair, both, frames=_HASTE[0], iterations=_HASTE[1]))
+            how = {"frames": _LAG_SEARCH_FRAMES, "iterations": _LAG_SEARCH_ITERATIONS}
+            scores.append(_agreement(pair, both, **how))
         best = int(np.argmax(scores))
         if scores[best] > _CLEARER * scores[most]:
             lag[b, a], lag[a, b] = best - most, most - best
@@ -328,7 +329,7 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
 
 
 def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:
-    """Whether the cameras stood still: how far each turned from the first half of the frames to the second.
+    """Turn of each camera from the first half of the frames to the second: did they stand still?
 
     Degrees (V,), by the first camera, and the cost of the halves over that of the whole: near 1, or a little
     less, where the rig stood still.

@@ -29,7 +29,7 @@ _LYING_DEG: Final = 45.0
 _AXES: Final = np.concatenate([np.eye(3), -np.eye(3)])
 
 _LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
-"""How far off ``balance`` may be, and how far from level most cameras are."""
+"""Standard deviations of ``balance``, and of most cameras from level, degrees."""
 _STEP_M = 0.15
 """A foot that is so much lower than the other carries all."""
 _MASS: Final = {
