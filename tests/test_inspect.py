@@ -343,14 +343,6 @@ def test_the_unit_is_guessed_and_said(tmp_path: Path, unit: str, metres: float) 
         assert np.allclose(found.rig.t, RIG.t)
 
 
-def test_a_unit_that_cannot_be(tmp_path: Path) -> None:
-    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(RIG, t=RIG.t * 0.2))
-    state(folder, "{keypoints: {format: body_25}, fps: 10}")
-    (finding,) = ready(folder).findings
-    assert finding.code == "person_size"
-    assert re.search(r"is 0\.35 m tall: the unit of the calibration .* unit: 4\.8", finding.sentence)
-
-
 def wrong_rig() -> Rig:
     """Every camera is turned about its own upright axis: the person is behind all of them."""
     back = np.diag([-1.0, 1, -1])
