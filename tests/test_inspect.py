@@ -167,6 +167,7 @@ def test_a_lag_that_leaves_too_little_in_common_is_not_proposed(tmp_path: Path) 
     ("views", "axis", "degrees"),
     # Two degrees to the side are not enough with three cameras of one height: any of them could be wrong.
     [
+        (3, "x", 1.5),  # the others are off by more than half as much: that they agree without it tells
         (3, "x", 2.0),
         (3, "x", 8.0),
         (3, "y", 8.0),
@@ -568,3 +569,23 @@ def test_up_without_a_calibration_is_z(folder: Path) -> None:
 def test_inspected_twice_is_inspected_once(folder: Path) -> None:
     found = ready(folder)
     assert inspect(found) is found
+
+
+def test_a_camera_that_is_alone_now_and_then_is_not_named_before_a_run(tmp_path: Path) -> None:
+    rig, time_s = ring(5), np.arange(24) / 10
+    people = seen(rig, figure(time_s, (0.8, -0.5)))
+    other = seen(rig, figure(1.7 * time_s[::-1], (-0.6, 0.9), 2.0))
+    for frames, named in ((15, []), (22, ["cam02"])):
+        people[1, :frames] = other[1, :frames]
+        found = ready(write_recording(tmp_path / f"{frames}", rig, [people]))
+        assert [f.camera for f in found.findings if f.code == "camera_alone"] == named
+
+
+def test_cameras_a_hundred_metres_apart_are_taken_to_be_in_millimetres(tmp_path: Path) -> None:
+    """Where nobody is agreed on, who would tell the unit."""
+    far = replace(wrong_rig(), t=wrong_rig().t * 1000)
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=far)
+    state(folder, "{keypoints: {format: body_25}, fps: 10}")
+    found = ready(folder)
+    assert {"no_agreement", "unit_guessed"} <= {f.code for f in found.findings}
+    assert np.allclose(found.rig.t, wrong_rig().t)

@@ -54,6 +54,15 @@ def test_who_lies_before_level_cameras_does_not_turn_the_world(rig: Rig, heading
     assert axis_name(find_up(rig, trunks).up) == "z"
 
 
+@pytest.mark.parametrize("degrees", [90, -90])
+def test_a_pair_of_rolled_cameras_along_an_axis(degrees: float) -> None:
+    """Their pictures' upward direction is an axis of the world: that they stand at one height tells."""
+    across = PAIR.centres[1] - PAIR.centres[0]
+    turn = Rotation.from_euler("z", -np.arctan2(across[1], across[0])).as_matrix()
+    found = find_up(rolled(in_world(PAIR, turn), degrees), STANDING)
+    assert (axis_name(found.up), found.rival) == ("z", None)
+
+
 @pytest.mark.parametrize("trunks", [STANDING, LYING, np.empty((0, 3)), np.full((3, 3), np.nan)])
 @pytest.mark.parametrize("axis", ["x", "y", "z", "-x", "-y", "-z"])
 def test_any_axis_may_be_up(trunks: np.ndarray, axis: str) -> None:
@@ -129,6 +138,17 @@ def test_the_world_stands_upright_on_the_floor() -> None:
     assert ahead[1] > 0.5
     # Still the same cameras and the same points.
     assert np.allclose(rig.project(points), before.project(person), equal_nan=True)
+
+
+def test_level_cameras_correct_a_person_who_leans() -> None:
+    rig, points = before_first_camera()
+    true = scene(5, frames=80, rate=20).rig
+    middle = np.nanmean(points, axis=(0, 1))
+    lean = Rotation.from_rotvec(np.radians(12) * rig.R[0, 2]).as_matrix()  # to the side, for the first camera
+    leaning = (points - middle) @ lean.T + middle
+    found, _ = upright(rig, leaning)
+    off = np.degrees(np.arccos((found.R[0].T @ true.R[0])[2, 2]))
+    assert off < 4
 
 
 def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
