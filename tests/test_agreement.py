@@ -13,6 +13,7 @@ from models.geometry.agreement import (
     MAX_LAG,
     Agreement,
     Stretch,
+    _best_lag,
     compare_cameras,
     find_bodies,
     find_exchanged,
@@ -88,3 +89,18 @@ def test_an_error_that_nobody_sees_accuses_no_camera() -> None:
         r, t = rig.R.copy(), rig.t.copy()
         r[1], t[1] = by @ r[1], by @ t[1]
         assert compare(replace(rig, R=r, t=t), people).suspect == suspect
+
+
+@pytest.mark.parametrize("speed", [1.7, 0.8, -1.0])
+def test_somebody_else_who_fits_at_some_lag_by_chance_is_not_late(speed: float) -> None:
+    rig, time_s = ring(4), np.arange(80) / 20
+    people = seen(rig, figure(time_s, (0.8, -0.5)), noise_px=2)
+    people[1] = seen(rig, figure(speed * time_s, (0.6, -0.6), 2.0), noise_px=2, seed=1)[1]
+    assert compare(rig, people).lag == (0, None, 0, 0)
+
+
+def test_an_error_that_still_falls_where_the_search_ends_gives_no_lag() -> None:
+    falling = np.linspace(3, 1, 2 * MAX_LAG + 1)
+    assert _best_lag(falling) == (None, 0.0)
+    falling[-3] = 0.5
+    assert _best_lag(falling)[0] == MAX_LAG - 2

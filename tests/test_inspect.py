@@ -589,3 +589,11 @@ def test_cameras_a_hundred_metres_apart_are_taken_to_be_in_millimetres(tmp_path:
     found = ready(folder)
     assert {"no_agreement", "unit_guessed"} <= {f.code for f in found.findings}
     assert np.allclose(found.rig.t, wrong_rig().t)
+
+
+def test_two_cameras_in_one_place_are_told(tmp_path: Path) -> None:
+    rig = ring(4)
+    copied = replace(rig, R=rig.R[[0, 1, 2, 2]], t=rig.t[[0, 1, 2, 2]])
+    folder = write_recording(tmp_path, copied, [seen(copied, figure(np.arange(24) / 10), noise_px=0.5)])
+    state(folder, "fps: 10")
+    assert "camera_copied" in {f.code for f in ready(folder).findings}
