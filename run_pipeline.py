@@ -70,6 +70,7 @@ def run(
     from pipeline.batch.storage import absolute, join, listing, parse_location, published
     from pipeline.results import REPORT
     from stages.graph import check_files
+    from stages.inspect import inspect
 
     cfg = _run_config(config, settings)
     check_files(cfg)
@@ -77,9 +78,10 @@ def run(
     with listing(source) as tree:
         check_out(source, tree, tree, home)
         with (
-            opened(source, tree, tree, f"run {absolute(home)}") as found,
+            opened(source, tree, tree, f"run {absolute(home)}") as read,
             published(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
         ):
+            found = inspect(read)
             screen.print_recording(found, source)
             result = _run(found, folder, cfg, home)
     screen.print_result(result)
@@ -115,6 +117,7 @@ def batch(
     from pipeline.batch.storage import listing, parse_location
     from pipeline.batch.workers import Needs
     from stages.graph import check_files, run
+    from stages.inspect import inspect
 
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
         raise InputError(f"--workers {workers}: expected a number from 1, or auto")
@@ -129,7 +132,7 @@ def batch(
     if dry_run:
         with listing(source) as tree:
             folders = find_recordings(tree, within(source, tree, home), only)
-            refused = screen.print_recordings(source, preview(source, tree, folders, home))
+            refused = screen.print_recordings(source, preview(source, tree, folders, home, inspect))
             raise typer.Exit(1 if refused else 0)
     capacity = Capacity(
         None if workers == "auto" else int(workers),
@@ -150,10 +153,10 @@ def info(
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch.dataset import opened
     from pipeline.batch.storage import fetched, join, listing, parse_location
-    from pipeline.check import check_recording
-    from pipeline.recording import is_recording
+    from pipeline.layout import is_recording
     from pipeline.results import Results
     from pipeline.summary import summarise
+    from stages.inspect import check_recording, inspect
 
     where = parse_location(path)
     with listing(where) as tree:
@@ -167,8 +170,9 @@ def info(
                 screen.print_summary(summarise(results))
         if not has_store or is_recording(tree):
             with opened(where, tree, tree) as found:
-                screen.print_recording(found, where)
-                screen.print_check(found, check_recording(found))
+                read = inspect(found)
+                screen.print_recording(read, where)
+                screen.print_check(read, check_recording(read))
 
 
 @app.command()
@@ -371,12 +375,13 @@ def demo(
     from pipeline.results import INSIDE, TRUTH, Results
     from pipeline.store import Store
     from stages.graph import check_files
+    from stages.inspect import inspect
 
     cfg = _run_config(config, settings)
     check_files(cfg)
     body = load_body()
     _synth(out / "recording", {}, body)
-    found = find_recording(out / "recording")
+    found = inspect(find_recording(out / "recording"))
     screen.print_recording(found, found.path)
     home = out / INSIDE
     result = _run(found, home, cfg, home)

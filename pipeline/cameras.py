@@ -32,6 +32,8 @@ class Rig:
     """(V, 3) metres."""
     size: NDArray[np.int64]
     """(V, 2) picture width and height, pixels."""
+    known_up: Array | None = None
+    """(3,) unit vector that is up in the world, where that is decided."""
 
     def __post_init__(self) -> None:
         v = len(self.names)
@@ -56,10 +58,10 @@ class Rig:
 
     @property
     def up(self) -> Array:
-        """(3,) the world's axis, with its sign, nearest to the cameras' mean upward direction.
-
-        People hold cameras upright.
-        """
+        """(3,) unit vector that is up in the world: as decided, else the axis, with its sign, nearest to the
+        pictures' mean upward direction."""
+        if self.known_up is not None:
+            return self.known_up
         mean = -self.R[:, 1].mean(0)
         axis = int(np.argmax(np.abs(mean)))
         up = np.zeros(3)
@@ -69,7 +71,7 @@ class Rig:
     def select(self, names: Sequence[str]) -> Rig:
         """The cameras of these names, in this order."""
         i = [self.names.index(n) for n in names]
-        return Rig(tuple(names), self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i])
+        return Rig(tuple(names), self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i], self.known_up)
 
     def resized(self, view: int, size: tuple[int, int]) -> Rig:
         """The rig with one camera's picture scaled to ``size`` (width, height)."""

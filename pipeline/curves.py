@@ -1,4 +1,4 @@
-"""Curves of a results store over time, at a bounded number of points: for plots of recordings of any length.
+"""What a results store holds over time, at a bounded number of points: for plots of recordings of any length.
 
 Read block by block, so memory and output do not grow with the length of the recording.
 """
@@ -45,7 +45,7 @@ in line: a straight knee, a thigh in line with the trunk, an arm that hangs down
 
 
 def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """SMPL joints (..., J, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
+    """SMPL joints (..., 24, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
     index = np.array([[SMPL_24.index(j) for j in four] for four in ANGLES.values()])
     a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
     one, two = b - a, d - c
@@ -53,14 +53,6 @@ def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     across = np.linalg.norm(np.cross(one, two), axis=-1)
     angle: NDArray[np.float64] = np.degrees(np.arctan2(across, (one * two).sum(-1)))
     return angle
-
-
-def up_axis(trunk: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The axis of the world, with its sign, next to a direction (3,) from pelvis to neck; z for none."""
-    axis = int(np.argmax(np.abs(trunk))) if trunk.any() else 2
-    up = [0.0, 0.0, 0.0]
-    up[axis] = -1.0 if trunk[axis] < 0 else 1.0
-    return up[0], up[1], up[2]
 
 
 @dataclass(frozen=True)
@@ -95,9 +87,7 @@ class Curves:
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
-    """(P, B, J, 3) of each bin's first frame, metres, world."""
-    up: tuple[float, float, float]
-    """The axis of the world, with its sign, that people's trunks follow best."""
+    """(P, B, 24, 3) of each bin's first frame, metres, world."""
 
 
 class _Bins:
@@ -132,13 +122,13 @@ class _Block:
 
     start: int
     joints: NDArray[np.float64]
-    """(P, T, J, 3)"""
+    """(P, T, 24, 3)"""
     valid: NDArray[np.bool_]
     """(P, T)"""
     reprojection_px: NDArray[np.float64]
     """(P, V, T)"""
     confidence: NDArray[np.float64]
-    """(V, T, P, K)"""
+    """(V, T, P, 25)"""
 
     @classmethod
     def read(cls, store: Store, a: int, b: int) -> Self:
@@ -171,9 +161,8 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
-    sampled = np.full((people, bins, len(SMPL_24), 3), np.nan, dtype=np.float32)
-    trunk = np.zeros(3)
-    before = np.full((people, 2, len(SMPL_24), 3), np.nan)
+    sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
+    before = np.full((people, 2, 24, 3), np.nan)
     for block in _blocks(store):
         number = np.arange(block.start, block.start + block.valid.shape[1])
         at = number * bins // frames
@@ -190,8 +179,6 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         before = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
         sampled[:, at[wanted]] = block.joints[:, wanted]
-        lean = block.joints[..., SMPL_24.index("neck"), :] - block.joints[..., 0, :]
-        trunk += np.nansum(lean, (0, 1))
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
     return Curves(
@@ -205,5 +192,4 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         angles_deg=angles.curve(),
         acceleration_mm=acceleration.curve(),
         joints=sampled,
-        up=up_axis(trunk),
     )

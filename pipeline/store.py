@@ -2,7 +2,8 @@
 
 ::
 
-    /                     attributes: format, version, software, config, body, fps [num, den], cameras, window
+    /                     attributes: format, version, software, config, body, fps [num, den], cameras,
+                          window, up (unit vector of the world)
     time_s (T,)           seconds from the first frame
     done (windows,)       true once everything of a window of frames is written
     cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
@@ -84,6 +85,7 @@ class Contents:
             "body": dict(self.body),
             "fps": [self.rate.numerator, self.rate.denominator],
             "cameras": list(self.rig.names),
+            "up": self.rig.up.tolist(),
             "window": self.window,
             "people": self.people,
         }
@@ -209,6 +211,7 @@ class Store:
         old_attrs, new_attrs = store.contents.attributes(), contents.attributes()
         for attrs in (old_attrs, new_attrs):
             attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
+            del attrs["up"]  # of drawings only
         differences = [*_differences(old_attrs, new_attrs)]
         for name, old, new in (
             ("the frames' times", store.contents.time_s, contents.time_s),
@@ -229,6 +232,9 @@ class Store:
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         store._distrust_damage()
+        if not np.array_equal(store.contents.rig.up, contents.rig.up):
+            store._root.attrs["up"] = contents.rig.up.tolist()
+            return cls(path, write=True)
         return store
 
     def _distrust_damage(self) -> None:
@@ -251,7 +257,12 @@ class Store:
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
         frame_index = cameras.pop("frame_index")
         return Contents(
-            rig=Rig(tuple(attrs["cameras"]), **cameras),
+            # Results of earlier versions do not say what is up.
+            rig=Rig(
+                tuple(attrs["cameras"]),
+                **cameras,
+                known_up=np.array(attrs["up"], np.float64) if "up" in attrs else None,
+            ),
             rate=Fraction(*attrs["fps"]),
             time_s=self.array("time_s"),
             frame_index=frame_index,

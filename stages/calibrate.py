@@ -19,28 +19,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
+from models.geometry.agreement import MAX_LAG
 from models.geometry.association import MatchConfig, follow, pick_people, usual_score
-from models.geometry.selfcalibration import (
-    BodySize,
-    Bundle,
-    FocalPrior,
-    Sight,
-    adjust,
-    find_cameras,
-    moved,
-    out_of_step,
-    same_person,
-    upright,
-)
+from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
+from models.geometry.selfcalibration import find_cameras, moved, out_of_step, same_person
 from models.geometry.tracking import figures, tracks
+from models.geometry.up import upright
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.calibrations import read_calibration
 from pipeline.calibrations.estimate import Estimate, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Array, Rig
-from pipeline.check import MAX_LAG, check_recording
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.findings import Finding
 from pipeline.recording import Recording
 from pipeline.results import CALIBRATION, STORE
 from pipeline.timeline import spread
@@ -105,24 +97,25 @@ def calibrate(
         rig, kept = _read(path)
     _check_same(rig, recording.rig, path)
     if kept and kept.as_written:
-        said = [kept.caveat]
+        finding = Finding("calibration_estimated", kept.caveat)
     else:
         anyway = f" although {' and '.join(changed)} changed since" if changed else ""
-        said = [
+        sentence = (
             f"the cameras are those of {path}, which is not as a run has written it: it is used as it is"
             f"{anyway}; remove it to have them estimated"
-        ]
-    if len(rig) > 1:
-        # Whether they agree over all of the recording, and in step, is what is asked of every calibration.
-        said += check_recording(replace(recording, rig=rig, calibration=path)).findings()
-    for sentence in said:
-        _log.warning(sentence)
-    return replace(recording, rig=rig, calibration=path, warnings=(*recording.warnings, *said))
+        )
+        finding = Finding("calibration_edited", sentence)
+    return replace(
+        recording,
+        rig=replace(rig, known_up=np.array([0.0, 0.0, 1.0])),
+        calibration=path,
+        findings=(*recording.findings, finding),
+    )
 
 
 def identity(recording: Recording) -> dict[str, Any]:
-    """What a fit reads, so that it is not continued with other keypoints: how they are read, and a digest a
-    camera of the frame numbers and of twenty files spread over them."""
+    """Identity of all that a fit reads, so that it goes on with no other keypoints: how they are read, a
+    digest a camera of the frame numbers and of twenty files spread over them."""
     digests = {}
     for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
         digest = hashlib.sha256()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically
-from pipeline.recording import Recording, left_out, missing_data
+from pipeline.recording import Recording
 from pipeline.results import (
     MOSAIC,
     REPORT,
@@ -37,12 +38,15 @@ from pipeline.store import Contents, Store
 from pipeline.summary import MissingData, Summary, seen, summarise
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
+from stages.inspect import check_recording, inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
 from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store, store_regression
+
+_log = logging.getLogger(__name__)
 
 NOT_RESULTS = ("body", "calibrate", "decode", "render")
 """Parts of the configuration that do not change what is stored, or, as body and cameras, are compared by
@@ -129,7 +133,7 @@ def _run(
             f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
             "videos. Leave it at default."
         )
-    recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
+    recording = place_cameras(inspect(recording), out, body, cfg)
     results = open_results(recording, out, cfg, body, net)
     rig, line = recording.rig, recording.timeline
     videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
@@ -211,7 +215,8 @@ def _run(
     summary, shown = summarise(results), seen(results)
     missing = missing_data(recording, shown)
     doubts = left_out(rig.names, missing, shown) if len(rig) > 1 else []
-    warnings = (*doubts, *recording.warnings)  # what makes the results doubtful first
+    # What makes the results doubtful first.
+    warnings = tuple(f.sentence for f in (*doubts, *recording.findings))
     told = RunSummary(
         **vars(summary),
         recording=str(recording.path.resolve()),
@@ -238,6 +243,19 @@ def _inputs(recording: Recording) -> list[Path]:
     videos = [video.path for video in recording.videos if video]
     keypoints = [files.folder for files in recording.keypoints if files]
     return [*videos, *keypoints, *filter(None, [recording.calibration])]
+
+
+def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -> Recording:
+    """The recording with its cameras placed: estimated, where it has no calibration, and then compared over
+    all of it, as ``info`` compares those of a calibration."""
+    placed = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
+    if placed is recording:
+        return recording
+    if len(placed.rig) > 1:
+        placed = replace(placed, findings=(*placed.findings, *check_recording(placed).findings()))
+    for finding in placed.findings[len(recording.findings) :]:
+        _log.warning(finding.sentence)
+    return placed
 
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:

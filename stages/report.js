@@ -308,7 +308,9 @@
     const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
     const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
     const up = data.up;
-    const e1 = Math.abs(up[0]) > 0.5 ? [0, 1, 0] : [1, 0, 0];
+    const beside = Math.abs(up[0]) > 0.5 ? [0, 1, 0] : [1, 0, 0];
+    const level = add(beside, up, -dot(beside, up));
+    const e1 = level.map((x) => x / Math.hypot(...level));
     const e2 = cross(up, e1);
     const paths = people.map((_, p) => Array.from({ length: bins }, (_, b) => joint(p, b, 0)));
     const known = paths.flat().filter((x) => !Number.isNaN(x[0]));

@@ -81,7 +81,7 @@ def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) 
         "people": [_shape(store, p, body) for p in range(c.people)],
         "parents": SMPL_24.parents,
         "angles": list(ANGLES),
-        "up": over_time.up,
+        "up": c.rig.up.tolist(),
         "curves": _packed(over_time),
     }
 
@@ -132,5 +132,4 @@ def _packed(over_time: Curves) -> dict[str, Any]:
     for name, value in vars(over_time).items():
         if isinstance(value, Curve) and single:
             values[name] = {"mean": value.mean}
-    del values["up"]
     return {k: pack(v) for k, v in values.items()}

@@ -25,11 +25,11 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pipeline.batch.manifest import Entry
     from pipeline.batch.process import Event
     from pipeline.batch.storage import Location
-    from pipeline.check import Check
     from pipeline.recording import Recording
     from pipeline.store import Store
     from pipeline.summary import Summary
     from stages.graph import RunResult
+    from stages.inspect import Check
 
 Follow = Callable[[int, Mapping[str, float]], None]
 """Called with the rows of a batch, and the errors so far."""
@@ -100,9 +100,9 @@ def print_check(found: Recording, check: Check) -> None:
         for name, metres in zip(check.cameras, check.distance_m, strict=True):
             distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in metres))
         console.print(distances)
-    findings = [finding for finding in check.findings() if finding not in found.warnings]
+    findings = [finding for finding in check.findings() if finding not in found.findings]
     for finding in findings:
-        warn(finding)
+        warn(finding.sentence)
     if not findings:
         console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
 

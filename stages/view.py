@@ -23,7 +23,6 @@ from models.body import Body
 from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
-from pipeline.curves import up_axis
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
@@ -353,10 +352,10 @@ class _Page:
         if not len(known):
             return
         self._scene_is_set = True
-        up = np.array(up_axis((known[:, SMPL_24.index("neck")] - known[:, 0]).sum(0)))
+        rig = self._frames.store.contents.rig
+        up = rig.up
         height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
         at = known[:, 0].mean(0)
-        rig = self._frames.store.contents.rig
         scene = self._server.scene
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
         vertical = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -374,7 +373,7 @@ class _Page:
         side = np.cross(up, side) * 0.5 + side
         length = float(np.linalg.norm(side))
         if length < 1e-6:
-            side, length = np.roll(up, 1), 1.0
+            side, length = np.linalg.svd(up[None])[2][1], 1.0
         camera = self._server.initial_camera
         camera.up = (float(up[0]), float(up[1]), float(up[2]))
         camera.position = at + side / length * 3.4 + up * 1.1

@@ -2,7 +2,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``REQUIRE_SHARED=1`` a test that is skipped for lack of shared data has failed."""
+    report = yield
+    if (
+        report.skipped
+        and os.environ.get("REQUIRE_SHARED") == "1"
+        and "needs the shared" in str(report.longrepr)
+    ):
+        report.outcome = "failed"
+    return report
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked cuda run where there is a device, and fail for lack of one with REQUIRE_CUDA=1."""
-    if (
-        item.get_closest_marker("cuda")
-        and not torch.cuda.is_available()
-        and not os.environ.get("REQUIRE_CUDA")
-    ):
+    required = os.environ.get("REQUIRE_CUDA") == "1"
+    if item.get_closest_marker("cuda") and not required and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
+from pipeline.recording import Recording
 from pipeline.skeleton import FORMATS
 from pipeline.video import VideoWriter
 
@@ -132,3 +134,24 @@ def write_video(
     with VideoWriter(path, rate, preset="ultrafast", threads=1) as video:
         for t in range(frames):
             video.write(picture, None if times_s is None else float(times_s[t]))
+
+
+SMALL = (320, 180)
+SMALL_RIG = ring(3, size=SMALL)
+SMALL_PEOPLE = seen(SMALL_RIG, figure(np.arange(24) / 10), noise_px=0.2)
+
+
+def add_videos(folder: Path, place: str = "videos") -> None:
+    """A video for each camera of ``SMALL_RIG``."""
+    for name in SMALL_RIG.names:
+        write_video(folder / place / f"{name}.mp4", 24, size=SMALL, rate=10)
+
+
+def state(folder: Path, text: str) -> None:
+    """Write the recording.yaml of a folder."""
+    (folder / "recording.yaml").write_text(text)
+
+
+def said(recording: Recording, pattern: str) -> bool:
+    """Whether one of a recording's warnings has this pattern in it."""
+    return any(re.search(pattern, w, re.DOTALL) for w in recording.warnings)

@@ -9,6 +9,7 @@ import numpy as np
 import roma
 import torch
 from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.body import Body, load_body, pose_keypoints
@@ -195,3 +196,15 @@ def pve_mm(motion: Motion, truth: Scene, step: int = 10) -> float:
 def jitter_mm(joints: Tensor) -> float:
     """Mean acceleration of joints (T, J, 3) metres, mm/frame²."""
     return float((joints[2:] - 2 * joints[1:-1] + joints[:-2]).norm(dim=-1).mean()) * 1000
+
+
+def rig_errors(rig: Rig, true: Rig) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rotations (V,) in degrees and centres (V,) by their mean distance from the middle, after a similarity
+    transform; and the scale of the rig."""
+    world = Rotation.from_matrix(np.einsum("vji,vjk->vik", rig.R, true.R)).mean().as_matrix()
+    turn = Rotation.from_matrix(rig.R @ world @ true.R.transpose(0, 2, 1)).magnitude()
+    a, b = rig.centres @ world, true.centres
+    a, b = a - a.mean(0), b - b.mean(0)
+    scale = (a * b).sum() / (b * b).sum()
+    off = np.linalg.norm(a / scale - b, axis=1) / np.linalg.norm(b, axis=1).mean()
+    return np.degrees(turn), off, float(scale)

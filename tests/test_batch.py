@@ -25,7 +25,7 @@ from pipeline.batch.process import Capacity, process
 from pipeline.batch.workers import available_gb, processors
 from pipeline.config import Config, NamesFile
 from pipeline.errors import InputError
-from pipeline.recording import is_recording
+from pipeline.layout import is_recording
 from pipeline.summary import Summary
 
 RIG = ring(3, size=(320, 180))

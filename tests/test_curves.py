@@ -112,16 +112,6 @@ def test_angles_of_limbs_that_are_known():
     assert arms["right shoulder"] == pytest.approx(180)
 
 
-@pytest.mark.parametrize(("axis", "sign"), [(0, 1), (1, -1), (2, 1), (2, -1)])
-def test_up_is_where_trunks_point(axis, sign, tmp_path):
-    store = Store.create(tmp_path / "s.zarr", contents())
-    fit = batch(0)
-    joints = fit.joints * 0.1
-    joints[..., SMPL_24.index("neck"), axis] += 0.5 * sign
-    store.write(replace(fit, joints=joints))
-    assert curves(store).up == tuple(sign if k == axis else 0 for k in range(3))
-
-
 def test_memory_does_not_grow_with_length(tmp_path):
     peaks = []
     for frames in (6000, 60_000):

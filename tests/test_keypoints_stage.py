@@ -15,6 +15,7 @@ from models.geometry.triangulation import triangulate
 from pipeline.batches import KeypointBatch
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25
+from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)
@@ -44,7 +45,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     Path(file.format(10)).unlink()
     Path(file.format(11)).write_text('{"people": [{}]}')
     Path(file.format(12)).write_text('{"people": [{"pose_key')
-    return find_recording(folder)
+    return inspect(find_recording(folder))
 
 
 def test_batches_are_whole_windows(recording: Recording) -> None:
@@ -132,7 +133,7 @@ def test_memory_does_not_grow_with_length(recording: Recording) -> None:
 
 @pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
 def test_on_a_real_recording_every_view_shows_the_person_on_whom_all_agree() -> None:
-    recording = find_recording(BALANCING)
+    recording = inspect(find_recording(BALANCING))
     batches = list(keypoints(recording, KeypointsConfig()))
     xy, confidence = joined(batches, "xy_px")[:, :, 0].numpy(), joined(batches, "confidence")[:, :, 0].numpy()
     assert (confidence > 0).any(-1).mean(1).min() >= 0.98

@@ -81,7 +81,7 @@ def test_the_page_holds_the_stores_numbers(tmp_path):
     assert set(have["angles_deg"]) == {"mean"}, "one frame a bin: the three would be the same"
     assert found["summary"] == json.loads(json.dumps(asdict(summary())))
     assert found["angles"] == list(ANGLES)
-    assert found["up"] == list(want.up)
+    assert found["up"] == store.contents.rig.up.tolist()
 
 
 def test_frusta_lie_in_front_of_their_cameras(tmp_path):

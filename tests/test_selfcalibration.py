@@ -7,31 +7,19 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scenes import Scene, body, scene
+from scenes import Scene, body, rig_errors, scene
 from scipy.spatial.transform import Rotation
 
+from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight
 from models.geometry.selfcalibration import (
-    BONES,
-    BodySize,
-    Bundle,
-    FocalPrior,
-    Sight,
-    _Adjustment,
-    _Unknowns,
-    adjust,
-    balance,
-    bone_lengths,
     find_cameras,
     handedness,
     moved,
     out_of_step,
     pair_pose,
     same_person,
-    upright,
 )
-from models.geometry.triangulation import triangulate
 from pipeline.cameras import Rig
-from pipeline.skeleton import BODY_25
 
 SIZE = BodySize.of(
     body().keypoints.points_template.double().numpy(), body().keypoints.points_shapedirs.double().numpy()
@@ -65,22 +53,10 @@ def found(views: tuple[int, ...]) -> Bundle:
     return bundle
 
 
-def errors(rig: Rig, true: Rig) -> tuple[np.ndarray, np.ndarray, float]:
-    """Rotations (V,) in degrees and centres (V,) by their mean distance from the middle, after a similarity
-    transform; and the scale of the rig."""
-    world = Rotation.from_matrix(np.einsum("vji,vjk->vik", rig.R, true.R)).mean().as_matrix()
-    turn = Rotation.from_matrix(rig.R @ world @ true.R.transpose(0, 2, 1)).magnitude()
-    a, b = rig.centres @ world, true.centres
-    a, b = a - a.mean(0), b - b.mean(0)
-    scale = (a * b).sum() / (b * b).sum()
-    off = np.linalg.norm(a / scale - b, axis=1) / np.linalg.norm(b, axis=1).mean()
-    return np.degrees(turn), off, float(scale)
-
-
 @pytest.mark.parametrize("views", [(0, 1, 2, 3), (0, 2, 3), (0, 1), (1, 3)])
 def test_the_cameras_are_found(views: tuple[int, ...]) -> None:
     bundle, true = found(views), walker().rig.select([walker().rig.names[v] for v in views])
-    turn, off, scale = errors(bundle.rig, true)
+    turn, off, scale = rig_errors(bundle.rig, true)
     assert turn.max() < 2
     assert off.max() < 0.04
     assert 0.85 < scale < 1.15  # as tall as people are
@@ -97,7 +73,7 @@ def test_a_stated_focal_length_is_kept_and_helps() -> None:
     bundle = find_cameras(rig, sight_of(s), SIZE, FocalPrior.of(rig, [True] * 4))
     assert bundle is not None
     assert np.abs(bundle.rig.K[:, 0, 0] - 1700).max() < 5
-    assert errors(bundle.rig, s.rig)[1].max() < 0.02
+    assert rig_errors(bundle.rig, s.rig)[1].max() < 0.02
 
 
 def test_the_same_twice() -> None:
@@ -126,55 +102,9 @@ def test_a_view_that_few_share_is_placed_from_what_is_known_by_then() -> None:
     rig = unknown(s.rig)
     bundle = find_cameras(rig, Sight(s.xy, confidence), SIZE, FocalPrior.of(rig, [False] * 4))
     assert bundle is not None
-    turn, off, _ = errors(bundle.rig, s.rig)
+    turn, off, _ = rig_errors(bundle.rig, s.rig)
     assert turn.max() < 4
     assert off.max() < 0.08
-
-
-def test_the_steps_of_the_adjustment_follow_its_energy() -> None:
-    """The gradient against finite differences of the energy, at a rough rig, robust loss and all."""
-    s = walker()
-    rng = np.random.default_rng(3)
-    turned = np.asarray(Rotation.from_rotvec(rng.normal(0, 0.05, (4, 3))).as_matrix()) @ s.rig.R
-    rig = replace(s.rig, R=turned)
-    sight = sight_of(s).frames(slice(0, 3))
-    points = triangulate(rig, sight.xy_px, sight.confidence).points
-    problem = _Adjustment(rig, sight, points, SIZE, FocalPrior.of(rig, [False] * 4))
-    known = np.where(problem.there[..., None], points, 0)
-    x = _Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]) + 0.05, known, SIZE.mean + 0.1)
-    g = 6.0
-    u, _, c, g_point, g_camera = problem._linearise(x, g)
-    assert np.allclose(u, u.transpose(0, 2, 1))
-    assert np.allclose(c, c.T)
-
-    def energy(points: np.ndarray, step: np.ndarray) -> float:
-        return problem.energy(problem._moved(x, points, step), g)[0]
-
-    none, still, h = np.zeros_like(known), np.zeros(len(g_camera)), 1e-6
-    for i in range(len(g_camera)):
-        e = np.eye(len(g_camera))[i] * h
-        slope = (energy(none, e) - energy(none, -e)) / (2 * h)
-        assert slope / 2 == pytest.approx(g_camera[i], rel=1e-4, abs=1e-2)
-    for t, k, i in ((0, 3, 0), (1, 11, 1), (2, 21, 2), (0, 0, 2)):
-        e = np.zeros_like(known)
-        e[t, k, i] = h
-        slope = (energy(e, still) - energy(-e, still)) / (2 * h)
-        assert slope / 2 == pytest.approx(g_point[t, 3 * k + i], rel=1e-4, abs=1e-2)
-
-
-def test_a_rough_rig_is_adjusted() -> None:
-    s = walker()
-    rng = np.random.default_rng(1)
-    rig = replace(
-        s.rig,
-        R=np.asarray(Rotation.from_rotvec(rng.normal(0, 0.1, (4, 3))).as_matrix()) @ s.rig.R,
-        t=s.rig.t * rng.normal(1, 0.1, (4, 1)),
-    )
-    before = errors(rig, s.rig)
-    after = errors(adjust(rig, sight_of(s), SIZE, FocalPrior.of(rig, [True] * 4)).rig, s.rig)
-    assert before[0].max() > 5
-    assert after[0].max() < 1
-    assert after[1].max() < 0.02
 
 
 def test_pose_of_a_pair_and_how_many_agree() -> None:
@@ -195,77 +125,11 @@ def test_pose_of_a_pair_and_how_many_agree() -> None:
     assert pair_pose(one[:20], two[:20], error=0.002) is None
 
 
-def test_whose_bones_are_whose() -> None:
-    rest = body().keypoints.points_template.double().numpy()
-    per_bone = bone_lengths(rest[None])[0]
-    assert len(SIZE.mean) == len(BONES)
-    assert np.exp(SIZE.mean[2]) == pytest.approx(
-        np.linalg.norm(rest[BODY_25.index("LHip")] - rest[BODY_25.index("LKnee")])
-    )
-    assert per_bone[0] == pytest.approx(per_bone[1], rel=0.03)  # left and right
-    # People differ in size more than in proportion: bones vary together.
-    spread = np.sqrt(np.diag(SIZE.covariance))
-    correlation = SIZE.covariance / np.outer(spread, spread)
-    assert spread[:4].max() < 0.12
-    assert correlation[2, 3] > 0.5
-
-
 def test_a_mirrored_body_is_told() -> None:
     points = walker().points.numpy()
     assert handedness(points) > 0.9
     assert handedness(points * [-1, 1, 1]) < -0.9
     assert handedness(np.full_like(points, np.nan)) == 0
-
-
-def test_up_is_where_a_body_balances() -> None:
-    for seed in (5, 6, 7):
-        points = scene(seed, frames=60, rate=20).points.numpy()
-        turn = np.asarray(Rotation.random(random_state=seed).as_matrix())
-        guess = turn @ [0.0, 0.5, np.sqrt(0.75)]  # 30° off
-        up = balance(points @ turn.T, guess)
-        assert np.degrees(np.arccos(up @ turn[:, 2])) < 5
-    assert np.array_equal(balance(np.full((3, 25, 3), np.nan), guess), guess)
-
-
-def test_up_on_one_foot() -> None:
-    """A dancer who leans far over the standing leg: the trunk does not tell what is up."""
-    points = np.full((1, 25, 3), np.nan)
-    place = {
-        "Neck": (0.35, 0, 1.1), "MidHip": (0.0, 0, 0.85), "Nose": (0.45, 0, 1.2),
-        "LHip": (0, 0.1, 0.85), "RHip": (0, -0.1, 0.85), "LKnee": (0, 0.05, 0.45), "LAnkle": (0.0, 0, 0.08),
-        "RKnee": (-0.35, -0.1, 0.7), "RAnkle": (-0.7, -0.1, 0.6), "LElbow": (0.4, 0.3, 1.0),
-        "RElbow": (0.4, -0.3, 1.0), "LWrist": (0.5, 0.4, 1.0), "RWrist": (0.5, -0.4, 1.0),
-        "LHeel": (-0.05, 0, 0.0), "LBigToe": (0.18, 0, 0.0),
-    }  # fmt: skip
-    for name, xyz in place.items():
-        points[0, BODY_25.index(name)] = xyz
-    trunk = np.array(place["Neck"]) - np.array(place["MidHip"])
-    assert np.degrees(np.arccos(trunk[2] / np.linalg.norm(trunk))) > 50
-    assert np.degrees(np.arccos(balance(points, np.array([0.0, 0.26, 0.97]))[2])) < 8
-
-
-def test_the_world_stands_upright_on_the_floor() -> None:
-    true, before = walker(), found((0, 1, 2, 3))
-    rig, points = upright(before.rig, before.points)
-    assert np.degrees(np.arccos((rig.R[0].T @ true.rig.R[0])[2, 2])) < 3
-    # Level with the cameras and over the person; the first camera looks along y.
-    feet = [BODY_25.index(n) for n in ("LHeel", "RHeel", "LBigToe", "RBigToe")]
-    assert abs(np.nanpercentile(points[:, feet, 2], 5)) < 0.05
-    assert np.abs(np.nanmedian(points[..., :2], axis=(0, 1))).max() < 0.01
-    ahead = rig.R[0, 2]
-    assert abs(ahead[0]) < 1e-9
-    assert ahead[1] > 0.5
-    # Still the same cameras and the same points.
-    assert np.allclose(rig.project(points), before.rig.project(before.points), equal_nan=True)
-
-
-def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
-    bundle = found((0, 1, 2, 3))
-    roll = np.asarray(Rotation.from_euler("z", 25, degrees=True).as_matrix())
-    r, t = bundle.rig.R.copy(), bundle.rig.t.copy()
-    r[1], t[1] = roll @ r[1], roll @ t[1]
-    askew, _ = upright(replace(bundle.rig, R=r, t=t), bundle.points)
-    assert np.degrees(np.arccos((askew.R[0].T @ walker().rig.R[0])[2, 2])) < 3
 
 
 def test_which_candidates_are_one_person() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -166,3 +168,36 @@ def test_disagreeing_pair_is_reported() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="must be"):
         triangulate(ring(3), np.zeros((2, 5, 2)), np.zeros((2, 5)))
+
+
+def away(rig: Rig, points: np.ndarray) -> tuple[Rig, np.ndarray]:
+    """The rig with its last camera turned to look the other way, and the pixels of points (N, 3) in it: those
+    on which their mirror images behind the camera would be."""
+    back, r, t = np.diag([-1.0, 1, -1]), rig.R.copy(), rig.t.copy()
+    r[-1], t[-1] = back @ r[-1], back @ t[-1]
+    seen = points @ r[-1].T + t[-1]
+    assert (seen[:, 2] < 0).all()
+    return replace(rig, R=r, t=t), (seen[:, :2] / seen[:, 2:]) @ rig.K[-1, :2, :2].T + rig.K[-1, :2, 2]
+
+
+def test_a_camera_that_looks_the_other_way_tells_nothing() -> None:
+    rng, straight = np.random.default_rng(0), ring(3)
+    points = rng.normal([0, 0, 0.9], 0.5, (300, 3))
+    xy = straight.project(points) + rng.normal(0, 15, (3, 300, 2))
+    rig, xy[-1] = away(straight, points)
+    found = triangulate(rig, xy, np.ones((3, 300)))
+    two = triangulate(straight.select(straight.names[:2]), xy[:2], np.ones((2, 300)))
+    np.testing.assert_allclose(found.points, two.points, atol=1e-6)
+    assert np.isnan(found.residual_px[-1]).all()
+    assert not found.used[-1].any()
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_every_point_is_in_front_of_two_cameras_that_saw_it(views: int) -> None:
+    rig = ring(views)
+    xy = np.random.default_rng(0).uniform(-3000, 4000, (views, 2000, 2))
+    found = triangulate(rig, xy, np.ones((views, 2000)))
+    there = np.isfinite(found.points).all(-1)
+    assert 0.2 < there.mean() < 0.97
+    in_front = rig.to_camera(found.points)[..., 2] > 0
+    assert (in_front & np.isfinite(found.residual_px))[:, there].sum(0).min() >= 2

@@ -12,30 +12,37 @@ from models.formats.take import Array
 
 
 def y_up(up: Array) -> Array:
-    """Rotation (3, 3) that takes an axis of the world ``up`` (3,), with its sign, to +y.
+    """Rotation (3, 3) that takes the world's ``up`` (3,), a unit vector, to +y.
 
-    By quarter turns about one axis, x where that will do. So z up goes to y up as (x, y, z) → (x, z, −y),
-    which Blender undoes when it imports: its coordinates are those of the z-up world.
+    An axis of the world goes there by quarter turns about one axis, x where that will do. So z up goes to y
+    up as (x, y, z) → (x, z, −y), which Blender undoes when it imports: its coordinates are those of the z-up
+    world.
     """
     x, y, z = np.eye(3)
-    across = z if up[0] else x
-    turn = np.outer(across, across) + np.outer(y, up) + np.outer(np.cross(across, y), np.cross(across, up))
+    kept = z if abs(up[0]) > 0.9 else x
+    across = kept - up * (up @ kept)
+    across /= np.linalg.norm(across)
+    turn = np.outer(kept, across) + np.outer(y, up) + np.outer(np.cross(kept, y), np.cross(across, up))
     return np.asarray(turn + 0.0)  # no −0
 
 
 def z_up(up: Array) -> Array:
-    """Rotation (3, 3) that takes an axis of the world ``up`` (3,), with its sign, to +z."""
+    """Rotation (3, 3) that takes the world's ``up`` (3,), a unit vector, to +z."""
     x, y, z = np.eye(3)
     return np.asarray(np.stack([x, -z, y]) @ y_up(up) + 0.0)  # no −0
 
 
 def y_up_as_pose2sim(up: Array) -> Array:
     """Rotation (3, 3) to +y that takes z up to y up as (x, y, z) → (y, z, x), as Pose2Sim turns its files."""
-    return np.roll(np.eye(3), 1, axis=1) if up[2] > 0 else y_up(up)
+    return np.roll(np.eye(3), 1, axis=1) @ z_up(up) if up[2] > 0.7 else y_up(up)
 
 
 def axes_of(turn: Array) -> str:
-    """Rotation by quarter turns in words: ``x, z, -y`` for (x, y, z) → (x, z, −y)."""
+    """Rotation in words: ``x, z, -y`` for (x, y, z) → (x, z, −y), with the shares of each where axes mix."""
+    if np.abs(turn).max(1).min() < 0.999:
+        return ", ".join(
+            "".join(f"{n:+.2f}{axis}" for n, axis in zip(row, "xyz", strict=True)) for row in turn
+        )
     return ", ".join(f"{'-' if row.sum() < 0 else ''}{'xyz'[int(np.abs(row).argmax())]}" for row in turn)
 
 

@@ -2,18 +2,16 @@
 
 No calibration object and no body fit: points of a body are the object. Two views give an essential matrix
 (Hartley and Zisserman, Multiple View Geometry, 11.7), the other views are added to it by what is known then,
-and a bundle adjustment follows, in which bones keep their length, and are about as long as people's.
-That gives the scale, tells focal length from distance, and holds what weak perspective leaves open.
+and a bundle adjustment follows.
 
-Axes: V views, T frames, K keypoints, L bone lengths. World = the first view's camera, until ``upright``.
+Axes: V views, T frames, K keypoints. World = the first view's camera; ``up.upright`` turns it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from typing import Final
 
 import cv2
 import numpy as np
@@ -21,113 +19,32 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from models.geometry.bundle import (
+    ENDS,
+    ROBUST,
+    SURE,
+    BodySize,
+    Bundle,
+    FocalPrior,
+    Sight,
+    adjust,
+    bone_lengths,
+)
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 
-SURE: Final = 0.3
-"""Confidence above which a keypoint takes part."""
-
-BONES: Final = (
-    (("LShoulder", "LElbow"), ("RShoulder", "RElbow")),
-    (("LElbow", "LWrist"), ("RElbow", "RWrist")),
-    (("LHip", "LKnee"), ("RHip", "RKnee")),
-    (("LKnee", "LAnkle"), ("RKnee", "RAnkle")),
-    (("LHeel", "LBigToe"), ("RHeel", "RBigToe")),
-    (("LShoulder", "RShoulder"),),
-    (("LHip", "RHip"),),
-    (("LEar", "REar"),),
-)  # fmt: skip
-"""Keypoints that stay as far apart as they are, left and right alike: one length each."""
-
-_ENDS = np.array([(BODY_25.index(a), BODY_25.index(b), k) for k, pairs in enumerate(BONES) for a, b in pairs])
-"""(bones, 3): two keypoints and the number of their length."""
-
-_DETECTOR_M = 0.012
-"""Standard deviation of a keypoint of confidence 1, metres at the person."""
-_RIGID_M = 0.02
-"""Of a usual bone's length from frame to frame, metres: detectors do not find the same spot on it twice."""
-_DEFINED_M = 0.015
-"""Of a bone's length, metres: detectors do not mean quite the same points as a body does."""
-_FOCAL = 0.3
-"""Of the common focal length of all cameras from what was assumed, as a logarithm ..."""
-_OWN_FOCAL = 0.03
-"""... and of each camera's from the common one: cameras of one recording are mostly of one make."""
-_NEAR_M = 0.2
-"""What is nearer to a camera, metres, is not in its picture."""
 _TRIED, _PAIRS = 40, 6
 """Frames and pairs of views with which starts are tried, ..."""
 _SAME = 0.01
 """... until two of them end as near to each other in cost."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
-_HASTE = 15, 150
-"""Frames, and iterations at most, of a pair of views at one lag: there are many."""
+_LAG_SEARCH_FRAMES, _LAG_SEARCH_ITERATIONS = 15, 150
+"""Frames, and iterations at most, of a pair of views at one lag: there are many lags."""
 _CLEARER = 1.15
 """A lag is believed at which two views agree so many times better than in step."""
-_LEAN_DEG, _ASKEW_DEG = 5.0, 3.0
-"""How far off ``balance`` may be, and how far from level most cameras are."""
-_STEP_M = 0.15
-"""A foot that is so much lower than the other carries all."""
-_MASS: Final = {
-    "Nose": 0.08, "Neck": 0.26, "MidHip": 0.24, "LHip": 0.06, "RHip": 0.06, "LKnee": 0.07, "RKnee": 0.07,
-    "LAnkle": 0.03, "RAnkle": 0.03, "LElbow": 0.03, "RElbow": 0.03, "LWrist": 0.02, "RWrist": 0.02,
-}  # fmt: skip
-"""Shares of the body's mass, put at its keypoints: Winter, Biomechanics and Motor Control, table 4.1."""
-_ROBUST = (12.0, 6.0, 3.0)
-"""Geman–McClure scales that the bundle adjustment goes through, in standard deviations."""
-
-
-@dataclass(frozen=True)
-class BodySize:
-    """Bone lengths of people, in the order of ``BONES``, as logarithms of metres."""
-
-    mean: Array
-    """(L,)"""
-    covariance: Array
-    """(L, L)"""
-
-    @staticmethod
-    def of(rest: Array, dirs: Array) -> BodySize:
-        """Of a body whose keypoints at rest are ``rest`` (K, 3) + ``dirs`` (K, 3, B) · unit normal betas."""
-        pairs = np.array([(BODY_25.index(a), BODY_25.index(b)) for (a, b), *_ in BONES])
-        bone = rest[pairs[:, 0]] - rest[pairs[:, 1]]
-        length = np.linalg.norm(bone, axis=1)
-        slope = np.einsum("li,lib->lb", bone, dirs[pairs[:, 0]] - dirs[pairs[:, 1]]) / length[:, None] ** 2
-        return BodySize(np.log(length), slope @ slope.T + np.diag((_DEFINED_M / length) ** 2))
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One person as all views show them. Pixels without distortion."""
-
-    xy_px: Array
-    """(V, T, K, 2); anything where not seen."""
-    confidence: Array
-    """(V, T, K); 0 where not seen."""
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        return np.asarray((self.confidence > SURE) & np.isfinite(self.xy_px).all(-1))
-
-    def frames(self, at: NDArray[np.int64] | slice) -> Sight:
-        return Sight(self.xy_px[:, at], self.confidence[:, at])
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A rig and the person in its world."""
-
-    rig: Rig
-    points: Array
-    """(T, K, 3) metres; NaN where fewer than two views show the point."""
-    lengths: Array
-    """(L,) of the bones, as logarithms of metres."""
-    cost: float
-    """Half the robust energy a seen point of a view: smaller is better, comparable between starts."""
-    residual_px: Array
-    """(V,) median distance between point and picture in each view."""
 
 
 def pair_pose(
@@ -157,15 +74,10 @@ def normalised(rig: Rig, view: int, xy_px: Array) -> Array:
     return np.asarray((homogeneous @ np.linalg.inv(rig.K[view]).T)[..., :2])
 
 
-def bone_lengths(points: Array) -> Array:
-    """(T, K, 3) → (T, bones) metres, in the order of ``_ENDS``; NaN where an end is missing."""
-    return np.asarray(np.linalg.norm(points[:, _ENDS[:, 0]] - points[:, _ENDS[:, 1]], axis=-1))
-
-
 def scaled_to(points: Array, size: BodySize) -> float:
-    """What the lengths of points (T, K, 3) must be multiplied by to be those of a person; NaN if unseen."""
+    """Factor that gives points (T, K, 3) the lengths of a person; NaN if unseen."""
     with np.errstate(invalid="ignore"):
-        ratio = np.exp(size.mean)[_ENDS[:, 2]] / bone_lengths(points)
+        ratio = np.exp(size.mean)[ENDS[:, 2]] / bone_lengths(points)
     ratio = ratio[np.isfinite(ratio)]
     return float(np.median(ratio)) if ratio.size else float("nan")
 
@@ -183,217 +95,6 @@ def handedness(points: Array) -> float:
     known = np.sign(np.concatenate(votes))
     known = known[np.isfinite(known)]
     return float(known.mean()) if known.size else 0.0
-
-
-@dataclass(frozen=True)
-class FocalPrior:
-    """What is known of the cameras' focal lengths, as logarithms of pixels."""
-
-    mean: Array
-    """(V,)"""
-    covariance: Array
-    """(V, V)"""
-
-    @staticmethod
-    def of(rig: Rig, stated: Sequence[bool]) -> FocalPrior:
-        """Cameras whose focal length is stated keep the rig's; the others', assumed, are all off alike."""
-        free = ~np.array(stated)
-        return FocalPrior(
-            np.log(rig.K[:, 0, 0]),
-            np.where(np.outer(free, free), _FOCAL**2, 0) + np.diag(np.where(free, _OWN_FOCAL, 1e-4) ** 2),
-        )
-
-
-@dataclass(frozen=True)
-class _Unknowns:
-    R: Array  # (V, 3, 3)
-    t: Array  # (V, 3)
-    log_f: Array  # (V,)
-    points: Array  # (T, K, 3)
-    lengths: Array  # (L,) as logarithms: a bone term in metres would shrink the world
-
-
-class _Adjustment:
-    """One bundle adjustment: Levenberg–Marquardt, the points of a frame eliminated together."""
-
-    def __init__(self, rig: Rig, sight: Sight, points: Array, size: BodySize, focal: FocalPrior) -> None:
-        views, frames, count = sight.confidence.shape
-        self.rig, self.size, self.shape = rig, size, (views, frames, count)
-        self.there = np.asarray(np.isfinite(points).all(-1))
-        seen = sight.seen & self.there
-        self.trust = np.where(seen, sight.confidence, 0) ** 2
-        self.target = np.where(seen[..., None], sight.xy_px - rig.K[:, None, None, :2, 2], 0)
-        self.log_f = focal.mean
-        self.focal_precision = np.linalg.inv(focal.covariance)
-        self.length_precision = np.linalg.inv(size.covariance)
-        self.rigid = _RIGID_M / np.exp(size.mean)[_ENDS[:, 2]]
-        self.bone = self.there[:, _ENDS[:, 0]] & self.there[:, _ENDS[:, 1]]
-        # A keypoint errs by so many metres at the person, so by fewer pixels far away.
-        depth = rig.to_camera(np.where(self.there[..., None], points, 0))[..., 2]
-        usable = seen & (depth > _NEAR_M)
-        away = np.array([np.median(d[ok]) if ok.any() else 1.0 for d, ok in zip(depth, usable, strict=True)])
-        self.sigma_px = np.maximum(_DETECTOR_M * rig.K[:, [0, 1], [0, 1]].mean(1) / away, 1.0)
-        # Unknown are 7 numbers a camera and the lengths; the first camera does not move.
-        self.free = np.ones(7 * views + len(size.mean), dtype=bool)
-        self.free[:6] = False
-
-    def _look(self, x: _Unknowns) -> tuple[Array, Array, Array, Array]:
-        """In each camera (V, T, K, 3), 2 × 2 intrinsics, misses in standard deviations, and bones' misses."""
-        cam = np.einsum("vij,tkj->vtki", x.R, x.points) + x.t[:, None, None]
-        k = self.rig.K[:, :2, :2] * (np.exp(x.log_f) / self.rig.K[:, 0, 0])[:, None, None]
-        z = np.where(cam[..., 2] > _NEAR_M, cam[..., 2], np.inf)
-        flat = cam[..., :2] / z[..., None]
-        miss = np.einsum("vij,vtkj->vtki", k, flat) - self.target
-        miss = miss / self.sigma_px[:, None, None, None]
-        length = np.maximum(bone_lengths(x.points), 1e-4)
-        bone = np.where(self.bone, np.log(length) - x.lengths[_ENDS[:, 2]], 0) / self.rigid
-        return cam, k, miss, bone
-
-    def energy(self, x: _Unknowns, g: float) -> tuple[float, float]:
-        """Of everything, and of the picture alone."""
-        _, _, miss, bone = self._look(x)
-        u2 = (miss**2).sum(-1)
-        picture = (self.trust * g * g * u2 / (g * g + u2)).sum()
-        b2 = bone**2
-        off, focal = x.lengths - self.size.mean, x.log_f - self.log_f
-        rest = (g * g * b2 / (g * g + b2)).sum() + off @ self.length_precision @ off
-        return float(picture + rest + focal @ self.focal_precision @ focal), float(picture)
-
-    def _linearise(self, x: _Unknowns, g: float) -> tuple[Array, Array, Array, Array, Array]:
-        """U (T, 3K, 3K), W (T, 3K, C), V (C, C) and the gradients of points (T, 3K) and cameras (C,)."""
-        views, frames, count = self.shape
-        cam, k, miss, bone = self._look(x)
-        u2 = (miss**2).sum(-1)
-        weight = self.trust * (g * g / (g * g + u2)) ** 2
-        front = cam[..., 2] > _NEAR_M
-        iz = np.where(front, 1 / np.where(front, cam[..., 2], 1), 0)
-        flat = cam[..., :2] * iz[..., None]
-        to_flat = np.zeros((*cam.shape[:-1], 2, 3))
-        to_flat[..., 0, 0] = to_flat[..., 1, 1] = iz
-        to_flat[..., 2] = -flat * iz[..., None]
-        to_px = np.einsum("vij,vtkjl->vtkil", k / self.sigma_px[:, None, None], to_flat)
-        by_point = np.einsum("vtkij,vjl->vtkil", to_px, x.R)
-        arm = cam - x.t[:, None, None]
-        by_camera = np.empty((*cam.shape[:-1], 2, 7))
-        # ∂(Exp(δ) R p)/∂δ = −[R p]×
-        by_camera[..., :3] = np.cross(arm[..., None, :], to_px)
-        by_camera[..., 3:6] = to_px
-        by_camera[..., 6] = np.einsum("vij,vtkj->vtki", k / self.sigma_px[:, None, None], flat)
-        w_point, w_camera = weight[..., None, None] * by_point, weight[..., None, None] * by_camera
-
-        camera_size, total = 7 * views, 7 * views + len(x.lengths)
-        u = np.zeros((frames, count, 3, count, 3))
-        i = np.arange(count)
-        u[:, i, :, i] = np.einsum("vtkij,vtkil->ktjl", w_point, by_point)
-        w = np.zeros((frames, count, 3, total))
-        w[..., :camera_size] = np.einsum("vtkij,vtkil->tkjvl", w_point, by_camera).reshape(
-            frames, count, 3, camera_size
-        )
-        c = np.zeros((total, total))
-        for v in range(views):
-            at = slice(7 * v, 7 * v + 7)
-            c[at, at] = np.einsum("tkij,tkil->jl", w_camera[v], by_camera[v])
-        g_point = np.einsum("vtkij,vtki->tkj", w_point, miss)
-        g_camera = np.zeros(total)
-        g_camera[:camera_size] = np.einsum("vtkij,vtki->vj", w_camera, miss).ravel()
-
-        focal = np.arange(views) * 7 + 6
-        c[np.ix_(focal, focal)] += self.focal_precision
-        g_camera[focal] += self.focal_precision @ (x.log_f - self.log_f)
-        c[camera_size:, camera_size:] += self.length_precision
-        g_camera[camera_size:] += self.length_precision @ (x.lengths - self.size.mean)
-
-        w_bone = np.where(self.bone, (g * g / (g * g + bone**2)) ** 2, 0)
-        for n, (a, b, length) in enumerate(_ENDS):
-            along = x.points[:, a] - x.points[:, b]
-            slope = along / np.maximum((along**2).sum(-1, keepdims=True), 1e-8) / self.rigid[n]
-            pull = w_bone[:, n, None] * slope
-            outer = pull[:, :, None] * slope[:, None]
-            error = bone[:, n, None]
-            for one, other in ((a, b), (b, a)):
-                u[:, one, :, one] += outer
-                u[:, one, :, other] -= outer
-            g_point[:, a] += pull * error
-            g_point[:, b] -= pull * error
-            at = camera_size + length
-            w[:, a, :, at] -= pull / self.rigid[n]
-            w[:, b, :, at] += pull / self.rigid[n]
-            c[at, at] += w_bone[:, n].sum() / self.rigid[n] ** 2
-            g_camera[at] -= (w_bone[:, n] * bone[:, n]).sum() / self.rigid[n]
-        blocks = u.reshape(frames, 3 * count, 3 * count)
-        return blocks, w.reshape(frames, 3 * count, total), c, g_point.reshape(frames, -1), g_camera
-
-    def _step(self, system: tuple[Array, Array, Array, Array, Array], damping: float) -> tuple[Array, Array]:
-        u, w, c, g_point, g_camera = system
-        diagonal = np.einsum("tii->ti", u)
-        gone = diagonal <= 0
-        u = u.copy()
-        np.einsum("tii->ti", u)[...] += damping * diagonal + np.where(gone, 1.0, 1e-9)
-        w, c, g_camera = w[..., self.free], c[np.ix_(self.free, self.free)], g_camera[self.free]
-        solved = np.linalg.solve(u, np.concatenate([w, g_point[..., None]], -1))
-        c = c + damping * np.diag(np.diag(c))
-        wt = w.transpose(0, 2, 1)
-        schur = c - (wt @ solved[..., :-1]).sum(0)
-        step = np.zeros(len(self.free))
-        step[self.free] = -np.linalg.solve(schur, g_camera - (wt @ solved[..., -1:])[..., 0].sum(0))
-        points = -solved[..., -1] - solved[..., :-1] @ step[self.free]
-        return points.reshape(len(points), -1, 3), step
-
-    def _moved(self, x: _Unknowns, points: Array, step: Array) -> _Unknowns:
-        views = self.shape[0]
-        camera = step[: 7 * views].reshape(views, 7)
-        return _Unknowns(
-            roma.rotvec_to_rotmat(torch.from_numpy(camera[:, :3])).numpy() @ x.R,
-            x.t + camera[:, 3:6],
-            x.log_f + camera[:, 6],
-            x.points + points,
-            x.lengths + step[7 * views :],
-        )
-
-    def run(self, x: _Unknowns, g: float, most: int = 25, tolerance: float = 1e-4) -> _Unknowns:
-        damping, energy = 1e-3, self.energy(x, g)[0]
-        system = self._linearise(x, g)
-        for _ in range(most):
-            new = self._moved(x, *self._step(system, damping))
-            then = self.energy(new, g)[0]
-            if then < energy:
-                gain, x, energy, damping = 1 - then / energy, new, then, damping / 5
-                if gain < tolerance:
-                    break
-                system = self._linearise(x, g)
-            elif damping > 1e6:
-                break
-            else:
-                damping *= 8
-        return x
-
-
-def adjust(
-    rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, robust: Sequence[float] = _ROBUST
-) -> Bundle:
-    """Bundle adjustment of poses, focal lengths, points and bone lengths from a rough rig.
-
-    The first camera keeps its pose. Points come from triangulation anew at every robust scale, so that what a
-    rough start got wrong is not kept. Raises ``np.linalg.LinAlgError`` where nothing is seen twice.
-    """
-    lengths = size.mean
-    for g in robust:
-        points = triangulate(rig, sight.xy_px, sight.confidence, min_confidence=SURE).points
-        problem = _Adjustment(rig, sight, points, size, focal)
-        known = np.where(problem.there[..., None], points, 0)
-        x = problem.run(_Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), known, lengths), g)
-        k = rig.K.copy()
-        k[:, :2, :2] *= (np.exp(x.log_f) / k[:, 0, 0])[:, None, None]
-        rig, lengths = replace(rig, K=k, R=x.R, t=x.t), x.lengths
-    picture = problem.energy(x, robust[-1])[1]
-    miss = triangulate(rig, sight.xy_px, sight.confidence, min_confidence=SURE).residual_px
-    return Bundle(
-        rig,
-        np.where(problem.there[..., None], x.points, np.nan),
-        lengths,
-        picture / max(float(problem.trust.sum()), 1e-9),
-        np.array([np.median(m[np.isfinite(m)]) if np.isfinite(m).any() else np.nan for m in miss]),
-    )
 
 
 def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
@@ -416,14 +117,14 @@ def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int
         scale = scaled_to(points, size)
         if not np.isfinite(scale) or handedness(points) < -0.2:
             continue
-        bundle = _tried(replace(start, t=start.t * scale), two, size, _part(focal, [a, b]), _ROBUST[:2])
+        bundle = _tried(replace(start, t=start.t * scale), two, size, _part(focal, [a, b]), ROBUST[:2])
         if bundle and (best is None or bundle.cost < best.cost):
             best = bundle
     return best
 
 
 def _pair_error(rig: Rig, sight: Sight) -> float:
-    """How far a keypoint may lie from its epipolar line, over the focal length: a fortieth of the person."""
+    """Allowed distance of a keypoint from its epipolar line, over the focal length: 1 % of the person."""
     heights = []
     for v in range(len(rig)):
         y = np.where(sight.seen[v], sight.xy_px[v, ..., 1], np.nan)[sight.seen[v].sum(1) > 5]
@@ -482,7 +183,7 @@ def find_cameras(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior) -> B
             best = bundle
     if best is None:
         return None
-    return _tried(best.rig, sight, size, focal, _ROBUST[-1:]) or best
+    return _tried(best.rig, sight, size, focal, ROBUST[-1:]) or best
 
 
 def _spread(sight: Sight, count: int) -> NDArray[np.int64]:
@@ -521,7 +222,7 @@ def _grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b:
             )
         subset = Sight(sight.xy_px[order], sight.confidence[order])
         last = len(order) == len(rig)
-        grown = _tried(bundle.rig, subset, size, _part(focal, order), _ROBUST if last else _ROBUST[:2])
+        grown = _tried(bundle.rig, subset, size, _part(focal, order), ROBUST if last else ROBUST[:2])
         if grown is None:
             return None
         bundle = grown
@@ -538,7 +239,7 @@ def _part(focal: FocalPrior, views: Sequence[int]) -> FocalPrior:
 
 
 def _from_first(rig: Rig) -> Rig:
-    """The same cameras in a world that is the first one's camera."""
+    """Move the cameras to a world that is the first one's camera."""
     r = rig.R @ rig.R[0].T
     return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
 
@@ -585,7 +286,7 @@ def _importance(candidates: Sequence[Sight]) -> Array:
 
 
 def _agreement(pair: Rig, both: Sight, *, frames: int = _TRIED, iterations: int = 1000) -> float:
-    """How many points of two views lie on epipolar lines of one geometry, times the share that do."""
+    """Count of the points of two views that lie on epipolar lines of one geometry, times their share."""
     few = both.frames(_spread(both, frames))
     seen = few.seen.all(0)
     normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
@@ -598,7 +299,7 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
 
     Every pair of views at every lag up to ``most``: at the right one, most points lie on epipolar lines of
     one geometry. A view is late of which all others say so, or all but one, to within two frames. With two
-    views it is the second one's lag. For views that fit nothing: for a rig, ``check_recording`` tells finer.
+    views it is the second one's lag. For views that fit nothing: for a rig, ``compare_cameras`` tells finer.
     """
     views, frames = len(rig), sight.confidence.shape[1]
     most = min(most, frames // 2)
@@ -612,7 +313,8 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
                 np.stack([sight.xy_px[a, here], sight.xy_px[b, there]]),
                 np.stack([sight.confidence[a, here], sight.confidence[b, there]]),
             )
-            scores.append(_agreement(pair, both, frames=_HASTE[0], iterations=_HASTE[1]))
+            how = {"frames": _LAG_SEARCH_FRAMES, "iterations": _LAG_SEARCH_ITERATIONS}
+            scores.append(_agreement(pair, both, **how))
         best = int(np.argmax(scores))
         if scores[best] > _CLEARER * scores[most]:
             lag[b, a], lag[a, b] = best - most, most - best
@@ -628,7 +330,7 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
 
 
 def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:
-    """Whether the cameras stood still: how far each turned from the first half of the frames to the second.
+    """Turn of each camera from the first half of the frames to the second: did they stand still?
 
     Degrees (V,), by the first camera, and the cost of the halves over that of the whole: near 1, or a little
     less, where the rig stood still.
@@ -637,68 +339,10 @@ def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tu
     fixed = FocalPrior(np.log(bundle.rig.K[:, 0, 0]), 1e-8 * np.eye(len(bundle.rig)))
     halves = []
     for at in np.array_split(useful, 2):
-        half = _tried(bundle.rig, sight.frames(at), size, fixed, _ROBUST[-2:])
+        half = _tried(bundle.rig, sight.frames(at), size, fixed, ROBUST[-2:])
         if half is None:
             return np.zeros(len(bundle.rig)), 1.0
         halves.append(half)
     one, two = (h.rig.R for h in halves)
     turn = roma.rotmat_geodesic_distance(torch.from_numpy(one), torch.from_numpy(two))
     return np.degrees(turn.numpy()), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
-
-
-def balance(points: Array, up: Array) -> Array:
-    """Up (3,), from points (T, K, 3) of somebody on foot: a body's mass is above the foot that it stands on.
-
-    Which foot that is depends on what is up, so this takes a few rounds, from a guess ``up``, which is what
-    is left where no frame shows enough of the body. Leaning to all sides evens out.
-    """
-    mass = sum(share * points[:, BODY_25.index(name)] for name, share in _MASS.items())
-    feet = []
-    for side in "LR":
-        foot = points[:, [BODY_25.index(f"{side}{p}") for p in ("Ankle", "Heel", "BigToe")]]
-        known = np.isfinite(foot)
-        feet.append(np.where(known, foot, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan))
-    left, right = feet
-    middle = (left + right) / 2
-    for _ in range(5):
-        lift = np.clip(((left - right) @ up)[:, None] / _STEP_M, -1, 1)
-        base = middle + lift * (right - left) / 2
-        axis = mass - base
-        axis = axis[np.isfinite(axis).all(1)]
-        if not len(axis):
-            return up
-        up = np.median(axis / np.linalg.norm(axis, axis=1, keepdims=True), axis=0)
-        up /= np.linalg.norm(up)
-    return up
-
-
-def upright(rig: Rig, points: Array) -> tuple[Rig, Array]:
-    """Cameras and a person's points (T, K, 3) in a world that stands upright.
-
-    z is up, y ahead of the first camera, the origin on the floor below the person.
-
-    Up is what ``balance`` says and what is level in the pictures: few cameras are held askew, so those whose
-    x axis is nearly level make it exactly so. A guess, good to some degrees.
-    """
-    overhead = -rig.R[:, 1].mean(0)
-    up = body = balance(points, overhead / np.linalg.norm(overhead))
-    # From a robust scale at which all cameras count down: ``body`` may be far off.
-    for scale in _ASKEW_DEG * np.array([8, 8, 4, 4, 2.5, 2.5, 2.5]):
-        askew = np.degrees(np.arcsin(np.clip(rig.R[:, 0] @ up, -1, 1)))
-        trust = 1 / (1 + (askew / scale) ** 2) ** 2 / np.radians(_ASKEW_DEG) ** 2
-        system = np.einsum("v,vi,vj->ij", trust, rig.R[:, 0], rig.R[:, 0])
-        lean = np.eye(3) / np.radians(_LEAN_DEG) ** 2
-        up = np.linalg.solve(system + lean, lean @ body)
-        up /= np.linalg.norm(up)
-    ahead = rig.R[0, 2] - up * (rig.R[0, 2] @ up)
-    if np.linalg.norm(ahead) < 0.1:  # it looks down, or up
-        ahead = -rig.R[0, 1] - up * (-rig.R[0, 1] @ up)
-    ahead /= np.linalg.norm(ahead)
-    turn = np.stack([np.cross(ahead, up), ahead, up])
-    turned = points @ turn.T
-    feet_z = turned[:, [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")], 2]
-    all_z = feet_z if np.isfinite(feet_z).any() else turned[..., 2]
-    middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
-    origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])
-    r = rig.R @ turn.T
-    return replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), turned - origin

@@ -40,7 +40,8 @@ def rays(rig: Rig, xy_px: Array) -> Array:
 
 
 def along_rays(base: Array, d1: Array, d2: Array, parallel: float) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """How far along two rays (unit directions (..., 3), the second ``base`` away) they come closest.
+    """Distances along two rays (unit directions (..., 3), the second ``base`` away) to where they come
+    closest.
 
     Also where the sine of the angle between them is above ``parallel``: elsewhere the two numbers mean
     nothing. Broadcasts.

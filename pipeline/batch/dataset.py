@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.batch.storage import Location, fetched, join
 from pipeline.config import Config, named_files
 from pipeline.errors import InputError
-from pipeline.recording import Recording, find_recording, is_recording, sources
+from pipeline.layout import is_recording, sources
+from pipeline.recording import Recording, find_recording
 from pipeline.results import INSIDE, STORE, check_place
 
 
@@ -106,15 +107,19 @@ def check_out(dataset: Location, tree: Path, folder: Path, out: Location) -> Non
 
 
 def preview(
-    dataset: Location, tree: Path, folders: Mapping[str, Path], out: Location
+    dataset: Location,
+    tree: Path,
+    folders: Mapping[str, Path],
+    out: Location,
+    inspect: Callable[[Recording], Recording],
 ) -> dict[str, Recording | str]:
-    """Recordings by name as a batch would find them, or what is wrong with them."""
+    """Recordings by name as a batch would find and ``inspect`` them, or what is wrong with them."""
     found: dict[str, Recording | str] = {}
     for name, folder in folders.items():
         try:
             check_out(dataset, tree, folder, join(out, name))
-            with opened(dataset, tree, folder) as found[name]:
-                pass
+            with opened(dataset, tree, folder) as recording:
+                found[name] = inspect(recording)
         except InputError as e:
             found[name] = str(e)
     return found

@@ -51,6 +51,7 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.skeleton import SMPL_24  # noqa: E402
 from pipeline.summary import CONFIDENT  # noqa: E402
+from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -187,7 +188,7 @@ def record(
 
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
     """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
-    recording = find_recording(BALANCING)
+    recording = inspect(find_recording(BALANCING))
     seen = list(keypoints(recording, KeypointsConfig()))
     xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
     confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)

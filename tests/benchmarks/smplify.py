@@ -51,6 +51,7 @@ from models.geometry.triangulation import triangulate  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.skeleton import SMPL_24  # noqa: E402
+from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 from stages.smplify import SmplifyConfig, smplify  # noqa: E402
@@ -77,7 +78,7 @@ def cpu(run: Callable[[], object], repeats: int = 1) -> float:
 
 def recorded(folder: Path) -> Scene:
     """The recording as the keypoints stage gives it; the truth is not known."""
-    recording = find_recording(folder)
+    recording = inspect(find_recording(folder))
     chunks = list(keypoints(recording, KeypointsConfig()))
     xy = torch.cat([c.xy_px[:, :, 0] for c in chunks], 1).double().numpy()
     confidence = torch.cat([c.confidence[:, :, 0] for c in chunks], 1).double().numpy()

@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.video import probe, read_frames
 from stages.graph import RunConfig
+from stages.inspect import inspect
 
 CASES = pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
 SECONDS = 5.0
@@ -103,7 +104,7 @@ def test_a_recording_with_a_mutated_file(original, tmp_path, name, cases):
         try:
             for file, content in zip(files, kept, strict=True):
                 file.write_bytes(mutate(content))
-            found = find_recording(folder)
+            found = inspect(find_recording(folder))
         finally:
             for file, content in zip(files, kept, strict=True):
                 file.write_bytes(content)

@@ -1,26 +1,41 @@
-"""Check a recording without running it: do the cameras agree about where and when things are?
+"""Agreement of cameras: on whom they agree, how far each is off what the others say, and how late it is.
 
-Where they stand must be known for that. Without a calibration, or with one camera, each is looked at alone.
-Looks at a bounded number of frames. Every camera is compared with what the others say: the person is
-triangulated without it, projected into it, and compared with what it saw, also some frames earlier and later.
+Every camera is compared with the others: the person is triangulated without it, projected into it, and
+compared with what it saw, also some frames earlier and later.
+
+Axes: V views, T frames, P people, K keypoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.association import MatchConfig, follow, masked_median, pick_people, usual_score
+from models.geometry.association import (
+    MatchConfig,
+    Proposals,
+    follow,
+    masked_median,
+    pick_people,
+    propose,
+    usual_score,
+)
 from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
-from pipeline.recording import Recording, exchange_told
-from pipeline.skeletons import AGREES, find_exchanged
+from pipeline.keypoints import Floats
 from pipeline.summary import CONFIDENT
 from pipeline.timeline import spread
 
+AGREES: Final = 0.6
+"""A camera that is right agrees with others in this share of the frames in which it and another show
+somebody. One that agrees less often may be exchanged, late or badly placed: it is looked into, not named."""
+MIN_FRAMES: Final = 5
+"""No camera is doubted for fewer frames than this, whatever their share is."""
 MAX_LAG: Final = 30
 """Frames, to either side, over which synchronisation is looked for."""
 
@@ -35,107 +50,119 @@ _WORSE = 2.0
 """A camera looks wrong when it is this many times further off than any other ..."""
 _REST = 0.4
 """... or when the rest disagrees this much less without it than without any other."""
-_SAMPLE = 40
-"""Frames, spread over the recording, in which exchanged cameras are looked for."""
 _VISIBLE = 0.003
 """Error below which no camera is called wrong, radians: 5 px at a focal length of 1700 px."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """How well the cameras of a recording agree. V cameras."""
+class Agreement:
+    """Agreement of V cameras over some stretches of a recording."""
 
-    cameras: tuple[str, ...]
-    frames: int
-    """How many were looked at."""
-    compared: bool
-    """Whether the cameras were compared; else each stands alone, and all that takes two is NaN or None."""
-    distance_m: Array
-    """(V, V) from camera to camera."""
-    files: Array
-    """(V,) share of the time line for which there is a keypoint file."""
     person: Array
-    """(V,) share of the frames looked at in which the camera shows the person on whom the views agree, or,
-    where they were not compared, the one of whom there is most to see."""
+    """(V,) share of the frames in which the camera shows the person on whom the views agree."""
     residual_px: Array
     """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
     left_out_px: Array
-    """(V,) the same against the triangulation from the other cameras only, once the lags below are taken out;
+    """(V,) that distance from the triangulation of the other cameras only, once the lags below are taken out;
     NaN with two cameras."""
     rest_px: Array
     """(V,) the largest median residual among the other cameras when this one is left out; NaN with two."""
-    suspect: str | None
+    suspect: int | None
     """The camera without which the rest agrees clearly better, if there is one."""
     lag: tuple[int | None, ...]
     """Frames of the time line by which each camera is late: at t + lag it shows what the others show at t.
     None where too little moves to tell; the first of two cameras has 0."""
     lag_gain: Array
     """(V,) share of the error that the lag takes away; 0 for lag 0."""
-    swapped: tuple[str, str] | None
-    """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A table for people: a head, then one row a camera."""
-
-        def px(value: float) -> str:
-            return "-" if np.isnan(value) else f"{value:.1f}"
-
-        if not self.compared:
-            shares = zip(self.cameras, self.files, self.person, strict=True)
-            alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
-            return [("camera", "files", "shows somebody"), *alone]
-        head = ("camera", "nearest camera", "files", "shows person", "residual px", "left out px", "best lag")
-        rows: list[tuple[str, ...]] = [head]
-        nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
-        for v, name in enumerate(self.cameras):
-            lag = self.lag[v]
-            shown = "unknown" if lag is None else f"{lag:+d} ({100 * self.lag_gain[v]:.0f} %)" if lag else "0"
-            rows.append(
-                (
-                    name,
-                    f"{nearest[v].min():.2f} m",
-                    f"{100 * self.files[v]:.0f} %",
-                    f"{100 * self.person[v]:.0f} %",
-                    px(float(self.residual_px[v])),
-                    px(float(self.left_out_px[v])),
-                    shown,
-                )
-            )
-        return rows
-
-    def findings(self) -> list[str]:
-        """What looks wrong, and what to do, in sentences; empty when all is well."""
-        found = []
-        if not self.compared:
-            return [
-                f"camera {name} shows nobody in the frames looked at: without a calibration, nothing tells "
-                "where it stands; leave it out"
-                for name, share in zip(self.cameras, self.person, strict=True)
-                if not share
-            ]
-        if not self.person.any():
-            found.append(
-                "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
-            )
-        if self.swapped is not None:
-            found.append(exchange_told(*self.swapped))
-        if self.suspect is not None:
-            v = self.cameras.index(self.suspect)
-            found.append(
-                f"camera {self.suspect} looks wrong: it is {self.left_out_px[v]:.0f} px off what the others "
-                f"say, and without it they agree to {self.rest_px[v]:.1f} px; calibrate it again"
-            )
-        late = {n: lag for n, lag in zip(self.cameras, self.lag, strict=True) if lag}
-        for name, lag in late.items():
-            found.append(
-                f"camera {name} seems {abs(lag)} frames {'late' if lag > 0 else 'early'}; recording.yaml can "
-                f"mend that, frame_offset: {{{name}: {lag}}} (added to an offset that is there already)"
-            )
-        return found
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class Disagreement:
+    """Cameras that seldom show the person on whom the others agree."""
+
+    alone: NDArray[np.int64]
+    """(V,) frames in which a camera and another show somebody, others agree, and this camera does not."""
+    shows: NDArray[np.int64]
+    """(V,) frames in which a camera and another show somebody, and any agree."""
+    exchanged: tuple[int, int] | None
+    """Two cameras that agree with the rest on one another's keypoints."""
+
+
+def _undistorted(rig: Rig, image: Floats) -> Array:
+    return np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
+
+
+def find_bodies(rig: Rig, image: Floats) -> Proposals:
+    """On whom the views agree, with the default settings of the matching: they are not known before a run.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
+
+
+def shows_together(image: Floats) -> NDArray[np.bool_]:
+    """(V, T) a camera shows somebody, and another camera does: they can agree or not.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    shows = (image[..., 2] > 0).any((2, 3))
+    return np.asarray(shows & (shows.sum(0) > 1))
+
+
+def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
+    """The pair of cameras that agree with the others on one another's keypoints, and not on their own.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence; some 40 frames are enough.
+    """
+
+    def agreeing(image: Floats) -> Array:
+        """(V,) share of the frames in which a camera and another show somebody: that on whom most agree."""
+        shows = shows_together(image).sum(1)
+        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
+
+    now, shows = agreeing(image), np.asarray(shows_together(image).any(1))
+    best, found = float(now.sum()) + AGREES, None
+    for a, b in combinations(range(len(rig)), 2):
+        if min(now[a], now[b]) < AGREES and shows[a] and shows[b]:
+            order = np.arange(len(rig))
+            order[[a, b]] = b, a
+            then = agreeing(image[order])
+            if min(then[a], then[b]) >= AGREES and then.sum() > best:
+                best, found = float(then.sum()), (a, b)
+    return found
+
+
+def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | None:
+    """Cameras that agree too seldom with the others, None where all agree.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence. sample: frames in which exchanged
+    cameras are looked for.
+    """
+    person = find_bodies(rig, image).person[:, 0].T
+    shows = shows_together(image)
+    # As many as MIN_FRAMES are enough, a share of 1 − AGREES is not yet too much: hence > and − 1.
+    doubted = (shows & (person < 0)).sum(1) > np.maximum(MIN_FRAMES - 1, (1 - AGREES) * shows.sum(1))
+    if not doubted.any():
+        return None
+    pair = find_exchanged(rig, image[:, spread(np.arange(image.shape[1]), sample)])
+    shows &= (person >= 0).any(0)
+    return Disagreement((shows & (person < 0)).sum(1), shows.sum(1), pair)
+
+
+def best_bodies(rig: Rig, image: Floats) -> Array:
+    """3D points (N, K, 3) of the best-agreed person of each frame that has one, in the files' order.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    xy, proposals = _undistorted(rig, image), find_bodies(rig, image)
+    there = proposals.score[:, 0] > 0
+    chosen = proposals.person[there, 0].T
+    xy_picked = pick_people(xy[:, there], chosen, np.nan)
+    return triangulate(rig, xy_picked, pick_people(image[..., 2][:, there], chosen, 0)).points
+
+
+@dataclass(frozen=True)
+class Stretch:
     """Some frames in a row: everybody whom every camera shows."""
 
     xy_px: Array
@@ -145,19 +172,19 @@ class _Stretch:
     time_s: Array
     """(T,)."""
 
-    def later(self, lags: list[int]) -> _Stretch:
-        """The same stretch with each camera's frames taken this many later; nobody beyond the ends."""
+    def later(self, lags: list[int]) -> Stretch:
+        """This stretch with each camera's frames taken so many later; nobody beyond the ends."""
         xy, confidence = np.full_like(self.xy_px, np.nan), np.zeros_like(self.confidence)
         count = len(self.time_s)
         for v, lag in enumerate(lags):
             to, of = slice(max(-lag, 0), count - max(lag, 0)), slice(max(lag, 0), count + min(lag, 0))
             xy[v, to], confidence[v, to] = self.xy_px[v, of], self.confidence[v, of]
-        return _Stretch(xy, confidence, self.time_s)
+        return Stretch(xy, confidence, self.time_s)
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Figures of ``Check``, for cameras moved in time or not."""
+    """Figures of ``Agreement``, for cameras moved in time or not."""
 
     person: Array
     shows: Array
@@ -169,27 +196,15 @@ class _Comparison:
     gain: Array
 
 
-def check_recording(recording: Recording) -> Check:
-    """Look at up to 480 frames in up to four stretches and compare the cameras."""
-    rig, frames = recording.rig, len(recording)
-    stretches = []
-    for at in _blocks(frames):
-        people = recording.people(at)
-        xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
-        stretches.append(_Stretch(xy, confidence, recording.timeline.time_s[at]))
-    numbers = recording.keypoint_numbers(np.arange(frames))
-    files = [
-        0.0 if c is None else float(c.has(n).mean())
-        for c, n in zip(recording.keypoints, numbers, strict=True)
-    ]
-    if not recording.placed or len(rig) == 1:
-        return _alone(rig, stretches, np.array(files))
+def compare_cameras(rig: Rig, stretches: Sequence[Stretch], *, exchanged: bool) -> Agreement:
+    """Compare two or more placed cameras with one another.
+
+    exchanged: two cameras are known to be exchanged, so that nothing can be said of lags and of a suspect.
+    """
     now = _compare(rig, stretches)
-    pair = find_exchanged(rig, recording.people(spread(np.arange(frames), _SAMPLE)))
-    swapped = None if pair is None else (rig.names[pair[0]], rig.names[pair[1]])
     # A late camera makes the others look late: move the worst one, and look again.
     aligned, lags, gains = now, [0] * len(rig), np.zeros(len(rig))
-    unclear = np.array([lag is None or swapped is not None for lag in now.lag])
+    unclear = np.array([lag is None or exchanged for lag in now.lag])
     most = max(_most_lag(len(s.time_s)) for s in stretches)
     for _ in range(2 * len(rig)):
         v = int(np.where(unclear, 0, aligned.gain).argmax())
@@ -207,26 +222,19 @@ def check_recording(recording: Recording) -> Check:
         lags = [0 if no else lag for lag, no in zip(lags, unclear, strict=True)]
         aligned = _compare(rig, [s.later(lags) for s in stretches])
     known = [None if no else lag for lag, no in zip(lags, unclear, strict=True)]
-    centres = rig.centres
-    return Check(
-        cameras=rig.names,
-        frames=sum(len(s.time_s) for s in stretches),
-        compared=True,
-        distance_m=np.linalg.norm(centres[:, None] - centres[None], axis=-1),
-        files=np.array(files),
+    return Agreement(
         person=now.person,
         residual_px=now.residual_px,
         left_out_px=aligned.left_out_px,
         rest_px=aligned.rest_px,
-        suspect=None if swapped else _suspect(rig, aligned.left_out_px, aligned.rest_px),
+        suspect=None if exchanged else _suspect(rig, aligned.left_out_px, aligned.rest_px),
         lag=tuple(known),
         lag_gain=np.where([bool(lag) for lag in known], gains, 0),
-        swapped=swapped,
     )
 
 
-def _alone(rig: Rig, stretches: list[_Stretch], files: Array) -> Check:
-    """What each camera shows, of cameras that cannot be compared."""
+def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
+    """Share of the frames in which each camera shows somebody, of cameras that cannot be compared."""
     cfg, none, views = MatchConfig(), np.full(len(rig), np.nan), len(rig)
     person = np.zeros(views)
     frames = sum(len(s.time_s) for s in stretches)
@@ -236,21 +244,7 @@ def _alone(rig: Rig, stretches: list[_Stretch], files: Array) -> Check:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
             chosen, _ = follow(one, *sight, s.time_s, usual_score(one, *sight, cfg), np.full(4, np.nan), cfg)
             person[v] += (chosen >= 0).sum() / frames
-    return Check(
-        cameras=rig.names,
-        frames=frames,
-        compared=False,
-        distance_m=np.full((views, views), np.nan),
-        files=files,
-        person=person,
-        residual_px=none,
-        left_out_px=none,
-        rest_px=none,
-        suspect=None,
-        lag=(None,) * views,
-        lag_gain=np.zeros(views),
-        swapped=None,
-    )
+    return Agreement(person, none, none, none, None, (None,) * views, np.zeros(views))
 
 
 def _most_lag(frames: int) -> int:
@@ -258,7 +252,7 @@ def _most_lag(frames: int) -> int:
     return min(MAX_LAG, frames - max(_OVERLAP, -(-frames // 2)))
 
 
-def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
+def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
     views, cfg = len(rig), MatchConfig()
     followed = []
     for s in stretches:
@@ -298,15 +292,15 @@ def _compare(rig: Rig, stretches: list[_Stretch]) -> _Comparison:
     )
 
 
-def _blocks(frames: int) -> list[NDArray[np.int64]]:
-    """All frames, or four stretches of a long recording."""
+def stretches_of(frames: int) -> list[NDArray[np.int64]]:
+    """Frames to compare cameras in: all, or four stretches of a long recording."""
     if frames <= _BLOCK * _BLOCKS:
         return [np.arange(frames)]
     starts = spread(np.arange(frames - _BLOCK + 1), _BLOCKS)
     return [np.arange(start, start + _BLOCK) for start in starts]
 
 
-def _suspect(rig: Rig, left_out: Array, rest: Array) -> str | None:
+def _suspect(rig: Rig, left_out: Array, rest: Array) -> int | None:
     if not np.isfinite(left_out).any():
         return None
     v = int(np.nanargmax(left_out))
@@ -318,7 +312,7 @@ def _suspect(rig: Rig, left_out: Array, rest: Array) -> str | None:
     alone = not other_left_out.size
     worse = not alone and left_out[v] > _WORSE * other_left_out.max()
     better_without = other_rest.size > 0 and rest[v] < _REST * other_rest.min()
-    return rig.names[v] if alone or worse or better_without else None
+    return v if alone or worse or better_without else None
 
 
 def _closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
@@ -349,7 +343,7 @@ def _shifted_errors(saw: list[Array], expected: list[Array]) -> Array:
 
 
 def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
-    """The same for the second of two cameras: the distance between the rays, the second camera's later."""
+    """Median distance between the rays of two cameras at every lag, the second camera's taken later."""
     base = rig.centres[1] - rig.centres[0]
     one, two = (np.split(d, cuts) for d in rays(rig, xy))
     parts = []

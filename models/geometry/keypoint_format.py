@@ -1,0 +1,227 @@
+"""Evidence of what the numbers in keypoint files mean: order of the points, scale of their coordinates.
+
+The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
+length over time, left ones are as long as right ones, and thighs are longer than upper arms. Without a
+calibration there are only pictures, but in these, too, what belongs together lies together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cameras import Array
+from pipeline.errors import InputError
+from pipeline.findings import Finding
+from pipeline.keypoints import Floats
+from pipeline.skeleton import FORMATS
+from pipeline.skeletons import KeypointFormat, formats_with
+
+MARGIN: Final = 2.0
+"""A format must fit this many times better than the next ..."""
+NO_BODY: Final = 0.4
+"""... and no worse than this. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
+MISFIT: Final = 0.25
+"""The only format with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
+
+PICTURE_MARGIN: Final = 1.5
+"""A format must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is
+usual."""
+
+LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
+_NEIGHBOURS: Final = (
+    *((s + a, s + b) for s in "LR" for a, b in LIMBS),
+    *((s + a, s + b) for s in "LR" for a, b in (("Shoulder", "Hip"), ("Ankle", "Heel"), ("Heel", "BigToe"))),
+    *((s + a, s + b) for s in "LR" for a, b in (("BigToe", "SmallToe"), ("Eye", "Ear"))),
+    *((f"L{a}", f"R{a}") for a in ("Shoulder", "Hip", "Eye")),
+)
+"""Points that lie near to each other on everybody."""
+_RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
+"""Two of ``LIMBS`` and how many times longer an adult's first is than the second."""
+
+
+def picture_misfit(image: Floats, format_name: str) -> float:
+    """Distance between neighbouring points when points (..., K, 3) are read in one format, by a figure's
+    size.
+
+    The mean distance of neighbouring points over the median distance of a figure's points from their middle;
+    the median over the figures with six in ten points. NaN where there are no such figures.
+    """
+    names = FORMATS[format_name]
+    figures = image.reshape(-1, len(names), 3)
+    seen = figures[..., 2] > 0
+    figures = figures[seen.sum(1) >= 0.6 * len(names)]
+    if not len(figures):
+        return math.nan
+    xy = np.where(figures[..., 2:] > 0, figures[..., :2], np.nan).astype(np.float64)
+    size = np.nanmedian(np.linalg.norm(xy - np.nanmedian(xy, 1, keepdims=True), axis=-1), axis=1)
+    pairs = [(names.index(a), names.index(b)) for a, b in _NEIGHBOURS if a in names and b in names]
+    a, b = np.array(pairs).T
+    apart = np.linalg.norm(xy[:, a] - xy[:, b], axis=-1)
+    known = np.isfinite(apart)
+    mean = np.where(known, apart, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return float(np.median((mean / np.maximum(size, 1e-9))[known.any(1)])) if known.any() else math.nan
+
+
+def decide_format_in_pictures(
+    image: Floats, known: KeypointFormat, stated: str | None
+) -> tuple[KeypointFormat, list[Finding]]:
+    """``decide_format`` without a calibration, from points as in the files (V, T, P, K, 3) in pixels.
+
+    Raises ``InputError`` when it is not stated and no candidate fits clearly better than the next.
+    """
+    costs = {name: picture_misfit(image, name) for name in formats_with(image.shape[-2])}
+    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    best, shown = order[0], ", ".join(f"{n} {costs[n]:.2f}" for n in order)
+    others = [costs[n] for n in order if n != (stated or best)]
+    margin = others[0] / max(costs[stated or best], 1e-6) if others else math.nan
+    decided = replace(known, name=stated or best, margin=None if math.isnan(margin) else margin)
+    if stated:
+        doubts: list[Finding] = []
+        if margin < 1 / PICTURE_MARGIN:
+            sentence = (
+                f"recording.yaml states the keypoint format {stated}, but read as {best} neighbouring points "
+                f"lie {1 / margin:.1f} times closer together ({shown})"
+            )
+            doubts.append(Finding("format_doubtful", sentence))
+        return replace(decided, how="stated in recording.yaml"), doubts
+    if not others:
+        return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
+    if not margin >= PICTURE_MARGIN:
+        raise InputError(
+            f"{image.shape[-2]} keypoints can be {' or '.join(order)}, and the pictures do not tell "
+            f"({shown}); state it in recording.yaml, keypoints: {{format: ...}}"
+        )
+    how = f"found: neighbouring points lie {margin:.1f} times closer together than as {order[1]}"
+    return replace(decided, how=how), []
+
+
+def find_scales(people: Floats, known: KeypointFormat) -> KeypointFormat:
+    """``known`` with the scale of coordinates and confidences that points as in the files show.
+
+    Raises ``InputError`` for coordinates between −1 and 1.
+    """
+    seen = people[..., 2] > 0
+    if not seen.any():
+        return known
+    xy, top = people[..., :2][seen], float(people[..., 2].max())
+    normalised = bool(np.abs(xy).max() <= 1.0)
+    if normalised and xy.min() < -0.05:
+        raise InputError(
+            "keypoint coordinates lie between -1 and 1; write them in pixels (OpenPose --keypoint_scale 0)"
+        )
+    return replace(known, normalised=normalised, confidence_scale=top if top > 1.001 else 1.0)
+
+
+def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
+    """(V,) share of the seen points (V, T, P, K, 3) that lie outside the picture by over a tenth of it."""
+    seen = image[..., 2] > 0
+    edge = size[:, None, None, None].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        out = ((image[..., :2] < -0.1 * edge) | (image[..., :2] > 1.1 * edge)).any(-1) & seen
+    return np.asarray(out.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1))
+
+
+def limb_misfit(bodies: Array, format_name: str) -> float:
+    """Misfit of 3D points (T, K, 3) to a body when read in one format: 0 is a rigid, even, usual skeleton.
+
+    The sum of two means. Over upper arms, forearms, thighs and shins: the robust spread of the length over
+    the frames, and the difference between left and right, each relative to the length and cut off at 1. Over
+    forearm to upper arm, shin to thigh and thigh to upper arm: how far the ratio is from an adult's, as a
+    logarithm, cut off at 1. A limb seen in fewer than 3 frames is left out; NaN when fewer than three terms
+    of the first kind remain.
+    """
+    names = FORMATS[format_name]
+    uneven: list[float] = []
+    usual: list[float] = []
+    for limb in LIMBS:
+        medians = []
+        for side in "LR":
+            length = limb_lengths(bodies, names, side, limb)
+            if len(length) < 3:
+                continue
+            median = max(float(np.median(length)), 1e-9)
+            medians.append(median)
+            uneven.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
+        if len(medians) == 2:
+            uneven.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
+        usual.append(float(np.mean(medians)) if medians else math.nan)
+    if len(uneven) < 3:
+        return math.nan
+    unusual = [abs(math.log(usual[a] / usual[b] / ratio)) for a, b, ratio in _RATIOS]
+    unusual = [min(u, 1.0) for u in unusual if not math.isnan(u)]
+    return float(np.mean(uneven)) + (float(np.mean(unusual)) if unusual else 0.0)
+
+
+def limb_lengths(bodies: Array, names: tuple[str, ...], side: str, limb: tuple[str, str]) -> Array:
+    a, b = (names.index(side + end) for end in limb)
+    length = np.linalg.norm(bodies[:, a] - bodies[:, b], axis=-1)
+    return np.asarray(length[np.isfinite(length)])
+
+
+def decide_format(
+    bodies: Array, known: KeypointFormat, stated: str | None
+) -> tuple[KeypointFormat, list[Finding]]:
+    """Name the format of bodies (T, K, 3) in the files' order, and say what is doubtful.
+
+    Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
+    """
+    points = bodies.shape[1]
+    costs = {name: limb_misfit(bodies, name) for name in formats_with(points)}
+    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    best = order[0]
+    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
+
+    def margin_of(name: str) -> float:
+        others = [costs[n] for n in order if n != name]
+        return others[0] / max(costs[name], 1e-6) if others else math.nan
+
+    def decided(name: str, how: str) -> KeypointFormat:
+        cost, margin = costs[name], margin_of(name)
+        return replace(
+            known,
+            name=name,
+            how=how,
+            misfit=None if math.isnan(cost) else cost,
+            margin=None if math.isnan(margin) else margin,
+        )
+
+    if stated:
+        doubts = []
+        if best != stated and margin_of(best) > MARGIN:
+            sentence = (
+                f"recording.yaml states the keypoint format {stated}, but read as {best} limbs fit "
+                f"{margin_of(best):.1f} times better ({shown})"
+            )
+            doubts.append(Finding("format_doubtful", sentence))
+        return decided(stated, "stated in recording.yaml"), doubts
+    ask = "state it in recording.yaml, keypoints: {format: ...}"
+    if math.isnan(costs[best]):
+        if len(order) == 1:
+            how = f"the only known format with {points} points, unchecked"
+            doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
+            return decided(best, how), [Finding("format_unchecked", doubt)]
+        raise InputError(
+            f"{points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in "
+            f"two agreeing views to tell; {ask}"
+        )
+    if costs[best] > (NO_BODY if len(order) > 1 else MISFIT) or margin_of(best) < MARGIN:
+        raise InputError(
+            "the keypoint format cannot be told: limbs are those of no body, or alike under each candidate "
+            f"(off by {shown}); {ask}"
+        )
+    how = f"found: limbs fit a body to {100 * costs[best]:.0f} %"
+    if len(order) > 1:
+        how += f", {margin_of(best):.1f} times better than as {order[1]}"
+    doubts = []
+    if costs[best] > MISFIT:
+        sentence = (
+            f"limb lengths are {100 * costs[best]:.0f} % off a body's: small or noisy figures, or a "
+            "calibration that is off"
+        )
+        doubts.append(Finding("limbs_doubtful", sentence))
+    return decided(best, how), doubts

@@ -1,0 +1,68 @@
+"""Findings: facts about a user's data that are guessed, doubtful or wrong, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Code = Literal[
+    # Files of a recording.
+    "keypoints_elsewhere",
+    "keypoints_missing",
+    "keypoints_past_end",
+    "keypoints_renumbered",
+    "keypoints_unnumbered",
+    "keypoints_without",
+    "name_paired",
+    "names_paired_in_order",
+    "video",
+    "video_without",
+    "videos_elsewhere",
+    "results_inside",
+    # Cameras.
+    "calibration_estimated",
+    "calibration_missing",
+    "calibration_rescaled",
+    "calibration_edited",
+    "camera_alone",
+    "camera_copied",
+    "camera_left_out",
+    "camera_off",
+    "camera_shows_nobody",
+    "camera_unused",
+    "cameras_exchanged",
+    "no_agreement",
+    "focal_unused",
+    "size_guessed",
+    "unit_guessed",
+    "up_doubtful",
+    "up_unused",
+    # Time.
+    "fps_assumed",
+    "fps_unused",
+    "frame_missing",
+    "frame_offset",
+    "frames_unused",
+    "rates_differ",
+    # Keypoints and the person.
+    "coordinates_normalised",
+    "coordinates_outside",
+    "confidence_scaled",
+    "format_doubtful",
+    "format_unchecked",
+    "limbs_doubtful",
+    "person_size",
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding about a recording or its results."""
+
+    code: Code
+    sentence: str
+    """For people: what was found, and what to do about it."""
+    camera: str | None = None
+    """The one camera that it is about."""
+    frames: int | None = None
+    """Count of the frames, or keypoint files, that it is about."""

@@ -1,0 +1,324 @@
+"""Layout of a recording's folder: where videos, keypoints and calibration lie, and which belong together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pipeline.calibrations import calibration_files, find_calibration
+from pipeline.cameras import Rig
+from pipeline.errors import InputError
+from pipeline.findings import Finding
+from pipeline.results import INSIDE, drawn_into
+from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
+
+VIDEO_SUFFIXES: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+_VIDEO_FOLDERS: Final = ("videos", "video", ".")
+_KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
+
+
+def is_recording(folder: Path, inherit: Path | None = None) -> bool:
+    """True for a folder with keypoints where ``find_recording`` looks, or with videos and a calibration."""
+    chain = folder_chain(folder, inherit)
+    stated = read_stated(chain)
+    somewhere = stated.keypoints.path
+    if (somewhere is None or (folder / somewhere).is_dir()) and find_keypoints(folder, stated, [])[0]:
+        return True
+    return bool(find_videos(folder, [])) and any(find_calibration(place)[0] for place in chain)
+
+
+def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
+    """Everything that a run of this folder reads: files of settings and cameras, videos, folders of
+    keypoints.
+
+    Raises ``InputError`` or ``OSError`` where it cannot be told.
+    """
+    chain = folder_chain(folder, inherit)
+    yield from (file for place in chain if (file := place / SETTINGS).exists())
+    stated = read_stated(chain)
+    calibration = calibration_of(chain, stated, [])
+    if calibration is not None:
+        yield from calibration_files(calibration)
+    yield from find_videos(folder, []).values()
+    yield from find_keypoints(folder, stated, [])[0].values()
+
+
+def folder_chain(folder: Path, inherit: Path | None) -> tuple[Path, ...]:
+    """The folders from ``inherit`` down to ``folder``."""
+    if inherit is None:
+        return (folder,)
+    steps = folder.relative_to(inherit).parts
+    return tuple(inherit.joinpath(*steps[:n]) for n in range(len(steps) + 1))
+
+
+def calibration_of(chain: Sequence[Path], stated: Stated, notes: list[tuple[str, str]]) -> Path | None:
+    """The nearest calibration: the folder's own, then those of the folders above."""
+    folder, wanted = chain[-1], stated.calibration.path
+    for place in reversed(chain):
+        if wanted is None:
+            path, others = find_calibration(place)
+        elif (place / wanted).exists() or place == chain[0]:
+            path, others = stated_path(place, wanted, "calibration.path"), ()
+            if path.is_dir():
+                where = path
+                path, others = find_calibration(where)
+                if path is None:
+                    raise InputError(
+                        f"{place / 'recording.yaml'}: calibration.path: {where} holds no calibration"
+                    )
+        else:
+            continue
+        if path is not None:
+            break
+    if path is None:
+        return None
+    path = calibration_files(path)[0]
+    shown = [os.path.relpath(p, folder) for p in (path, *others)]
+    notes.append(("calibration", shown[0] + (f" (not used: {', '.join(shown[1:])})" if others else "")))
+    return path
+
+
+def recordings_in(folder: Path) -> list[str]:
+    inner = []
+    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "calibration"):
+        try:
+            if find_calibration(sub)[0] or is_recording(sub):
+                inner.append(sub.name)
+        except (InputError, OSError):
+            continue
+    return inner
+
+
+def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
+    """Videos by stem, from the first place that has any; not those that a run drew there."""
+    places = []
+    drawn = drawn_into(folder)
+    for place in _VIDEO_FOLDERS:
+        inside = folder / place
+        if inside.is_dir():
+            files = sorted(
+                p
+                for p in inside.iterdir()
+                if p.suffix.lower() in VIDEO_SUFFIXES
+                and not p.name.startswith(".")
+                and not (place == "." and p.name in drawn)
+                and p.is_file()
+            )
+            if files:
+                places.append((place, files))
+    if drawn:
+        sentence = (
+            f"{folder} holds the results of a run among the recording's own files: move them to "
+            f"{folder / INSIDE}"
+        )
+        findings.append(Finding("results_inside", sentence))
+    if not places:
+        return {}
+    place, files = places[0]
+    if len(places) > 1:
+        also = ", ".join("the folder itself" if p == "." else f"{p}/" for p, _ in places[1:])
+        findings.append(
+            Finding("videos_elsewhere", f"videos are taken from {place}/; those in {also} are not used")
+        )
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise InputError(
+                f"{file.parent}: two videos of camera {file.stem}: {found[file.stem].name}, {file.name}"
+            )
+        found[file.stem] = file
+    return found
+
+
+def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tuple[dict[str, Path], str]:
+    """Keypoint folders by camera, from the first place that has any, and that place."""
+    if stated.keypoints.path is not None:
+        place = stated_path(folder, stated.keypoints.path, "keypoints.path")
+        cameras = _camera_folders(place, only_json=False)
+        if not cameras:
+            raise InputError(
+                f"{folder / 'recording.yaml'}: keypoints.path: {place} holds no folder with JSON files"
+            )
+        return cameras, f"{stated.keypoints.path.rstrip('/')}/ (stated)"
+    places = []
+    for name in _KEYPOINT_FOLDERS:
+        if (folder / name).is_dir():
+            cameras = _camera_folders(folder / name, only_json=name == ".")
+            if cameras:
+                places.append((name, cameras))
+    if not places:
+        return {}, ""
+    name, cameras = places[0]
+    others = [p for p, _ in places[1:]]
+    shown = "" if name == "." else f"{name}/"
+    if others:
+        also = ", ".join("*_json beside it" if p == "." else f"{p}/" for p in others)
+        findings.append(
+            Finding(
+                "keypoints_elsewhere",
+                f"keypoints are taken from {shown or '*_json'}; {also} not used (recording.yaml can name "
+                "one: keypoints: {path: ...})",
+            )
+        )
+    return cameras, shown or "<camera>_json"
+
+
+def _camera_folders(place: Path, *, only_json: bool) -> dict[str, Path]:
+    """Folders that hold JSON files, by camera: the folder's name without ``_json``."""
+    found: dict[str, Path] = {}
+    for sub in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if only_json and not sub.name.endswith("_json"):
+            continue
+        with os.scandir(sub) as entries:
+            if not any(e.name.lower().endswith(".json") for e in entries):
+                continue
+        name = sub.name.removesuffix("_json")
+        if name in found:
+            raise InputError(
+                f"{place}: two keypoint folders of camera {name}: {found[name].name}, {sub.name}"
+            )
+        found[name] = sub
+    return found
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts cam2 before cam10."""
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
+
+
+def _loose(name: str) -> str:
+    """A name without what tools change: case and leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names, key=natural)) or "none"
+
+
+def pair_names(
+    folder: Path,
+    found: Iterable[str],
+    known: Mapping[str, str],
+    what: str,
+    whose: str,
+    findings: list[Finding],
+) -> dict[str, str]:
+    """Camera → found name. Equal names go together, then those that differ in case or leading zeros.
+
+    What is left then is a guess, and said: one on either side, or, where no two names are alike, all of them
+    in sorted order. known: camera by every name that it has. what, whose: for messages, what is found and
+    what names the cameras.
+
+    Raises ``InputError`` when nothing tells which is which.
+    """
+    names, cameras = sorted(found, key=natural), sorted({*known.values()}, key=natural)
+    pairs: dict[str, str] = {}
+    left = list(names)
+    for spelt in (str, _loose):
+        owners: dict[str, set[str]] = {}
+        for name, camera in known.items():
+            if camera not in pairs:
+                owners.setdefault(spelt(name), set()).add(camera)
+        alike = Counter(map(spelt, left))
+        for name in list(left):
+            of = owners.get(spelt(name), set()).difference(pairs)
+            if len(of) == alike[spelt(name)] == 1:
+                pairs[of.pop()] = name
+                left.remove(name)
+    if not left:
+        return pairs
+    rest = [camera for camera in cameras if camera not in pairs]
+    if not pairs and len(left) == len(rest):
+        pairs = dict(zip(rest, left, strict=True))
+        shown = ", ".join(f"{k} = {f}" for k, f in pairs.items())
+        findings.append(
+            Finding(
+                "names_paired_in_order",
+                f"the names in {whose} and those of the {what} differ: paired in sorted order: {shown}; "
+                "rename one side if that is wrong",
+            )
+        )
+        return pairs
+    sides = (whose, cameras), ("the videos", sorted(known.keys() - {*cameras}, key=natural))
+    counted = [side for side in sides if _count_from_elsewhere(side[1], names)]
+    if len(left) == len(rest) == 1 and left[0] not in known and not counted:
+        findings.append(
+            Finding(
+                "name_paired",
+                f"names differ: camera {rest[0]} of {whose} is taken to be {left[0]} of the {what}, as each "
+                "is the only one left over; give both the same name",
+                camera=rest[0],
+            )
+        )
+        return pairs | {rest[0]: left[0]}
+    if counted:
+        whose, cameras = counted[0]
+        reason = "they may count from different numbers, or one name may be wrong"
+    elif rest:
+        reason = f"nothing tells which of {_listed(rest)} is meant by {_listed(left)}"
+    else:
+        reason = f"{whose} has no camera for {_listed(left)}"
+    raise InputError(
+        f"{folder}: {what} are of the cameras {_listed(names)}, {whose} of {_listed(cameras)}: {reason}; "
+        "rename one side"
+    )
+
+
+def _count_from_elsewhere(known: Sequence[str], found: Sequence[str]) -> bool:
+    """True for two sorted lists of names that differ in numbers alone, by as much in every name: cam0 to
+    cam3, cam1 to cam4."""
+
+    def parts(name: str) -> tuple[list[str], list[int]]:
+        split = re.split(r"(\d+)", name.casefold())
+        return split[::2], [int(number) for number in split[1::2]]
+
+    if len(known) != len(found):
+        return False
+    steps = set()
+    for (words, numbers), (other_words, others) in zip(map(parts, known), map(parts, found), strict=True):
+        if words != other_words:
+            return False
+        steps.add(tuple(b - a for a, b in zip(numbers, others, strict=True)))
+    return len(steps) == 1
+
+
+def match_cameras(
+    folder: Path,
+    rig: Rig,
+    videos: Mapping[str, Path],
+    folders: Mapping[str, Path],
+    whose: str,
+    findings: list[Finding],
+) -> tuple[Rig, dict[str, Path], dict[str, Path]]:
+    """The cameras that have a video or keypoints, under the names of these, and each one's files.
+
+    whose: what the names of the rig are from, for messages.
+    """
+    known = {n: n for n in rig.names}
+    videos_of = pair_names(folder, videos, known, "videos", whose, findings)
+    known |= {video: camera for camera, video in videos_of.items()}
+    folders_of = pair_names(folder, folders, known, "keypoints", whose, findings)
+
+    used = [n for n in rig.names if n in videos_of or n in folders_of]
+    unused = [n for n in rig.names if n not in used]
+    if unused:
+        sentence = f"calibrated but without video and keypoints, so left out: {', '.join(unused)}"
+        findings.append(Finding("camera_unused", sentence))
+    for name in used:
+        if videos and name not in videos_of:
+            sentence = f"camera {name} has keypoints but no video: it is drawn on grey"
+            findings.append(Finding("video_without", sentence, name))
+    rig = rig.select(used)
+    names = tuple(videos_of.get(n) or folders_of[n] for n in used)
+    if len(set(names)) < len(names):
+        names = tuple(used)
+    return (
+        replace(rig, names=names),
+        {new: videos[videos_of[old]] for old, new in zip(used, names, strict=True) if old in videos_of},
+        {new: folders[folders_of[old]] for old, new in zip(used, names, strict=True) if old in folders_of},
+    )

@@ -1,0 +1,152 @@
+"""``recording.yaml``: what a user states about a recording, and its validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, field_validator
+
+from pipeline.calibrations.checks import UNITS
+from pipeline.config import Config, load
+from pipeline.errors import InputError
+from pipeline.skeleton import FORMATS
+
+SETTINGS: Final = "recording.yaml"
+"""Name of the file of a recording's settings."""
+
+AXES: Final = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+"""Unit vectors of the world by name."""
+
+
+class StatedKeypoints(Config):
+    """The ``keypoints`` of recording.yaml."""
+
+    format: str | None = None
+    """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
+    path: str | None = None
+    """The folder that holds one folder a camera."""
+    first_frame: int | None = Field(default=None, ge=0)
+    """Number of the keypoint file that belongs to a video's first frame; 0 unless only 1 can be."""
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        name = value.lower().replace("-", "_")
+        if name not in FORMATS:
+            raise ValueError(f"{value!r} is not one of {', '.join(FORMATS)}")
+        return name
+
+
+class StatedCalibration(Config):
+    """The ``calibration`` of recording.yaml."""
+
+    path: str | None = None
+    unit: str | float | None = None
+    """m, cm, mm, or the metres in one unit."""
+
+    @field_validator("unit")
+    @classmethod
+    def _known_unit(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, str) and value not in UNITS:
+            raise ValueError(f"{value!r} is not one of {', '.join(UNITS)}, nor metres a unit as a number")
+        if isinstance(value, float | int) and not 0 < value < math.inf:
+            raise ValueError(f"{value} must be positive: the metres in one unit")
+        return value
+
+    @property
+    def metres_per_unit(self) -> float | None:
+        """Metres in one unit; None where no unit is stated."""
+        return UNITS[self.unit] if isinstance(self.unit, str) else self.unit
+
+
+class Stated(Config):
+    """``recording.yaml``: what cannot be guessed, or was guessed wrong."""
+
+    keypoints: StatedKeypoints = StatedKeypoints()
+    calibration: StatedCalibration = StatedCalibration()
+    frame_offset: dict[str, int] = Field(default_factory=dict)
+    """Per camera: the frame that shows the same moment as frame 0 of a camera without an offset."""
+    focal_px: float | dict[str, float] | None = None
+    """Focal length in pixels of the videos, of all cameras or by camera, where there is no calibration."""
+    picture_size: tuple[int, int] | None = None
+    """Width and height, where there is neither a calibration nor a video that says it."""
+    fps: float | str | None = None
+    """Frames a second where no video says so; a fraction such as 30000/1001 as text."""
+    up: tuple[float, float, float] | None = None
+    """Direction in the calibration's world that is up: x, y and z, or an axis such as z or -y."""
+
+    @field_validator("frame_offset", "focal_px", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # YAML reads a camera called 1 as a number.
+        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("focal_px")
+    @classmethod
+    def _positive_focal(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        for focal in value.values() if isinstance(value, dict) else [value]:
+            if focal is not None and not 0 < focal < math.inf:
+                raise ValueError(f"{focal} must be positive: pixels")
+        return value
+
+    @field_validator("picture_size")
+    @classmethod
+    def _possible_size(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not all(1 <= n <= 100_000 for n in value):
+            raise ValueError(f"{list(value)} must be a width and a height in pixels")
+        return value
+
+    @field_validator("up", mode="before")
+    @classmethod
+    def _axis_of_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and (axis := value.lower().lstrip("+")).lstrip("-") in AXES:
+            unit = AXES[axis.lstrip("-")]
+            return tuple(-n if axis.startswith("-") else n for n in unit)
+        return value
+
+    @field_validator("up")
+    @classmethod
+    def _some_direction(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is None:
+            return None
+        length = math.hypot(*value)
+        if not 1e-6 < length < math.inf:
+            raise ValueError(f"{list(value)} is no direction")
+        return value[0] / length, value[1] / length, value[2] / length
+
+    @field_validator("fps")
+    @classmethod
+    def _positive_rate(cls, value: float | str | None) -> float | str | None:
+        if value is not None:
+            try:
+                rate = Fraction(str(value).replace(" ", ""))
+            except (ValueError, ZeroDivisionError):
+                raise ValueError(f"{value!r} is neither a number nor a fraction such as 30000/1001") from None
+            if not 0 < rate < 100_000:
+                raise ValueError(f"{value} must be positive")
+        return value
+
+
+def read_stated(folders: Sequence[Path]) -> Stated:
+    """Settings of the ``recording.yaml`` of these folders, later ones above earlier ones.
+
+    Raises ``InputError`` for a file that cannot be read, an unknown key and a value that is not allowed.
+    """
+    return load(Stated, [file for folder in folders if (file := folder / SETTINGS).exists()])
+
+
+def stated_path(folder: Path, stated: str, key: str) -> Path:
+    """A path that ``recording.yaml`` states under this key. Raises ``InputError`` where the folder lacks
+    it."""
+    path = folder / stated
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder / SETTINGS}: {key}: {stated!r} leaves the recording's folder")
+    if not path.exists():
+        raise InputError(f"{folder / SETTINGS}: {key}: {path} does not exist")
+    return path

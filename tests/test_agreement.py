@@ -1,0 +1,106 @@
+"""Cameras that agree, are late, are off, or are exchanged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from recordings import figure, ring, seen
+from scipy.spatial.transform import Rotation
+
+from models.geometry.agreement import (
+    MAX_LAG,
+    Agreement,
+    Stretch,
+    _best_lag,
+    compare_cameras,
+    find_bodies,
+    find_exchanged,
+)
+from pipeline.cameras import Rig
+
+TIME = np.arange(40) / 8
+
+
+def test_exchanged_cameras_are_found_by_what_cameras_show_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, searches = ring(5), []
+    right = seen(rig, figure(TIME, (0.8, -0.5)))[:, :, None].astype(np.float32)
+    right[0] = 0  # a camera that shows nobody
+
+    def counted(*args):
+        searches.append(args)
+        return find_bodies(*args)
+
+    monkeypatch.setattr("models.geometry.agreement.find_bodies", counted)
+    exchanged = right[[0, 2, 1, 3, 4]]
+    for image in (right, exchanged):
+        image[2:, 15:] = 0  # the second camera is alone most of the time
+    assert find_exchanged(rig, exchanged) == (1, 2)
+    assert len(searches) <= 1 + 6, "no pair with a camera that shows nobody"
+    searches.clear()
+    assert find_exchanged(rig, right) is None
+    assert len(searches) == 1
+
+
+def stretch(rig: Rig, people: np.ndarray, rate: float = 20) -> Stretch:
+    """One person (V, T, K, 3) in the pictures as a stretch of frames."""
+    xy = np.stack([rig.undistort(v, people[v, ..., :2]) for v in range(len(rig))])
+    return Stretch(xy[:, :, None], people[..., 2][:, :, None], np.arange(people.shape[1]) / rate)
+
+
+def compare(rig: Rig, people: np.ndarray) -> Agreement:
+    return compare_cameras(rig, [stretch(rig, people)], exchanged=False)
+
+
+def shifted(rig: Rig, frames: int, late: dict[int, int]) -> np.ndarray:
+    """People of cameras of which some are late by so many frames. They move faster and faster: no two
+    moments are alike."""
+
+    def moving(lag: int) -> np.ndarray:
+        time_s = (np.arange(frames) - lag) / 20
+        return seen(rig, figure(0.4 * time_s + 0.08 * time_s**2), noise_px=1, seed=lag + 50)
+
+    people = moving(0)
+    for v, lag in late.items():
+        people[v] = moving(lag)[v]
+    return people
+
+
+def test_lags_that_leave_less_than_half_in_common_are_not_told() -> None:
+    rig = ring(4)
+    assert compare(rig, shifted(rig, 80, {1: 18, 3: -10})).lag == (0, 18, 0, -10)
+    lag = compare(rig, shifted(rig, 80, {1: 24, 3: -24})).lag
+    told = [k for k in lag if k is not None]
+    assert max(told) - min(told) <= 40
+
+
+def test_a_lag_beyond_the_search_is_not_told() -> None:
+    rig = ring(4)
+    assert compare(rig, shifted(rig, 160, {2: MAX_LAG - 2})).lag[2] == MAX_LAG - 2
+    assert compare(rig, shifted(rig, 160, {2: MAX_LAG + 4})).lag[2] is None
+
+
+def test_an_error_that_nobody_sees_accuses_no_camera() -> None:
+    rig = ring(4)
+    people = seen(rig, figure(np.arange(80) / 20), noise_px=0)
+    for degrees, suspect in ((0.1, None), (0.5, 1)):
+        by = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+        r, t = rig.R.copy(), rig.t.copy()
+        r[1], t[1] = by @ r[1], by @ t[1]
+        assert compare(replace(rig, R=r, t=t), people).suspect == suspect
+
+
+@pytest.mark.parametrize("speed", [1.7, 0.8, -1.0])
+def test_somebody_else_who_fits_at_some_lag_by_chance_is_not_late(speed: float) -> None:
+    rig, time_s = ring(4), np.arange(80) / 20
+    people = seen(rig, figure(time_s, (0.8, -0.5)), noise_px=2)
+    people[1] = seen(rig, figure(speed * time_s, (0.6, -0.6), 2.0), noise_px=2, seed=1)[1]
+    assert compare(rig, people).lag == (0, None, 0, 0)
+
+
+def test_an_error_that_still_falls_where_the_search_ends_gives_no_lag() -> None:
+    falling = np.linspace(3, 1, 2 * MAX_LAG + 1)
+    assert _best_lag(falling) == (None, 0.0)
+    falling[-3] = 0.5
+    assert _best_lag(falling)[0] == MAX_LAG - 2

@@ -1,0 +1,325 @@
+"""Layouts of a recording's folder: what is found, and which names belong together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import SMALL as SIZE
+from recordings import SMALL_PEOPLE as PEOPLE
+from recordings import SMALL_RIG as RIG
+from recordings import (
+    add_videos,
+    figure,
+    ring,
+    said,
+    seen,
+    state,
+    write_recording,
+    write_video,
+)
+
+from pipeline.calibrations.pose2sim import write_calibration
+from pipeline.errors import InputError
+from pipeline.recording import Recording, find_recording
+
+TIME = np.arange(24) / 10
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "rec", RIG, [PEOPLE])
+
+
+@pytest.mark.parametrize(
+    "layout", ["keypoints/{}", "keypoints/{}_json", "{}_json", "pose/{}_json", "openpose/{}"]
+)
+@pytest.mark.parametrize("videos", ["videos", "video", "."])
+def test_layouts(tmp_path: Path, layout: str, videos: str) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE], keypoints=layout)
+    write_video(folder / videos / "cam02.mp4", 24, size=SIZE, rate=10)
+    found = find_recording(folder)
+    assert [v is not None for v in found.videos] == [False, True, False]
+    assert all(files is not None and len(files) == 24 for files in found.keypoints)
+    assert said(found, "cam01 has keypoints but no video: it is drawn on grey")
+
+
+def test_pose2sim_project(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE], keypoints="pose/{}_json")
+    shutil.copytree(folder / "pose", folder / "pose-associated")
+    (folder / "calibration").mkdir()
+    (folder / "calibration.toml").rename(folder / "calibration" / "Calib_scene.toml")
+    (folder / "Config.toml").write_text("[project]\nframe_rate = 'auto'\n")
+    found = find_recording(folder)
+    assert dict(found.notes)["calibration"] == "calibration/Calib_scene.toml"
+    assert said(found, r"keypoints are taken from pose/; pose-associated/ not used .*path: ")
+    state(folder, "{keypoints: {path: pose-associated}, fps: 10}")
+    found = find_recording(folder)
+    assert found.warnings == ()
+    assert all(files and files.folder.parent.name == "pose-associated" for files in found.keypoints)
+
+
+def test_an_easymocap_project(tmp_path: Path) -> None:
+    from test_calibrations import easymocap
+
+    rig = replace(RIG, names=("1", "2", "3"))
+    folder = write_recording(tmp_path, rig, [PEOPLE], keypoints="openpose/{}")
+    (folder / "calibration.toml").unlink()
+    easymocap(folder, rig, sizes=False)
+    for name in rig.names:
+        write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
+    found = find_recording(folder)
+    assert found.rig.size.tolist() == [list(SIZE)] * 3
+    assert said(found, r"intri.yml gives no picture size for camera 1: taken as the video's, 320x180")
+    shutil.rmtree(folder / "videos")
+    found = find_recording(folder)
+    assert said(found, "twice the principal point")
+    assert found.rig.size[0].tolist() == [round(2 * 0.51 * 320 + 1), round(2 * 0.48 * 180 + 1)]
+
+
+def test_names_that_differ_are_paired_in_sorted_order(tmp_path: Path) -> None:
+    calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=calibrated)
+    add_videos(folder)
+    found = find_recording(folder)
+    assert said(found, "videos differ: paired in sorted order: int_2_img = cam01, int_10_img = cam02")
+    assert found.rig.names == ("cam01", "cam02", "cam03")
+    assert np.allclose(found.rig.t, RIG.t)
+    assert len(found.warnings) == 1
+
+
+def folders_of(found: Recording) -> list[str]:
+    return [files.folder.name for files in found.keypoints if files]
+
+
+def test_one_name_that_differs_moves_no_other_camera(tmp_path: Path) -> None:
+    rig = ring(4, size=SIZE)
+    people = seen(rig, figure(TIME), noise_px=0.2)
+    calibrated = replace(rig, names=("cam01", "cam02", "camera3", "cam04"))
+    folder = write_recording(tmp_path / "a", rig, [people], calibrated=calibrated)
+    state(folder, "fps: 10")
+    for what in ("keypoints", "videos"):
+        if what == "videos":
+            state(folder, "")
+            for name in rig.names:
+                write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
+        found = find_recording(folder)
+        assert [*found.rig.names] == folders_of(found) == [*rig.names]
+        assert np.allclose(found.rig.t, rig.t)
+        assert len(found.warnings) == 1, found.warnings
+        assert said(found, f"camera camera3 of the calibration is taken to be cam03 of the {what}, as each")
+
+    # Keypoints that are called otherwise than video and calibration.
+    other = replace(rig, names=("cam01", "cam02", "third", "cam04"))
+    folder = write_recording(tmp_path / "b", other, [people], calibrated=rig)
+    for name in rig.names:
+        write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
+    found = find_recording(folder)
+    assert folders_of(found) == ["cam01", "cam02", "third", "cam04"]
+    assert found.rig.names == rig.names
+    assert len(found.warnings) == 1, found.warnings
+    assert said(found, "camera cam03 of the calibration is taken to be third of the keypoints")
+
+
+def test_keypoints_follow_the_names_of_the_videos(tmp_path: Path) -> None:
+    """Where nothing is called as the calibration says, too."""
+    calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
+    other = replace(RIG, names=("CAM1", "third", "cam03"))
+    folder = write_recording(tmp_path, other, [PEOPLE], calibrated=calibrated)
+    add_videos(folder)
+    found = find_recording(folder)
+    assert folders_of(found) == ["CAM1", "third", "cam03"]
+    assert said(found, "camera int_10_img of the calibration is taken to be third of the keypoints")
+    assert np.allclose(found.rig.t, RIG.t)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "message"),
+    [
+        (("cam01", "left", "right"), "which of left, right is meant by cam02, cam03; rename one side"),
+        (("cam02", "cam03", "cam04"), "may count from different numbers, or one name may be wrong; rename"),
+        (("cam01", "cam02"), "the calibration has no camera for cam03; rename one side"),
+    ],
+)
+def test_names_that_do_not_tell_are_refused(
+    tmp_path: Path, calibrated: tuple[str, ...], message: str
+) -> None:
+    rig = replace(RIG.select(RIG.names[: len(calibrated)]), names=calibrated)
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=rig)
+    with pytest.raises(InputError, match=message):
+        find_recording(folder)
+
+
+def test_a_refusal_lists_the_names_that_count_from_elsewhere(tmp_path: Path) -> None:
+    calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
+    other = replace(RIG, names=("cam02", "cam03", "cam04"))
+    folder = write_recording(tmp_path, other, [PEOPLE], calibrated=calibrated)
+    add_videos(folder)
+    with pytest.raises(
+        InputError,
+        match="of the cameras cam02, cam03, cam04, the videos of cam01, cam02, cam03: they may count from",
+    ):
+        find_recording(folder)
+
+
+def without_calibration(folder: Path) -> Recording:
+    (folder / "calibration.toml").unlink(missing_ok=True)
+    return find_recording(folder)
+
+
+def test_without_a_calibration_one_other_name_is_paired_and_several_are_refused(folder: Path) -> None:
+    add_videos(folder)
+    (folder / "keypoints" / "cam02").rename(folder / "keypoints" / "second")
+    found = without_calibration(folder)
+    assert folders_of(found) == ["cam01", "second", "cam03"]
+    assert said(found, "camera cam02 of the videos is taken to be second of the keypoints")
+    (folder / "keypoints" / "cam03").rename(folder / "keypoints" / "third")
+    with pytest.raises(InputError, match="which of cam02, cam03 is meant by second, third; rename one side"):
+        find_recording(folder)
+
+
+def test_names_that_lost_zeros_or_case_match(tmp_path: Path) -> None:
+    calibrated = replace(RIG, names=("CAM3", "Cam1", "cam2")).select(("CAM3", "Cam1", "cam2"))
+    folder = write_recording(
+        tmp_path, replace(RIG, names=("cam03", "cam01", "cam02")), [PEOPLE], calibrated=calibrated
+    )
+    found = find_recording(folder)
+    assert found.rig.names == ("cam03", "cam01", "cam02")
+    assert not said(found, "sorted order")
+
+
+def test_ten_and_a_hundred_are_not_the_same_camera(tmp_path: Path) -> None:
+    names = ("c1", "c10", "c100")
+    calibrated = replace(RIG, names=("C001", "C010", "C100"))
+    folder = write_recording(tmp_path, replace(RIG, names=names), [PEOPLE], calibrated=calibrated)
+    found = find_recording(folder)
+    assert found.rig.names == names
+    assert not said(found, "sorted order")
+
+
+def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pipeline.layout.os.scandir", refuse)
+    with pytest.raises(InputError, match=r"cam01: cannot be read: Permission denied"):
+        find_recording(folder)
+
+
+def test_cameras_without_files_are_left_out(tmp_path: Path) -> None:
+    rig = ring(5, size=SIZE)
+    people = seen(rig, figure(TIME), noise_px=0.2)
+    folder = write_recording(tmp_path, rig, [people])
+    for name in ("cam02", "cam04"):
+        shutil.rmtree(folder / "keypoints" / name)
+    found = find_recording(folder)
+    assert found.rig.names == ("cam01", "cam03", "cam05")
+    assert said(found, "calibrated but without video and keypoints, so left out: cam02, cam04")
+
+
+def test_counts_and_names_that_differ(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(ring(4), names=("a", "b", "c", "d")))
+    with pytest.raises(
+        InputError, match="keypoints are of the cameras cam01, cam02, cam03, the calibration of a, b, c, d"
+    ):
+        find_recording(folder)
+    write_video(folder / "videos" / "x.mp4", 2, size=SIZE)
+    with pytest.raises(
+        InputError,
+        match="videos are of the cameras x, the calibration of a, b, c, d: nothing tells which of a, b, c, d",
+    ):
+        find_recording(folder)
+
+
+def test_an_empty_folder_and_a_folder_of_recordings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no keypoints found; expected keypoints/<camera>/"):
+        find_recording(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        write_calibration(RIG, tmp_path / name / "calibration.toml")
+    with pytest.raises(InputError, match="is not a recording but holds 2: a, b; give one of them"):
+        find_recording(tmp_path)
+
+
+def test_no_keypoints(folder: Path) -> None:
+    shutil.rmtree(folder / "keypoints")
+    (folder / "keypoints" / "cam01").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no keypoints found; expected keypoints/<camera>/\*.json"):
+        find_recording(folder)
+
+
+def test_two_videos_of_one_camera(folder: Path) -> None:
+    add_videos(folder)
+    (folder / "videos" / "cam01.mkv").touch()
+    with pytest.raises(InputError, match=r"two videos of camera cam01: cam01.mkv, cam01.mp4"):
+        find_recording(folder)
+
+
+def test_two_keypoint_folders_of_one_camera(folder: Path) -> None:
+    shutil.copytree(folder / "keypoints" / "cam01", folder / "keypoints" / "cam01_json")
+    with pytest.raises(InputError, match="two keypoint folders of camera cam01: cam01, cam01_json"):
+        find_recording(folder)
+
+
+def test_videos_in_two_places(folder: Path) -> None:
+    add_videos(folder)
+    write_video(folder / "preview.mp4", 2)
+    assert said(
+        find_recording(folder), "videos are taken from videos/; those in the folder itself are not used"
+    )
+
+
+@pytest.mark.parametrize("place", ["videos", "."])
+def test_what_a_run_drew_into_the_folder_is_no_video(folder: Path, place: str) -> None:
+    add_videos(folder, place)
+    before = find_recording(folder)
+    for name in ("overlay_cam01.mp4", "mesh_cam02.mp4", "skeleton_cam03.mp4", "mosaic.mp4", "turntable.mp4"):
+        write_video(folder / name, 2, size=SIZE)
+    found = find_recording(folder)
+    assert [v.path for v in found.videos if v] == [v.path for v in before.videos if v]
+    assert found.warnings == before.warnings == ()
+
+
+def test_a_camera_may_be_called_as_a_drawing(tmp_path: Path) -> None:
+    rig = replace(RIG, names=("overlay_a", "b", "mosaic"))
+    folder = write_recording(tmp_path, rig, [PEOPLE])
+    for name in rig.names:
+        write_video(folder / f"{name}.mp4", 24, size=SIZE, rate=10)
+    assert all(find_recording(folder).videos)
+
+
+def test_of_several_calibrations_the_stated_one(folder: Path) -> None:
+    (folder / "calibration.toml").rename(folder / "Calib_a.toml")
+    write_calibration(RIG, folder / "Calib_b.toml")
+    with pytest.raises(InputError, match=r"several calibrations: Calib_a.toml, Calib_b.toml"):
+        find_recording(folder)
+    state(folder, "{calibration: {path: Calib_b.toml}, fps: 10}")
+    assert find_recording(folder).calibration.name == "Calib_b.toml"
+
+
+def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
+    """As in a session of Pose2Sim: one calibration, several trials."""
+    session = tmp_path / "all" / "session"
+    for trial in ("a", "b"):
+        write_recording(session / trial, ring(3), [seen(ring(3), figure(np.arange(8) / 30))])
+    own = session / "b" / "calibration.toml"
+    (session / "a" / "calibration.toml").rename(session / "calibration.toml")
+    (tmp_path / "all" / "recording.yaml").write_text("fps: 30\nframe_offset: {cam01: 1}\n")
+    (session / "recording.yaml").write_text("fps: 60\n")
+    a, b = (find_recording(session / trial, inherit=tmp_path / "all") for trial in "ab")
+    assert a.calibration == session / "calibration.toml"
+    assert ("calibration", "../calibration.toml") in a.notes
+    assert b.calibration == own
+    assert a.timeline.rate == 60
+    assert len(a) == 7
+    assert find_recording(session / "b").timeline.rate == 30
+    with pytest.raises(InputError, match="neither a calibration"):
+        find_recording(session / "a")
+    (session / "b" / "recording.yaml").write_text("calibration: {path: ../calibration.toml}\n")
+    with pytest.raises(InputError, match="leaves the recording"):
+        find_recording(session / "b", inherit=session)
+    (session / "b" / "recording.yaml").write_text("calibration: {path: calibration.toml}\n")
+    assert find_recording(session / "b", inherit=session).calibration == own
