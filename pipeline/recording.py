@@ -33,6 +33,7 @@ from pipeline.config import Config, load
 from pipeline.errors import InputError
 from pipeline.joints import FORMATS
 from pipeline.keypoints import (
+    MIN_CONFIDENCE,
     Floats,
     KeypointFiles,
     count_points,
@@ -42,6 +43,8 @@ from pipeline.keypoints import (
 )
 from pipeline.skeletons import (
     AGREES,
+    TOP_CONFIDENCE,
+    USUAL_TOP,
     KeypointFormat,
     best_bodies,
     body_size,
@@ -225,11 +228,20 @@ class Recording:
         index = self.timeline.frame_index[:, frames]
         return np.where(index >= 0, index + self.first_frame, -1)
 
-    def people(self, frames: NDArray[np.int64]) -> Floats:
-        """Everybody in these frames, as detected: (V, T, P, 25, 3) of x, y (pixels of the video frame,
+    def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
+        """Everybody in these frames, as detected: (V, T, D, 25, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
         raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
-        return to_body_25(to_pixels(raw, self.format, self.rig.size), self.format.name)
+        return to_body_25(to_pixels(raw, self.format, self.rig.size, min_confidence), self.format.name)
+
+    def camera_times(self, frames: NDArray[np.int64]) -> Array:
+        """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""
+        index = self.timeline.frame_index[:, frames]
+        own = [
+            i / float(rate) if video is None else video.times_s[np.maximum(i, 0)] - video.times_s[0]
+            for i, rate, video in zip(index, self.timeline.rates, self.videos, strict=True)
+        ]
+        return np.where(index >= 0, np.stack(own), np.nan)
 
     def undistort(self, xy_px: Floats) -> Array:
         """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""
@@ -1055,8 +1067,16 @@ def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat, warnings: list
                 f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
                 "made on pictures of another size?"
             )
-    if known.confidence_scale != 1.0:
-        warnings.append(f"keypoint confidences reach {known.confidence_scale:.2f}: divided by that")
+    unusual = [
+        f"{name} {TOP_CONFIDENCE * scale:.2f}"
+        for name, scale in zip(rig.names, known.confidence_scale, strict=False)
+        if not USUAL_TOP[0] <= TOP_CONFIDENCE * scale <= USUAL_TOP[1]
+    ]
+    if unusual:
+        warnings.append(
+            f"keypoint confidences reach unusual values ({', '.join(unusual)}): those of each camera are "
+            f"scaled to reach {TOP_CONFIDENCE}"
+        )
     if known.normalised:
         warnings.append("keypoint coordinates lie between 0 and 1: taken as fractions of the picture")
 

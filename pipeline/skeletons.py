@@ -22,7 +22,7 @@ from pipeline.calibration import in_metres
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.joints import BODY_25, FORMATS, MIDPOINTS
-from pipeline.keypoints import Floats
+from pipeline.keypoints import MIN_CONFIDENCE, Floats
 
 MARGIN: Final = 2.0
 """A format must fit this many times better than the next ..."""
@@ -30,6 +30,13 @@ NO_BODY: Final = 0.4
 """... and no worse than this. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
 MISFIT: Final = 0.25
 """The only format with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
+
+TOP_CONFIDENCE: Final = 0.75
+"""What the high percentile of a camera's confidences is scaled to: OpenPose's is 0.7 on real video, that of
+synthetic detections, for which the fit's weights were chosen too, 0.95."""
+_TOP_PERCENT: Final = 95.0
+USUAL_TOP: Final = (0.4, 1.001)
+"""A camera's high percentile outside this is worth a word."""
 
 PICTURE_MARGIN: Final = 1.5
 """The same without a calibration: 1.9 to 2.7 is usual there."""
@@ -63,8 +70,8 @@ class KeypointFormat:
     """``limb_misfit`` under this format; None where it could not be measured."""
     margin: float | None = None
     """How many times worse the best other format with as many points fits; None where there is none."""
-    confidence_scale: float = 1.0
-    """What confidences are divided by: more than 1 for files in which they exceed 1."""
+    confidence_scale: tuple[float, ...] = ()
+    """(V,) divisor of each camera's confidences, which brings all cameras to one scale; empty for none."""
     normalised: bool = False
     """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 
@@ -78,12 +85,21 @@ def formats_with(points: int) -> list[str]:
     return [name for name, names in FORMATS.items() if len(names) == points]
 
 
-def to_pixels(people: Floats, known: KeypointFormat, size: NDArray[np.int64]) -> Floats:
-    """Points as in the files (V, T, P, K, 3) → pixels, and confidences up to 1. ``size`` (V, 2)."""
-    if known.confidence_scale == 1.0 and not known.normalised:
-        return people
+def to_pixels(
+    people: Floats,
+    known: KeypointFormat,
+    size: NDArray[np.int64],
+    min_confidence: float = MIN_CONFIDENCE,
+) -> Floats:
+    """Points as in the files (V, T, P, K, 3) → pixels, and confidences on a scale from 0 to 1.
+
+    A point below ``min_confidence`` is missing then. size: (V, 2).
+    """
     out = people.copy()
-    out[..., 2] = np.clip(people[..., 2] / known.confidence_scale, 0, 1)
+    if known.confidence_scale:
+        scale = np.array(known.confidence_scale, dtype=np.float32)
+        out[..., 2] = np.clip(people[..., 2] / scale[:, None, None, None], 0, 1)
+    out[out[..., 2] < min_confidence] = np.nan, np.nan, 0
     if known.normalised:
         # OpenPose divides by the size less 1: its (1, 1) is the centre of the last pixel.
         out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)
@@ -167,20 +183,29 @@ def decide_format_in_pictures(
 
 
 def find_scales(people: Floats, known: KeypointFormat) -> KeypointFormat:
-    """``known`` with the scale of coordinates and confidences that points as in the files show.
+    """Find the scale of coordinates and of each camera's confidences in points as in the files.
 
-    Raises ``InputError`` for coordinates between −1 and 1.
+    people: (V, T, P, K, 3). A percentile of a camera's confidences comes to ``TOP_CONFIDENCE``: detectors
+    differ in their scale, and a few outliers must not set it.
+
+    Raises:
+        InputError: coordinates lie between −1 and 1.
     """
     seen = people[..., 2] > 0
     if not seen.any():
         return known
-    xy, top = people[..., :2][seen], float(people[..., 2].max())
+    xy = people[..., :2][seen]
+    tops = [
+        np.percentile(c[c > 0], _TOP_PERCENT) if (c > 0).any() else TOP_CONFIDENCE for c in people[..., 2]
+    ]
     normalised = bool(np.abs(xy).max() <= 1.0)
     if normalised and xy.min() < -0.05:
         raise InputError(
             "keypoint coordinates lie between -1 and 1; write them in pixels (OpenPose --keypoint_scale 0)"
         )
-    return replace(known, normalised=normalised, confidence_scale=top if top > 1.001 else 1.0)
+    return replace(
+        known, normalised=normalised, confidence_scale=tuple(float(t / TOP_CONFIDENCE) for t in tops)
+    )
 
 
 def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:

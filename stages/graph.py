@@ -6,18 +6,20 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, TypeAdapter
 
 from models.body import Body, load_body
+from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
-from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
 from pipeline.calibration import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
@@ -26,6 +28,7 @@ from pipeline.files import locked, write_atomically
 from pipeline.recording import MissingData, Recording, left_out, missing_data
 from pipeline.store import Contents, Store
 from pipeline.summary import Summary, seen, summarise
+from stages.associate import associate
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.keypoints import KeypointsConfig, keypoints
@@ -46,6 +49,7 @@ class RunConfig(Config):
     body: Path | None = Field(None, description="SMPL .pkl or .npz of your own; null: the body that ships")
     calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
+    associate: MatchConfig = MatchConfig()
     regress: RegressConfig = RegressConfig()
     smplify: SmplifyConfig = SmplifyConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -95,7 +99,8 @@ def run(
     stages one inside the other, with the same results.
 
     Raises:
-        InputError: ``out`` cannot be written, or holds results of another recording or other settings.
+        InputError: ``out`` cannot be written, or holds results of another recording or other settings; or
+            no frame could be fitted.
     """
     with locked(out):
         return _run(recording, out, cfg, progress, threads)
@@ -106,94 +111,20 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    net = load_net(cfg.regress)  # before the cameras, which take long: a mistake is told at once
-    if net is None and len(recording.rig) == 1:
-        raise InputError(
-            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
-            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
-        )
-    has_videos = any(v is not None for v in recording.videos)
-    if isinstance(net, ImageRegressor) and not has_videos:
-        raise InputError(
-            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
-            "videos. Leave it at default."
-        )
-    recording = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
-    results = open_results(recording, out, cfg, body, net)
-    rig, line = recording.rig, recording.timeline
-    videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
-    summary_file, page = out / "summary.json", out / "report.html"
-    files = (results.path, *videos, summary_file, page)
-    mosaic = "mosaic.mp4" if has_videos and cfg.render.mosaic else None
-    first, windows = results.first_missing, len(results.done)
+    net = _net(recording, cfg)  # before the cameras, which take long: a mistake is told at once
+    recording = calibrate(recording, out, body, cfg.calibrate, cfg.associate)
+    job = _Job(recording, out, cfg, body, net, open_results(recording, out, cfg, body, net))
+    done = _finished(job)
+    if done is not None:
+        return done
 
-    # The summary is written last. One of this store and these pictures vouches for the videos beside it.
-    made = _read_summary(summary_file)
-    vouched = (
-        first == windows
-        and made.get("store") == results.digest
-        and made.get("config", {}).get("render") == cfg.render.model_dump(mode="json")
-    )
-    if vouched and all(v.exists() for v in videos):
-        if not page.exists():
-            write_atomically(page, report(results, made, body, mosaic))
-        summary = TypeAdapter(Summary).validate_python(made)
-        missing = tuple(MissingData(**made["missing"][name]) for name in rig.names)
-        return RunResult(summary, (), files, missing, made["regressor"], tuple(made["warnings"]))
-
-    earlier = [out / Path(str(name)).name for name in made.get("videos", ())]
-    for old in (summary_file, page, *earlier, *out.glob("*.part.mp4")):
+    earlier = [out / Path(str(name)).name for name in _read_summary(job.summary).get("videos", ())]
+    for old in (job.summary, job.page, *earlier, *out.glob("*.part.mp4")):
         old.unlink(missing_ok=True)
-    draw = bool(videos)
-    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
-    window = cfg.keypoints.window
-    again = first % chunks_together(cfg.regress, net, window, len(rig))
-    anchor = results.carried(first - again - 1)[0] if first - again else None
-    state = results.carried(first - 1)[1] if first else None
-
-    def pictures_from(start: int) -> Iterator[FrameBatch]:
-        return decode(recording.videos, line.frame_index, cfg.decode, start)
-
-    def look(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
-        found = regress(
-            items,
-            cfg.regress,
-            rig,
-            body,
-            net,
-            window=window,
-            start=first * window,
-            decode=pictures_from if has_videos else None,
-        )
-        return found if net is None else store_regression(found, results)
-
-    def fit(items: Iterator[PoseBatch]) -> Iterator[FitBatch]:
-        return smplify(items, cfg.smplify, rig, body, state)
-
-    stages: list[Stage] = [
-        ("regress", look),
-        ("smplify", fit),
-        ("store", partial(store, results=results, replay=draw)),
-    ]
-    if draw:
-        pictures = partial(
-            render,
-            cfg=cfg.render,
-            rig=rig,
-            body=body,
-            videos=recording.videos,
-            frame_index=line.frame_index,
-            rate=line.rate,
-            out=out,
-            decode=partial(decode, cfg=cfg.decode),
-        )
-        stages.append(("render", pictures))
-    else:
-        progress(results.span(first)[0] if first < windows else len(line))
-    source = keypoints(recording, cfg.keypoints, start_chunk=first - again, anchor=anchor)
-    chain: Chain[FitBatch] = Chain(source, stages, name="keypoints", threads=threads)
+    if not job.videos:
+        progress(job.results.finished)
     ages = _ages(recording)
-    with chain:
+    with _chain(job, threads) as chain:
         for batch in chain:
             progress(len(batch.valid))
     for video, age in _ages(recording).items():
@@ -202,29 +133,175 @@ def _run(
                 f"{video}: was changed or removed while it was read. Put it back, then run the same command "
                 "again: what was fitted is kept, videos are drawn again."
             )
-    summary, shown = summarise(results), seen(results)
+    return _finish(job, chain.times, begun)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recording that is being run: where from, where to, with what."""
+
+    recording: Recording
+    out: Path
+    cfg: RunConfig
+    body: Body
+    net: Net | None
+    results: Store
+
+    @property
+    def videos(self) -> list[Path]:
+        """The videos that the run draws."""
+        if all(v is None for v in self.recording.videos):
+            return []
+        return [self.out / name for name in video_names(self.cfg.render, self.recording.rig.names)]
+
+    @property
+    def mosaic(self) -> str | None:
+        """Name of the video that shows all cameras; None where it is not drawn."""
+        has_videos = any(v is not None for v in self.recording.videos)
+        return "mosaic.mp4" if has_videos and self.cfg.render.mosaic else None
+
+    @property
+    def summary(self) -> Path:
+        return self.out / "summary.json"
+
+    @property
+    def page(self) -> Path:
+        return self.out / "report.html"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.results.path, *self.videos, self.summary, self.page)
+
+
+def _net(recording: Recording, cfg: RunConfig) -> Net | None:
+    """The regressor, checked against the recording. Raises ``InputError`` where the two do not fit."""
+    net = load_net(cfg.regress)
+    if net is None and len(recording.rig) == 1:
+        raise InputError(
+            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
+            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
+        )
+    if isinstance(net, ImageRegressor) and all(v is None for v in recording.videos):
+        raise InputError(
+            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
+            "videos. Leave it at default."
+        )
+    return net
+
+
+def _finished(job: _Job) -> RunResult | None:
+    """The result of an earlier run that left nothing to do; None where something is missing.
+
+    The summary is written last: one of this store and these pictures vouches for the videos beside it.
+    """
+    made = _read_summary(job.summary)
+    if (
+        not job.results.done.all()
+        or made.get("store") != job.results.digest
+        or made.get("config", {}).get("render") != job.cfg.render.model_dump(mode="json")
+        or not all(v.exists() for v in job.videos)
+    ):
+        return None
+    if not job.page.exists():
+        write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
+    summary = TypeAdapter(Summary).validate_python(made)
+    missing = tuple(MissingData(**made["missing"][name]) for name in job.recording.rig.names)
+    return RunResult(summary, (), job.files, missing, made["regressor"], tuple(made["warnings"]))
+
+
+def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
+    """All stages in their order, from the first window on that is not done."""
+    cfg, results, net = job.cfg, job.results, job.net
+    rig, line, videos = job.recording.rig, job.recording.timeline, job.recording.videos
+    window, first = cfg.keypoints.window, results.first_missing
+    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
+    begin = first - first % chunks_together(cfg.regress, net, window, len(rig))
+    pictures_from = partial(decode, videos, line.frame_index, cfg.decode)
+
+    def pose(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
+        poses = regress(
+            items,
+            cfg.regress,
+            rig,
+            job.body,
+            net,
+            window=window,
+            start=first * window,
+            decode=pictures_from if any(videos) else None,
+        )
+        return poses if net is None else store_regression(poses, results)
+
+    stages: list[Stage] = [
+        (
+            "associate",
+            partial(associate, cfg=cfg.associate, rig=rig, time_s=line.time_s, state=results.state(begin)),
+        ),
+        ("regress", pose),
+        ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=job.body, state=results.state(first))),
+        ("store", partial(store, results=results, replay=bool(job.videos))),
+    ]
+    if job.videos:
+        pictures = partial(
+            render,
+            cfg=cfg.render,
+            rig=rig,
+            body=job.body,
+            videos=videos,
+            frame_index=line.frame_index,
+            rate=line.rate,
+            out=job.out,
+            decode=partial(decode, cfg=cfg.decode),
+        )
+        stages.append(("render", pictures))
+    source = keypoints(job.recording, cfg.keypoints, start_chunk=begin)
+    return Chain(source, stages, name="keypoints", threads=threads)
+
+
+def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
+    """Write the summary and the report of a complete store.
+
+    Raises:
+        InputError: no frame was fitted.
+    """
+    recording, names = job.recording, job.recording.rig.names
+    fitted = _fitted(job.results)
+    if not fitted:
+        raise InputError(
+            f"{recording.path}: no frame of {len(recording)} could be fitted. Look at what the cameras show "
+            f"and whether they agree: python run_pipeline.py info {recording.path}"
+        )
+    summary, shown = summarise(job.results), seen(job.results)
     missing = missing_data(recording, shown)
-    doubts = left_out(rig.names, missing, shown) if len(rig) > 1 else []
-    warnings = (*doubts, *recording.warnings)  # what makes the results doubtful first
+    few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
+    doubts = left_out(names, missing, shown) if len(names) > 1 else []
+    warnings = (*few, *doubts, *recording.warnings)  # what makes the results doubtful first
     numbers: dict[str, Any] = {
         "recording": str(recording.path.resolve()),
-        "store": results.digest,
-        "videos": [v.name for v in videos],
+        "store": job.results.digest,
+        "videos": [v.name for v in job.videos],
         "calibration": {"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         "format": asdict(recording.format),
-        "regressor": describe(cfg.regress, net),
+        "regressor": describe(job.cfg.regress, job.net),
         "warnings": warnings,
         **asdict(summary),
-        "missing": {n: asdict(m) for n, m in zip(rig.names, missing, strict=True)},
+        "missing": {n: asdict(m) for n, m in zip(names, missing, strict=True)},
         "seconds_taken": round(time.perf_counter() - begun, 2),
-        "stages": [{**asdict(t), "busy": t.busy} for t in chain.times],
-        "config": cfg.model_dump(mode="json"),
-        "body": {"name": body.name, "sha256": body.sha256},
+        "stages": [{**asdict(t), "busy": t.busy} for t in times],
+        "config": job.cfg.model_dump(mode="json"),
+        "body": {"name": job.body.name, "sha256": job.body.sha256},
         "versions": versions(),
     }
-    write_atomically(summary_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomically(page, report(results, numbers, body, mosaic))
-    return RunResult(summary, tuple(chain.times), files, missing, numbers["regressor"], warnings)
+    write_atomically(job.summary, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_atomically(job.page, report(job.results, numbers, job.body, job.mosaic))
+    return RunResult(summary, tuple(times), job.files, missing, numbers["regressor"], warnings)
+
+
+def _fitted(results: Store) -> int:
+    """Number of frames in which somebody was fitted."""
+    anybody = np.zeros(len(results.contents.time_s), dtype=bool)
+    for person in results.ids:
+        anybody |= results.array(f"people/{person}/valid")
+    return int(anybody.sum())
 
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
@@ -268,7 +345,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, for the summary: results are the same to the last bit only under the same ones."""
+    """Versions of what computes: results are the same to the last bit only under the same ones."""
     names = ("multispin", "torch", "numpy", "scipy", "av", "zarr", "numba")
     return {"python": platform.python_version(), "platform": sys.platform} | {
         name: metadata.version(name) for name in names

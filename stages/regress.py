@@ -34,8 +34,6 @@ Net = KeypointNet | ImageRegressor
 
 _LARGEST_BOX = 4
 """Sides of the picture that a person's crop may be wide."""
-_MIN_CONFIDENCE = 0.2
-"""Keypoints below it do not count for a crop's box, as in SPIN."""
 
 
 class RegressConfig(Config):
@@ -253,10 +251,9 @@ def _from_pictures(
     size: int,
 ) -> Regression:
     image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
-    counts = confidence > _MIN_CONFIDENCE
+    counts = confidence > 0
     box = person_box(image, counts)
     seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
-    people = chunks[0].confidence.shape[2]
     features = torch.zeros(*seen.shape, net.features, device=place.device)
     crops: list[tuple[int, int, Tensor, Tensor]] = []
 
@@ -266,9 +263,8 @@ def _from_pictures(
         features[list(rows), list(views)] = net.encode(pictures)
         crops.clear()
 
-    for t in range(len(seen) // people):
+    for rows in _rows(chunks):
         for v, picture in enumerate(next(frames)):
-            rows = range(t * people, (t + 1) * people)
             if picture is None:
                 seen[rows, v] = False
                 continue
@@ -294,11 +290,21 @@ def _from_pictures(
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:
     """(N, V, ...) of a field (V, T, P, ...), N people in frames, those of one frame side by side."""
-    return torch.cat([getattr(c, name) for c in chunks], 1).flatten(1, 2).transpose(0, 1)
+    return torch.cat([getattr(c, name).flatten(1, 2) for c in chunks], 1).transpose(0, 1)
+
+
+def _rows(chunks: Sequence[KeypointBatch]) -> Iterator[range]:
+    """Rows of ``_samples`` that belong to each frame."""
+    start = 0
+    for chunk in chunks:
+        _, frames, people, _ = chunk.confidence.shape
+        for _ in range(frames):
+            yield range(start, start + people)
+            start += people
 
 
 def _split(chunks: Sequence[KeypointBatch], said: Sequence[Sequence[Tensor]]) -> Iterator[PoseBatch]:
-    """What is said of all chunks together, one batch a chunk."""
+    """Cut what is regressed of all chunks together into one batch a chunk."""
     whole = [torch.cat(x) for x in zip(*said, strict=True)]
     at = 0
     for c in chunks:

@@ -92,7 +92,7 @@ def _content(store: Store, summary: Mapping[str, Any], body: Body, mosaic: str |
         "frames": len(c.time_s),
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
-        "people": [_shape(store, p, body) for p in range(c.people)],
+        "people": [_shape(store, p, body) for p in store.ids],
         "parents": SMPL_PARENTS,
         "angles": list(ANGLES),
         "up": over_time.up,

@@ -81,11 +81,11 @@ def batches(transl, valid=None, window=5):
         points = KeypointBatch(
             a,
             RATE,
+            torch.arange(people),
             torch.arange(a, a + n).double() / float(RATE),
             torch.zeros(2, n, people, 25, 2),
             torch.zeros(2, n, people, 25, 2),
             torch.zeros(2, n, people, 25),
-            torch.zeros(people, 4).double(),
         )
         params = SmplParams(
             eye.expand(n, people, 3, 3),
@@ -100,7 +100,6 @@ def batches(transl, valid=None, window=5):
             torch.zeros(n, people, 25, 4),
             torch.zeros(2, n, people),
             status(valid[a : a + n]),
-            torch.zeros(1).double(),
         )
 
 

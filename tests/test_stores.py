@@ -59,7 +59,7 @@ def changed(truth: Store, out: Path, change: Change, transl: float = 0.0, lost: 
             p.transl.flip(1) + torch.tensor([transl, 0, 0]),
         )  # fmt: skip
         kept = batch.keypoints, params, joints, points
-        results.write(FitBatch(*kept, batch.reprojection_px, batch.status, batch.state))
+        results.write(FitBatch(*kept, batch.reprojection_px, batch.status))
     return results
 
 

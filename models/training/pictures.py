@@ -32,12 +32,11 @@ from models.training.projections import Difficulty, Projections
 from models.training.samples import Sample
 from pipeline.cameras import Rig
 from pipeline.joints import BODY_25, SMPL_JOINTS
+from pipeline.keypoints import MIN_CONFIDENCE
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-SURE: Final = 0.2
-"""Keypoints of less confidence do not count for the box, as in the ``regress`` stage."""
 _PRIOR_POSES: Final = 4096
 _PRIOR_SPREAD: Final = 0.8
 """Draws of the prior's Gaussians are drawn to their means by this: their tails are no one's pose."""
@@ -137,7 +136,7 @@ class SyntheticPictures:
         vertices = self.body.vertices(turned[:, 0], local, betas, found.transl).numpy()
         R, t = found.true_R[0].double().numpy(), found.true_t[0].double().numpy()
         xy, confidence = found.xy_px[0].double(), found.confidence[0].double()
-        counts = confidence > SURE
+        counts = confidence >= MIN_CONFIDENCE
         frame_box = person_box(xy, counts)
         frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
         side = picture_side(self.size)

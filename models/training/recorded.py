@@ -16,7 +16,6 @@ from models.regressor import MIN_KEYPOINTS
 from models.training.bodies import TaughtBody, taught_body
 from models.training.crop_store import CropPlan, CropStore, zoom
 from models.training.groups import ViewGroups
-from models.training.pictures import SURE
 from models.training.samples import Sample
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -50,7 +49,7 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
     for k in range(len(results.done)):
         fits = results.read(k)
         seen = fits.keypoints
-        counts = seen.confidence > SURE
+        counts = seen.confidence > 0
         box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
         large = box[..., 2] > _LARGEST_BOX * c.rig.size.max(1)[:, None, None]
         box[(counts.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
