@@ -300,7 +300,8 @@ class Store:
             opened = self._root[name]
             if not isinstance(opened, zarr.Array):
                 raise KeyError(name)
-            found = self._arrays[name] = opened
+            # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
+            found = self._arrays[name] = opened.with_config({"write_empty_chunks": True})
         return found
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -450,18 +451,10 @@ class Store:
                     chunks=tuple(c.shape(name, c.window)),
                     dtype=dtype,
                     fill_value=missing,
-                    # Empty chunks are written, too: a window that is done has all its files, or is damaged.
-                    config={"write_empty_chunks": True},
                 )
                 if name == "status":
                     array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
-            group.create_array(
-                "betas",
-                shape=(c.num_betas,),
-                dtype="float32",
-                fill_value=np.nan,
-                config={"write_empty_chunks": True},
-            )
+            group.create_array("betas", shape=(c.num_betas,), dtype="float32", fill_value=np.nan)
             building.rename(path)
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
@@ -474,7 +467,6 @@ class Store:
                 dtype=values.dtype,
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
                 compressors=[ZstdCodec(checksum=True)],  # damage is noticed, not gone on with
-                config={"write_empty_chunks": True},
             )
         self._array(name)[window] = values
 
@@ -502,8 +494,9 @@ class Store:
 
         With ``last`` those up to it, as one batch. It has whoever was there in any of them.
         """
-        ids = self._people_of("joints", window, last)
-        a, b = self.span(window)[0], self.span(window if last is None else last)[1]
+        last = window if last is None else last
+        ids = self._people_of(window, last)
+        a, b = self.span(window)[0], self.span(last)[1]
 
         def people(name: str, axis: int = 1) -> torch.Tensor:
             return self._people(ids, name, a, b, axis)
@@ -531,7 +524,7 @@ class Store:
         """
         if not self.contents.regression:
             raise InputError(f"{self.path}: made without a regressor (regress.weights: none).")
-        ids = self._people_of("regression/betas", window)
+        ids = self._people_of(window, window)
         a, b = self.span(window)
         return PoseBatch(
             keypoints=self._keypoints(ids, a, b),
@@ -542,11 +535,13 @@ class Store:
             pose_sigma=self._people(ids, "regression/pose_sigma", a, b),
         )
 
-    def _people_of(self, name: str, window: int, last: int | None = None) -> tuple[int, ...]:
-        """Everybody of whom an array holds one of these windows."""
-        windows = range(window, (window if last is None else last) + 1)
+    def _people_of(self, window: int, last: int) -> tuple[int, ...]:
+        """Everybody of whom something of one of these windows is written."""
+        arrays, windows = self.contents.person_arrays, range(window, last + 1)
         return tuple(
-            i for i in self.ids if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows)
+            i
+            for i in self.ids
+            if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
         )
 
     def _people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
