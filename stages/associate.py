@@ -89,6 +89,6 @@ def unpacked(state: State) -> TrackerState:
     return TrackerState(
         next_id=int(state["associate/next_id"]),
         ids=tuple(sorted(names)),
-        sight=np.array([state[names[i]].numpy() for i in sorted(names)]).reshape(-1, 4),
+        sight=np.array([state[names[i]].numpy() for i in sorted(names)]).reshape(-1, 5),
         scores=state["associate/scores"].numpy(),
     )

@@ -150,9 +150,9 @@ class TrackerState:
     """The id that the next new person gets."""
     ids: tuple[int, ...] = ()
     """(N,) people seen within ``MatchConfig.return_s``, rising."""
-    sight: Array = field(default_factory=lambda: np.empty((0, 4)))
-    """(N, 4) where each was seen last and when, seconds: a place in the world, metres, or, with a single
-    camera, a place and a size in its picture, pixels."""
+    sight: Array = field(default_factory=lambda: np.empty((0, 5)))
+    """(N, 5) where each was seen last, a place in the world, metres, or, with a single camera, a place and a
+    size in its picture, pixels; when, seconds; and the best score so far."""
     scores: NDArray[np.int64] = field(default_factory=lambda: np.zeros(SCORE_BINS, dtype=np.int64))
     """(SCORE_BINS,) how many frames so far had a best score in each bin."""
 
@@ -172,10 +172,10 @@ class TrackerState:
         return float(2 ** (_SCORE_OCTAVES[0] + (k + 0.5) / _BINS_AN_OCTAVE))
 
     def seen(self, person: int, sight: Array) -> TrackerState:
-        """The state after a person, known or new, was seen: sight (4,)."""
+        """The state after a person, known or new, was seen: sight (5,) of this frame."""
         if person in self.ids:
-            known = self.sight.copy()
-            known[self.ids.index(person)] = sight
+            known, n = self.sight.copy(), self.ids.index(person)
+            known[n] = [*sight[:4], max(sight[4], known[n, 4])]
             return replace(self, sight=known)
         return replace(
             self,
@@ -213,7 +213,8 @@ def track_person(
     Somebody within reach of where the followed person was last is that person, however few views agree and
     however many agree on somebody else: an occlusion must not hand the place over to a bystander. At the
     start, and once the person has been unseen for ``away_s``, somebody else is followed, under an id of their
-    own, if the views agree about as well as they usually do. Whoever turns up within ``return_s`` in reach of
+    own, if the views agree about as well as they usually do. So is somebody else beside a person on whom they
+    never did: a bystander may come first. Whoever turns up within ``return_s`` in reach of
     the place where an earlier person was lost is that person, and is followed again. A single view is
     believed for a short time, when its rays pass where the person was.
     """
@@ -234,7 +235,8 @@ def track_person(
         if found is not None:
             person[t], pick = found
             detection[:, t] = candidates.detections(t, pick)
-            state = state.seen(int(person[t]), np.append(candidates.place(t, pick), now))
+            sight = np.array([*candidates.place(t, pick), now, candidates.score[t, pick]])
+            state = state.seen(int(person[t]), sight)
             known.add(int(person[t]))
         elif len(rig) > 1 and state.ids:
             last = int(state.sight[:, 3].argmax())
@@ -280,9 +282,9 @@ def _choose(
         back = nearest(n, free)
         if back is not None:
             return state.ids[n], back
-    if pick is not None:
+    if pick is not None and (state.sight[last, 4] >= least or not free.any()):
         return state.ids[last], pick
-    return (state.next_id, int(score.argmax())) if good.any() else None
+    return (state.next_id, int(np.where(free, score, 0).argmax())) if free.any() else None
 
 
 class _InWorld:
@@ -296,7 +298,7 @@ class _InWorld:
         return np.asarray(self._proposals.centre[t, pick])
 
     def distances(self, t: int, sight: Array) -> Array:
-        """(H,) metres from where somebody was seen (4,)."""
+        """(H,) metres from where somebody was seen (5,)."""
         return np.asarray(np.linalg.norm(self._proposals.centre[t] - sight[:3], axis=-1))
 
     def detections(self, t: int, pick: int) -> NDArray[np.int64]:
@@ -324,7 +326,7 @@ class _InPicture:
         return np.append(self._shown.centre[t, pick], self._shown.size[t, pick])
 
     def distances(self, t: int, sight: Array) -> Array:
-        """(H,) metres from where somebody was seen (4,)."""
+        """(H,) metres from where somebody was seen (5,)."""
         return distances(self._shown.centre[t], self._shown.size[t], sight[:2], sight[2])
 
     def detections(self, t: int, pick: int) -> NDArray[np.int64]:
