@@ -143,7 +143,7 @@ class _Block:
     def read(cls, store: Store, a: int, b: int) -> Self:
 
         def people(name: str) -> NDArray[Any]:
-            return np.stack([store.array(f"people/{p}/{name}", a, b) for p in store.ids])
+            return np.asarray(store.people(store.ids, name, a, b, axis=0))
 
         return cls(
             start=a,

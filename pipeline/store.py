@@ -499,7 +499,7 @@ class Store:
         a, b = self.span(window)[0], self.span(last)[1]
 
         def people(name: str, axis: int = 1) -> torch.Tensor:
-            return self._people(ids, name, a, b, axis)
+            return self.people(ids, name, a, b, axis)
 
         betas = [self.array(f"people/{i}/betas") for i in ids]
         return FitBatch(
@@ -528,11 +528,11 @@ class Store:
         a, b = self.span(window)
         return PoseBatch(
             keypoints=self._keypoints(ids, a, b),
-            global_orient=_matrix(self._people(ids, "regression/global_orient", a, b)),
-            body_pose=_matrix(self._people(ids, "regression/body_pose", a, b)),
-            betas=self._people(ids, "regression/betas", a, b),
-            transl=self._people(ids, "regression/transl", a, b),
-            pose_sigma=self._people(ids, "regression/pose_sigma", a, b),
+            global_orient=_matrix(self.people(ids, "regression/global_orient", a, b)),
+            body_pose=_matrix(self.people(ids, "regression/body_pose", a, b)),
+            betas=self.people(ids, "regression/betas", a, b),
+            transl=self.people(ids, "regression/transl", a, b),
+            pose_sigma=self.people(ids, "regression/pose_sigma", a, b),
         )
 
     def _people_of(self, window: int, last: int) -> tuple[int, ...]:
@@ -544,8 +544,8 @@ class Store:
             if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
         )
 
-    def _people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
-        """Frames ``a:b`` of an array of these people, (T, P, ...) for ``axis`` 1."""
+    def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
+        """Frames ``a:b`` of an array of these people, who lie along ``axis``: (T, P, ...) for 1."""
         if ids:
             return torch.from_numpy(np.stack([self.array(f"people/{i}/{name}", a, b) for i in ids], axis))
         shape = self.contents.shape(name, b - a)
@@ -554,7 +554,7 @@ class Store:
 
     def _keypoints(self, ids: tuple[int, ...], a: int, b: int) -> KeypointBatch:
         c = self.contents
-        image = self._people(ids, "keypoints_2d", a, b, axis=2)
+        image = self.people(ids, "keypoints_2d", a, b, axis=2)
         xy = np.stack([c.rig.undistort(v, image[v, ..., :2].numpy()) for v in range(len(c.rig))])
         return KeypointBatch(
             start=a,
