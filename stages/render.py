@@ -303,6 +303,8 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
+    if not people:
+        return np.zeros((frames, 0, *body.v_template.shape), np.float32)
     betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
     with torch.inference_mode():
         vertices = body.vertices(
@@ -312,20 +314,26 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     return found
 
 
+def _colours(ids: Sequence[int], cfg: RenderConfig) -> NDArray[np.float32]:
+    """(P, 3) the colour of each person."""
+    colours = [_rgb(cfg.colours[i % len(cfg.colours)]) for i in ids]
+    return np.array(colours, np.float32).reshape(-1, 3)
+
+
 def _moments(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
-    frames, people = xyz.shape[:2]
-    solid = np.array([_rgb(cfg.colours[i % len(cfg.colours)]) for i in range(people)], np.float32)
+    ids = batch.keypoints.ids.tolist()
+    solid = _colours(ids, cfg)
     seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
     sure = batch.valid.cpu().numpy()
     moments = []
-    for t in range(frames):
+    for t in range(len(xyz)):
         pale = ~sure[t][:, None]
         rgb = np.where(pale, 0.6 + 0.4 * solid, solid)
         alpha = np.where(pale, 0.6, 1) * cfg.opacity
-        notes = []
-        for i in range(people):
-            who = f"person {i + 1} " if people > 1 else ""
+        notes = [] if ids else ["not seen"]
+        for i, person in enumerate(ids):
+            who = f"person {person + 1} " if len(ids) > 1 else ""
             if not seen[t, i]:
                 notes.append(f"{who}not seen")
             elif not sure[t, i]:
@@ -385,8 +393,7 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
     detected = np.where(confidence[..., None] > 0, detected, np.nan)
     error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
-    people = fitted.shape[2]
-    colours = np.array([(*_rgb(cfg.colours[i % len(cfg.colours)]), 1) for i in range(people)], np.float32)
+    colours = np.pad(_colours(known.ids.tolist(), cfg), ((0, 0), (0, 1)), constant_values=1)
     return [
         [
             _Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)

@@ -36,6 +36,7 @@ import throughput as speed_of  # noqa: E402
 
 from models.body import load_body, pose_keypoints  # noqa: E402
 from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
+from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressor import KeypointNet, load_regressor, to_world  # noqa: E402
@@ -48,6 +49,7 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.summary import CONFIDENT  # noqa: E402
+from stages.associate import associate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -185,7 +187,11 @@ def record(
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
     """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
     recording = find_recording(BALANCING)
-    seen = list(keypoints(recording, KeypointsConfig()))
+    seen = list(
+        associate(
+            keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig, recording.timeline.time_s
+        )
+    )
     xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
     confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)
     rig, frames = recording.rig, len(xy)

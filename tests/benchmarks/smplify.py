@@ -34,6 +34,7 @@ from test_smplify_stage import batches, joined  # noqa: E402
 
 from models import smplify as solver  # noqa: E402
 from models.body import pose_keypoints  # noqa: E402
+from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.rotations import matrix_to_axis_angle  # noqa: E402
 from models.smplify import Fit, Motion, Schedule  # noqa: E402
@@ -41,6 +42,7 @@ from models.spin import SpinFit, spin  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
+from stages.associate import associate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
 from stages.smplify import SmplifyConfig, smplify  # noqa: E402
@@ -68,7 +70,11 @@ def cpu(run: Callable[[], object], repeats: int = 1) -> float:
 def recorded(folder: Path) -> Scene:
     """The recording as the keypoints stage gives it; the truth is not known."""
     recording = find_recording(folder)
-    chunks = list(keypoints(recording, KeypointsConfig()))
+    chunks = list(
+        associate(
+            keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig, recording.timeline.time_s
+        )
+    )
     xy = torch.cat([c.xy_px[:, :, 0] for c in chunks], 1).double().numpy()
     confidence = torch.cat([c.confidence[:, :, 0] for c in chunks], 1).double().numpy()
     nothing = torch.empty(0)
