@@ -79,6 +79,8 @@ _REGRESSION = {
     "regression/transl": "T 3",
     "regression/pose_sigma": "T L",
 }
+_FILE_NAMES: Any = {"name": "default", "separator": "."}
+"""Chunks are files beside each other, not in a folder for every axis, of which a long recording had many."""
 _KINDS: Mapping[str, tuple[str, Any]] = {"valid": ("bool", False), "status": ("uint8", int(Status.NOT_SEEN))}
 """Type and missing value of the arrays that are not float32 and NaN."""
 
@@ -271,7 +273,7 @@ class Store:
         axes = self.contents.person_arrays.get(name.split("/", 2)[2]) if name.startswith("people/") else None
         at = [0] * (len(axes.split()) if axes else self._array(name).ndim)
         at[_time_axis(name)] = window
-        return self.path.joinpath(name, "c", *map(str, at))
+        return self.path / name / ".".join(["c", *map(str, at)])
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
@@ -449,12 +451,19 @@ class Store:
                     last,
                     shape=c.shape(name, len(c.time_s)),
                     chunks=tuple(c.shape(name, c.window)),
+                    chunk_key_encoding=_FILE_NAMES,
                     dtype=dtype,
                     fill_value=missing,
                 )
                 if name == "status":
                     array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
-            group.create_array("betas", shape=(c.num_betas,), dtype="float32", fill_value=np.nan)
+            group.create_array(
+                "betas",
+                shape=(c.num_betas,),
+                dtype="float32",
+                fill_value=np.nan,
+                chunk_key_encoding=_FILE_NAMES,
+            )
             building.rename(path)
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
@@ -464,6 +473,7 @@ class Store:
                 last,
                 shape=(len(self.done), *values.shape),
                 chunks=(1, *values.shape),
+                chunk_key_encoding=_FILE_NAMES,
                 dtype=values.dtype,
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
                 compressors=[ZstdCodec(checksum=True)],  # damage is noticed, not gone on with

@@ -135,11 +135,11 @@ def flip_a_bit(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "undone"),
     [
-        ("state/smplify/0/betas/c/1/0", lose, 1),
-        ("state/smplify/0/next_rotations/c/2/0/0/0/0", lose, 2),
-        ("state/associate/scores/c/0/0", lose, 0),
-        ("state/smplify/0/betas/c/4/0", lose, 4),
-        ("people/0/betas/c/0", lose, 4),
+        ("state/smplify/0/betas/c.1.0", lose, 1),
+        ("state/smplify/0/next_rotations/c.2.0.0.0.0", lose, 2),
+        ("state/associate/scores/c.0.0", lose, 0),
+        ("state/smplify/0/betas/c.4.0", lose, 4),
+        ("people/0/betas/c.0", lose, 4),
     ],
 )
 def test_what_is_lost_is_fitted_again(
@@ -159,7 +159,7 @@ def test_damaged_restart_state_of_a_killed_run_is_not_gone_on_from(
 ) -> None:
     out = shutil.copytree(plain, tmp_path / "out")
     zarr.open_group(out / "results.zarr", mode="r+")["done"][3:] = False
-    flip_a_bit(out / "results.zarr/state/smplify/0/last_rotations/c/2/0/0/0/0")
+    flip_a_bit(out / "results.zarr/state/smplify/0/last_rotations/c.2.0.0.0.0")
     fitted: list[int] = []
     run(find_recording(recording), out, RunConfig(), fitted.append)
     assert fitted[1:] == [24, 24, 4]
