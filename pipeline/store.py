@@ -341,7 +341,7 @@ class Store:
 
     @property
     def finished(self) -> int:
-        """How many frames are written, from the first one on without a gap."""
+        """Number of frames that are written, from the first one on without a gap."""
         return min(self.first_missing * self.contents.window, len(self.contents.time_s))
 
     def check_frames(self, start: int, stop: int) -> None:
@@ -486,7 +486,7 @@ class Store:
         return [f"state/{name}" for name, array in found if isinstance(array, zarr.Array)]
 
     def state(self, window: int) -> State:
-        """What the stages carry into a window; nothing into the first.
+        """Restart state of all stages before a window; empty before the first.
 
         Raises:
             InputError: its files are damaged.

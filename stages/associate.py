@@ -19,7 +19,7 @@ _FAR_PX = 1e6
 
 
 def associate(
-    items: Iterator[DetectionBatch], cfg: MatchConfig, rig: Rig, time_s: Array, state: State | None = None
+    items: Iterator[DetectionBatch], cfg: MatchConfig, rig: Rig, state: State | None = None
 ) -> Iterator[KeypointBatch]:
     """Follow one person through the recording: one ``KeypointBatch`` for every batch of detections.
 
@@ -27,13 +27,12 @@ def associate(
     nobody while there is none. Somebody else who is followed later gets an id of their own. A batch depends
     on itself and on those before it, never on later ones.
 
-    time_s: (T,) seconds of every frame of the recording on the common clock. state: what was ``carried``
-    after the batch before the first of ``items``; with it the batches are bit for bit those of an unbroken
-    run.
+    state: what was ``carried`` after the batch before the first of ``items``; with it the batches are bit for
+    bit those of an unbroken run.
     """
     tracker = unpacked(state or {})
     for batch in items:
-        when = time_s[batch.start : batch.start + batch.time_s.shape[1]]
+        when = (batch.start + np.arange(batch.time_s.shape[1])) / float(batch.rate)
         if not batch.confidence.shape[2]:
             batch = _with_nobody(batch)
         image, confidence = batch.image_px.numpy(), batch.confidence.numpy()

@@ -58,7 +58,7 @@ class RunConfig(Config):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves behind."""
+    """Result of a run."""
 
     summary: Summary
     times: tuple[StageTimes, ...]
@@ -70,8 +70,8 @@ class RunResult:
     regressor: str
     """Which network said how the people stand before the fit, and of which weights."""
     warnings: tuple[str, ...]
-    """What looks wrong or was guessed, as the summary has it: cameras that were mostly left out of the fit,
-    then what the recording says, and what was said of cameras that were estimated."""
+    """Doubts and guesses, as the summary has them: that little was fitted, cameras that were mostly left out
+    of the fit, then those about the recording and about cameras that were estimated."""
 
 
 def check_files(cfg: RunConfig) -> None:
@@ -232,10 +232,7 @@ def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
         return poses if net is None else store_regression(poses, results)
 
     stages: list[Stage] = [
-        (
-            "associate",
-            partial(associate, cfg=cfg.associate, rig=rig, time_s=line.time_s, state=results.state(begin)),
-        ),
+        ("associate", partial(associate, cfg=cfg.associate, rig=rig, state=results.state(begin))),
         ("regress", pose),
         ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=job.body, state=results.state(first))),
         ("store", partial(store, results=results, replay=bool(job.videos))),
@@ -317,7 +314,7 @@ def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
 
 
 def _read_summary(path: Path) -> Mapping[str, Any]:
-    """What an earlier run wrote; nothing when there is none or it is damaged."""
+    """Read the summary of an earlier run; empty when there is none or it is damaged."""
     try:
         return read_summary(path)
     except InputError:

@@ -92,7 +92,7 @@ def _of_pictures(path: Path) -> bool:
 
 
 def digest(net: Net) -> str:
-    """Of all its weights."""
+    """SHA-256 of all weights of a network."""
     digest = hashlib.sha256()
     for name, value in net.state_dict().items():
         digest.update(name.encode())
@@ -112,7 +112,7 @@ def describe(cfg: RegressConfig, net: Net | None) -> str:
 
 
 def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:
-    """How many chunks of ``window`` frames are regressed in one go: as many as a batch takes, at least one.
+    """Number of chunks of ``window`` frames regressed in one go: as many as a batch takes, at least one.
 
     Sums in a batched product may differ in the last bit with the size of the batch. So a run that goes on
     after a restart begins at a multiple of this number, and its batches are those of an unbroken run.
@@ -194,7 +194,7 @@ class _Place:
         self.body = body.keypoints.to(dtype=torch.float32, device=self.device)
 
     def in_world(self, said: Regression) -> list[Tensor]:
-        """What is said of N people in frames, as the fields of ``PoseBatch``, in order, on the CPU.
+        """Regressions of N people in frames as the fields of ``PoseBatch``, in order, on the CPU.
 
         Of the body that is used: where the network means another one, the pelvis stays where it is, and
         betas are 0.

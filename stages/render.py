@@ -303,14 +303,12 @@ def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
-    if not people:
-        return np.zeros((frames, 0, *body.v_template.shape), np.float32)
-    betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
+    betas = p.betas.expand(frames, -1, -1).flatten(0, 1)
     with torch.inference_mode():
         vertices = body.vertices(
             p.global_orient.flatten(0, 1), p.body_pose.flatten(0, 1), betas, p.transl.flatten(0, 1)
         )
-    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, -1, 3)
+    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, *vertices.shape[1:])
     return found
 
 

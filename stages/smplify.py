@@ -42,10 +42,10 @@ _SHAPE_LEAST = 24
 """Frames in which a person is seen, by two of several cameras, that are waited for, while more may come."""
 
 _SHAPE_PATIENCE = 4
-"""How many times ``shape_frames`` are waited for them."""
+"""Multiple of ``shape_frames`` that is waited for them."""
 
 _GOING_ON = 5.0
-"""How much larger the tolerance of a window is that goes on from final frames with a known shape. A fit of
+"""Factor of the tolerance of a window that goes on from final frames with a known shape. A fit of
 shape and poses converges linearly, one of poses alone about five times faster near its end."""
 
 _FAVOUR = 0.5
@@ -198,7 +198,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Fitter:
-    """What is the same for all windows."""
+    """Settings, cameras and body of all windows, and the fit of one."""
 
     cfg: SmplifyConfig
     rig: Rig
@@ -465,7 +465,7 @@ def _runs(flags: Tensor) -> list[tuple[int, int]]:
 
 
 def _leading(x: Tensor) -> int:
-    """How many rows of x (T, ...) come before the first that is not finite."""
+    """Number of rows of x (T, ...) before the first that is not finite."""
     return int(x.isfinite().flatten(1).all(1).long().cumprod(0).sum())
 
 
@@ -618,7 +618,7 @@ def _shape_clip(
 def _window_end(
     waiting: deque[PoseBatch], items: Iterator[PoseBatch], fitter: _Fitter, p: int, unseen: float
 ) -> int:
-    """How many frames the window of the first chunk looks at: the overlap or, out of a gap, to its end."""
+    """Length of the first chunk's window, frames: with the overlap or, out of a gap, to its end."""
     chunk, overlap = waiting[0], fitter.cfg.overlap_frames
     frames = len(chunk.transl)
     _fill(waiting, items, frames + overlap)

@@ -194,6 +194,23 @@ def test_people_keep_their_colour_and_hide_each_other(tmp_path, rig, body, video
     assert all(f[v, u, 0] > f[v, u, 2] + 40 for f in front[6:])  # the second is orange
 
 
+@pytest.mark.parametrize("show", ["overlay", "skeleton"])
+def test_people_who_come_and_go_keep_their_colour(tmp_path, rig, body, videos, show):
+    """Nobody, then two with the second in front, then the second alone."""
+    transl = np.zeros((T, 2, 3))
+    transl[:, 1, 2] = -0.6
+    both = list(batches(transl))
+    ids = [[], [0, 1], [1]]
+    some = [b.people(torch.tensor(i, dtype=torch.int64)) for b, i in zip(both, ids, strict=True)]
+    [*run(iter(some), rig, body, videos, tmp_path / "out", opacity=1, mosaic=False, show=show)]
+    front = pictures(tmp_path / "out" / f"{show}_front.mp4")
+    assert len(front) == T
+    if show == "overlay":
+        u, v = np.rint(rig.project(np.zeros(3), distorted=True)[0]).astype(int)
+        assert all(np.ptp(f[v, u]) < 15 for f in front[:5])  # the video's grey
+        assert all(f[v, u, 0] > f[v, u, 2] + 40 for f in front[5:])  # the second is orange
+
+
 def test_the_mosaic_holds_all_views_with_names_and_time(tmp_path, rig, body, videos):
     [*run(batches(MOVING), rig, body, videos, tmp_path / "out", opacity=1, overlay=False)]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mosaic.mp4"]

@@ -38,7 +38,7 @@ class MatchConfig(Config):
     min_points: int = Field(default=5, ge=1, le=25)
     """Points that two views must share before they can agree."""
     reach_m: float = Field(default=0.5, gt=0)
-    """How far the person can be from where it was seen last, at once ..."""
+    """Largest distance of a person from where it was seen last, at once ..."""
     speed_m_s: float = Field(default=3.0, ge=0)
     """... and how fast that grows while it is not seen, ..."""
     max_reach_m: float = Field(default=0.8, gt=0)
@@ -50,7 +50,7 @@ class MatchConfig(Config):
     return_s: float = Field(default=10.0, gt=0)
     """Unseen for longer, whoever stands where the person was is somebody else."""
     single_view_s: float = Field(default=0.5, ge=0)
-    """How long one view alone is believed after the person was last seen by two."""
+    """Time that one view alone is believed after the person was last seen by two."""
 
 
 _EXTENT_M: Final = (0.05, 1.2)
@@ -144,7 +144,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
 
 @dataclass(frozen=True)
 class TrackerState:
-    """What tracking carries from one batch into the next: people who may return, and the usual score."""
+    """Restart state of tracking: people who may return, and the scores of the frames so far."""
 
     next_id: int = 0
     """The id that the next new person gets."""
@@ -172,7 +172,7 @@ class TrackerState:
         return float(2 ** (_SCORE_OCTAVES[0] + (k + 0.5) / _BINS_AN_OCTAVE))
 
     def seen(self, person: int, sight: Array) -> TrackerState:
-        """The state after a person, known or new, was seen: sight (5,) of this frame."""
+        """Note where a person, known or new, was seen: sight (5,) of this frame."""
         if person in self.ids:
             known, n = self.sight.copy(), self.ids.index(person)
             known[n] = [*sight[:4], max(sight[4], known[n, 4])]
@@ -185,7 +185,7 @@ class TrackerState:
         )
 
     def without_lost(self, now: float, cfg: MatchConfig) -> TrackerState:
-        """The state without people who were seen last more than ``cfg.return_s`` before ``now``."""
+        """Forget people who were seen last more than ``cfg.return_s`` before ``now``."""
         kept = [n for n, when in enumerate(self.sight[:, 3]) if now - when <= cfg.return_s]
         return replace(self, ids=tuple(self.ids[n] for n in kept), sight=self.sight[kept])
 
@@ -252,7 +252,7 @@ def track_person(
 
 
 def _reach(unseen_s: float, cfg: MatchConfig) -> float:
-    """How far a person can be from where it was seen last, metres."""
+    """Largest distance of a person from where it was seen last, metres."""
     return float(min(cfg.reach_m + cfg.speed_m_s * unseen_s, cfg.max_reach_m))
 
 

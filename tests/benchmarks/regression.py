@@ -187,11 +187,7 @@ def record(
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
     """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
     recording = find_recording(BALANCING)
-    seen = list(
-        associate(
-            keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig, recording.timeline.time_s
-        )
-    )
+    seen = list(associate(keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig))
     xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
     confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)
     rig, frames = recording.rig, len(xy)

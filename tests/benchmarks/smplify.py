@@ -70,11 +70,7 @@ def cpu(run: Callable[[], object], repeats: int = 1) -> float:
 def recorded(folder: Path) -> Scene:
     """The recording as the keypoints stage gives it; the truth is not known."""
     recording = find_recording(folder)
-    chunks = list(
-        associate(
-            keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig, recording.timeline.time_s
-        )
-    )
+    chunks = list(associate(keypoints(recording, KeypointsConfig()), MatchConfig(), recording.rig))
     xy = torch.cat([c.xy_px[:, :, 0] for c in chunks], 1).double().numpy()
     confidence = torch.cat([c.confidence[:, :, 0] for c in chunks], 1).double().numpy()
     nothing = torch.empty(0)
