@@ -257,6 +257,20 @@ def test_a_person_who_comes_back_to_their_place_is_followed_again() -> None:
     assert (sighting.detection[:, 80:] == 0).all()
 
 
+def test_somebody_who_walks_through_the_place_of_the_person_who_left_stays_who_they_are() -> None:
+    rig = ring(4)
+    time = np.arange(240) / 24
+    person, walker = figure(time), figure(time, phase=1.0)
+    way = np.interp(time, [3, 8], [1.4, -0.6])[:, None] * np.array([1.0, 1, 0])
+    views = [seen(rig, person, seed=1), seen(rig, {n: x + way for n, x in walker.items()}, seed=2)]
+    views[1][..., 2] *= 0.9
+    views[0][:, 48:] = np.nan, np.nan, 0
+    sighting = tracked(rig, np.stack(views, 2))
+    assert (sighting.person[:48] == 0).all()
+    assert (sighting.person[72:] == 1).all()
+    assert (sighting.detection[:, 72:] == 1).all()
+
+
 def test_whoever_stands_in_the_place_too_late_is_somebody_else() -> None:
     rig, people = left(slice(48, 120), other_from=240)
     assert (tracked(rig, people).person[120:] == 0).all()
