@@ -48,7 +48,6 @@ from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.joints import SMPL_JOINTS  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
-from pipeline.summary import CONFIDENT  # noqa: E402
 from stages.associate import associate  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
