@@ -196,10 +196,9 @@ def on_balancing(net: KeypointNet, figures: Figures) -> None:
     body = load_body().keypoints.to(dtype=torch.float32)
     _, points = pose_keypoints(body, torch.cat([orient[:, None], r.body_pose], 1), r.betas, transl)
     error = reprojection(points, K, R, t, xy)
-    counted = error[error.isfinite() & (confidence >= CONFIDENT)]  # as `run` counts
+    counted = error[error.isfinite()]  # as `run` counts: what is seen
     figures["balancing_px"] = round(float(counted.mean()), 1)
     figures["balancing_px_median"] = round(float(counted.median()), 1)
-    figures["balancing_px_every_keypoint"] = round(float(error[error.isfinite()].mean()), 1)
     figures["balancing_frames"] = int(orient[:, 0, 0].isfinite().sum())
 
 
@@ -245,8 +244,7 @@ def show(figures: Figures) -> None:
     if "balancing_px" in figures:
         print(
             f"balancing, net alone, {figures['balancing_frames']:.0f} frames: "
-            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median; "
-            f"{figures['balancing_px_every_keypoint']:.1f} with keypoints of confidence below {CONFIDENT}"
+            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median"
         )
     for name, limit in WANTED.items():
         if figures.get(name, 0.0) > limit:
