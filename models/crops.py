@@ -35,8 +35,6 @@ SIZE: Final = 224
 """Side of a crop, pixels, where nothing else is said: SPIN's."""
 MARGIN: Final = 1.2
 """Side of the box by the longer extent of the keypoints: SPIN's."""
-MIN_CONFIDENCE: Final = 0.2
-"""Confidence from which a detected keypoint counts for the box: SPIN's."""
 MAX_BOX_FRAMES: Final = 4
 """Sides of the frame that a person's box may be wide: more is a stray keypoint."""
 _COPIES: Final = 8

@@ -1,32 +1,44 @@
 """The types that flow between stages.
 
-Axes: V views, T frames, P people, J keypoints (25, BODY_25), B betas. World frame and camera frames as in
-``pipeline/cameras.py``. A missing coordinate is NaN and a missing confidence is 0.
+Axes: V views, T frames, P people, D detections in a picture, K keypoints, J joints, L joints but the root,
+B betas. World frame and camera frames as in ``pipeline/cameras.py``. A missing coordinate is NaN and a
+missing confidence is 0; a keypoint counts as seen where its confidence is above 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import av
 import torch
 from torch import Tensor
 
+from pipeline.skeleton import SMPL_24
 
-def axes(spec: str) -> Any:
-    """A tensor field whose axes are ``spec``: letters that must agree within the batch, or sizes."""
-    return field(metadata={"axes": tuple(spec.split())})
+State = Mapping[str, Tensor]
+"""Tensors that stages carry from one batch into the next, by name: ``<stage>/<name>``, or, where they are
+about a person, ``<stage>/<id>/<name>``. A name keeps its shape and type; a person who has gone has none."""
+
+
+def axes(spec: str, missing: float = math.nan) -> Any:
+    """A tensor field whose axes are ``spec``: letters that must agree within the batch, or sizes.
+
+    missing: the value that stands for nothing.
+    """
+    return field(metadata={"axes": tuple(spec.split()), "missing": missing})
 
 
 @dataclass(frozen=True, repr=False)
 class TensorBatch:
     """Tensors with named axes, checked once, mapped together.
 
-    Raises ``ValueError`` with the numbers when a rank is wrong or two fields disagree about an axis.
+    Raises:
+        ValueError: a rank is wrong or two fields disagree about an axis; gives the numbers.
     """
 
     def __post_init__(self) -> None:
@@ -52,36 +64,95 @@ class TensorBatch:
                 found += value._tensors()
         return found
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """The same batch with ``fn`` applied to every tensor, nested batches included."""
+    def _changed(self, change: Callable[[Tensor, tuple[str, ...], float], Tensor]) -> Self:
+        """Replace every tensor, nested ones included, by ``change(tensor, axes, missing)``."""
         changed: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if "axes" in f.metadata:
-                changed[f.name] = fn(value)
+                changed[f.name] = change(value, f.metadata["axes"], f.metadata["missing"])
             elif isinstance(value, TensorBatch):
-                changed[f.name] = value.map(fn)
+                changed[f.name] = value._changed(change)
         return replace(self, **changed)
 
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Apply ``fn`` to every tensor, those of nested batches included; restart state stays as it is."""
+        return self._changed(lambda x, axes, missing: fn(x))
+
     def to(self, device: torch.device | str) -> Self:
+        """Move every tensor to a device."""
         return self.map(lambda x: x.to(device))
 
     def frames(self, start: int, stop: int) -> Self:
-        """Frames ``start:stop`` of the batch, counted from its own first frame."""
+        """Cut out frames ``start:stop``, counted from the batch's own first frame."""
+
+        def cut(x: Tensor, axes: tuple[str, ...], missing: float) -> Tensor:
+            return x.narrow(axes.index("T"), start, stop - start) if "T" in axes else x
+
+        return self._changed(cut)._moved(start)
+
+    def after_blank(self, frames: int) -> Self:
+        """Put ``frames`` frames before the batch in which everything is missing."""
+
+        def pad(x: Tensor, axes: tuple[str, ...], missing: float) -> Tensor:
+            if "T" not in axes:
+                return x
+            blank = torch.full_like(x.narrow(axes.index("T"), 0, 1), missing)
+            return torch.cat([blank] * frames + [x], axes.index("T"))
+
+        return self._changed(pad)
+
+    def people(self, ids: Tensor) -> Self:
+        """Take the people ``ids`` (P,), in that order; one whom the batch lacks is missing in all frames."""
+        if torch.equal(ids, self._ids()):
+            return self
+        have = self._ids().tolist()
+        at = torch.tensor([have.index(i) if i in have else -1 for i in ids.tolist()], dtype=torch.long)
+
+        def pick(x: Tensor, axes: tuple[str, ...], missing: float) -> Tensor:
+            if axes == ("P",):
+                return ids
+            if "P" not in axes:
+                return x
+            axis = axes.index("P")
+            shape = (*x.shape[:axis], len(at), *x.shape[axis + 1 :])
+            picked = torch.full(shape, missing, dtype=x.dtype, device=x.device)
+            there = (at >= 0).nonzero()[:, 0]
+            return picked.index_copy(axis, there, x.index_select(axis, at[there]))
+
+        return self._changed(pick)
+
+    def _ids(self) -> Tensor:
+        found = [getattr(batch, name) for batch, name, _ in self._tensors() if name == "ids"]
+        if not found:
+            raise TypeError(f"{type(self).__name__} has no people with ids")
+        ids: Tensor = found[0]
+        return ids
+
+    @property
+    def carried(self) -> State:
+        """Restart state after this batch, of every stage that it has passed."""
+        found: dict[str, Tensor] = dict(getattr(self, "state", {}))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, TensorBatch):
+                found |= value.carried
+        return found
+
+    def _moved(self, frames: int) -> Self:
+        """Move the start by so many frames, that of nested batches included."""
         changed: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if "T" in f.metadata.get("axes", ()):
-                axis = f.metadata["axes"].index("T")
-                changed[f.name] = value.narrow(axis, start, stop - start)
+            if f.name == "start":
+                changed[f.name] = value + frames
             elif isinstance(value, TensorBatch):
-                changed[f.name] = value.frames(start, stop)
-            elif f.name == "start":
-                changed[f.name] = value + start
-        return replace(self, **changed)
+                changed[f.name] = value._moved(frames)
+        return replace(self, **changed) if changed else self
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all tensors, those of nested batches included."""
         return sum(getattr(batch, name).nbytes for batch, name, _ in self._tensors())
 
     def __repr__(self) -> str:
@@ -90,9 +161,28 @@ class TensorBatch:
             value = getattr(self, f.name)
             if "axes" in f.metadata:
                 parts.append(f"{f.name}={str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
+            elif f.name == "state":
+                parts.append(f"state={len(value)} tensors")
             else:
                 parts.append(f"{f.name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+Batch = TypeVar("Batch", bound=TensorBatch)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Consecutive batches as one, with the people of the first and the first's restart state."""
+    if len(batches) == 1:
+        return batches[0]
+    changed: dict[str, Any] = {}
+    for f in fields(batches[0]):
+        values = [getattr(b, f.name) for b in batches]
+        if "T" in f.metadata.get("axes", ()):
+            changed[f.name] = torch.cat(values, f.metadata["axes"].index("T"))
+        elif isinstance(values[0], TensorBatch):
+            changed[f.name] = joined(values)
+    return replace(batches[0], **changed)
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,8 +209,8 @@ class SmplParams(TensorBatch):
 
     global_orient: Tensor = axes("T P 3 3")
     """Rotation of the root, body → world."""
-    body_pose: Tensor = axes("T P 23 3 3")
-    """Local rotation of joints 1–23 relative to their parents."""
+    body_pose: Tensor = axes("T P L 3 3")
+    """Local rotation of the joints after the root relative to their parents."""
     betas: Tensor = axes("P B")
     """Shape coefficients, one set a person."""
     transl: Tensor = axes("T P 3")
@@ -128,44 +218,62 @@ class SmplParams(TensorBatch):
 
 
 @dataclass(frozen=True, repr=False)
-class KeypointBatch(TensorBatch):
-    """BODY_25 points of the people, matched over the views."""
+class DetectionBatch(TensorBatch):
+    """Everybody whom a detector found, view by view and frame by frame, in no order."""
 
     start: int
     """Index of the first frame on the recording's common time line."""
     rate: Fraction
     """Frames a second of that time line."""
+    time_s: Tensor = axes("V T")
+    """Seconds on each view's own clock, from its first frame; NaN where it has no frame (float64)."""
+    image_px: Tensor = axes("V T D K 2")
+    """Pixels of the video frame, distorted; NaN where missing (float32)."""
+    confidence: Tensor = axes("V T D K", missing=0)
+    """From 0, missing, to 1, on one scale for all views (float32)."""
+
+
+@dataclass(frozen=True, repr=False)
+class KeypointBatch(TensorBatch):
+    """Keypoints of people who are known over time, matched over the views, on one clock."""
+
+    start: int
+    """Index of the first frame on the recording's common time line."""
+    rate: Fraction
+    """Frames a second of that time line."""
+    ids: Tensor = axes("P")
+    """Who they are, rising: one person keeps one id, and no id is given twice (int64). They may differ from
+    batch to batch; a person whom a batch leaves out has gone for good."""
     time_s: Tensor = axes("T")
     """Seconds from the first frame of the recording's common span (float64)."""
-    image_px: Tensor = axes("V T P 25 2")
+    image_px: Tensor = axes("V T P K 2")
     """Pixels of the video frame, as detected, distorted; NaN where missing (float32)."""
-    xy_px: Tensor = axes("V T P 25 2")
-    """The same points undistorted, for the camera's K (float32)."""
-    confidence: Tensor = axes("V T P 25")
+    xy_px: Tensor = axes("V T P K 2")
+    """The points undistorted, for the camera's K (float32)."""
+    confidence: Tensor = axes("V T P K", missing=0)
     """0 where missing (float32)."""
-    anchor: Tensor = axes("P 4")
-    """What the matching remembers after this batch: last seen position, metres, world, and its time in
-    seconds; NaN before the person was first seen (float64). With it the matching goes on after a restart."""
+    state: State = field(default_factory=dict)
+    """Restart state of the association after this batch."""
 
 
 @dataclass(frozen=True, repr=False)
 class PoseBatch(TensorBatch):
-    """Keypoints, and what the regressor makes of every person in every frame, before any fit.
+    """Keypoints, and the regressor's pose of every person in every frame, before any fit.
 
-    The same parameters as in ``SmplParams``, but each frame with a shape of its own: a regressor looks at one
-    moment. NaN where no view showed enough of the person, and everywhere when no regressor runs (float32).
+    Parameters as in ``SmplParams``, but each frame with a shape of its own: a regressor looks at one moment.
+    NaN where no view showed enough of the person, and everywhere when no regressor runs (float32).
     """
 
     keypoints: KeypointBatch
     global_orient: Tensor = axes("T P 3 3")
     """Rotation of the root, body → world."""
-    body_pose: Tensor = axes("T P 23 3 3")
-    """Local rotation of joints 1–23 relative to their parents."""
+    body_pose: Tensor = axes("T P L 3 3")
+    """Local rotation of the joints after the root relative to their parents."""
     betas: Tensor = axes("T P B")
     """Shape coefficients."""
     transl: Tensor = axes("T P 3")
     """Metres, world."""
-    pose_sigma: Tensor = axes("T P 23")
+    pose_sigma: Tensor = axes("T P L")
     """Radians: the angle by which each rotation of ``body_pose`` is expected to be off."""
 
     @property
@@ -179,16 +287,17 @@ class PoseBatch(TensorBatch):
 
     @staticmethod
     def blank(keypoints: KeypointBatch, betas: int) -> PoseBatch:
-        """No pose anywhere."""
+        """A batch without any pose. betas: number of shape coefficients."""
 
         def nan(*shape: int) -> Tensor:
             return torch.full((*keypoints.confidence.shape[1:3], *shape), torch.nan)
 
-        return PoseBatch(keypoints, nan(3, 3), nan(23, 3, 3), nan(betas), nan(3), nan(23))
+        local = len(SMPL_24) - 1
+        return PoseBatch(keypoints, nan(3, 3), nan(local, 3, 3), nan(betas), nan(3), nan(local))
 
 
 class Status(IntEnum):
-    """What became of a person in a frame. All but ``OK`` are not valid; the last three have a pose."""
+    """Outcome of a person's fit in a frame. All but ``OK`` are not valid; the last three have a pose."""
 
     NOT_SEEN = 0
     """No pose: too few keypoints, and not within a short gap."""
@@ -199,7 +308,7 @@ class Status(IntEnum):
     BRIDGED = 3
     """No keypoint was seen: the pose is carried over a short gap."""
     FEW_KEYPOINTS = 4
-    """The same with a few keypoints, less than a person is believed from."""
+    """A few keypoints were seen, less than a person is believed from: the pose is carried as over a gap."""
     FAR_OFF = 5
     """The body misses the keypoints by too much."""
 
@@ -210,16 +319,16 @@ class FitBatch(TensorBatch):
 
     keypoints: KeypointBatch
     params: SmplParams
-    joints: Tensor = axes("T P 24 3")
+    joints: Tensor = axes("T P J 3")
     """SMPL joints, metres, world."""
-    keypoints_3d: Tensor = axes("T P 25 4")
-    """The fitted body's BODY_25 points, metres, world, and the mean confidence of the views that saw each."""
+    keypoints_3d: Tensor = axes("T P K 4")
+    """The fitted body's keypoints, metres, world, and the mean confidence of the views that saw each."""
     reprojection_px: Tensor = axes("V T P")
     """Mean distance in undistorted pixels between fitted and seen keypoints; NaN where a view saw none."""
-    status: Tensor = axes("T P")
+    status: Tensor = axes("T P", missing=0)
     """``Status`` of each fit: accepted, or why not (uint8)."""
-    state: Tensor = axes("S")
-    """What the fit of the next window takes from this one (float64): enough to go on after a restart."""
+    state: State = field(default_factory=dict)
+    """Restart state of the fit after this batch (float64)."""
 
     @property
     def valid(self) -> Tensor:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
-from pipeline.summary import CONFIDENT
 
 Floats = NDArray[np.float32]
 
@@ -75,7 +74,7 @@ class Curves:
     reprojection_px: Curve
     """(V, B) mean distance between fitted and seen keypoints, of the frames in which a person was fitted."""
     keypoints_seen: Floats
-    """(V, B) share of the people's keypoints that a camera sees with confidence above ``CONFIDENT``."""
+    """(V, B) share of a person's keypoints that a camera sees, of the person of whom it sees most."""
     pictures: Floats
     """(V, B) share of frames of which the camera has a picture."""
     fitted: Floats
@@ -132,18 +131,16 @@ class _Block:
 
     @classmethod
     def read(cls, store: Store, a: int, b: int) -> Self:
-        c = store.contents
 
         def people(name: str) -> NDArray[Any]:
-            return np.stack([store.array(f"people/{p}/{name}", a, b) for p in range(c.people)])
+            return np.asarray(store.people(store.ids, name, a, b, axis=0))
 
-        seen = [store.array(f"keypoints_2d/{name}", a, b)[..., 2] for name in c.rig.names]
         return cls(
             start=a,
             joints=people("joints").astype(np.float64),
             valid=people("valid"),
             reprojection_px=people("reprojection_px").astype(np.float64).swapaxes(1, 2),
-            confidence=np.stack(seen).astype(np.float64),
+            confidence=people("keypoints_2d")[..., 2].transpose(1, 2, 0, 3).astype(np.float64),
         )
 
 
@@ -155,7 +152,7 @@ def _blocks(store: Store) -> Iterator[_Block]:
 def curves(store: Store, bins: int = BINS) -> Curves:
     """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer."""
     c = store.contents
-    views, frames, people = len(c.rig), len(c.time_s), c.people
+    views, frames, people = len(c.rig), len(c.time_s), len(store.ids)
     bins = min(bins, frames)
     first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
@@ -168,7 +165,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         at = number * bins // frames
         for p in range(people):
             reprojection.add(at, np.where(block.valid[p], block.reprojection_px[p], np.nan))
-        seen.add(at, (block.confidence > CONFIDENT).mean((2, 3)))
+        seen.add(at, (block.confidence > 0).mean(3).max(2))
         posed = np.isfinite(block.joints).all((2, 3))
         fitted.add(at, block.valid.astype(float))
         unsure.add(at, (posed & ~block.valid).astype(float))

@@ -24,6 +24,11 @@ Floats = NDArray[np.float32]
 MAX_PEOPLE: Final = 12
 """People of one view that take part in the matching: those with the highest confidence."""
 
+MIN_CONFIDENCE: Final = 0.3
+"""Confidence below which a keypoint is missing, on the scale of ``skeletons.find_scales``. Fits of synthetic
+detections are as good at 0.05 to 0.3 (3 views, 6 px, 15 % outliers, 30 % missing: 11.4 mm), those of real
+ones (OpenPose, balancing) best at 0.3."""
+
 _NUMBER = re.compile(r"(\d+)(\D*)\Z")
 
 
@@ -58,7 +63,7 @@ class KeypointFiles:
 
 
 def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
-    """The JSON files of one camera's folder, and how many of them carry no frame number.
+    """Index the JSON files of one camera's folder, and count those that carry no frame number.
 
     The frame number is the last run of digits in the name: ``cam01_000000000012_keypoints.json`` is 12.
 
@@ -104,7 +109,7 @@ def index_keypoints(folder: Path) -> tuple[KeypointFiles, int]:
 
 
 def read_people(file: Path, points: int) -> tuple[Floats, str]:
-    """The people of one OpenPose JSON file: (P, points, 3) of x, y, confidence; and a reason if P is 0.
+    """Read one OpenPose JSON file: people (P, points, 3) of x, y, confidence; and a reason if P is 0.
 
     A missing point is NaN, NaN, 0. Points that are not finite, have no confidence, or lie at exactly (0, 0)
     are missing. A person with another number of points is left out.
@@ -159,7 +164,7 @@ def _points_of(person: Any) -> Any:
 
 
 def count_points(file: Path) -> set[int]:
-    """How many points the people of a file have; empty for a file with nobody or one that cannot be read."""
+    """Numbers of points that the people of a file have; empty for nobody or a file that cannot be read."""
     try:
         people = json.loads(file.read_bytes())["people"]
         found = [_points_of(person) for person in people]

@@ -21,7 +21,7 @@ from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
-from pipeline.keypoints import Floats, KeypointFiles, index_keypoints, read_views
+from pipeline.keypoints import MIN_CONFIDENCE, Floats, KeypointFiles, index_keypoints, read_views
 from pipeline.layout import (
     calibration_of,
     find_keypoints,
@@ -99,11 +99,20 @@ class Recording:
         index = self.timeline.frame_index[:, frames]
         return np.where(index >= 0, index + self.first_frame, -1)
 
-    def people(self, frames: NDArray[np.int64]) -> Floats:
-        """Everybody in these frames, as detected: (V, T, P, 25, 3) of x, y (pixels of the video frame,
+    def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
+        """Everybody in these frames, as detected: (V, T, D, 25, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
         raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
-        return to_body_25(to_pixels(raw, self.format, self.rig.size), self.format.name)
+        return to_body_25(to_pixels(raw, self.format, self.rig.size, min_confidence), self.format.name)
+
+    def camera_times(self, frames: NDArray[np.int64]) -> Array:
+        """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""
+        index = self.timeline.frame_index[:, frames]
+        own = [
+            i / float(rate) if video is None else video.times_s[np.maximum(i, 0)] - video.times_s[0]
+            for i, rate, video in zip(index, self.timeline.rates, self.videos, strict=True)
+        ]
+        return np.where(index >= 0, np.stack(own), np.nan)
 
     def undistort(self, xy_px: Floats) -> Array:
         """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""

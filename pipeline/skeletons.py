@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.keypoints import Floats
+from pipeline.keypoints import MIN_CONFIDENCE, Floats
 from pipeline.skeleton import BODY_25, FORMATS, MIDPOINTS
 
 
@@ -23,8 +23,8 @@ class KeypointFormat:
     """``limb_misfit`` under this format; None where it could not be measured."""
     margin: float | None = None
     """Misfit of the best other format with as many points over that of this one; None where there is none."""
-    confidence_scale: float = 1.0
-    """Divisor of confidences: more than 1 for files in which they exceed 1."""
+    confidence_scale: tuple[float, ...] = ()
+    """(V,) divisor of each camera's confidences, which brings all cameras to one scale; empty for none."""
     normalised: bool = False
     """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 
@@ -38,12 +38,21 @@ def formats_with(points: int) -> list[str]:
     return [name for name, names in FORMATS.items() if len(names) == points]
 
 
-def to_pixels(people: Floats, known: KeypointFormat, size: NDArray[np.int64]) -> Floats:
-    """Points as in the files (V, T, P, K, 3) → pixels, and confidences up to 1. ``size`` (V, 2)."""
-    if known.confidence_scale == 1.0 and not known.normalised:
-        return people
+def to_pixels(
+    people: Floats,
+    known: KeypointFormat,
+    size: NDArray[np.int64],
+    min_confidence: float = MIN_CONFIDENCE,
+) -> Floats:
+    """Points as in the files (V, T, P, K, 3) → pixels, and confidences on a scale from 0 to 1.
+
+    A point below ``min_confidence`` is missing then. size: (V, 2).
+    """
     out = people.copy()
-    out[..., 2] = np.clip(people[..., 2] / known.confidence_scale, 0, 1)
+    if known.confidence_scale:
+        scale = np.array(known.confidence_scale, dtype=np.float32)
+        out[..., 2] = np.clip(people[..., 2] / scale[:, None, None, None], 0, 1)
+    out[out[..., 2] < min_confidence] = np.nan, np.nan, 0
     if known.normalised:
         # OpenPose divides by the size less 1: its (1, 1) is the centre of the last pixel.
         out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)

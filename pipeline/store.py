@@ -3,21 +3,25 @@
 ::
 
     /                     attributes: format, version, software, config, body, fps [num, den], cameras,
-                          window, up (unit vector of the world)
+                          window, betas, regression, up (unit vector of the world)
     time_s (T,)           seconds from the first frame
     done (windows,)       true once everything of a window of frames is written
+    files (windows,)      in how many files that is, of people and state
     cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
-    people/<id>/          global_orient (T,3)  body_pose (T,23,3)  betas (B,)  transl (T,3)
-                          joints (T,24,3)  keypoints_3d (T,25,4)  reprojection_px (T,V)
+    people/<id>/          global_orient (T,3)  body_pose (T,J-1,3)  betas (B,)  transl (T,3)
+                          joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
                           valid (T,)  status (T,) why not: its attributes name the codes
-    keypoints_2d/<camera> (T,P,25,3)  pixels of the video frame and confidence
-    regression/<id>/      global_orient (T,3)  body_pose (T,23,3)  betas (T,B)  transl (T,3)
-                          pose_sigma (T,23): what the regressor said of each frame, before the fit, and how
-                          far off it takes its rotations to be; not there when none ran
-    resume/               what the matching and the fit carry from one window into the next
+                          keypoints_2d (V,T,K,3) pixels of the video frame and confidence
+    people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
+                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and how far
+                          off it takes its rotations to be; not there when none ran
+    state/<stage>/        restart state: (windows, ...) of what each stage carries out of each window, or
+                          state/<stage>/<id>/ where that is about a person
 
 Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
-number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0.
+number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
+person's group is made when the person is first there; windows without the person are never written and read
+as missing.
 
 Chunks on T are windows: a write is whole chunks, by one writer, and ``done[k]`` comes last. So a store whose
 writer was killed is complete for every window that is done, and goes on from there.
@@ -28,11 +32,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -42,16 +46,43 @@ import roma
 import torch
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.skeleton import BODY_25, SMPL_24
 
-VERSION = 1
+VERSION = 3
 STRETCH = 1000
 """Frames read at once, in whole windows, where a whole store is read."""
+_CHECKED_STATES = 64
+"""Windows before the one to go on with whose restart state is checked: the regressor begins some earlier."""
 _Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
 _CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
+_PERSON = {
+    "global_orient": "T 3",
+    "body_pose": "T L 3",
+    "transl": "T 3",
+    "joints": "T J 3",
+    "keypoints_3d": "T K 4",
+    "reprojection_px": "T V",
+    "valid": "T",
+    "status": "T",
+    "keypoints_2d": "V T K 3",
+}
+"""Arrays of a person that are written window by window, and their axes as in ``pipeline/batches.py``."""
+_REGRESSION = {
+    "regression/global_orient": "T 3",
+    "regression/body_pose": "T L 3",
+    "regression/betas": "T B",
+    "regression/transl": "T 3",
+    "regression/pose_sigma": "T L",
+}
+_FILE_NAMES: Any = {"name": "default", "separator": "."}
+"""Chunks are files beside each other, not in a folder for every axis, of which a long recording had many."""
+_KINDS: Mapping[str, tuple[str, Any]] = {"valid": ("bool", False), "status": ("uint8", int(Status.NOT_SEEN))}
+"""Type and missing value of the arrays that are not float32 and NaN."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +102,20 @@ class Contents:
     """The whole configuration of the run."""
     window: int = 24
     """Frames a window."""
-    people: int = 1
     num_betas: int = 10
     regression: bool = False
     """There is a regressor, whose own output is kept too."""
+
+    @property
+    def person_arrays(self) -> Mapping[str, str]:
+        """Arrays of a person that are written window by window, and their axes."""
+        return _PERSON | _REGRESSION if self.regression else _PERSON
+
+    def shape(self, name: str, frames: int) -> list[int]:
+        """Shape of an array of a person over so many frames."""
+        sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas}
+        sizes |= {"K": len(BODY_25), "J": len(SMPL_24), "L": len(SMPL_24) - 1}
+        return [int(x) if x.isdigit() else sizes[x] for x in self.person_arrays[name].split()]
 
     def attributes(self) -> dict[str, Any]:
         return {
@@ -87,11 +128,12 @@ class Contents:
             "cameras": list(self.rig.names),
             "up": self.rig.up.tolist(),
             "window": self.window,
-            "people": self.people,
+            "betas": self.num_betas,
+            "regression": self.regression,
         }
 
     def digest(self) -> str:
-        """Of everything here: recording, cameras, body, configuration and software."""
+        """SHA-256 of everything here: recording, cameras, body, configuration and software."""
         digest = hashlib.sha256(json.dumps(self.attributes(), sort_keys=True).encode())
         for array in (*(getattr(self.rig, n) for n in _CAMERA_ARRAYS), self.time_s, self.frame_index):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -105,7 +147,7 @@ class Store:
         """Open the store at ``path``.
 
         Raises:
-            InputError: there is no store, it is damaged, or a newer version of the software wrote it.
+            InputError: there is no store, it is damaged, or another version of the software wrote it.
         """
         self.path = path
         if not (path / "zarr.json").is_file():
@@ -115,15 +157,22 @@ class Store:
         try:
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             self._arrays: dict[str, zarr.Array[Any]] = {}
+            self._making = threading.Lock()
             attrs = dict(self._root.attrs)
             if attrs.get("format") != "multispin":
                 raise InputError(
                     f"{path}: a zarr group, but not a multispin store (attribute format is missing)."
                 )
-            if int(cast(Any, attrs["version"])) > VERSION:
+            version, software = int(cast(Any, attrs["version"])), attrs.get("software")
+            if version < VERSION:
                 raise InputError(
-                    f"{path}: written by {attrs.get('software')}, store version {attrs['version']}; this "
-                    f"software reads up to version {VERSION}. Update multispin."
+                    f"{path}: written by {software} in store format {version}, which this software no longer "
+                    "reads: run again, into another folder or after removing it."
+                )
+            if version > VERSION:
+                raise InputError(
+                    f"{path}: written by {software}, store format {version}; this software reads format "
+                    f"{VERSION}. Update multispin."
                 )
             self.contents = self._read_contents(attrs)
             self.digest = self.contents.digest()
@@ -139,59 +188,15 @@ class Store:
         building = path.with_name(path.name + ".new")
         shutil.rmtree(building, ignore_errors=True)
         root = zarr.create_group(building, attributes=contents.attributes())
-        rig, t, w = contents.rig, len(contents.time_s), contents.window
-
-        def whole(group: zarr.Group, name: str, data: Any) -> None:
-            group.create_array(name, data=np.asarray(data))
-
-        def by_window(
-            group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, fill: object = np.nan
-        ) -> None:
-            # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
-            group.create_array(
-                name,
-                shape=shape,
-                chunks=(w, *shape[1:]),
-                dtype=dtype,
-                fill_value=fill,
-                config={"write_empty_chunks": True},
-            )
-
-        whole(root, "time_s", contents.time_s)
-        windows = -(-t // w)
+        arrays = {n: getattr(contents.rig, n) for n in _CAMERA_ARRAYS} | {"frame_index": contents.frame_index}
+        for name, data in arrays.items():
+            root.require_group("cameras").create_array(name, data=np.asarray(data))
+        root.create_array("time_s", data=contents.time_s)
+        windows = -(-len(contents.time_s) // contents.window)
         root.create_array("done", shape=(windows,), chunks=(1,), dtype="bool", fill_value=False)
-        cameras = root.create_group("cameras")
-        for name in _CAMERA_ARRAYS:
-            whole(cameras, name, getattr(rig, name))
-        whole(cameras, "frame_index", contents.frame_index)
-        for p in range(contents.people):
-            person = root.create_group(f"people/{p}")
-            by_window(person, "global_orient", (t, 3), "float32")
-            by_window(person, "body_pose", (t, 23, 3), "float32")
-            by_window(person, "transl", (t, 3), "float32")
-            by_window(person, "joints", (t, 24, 3), "float32")
-            by_window(person, "keypoints_3d", (t, 25, 4), "float32")
-            by_window(person, "reprojection_px", (t, len(rig)), "float32")
-            by_window(person, "valid", (t,), "bool", False)
-            by_window(person, "status", (t,), "uint8", int(Status.NOT_SEEN))
-            person["status"].attrs["codes"] = {s.name.lower(): int(s) for s in Status}
-            person.create_array("betas", shape=(contents.num_betas,), dtype="float32", fill_value=np.nan)
-            if contents.regression:
-                regression = root.create_group(f"regression/{p}")
-                by_window(regression, "global_orient", (t, 3), "float32")
-                by_window(regression, "body_pose", (t, 23, 3), "float32")
-                by_window(regression, "betas", (t, contents.num_betas), "float32")
-                by_window(regression, "transl", (t, 3), "float32")
-                by_window(regression, "pose_sigma", (t, 23), "float32")
-        for name in rig.names:
-            by_window(root.require_group("keypoints_2d"), name, (t, contents.people, 25, 3), "float32")
-        root.create_group("resume").create_array(
-            "anchor",
-            shape=(windows, contents.people, 4),
-            chunks=(1, contents.people, 4),
-            dtype="float64",
-            fill_value=np.nan,
-        )
+        root.create_array("files", shape=(windows,), chunks=(1,), dtype="int32", fill_value=0)
+        for name in ("people", "state"):
+            root.create_group(name)
         building.rename(path)
         return cls(path, write=True)
 
@@ -231,27 +236,49 @@ class Store:
             )
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        store._distrust_damage()
+        store._undo_damage()
         if not np.array_equal(store.contents.rig.up, contents.rig.up):
             store._root.attrs["up"] = contents.rig.up.tolist()
             return cls(path, write=True)
         return store
 
-    def _distrust_damage(self) -> None:
-        """Windows that are marked done but lack a file, as after a power cut, are not done."""
-        names = [name for name, array in self._root.members(max_depth=None) if isinstance(array, zarr.Array)]
-        by_window = [
-            n
-            for n in names
-            if n.startswith(("people/", "keypoints_2d/", "regression/"))
-            and not (n.startswith("people/") and n.endswith("betas"))
-        ]
-        done = self.done
-        for name in by_window:
-            files = {p.name for p in (self.path / name / "c").glob("*")}
-            done &= np.array([str(k) in files for k in range(len(done))])
+    def _undo_damage(self) -> None:
+        """Mark windows that were done but lack a file, as after a power cut, as not done.
+
+        So are those before the one to go on with whose restart state cannot be read.
+        """
+        done, files = self.done, np.zeros(len(self.done), dtype=np.int64)
+        for person in self.ids:
+            present = self._present(f"people/{person}/joints")
+            if present.any() and not self._file(f"people/{person}/betas", 0).is_file():
+                done[np.flatnonzero(present)[-1]] = False  # which writes them again
+            for name in self.contents.person_arrays:
+                files += self._present(f"people/{person}/{name}")
+        for name in self._state_names():
+            files += self._present(name)
+        done &= files == self.array("files")
+        k = first = int(np.argmin(done)) if not done.all() else 0
+        while k > max(0, first - _CHECKED_STATES):
+            try:
+                self.state(k)
+                k -= 1
+            except InputError:
+                done[k - 1] = False
+                k = first = k - 1
         if not np.array_equal(done, self.done):
             self._array("done")[:] = done
+
+    def _present(self, name: str) -> NDArray[np.bool_]:
+        """(windows,) whether an array has a file for a window."""
+        found = [self._file(name, k) for k in range(len(self.done))]
+        return np.array([f.is_file() and f.stat().st_size > 0 for f in found])
+
+    def _file(self, name: str, window: int) -> Path:
+        """The file that holds a window of an array, whether it is there or not."""
+        axes = self.contents.person_arrays.get(name.split("/", 2)[2]) if name.startswith("people/") else None
+        at = [0] * (len(axes.split()) if axes else self._array(name).ndim)
+        at[_time_axis(name)] = window
+        return self.path / name / ".".join(["c", *map(str, at)])
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
@@ -269,10 +296,15 @@ class Store:
             body=attrs["body"],
             config=attrs["config"],
             window=attrs["window"],
-            people=attrs["people"],
-            num_betas=self._array("people/0/betas").shape[0],
-            regression="regression" in self._root,
+            num_betas=attrs["betas"],
+            regression=attrs["regression"],
         )
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Everybody of whom something is written, rising."""
+        names = (p.name for p in (self.path / "people").glob("*"))
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     def _array(self, name: str) -> zarr.Array[Any]:
         found = self._arrays.get(name)
@@ -280,11 +312,12 @@ class Store:
             opened = self._root[name]
             if not isinstance(opened, zarr.Array):
                 raise KeyError(name)
-            found = self._arrays[name] = opened
+            # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
+            found = self._arrays[name] = opened.with_config({"write_empty_chunks": True})
         return found
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
+        """Frames or rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
 
         Arrays are opened once: that one was removed later shows as missing values.
 
@@ -292,7 +325,7 @@ class Store:
             InputError: it is not there or its files are damaged.
         """
         try:
-            return np.asarray(self._array(name)[start:stop])
+            return np.asarray(self._array(name)[_rows(name, start, stop)])
         except (KeyError, ValueError, RuntimeError, OSError) as e:
             stretch = f" at {start}–{stop - 1}" if stop is not None else ""
             raise InputError(
@@ -318,7 +351,7 @@ class Store:
 
     @property
     def finished(self) -> int:
-        """How many frames are written, from the first one on without a gap."""
+        """Number of frames that are written, from the first one on without a gap."""
         return min(self.first_missing * self.contents.window, len(self.contents.time_s))
 
     def check_frames(self, start: int, stop: int) -> None:
@@ -351,32 +384,57 @@ class Store:
             ValueError: the batch does not cover exactly one window.
             InputError: the disk is full or the folder cannot be written.
         """
+        batch = batch.to("cpu")
+        carried, seen = batch.carried, batch.keypoints
         with self._writing(batch.start, len(batch.valid)) as (k, put):
-            self._write(k, put, batch.to("cpu"))
+            for p, person in enumerate(seen.ids.tolist()):
+                self._make_person(person)
+                values: dict[str, torch.Tensor | NDArray[Any]] = {
+                    "global_orient": _axis_angle(batch.params.global_orient[:, p]),
+                    "body_pose": _axis_angle(batch.params.body_pose[:, p]),
+                    "transl": batch.params.transl[:, p],
+                    "joints": batch.joints[:, p],
+                    "keypoints_3d": batch.keypoints_3d[:, p],
+                    "reprojection_px": batch.reprojection_px[:, :, p].T,
+                    "valid": batch.valid[:, p],
+                    "status": batch.status[:, p],
+                    "keypoints_2d": torch.cat(
+                        [seen.image_px[:, :, p], seen.confidence[:, :, p, :, None]], -1
+                    ),
+                }
+                for name, value in values.items():
+                    put(f"people/{person}/{name}", value)
+                self._array(f"people/{person}/betas")[:] = np.asarray(batch.params.betas[p])
+            for name, tensor in carried.items():
+                self._write_state(k, f"state/{name}", np.asarray(tensor))
+            self._array("files")[k] = len(seen.ids) * len(self.contents.person_arrays) + len(carried)
+            self._array("done")[k] = True
 
     def write_regression(self, batch: PoseBatch) -> None:
-        """Write what the regressor says of one window of frames, which comes before the window itself.
+        """Write the regressor's poses of one window of frames, which comes before the window itself.
 
         Raises as ``write`` does.
         """
         with self._writing(batch.start, len(batch.transl)) as (_, put):
-            for p in range(self.contents.people):
-                put(f"regression/{p}/global_orient", _axis_angle(batch.global_orient[:, p]))
-                put(f"regression/{p}/body_pose", _axis_angle(batch.body_pose[:, p]))
-                put(f"regression/{p}/betas", batch.betas[:, p])
-                put(f"regression/{p}/transl", batch.transl[:, p])
-                put(f"regression/{p}/pose_sigma", batch.pose_sigma[:, p])
+            for p, person in enumerate(batch.keypoints.ids.tolist()):
+                self._make_person(person)
+                group = f"people/{person}/regression"
+                put(f"{group}/global_orient", _axis_angle(batch.global_orient[:, p]))
+                put(f"{group}/body_pose", _axis_angle(batch.body_pose[:, p]))
+                put(f"{group}/betas", batch.betas[:, p])
+                put(f"{group}/transl", batch.transl[:, p])
+                put(f"{group}/pose_sigma", batch.pose_sigma[:, p])
 
     @contextmanager
     def _writing(self, start: int, frames: int) -> Iterator[tuple[int, _Put]]:
-        """Which window these frames are, and what writes its part of an array of the store."""
+        """The number of the window that these frames are, and a function that writes its part of an array."""
         k = start // self.contents.window
         a, b = self.span(k)
         if (start, start + frames) != (a, b):
             raise ValueError(f"frames {start}–{start + frames} are not window {k} ({a}–{b})")
 
         def put(name: str, values: torch.Tensor | NDArray[Any]) -> None:
-            self._array(name)[a:b] = np.asarray(values)
+            self._array(name)[_rows(name, a, b)] = np.asarray(values)
 
         try:
             yield k, put
@@ -386,101 +444,157 @@ class Store:
                 "before them is there: make room or give write permission, then run the same command again."
             ) from e
 
-    def _write(self, k: int, put: _Put, batch: FitBatch) -> None:
-        params, seen = batch.params, batch.keypoints
-        for p in range(self.contents.people):
-            person = f"people/{p}"
-            put(f"{person}/global_orient", _axis_angle(params.global_orient[:, p]))
-            put(f"{person}/body_pose", _axis_angle(params.body_pose[:, p]))
-            put(f"{person}/transl", params.transl[:, p])
-            put(f"{person}/joints", batch.joints[:, p])
-            put(f"{person}/keypoints_3d", batch.keypoints_3d[:, p])
-            put(f"{person}/reprojection_px", batch.reprojection_px[:, :, p].T)
-            put(f"{person}/valid", batch.valid[:, p])
-            put(f"{person}/status", batch.status[:, p])
-            self._array(f"{person}/betas")[:] = np.asarray(params.betas[p])
-        for v, name in enumerate(self.contents.rig.names):
-            put(f"keypoints_2d/{name}", torch.cat([seen.image_px[v], seen.confidence[v, ..., None]], -1))
-        self._array("resume/anchor")[k] = np.asarray(seen.anchor)
-        size = len(batch.state)
-        if size:
-            if "resume/state" not in self._arrays and "resume/state" not in self._root:
-                self._root.create_array(
-                    "resume/state",
-                    shape=(len(self.done), size),
-                    chunks=(1, size),
-                    dtype="float64",
-                    fill_value=np.nan,
+    def _make_person(self, person: int) -> None:
+        """Make a person's group, whole or not at all, where there is none."""
+        path = self.path / "people" / str(person)
+        with self._making:
+            if path.exists():
+                return
+            c = self.contents
+            building = path.with_name(path.name + ".new")
+            shutil.rmtree(building, ignore_errors=True)
+            group = zarr.create_group(building)
+            for name in c.person_arrays:
+                where, _, last = name.rpartition("/")
+                dtype, missing = _KINDS.get(name, ("float32", np.nan))
+                array = (group.require_group(where) if where else group).create_array(
+                    last,
+                    shape=c.shape(name, len(c.time_s)),
+                    chunks=tuple(c.shape(name, c.window)),
+                    chunk_key_encoding=_FILE_NAMES,
+                    dtype=dtype,
+                    fill_value=missing,
                 )
-            self._array("resume/state")[k] = np.asarray(batch.state)
-        self._array("done")[k] = True
+                if name == "status":
+                    array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
+            group.create_array(
+                "betas",
+                shape=(c.num_betas,),
+                dtype="float32",
+                fill_value=np.nan,
+                chunk_key_encoding=_FILE_NAMES,
+            )
+            building.rename(path)
 
-    def carried(self, window: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the matching (P, 4) and the fit (S,) carry out of a window."""
-        anchor = torch.from_numpy(self.array("resume/anchor", window, window + 1)[0])
-        if "resume/state" not in self._root:
-            return anchor, None
-        return anchor, torch.from_numpy(self.array("resume/state", window, window + 1)[0])
+    def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
+        where, _, last = name.rpartition("/")
+        if name not in self._arrays and name not in self._root:
+            self._root.require_group(where).create_array(
+                last,
+                shape=(len(self.done), *values.shape),
+                chunks=(1, *values.shape),
+                chunk_key_encoding=_FILE_NAMES,
+                dtype=values.dtype,
+                fill_value=np.nan if values.dtype.kind == "f" else 0,
+                compressors=[ZstdCodec(checksum=True)],  # damage is noticed, not gone on with
+            )
+        self._array(name)[window] = values
+
+    def _state_names(self) -> list[str]:
+        """Every array of restart state, by its path."""
+        found = cast(zarr.Group, self._root["state"]).members(max_depth=None)
+        return [f"state/{name}" for name, array in found if isinstance(array, zarr.Array)]
+
+    def state(self, window: int) -> State:
+        """Restart state of all stages before a window; empty before the first.
+
+        Raises:
+            InputError: its files are damaged.
+        """
+        if not window:
+            return {}
+        names = [n for n in self._state_names() if self._file(n, window - 1).is_file()]
+        return {
+            name.removeprefix("state/"): torch.from_numpy(self.array(name, window - 1, window)).squeeze(0)
+            for name in names
+        }
 
     def read(self, window: int, last: int | None = None) -> FitBatch:
-        """A written window, as it flows between stages, except that ``state`` is empty.
+        """A written window, as it flows between stages, but without restart state.
 
-        With ``last`` those up to it, as one batch.
+        With ``last`` those up to it, as one batch. It has whoever was there in any of them.
         """
-        a, b = self.span(window)[0], self.span(window if last is None else last)[1]
-        people = partial(self._people, "people", a, b)
-        betas = np.stack([self.array(f"people/{p}/betas") for p in range(self.contents.people)])
+        last = window if last is None else last
+        ids = self._people_of(window, last)
+        a, b = self.span(window)[0], self.span(last)[1]
+
+        def people(name: str, axis: int = 1) -> torch.Tensor:
+            return self.people(ids, name, a, b, axis)
+
+        betas = [self.array(f"people/{i}/betas") for i in ids]
         return FitBatch(
-            keypoints=self._keypoints(a, b),
+            keypoints=self._keypoints(ids, a, b),
             params=SmplParams(
                 global_orient=_matrix(people("global_orient")),
                 body_pose=_matrix(people("body_pose")),
-                betas=torch.from_numpy(betas),
-                transl=torch.from_numpy(people("transl")),
+                betas=torch.from_numpy(np.array(betas, np.float32).reshape(-1, self.contents.num_betas)),
+                transl=people("transl"),
             ),
-            joints=torch.from_numpy(people("joints")),
-            keypoints_3d=torch.from_numpy(people("keypoints_3d")),
-            reprojection_px=torch.from_numpy(np.moveaxis(people("reprojection_px"), 2, 0).copy()),
-            status=torch.from_numpy(people("status")),
-            state=torch.zeros(0, dtype=torch.float64),
+            joints=people("joints"),
+            keypoints_3d=people("keypoints_3d"),
+            reprojection_px=people("reprojection_px").movedim(2, 0).contiguous(),
+            status=people("status"),
         )
 
     def read_regression(self, window: int) -> PoseBatch:
-        """What the regressor said of a written window, as it flows between stages.
+        """The regressor's poses of a written window, as they flow between stages.
 
         Raises:
             InputError: no regressor ran.
         """
         if not self.contents.regression:
             raise InputError(f"{self.path}: made without a regressor (regress.weights: none).")
+        ids = self._people_of(window, window)
         a, b = self.span(window)
-        said = partial(self._people, "regression", a, b)
         return PoseBatch(
-            keypoints=self._keypoints(a, b),
-            global_orient=_matrix(said("global_orient")),
-            body_pose=_matrix(said("body_pose")),
-            betas=torch.from_numpy(said("betas")),
-            transl=torch.from_numpy(said("transl")),
-            pose_sigma=torch.from_numpy(said("pose_sigma")),
+            keypoints=self._keypoints(ids, a, b),
+            global_orient=_matrix(self.people(ids, "regression/global_orient", a, b)),
+            body_pose=_matrix(self.people(ids, "regression/body_pose", a, b)),
+            betas=self.people(ids, "regression/betas", a, b),
+            transl=self.people(ids, "regression/transl", a, b),
+            pose_sigma=self.people(ids, "regression/pose_sigma", a, b),
         )
 
-    def _people(self, group: str, a: int, b: int, name: str) -> NDArray[Any]:
-        """(T, P, ...) of frames ``a:b``, from the arrays of all people."""
-        return np.stack([self.array(f"{group}/{p}/{name}", a, b) for p in range(self.contents.people)], 1)
+    def _people_of(self, window: int, last: int) -> tuple[int, ...]:
+        """Everybody of whom something of one of these windows is written."""
+        arrays, windows = self.contents.person_arrays, range(window, last + 1)
+        return tuple(
+            i
+            for i in self.ids
+            if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
+        )
 
-    def _keypoints(self, a: int, b: int) -> KeypointBatch:
+    def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
+        """Frames ``a:b`` of an array of these people, who lie along ``axis``: (T, P, ...) for 1."""
+        if ids:
+            return torch.from_numpy(np.stack([self.array(f"people/{i}/{name}", a, b) for i in ids], axis))
+        shape = self.contents.shape(name, b - a)
+        shape.insert(axis, 0)
+        return torch.zeros(shape, dtype=getattr(torch, _KINDS.get(name, ("float32", None))[0]))
+
+    def _keypoints(self, ids: tuple[int, ...], a: int, b: int) -> KeypointBatch:
         c = self.contents
-        image = np.stack([self.array(f"keypoints_2d/{n}", a, b) for n in c.rig.names])
-        xy = np.stack([c.rig.undistort(v, image[v, ..., :2]) for v in range(len(c.rig))]).astype(np.float32)
+        image = self.people(ids, "keypoints_2d", a, b, axis=2)
+        xy = np.stack([c.rig.undistort(v, image[v, ..., :2].numpy()) for v in range(len(c.rig))])
         return KeypointBatch(
             start=a,
             rate=c.rate,
+            ids=torch.tensor(ids, dtype=torch.int64),
             time_s=torch.from_numpy(c.time_s[a:b]),
-            image_px=torch.from_numpy(image[..., :2].copy()),
-            xy_px=torch.from_numpy(xy),
-            confidence=torch.from_numpy(np.nan_to_num(image[..., 2])),
-            anchor=self.carried((b - 1) // c.window)[0],
+            image_px=image[..., :2].clone(),
+            xy_px=torch.from_numpy(xy.astype(np.float32)),
+            confidence=image[..., 2].nan_to_num(),
         )
+
+
+def _time_axis(name: str) -> int:
+    """The axis of an array along which it is cut into windows."""
+    return 1 if name.endswith("/keypoints_2d") else 0
+
+
+def _rows(name: str, start: int, stop: int | None) -> tuple[slice, ...]:
+    """Index of the frames ``start:stop`` of an array."""
+    return (slice(None),) * _time_axis(name) + (slice(start, stop),)
 
 
 def _axis_angle(matrices: torch.Tensor) -> NDArray[np.float64]:
@@ -488,7 +602,7 @@ def _axis_angle(matrices: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(roma.rotmat_to_rotvec(matrices.double()))
 
 
-def _matrix(axis_angle: NDArray[np.float32]) -> torch.Tensor:
+def _matrix(axis_angle: torch.Tensor) -> torch.Tensor:
     """(..., 3) → (..., 3, 3) float32; NaN stays NaN."""
     matrices: torch.Tensor = roma.rotvec_to_rotmat(torch.from_numpy(axis_angle).double())
     return matrices.float()

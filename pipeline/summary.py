@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.batches import Status
 from pipeline.store import Store
-
-CONFIDENT = 0.3
-"""Keypoints below this confidence are not counted in reprojection errors."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class CameraSummary:
 
     name: str
     reprojection_median_px: float | None
-    """Median over keypoints with confidence above ``CONFIDENT``, to 0.05 px; None when there are none."""
+    """Of all keypoints seen, to 0.05 px; None when there are none."""
     reprojection_mean_px: float | None
     keypoints: int
     """Number of those keypoints."""
@@ -101,27 +99,27 @@ def seen(store: Store) -> NDArray[np.bool_]:
     shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
     for first, last in store.stretches():
         a, b = store.span(first)[0], store.span(last)[1]
-        for v, name in enumerate(c.rig.names):
-            shown[v, a:b] = (store.array(f"keypoints_2d/{name}", a, b)[..., 2] > 0).any((1, 2))
+        for person in store.ids:
+            shown[:, a:b] |= (store.array(f"people/{person}/keypoints_2d", a, b)[..., 2] > 0).any(2)
     return shown
 
 
 def summarise(store: Store) -> Summary:
     """Read a store from its first window to its last."""
     c = store.contents
-    views, frames = len(c.rig), len(c.time_s)
+    views, frames, ids = len(c.rig), len(c.time_s), store.ids
     distances = [_Distances() for _ in range(views)]
     everywhere = _Distances()
     seen = np.zeros(views, dtype=int)
-    fitted, bridged, far_off = (np.zeros(c.people, int) for _ in range(3))
+    fitted, bridged, far_off = (np.zeros(len(ids), int) for _ in range(3))
     written = 0
-    acceleration, accelerations = np.zeros(c.people), np.zeros(c.people, int)
-    before = np.empty((0, c.people, 24, 3))
+    acceleration, accelerations = np.zeros(len(ids)), np.zeros(len(ids), int)
+    before = np.empty((0, len(ids), 24, 3))
     for first, last in store.stretches():
-        batch = store.read(first, last)
+        batch = store.read(first, last).people(torch.tensor(ids, dtype=torch.int64))
         points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)
         error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)
-        error[batch.keypoints.confidence.numpy() <= CONFIDENT] = np.nan
+        error[batch.keypoints.confidence.numpy() == 0] = np.nan
         error[:, ~batch.valid.numpy()] = np.nan
         for v in range(views):
             px = error[v][np.isfinite(error[v])]
@@ -161,7 +159,7 @@ def summarise(store: Store) -> Summary:
         ),
         people=tuple(
             PersonSummary(
-                id=str(p),
+                id=str(person),
                 frames_fitted=int(fitted[p]),
                 frames_bridged=int(bridged[p]),
                 frames_far_off=int(far_off[p]),
@@ -170,6 +168,6 @@ def summarise(store: Store) -> Summary:
                 if accelerations[p]
                 else None,
             )
-            for p in range(c.people)
+            for p, person in enumerate(ids)
         ),
     )

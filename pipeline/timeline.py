@@ -26,6 +26,8 @@ class Timeline:
     """(T,) seconds from the first."""
     frame_index: NDArray[np.int64]
     """(V, T) index into the camera's own frames; −1 where it has none at that time."""
+    rates: tuple[Fraction, ...]
+    """Frames a second of each camera's own clock."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -62,7 +64,7 @@ def common_timeline(
         left = np.maximum(right - 1, 0)
         nearest = np.where(np.abs(grid - times[left]) <= np.abs(times[right] - grid), left, right)
         index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest + skip[v], -1)
-    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index)
+    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index, tuple(rates))
 
 
 def spread(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:

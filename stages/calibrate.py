@@ -20,7 +20,7 @@ from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
 from models.geometry.agreement import MAX_LAG
-from models.geometry.association import MatchConfig, follow, pick_people, usual_score
+from models.geometry.association import MatchConfig, TrackerState, pick_people, track_person
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.selfcalibration import find_cameras, moved, out_of_step, same_person
 from models.geometry.tracking import figures, tracks
@@ -127,7 +127,8 @@ def identity(recording: Recording) -> dict[str, Any]:
         digests[name] = digest.hexdigest()[:16]
     how = asdict(recording.format)
     return {
-        "format": {k: how[k] for k in ("name", "confidence_scale", "normalised")},
+        "format": {k: how[k] for k in ("name", "normalised")}
+        | {"confidence_scale": list(recording.format.confidence_scale)},
         "first_frame": recording.first_frame,
         "keypoints": digests,
     }
@@ -140,7 +141,7 @@ def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: Match
         "the focal lengths or picture sizes": [rig.K.tolist(), rig.size.tolist(), recording.focal_stated],
         "the time line (frame_offset, fps)": [str(line.rate), line.frame_index.tolist()],
         "the keypoints": identity(recording),
-        "the settings (calibrate, keypoints.match)": [c.model_dump(mode="json") for c in (cfg, match)],
+        "the settings (calibrate, associate)": [c.model_dump(mode="json") for c in (cfg, match)],
         "the body": body.sha256,
     }
     return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}
@@ -229,8 +230,7 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
             f"for a few seconds of movement; {_DO}"
         )
     # With cameras, people are matched by geometry, track or no track: once more from all of it.
-    usual = usual_score(bundle.rig, xy, confidence, match)
-    who, _ = follow(bundle.rig, xy, confidence, time_s, usual, np.full(4, np.nan), match)
+    who = track_person(bundle.rig, xy, confidence, time_s, TrackerState(), match)[0].detection
     again = _sight(xy, confidence, who)
     alone = [
         n for n, w, s in zip(names, who, sight.seen, strict=True) if (w >= 0).sum() < 0.3 * s.any(1).sum()
@@ -263,8 +263,8 @@ def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig
     rig, at = recording.rig, _stretch(recording, cfg, match)
     people = recording.people(at)
     xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
-    usual = usual_score(rig, xy, confidence, match)
-    who, _ = follow(rig, xy, confidence, recording.timeline.time_s[at], usual, np.full(4, np.nan), match)
+    time_s = recording.timeline.time_s[at]
+    who = track_person(rig, xy, confidence, time_s, TrackerState(), match)[0].detection
     sight = _sight(xy, confidence, who)
     there = spread(np.flatnonzero(who[0] >= 0), cfg.frames)
     looks, trust = (torch.from_numpy(x[0, there][:, None]).float() for x in (sight.xy_px, sight.confidence))

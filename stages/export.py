@@ -74,9 +74,6 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
     Raises ``InputError`` when there is no such person, or not all of these frames are there.
     """
     c = results.contents
-    if not 0 <= person < c.people:
-        has = f"those there are have the numbers 0 to {c.people - 1}" if c.people > 1 else "there is only 0"
-        raise InputError(f"{results.path}: there is no person {person}; {has}.")
     total = len(c.time_s)
     done = results.finished
     if stop is None and done < total:
@@ -86,6 +83,9 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
         )
     stop = total if stop is None else stop
     results.check_frames(start, stop)
+    if person not in results.ids:
+        has = ", ".join(map(str, results.ids)) or "nobody"
+        raise InputError(f"{results.path}: there is no person {person}; those there are: {has}.")
 
     def read(name: str) -> NDArray[np.float64]:
         return results.array(f"people/{person}/{name}", start, stop).astype(np.float64)

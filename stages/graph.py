@@ -6,17 +6,19 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from models.body import Body, load_body
+from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
-from pipeline.batches import FitBatch, FrameBatch, KeypointBatch, PoseBatch
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
@@ -36,6 +38,7 @@ from pipeline.results import (
 )
 from pipeline.store import Contents, Store
 from pipeline.summary import MissingData, Summary, seen, summarise
+from stages.associate import associate
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.inspect import check_recording, inspect, left_out, missing_data
@@ -59,6 +62,7 @@ class RunConfig(Config):
     body: Path | None = Field(None, description="SMPL .pkl or .npz of your own; null: the body that ships")
     calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
+    associate: MatchConfig = MatchConfig()
     regress: RegressConfig = RegressConfig()
     smplify: SmplifyConfig = SmplifyConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -67,7 +71,7 @@ class RunConfig(Config):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves behind."""
+    """Result of a run."""
 
     summary: Summary
     times: tuple[StageTimes, ...]
@@ -79,8 +83,8 @@ class RunResult:
     regressor: str
     """Which network said how the people stand before the fit, and of which weights."""
     warnings: tuple[str, ...]
-    """What looks wrong or was guessed, as the summary has it: cameras that were mostly left out of the fit,
-    then what the recording says, and what was said of cameras that were estimated."""
+    """Doubts and guesses, as the summary has them: that little was fitted, cameras that were mostly left out
+    of the fit, then those about the recording and about cameras that were estimated."""
 
 
 def check_files(cfg: RunConfig) -> None:
@@ -108,7 +112,8 @@ def run(
     stages one inside the other, with the same results.
 
     Raises:
-        InputError: ``out`` cannot be written, or holds results of another recording or other settings.
+        InputError: ``out`` cannot be written, or holds results of another recording or other settings; or
+            no frame could be fitted.
     """
     check_place(out, recording.path, _inputs(recording))
     with locked(out):
@@ -121,89 +126,18 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     body = load_body(cfg.body)
-    net = load_net(cfg.regress)  # before the cameras, which take long: a mistake is told at once
-    if net is None and len(recording.rig) == 1:
-        raise InputError(
-            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
-            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
-        )
-    has_videos = any(v is not None for v in recording.videos)
-    if isinstance(net, ImageRegressor) and not has_videos:
-        raise InputError(
-            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
-            "videos. Leave it at default."
-        )
+    net = _net(recording, cfg)  # before the cameras, which take long: a mistake is told at once
     recording = place_cameras(inspect(recording), out, body, cfg)
-    results = open_results(recording, out, cfg, body, net)
-    rig, line = recording.rig, recording.timeline
-    videos = [out / name for name in video_names(cfg.render, rig.names)] if has_videos else []
-    summary_file, page = out / SUMMARY, out / REPORT
-    files = (results.path, *videos, summary_file, page)
-    mosaic = MOSAIC if has_videos and cfg.render.mosaic else None
-    first, windows = results.first_missing, len(results.done)
-
-    # The summary is written last. One of this store and these pictures vouches for the videos beside it.
-    made = earlier_summary(out)
-    vouched = (
-        made is not None
-        and first == windows
-        and made.store == results.digest
-        and made.config.get("render") == cfg.render.model_dump(mode="json")
-    )
-    if made is not None and vouched and all(v.exists() for v in videos):
-        if not page.exists():
-            write_atomically(page, report(results, made, body, mosaic))
-        missing = tuple(made.missing[name] for name in rig.names)
-        return RunResult(made, (), files, missing, made.regressor, made.warnings)
+    job = _Job(recording, out, cfg, body, net, open_results(recording, out, cfg, body, net))
+    done = _finished(job)
+    if done is not None:
+        return done
 
     clear(out)
-    draw = bool(videos)
-    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
-    window = cfg.keypoints.window
-    again = first % chunks_together(cfg.regress, net, window, len(rig))
-    anchor = results.carried(first - again - 1)[0] if first - again else None
-    state = results.carried(first - 1)[1] if first else None
-
-    def pictures_from(start: int) -> Iterator[FrameBatch]:
-        return decode(recording.videos, line.frame_index, cfg.decode, start)
-
-    def look(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
-        found = regress(
-            items,
-            cfg.regress,
-            rig,
-            body,
-            net,
-            window=window,
-            start=first * window,
-            decode=pictures_from if has_videos else None,
-        )
-        return found if net is None else store_regression(found, results)
-
-    def fit(items: Iterator[PoseBatch]) -> Iterator[FitBatch]:
-        return smplify(items, cfg.smplify, rig, body, state)
-
-    stages: list[Stage] = [
-        ("regress", look),
-        ("smplify", fit),
-        ("store", partial(store, results=results, replay=draw)),
-    ]
-    if draw:
-        pictures = partial(
-            render,
-            cfg=cfg.render,
-            footage=Footage(rig, recording.videos, line.frame_index, line.rate),
-            body=body,
-            out=out,
-            decode=partial(decode, cfg=cfg.decode),
-        )
-        stages.append(("render", pictures))
-    else:
-        progress(results.span(first)[0] if first < windows else len(line))
-    source = keypoints(recording, cfg.keypoints, start_chunk=first - again, anchor=anchor)
-    chain: Chain[FitBatch] = Chain(source, stages, name="keypoints", threads=threads)
+    if not job.videos:
+        progress(job.results.finished)
     ages = _ages(recording)
-    with chain:
+    with _chain(job, threads) as chain:
         for batch in chain:
             progress(len(batch.valid))
     for video, age in _ages(recording).items():
@@ -212,43 +146,175 @@ def _run(
                 f"{video}: was changed or removed while it was read. Put it back, then run the same command "
                 "again: what was fitted is kept, videos are drawn again."
             )
-    summary, shown = summarise(results), seen(results)
+    return _finish(job, chain.times, begun)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recording that is being run: where from, where to, with what."""
+
+    recording: Recording
+    out: Path
+    cfg: RunConfig
+    body: Body
+    net: Net | None
+    results: Store
+
+    @property
+    def videos(self) -> list[Path]:
+        """The videos that the run draws."""
+        if all(v is None for v in self.recording.videos):
+            return []
+        return [self.out / name for name in video_names(self.cfg.render, self.recording.rig.names)]
+
+    @property
+    def mosaic(self) -> str | None:
+        """Name of the video that shows all cameras; None where it is not drawn."""
+        has_videos = any(v is not None for v in self.recording.videos)
+        return MOSAIC if has_videos and self.cfg.render.mosaic else None
+
+    @property
+    def summary(self) -> Path:
+        return self.out / SUMMARY
+
+    @property
+    def page(self) -> Path:
+        return self.out / REPORT
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.results.path, *self.videos, self.summary, self.page)
+
+
+def _net(recording: Recording, cfg: RunConfig) -> Net | None:
+    """The regressor, checked against the recording. Raises ``InputError`` where the two do not fit."""
+    net = load_net(cfg.regress)
+    if net is None and len(recording.rig) == 1:
+        raise InputError(
+            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
+            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
+        )
+    if isinstance(net, ImageRegressor) and all(v is None for v in recording.videos):
+        raise InputError(
+            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
+            "videos. Leave it at default."
+        )
+    return net
+
+
+def _finished(job: _Job) -> RunResult | None:
+    """The result of an earlier run that left nothing to do; None where something is missing.
+
+    The summary is written last: one of this store and these pictures vouches for the videos beside it.
+    """
+    made = earlier_summary(job.out)
+    if (
+        made is None
+        or not job.results.done.all()
+        or made.store != job.results.digest
+        or made.config.get("render") != job.cfg.render.model_dump(mode="json")
+        or not all(v.exists() for v in job.videos)
+    ):
+        return None
+    if not job.page.exists():
+        write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
+    missing = tuple(made.missing[name] for name in job.recording.rig.names)
+    return RunResult(made, (), job.files, missing, made.regressor, made.warnings)
+
+
+def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
+    """All stages in their order, from the first window on that is not done."""
+    cfg, results, net = job.cfg, job.results, job.net
+    rig, line, videos = job.recording.rig, job.recording.timeline, job.recording.videos
+    window, first = cfg.keypoints.window, results.first_missing
+    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
+    begin = first - first % chunks_together(cfg.regress, net, window, len(rig))
+    pictures_from = partial(decode, videos, line.frame_index, cfg.decode)
+
+    def pose(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:
+        poses = regress(
+            items,
+            cfg.regress,
+            rig,
+            job.body,
+            net,
+            window=window,
+            start=first * window,
+            decode=pictures_from if any(videos) else None,
+        )
+        return poses if net is None else store_regression(poses, results)
+
+    stages: list[Stage] = [
+        ("associate", partial(associate, cfg=cfg.associate, rig=rig, state=results.state(begin))),
+        ("regress", pose),
+        ("smplify", partial(smplify, cfg=cfg.smplify, rig=rig, body=job.body, state=results.state(first))),
+        ("store", partial(store, results=results, replay=bool(job.videos))),
+    ]
+    if job.videos:
+        pictures = partial(
+            render,
+            cfg=cfg.render,
+            footage=Footage(rig, videos, line.frame_index, line.rate),
+            body=job.body,
+            out=job.out,
+            decode=partial(decode, cfg=cfg.decode),
+        )
+        stages.append(("render", pictures))
+    source = keypoints(job.recording, cfg.keypoints, start_chunk=begin)
+    return Chain(source, stages, name="keypoints", threads=threads)
+
+
+def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
+    """Write the summary and the report of a complete store.
+
+    Raises:
+        InputError: no frame was fitted.
+    """
+    recording, names = job.recording, job.recording.rig.names
+    fitted = _fitted(job.results)
+    if not fitted:
+        raise InputError(
+            f"{recording.path}: no frame of {len(recording)} could be fitted. Look at what the cameras show "
+            f"and whether they agree: python run_pipeline.py info {recording.path}"
+        )
+    summary, shown = summarise(job.results), seen(job.results)
     missing = missing_data(recording, shown)
-    doubts = left_out(rig.names, missing, shown) if len(rig) > 1 else []
+    few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
+    doubts = left_out(names, missing, shown) if len(names) > 1 else []
     # What makes the results doubtful first.
-    warnings = tuple(f.sentence for f in (*doubts, *recording.findings))
-    told = RunSummary(
+    warnings = (*few, *(f.sentence for f in (*doubts, *recording.findings)))
+    made = RunSummary(
         **vars(summary),
         recording=str(recording.path.resolve()),
-        store=results.digest,
-        videos=tuple(v.name for v in videos),
+        store=job.results.digest,
+        videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         format=asdict(recording.format),
-        regressor=describe(cfg.regress, net),
+        regressor=describe(job.cfg.regress, job.net),
         warnings=warnings,
-        missing=dict(zip(rig.names, missing, strict=True)),
+        missing=dict(zip(names, missing, strict=True)),
         seconds_taken=round(time.perf_counter() - begun, 2),
-        stages=tuple({**asdict(t), "busy": t.busy} for t in chain.times),
-        config=cfg.model_dump(mode="json"),
-        body={"name": body.name, "sha256": body.sha256},
+        stages=tuple({**asdict(t), "busy": t.busy} for t in times),
+        config=job.cfg.model_dump(mode="json"),
+        body={"name": job.body.name, "sha256": job.body.sha256},
         versions=versions(),
     )
-    told.write(out)
-    write_atomically(page, report(results, told, body, mosaic))
-    return RunResult(told, tuple(chain.times), files, missing, told.regressor, warnings)
+    made.write(job.out)
+    write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
+    return RunResult(made, tuple(times), job.files, missing, made.regressor, warnings)
 
 
 def _inputs(recording: Recording) -> list[Path]:
     """Videos, folders of keypoints and calibration of a recording."""
     videos = [video.path for video in recording.videos if video]
-    keypoints = [files.folder for files in recording.keypoints if files]
-    return [*videos, *keypoints, *filter(None, [recording.calibration])]
+    folders = [files.folder for files in recording.keypoints if files]
+    return [*videos, *folders, *filter(None, [recording.calibration])]
 
 
 def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -> Recording:
-    """The recording with its cameras placed: estimated, where it has no calibration, and then compared over
-    all of it, as ``info`` compares those of a calibration."""
-    placed = calibrate(recording, out, body, cfg.calibrate, cfg.keypoints.match)
+    """Place the cameras of a recording: where it has no calibration, estimate them, then compare them over all
+    of it, as ``info`` compares those of a calibration."""
+    placed = calibrate(recording, out, body, cfg.calibrate, cfg.associate)
     if placed is recording:
         return recording
     if len(placed.rig) > 1:
@@ -256,6 +322,14 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
     for finding in placed.findings[len(recording.findings) :]:
         _log.warning(finding.sentence)
     return placed
+
+
+def _fitted(results: Store) -> int:
+    """Number of frames in which somebody was fitted."""
+    anybody = np.zeros(len(results.contents.time_s), dtype=bool)
+    for person in results.ids:
+        anybody |= results.array(f"people/{person}/valid")
+    return int(anybody.sum())
 
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
@@ -291,7 +365,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, for the summary: results are the same to the last bit only under the same ones."""
+    """Versions of what computes: results are the same to the last bit only under the same ones."""
     names = ("multispin", "torch", "numpy", "scipy", "av", "zarr", "numba")
     return {"python": platform.python_version(), "platform": sys.platform} | {
         name: metadata.version(name) for name in names

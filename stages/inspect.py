@@ -31,6 +31,8 @@ from models.geometry.agreement import (
 )
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
 from models.geometry.keypoint_format import (
+    TOP_CONFIDENCE,
+    USUAL_TOP,
     decide_format,
     decide_format_in_pictures,
     find_scales,
@@ -257,8 +259,16 @@ def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat) -> list[Findin
                 "made on pictures of another size?"
             )
             findings.append(Finding("coordinates_outside", sentence, name))
-    if known.confidence_scale != 1.0:
-        sentence = f"keypoint confidences reach {known.confidence_scale:.2f}: divided by that"
+    unusual = [
+        f"{name} {TOP_CONFIDENCE * scale:.2f}"
+        for name, scale in zip(rig.names, known.confidence_scale, strict=False)
+        if not USUAL_TOP[0] <= TOP_CONFIDENCE * scale <= USUAL_TOP[1]
+    ]
+    if unusual:
+        sentence = (
+            f"keypoint confidences reach unusual values ({', '.join(unusual)}): those of each camera are "
+            f"scaled to reach {TOP_CONFIDENCE}"
+        )
         findings.append(Finding("confidence_scaled", sentence))
     if known.normalised:
         sentence = "keypoint coordinates lie between 0 and 1: taken as fractions of the picture"

@@ -24,7 +24,6 @@ from torch import Tensor
 from models.body import Body, KeypointBody, load_body, pelvis_at_rest
 from models.crops import (
     MAX_BOX_FRAMES,
-    MIN_CONFIDENCE,
     Pixels,
     crop_batch,
     crop_rgb,
@@ -115,7 +114,7 @@ def _of_pictures(path: Path) -> bool:
 
 
 def digest(net: Net) -> str:
-    """Of all its weights."""
+    """SHA-256 of all weights of a network."""
     digest = hashlib.sha256()
     for name, value in net.state_dict().items():
         digest.update(name.encode())
@@ -139,7 +138,7 @@ def _batch_size(cfg: RegressConfig, net: Net) -> int:
 
 
 def chunks_together(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:
-    """How many chunks of ``window`` frames are regressed in one go: as many as a batch takes, at least one.
+    """Number of chunks of ``window`` frames regressed in one go: as many as a batch takes, at least one.
 
     Sums in a batched product may differ in the last bit with the size of the batch. So a run that goes on
     after a restart begins at a multiple of this number, and its batches are those of an unbroken run.
@@ -299,10 +298,9 @@ def _from_pictures(
     pool: Executor,
 ) -> Regression:
     image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
-    counts = confidence > MIN_CONFIDENCE
+    counts = confidence > 0
     box = person_box(image.double(), counts)
     seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
-    people = chunks[0].confidence.shape[2]
     features = torch.zeros(seen.numel(), net.features, device=place.device)
     cuda = place.device.type == "cuda"
     half = cfg.precision == "bf16" or (cfg.precision == "auto" and cuda)
@@ -328,15 +326,14 @@ def _from_pictures(
 
     boxes, side = box.double().numpy(), box[..., 2].numpy()
     visible = seen.numpy()
-    for t in range(len(seen) // people):
+    for rows in _rows(chunks):
         for v, picture in enumerate(next(frames)):
-            rows = slice(t * people, (t + 1) * people)
             if picture is None:
                 visible[rows, v] = False
                 continue
             # A stray keypoint far out would make a crop of nearly nothing, for seconds.
             visible[rows, v] &= side[rows, v] < MAX_BOX_FRAMES * max(picture.width, picture.height)
-            shown = np.flatnonzero(visible[rows, v]) + t * people
+            shown = np.flatnonzero(visible[rows, v]) + rows.start
             if not len(shown):
                 continue
             frame = to_yuv420p(picture)
@@ -357,11 +354,21 @@ def _from_pictures(
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:
     """(N, V, ...) of a field (V, T, P, ...), N people in frames, those of one frame side by side."""
-    return torch.cat([getattr(c, name) for c in chunks], 1).flatten(1, 2).transpose(0, 1)
+    return torch.cat([getattr(c, name).flatten(1, 2) for c in chunks], 1).transpose(0, 1)
+
+
+def _rows(chunks: Sequence[KeypointBatch]) -> Iterator[slice]:
+    """Rows of ``_samples`` that belong to each frame."""
+    start = 0
+    for chunk in chunks:
+        _, frames, people, _ = chunk.confidence.shape
+        for _ in range(frames):
+            yield slice(start, start + people)
+            start += people
 
 
 def _split(chunks: Sequence[KeypointBatch], said: Sequence[Sequence[Tensor]]) -> Iterator[PoseBatch]:
-    """What is said of all chunks together, one batch a chunk."""
+    """Cut what is regressed of all chunks together into one batch a chunk."""
     whole = [torch.cat(x) for x in zip(*said, strict=True)]
     at = 0
     for c in chunks:

@@ -291,29 +291,29 @@ def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
     p = batch.params
     frames, people = p.transl.shape[:2]
-    betas = p.betas.expand(frames, -1, -1).reshape(frames * people, -1)
+    betas = p.betas.expand(frames, -1, -1).flatten(0, 1)
     with torch.inference_mode():
         vertices = body.vertices(
             p.global_orient.flatten(0, 1), p.body_pose.flatten(0, 1), betas, p.transl.flatten(0, 1)
         )
-    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, -1, 3)
+    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, *vertices.shape[1:])
     return found
 
 
 def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Moment]:
     xyz = meshes(batch, body)
-    frames, people = xyz.shape[:2]
-    solid = _solid(cfg, people)
+    ids = batch.keypoints.ids.tolist()
+    solid = _solid(cfg, ids)
     seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
     sure = batch.valid.cpu().numpy()
     moments = []
-    for t in range(frames):
+    for t in range(len(xyz)):
         pale = ~sure[t][:, None]
         rgb = np.where(pale, 0.6 + 0.4 * solid, solid)
         alpha = np.where(pale, 0.6, 1) * cfg.opacity
-        notes = []
-        for i in range(people):
-            who = f"person {i + 1} " if people > 1 else ""
+        notes = [] if ids else ["not seen"]
+        for i, person in enumerate(ids):
+            who = f"person {person + 1} " if len(ids) > 1 else ""
             if not seen[t, i]:
                 notes.append(f"{who}not seen")
             elif not sure[t, i]:
@@ -332,9 +332,10 @@ def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Momen
     return moments
 
 
-def _solid(cfg: RenderConfig, people: int) -> NDArray[np.float32]:
+def _solid(cfg: RenderConfig, ids: Sequence[int]) -> NDArray[np.float32]:
     """(P, 3) colour of each person, 0 to 1."""
-    return (np.array([overlay.rgb_of(p, cfg.colours) for p in range(people)]) / 255).astype(np.float32)
+    rgb = np.array([overlay.rgb_of(i, cfg.colours) for i in ids], np.float32)
+    return rgb.reshape(-1, 3) / np.float32(255)
 
 
 def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[Skeletons]]:
@@ -345,7 +346,7 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
     detected = np.where(confidence[..., None] > 0, detected, np.nan)
     error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
-    colours = _solid(cfg, fitted.shape[2])
+    colours = _solid(cfg, known.ids.tolist())
     return [
         [
             Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)

@@ -78,7 +78,7 @@ def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) 
         "frames": len(c.time_s),
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
-        "people": [_shape(store, p, body) for p in range(c.people)],
+        "people": [_shape(store, p, body) for p in store.ids],
         "parents": SMPL_24.parents,
         "angles": list(ANGLES),
         "up": c.rig.up.tolist(),

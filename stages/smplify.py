@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from models.fit.solver import better_start, fit
 from models.fit.starts import TORSO, start_pose, start_regressed, start_shape
 from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, Status, TensorBatch
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status, joined
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.skeleton import BODY_25
@@ -32,10 +31,10 @@ _SHAPE_LEAST = 24
 """Frames in which a person is seen, by two of several cameras, that are waited for, while more may come."""
 
 _SHAPE_PATIENCE = 4
-"""How many times ``shape_frames`` are waited for them."""
+"""Multiple of ``shape_frames`` that is waited for them."""
 
 _GOING_ON = 5.0
-"""How much larger the tolerance of a window is that goes on from final frames with a known shape. A fit of
+"""Factor of the tolerance of a window that goes on from final frames with a known shape. A fit of
 shape and poses converges linearly, one of poses alone about five times faster near its end."""
 
 _FAVOUR = 0.5
@@ -48,8 +47,6 @@ _PLAIN = 0.9
 
 _HALF_TURN = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64))
 """About a body's long axis: the other way to see a heading."""
-
-_Batch = TypeVar("_Batch", bound=TensorBatch)
 
 
 class SmplifyConfig(Config):
@@ -67,12 +64,6 @@ class SmplifyConfig(Config):
         0.5,
         ge=0,
         description="longest time from one sight of a person to the next that is bridged, seconds",
-    )
-    min_confidence: float = Field(
-        0.3,
-        ge=0,
-        lt=1,
-        description="a keypoint counts as seen above this confidence (all are fitted, by confidence)",
     )
     min_keypoints: int = Field(
         6, ge=1, description="keypoints over all views below which a person counts as not seen in a frame"
@@ -167,14 +158,15 @@ class _Person:
             next_transl=_padded(transl[:most].double(), most),
         )
 
-    def packed(self) -> Tensor:
-        return torch.cat([getattr(self, f.name).reshape(-1) for f in fields(self)])
+    def packed(self, person: int) -> State:
+        """Restart state of the person with this id."""
+        return {f"smplify/{person}/{f.name}": getattr(self, f.name) for f in fields(self)}
 
-    def unpacked(self, packed: Tensor) -> _Person:
-        """The person that ``packed`` came from; self gives the shapes."""
-        parts = [getattr(self, f.name) for f in fields(self)]
-        split = torch.tensor_split(packed.double(), np.cumsum([p.numel() for p in parts])[:-1].tolist())
-        return _Person(*(s.reshape(p.shape) for s, p in zip(split, parts, strict=True)))
+    @staticmethod
+    def unpacked(state: State) -> dict[int, _Person]:
+        """Everybody in a restart state, by id."""
+        ids = {int(name.split("/")[1]) for name in state if name.startswith("smplify/")}
+        return {i: _Person(*(state[f"smplify/{i}/{f.name}"] for f in fields(_Person))) for i in ids}
 
 
 @dataclass(frozen=True)
@@ -195,7 +187,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Fitter:
-    """What is the same for all windows."""
+    """Settings, cameras and body of all windows, and the fit of one."""
 
     cfg: SmplifyConfig
     rig: Rig
@@ -204,7 +196,7 @@ class _Fitter:
 
     def seen(self, confidence: Tensor) -> Tensor:
         """(V, T, 25) → (T,) whether the person was seen in a frame."""
-        return (confidence > self.cfg.min_confidence).sum((0, 2)) >= self.cfg.min_keypoints
+        return (confidence > 0).sum((0, 2)) >= self.cfg.min_keypoints
 
     def gap(self, rate: float) -> int:
         """Most frames from one sight of a person to the next for those between to be bridged."""
@@ -242,7 +234,7 @@ class _Fitter:
 
     def alone(self, confidence: Tensor) -> Tensor:
         """(V, T, 25) → (T,) whether no more than one view shows the person."""
-        shown = (confidence > self.cfg.min_confidence).sum(2) >= self.cfg.min_keypoints
+        shown = (confidence > 0).sum(2) >= self.cfg.min_keypoints
         return shown.sum(0) < 2
 
     def measured(self, confidence: Tensor) -> Tensor:
@@ -354,7 +346,7 @@ class _Fitter:
             part = clip.frames(begin, end)
             xy, confidence = part.keypoints.xy_px[:, :, p], part.keypoints.confidence[:, :, p]
             points = self.triangulated(xy, confidence, warm)
-            part = _after_blank(part, held)
+            part = part.after_blank(held)
             points = pad(points, (0, 0, 0, 0, held, 0), value=torch.nan)
             pose = self.start(part, p, points, (person.betas, person.offsets), before)
             if pose is not None:
@@ -462,7 +454,7 @@ def _runs(flags: Tensor) -> list[tuple[int, int]]:
 
 
 def _leading(x: Tensor) -> int:
-    """How many rows of x (T, ...) come before the first that is not finite."""
+    """Number of rows of x (T, ...) before the first that is not finite."""
     return int(x.isfinite().flatten(1).all(1).long().cumprod(0).sum())
 
 
@@ -476,37 +468,26 @@ def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
     return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
 
 
-def _after_blank(batch: _Batch, frames: int) -> _Batch:
-    """The batch with frames before it in which nothing is seen."""
-    changed: dict[str, Any] = {}
-    for f in fields(batch):
-        value = getattr(batch, f.name)
-        if "T" in f.metadata.get("axes", ()):
-            axis = f.metadata["axes"].index("T")
-            blank = torch.full_like(value.narrow(axis, 0, 1), 0 if f.name == "confidence" else torch.nan)
-            changed[f.name] = torch.cat([blank] * frames + [value], axis)
-        elif isinstance(value, TensorBatch):
-            changed[f.name] = _after_blank(value, frames)
-    return replace(batch, **changed)
-
-
-def _joined(batches: Sequence[_Batch]) -> _Batch:
-    """Consecutive batches as one."""
-    changed: dict[str, Any] = {}
-    for f in fields(batches[0]):
-        values = [getattr(b, f.name) for b in batches]
-        if "T" in f.metadata.get("axes", ()):
-            changed[f.name] = torch.cat(values, f.metadata["axes"].index("T"))
-        elif isinstance(values[0], TensorBatch):
-            changed[f.name] = _joined(values)
-    return replace(batches[0], **changed)
+def _nobody(chunk: PoseBatch, person: _Person) -> FitBatch:
+    """The fit of a chunk without people."""
+    views, frames, _, points = chunk.keypoints.confidence.shape
+    return FitBatch(
+        keypoints=chunk.keypoints,
+        params=SmplParams(
+            chunk.global_orient, chunk.body_pose, torch.zeros(0, len(person.betas)), chunk.transl
+        ),
+        joints=torch.zeros(frames, 0, JOINTS, 3),
+        keypoints_3d=torch.zeros(frames, 0, points, 4),
+        reprojection_px=torch.zeros(views, frames, 0),
+        status=torch.zeros(frames, 0, dtype=torch.uint8),
+    )
 
 
 def _result(
-    chunk: KeypointBatch, rotations: Tensor, transl: Tensor, people: Sequence[_Person], fitter: _Fitter
+    chunk: KeypointBatch, rotations: Tensor, transl: Tensor, known: Mapping[int, _Person], fitter: _Fitter
 ) -> FitBatch:
     """The chunk's fits, rotations (T, P, 24, 3, 3) and transl (T, P, 3), with all that follows from them."""
-    cfg, rig = fitter.cfg, fitter.rig
+    cfg, rig, people = fitter.cfg, fitter.rig, known.values()
     joints, points = zip(
         *(
             pose_keypoints(fitter.body, rotations[:, p].double(), q.betas, transl[:, p].double(), q.offsets)
@@ -515,7 +496,7 @@ def _result(
         strict=True,
     )
     body_joints, body_points = torch.stack(joints, 1), torch.stack(points, 1)
-    seen = chunk.confidence > cfg.min_confidence
+    seen = chunk.confidence > 0
     miss = torch.from_numpy(rig.project(body_points.numpy())) - chunk.xy_px.double()
     miss_px = torch.where(seen, miss.norm(dim=-1), torch.nan)  # (V, T, P, 25)
     depth = torch.from_numpy(rig.to_camera(body_joints[:, :, 0].numpy())[..., 2])
@@ -543,12 +524,12 @@ def _result(
         keypoints_3d=torch.cat([body_points.float(), confidence[..., None]], -1),
         reprojection_px=miss_px.nanmean(-1).float(),
         status=status.to(torch.uint8),
-        state=torch.cat([q.packed() for q in people]),
+        state={name: x for person, q in known.items() for name, x in q.packed(person).items()},
     )
 
 
 def smplify(
-    items: Iterator[PoseBatch], cfg: SmplifyConfig, rig: Rig, body: Body, state: Tensor | None = None
+    items: Iterator[PoseBatch], cfg: SmplifyConfig, rig: Rig, body: Body, state: State | None = None
 ) -> Iterator[FitBatch]:
     """Fit every chunk of people; one ``FitBatch`` for each, in order, all its frames final.
 
@@ -568,19 +549,20 @@ def smplify(
     cannot tell a large person from a near one: with several cameras two that show the person are waited for,
     up to four times ``shape_frames``. Where they never come, the regressor's shape is kept.
 
-    state: ``FitBatch.state`` of the chunk before the first of ``items``; with it the results are bit for bit
-    those of a run that was never interrupted, on one torch thread (more threads are slower here anyway).
+    Every person is fitted alone: a new id begins without shape, offsets and poses, one that ``items`` leave
+    out is forgotten.
+
+    state: what was ``carried`` after the chunk before the first of ``items``; with it the results are bit for
+    bit those of a run that was never interrupted, on one torch thread (more are slower here anyway).
     """
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[PoseBatch] = deque()
-    people: list[_Person] = []
+    blank = _Person.unknown(body.num_betas, max(cfg.overlap_frames, cfg.shape_frames))
+    known = _Person.unpacked(state or {})
     while _fill(waiting, items, 1):
         chunk = waiting[0]
-        frames, count = chunk.transl.shape[:2]
-        if not people:
-            blank = _Person.unknown(body.num_betas, max(cfg.overlap_frames, cfg.shape_frames))
-            packed = [None] * count if state is None else state.chunk(count)
-            people = [blank if s is None else blank.unpacked(s) for s in packed]
+        frames, ids = len(chunk.transl), chunk.keypoints.ids.tolist()
+        people = [known.get(i, blank) for i in ids]
         clips = {}
         for p, person in enumerate(people):
             seen = fitter.seen(chunk.keypoints.confidence[:, :, p])
@@ -588,12 +570,20 @@ def smplify(
                 first = int(seen.nonzero()[0])
                 clips[p] = _shape_clip(waiting, items, fitter, p, first), first
         people = fitter.shapes(people, clips)
-        stops = [_window_end(waiting, items, fitter, p, float(q.unseen)) for p, q in enumerate(people)]
-        clip = _joined(waiting)
-        windows = [clip.frames(0, min(stop, len(clip.transl))) for stop in stops]
-        rotations, transl, people = fitter.windows(people, windows, frames)
+        if people:
+            stops = [_window_end(waiting, items, fitter, p, float(q.unseen)) for p, q in enumerate(people)]
+            clip = _clip(waiting)
+            windows = [clip.frames(0, min(stop, len(clip.transl))) for stop in stops]
+            rotations, transl, people = fitter.windows(people, windows, frames)
         waiting.popleft()
-        yield _result(chunk.keypoints, rotations, transl, people, fitter)
+        known = dict(zip(ids, people, strict=True))
+        yield _result(chunk.keypoints, rotations, transl, known, fitter) if people else _nobody(chunk, blank)
+
+
+def _clip(waiting: Sequence[PoseBatch]) -> PoseBatch:
+    """All that waits as one batch, of the people of the first chunk."""
+    ids = waiting[0].keypoints.ids
+    return joined([batch.people(ids) for batch in waiting])
 
 
 def _shape_clip(
@@ -607,7 +597,7 @@ def _shape_clip(
     for most in range(1, _SHAPE_PATIENCE + 1):
         stop = first + most * fitter.cfg.shape_frames
         ended = not _fill(waiting, items, stop)
-        clip = _joined(waiting)
+        clip = _clip(waiting)
         clip = clip.frames(0, min(stop, len(clip.transl)))
         if ended or int(fitter.measured(clip.keypoints.confidence[:, first:, p]).sum()) >= _SHAPE_LEAST:
             break
@@ -617,7 +607,7 @@ def _shape_clip(
 def _window_end(
     waiting: deque[PoseBatch], items: Iterator[PoseBatch], fitter: _Fitter, p: int, unseen: float
 ) -> int:
-    """How many frames the window of the first chunk looks at: the overlap or, out of a gap, to its end."""
+    """Length of the first chunk's window, frames: with the overlap or, out of a gap, to its end."""
     chunk, overlap = waiting[0], fitter.cfg.overlap_frames
     frames = len(chunk.transl)
     _fill(waiting, items, frames + overlap)
@@ -627,7 +617,7 @@ def _window_end(
     )  # frames, if it is seen in the last of them
     if unseen > 0 and again > frames:
         _fill(waiting, items, int(again))
-        confidence = _joined(waiting).keypoints.confidence[:, frames : int(again), p]
+        confidence = _clip(waiting).keypoints.confidence[:, frames : int(again), p]
         index = fitter.seen(confidence).nonzero()[:, 0]
         if len(index):
             stop = frames + int(index[0]) + 1 + overlap

@@ -204,7 +204,6 @@ def _write_windows(
             body={"name": body.name, "sha256": body.sha256},
             config={"synth": cfg.model_dump(mode="json")},
             window=cfg.window,
-            people=cfg.people,
             num_betas=body.num_betas,
         ),
     )
@@ -265,11 +264,11 @@ def _true_window(
         keypoints=KeypointBatch(
             start=start,
             rate=rate,
+            ids=torch.arange(len(people)),
             time_s=torch.from_numpy(time_s),
             image_px=torch.from_numpy(seen.astype(np.float32)),
             xy_px=torch.from_numpy(ideal.astype(np.float32)),
             confidence=confidence,
-            anchor=torch.full((len(people), 4), torch.nan, dtype=torch.float64),
         ),
         params=SmplParams(
             rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
@@ -278,7 +277,6 @@ def _true_window(
         keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
         reprojection_px=torch.where(anyone, 0.0, torch.nan),
         status=torch.full((frames, len(people)), Status.OK, dtype=torch.uint8),
-        state=torch.zeros(0, dtype=torch.float64),
     )
     # The ears turn with the head, so this point does, too: near the top of it.
     skull = joints[..., SMPL_24.index("head"), :].numpy()

@@ -26,7 +26,6 @@ from pipeline.batches import FitBatch
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
-from pipeline.summary import CONFIDENT
 from pipeline.video import VideoInfo, read_frames
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class Frames:
     def __init__(self, store: Store, body: Body) -> None:
         self.store, self.body = store, body
         self._windows: OrderedDict[int, FitBatch] = OrderedDict()
+        self.ids = torch.tensor(store.ids or (0,))  # before anybody is there, the first
         self._done = 0
 
     def count(self) -> int:
@@ -81,7 +81,7 @@ class Frames:
         """One frame that is done."""
         k = frame // self.store.contents.window
         if k not in self._windows:
-            self._windows[k] = self.store.read(k)
+            self._windows[k] = self.store.read(k).people(self.ids)
             while len(self._windows) > KEPT_WINDOWS:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(k)
@@ -94,7 +94,7 @@ class Frames:
         points = batch.keypoints_3d[0, ..., :3].numpy()
         px = self.store.contents.rig.project(points.astype(np.float64)) - seen.xy_px[:, 0].numpy()
         error = np.linalg.norm(px, axis=-1)
-        known = np.isfinite(error) & (seen.confidence[:, 0].numpy() > CONFIDENT)
+        known = np.isfinite(error) & (seen.confidence[:, 0].numpy() > 0)
         views = known.sum(0)
         mean = np.where(known, error, 0).sum(0) / np.where(views, views, np.nan)
         return Moment(
@@ -229,7 +229,7 @@ class _Page:
         self._server, self._frames, self._live = server, frames, live
         c = frames.store.contents
         self._rate = float(c.rate)
-        self._people, self._total = c.people, len(c.time_s)
+        self._people, self._total = len(frames.ids), len(c.time_s)
         self._count = frames.count()
         self._shown: tuple[object, ...] = ()
         self._wake = threading.Event()

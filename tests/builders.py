@@ -70,18 +70,19 @@ def batch(k: int) -> FitBatch:
         keypoints=KeypointBatch(
             start=a,
             rate=Fraction(30000, 1001),
+            ids=torch.tensor([0]),
             time_s=torch.from_numpy(np.arange(a, b) * 1001 / 30000),
             image_px=image,
             xy_px=torch.from_numpy(xy),
             confidence=random(2, t, 1, 25),
-            anchor=random(1, 4).double(),
+            state={"associate/0/sight": random(4).double(), "associate/next_id": torch.tensor(1)},
         ),
         params=SmplParams(rotations(t, 1), rotations(t, 1, 23), torch.full((1, 10), 0.5), random(t, 1, 3)),
         joints=random(t, 1, 24, 3),
         keypoints_3d=random(t, 1, 25, 4),
         reprojection_px=random(2, t, 1),
         status=status(torch.from_numpy(rng.random((t, 1)) > 0.5)),
-        state=random(5).double(),
+        state={"smplify/0/betas": random(10).double(), "smplify/0/unseen": random().double()},
     )
 
 

@@ -8,16 +8,17 @@ from recordings import figure, ring, seen
 
 from models.geometry.association import (
     MatchConfig,
-    follow,
+    Sighting,
+    TrackerState,
     masked_median,
     pick_people,
-    usual_score,
+    track_person,
 )
 from pipeline.cameras import Rig
 
 CFG = MatchConfig()
 TIME = np.arange(48) / 24
-NEVER = np.full(4, np.nan)
+NEVER = TrackerState()
 
 
 def scene(
@@ -43,11 +44,23 @@ def scene(
     return xy, np.nan_to_num(stacked[..., 2]), where
 
 
-def run(
-    rig: Rig, xy: np.ndarray, confidence: np.ndarray, anchor: np.ndarray = NEVER, usual: float | None = None
-):
-    usual = usual_score(rig, xy, confidence, CFG) if usual is None else usual
-    return follow(rig, xy, confidence, TIME[: xy.shape[1]], usual, anchor, CFG)
+def track(
+    rig: Rig, xy: np.ndarray, confidence: np.ndarray, time: np.ndarray = TIME, state: TrackerState = NEVER
+) -> tuple[Sighting, TrackerState]:
+    return track_person(rig, xy, confidence, time[: xy.shape[1]], state, CFG)
+
+
+def run(rig: Rig, xy: np.ndarray, confidence: np.ndarray, time: np.ndarray = TIME):
+    """Detections (V, T) of whoever is followed, and the state after them."""
+    sighting, state = track(rig, xy, confidence, time)
+    assert ((sighting.detection >= 0).any(0) == (sighting.person >= 0)).all()
+    return sighting.detection, state
+
+
+def assert_same_state(a: TrackerState, b: TrackerState) -> None:
+    assert (a.next_id, a.ids) == (b.next_id, b.ids)
+    assert a.sight.tobytes() == b.sight.tobytes()
+    assert np.array_equal(a.scores, b.scores)
 
 
 def test_masked_median_is_the_median_of_what_counts() -> None:
@@ -66,11 +79,12 @@ def test_one_person_alone_is_found_in_every_view(views: int) -> None:
     rig = ring(views)
     body = figure(TIME)
     xy, confidence, _ = scene(rig, seen(rig, body, noise_px=3))
-    chosen, anchor = run(rig, xy, confidence)
+    chosen, state = run(rig, xy, confidence)
     assert (chosen == 0).all()
     middle = np.median(np.stack(list(body.values()), 1)[-1], axis=0)
-    assert np.abs(anchor[:3] - middle).max() < 0.15
-    assert anchor[3] == TIME[-1]
+    assert state.ids == (0,)
+    assert np.abs(state.sight[0, :3] - middle).max() < 0.15
+    assert state.sight[0, 3] == TIME[-1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -138,13 +152,16 @@ def test_somebody_out_of_reach_is_only_taken_once_the_person_is_gone_for_long() 
     other[..., 2] *= 0.8
     person[:, 24:] = np.nan, np.nan, 0
     xy, confidence, _ = scene(rig, person, other)
-    usual = usual_score(rig, xy, confidence, CFG)
-    chosen, anchor = follow(rig, xy, confidence, time, usual, NEVER, CFG)
+    sighting, state = track(rig, xy, confidence, time)
+    chosen = sighting.detection
     away = time - time[23] <= CFG.away_s
     assert (chosen[:, :24] == 0).all()
     assert (chosen[:, 24:][:, away[24:]] == -1).all()
     assert (chosen[:, ~away] == 1).all()
-    assert anchor[3] == time[-1]
+    # Somebody else, not the person who has left.
+    assert (sighting.person[:24] == 0).all()
+    assert (sighting.person[~away] == 1).all()
+    assert state.sight[state.ids.index(1), 3] == time[-1]
 
 
 def test_a_recording_that_begins_with_a_bystander() -> None:
@@ -162,12 +179,12 @@ def test_one_view_alone_is_believed_for_a_moment_where_the_person_was() -> None:
     person, far = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (0.3, -1.6)), seed=2)
     person[1:, 10:] = np.nan, np.nan, 0
     xy, confidence, _ = scene(rig, person, far, blind=((1, 1), (2, 1)))
-    chosen, anchor = run(rig, xy, confidence)
+    chosen, state = run(rig, xy, confidence)
     held = TIME[10:] - TIME[9] <= CFG.single_view_s
     assert np.array_equal(chosen[0, 10:] == 0, held)
     assert (chosen[1:, 10:] == -1).all()
     assert not (chosen == 1).any()
-    assert anchor[3] == TIME[9]
+    assert state.sight[0, 3] == TIME[9]
 
 
 def test_a_person_of_whom_a_view_sees_half_still_counts() -> None:
@@ -181,9 +198,9 @@ def test_a_person_of_whom_a_view_sees_half_still_counts() -> None:
 def test_nobody_is_nobody() -> None:
     rig = ring(3)
     xy, confidence = np.full((3, 5, 1, 25, 2), np.nan), np.zeros((3, 5, 1, 25))
-    chosen, anchor = run(rig, xy, confidence)
+    chosen, state = run(rig, xy, confidence)
     assert (chosen == -1).all()
-    assert np.isnan(anchor).all()
+    assert_same_state(state, NEVER)
 
 
 def test_people_who_are_nowhere_together_are_not_one_person() -> None:
@@ -194,18 +211,92 @@ def test_people_who_are_nowhere_together_are_not_one_person() -> None:
     assert (chosen == -1).mean() > 0.9
 
 
-def test_cut_anywhere_and_gone_on_with_from_the_anchor_it_is_the_same() -> None:
+@pytest.mark.parametrize("cut", [1, 19, 25, 40])
+def test_the_past_alone_decides(cut: int) -> None:
+    # The reference score is that of the frames so far, the batch at hand included: the first one is long.
     rig = ring(4)
-    person, bystander = seen(rig, figure(TIME), seed=1), seen(rig, figure(TIME, (1.2, 0.9)), seed=2)
-    person[:, 20:30] = np.nan, np.nan, 0
+    time = np.arange(96) / 24
+    person, bystander = seen(rig, figure(time), seed=1), seen(rig, figure(time, (1.2, 0.9)), seed=2)
+    person[:, 68:78] = np.nan, np.nan, 0
     xy, confidence, _ = scene(rig, person, bystander, blind=((1, 1),), seed=5)
-    usual = usual_score(rig, xy, confidence, CFG)
-    whole, end = follow(rig, xy, confidence, TIME, usual, NEVER, CFG)
-    for cut in (1, 19, 25, 40):
-        first, anchor = follow(rig, xy[:, :cut], confidence[:, :cut], TIME[:cut], usual, NEVER, CFG)
-        second, last = follow(rig, xy[:, cut:], confidence[:, cut:], TIME[cut:], usual, anchor, CFG)
-        assert np.array_equal(np.concatenate([first, second], 1), whole)
-        assert np.array_equal(last, end, equal_nan=True)
+    whole, end = track(rig, xy, confidence, time)
+    first, state = track(rig, xy[:, : 48 + cut], confidence[:, : 48 + cut], time)
+    assert np.array_equal(first.detection, whole.detection[:, : 48 + cut])
+    second, last = track(rig, xy[:, 48 + cut :], confidence[:, 48 + cut :], time[48 + cut :], state)
+    assert np.array_equal(np.concatenate([first.detection, second.detection], 1), whole.detection)
+    assert np.array_equal(np.concatenate([first.person, second.person]), whole.person)
+    assert_same_state(last, end)
+
+
+def left(frames: slice, other_from: int = 0, at: tuple[float, float] = (1.4, 1.4)) -> tuple[Rig, np.ndarray]:
+    """A person who is out of sight in some of 240 frames of 24 a second, and somebody else 2 m away."""
+    rig = ring(4)
+    time = np.arange(240) / 24
+    person, other = seen(rig, figure(time), seed=1), seen(rig, figure(time, at, 1.0), seed=2)
+    other[..., 2] *= 0.9
+    person[:, frames] = np.nan, np.nan, 0
+    other[:, :other_from] = np.nan, np.nan, 0
+    return rig, np.stack([person, other], 2)
+
+
+def tracked(rig: Rig, people: np.ndarray, cfg: MatchConfig = CFG) -> Sighting:
+    xy = np.stack([rig.undistort(v, people[v, ..., :2]) for v in range(len(rig))])
+    confidence = np.nan_to_num(people[..., 2])
+    return track_person(rig, xy, confidence, np.arange(people.shape[1]) / 24, NEVER, cfg)[0]
+
+
+def test_a_person_who_comes_back_to_their_place_is_followed_again() -> None:
+    rig, people = left(slice(48, 80))  # 1.3 s
+    sighting = tracked(rig, people)
+    assert sighting.known == (0, 1)
+    assert (sighting.person[:48] == 0).all()
+    assert (sighting.person[48:71] == -1).all()
+    assert (sighting.person[72:80] == 1).all()
+    assert (sighting.detection[:, 72:80] == 1).all()
+    assert (sighting.person[80:] == 0).all(), "though the other stays in sight"
+    assert (sighting.detection[:, 80:] == 0).all()
+
+
+def test_somebody_who_walks_through_the_place_of_the_person_who_left_stays_who_they_are() -> None:
+    rig = ring(4)
+    time = np.arange(240) / 24
+    person, walker = figure(time), figure(time, phase=1.0)
+    way = np.interp(time, [3, 8], [1.4, -0.6])[:, None] * np.array([1.0, 1, 0])
+    views = [seen(rig, person, seed=1), seen(rig, {n: x + way for n, x in walker.items()}, seed=2)]
+    views[1][..., 2] *= 0.9
+    views[0][:, 48:] = np.nan, np.nan, 0
+    sighting = tracked(rig, np.stack(views, 2))
+    assert (sighting.person[:48] == 0).all()
+    assert (sighting.person[72:] == 1).all()
+    assert (sighting.detection[:, 72:] == 1).all()
+
+
+def test_whoever_stands_in_the_place_too_late_is_somebody_else() -> None:
+    rig, people = left(slice(48, 120), other_from=240)
+    assert (tracked(rig, people).person[120:] == 0).all()
+    late = tracked(rig, people, MatchConfig(return_s=2.0))
+    assert (late.person[:48] == 0).all()
+    assert (late.person[120:] == 1).all()
+
+
+def test_a_bystander_who_comes_first_does_not_stay_the_one_who_is_followed() -> None:
+    rig, people = left(slice(0, 60))
+    people[2:, :, 1] = np.nan, np.nan, 0  # the other in two of four views
+    batches = [slice(a, a + 24) for a in range(0, 240, 24)]
+    state, who = NEVER, []
+    xy = np.stack([rig.undistort(v, people[v, ..., :2]) for v in range(len(rig))])
+    for at in batches:
+        time = np.arange(240)[at] / 24
+        sighting, state = track_person(
+            rig, xy[:, at], np.nan_to_num(people[:, at, :, :, 2]), time, state, CFG
+        )
+        who.append(sighting)
+    person = np.concatenate([s.person for s in who])
+    detection = np.concatenate([s.detection for s in who], 1)
+    assert (person[:60] == 0).all()
+    assert (person[144:] == 1).all(), "from when there was somebody better in most frames"
+    assert (detection[:, 144:] == 0).all()
+    assert (detection[:, person == 0] != 0).all(), "two people never share an id"
 
 
 def test_pick_people_takes_the_chosen_and_fills_the_rest() -> None:
@@ -227,9 +318,9 @@ def alone(phase: float = 0.0, at: tuple[float, float] = (0.0, 0.0)) -> np.ndarra
 
 def test_one_camera_follows_whom_it_shows_largest() -> None:
     xy, confidence, where = shown_to_one(alone(), alone(1.0, (-1.0, 2.0)))
-    chosen, anchor = run(ONE, xy, confidence)
+    chosen, state = run(ONE, xy, confidence)
     assert np.array_equal(chosen, where)
-    assert np.isfinite(anchor).all()
+    assert np.isfinite(state.sight).all()
 
 
 def test_one_camera_does_not_take_a_bystander_while_the_person_is_hidden() -> None:
@@ -253,18 +344,28 @@ def test_one_camera_does_not_start_with_a_bystander() -> None:
 
 def test_one_camera_goes_on_where_it_stopped() -> None:
     xy, confidence, _ = shown_to_one(alone(), alone(1.0, (-1.0, 2.0)))
-    usual = usual_score(ONE, xy, confidence, CFG)
-    whole, end = follow(ONE, xy, confidence, TIME, usual, NEVER, CFG)
-    first, anchor = follow(ONE, xy[:, :17], confidence[:, :17], TIME[:17], usual, NEVER, CFG)
-    second, last = follow(ONE, xy[:, 17:], confidence[:, 17:], TIME[17:], usual, anchor, CFG)
-    assert np.array_equal(np.concatenate([first, second], 1), whole)
-    assert last.tobytes() == end.tobytes()
+    whole, end = track(ONE, xy, confidence)
+    first, state = track(ONE, xy[:, :17], confidence[:, :17])
+    second, last = track(ONE, xy[:, 17:], confidence[:, 17:], TIME[17:], state)
+    assert np.array_equal(np.concatenate([first.detection, second.detection], 1), whole.detection)
+    assert_same_state(last, end)
 
 
 def test_one_camera_that_shows_nobody() -> None:
     xy, confidence = np.full((1, 48, 2, 25, 2), np.nan), np.zeros((1, 48, 2, 25))
-    chosen, anchor = run(ONE, xy, confidence)
+    chosen, state = run(ONE, xy, confidence)
     assert (chosen == -1).all()
-    assert np.isnan(anchor).all()
-    assert usual_score(ONE, xy[:, :, :0], confidence[:, :, :0], CFG) == 0
+    assert_same_state(state, NEVER)
+    assert state.reference_score == 0
     assert (run(ONE, xy[:, :, :0], confidence[:, :, :0])[0] == -1).all()
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 900.0])
+def test_the_reference_score_is_the_median_of_all_frames_so_far(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    best = scale * rng.uniform(1, 20, 1000)
+    best[::7] = 0
+    state = NEVER
+    for part in np.split(best, 10):
+        state = state.with_scores(part)
+    assert state.reference_score == pytest.approx(np.median(best[best > 0]), rel=0.05)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from builders import WINDOW, batch
 
+from pipeline.batches import DetectionBatch, joined
+
 
 def test_axes_must_agree_also_between_nested_batches():
     fit = batch(1)
@@ -29,7 +31,7 @@ def test_map_reaches_every_tensor():
         return x
 
     fit.map(note)
-    assert len(seen) == 5 + 4 + 5
+    assert len(seen) == 4 + 4 + 5
     assert fit.nbytes == sum(x.nbytes for x in seen)
     halved = fit.map(lambda x: x.half())
     assert halved.params.betas.dtype == halved.keypoints.xy_px.dtype == torch.float16
@@ -50,3 +52,50 @@ def test_repr_shows_shapes_not_numbers():
     text = repr(batch(1))
     assert f"xy_px=float32[2, {WINDOW}, 1, 25, 2]" in text
     assert "tensor(" not in text
+
+
+def test_people_are_picked_by_id_and_missing_ones_are_missing():
+    fit = batch(1)
+    both = fit.people(torch.tensor([0, 7]))
+    assert both.keypoints.ids.tolist() == [0, 7]
+    assert torch.equal(both.joints[:, 0], fit.joints[:, 0])
+    assert torch.isnan(both.joints[:, 1]).all()
+    assert torch.isnan(both.params.betas[1]).all()
+    assert (both.keypoints.confidence[:, :, 1] == 0).all()
+    assert (both.status[:, 1] == 0).all()
+    assert not both.valid[:, 1].any()
+    assert both.people(torch.tensor([7, 0])).keypoints.ids.tolist() == [7, 0]
+    again = both.people(torch.tensor([0]))
+    assert torch.equal(again.reprojection_px, fit.reprojection_px)
+    assert fit.people(torch.tensor([0])) is fit
+    assert fit.people(torch.zeros(0, dtype=torch.int64)).joints.shape == (WINDOW, 0, 24, 3)
+
+
+def test_joined_batches_are_cut_into_what_they_were():
+    whole = joined([batch(0), batch(1)])
+    assert len(whole.valid) == 2 * WINDOW
+    assert torch.equal(whole.frames(WINDOW, 2 * WINDOW).keypoints.image_px, batch(1).keypoints.image_px)
+    assert whole.frames(WINDOW, 2 * WINDOW).start == batch(1).start
+
+
+def test_blank_frames_before_a_batch_are_missing():
+    longer = batch(0).after_blank(3)
+    assert torch.equal(longer.joints[3:], batch(0).joints)
+    assert torch.isnan(longer.joints[:3]).all()
+    assert (longer.keypoints.confidence[:, :3] == 0).all()
+
+
+def test_what_is_carried_is_the_state_of_every_stage():
+    fit = batch(0)
+    assert fit.carried.keys() == {*fit.state, *fit.keypoints.state}
+    assert fit.state
+    assert fit.keypoints.state
+
+
+def test_detections_have_clocks_of_their_views():
+    shape = 3, 4, 2, 25
+    good = DetectionBatch(0, 30, torch.zeros(3, 4), torch.zeros(*shape, 2), torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"time_s has 2 along V|has 3 along V .* has 2"):
+        replace(good, time_s=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"confidence has 5 along D .* has 2"):
+        replace(good, confidence=torch.zeros(3, 4, 5, 25))

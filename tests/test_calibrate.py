@@ -158,7 +158,7 @@ def test_one_camera_that_goes_on_is_said_the_same_of(alone: Recording, tmp_path:
     [
         ("focal_px: 1024\n", CFG, "the focal lengths or picture sizes"),
         ("fps: 25\n", CFG, "the time line (frame_offset, fps)"),
-        ("", CalibrateConfig(frames=30), "the settings (calibrate, keypoints.match)"),
+        ("", CalibrateConfig(frames=30), "the settings (calibrate, associate)"),
         ("", None, "the keypoints"),
     ],
 )

@@ -9,7 +9,6 @@ from builders import FRAMES, WINDOW, batch, contents, status
 from pipeline.curves import ANGLES, curves, joint_angles
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
-from pipeline.summary import CONFIDENT
 
 
 def written(path, windows=3):
@@ -58,8 +57,8 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
     ):
         for have, want in zip((curve.low, curve.mean, curve.high), three(values, groups), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, equal_nan=True)
-    for v, name in enumerate(store.contents.rig.names):
-        share = (store.array(f"keypoints_2d/{name}")[:, 0, :, 2] > CONFIDENT).mean(1)
+    for v in range(len(store.contents.rig)):
+        share = (store.array("people/0/keypoints_2d")[v, :, :, 2] > 0).mean(1)
         np.testing.assert_allclose(found.keypoints_seen[v], [share[g].mean() for g in groups], rtol=1e-5)
     np.testing.assert_allclose(found.fitted[0], [valid[g].mean() for g in groups], rtol=1e-6)
     np.testing.assert_allclose(found.fitted + found.unsure, 1, rtol=1e-6)
@@ -122,6 +121,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
             window=1000,
         )
         store = Store.create(tmp_path / f"{frames}.zarr", c)
+        store._make_person(0)
         store._array("done")[:] = True
         tracemalloc.start()
         found = curves(store)

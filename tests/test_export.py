@@ -84,7 +84,7 @@ def test_the_command_says_what_it_wrote(
     ("words", "message"),
     [
         ("a.fbx", "the suffix says what is written, and there is none for this. Choose .glb"),
-        ("new/deep/a.glb --person 3", "there is no person 3; there is only 0"),
+        ("new/deep/a.glb --person 3", "there is no person 3; those there are: 0"),
         ("a.glb --start 8 --end 20", "there is no frame 19; those that are done are 0 to 11"),
         ("a.glb --start 5 --end 7", "person 0 has nowhere a pose in frames 5 to 6"),
         ("a.trc --start 3 --end 4", "person 0 has nowhere a valid pose in frame 3"),

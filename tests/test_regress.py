@@ -49,11 +49,11 @@ def chunks(frames: int, first: int = 0, blind: tuple[int, ...] = ()) -> Iterator
         yield KeypointBatch(
             start=start,
             rate=Fraction(30),
+            ids=torch.arange(PEOPLE),
             time_s=t / 30.0,
             image_px=xy,
             xy_px=xy,
             confidence=trust,
-            anchor=torch.zeros(PEOPLE, 4),
         )
 
 
@@ -196,11 +196,11 @@ def of_scene(d: Scene) -> Iterator[KeypointBatch]:
         yield KeypointBatch(
             start=start,
             rate=Fraction(int(d.rate)),
+            ids=torch.tensor([0]),
             time_s=torch.arange(start, stop, dtype=torch.float64) / d.rate,
             image_px=xy,
             xy_px=xy,
             confidence=torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32),
-            anchor=torch.zeros(1, 4),
         )
 
 
@@ -245,7 +245,7 @@ def people_in_pictures(frames: int, first: int = 0) -> Iterator[KeypointBatch]:
             xy[1, 5 - start, 0], trust[1, 5 - start, 0] = torch.nan, 0
         if start <= 7 < start + WINDOW:
             xy[1, 7 - start, 1, 0] = 1e8
-        yield KeypointBatch(start, Fraction(30), t / 30.0, xy, xy, trust, torch.zeros(PEOPLE, 4))
+        yield KeypointBatch(start, Fraction(30), torch.arange(PEOPLE), t / 30.0, xy, xy, trust)
 
 
 def level(t: int, v: int, p: int) -> int:

@@ -81,11 +81,11 @@ def batches(transl, valid=None, window=5):
         points = KeypointBatch(
             a,
             RATE,
+            torch.arange(people),
             torch.arange(a, a + n).double() / float(RATE),
             torch.zeros(2, n, people, 25, 2),
             torch.zeros(2, n, people, 25, 2),
             torch.zeros(2, n, people, 25),
-            torch.zeros(people, 4).double(),
         )
         params = SmplParams(
             eye.expand(n, people, 3, 3),
@@ -100,7 +100,6 @@ def batches(transl, valid=None, window=5):
             torch.zeros(n, people, 25, 4),
             torch.zeros(2, n, people),
             status(valid[a : a + n]),
-            torch.zeros(1).double(),
         )
 
 
@@ -194,6 +193,23 @@ def test_people_keep_their_colour_and_hide_each_other(tmp_path, rig, body, video
     u, v = np.rint(rig.project(np.zeros(3), distorted=True)[0]).astype(int)
     assert all(f[v, u, 2] > f[v, u, 0] + 40 for f in front[:6])  # the first is blue
     assert all(f[v, u, 0] > f[v, u, 2] + 40 for f in front[6:])  # the second is orange
+
+
+@pytest.mark.parametrize("show", ["overlay", "skeleton"])
+def test_people_who_come_and_go_keep_their_colour(tmp_path, rig, body, videos, show):
+    """Nobody, then two with the second in front, then the second alone."""
+    transl = np.zeros((T, 2, 3))
+    transl[:, 1, 2] = -0.6
+    both = list(batches(transl))
+    ids = [[], [0, 1], [1]]
+    some = [b.people(torch.tensor(i, dtype=torch.int64)) for b, i in zip(both, ids, strict=True)]
+    [*run(iter(some), rig, body, videos, tmp_path / "out", opacity=1, mosaic=False, show=show)]
+    front = pictures(tmp_path / "out" / f"{show}_front.mp4")
+    assert len(front) == T
+    if show == "overlay":
+        u, v = np.rint(rig.project(np.zeros(3), distorted=True)[0]).astype(int)
+        assert all(np.ptp(f[v, u]) < 15 for f in front[:5])  # the video's grey
+        assert all(f[v, u, 0] > f[v, u, 2] + 40 for f in front[5:])  # the second is orange
 
 
 def test_the_mosaic_holds_all_views_with_names_and_time(tmp_path, rig, body, videos):

@@ -74,13 +74,12 @@ def store(tmp_path_factory, rig, body):
         points = torch.cat([transl[:, :, None].expand(n, 1, 25, 3), torch.ones(n, 1, 25, 1)], -1)
         image = rig.project(points[..., :3].double().numpy(), distorted=True)
         known = KeypointBatch(
-            a, LINE, torch.from_numpy(time_s[a:b]), torch.from_numpy(image).float(),
-            torch.from_numpy(image).float(), torch.ones(4, n, 1, 25), torch.zeros(1, 4).double(),
+            a, LINE, torch.tensor([0]), torch.from_numpy(time_s[a:b]), torch.from_numpy(image).float(),
+            torch.from_numpy(image).float(), torch.ones(4, n, 1, 25),
         )  # fmt: skip
         made.write(
             FitBatch(
                 known, params, joints, points, torch.zeros(4, n, 1), status(torch.ones(n, 1).bool()),
-                torch.zeros(0).double(),
             )
         )  # fmt: skip
     return made

@@ -19,6 +19,7 @@ from models.body import pose_keypoints
 from models.fit.problem import Schedule, Views, Weights
 from models.fit.solver import Fit, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
+from pipeline.keypoints import MIN_CONFIDENCE
 from stages.smplify import SmplifyConfig, smplify
 
 
@@ -26,15 +27,18 @@ def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[PoseBatch]:
     frames = d.xy.shape[1]
     for start in range(first, frames, window):
         stop = min(start + window, frames)
+        confidence = torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32)
+        seen = confidence >= MIN_CONFIDENCE
         xy = torch.tensor(d.xy[:, start:stop, None], dtype=torch.float32)
+        xy = torch.where(seen[..., None], xy, torch.nan)
         keypoints = KeypointBatch(
             start=start,
             rate=Fraction(int(d.rate)),
+            ids=torch.tensor([0]),
             time_s=torch.arange(start, stop, dtype=torch.float64) / d.rate,
             image_px=xy,
             xy_px=xy,
-            confidence=torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32),
-            anchor=torch.full((1, 4), torch.nan, dtype=torch.float64),
+            confidence=torch.where(seen, confidence, 0),
         )
         yield PoseBatch.blank(keypoints, 10)
 
@@ -96,7 +100,7 @@ def test_windows_recover_the_truth(long: Scene, fitted: list[FitBatch]) -> None:
 
 def test_what_is_reported_follows_from_the_parameters(long: Scene, fitted: list[FitBatch]) -> None:
     b = fitted[2]
-    offsets = fitted[2].state[10:85].view(25, 3)
+    offsets = fitted[2].state["smplify/0/offsets"]
     rotations = torch.cat([b.params.global_orient[:, 0, None], b.params.body_pose[:, 0]], 1).double()
     joints, points = pose_keypoints(
         body().keypoints, rotations, b.params.betas[0].double(), b.params.transl[:, 0].double(), offsets
@@ -328,7 +332,7 @@ def together(scenes: list[Scene], dtype: torch.dtype = torch.float32) -> Iterato
             image_px=beside("image_px", 2),
             xy_px=beside("xy_px", 2).to(dtype),
             confidence=beside("confidence", 2).to(dtype),
-            anchor=beside("anchor", 0),
+            ids=torch.arange(len(parts)),
         )
         yield PoseBatch.blank(keypoints, 10)
 
@@ -376,7 +380,7 @@ def test_a_detector_s_own_keypoints_are_learned_with_the_shape() -> None:
     better, plain = ((joined(out, "joints") - d.joints).norm(dim=-1).mean() * 1000 for out in (on, off))
     assert better < 0.85 * plain
     assert better < 11
-    offsets = [[b.state[10:85] for b in out] for out in (on, off)]
+    offsets = [[b.state["smplify/0/offsets"] for b in out] for out in (on, off)]
     assert all(torch.equal(o, offsets[0][0]) for o in offsets[0])  # kept for the frames after
     assert offsets[0][0].view(25, 3).norm(dim=-1).max() < 0.03
     assert not any(o.any() for o in offsets[1])
@@ -506,7 +510,8 @@ def test_who_is_first_seen_by_one_of_several_cameras_is_measured_by_two(long: Sc
     again = list(smplify(iter(items[2:]), config, part.rig, body(), out[1].state))
     for a, b in zip(again, out[2:], strict=True):
         assert torch.equal(a.joints, b.joints)
-        assert torch.equal(a.state.nan_to_num(), b.state.nan_to_num())
+        assert a.state.keys() == b.state.keys()
+        assert all(torch.equal(x.nan_to_num(), b.state[n].nan_to_num()) for n, x in a.state.items())
 
 
 def test_two_cameras_that_never_see_a_person_together_are_waited_for_in_vain(long: Scene) -> None:

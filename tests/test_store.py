@@ -10,7 +10,7 @@ import zarr
 from builders import FRAMES, WINDOW, batch, contents, rig
 from scipy.spatial.transform import Rotation
 
-from pipeline.batches import PoseBatch
+from pipeline.batches import FitBatch, PoseBatch, Status
 from pipeline.errors import InputError
 from pipeline.store import Store
 
@@ -42,14 +42,16 @@ def test_windows_are_read_as_one_batch(written):
     assert torch.equal(several.joints, torch.cat([b.joints for b in each]))
     assert torch.equal(several.params.body_pose, torch.cat([b.params.body_pose for b in each]))
     assert torch.equal(several.keypoints.image_px, torch.cat([b.keypoints.image_px for b in each], 1))
-    assert torch.equal(several.keypoints.anchor, each[-1].keypoints.anchor)
 
 
 def test_what_is_carried_into_the_next_window_keeps_every_bit(written):
+    assert written.state(0) == {}
     for k in range(3):
-        anchor, state = written.carried(k)
-        assert torch.equal(anchor, batch(k).keypoints.anchor)
-        assert torch.equal(state, batch(k).state)
+        state, want = Store(written.path).state(k + 1), batch(k).carried
+        assert state.keys() == want.keys() == {*batch(k).state, *batch(k).keypoints.state}
+        for name, x in want.items():
+            assert torch.equal(state[name], x), name
+            assert (state[name].shape, state[name].dtype) == (x.shape, x.dtype), name
 
 
 def test_readable_without_the_project(written):
@@ -59,7 +61,9 @@ def test_readable_without_the_project(written):
     assert root["people/0/body_pose"].shape == (FRAMES, 23, 3)
     assert root["people/0/body_pose"].chunks[0] == WINDOW
     assert root["people/0/reprojection_px"].shape == (FRAMES, 2)
-    assert root["keypoints_2d/right"].shape == (FRAMES, 1, 25, 3)
+    assert root["people/0/keypoints_2d"].shape == (2, FRAMES, 25, 3)
+    assert root["people/0/keypoints_2d"].chunks == (2, WINDOW, 25, 3)
+    assert root["state/smplify/0/betas"].shape == (3, 10)
     # The axis-angle is the rotation: a point turned by one is turned by the other.
     turned = Rotation.from_rotvec(root["people/0/global_orient"][3]).apply([1, 2, 3])
     assert np.allclose(
@@ -91,7 +95,7 @@ def test_what_the_regressor_said_is_kept_frame_by_frame(tmp_path):
             assert torch.allclose(a, b.float(), atol=1e-6, equal_nan=True), name
         assert torch.equal(got.posed, want.posed)
         assert torch.equal(got.keypoints.image_px, want.keypoints.image_px)
-    assert zarr.open(store.path, mode="r")["regression/0/betas"].shape == (FRAMES, 10)
+    assert zarr.open(store.path, mode="r")["people/0/regression/betas"].shape == (FRAMES, 10)
 
 
 def test_a_lost_file_of_the_regression_undoes_its_window(tmp_path):
@@ -100,12 +104,12 @@ def test_a_lost_file_of_the_regression_undoes_its_window(tmp_path):
     for k in range(3):
         store.write_regression(regression(k))
         store.write(batch(k))
-    shutil.rmtree(store.path / "regression/0/betas/c/1")
+    (store.path / "people/0/regression/betas/c.1.0").unlink()
     assert Store.resume(store.path, about).done.tolist() == [True, False, True]
 
 
 def test_without_a_regressor_nothing_is_kept_of_it(written):
-    assert "regression" not in zarr.open(written.path, mode="r")
+    assert "regression" not in zarr.open(written.path, mode="r")["people/0"]
     with pytest.raises(InputError, match=r"regress\.weights: none"):
         written.read_regression(0)
 
@@ -126,7 +130,7 @@ def test_continues_at_the_first_window_that_is_not_done(tmp_path):
     path = tmp_path / "s.zarr"
     store = Store.create(path, contents())
     store.write(batch(0))
-    (path / "people/0/joints/c/0").with_suffix(".deadbeef.partial").write_bytes(b"cut")
+    (path / "people/0/joints/c.0.0.0.deadbeef.partial").write_bytes(b"cut")
     again = Store.resume(path, contents())
     assert again.first_missing == 1
     assert not [*path.rglob("*.partial")]
@@ -174,7 +178,12 @@ def test_clear_refusals(tmp_path, written):
     copy = tmp_path / "newer.zarr"
     shutil.copytree(written.path, copy)
     (copy / "zarr.json").write_text(json.dumps(newer))
-    with pytest.raises(InputError, match=r"multispin 9\.9, store version 99"):
+    with pytest.raises(InputError, match=r"multispin 9\.9, store format 99"):
+        Store(copy)
+    older = json.loads(meta.read_text())
+    older["attributes"] |= {"version": 1, "software": "multispin 0.1"}
+    (copy / "zarr.json").write_text(json.dumps(older))
+    with pytest.raises(InputError, match=r"multispin 0\.1 in store format 1, .*: run again"):
         Store(copy)
     (copy / "zarr.json").write_text(meta.read_text()[:100])
     with pytest.raises(InputError, match="damaged results store"):
@@ -185,18 +194,75 @@ def test_a_folder_that_cannot_be_written(tmp_path, written, monkeypatch):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Store, "_write", full)
+    monkeypatch.setattr(Store, "_write_state", full)
     with pytest.raises(InputError, match=r"frames 8–15 could not be written \(No space left on device\)"):
         written.write(batch(1))
 
 
 def test_a_done_window_that_lost_a_file_is_not_done(written):
-    shutil.rmtree(written.path / "people/0/joints/c/1")
+    (written.path / "people/0/joints/c.1.0.0").unlink()
     assert Store.resume(written.path, contents()).first_missing == 1
 
 
+@pytest.mark.parametrize("file", ["smplify/0/betas/c.1.0", "smplify/0/unseen/c.1", "associate/next_id/c.1"])
+def test_a_done_window_that_lost_restart_state_is_not_done(written, file):
+    (written.path / "state" / file).unlink()
+    again = Store.resume(written.path, contents())
+    assert again.done.tolist() == [True, False, True]
+    assert again.state(1).keys() == batch(0).carried.keys()
+
+
+def test_an_empty_file_is_a_lost_one(written):
+    (written.path / "people/0/keypoints_2d/c.0.2.0.0").write_bytes(b"")
+    assert Store.resume(written.path, contents()).done.tolist() == [True, True, False]
+
+
+def test_damaged_restart_state_is_not_gone_on_from(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    for k in range(2):
+        store.write(batch(k))
+    chunk = store.path / "state/smplify/0/betas/c.1.0"
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    chunk.write_bytes(data)
+    assert Store.resume(store.path, contents()).done.tolist() == [True, False, False]
+
+
+def test_a_lost_shape_undoes_the_last_window_that_has_it(written):
+    (written.path / "people/0/betas/c.0").unlink()
+    assert Store.resume(written.path, contents()).done.tolist() == [True, True, False]
+
+
+def other_people(fit: FitBatch, ids: list[int]) -> FitBatch:
+    return fit.people(torch.tensor(ids))
+
+
+def test_people_come_and_go(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    assert store.ids == ()
+    store.write(replace(other_people(batch(0), []), state={}))
+    assert store.ids == ()
+    assert store.read(0).joints.shape == (WINDOW, 0, 24, 3)
+    second = batch(1)
+    second = replace(second, keypoints=replace(second.keypoints, ids=torch.tensor([3])))
+    store.write(other_people(second, [0, 3]))
+    store.write(batch(2))
+    store = Store.resume(store.path, contents())
+    assert store.ids == (0, 3)
+    assert store.done.all(), "what nobody wrote is not lost"
+    assert [store.read(k).keypoints.ids.tolist() for k in range(3)] == [[], [0, 3], [0]]
+    assert store.read(0, 2).keypoints.ids.tolist() == [0, 3]
+    assert torch.equal(store.read(1).joints[:, 1], batch(1).joints[:, 0])
+    assert torch.isnan(store.read(1).joints[:, 0]).all()
+    for name, missing in (("joints", np.nan), ("valid", False), ("status", Status.NOT_SEEN)):
+        values = store.array(f"people/3/{name}", 0, WINDOW)
+        assert np.array_equal(values, np.full_like(values, missing), equal_nan=values.dtype.kind == "f")
+    (store.path / "people/3/valid/c.1").unlink()
+    assert Store.resume(store.path, contents()).done.tolist() == [True, False, True]
+
+
 def test_damage_is_named(written):
-    chunk = written.path / "people/0/transl/c/0/0"
+    chunk = written.path / "people/0/transl/c.0.0"
     chunk.write_bytes(chunk.read_bytes()[:5])
     with pytest.raises(InputError, match=r"people/0/transl is damaged at 0–7 .*Remove the store"):
         written.read(0)

@@ -114,8 +114,8 @@ def test_truth_is_one_body_in_all_its_arrays(two_people: Path) -> None:
         assert truth.array(f"{at}/valid").all()
     rig = truth.contents.rig
     world = np.stack([truth.array(f"people/{p}/keypoints_3d")[..., :3] for p in (0, 1)], 1).astype(float)
-    for v, name in enumerate(rig.names):
-        stored = truth.array(f"keypoints_2d/{name}")
+    for v in range(len(rig)):
+        stored = np.stack([truth.array(f"people/{p}/keypoints_2d")[v] for p in truth.ids], 1)
         np.testing.assert_allclose(stored[..., :2], rig.project(world, distorted=True)[v], atol=1e-3)
         assert (stored[..., 2] == 1).all(), "everybody is in every picture, always"
 
@@ -133,12 +133,12 @@ def test_the_calibration_is_the_rig(two_people: Path) -> None:
 def test_videos_show_the_people_where_the_truth_is(filmed: Path) -> None:
     truth = Store(filmed / "truth.zarr")
     torso = [BODY_25.index(n) for n in ("Neck", "MidHip", "RKnee", "LKnee")]
-    for name in truth.contents.rig.names:
+    for v, name in enumerate(truth.contents.rig.names):
         shown = pictures(filmed / "videos" / f"{name}.mp4")
         assert shown.shape == (30, 240, 320, 3)
         # The room is what most frames agree on. People are not where it is.
         changed = np.abs(shown - np.median(shown, axis=0)).max(-1) > 12
-        px = np.rint(truth.array(f"keypoints_2d/{name}")[:, 0, torso, :2]).astype(int)
+        px = np.rint(truth.array("people/0/keypoints_2d")[v][:, torso, :2]).astype(int)
         on_body = changed[np.arange(30)[:, None], px[..., 1], px[..., 0]]
         assert on_body.mean() > 0.5
         assert on_body.mean() > 5 * changed.mean()
@@ -156,8 +156,8 @@ def test_noise_comes_through_to_the_files(tmp_path: Path) -> None:
     )
     truth = write_recording(tmp_path, cfg, body())
     errors, missing, empty = [], [], 0
-    for name in truth.contents.rig.names:
-        exact = truth.array(f"keypoints_2d/{name}")[:, 0, :, :2]
+    for v, name in enumerate(truth.contents.rig.names):
+        exact = truth.array("people/0/keypoints_2d")[v, :, :, :2]
         for frame in range(100):
             found = people_in(tmp_path, name, frame)
             empty += not found
@@ -198,7 +198,7 @@ def test_a_seed_gives_the_same_bytes_in_any_window(tmp_path: Path) -> None:
 def test_every_format_has_its_points_in_its_order(tmp_path: Path, form: str) -> None:
     truth = write_recording(tmp_path, SynthConfig(**{**CLEAN, "seconds": 0.1}, format=form), body())
     name = truth.contents.rig.names[0]
-    exact = truth.array(f"keypoints_2d/{name}")[0, 0]
+    exact = truth.array("people/0/keypoints_2d")[0, 0]
     (points,) = people_in(tmp_path, name, 0)
     assert len(points) == len(FORMATS[form])
     for point, label in zip(points, FORMATS[form], strict=True):

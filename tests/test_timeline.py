@@ -100,7 +100,7 @@ def slowly(times: list[np.ndarray], rates: list[Fraction]) -> Timeline:
                 column.append(k if abs(t[k] - now) <= h else -1)
             columns.append(column)
     index = np.array(columns, dtype=np.int64).reshape(-1, len(times)).T
-    return Timeline(rates[slowest], np.arange(len(columns)) / float(rates[slowest]), index)
+    return Timeline(rates[slowest], np.arange(len(columns)) / float(rates[slowest]), index, tuple(rates))
 
 
 @given(data=st.data())

@@ -57,19 +57,19 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
             f"{results.path} and {truth.path}: no camera has the same name in both "
             f"({', '.join(results.contents.rig.names)}; {', '.join(truth.contents.rig.names)})"
         )
-    empty = next((s.path for s in (results, truth) if not s.contents.people), None)
-    if empty is not None:
-        raise InputError(f"{empty}: has nobody in it, so there is nothing to compare.")
     rows = _truth_rows(results, truth, names)
     if (rows < 0).all():
         raise InputError(
             f"{results.path} and {truth.path}: have no frame of {', '.join(names)} in common. Give the truth "
             "of the same recording."
         )
+    empty = next((s.path for s in (results, truth) if not s.ids), None)
+    if empty is not None:
+        raise InputError(f"{empty}: has nobody in it, so there is nothing to compare.")
     rig = truth.contents.rig.select(names)
     errors = []
-    for p in range(results.contents.people):
-        pairs = [_Pair(results, p, truth, q, rows) for q in range(truth.contents.people)]
+    for p in results.ids:
+        pairs = [_Pair(results, p, truth, q, rows) for q in truth.ids]
         errors.append(_errors(min(pairs, key=_Pair.pelves_apart), body, rig))
     return tuple(errors)
 

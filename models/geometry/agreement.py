@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from models.geometry.association import (
     MatchConfig,
     Proposals,
-    follow,
+    TrackerState,
     masked_median,
     pick_people,
     propose,
-    usual_score,
+    track_person,
 )
 from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.keypoints import Floats
-from pipeline.summary import CONFIDENT
 from pipeline.timeline import spread
 
 AGREES: Final = 0.6
@@ -242,8 +241,8 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         one = rig.select([name])
         for s in stretches:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
-            chosen, _ = follow(one, *sight, s.time_s, usual_score(one, *sight, cfg), np.full(4, np.nan), cfg)
-            person[v] += (chosen >= 0).sum() / frames
+            chosen, _ = track_person(one, *sight, s.time_s, TrackerState(), cfg)
+            person[v] += (chosen.detection >= 0).sum() / frames
     return Agreement(person, none, none, none, None, (None,) * views, np.zeros(views))
 
 
@@ -256,8 +255,8 @@ def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
     views, cfg = len(rig), MatchConfig()
     followed = []
     for s in stretches:
-        usual = usual_score(rig, s.xy_px, s.confidence, cfg)
-        followed.append(follow(rig, s.xy_px, s.confidence, s.time_s, usual, np.full(4, np.nan), cfg)[0])
+        chosen, _ = track_person(rig, s.xy_px, s.confidence, s.time_s, TrackerState(), cfg)
+        followed.append(chosen.detection)
     picked = list(zip(stretches, followed, strict=True))
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
@@ -266,7 +265,7 @@ def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
     left_out, rest, gain = np.full(views, np.nan), np.full(views, np.nan), np.zeros(views)
     lag: list[int | None] = [None] * views
     if views == 2:
-        errors = _pair_errors(rig, np.where(confidence[..., None] > CONFIDENT, xy, np.nan), cuts)
+        errors = _pair_errors(rig, np.where(confidence[..., None] > 0, xy, np.nan), cuts)
         lag[0], (lag[1], gain[1]) = 0, _best_lag(errors)
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
@@ -317,7 +316,7 @@ def _suspect(rig: Rig, left_out: Array, rest: Array) -> int | None:
 
 def _closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     """(T, P, K, 2), (T, P, K) and where the person should be (T, K, 2) → its points (T, K, 2), NaN unseen."""
-    saw = np.where(confidence[..., None] > CONFIDENT, xy, np.nan)
+    saw = np.where(confidence[..., None] > 0, xy, np.nan)
     miss = np.linalg.norm(saw - expected[:, None], axis=-1)
     usual = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
     nearest = np.where(np.isnan(usual), np.inf, usual).argmin(1)

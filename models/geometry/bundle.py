@@ -23,9 +23,6 @@ from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.skeleton import BODY_25
 
-SURE: Final = 0.3
-"""Confidence above which a keypoint takes part."""
-
 BONES: Final = (
     (("LShoulder", "LElbow"), ("RShoulder", "RElbow")),
     (("LElbow", "LWrist"), ("RElbow", "RWrist")),
@@ -89,7 +86,7 @@ class Sight:
 
     @property
     def seen(self) -> NDArray[np.bool_]:
-        return np.asarray((self.confidence > SURE) & np.isfinite(self.xy_px).all(-1))
+        return np.asarray((self.confidence > 0) & np.isfinite(self.xy_px).all(-1))
 
     def frames(self, at: NDArray[np.int64] | slice) -> Sight:
         return Sight(self.xy_px[:, at], self.confidence[:, at])
@@ -308,7 +305,7 @@ def adjust(
     """
     lengths = size.mean
     for g in robust:
-        points = triangulate(rig, sight.xy_px, sight.confidence, min_confidence=SURE).points
+        points = triangulate(rig, sight.xy_px, sight.confidence).points
         problem = _Adjustment(rig, sight, points, size, focal)
         known = np.where(problem.there[..., None], points, 0)
         x = problem.run(_Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), known, lengths), g)
@@ -316,7 +313,7 @@ def adjust(
         k[:, :2, :2] *= (np.exp(x.log_f) / k[:, 0, 0])[:, None, None]
         rig, lengths = replace(rig, K=k, R=x.R, t=x.t), x.lengths
     picture = problem.energy(x, robust[-1])[1]
-    miss = triangulate(rig, sight.xy_px, sight.confidence, min_confidence=SURE).residual_px
+    miss = triangulate(rig, sight.xy_px, sight.confidence).residual_px
     return Bundle(
         rig,
         np.where(problem.there[..., None], x.points, np.nan),

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from models.geometry.bundle import (
     ENDS,
     ROBUST,
-    SURE,
     BodySize,
     Bundle,
     FocalPrior,
@@ -113,7 +112,7 @@ def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int
     for r in (found[0], depth @ found[0] @ depth):
         t = found[1]
         start = replace(pair, R=np.stack([np.eye(3), r]), t=np.stack([np.zeros(3), t]))
-        points = triangulate(start, two.xy_px, two.confidence, min_confidence=SURE).points
+        points = triangulate(start, two.xy_px, two.confidence).points
         scale = scaled_to(points, size)
         if not np.isfinite(scale) or handedness(points) < -0.2:
             continue

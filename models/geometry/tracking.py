@@ -1,4 +1,4 @@
-"""Who is who from frame to frame in one camera's picture, without geometry.
+"""Tracking of people from frame to frame in one camera's picture, without geometry.
 
 A person in a picture is a place, a size and how sure the detector is of it all. Nothing depends on what the
 points are called.
@@ -51,7 +51,7 @@ def figures(xy_px: Array, confidence: Array, min_points: int) -> Figures:
 
 
 def distances(centre: Array, size: Array, to_centre: Array, to_size: Array) -> Array:
-    """How far figures are from others, metres if they are grown people; infinite for another size."""
+    """Distance of figures from others, metres if they are grown people; infinite for another size."""
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = EXTENT_M / np.sqrt(size * to_size)
         apart = np.linalg.norm(centre - to_centre, axis=-1) * scale
@@ -60,7 +60,7 @@ def distances(centre: Array, size: Array, to_centre: Array, to_size: Array) -> A
 
 
 def tracks(shown: Figures, time_s: Array, reach_m: float, speed_m_s: float) -> list[NDArray[np.int64]]:
-    """Everybody's way through the pictures: for each the index in every frame (T,), −1 where not seen.
+    """Track everybody through the pictures: for each the index in every frame (T,), −1 where not seen.
 
     The nearest pairs of a track's last sight and a figure are joined first, no further apart than ``reach_m``
     and ``speed_m_s`` allow. Most to see first.

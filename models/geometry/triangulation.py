@@ -68,7 +68,6 @@ def triangulate(
     confidence: ArrayLike,
     *,
     scale_px: float | ArrayLike | None = None,
-    min_confidence: float = 0.2,
     iterations: int = 6,
 ) -> Triangulation:
     """Triangulate all points at once, each from the views that agree about it.
@@ -80,7 +79,7 @@ def triangulate(
 
     xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). scale_px: the residual s
     at which a view starts to count as wrong, one number or one a view; by default ``ANGULAR_SCALE`` × focal
-    length. Views with a confidence of ``min_confidence`` or less are not looked at. Needs no particular
+    length. Views with a confidence of 0 are not looked at. Needs no particular
     number of views: with two, both rays count; with one, every point is NaN. Whether the views agree is for
     the caller to ask: ``used.sum(0) >= 2``.
     """
@@ -95,7 +94,7 @@ def triangulate(
     focal = rig.K[:, [0, 1], [0, 1]]
     scale = ANGULAR_SCALE * focal.mean(1) if scale_px is None else np.asarray(scale_px, np.float64)
     scale = np.broadcast_to(scale, views)[:, None]
-    seen = np.isfinite(xy).all(-1) & (conf > min_confidence)
+    seen = np.isfinite(xy).all(-1) & (conf > 0)
     conf = np.where(seen, conf, 0)
 
     # Rays: normalised image points, and unit directions in the world.

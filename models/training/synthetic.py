@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.body import pose_keypoints
-from models.crops import MIN_CONFIDENCE, crop_matrix, person_box, room_around
+from models.crops import crop_matrix, person_box, room_around
 from models.regressors.kinematics import to_local
 from models.regressors.layers import MIN_KEYPOINTS
 from models.synthetic.pictures import Outfit, Portraits
@@ -21,6 +21,7 @@ from models.synthetic.projections import Difficulty, Projections
 from models.training.samples import Sample, Sampling, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.cameras import Rig
+from pipeline.keypoints import MIN_CONFIDENCE
 
 _ANNOTATOR: Final = 0.01
 """Standard deviation of the 24 points that people mark in published data, by the side of the crop."""
@@ -67,7 +68,7 @@ class SyntheticPeople:
         vertices = self.body.vertices(turned[:, 0], local, betas, found.transl).numpy()
         R, t = found.true_R[0].double().numpy(), found.true_t[0].double().numpy()
         xy, confidence = found.xy_px[0].double(), found.confidence[0].double()
-        counts = confidence > MIN_CONFIDENCE
+        counts = confidence >= MIN_CONFIDENCE
         frame_box = person_box(xy, counts)
         frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
         room = room_around(self.size)

@@ -65,13 +65,13 @@ class Regress:
         store = Store(Path(path))
         rig = store.contents.rig
         seen = [store.read(int(k)).keypoints for k in range(int(first), int(last))]
-        xy = torch.cat([k.xy_px for k in seen], 1).flatten(1, 2).transpose(0, 1)  # (T P, V, 25, 2)
-        confidence = torch.cat([k.confidence for k in seen], 1).flatten(1, 2).transpose(0, 1)
+        xy = torch.cat([k.xy_px.flatten(1, 2) for k in seen], 1).transpose(0, 1)  # (T P, V, 25, 2)
+        confidence = torch.cat([k.confidence.flatten(1, 2) for k in seen], 1).transpose(0, 1)
         K, R, t = (torch.from_numpy(a).float().expand(len(xy), *a.shape) for a in (rig.K, rig.R, rig.t))
         said = self.net(xy, confidence, K, R, t)
         return {
             "store": np.repeat(path, len(xy)),
-            "sample": np.arange(len(xy)) + seen[0].start * store.contents.people,
+            "sample": np.arange(len(xy)) + seen[0].start * len(store.ids),
             "body_pose": said.body_pose.numpy(),
             "betas": said.betas.numpy(),
             "view_orient": said.view_orient[:, 0].numpy(),

@@ -39,6 +39,7 @@ from models.evaluation.metrics import mpjpe, pa_mpjpe  # noqa: E402
 from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights  # noqa: E402
 from models.fit.solver import fit  # noqa: E402
 from models.fit.starts import start_pose, start_shape  # noqa: E402
+from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressors.keypoint_nets import KeypointNet, load_regressor  # noqa: E402
@@ -50,7 +51,7 @@ from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.skeleton import SMPL_24  # noqa: E402
-from pipeline.summary import CONFIDENT  # noqa: E402
+from stages.associate import associate  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
@@ -189,7 +190,8 @@ def record(
 def on_balancing(net: KeypointNet, figures: Figures) -> None:
     """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
     recording = inspect(find_recording(BALANCING))
-    seen = list(keypoints(recording, KeypointsConfig()))
+    source = keypoints(recording, KeypointsConfig())
+    seen = list(associate(source, MatchConfig(), recording.rig, recording.timeline.time_s))
     xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
     confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)
     rig, frames = recording.rig, len(xy)
@@ -199,10 +201,9 @@ def on_balancing(net: KeypointNet, figures: Figures) -> None:
     body = load_body().keypoints.to(dtype=torch.float32)
     _, points = pose_keypoints(body, torch.cat([orient[:, None], r.body_pose], 1), r.betas, transl)
     error = reprojection(points, K, R, t, xy)
-    counted = error[error.isfinite() & (confidence >= CONFIDENT)]  # as `run` counts
+    counted = error[error.isfinite()]  # as `run` counts: what is seen
     figures["balancing_px"] = round(float(counted.mean()), 1)
     figures["balancing_px_median"] = round(float(counted.median()), 1)
-    figures["balancing_px_every_keypoint"] = round(float(error[error.isfinite()].mean()), 1)
     figures["balancing_frames"] = int(orient[:, 0, 0].isfinite().sum())
 
 
@@ -248,8 +249,7 @@ def show(figures: Figures) -> None:
     if "balancing_px" in figures:
         print(
             f"balancing, net alone, {figures['balancing_frames']:.0f} frames: "
-            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median; "
-            f"{figures['balancing_px_every_keypoint']:.1f} with keypoints of confidence below {CONFIDENT}"
+            f"{figures['balancing_px']:.1f} px mean, {figures['balancing_px_median']:.1f} median"
         )
     for name, limit in WANTED.items():
         if figures.get(name, 0.0) > limit:

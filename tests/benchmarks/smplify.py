@@ -47,10 +47,12 @@ from models.fit.problem import (  # noqa: E402
 from models.fit.solver import Fit, _retract  # noqa: E402
 from models.fit.spin import SpinFit, spin  # noqa: E402
 from models.fit.system import linearise  # noqa: E402
+from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402
 from pipeline.skeleton import SMPL_24  # noqa: E402
+from stages.associate import associate  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
@@ -79,7 +81,8 @@ def cpu(run: Callable[[], object], repeats: int = 1) -> float:
 def recorded(folder: Path) -> Scene:
     """The recording as the keypoints stage gives it; the truth is not known."""
     recording = inspect(find_recording(folder))
-    chunks = list(keypoints(recording, KeypointsConfig()))
+    source = keypoints(recording, KeypointsConfig())
+    chunks = list(associate(source, MatchConfig(), recording.rig, recording.timeline.time_s))
     xy = torch.cat([c.xy_px[:, :, 0] for c in chunks], 1).double().numpy()
     confidence = torch.cat([c.confidence[:, :, 0] for c in chunks], 1).double().numpy()
     nothing = torch.empty(0)

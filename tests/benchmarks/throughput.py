@@ -141,7 +141,7 @@ def chunks(d: Scene) -> Iterator[KeypointBatch]:
         xy = torch.tensor(d.xy[:, start:stop, None], dtype=torch.float32)
         confidence = torch.tensor(d.confidence[:, start:stop, None], dtype=torch.float32)
         time_s = torch.arange(start, stop, dtype=torch.float64) / d.rate
-        yield KeypointBatch(start, Fraction(int(d.rate)), time_s, xy, xy, confidence, torch.zeros(1, 4))
+        yield KeypointBatch(start, Fraction(int(d.rate)), torch.tensor([0]), time_s, xy, xy, confidence)
 
 
 def filmed(views: int, frames: int) -> tuple[tuple[av.VideoFrame, ...], ...]:
