@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
+from pipeline.skeleton import SMPL_24
 
-POSE_SIZE = 69
-"""Axis-angle numbers of the 23 body joints."""
+POSE_SIZE = 3 * (len(SMPL_24) - 1)
+"""Axis-angle numbers of all joints but the root."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     ``model`` and ``model_sha256`` name: those of the body that ships mean nothing to SMPL. The rate comes
     under both names that readers look for.
     """
-    rotvecs = roma.rotmat_to_rotvec(torch.from_numpy(take.rotations)).numpy().copy()
-    rotvecs[~take.posed] = np.nan
+    rotvecs = roma.rotmat_to_rotvec(torch.from_numpy(take.rotations)).numpy()
     gender = next((g for g in ("female", "male") if g in body.name.lower()), "neutral")
     arrays = {
         "poses": rotvecs.reshape(len(rotvecs), -1).astype(np.float32),
