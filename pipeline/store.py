@@ -604,7 +604,7 @@ def _axis_angle(matrices: torch.Tensor) -> NDArray[np.float64]:
 
 def _matrix(axis_angle: torch.Tensor) -> torch.Tensor:
     """(..., 3) → (..., 3, 3) float32; NaN stays NaN."""
-    matrices: torch.Tensor = roma.rotvec_to_rotmat(torch.from_numpy(axis_angle).double())
+    matrices: torch.Tensor = roma.rotvec_to_rotmat(axis_angle.double())
     return matrices.float()
 
 

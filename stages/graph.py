@@ -312,8 +312,7 @@ def _inputs(recording: Recording) -> list[Path]:
 
 
 def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -> Recording:
-    """Place the cameras of a recording: where it has no calibration, estimate them, then compare them over all
-    of it, as ``info`` compares those of a calibration."""
+    """Place the cameras of a recording without a calibration, and compare them as ``info`` does."""
     placed = calibrate(recording, out, body, cfg.calibrate, cfg.associate)
     if placed is recording:
         return recording
