@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
@@ -88,9 +87,8 @@ class RenderConfig(Config):
     """Write mosaic.mp4."""
     cameras: tuple[str, ...] = ()
     """Cameras to show, by name; all when empty."""
-    backend: Literal["auto", "software", "moderngl", "pytorch3d"] = "auto"
-    """Renderer: software on the processor, moderngl with OpenGL, pytorch3d on a CUDA device. auto is OpenGL
-    where it is there with a graphics card, else software."""
+    backend: Literal["software", "pytorch3d"] = "software"
+    """Renderer: compiled loops on the processor, or PyTorch3D, which is for tests: slower on a GPU, too."""
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
@@ -567,19 +565,11 @@ def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
         yield from zip(*chunk.pictures, strict=True)
 
 
-def _back_end(name: str) -> Paint:
+def _back_end(name: Literal["software", "pytorch3d"]) -> Paint:
     """A function that draws people into a frame: ``software.paint``, or its like."""
-    if name == "auto":
-        name, why = _fastest()
-        _log.info("pictures are drawn by %s: %s", name, why)
     if name == "software":
         return software.paint
-    if name == "pytorch3d":
-        from models.rendering.pytorch3d import draw
-    else:
-        from models.rendering.moderngl import draw
-
-        _opengl()  # fails here and not in the middle of a video
+    from models.rendering.pytorch3d import draw
 
     def paint(to: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
         picture = draw(*people, antialias=antialias)
@@ -587,28 +577,6 @@ def _back_end(name: str) -> Paint:
             software.blend(to, picture, matrix)
 
     return paint
-
-
-@cache
-def _fastest() -> tuple[str, str]:
-    """The back end that is fastest on this machine, and why it is that one."""
-    from models.rendering.moderngl import SOFTWARE_RENDERERS
-
-    try:
-        name = _opengl()
-    except InputError as error:
-        return "software", str(error).removeprefix("render.backend=moderngl: ").split(". ")[0]
-    if any(program in name.lower() for program in SOFTWARE_RENDERERS):
-        return "software", f"OpenGL has no graphics card here, only {name.split(' (')[0]}, which is slower"
-    return "moderngl", f"OpenGL has {name}"
-
-
-def _opengl() -> str:
-    """Name of OpenGL's renderer, asked in a thread of its own: a context stays with its thread."""
-    from models.rendering.moderngl import renderer
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(renderer).result()
 
 
 def _make_folder(out: Path) -> None:

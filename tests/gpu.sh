@@ -9,7 +9,7 @@
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp -d .wheels \
 #         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 #         av==18.1.0 zarr==3.1.6 numcodecs==0.17.1 donfig google-crc32c pydantic==2.14.4 pydantic-core==2.50.5 \
-#         annotated-types typing-inspection smplx rich==14.3.4 lightning-fabric roma moderngl glcontext
+#         annotated-types typing-inspection smplx rich==14.3.4 lightning-fabric roma
 #
 # PyTorch3D fits one torch only. Where its source lies in .wheels/pytorch3d (a checkout, without docs and tests),
 # the rasteriser alone is compiled, for the torch that is there: 1 minute. Otherwise its rows say that it is missing.

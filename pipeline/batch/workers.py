@@ -220,7 +220,7 @@ class Processes:
         return len(self._workers)
 
     def _start(self, k: int) -> tuple[BaseProcess, Connection]:
-        # Spawned, not forked: OpenGL contexts and CUDA do not survive a fork.
+        # Spawned, not forked: CUDA does not survive a fork.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         numbers, count = processors(), len(self)

@@ -249,7 +249,7 @@ def render_step(figures: Figures, profile: bool) -> None:
         store = write_recording(Path(folder) / "recording", cfg, body())
         video = probe(Path(folder) / "recording" / "videos" / f"{store.contents.rig.names[0]}.mp4")
         frames = len(store.contents.time_s)
-        cases = [("software", "libx264"), ("moderngl", "libx264"), ("pytorch3d", "libx264")]
+        cases = [("software", "libx264"), ("pytorch3d", "libx264")]
         cases += [("software", "h264_nvenc"), ("pytorch3d", "h264_nvenc")] if CUDA else []
         for back_end, codec in cases if CUDA else cases[:1]:
             name = f"render_{back_end}_{codec}"

@@ -37,7 +37,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from models.body import Body, load_body  # noqa: E402
-from models.rendering import moderngl, overlay, pytorch3d, software  # noqa: E402
+from models.rendering import overlay, pytorch3d, software  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
@@ -193,7 +193,7 @@ def agreement(store: Store, body: Body) -> tuple[list[dict[str, object]], dict[s
     rig = Rig(("cam",), k[None], bent, own.R[:1], own.t[:1], np.array([[w, h]]))
     colours = np.array([[0.2, 0.4, 1, 1], [1, 0.3, 0.2, 1]], np.float32)
     drawn, missing = {}, {}
-    for name, back_end in (("software", software), ("moderngl", moderngl), ("pytorch3d", pytorch3d)):
+    for name, back_end in (("software", software), ("pytorch3d", pytorch3d)):
         try:
             picture = back_end.draw(people, body.faces, rig, 0, colours, antialias=False)
         except InputError as error:
