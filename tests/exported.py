@@ -140,8 +140,7 @@ def make(
         a, b = store.span(k)
         n, blank = b - a, torch.full((2, b - a, 1, 25, 2), torch.nan)
         seen = KeypointBatch(
-            a, RATE, torch.from_numpy(rates[a:b]), blank, blank, torch.zeros(2, n, 1, 25),
-            torch.full((1, 4), torch.nan).double(),
+            a, RATE, torch.tensor([0]), torch.from_numpy(rates[a:b]), blank, blank, torch.zeros(2, n, 1, 25),
         )  # fmt: skip
         params = SmplParams(
             known(rotations)[a:b, None, 0],
@@ -153,7 +152,7 @@ def make(
         store.write(
             FitBatch(
                 seen, params, known(torch.from_numpy(joints))[a:b, None].float(), marks[a:b, None].float(),
-                torch.zeros(2, n, 1), torch.from_numpy(status[a:b]), torch.zeros(0).double(),
+                torch.zeros(2, n, 1), torch.from_numpy(status[a:b]),
             )
         )  # fmt: skip
     return Truth(store, rotations, betas, transl, joints, points)

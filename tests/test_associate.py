@@ -17,6 +17,7 @@ from pipeline.batches import DetectionBatch, KeypointBatch, State
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25
 from stages.associate import associate
+from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)
@@ -63,7 +64,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     Path(file.format(10)).unlink()
     Path(file.format(11)).write_text('{"people": [{}]}')
     Path(file.format(12)).write_text('{"people": [{"pose_key')
-    return find_recording(folder)
+    return inspect(find_recording(folder))
 
 
 def test_batches_are_those_of_the_detections(recording: Recording) -> None:
@@ -182,7 +183,7 @@ def test_points_that_the_lens_model_cannot_undo_are_missing(recording: Recording
 
 @pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
 def test_on_a_real_recording_every_view_shows_the_person_on_whom_all_agree() -> None:
-    recording = find_recording(BALANCING)
+    recording = inspect(find_recording(BALANCING))
     batches = list(run(recording))
     xy, confidence = joined(batches, "xy_px")[:, :, 0].numpy(), joined(batches, "confidence")[:, :, 0].numpy()
     assert (confidence > 0).any(-1).mean(1).min() >= 0.98

@@ -8,6 +8,7 @@ from recordings import figure, ring, seen
 
 from models.geometry.agreement import best_bodies
 from models.geometry.keypoint_format import (
+    TOP_CONFIDENCE,
     decide_format,
     decide_format_in_pictures,
     find_scales,
@@ -16,6 +17,7 @@ from models.geometry.keypoint_format import (
     share_outside,
 )
 from pipeline.errors import InputError
+from pipeline.keypoints import MIN_CONFIDENCE
 from pipeline.skeleton import FORMATS
 from pipeline.skeletons import KeypointFormat, to_pixels
 
@@ -84,11 +86,29 @@ def test_confidences_above_one_and_fractions_of_the_picture() -> None:
     written[..., 2] *= 5
     found = find_scales(written, UNKNOWN)
     assert found.normalised
-    assert found.confidence_scale == pytest.approx(written[..., 2].max())
+    tops = [np.percentile(c[c > 0], 95) for c in written[..., 2]]
+    assert TOP_CONFIDENCE * np.array(found.confidence_scale) == pytest.approx(tops)
     read = to_pixels(written, found, rig.size)
     assert np.abs(read[..., :2] - pixels[..., :2]).max() < 0.01
-    assert 0 < read[..., 2].min() <= read[..., 2].max() == 1
-    assert to_pixels(pixels, find_scales(pixels, UNKNOWN), rig.size) is pixels
+    assert TOP_CONFIDENCE <= read[..., 2].max() <= 1
+    plain = to_pixels(pixels, find_scales(pixels, UNKNOWN), rig.size)
+    assert np.abs(read[..., 2] - plain[..., 2]).max() < 1e-5
+    assert np.isnan(plain[plain[..., 2] == 0]).sum() == 2 * (plain[..., 2] == 0).sum()
+    assert plain[..., 2][plain[..., 2] > 0].min() >= MIN_CONFIDENCE
+
+
+def test_one_camera_with_another_scale_and_one_outlier_change_nothing() -> None:
+    rig, pixels = ring(3), image("body_25")
+    plain = to_pixels(pixels, find_scales(pixels, UNKNOWN), rig.size)
+    other = pixels.copy()
+    other[1, ..., 2] *= 8
+    other[2, ..., 2] *= 0.1
+    other[0, 3, 0, 5] = 400, 300, 1000
+    read = to_pixels(other, find_scales(other, UNKNOWN), rig.size)
+    same = np.ones(read.shape[:-1], bool)
+    same[0, 3, 0, 5] = False
+    assert np.abs(read[..., 2] - plain[..., 2])[same].max() < 0.01
+    assert read[0, 3, 0, 5, 2] == 1
 
 
 def test_coordinates_about_zero_are_refused() -> None:

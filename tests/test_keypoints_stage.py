@@ -10,9 +10,10 @@ import pytest
 import torch
 from recordings import figure, ring, seen, write_people, write_recording, write_video
 
+from models.geometry.keypoint_format import TOP_CONFIDENCE
 from pipeline.keypoints import MIN_CONFIDENCE
 from pipeline.recording import Recording, find_recording
-from pipeline.skeletons import TOP_CONFIDENCE
+from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)
@@ -30,7 +31,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
             write_people(folder / "keypoints" / name, name, t, [p[v, t] for p in PEOPLE])
     (folder / "recording.yaml").write_text("fps: 30")
     (folder / "keypoints/cam03/cam03_000000000010_keypoints.json").unlink()
-    return find_recording(folder)
+    return inspect(find_recording(folder))
 
 
 def test_batches_are_whole_windows(recording: Recording) -> None:
@@ -72,7 +73,7 @@ def test_times_are_those_of_each_camera(tmp_path: Path) -> None:
     write_video(tmp_path / "videos/cam01.mp4", 60, size=(1280, 720), times_s=stamps)
     write_video(tmp_path / "videos/cam02.mp4", 60, size=(1280, 720))
     (tmp_path / "recording.yaml").write_text("frame_offset: {cam02: 7}")
-    recording = find_recording(tmp_path)
+    recording = inspect(find_recording(tmp_path))
     time_s = torch.cat([b.time_s for b in keypoints(recording, KeypointsConfig())], 1).numpy()
     assert np.abs(time_s[0] - (stamps - stamps[0])[: time_s.shape[1]]).max() < 1e-3
     assert np.abs(time_s[1] - (7 + np.arange(time_s.shape[1])) / 30).max() < 0.02
@@ -97,7 +98,7 @@ def rescaled(folder: Path, change: dict[int, float], outlier: float | None = Non
             p[v, ..., 2] *= factor
     if outlier is not None:
         people[0][1, 30, 4, 2] = outlier
-    recording = find_recording(write_recording(folder, RIG, people))
+    recording = inspect(find_recording(write_recording(folder, RIG, people)))
     return torch.cat([b.confidence for b in keypoints(recording, KeypointsConfig())], 1)
 
 

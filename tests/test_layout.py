@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -274,13 +275,19 @@ def test_videos_in_two_places(folder: Path) -> None:
 
 @pytest.mark.parametrize("place", ["videos", "."])
 def test_what_a_run_drew_into_the_folder_is_no_video(folder: Path, place: str) -> None:
+    """As versions did that let OUT be the recording's own folder."""
     add_videos(folder, place)
     before = find_recording(folder)
-    for name in ("overlay_cam01.mp4", "mesh_cam02.mp4", "skeleton_cam03.mp4", "mosaic.mp4", "turntable.mp4"):
+    drawn = ["overlay_cam01.mp4", "overlay_cam02.mp4", "mosaic.mp4"]
+    for name in drawn:
         write_video(folder / name, 2, size=SIZE)
+    (folder / "summary.json").write_text(json.dumps({"videos": drawn}))
     found = find_recording(folder)
     assert [v.path for v in found.videos if v] == [v.path for v in before.videos if v]
-    assert found.warnings == before.warnings == ()
+    assert before.findings == ()
+    (finding,) = found.findings
+    assert finding.code == "results_inside"
+    assert str(folder / "results") in finding.sentence
 
 
 def test_a_camera_may_be_called_as_a_drawing(tmp_path: Path) -> None:

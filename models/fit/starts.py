@@ -114,6 +114,73 @@ def _smooth_twist(twist: Tensor, strength: Tensor, frames: float) -> Tensor:
     return torch.atan2(sin, cos + 0.02)
 
 
+_CHAINS = tuple(
+    (
+        name.split("_")[0],
+        *(("shoulder", "elbow", "wrist") if "elbow" in name else ("hip", "knee", "ankle")),
+    )
+    for name, _, _ in HINGES
+)
+"""Side and three joints of each limb (L)."""
+
+
+def _turn_limbs(local: Tensor, known: Tensor, rest: Tensor, points: Tensor, rate: float) -> None:
+    """Turn the bones of all four limbs onto the seen directions.
+
+    local (T, 24, 3, 3) and known (T, 24) bool: of the limbs' first and second joints filled in; the root's are
+    there. rest (K, 3) and points (T, K, 3), NaN where missing.
+    """
+    root = local[:, 0]
+    first, second = ([SMPL_24.index(f"{c[0]}_{c[i]}") for c in _CHAINS] for i in (1, 2))
+    upper, middle, end = (
+        _points(*(f"{c[0][0].upper()}{c[i].capitalize()}" for c in _CHAINS)) for i in (1, 2, 3)
+    )
+    bone, next_bone = rest[middle] - rest[upper], rest[end] - rest[middle]
+    there, next_there = (
+        (points[:, middle] - points[:, upper]) @ root,
+        (points[:, end] - points[:, middle]) @ root,
+    )
+    seen, next_seen = there.isfinite().all(-1), next_there.isfinite().all(-1)  # (T, L)
+    both = seen & next_seen
+    swing = rotation_between(bone, torch.where(seen[..., None], there, bone))
+    inner = (swing.mT @ next_there[..., None])[..., 0]
+    unit = torch.nn.functional.normalize(bone, dim=-1)
+    hinge = torch.stack([sign * torch.eye(3, dtype=torch.float64)[axis] for _, axis, sign in HINGES])
+    bend = torch.nn.functional.normalize(torch.linalg.cross(hinge, unit, dim=-1), dim=-1)
+    a, b = (inner * bend).sum(-1), (inner * torch.linalg.cross(unit, bend, dim=-1)).sum(-1)
+    strength = torch.where(both, (a * a + b * b) / (inner * inner).sum(-1), 0)
+    twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
+    turn = swing @ roma.rotvec_to_rotmat(twist[..., None] * unit)
+    next_there = (turn.mT @ next_there[..., None])[..., 0]
+    next_turn = rotation_between(next_bone, torch.where(both[..., None], next_there, next_bone))
+    local[:, first], known[:, first] = turn, seen
+    local[:, second], known[:, second] = next_turn, both
+
+
+def _turn_head(local: Tensor, known: Tensor, rest: Tensor, points: Tensor) -> None:
+    """Turn neck and head by half of what the face is turned each, by Kabsch; arguments as ``_turn_limbs``."""
+    face = _points(*_FACE)
+    head, _, _, fixed = _aligned(rest[face], points[:, face])
+    half = roma.rotmat_to_rotvec(local[:, 0].mT @ head) / 2
+    likely = fixed & (half.norm(dim=-1) < 0.7)
+    for joint in (SMPL_24.index("neck"), SMPL_24.index("head")):
+        local[:, joint], known[:, joint] = roma.rotvec_to_rotmat(half), likely
+
+
+def _turn_feet(local: Tensor, known: Tensor, rest: Tensor, points: Tensor) -> None:
+    """Turn the ankles by Kabsch on the feet, below hips and knees that are turned; as ``_turn_limbs``."""
+    sides = ("left", "right")
+    hips, knees, ankles = ([SMPL_24.index(f"{s}_{j}") for s in sides] for j in ("hip", "knee", "ankle"))
+    feet = torch.tensor(
+        [_points(*(f"{s[0].upper()}{p}" for p in ("Ankle", "Heel", "BigToe", "SmallToe"))) for s in sides]
+    )
+    sole, _, _, fixed = _aligned(rest[feet], points[:, feet])
+    shank = local[:, :1] @ local[:, hips] @ local[:, knees]
+    ankle = shank.mT @ sole
+    likely = fixed & known[:, knees] & (roma.rotmat_to_rotvec(ankle).norm(dim=-1) < 1.4)
+    local[:, ankles], known[:, ankles] = ankle, likely
+
+
 def start_pose(
     body: KeypointBody,
     betas: Tensor,
@@ -154,55 +221,9 @@ def start_pose(
     transl = _fill(transl[:, None], known[:, :1])[:, 0]
     local[:, 0] = root
 
-    # The four limbs at once (L): shoulder, elbow, wrist and hip, knee, ankle of both sides.
-    chains = [
-        (
-            name.split("_")[0],
-            *(("shoulder", "elbow", "wrist") if "elbow" in name else ("hip", "knee", "ankle")),
-        )
-        for name, _, _ in HINGES
-    ]
-    first, second = ([SMPL_24.index(f"{c[0]}_{c[i]}") for c in chains] for i in (1, 2))
-    upper, middle, end = (
-        _points(*(f"{c[0][0].upper()}{c[i].capitalize()}" for c in chains)) for i in (1, 2, 3)
-    )
-    bone, next_bone = rest[middle] - rest[upper], rest[end] - rest[middle]
-    there, next_there = (
-        (points[:, middle] - points[:, upper]) @ root,
-        (points[:, end] - points[:, middle]) @ root,
-    )
-    seen, next_seen = there.isfinite().all(-1), next_there.isfinite().all(-1)  # (T, L)
-    both = seen & next_seen
-    swing = rotation_between(bone, torch.where(seen[..., None], there, bone))
-    inner = (swing.mT @ next_there[..., None])[..., 0]
-    unit = torch.nn.functional.normalize(bone, dim=-1)
-    hinge = torch.stack([sign * torch.eye(3, dtype=torch.float64)[axis] for _, axis, sign in HINGES])
-    bend = torch.nn.functional.normalize(torch.linalg.cross(hinge, unit, dim=-1), dim=-1)
-    a, b = (inner * bend).sum(-1), (inner * torch.linalg.cross(unit, bend, dim=-1)).sum(-1)
-    strength = torch.where(both, (a * a + b * b) / (inner * inner).sum(-1), 0)
-    twist = _smooth_twist(torch.nan_to_num(torch.atan2(b, a)), strength, max(rate / 15, 1.0))
-    turn = swing @ roma.rotvec_to_rotmat(twist[..., None] * unit)
-    next_there = (turn.mT @ next_there[..., None])[..., 0]
-    next_turn = rotation_between(next_bone, torch.where(both[..., None], next_there, next_bone))
-    local[:, first], known[:, first] = turn, seen
-    local[:, second], known[:, second] = next_turn, both
-    limb = root[:, None] @ turn @ next_turn
-
-    face = _points(*_FACE)
-    head, _, _, fixed = _aligned(rest[face], points[:, face])
-    half = roma.rotmat_to_rotvec(root.mT @ head) / 2
-    likely = fixed & (half.norm(dim=-1) < 0.7)
-    for joint in (SMPL_24.index("neck"), SMPL_24.index("head")):
-        local[:, joint], known[:, joint] = roma.rotvec_to_rotmat(half), likely
-    sides = ("left", "right")
-    ankles, knees = ([SMPL_24.index(f"{s}_{j}") for s in sides] for j in ("ankle", "knee"))
-    feet = torch.tensor(
-        [_points(*(f"{s[0].upper()}{p}" for p in ("Ankle", "Heel", "BigToe", "SmallToe"))) for s in sides]
-    )
-    sole, _, _, fixed = _aligned(rest[feet], points[:, feet])
-    ankle = limb[:, [second.index(k) for k in knees]].mT @ sole
-    likely = fixed & known[:, knees] & (roma.rotmat_to_rotvec(ankle).norm(dim=-1) < 1.4)
-    local[:, ankles], known[:, ankles] = ankle, likely
+    _turn_limbs(local, known, rest, points, rate)
+    _turn_head(local, known, rest, points)
+    _turn_feet(local, known, rest, points)
 
     if before is not None:
         local[given] = before[0][~wrong].double()

@@ -46,7 +46,7 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
         eye = np.array(
             [*(middle[:2] + away * np.array([np.cos(bearing), np.sin(bearing)])), rng.uniform(1.0, 2.4)]
         )
-        tilt = rng.uniform(-2, 2)
+        tilt = [rng.uniform(-2, 2)]
         roll = roma.euler_to_rotmat("z", tilt, degrees=True, dtype=torch.float64).numpy()
         lens = np.array(
             [rng.uniform(-0.12, -0.04), rng.uniform(0.01, 0.06), *rng.uniform(-1e-3, 1e-3, 2), *np.zeros(4)]
