@@ -127,8 +127,8 @@ _CHAINS = tuple(
 def _turn_limbs(local: Tensor, known: Tensor, rest: Tensor, points: Tensor, rate: float) -> None:
     """Turn the bones of all four limbs onto the seen directions.
 
-    local (T, 24, 3, 3) and known (T, 24) bool: of the limbs' first and second joints filled in; the root's are
-    there. rest (K, 3) and points (T, K, 3), NaN where missing.
+    local (T, 24, 3, 3) and known (T, 24) bool, with the root's: the limbs' first and second joints are filled
+    in. rest (K, 3) and points (T, K, 3), NaN where missing.
     """
     root = local[:, 0]
     first, second = ([SMPL_24.index(f"{c[0]}_{c[i]}") for c in _CHAINS] for i in (1, 2))
