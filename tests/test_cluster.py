@@ -78,7 +78,7 @@ def test_failures_a_killed_worker_and_a_killed_node(cluster, tmp_path):
     raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.list_all_nodes()}
     workers, places, lost = {}, {}, set()
     capacity = Capacity(None, Needs(cpus=1, memory_gb=0.5), "ray", cluster.address)
-    for event in process(data, out, Settings(), run, capacity, retry=1):
+    for event in process(data, out, Settings(), run, capacity, retry=2):
         name = event.row.name
         if event.frames and behaviours[name] == "hold":
             workers[name] = psutil.Process(int((out / name / "pid").read_text()))
@@ -92,16 +92,18 @@ def test_failures_a_killed_worker_and_a_killed_node(cluster, tmp_path):
                 for n in places:
                     (data / n / "go").touch()
     rows = read_manifest(out)
-    assert {name: (row.state, row.attempts) for name, row in rows.items()} == {
+    assert {name: (row.state, row.attempts) for name, row in rows.items() if name != "e"} == {
         **{name: ("done", 2 if name in lost else 1) for name in "abc"},
-        "d": ("failed", 2), "e": ("done", 2), "f": ("failed", 1),
+        "d": ("failed", 3), "f": ("failed", 1),
     }, rows  # fmt: skip
+    # It may have been on the node that went away, too.
+    assert (rows["e"].state, rows["e"].attempts in (2, 3)) == ("done", True), rows["e"]
     assert {*places.values()} == {cluster.head_node}, "they were tried again where there was room"
     assert "WorkerCrashedError" in rows["d"].error
     assert "f/calibration.toml" in rows["f"].error
     log = (out / "e/log.txt").read_text()
     assert "RuntimeError: by chance" in log
-    assert log.count("it is told to") == 2
+    assert log.count("it is told to") == rows["e"].attempts
     assert (out / "e/threads").read_text() == "1"
     assert not ray.is_initialized()
 

@@ -33,6 +33,7 @@ def scratch(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))  # of the workers, too
+    memory().makedirs("/bucket", exist_ok=True)  # a copy goes into a folder that is there
     yield folder
     memory().store.clear()
 

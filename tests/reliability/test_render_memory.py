@@ -41,6 +41,7 @@ def make(folder: Path, frames: int) -> None:
     index = np.tile(np.arange(frames), (2, 1))
     long = replace(short, rig=rig, time_s=np.arange(frames) * 1001 / 30000, frame_index=index, window=24)
     store = Store.create(folder / "results.zarr", long)
+    store._make_person(0)
     root = zarr.open_group(store.path, mode="r+")
     person = root["people/0"]
     place = np.zeros((frames, 3), np.float32)
