@@ -103,7 +103,7 @@ def test_failures_a_killed_worker_and_a_killed_node(cluster, tmp_path):
     assert "f/calibration.toml" in rows["f"].error
     log = (out / "e/log.txt").read_text()
     assert "RuntimeError: by chance" in log
-    assert log.count("it is told to") == rows["e"].attempts
+    assert log.count("it is told to") >= 2  # an attempt lost with its node may leave no line
     assert (out / "e/threads").read_text() == "1"
     assert not ray.is_initialized()
 
