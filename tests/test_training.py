@@ -204,11 +204,12 @@ def test_a_device_that_is_not_there_is_named(motion, tmp_path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("kind", ["calibrated", "uncalibrated"])
 def test_a_gpu_trains_as_well(kind, motion, tmp_path):
-    cfg = tiny(motion, net=kind, device="cuda", steps=60, learning_rate=3e-3, summary_steps=10)
+    cfg = tiny(motion, net=kind, device="cuda", steps=300, learning_rate=3e-3, summary_steps=20)
     for _ in train(cfg, tmp_path / "out"):
         pass
     rows = [json.loads(row) for row in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["loss"] < 0.9 * rows[1]["loss"]
+    losses = [row["loss"] for row in rows if "loss" in row]  # a row of a check alone has none
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     assert isinstance(load_regressor(tmp_path / "out" / "weights.safetensors").start, torch.Tensor)
 
 
