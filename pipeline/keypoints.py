@@ -25,7 +25,7 @@ MAX_PEOPLE: Final = 12
 """People of one view that take part in the matching: those with the highest confidence."""
 
 MIN_CONFIDENCE: Final = 0.3
-"""Confidence below which a keypoint is missing, on the scale of ``skeletons.find_scales``. Fits of synthetic
+"""Confidence below which a keypoint is missing, on the scale of ``find_scales``. Fits of synthetic
 detections are as good at 0.05 to 0.3 (3 views, 6 px, 15 % outliers, 30 % missing: 11.4 mm), those of real
 ones (OpenPose, balancing) best at 0.3."""
 

@@ -26,7 +26,7 @@ class StatedKeypoints(Config):
     """The ``keypoints`` of recording.yaml."""
 
     format: str | None = None
-    """A name in ``joints.FORMATS``, as BODY_25 or body_25."""
+    """A name in ``skeleton.FORMATS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
     first_frame: int | None = Field(default=None, ge=0)

@@ -16,7 +16,7 @@ class KeypointFormat:
     """Meaning of the numbers in the keypoint files, and how that is known."""
 
     name: str
-    """A name in ``joints.FORMATS``."""
+    """A name in ``skeleton.FORMATS``."""
     how: str
     """Reason of the decision, for people."""
     misfit: float | None = None

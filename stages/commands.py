@@ -41,7 +41,7 @@ def stoppable() -> Iterator[None]:
 def train(
     out: Annotated[Path, Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
     config: Configs = None,
-    motion: Annotated[Path | None, Option(help="Motion capture, .npz: see models/training/poses.py.")] = None,
+    motion: Annotated[Path | None, Option(help="Motion capture .npz: models/synthetic/poses.py.")] = None,
     max_steps: Annotated[int | None, Option(min=1, help="Gradient steps in all.")] = None,
     minutes: Annotated[float | None, Option(min=0.01, help="Train for so long, whatever the steps.")] = None,
     init: Annotated[Path | None, Option(help="Weights to start from, instead of random ones.")] = None,
