@@ -78,7 +78,10 @@ class RunSummary(Summary):
     format: Mapping[str, Any]
     """Keypoint format: name, and how it was found."""
     regressor: str
+    """The network that said how the people stand before the fit, and its weights."""
     warnings: tuple[str, ...]
+    """Doubts and guesses: that little was fitted, cameras that were mostly left out of the fit, then those
+    about the recording and about cameras that were estimated."""
     missing: Mapping[str, MissingData]
     """Camera → why it does not show the person at some instants."""
     seconds_taken: float

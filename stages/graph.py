@@ -37,7 +37,7 @@ from pipeline.results import (
     earlier_summary,
 )
 from pipeline.store import Contents, Store
-from pipeline.summary import MissingData, Summary, seen, summarise
+from pipeline.summary import seen, summarise
 from stages.associate import associate
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
@@ -73,18 +73,16 @@ class RunConfig(Config):
 class RunResult:
     """Result of a run."""
 
-    summary: Summary
+    summary: RunSummary
     times: tuple[StageTimes, ...]
     """One row a stage, in order; empty when nothing was left to do."""
     files: tuple[Path, ...]
     """The store, the videos, the summary and the report."""
-    missing: tuple[MissingData, ...]
-    """Why each camera does not show the person at some instants."""
-    regressor: str
-    """Which network said how the people stand before the fit, and of which weights."""
-    warnings: tuple[str, ...]
-    """Doubts and guesses, as the summary has them: that little was fitted, cameras that were mostly left out
-    of the fit, then those about the recording and about cameras that were estimated."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of the summary."""
+        return self.summary.warnings
 
 
 def check_files(cfg: RunConfig) -> None:
@@ -218,8 +216,7 @@ def _finished(job: _Job) -> RunResult | None:
         return None
     if not job.page.exists():
         write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
-    missing = tuple(made.missing[name] for name in job.recording.rig.names)
-    return RunResult(made, (), job.files, missing, made.regressor, made.warnings)
+    return RunResult(made, (), job.files)
 
 
 def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
@@ -281,8 +278,6 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
     missing = missing_data(recording, shown)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
     doubts = left_out(names, missing, shown) if len(names) > 1 else []
-    # What makes the results doubtful first.
-    warnings = (*few, *(f.sentence for f in (*doubts, *recording.findings)))
     made = RunSummary(
         **vars(summary),
         recording=str(recording.path.resolve()),
@@ -291,7 +286,8 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         format=asdict(recording.format),
         regressor=describe(job.cfg.regress, job.net),
-        warnings=warnings,
+        # What makes the results doubtful first.
+        warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
         missing=dict(zip(names, missing, strict=True)),
         seconds_taken=round(time.perf_counter() - begun, 2),
         stages=tuple({**asdict(t), "busy": t.busy} for t in times),
@@ -301,7 +297,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
     )
     made.write(job.out)
     write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
-    return RunResult(made, tuple(times), job.files, missing, made.regressor, warnings)
+    return RunResult(made, tuple(times), job.files)
 
 
 def _inputs(recording: Recording) -> list[Path]:

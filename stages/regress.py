@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +36,7 @@ from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, to_world
 from models.rendering.overlay import yuv_matrix
-from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
+from pipeline.batches import FrameBatch, KeypointBatch, Pictures, PoseBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config, NamesFile
 from pipeline.engine import ahead
@@ -190,8 +189,8 @@ def regress(
                             f"{cfg.weights}: a network that looks at the pictures, and the recording has no "
                             "videos. Use regress.weights: default."
                         )
-                    stream = ahead(decode(chunks[0].start), 1, "decode")
-                    frames = _by_time(stack.enter_context(stream))
+                    stream = stack.enter_context(ahead(decode(chunks[0].start), 1, "decode"))
+                    frames = chain.from_iterable(chunk.by_time() for chunk in stream)
                 said = [_from_pictures(net, chunks, frames, place, cfg, pool)]
                 waiting.append((chunks, [place.in_world(r) for r in said]))
             elif chunks and not isinstance(net, ImageRegressor):
@@ -202,15 +201,6 @@ def regress(
                 for batch in _split(done, [[x.cpu() for x in parts] for parts in found]):
                     if batch.start >= start:
                         yield batch
-
-
-Pictures = tuple[av.VideoFrame | None, ...]
-"""A frame of every view, None where there is none."""
-
-
-def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
-    for chunk in chunks:
-        yield from zip(*chunk.pictures, strict=True)
 
 
 class _Place:

@@ -25,23 +25,14 @@ from models.rendering import overlay, software
 from models.rendering.overlay import PEOPLE_COLOURS, Skeletons
 from models.rendering.software import Planes
 from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
-from pipeline.batches import FitBatch, FrameBatch, Status
+from pipeline.batches import FitBatch, FrameBatch, Pictures, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
 from pipeline.store import Store
-from pipeline.video import (
-    VideoInfo,
-    VideoWriter,
-    copied,
-    pick_encoder,
-    planes,
-    probe,
-    resized,
-    to_yuv420p,
-)
+from pipeline.video import VideoInfo, VideoWriter, copied, pick_encoder, planes, probe, resized, to_yuv420p
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +49,6 @@ Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
 Paint = Callable[..., None]
-Pictures = tuple[av.VideoFrame | None, ...]
 Decode = Callable[..., Iterator[FrameBatch]]
 
 EMPTY_LUMA = 70
@@ -139,12 +129,7 @@ class Footage:
 
 
 def render(
-    items: Iterator[FitBatch],
-    cfg: RenderConfig,
-    footage: Footage,
-    body: DrawnBody,
-    out: Path,
-    decode: Decode,
+    items: Iterator[FitBatch], cfg: RenderConfig, footage: Footage, body: DrawnBody, out: Path, decode: Decode
 ) -> Iterator[FitBatch]:
     """Draw every batch and hand it on. Batches must follow one another without a gap.
 
@@ -207,7 +192,8 @@ def _render(
             if frames is None:
                 at = batch.start
                 chunks = decode(silent, frame_index, start=at)
-                frames = _by_time(stack.enter_context(ahead(chunks, 1, "decode")))
+                stream = stack.enter_context(ahead(chunks, 1, "decode"))
+                frames = chain.from_iterable(chunk.by_time() for chunk in stream)
             stop = batch.start + len(batch.valid)
             if batch.start != at or stop > frame_index.shape[1]:
                 raise ValueError(
@@ -558,11 +544,6 @@ def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int) -> Vide
     return VideoWriter(
         path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads, comment=DRAWN
     )
-
-
-def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
-    for chunk in chunks:
-        yield from zip(*chunk.pictures, strict=True)
 
 
 def _back_end(name: Literal["software", "pytorch3d"]) -> Paint:

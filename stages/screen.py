@@ -154,20 +154,20 @@ def print_times(result: RunResult, home: Location) -> None:
     for t in result.times:
         rows.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
     console.print(rows)
-    console.print(escape(f"regressor: {result.regressor}"))
+    console.print(escape(f"regressor: {result.summary.regressor}"))
 
 
 def print_result(result: RunResult) -> None:
     """Print the numbers of a run, and why which camera does not show the person."""
     print_summary(result.summary)
-    for camera, missing in zip(result.summary.cameras, result.missing, strict=True):
+    for camera, missing in result.summary.missing.items():
         if missing.frames:
             reasons = ", ".join(
                 f"{reason} {frames}"
                 + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
                 for reason, frames in missing.frames.items()
             )
-            console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
+            console.print(f"{escape(camera)} does not show the person: {escape(reasons)}")
 
 
 def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:

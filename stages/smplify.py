@@ -61,9 +61,7 @@ class SmplifyConfig(Config):
         description="frames, from a person's first on, that the shape is estimated from; then it is kept",
     )
     max_gap_s: float = Field(
-        0.5,
-        ge=0,
-        description="longest time from one sight of a person to the next that is bridged, seconds",
+        0.5, ge=0, description="longest time from one sight of a person to the next that is bridged, seconds"
     )
     min_keypoints: int = Field(
         6, ge=1, description="keypoints over all views below which a person counts as not seen in a frame"
@@ -128,12 +126,12 @@ class _Person:
     """All that the next window needs of one person (float64); NaN stands for not known, not there."""
 
     betas: Tensor  # (B,)
-    offsets: Tensor  # (25, 3)
+    offsets: Tensor  # (K, 3)
     unseen: Tensor  # () frames since the person was last seen, before the window
-    last_rotations: Tensor  # (HELD, 24, 3, 3) of the last final frames
+    last_rotations: Tensor  # (HELD, J, 3, 3) of the last final frames
     last_transl: Tensor  # (HELD, 3)
     ahead: Tensor  # () frames that were fitted together with those before the window
-    next_rotations: Tensor  # (most, 24, 3, 3) of these, the window's first
+    next_rotations: Tensor  # (most, J, 3, 3) of these, the window's first
     next_transl: Tensor  # (most, 3)
 
     @staticmethod
@@ -142,14 +140,14 @@ class _Person:
             return torch.full(shape, torch.nan, dtype=torch.float64)
 
         last, coming = (nan(HELD, JOINTS, 3, 3), nan(HELD, 3)), (nan(most, JOINTS, 3, 3), nan(most, 3))
-        return _Person(nan(betas), nan(25, 3), nan(), *last, torch.zeros_like(nan()), *coming)
+        return _Person(nan(betas), nan(len(BODY_25), 3), nan(), *last, torch.zeros_like(nan()), *coming)
 
     @property
     def known(self) -> bool:
         return bool(self.betas.isfinite().all())
 
     def looking_ahead(self, rotations: Tensor, transl: Tensor) -> _Person:
-        """The person with rotations (T, 24, 3, 3), transl (T, 3) of the next frames, as far as they fit."""
+        """The person with rotations (T, J, 3, 3), transl (T, 3) of the next frames, as far as they fit."""
         most = len(self.next_transl)
         return replace(
             self,
@@ -177,11 +175,11 @@ class _Run:
     frames: Tensor  # (T − held,) where the others lie in the clip
     held: int
     breaks: tuple[int, ...]  # frames that do not follow the one before them
-    xy: Tensor  # (V, T, 25, 2)
-    confidence: Tensor  # (V, T, 25)
+    xy: Tensor  # (V, T, K, 2)
+    confidence: Tensor  # (V, T, K)
     start: Motion  # N = 1
-    toward: Tensor  # (T, 23, 3, 3) the regressor's pose where it counts, else NaN
-    sigma: Tensor  # (T, 23) radians, by which it expects to be off
+    toward: Tensor  # (T, L, 3, 3) the regressor's pose where it counts, else NaN
+    sigma: Tensor  # (T, L) radians, by which it expects to be off
     free_shape: bool = False
 
 
@@ -195,7 +193,7 @@ class _Fitter:
     prior: PosePrior
 
     def seen(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether the person was seen in a frame."""
+        """(V, T, K) → (T,) whether the person was seen in a frame."""
         return (confidence > 0).sum((0, 2)) >= self.cfg.min_keypoints
 
     def gap(self, rate: float) -> int:
@@ -220,7 +218,7 @@ class _Fitter:
         return float(len(seen) - 1 - index[-1] if len(index) else unseen + len(seen))
 
     def triangulated(self, xy: Tensor, confidence: Tensor, warm: int = 0) -> Tensor:
-        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree.
+        """(V, T, K, 2), (V, T, K) → points (T, K, 3), NaN where no two views agree.
 
         Of the first ``warm`` frames the torso alone, which tells how the person stands.
         """
@@ -233,12 +231,12 @@ class _Fitter:
         return points
 
     def alone(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether no more than one view shows the person."""
+        """(V, T, K) → (T,) whether no more than one view shows the person."""
         shown = (confidence > 0).sum(2) >= self.cfg.min_keypoints
         return shown.sum(0) < 2
 
     def measured(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether a frame tells of a person's size: two views show the person.
+        """(V, T, K) → (T,) whether a frame tells of a person's size: two views show the person.
 
         One does where there is no other. It tells nothing of size, and never will.
         """
@@ -246,7 +244,7 @@ class _Fitter:
         return seen if len(self.rig) == 1 else seen & ~self.alone(confidence)
 
     def views(self, xy: Tensor, confidence: Tensor) -> Views:
-        """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
+        """(N, V, T, K, 2), (N, V, T, K) with the rig's cameras."""
         cameras = (torch.from_numpy(x) for x in (self.rig.K, self.rig.R, self.rig.t))
         K, R, t = (x.expand(len(xy), *x.shape) for x in cameras)
         return Views(K, R, t, xy, confidence)
@@ -259,10 +257,10 @@ class _Fitter:
         shape: tuple[Tensor, Tensor],
         before: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor] | None:
-        """Rotations (T, 24, 3, 3) and transl (T, 3) to start a run of frames from; None where nothing shows.
+        """Rotations (T, J, 3, 3) and transl (T, 3) to start a run of frames from; None where nothing shows.
 
-        clip: the frames; points (T, 25, 3): triangulated in them; shape: betas (B,) and offsets (25, 3);
-        before: rotations (H, 24, 3, 3) and transl (H, 3) of the first H frames, fitted already.
+        clip: the frames; points (T, K, 3): triangulated in them; shape: betas (B,) and offsets (K, 3);
+        before: rotations (H, J, 3, 3) and transl (H, 3) of the first H frames, fitted already.
         """
         rate = float(clip.keypoints.rate)
         done = 0 if before is None else len(before[0])
@@ -293,7 +291,7 @@ class _Fitter:
         return pelvis_at_rest(self.body, clip.betas[:, p].double()) + clip.transl[:, p]
 
     def toward(self, clip: PoseBatch, p: int) -> Tensor:
-        """(T, 23, 3, 3) what the regressor says of the frames that one view shows, else NaN."""
+        """(T, L, 3, 3) what the regressor says of the frames that one view shows, else NaN."""
         alone = self.alone(clip.keypoints.confidence[:, :, p])
         return torch.where(alone[:, None, None, None], clip.body_pose[:, p], torch.nan)
 
@@ -309,7 +307,7 @@ class _Fitter:
         betas = start_shape(self.body, points[live])
         if not free:
             betas = clip.betas[:, p].double().nanmedian(0).values.nan_to_num()
-        offsets = torch.zeros(25, 3, dtype=torch.float64)
+        offsets = torch.zeros(len(BODY_25), 3, dtype=torch.float64)
         poses = [
             (r, self.start(clip.frames(*r), p, points[slice(*r)], (betas, offsets))) for r in _runs(live)
         ]
@@ -415,7 +413,7 @@ class _Fitter:
     def windows(
         self, people: Sequence[_Person], clips: Sequence[PoseBatch], frames: int
     ) -> tuple[Tensor, Tensor, list[_Person]]:
-        """Rotations (frames, P, 24, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
+        """Rotations (frames, P, J, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
 
         clips: what the window of each person looks at.
         """
@@ -464,7 +462,7 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 
 
 def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
-    """Rotations (frames, 24, 3, 3) and transl (frames, 3) of nobody."""
+    """Rotations (frames, J, 3, 3) and transl (frames, 3) of nobody."""
     return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
 
 
@@ -486,7 +484,7 @@ def _nobody(chunk: PoseBatch, person: _Person) -> FitBatch:
 def _result(
     chunk: KeypointBatch, rotations: Tensor, transl: Tensor, known: Mapping[int, _Person], fitter: _Fitter
 ) -> FitBatch:
-    """The chunk's fits, rotations (T, P, 24, 3, 3) and transl (T, P, 3), with all that follows from them."""
+    """The chunk's fits, rotations (T, P, J, 3, 3) and transl (T, P, 3), with all that follows from them."""
     cfg, rig, people = fitter.cfg, fitter.rig, known.values()
     joints, points = zip(
         *(
@@ -498,7 +496,7 @@ def _result(
     body_joints, body_points = torch.stack(joints, 1), torch.stack(points, 1)
     seen = chunk.confidence > 0
     miss = torch.from_numpy(rig.project(body_points.numpy())) - chunk.xy_px.double()
-    miss_px = torch.where(seen, miss.norm(dim=-1), torch.nan)  # (V, T, P, 25)
+    miss_px = torch.where(seen, miss.norm(dim=-1), torch.nan)  # (V, T, P, K)
     depth = torch.from_numpy(rig.to_camera(body_joints[:, :, 0].numpy())[..., 2])
     focal = torch.from_numpy(rig.K[:, [0, 1], [0, 1]].mean(1))
     miss_m = miss_px * (depth / focal[:, None, None])[..., None]

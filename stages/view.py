@@ -24,7 +24,7 @@ from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.errors import InputError
-from pipeline.skeleton import SMPL_24
+from pipeline.skeleton import BODY_25, SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoInfo, read_frames
 
@@ -45,18 +45,18 @@ _BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 
 
 @dataclass(frozen=True)
 class Moment:
-    """People of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
+    """P people of one frame: N vertices, J joints, K keypoints; V cameras. NaN where nobody is known."""
 
     vertices: Floats
     """(P, N, 3) metres, world."""
     joints: Floats
-    """(P, 24, 3)"""
+    """(P, J, 3)"""
     points: Floats
-    """(P, 25, 3) the fitted BODY_25 points."""
+    """(P, K, 3) the fitted BODY_25 points."""
     valid: NDArray[np.bool_]
     """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
     point_px: Floats
-    """(P, 25) reprojection error, the mean of the views that see the point."""
+    """(P, K) reprojection error, the mean of the views that see the point."""
     camera_px: Floats
     """(V, P) mean reprojection error in each camera."""
 
@@ -220,11 +220,7 @@ class _Page:
     """The scene and the controls. viser's threads only wake the loop in ``run``, which alone draws."""
 
     def __init__(
-        self,
-        server: viser.ViserServer,
-        frames: Frames,
-        videos: Sequence[VideoInfo | Path | None],
-        live: bool,
+        self, server: viser.ViserServer, frames: Frames, videos: Sequence[VideoInfo | Path | None], live: bool
     ) -> None:
         self._server, self._frames, self._live = server, frames, live
         c = frames.store.contents
@@ -305,8 +301,8 @@ class _Page:
             self._points.append(
                 scene.add_point_cloud(
                     f"/people/{p}/keypoints",
-                    np.zeros((25, 3), np.float32),
-                    np.zeros((25, 3), np.uint8),
+                    np.zeros((len(BODY_25), 3), np.float32),
+                    np.zeros((len(BODY_25), 3), np.uint8),
                     point_size=0.025,
                     point_shape="circle",
                     precision="float32",
@@ -472,7 +468,7 @@ class _Page:
         skeleton.colors = np.broadcast_to(dark, (len(_BONES), 2, 3)).copy()
         points.points = moment.points[p]
         colours = error_colours(moment.point_px[p], worst)
-        points.colors = colours if by_error else np.broadcast_to(dark, (25, 3)).copy()
+        points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()
 
     def _draw_cameras(self, moment: Moment, images: Sequence[Pixels | None]) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)

@@ -10,15 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from pipeline.calibrations.checks import (
-    Camera,
-    distortion,
-    numbers,
-    picture_size,
-    rig_of,
-    rotation,
-    short,
-)
+from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
 from pipeline.calibrations.estimate import Estimate, metadata_lines, quoted
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
