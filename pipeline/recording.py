@@ -20,6 +20,7 @@ from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.keypoints import MIN_CONFIDENCE, Floats, KeypointFiles, index_keypoints, read_views
 from pipeline.layout import (
@@ -137,10 +138,8 @@ def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
         raise InputError(
             f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
         )
-    try:
+    with reading(folder):
         return _find(folder, folder_chain(folder, inherit))
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
 
 
 def _find(folder: Path, chain: Sequence[Path]) -> Recording:
@@ -446,14 +445,13 @@ def _timeline_of(
 
 def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list[Finding]) -> Fraction:
     """Frames a second of cameras without a video."""
-    if video_rates:
-        if stated.fps is not None:
-            sentence = "recording.yaml: fps is not used where there is a video: its time stamps count"
-            findings.append(Finding("fps_unused", sentence))
-            return Fraction(str(stated.fps))
-        return min(video_rates)
+    if video_rates and stated.fps is not None:
+        sentence = "recording.yaml: fps is not used where there is a video: its time stamps count"
+        findings.append(Finding("fps_unused", sentence))
     if stated.fps is not None:
         return Fraction(str(stated.fps))
+    if video_rates:
+        return min(video_rates)
     sentence = "without videos nothing tells the frame rate: 30 fps assumed; state fps in recording.yaml"
     findings.append(Finding("fps_assumed", sentence))
     return Fraction(30)
@@ -512,13 +510,11 @@ def _numbering_doubts(
 def _describe(
     video: VideoInfo | None, files: KeypointFiles | None, size: NDArray[np.int64], folder: Path
 ) -> str:
-    parts = []
+    shown = "no video"
     if video:
-        parts.append(
+        shown = (
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
             f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
-    else:
-        parts.append("no video")
-    parts.append(f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints")
-    return ", ".join(parts)
+    places = f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints"
+    return f"{shown}, {places}"

@@ -57,8 +57,10 @@ _DO: Final = "run each camera alone (a folder with its video and keypoints only)
 class CalibrateConfig(Config):
     """Estimating where the cameras stand, of a recording without a calibration."""
 
-    frames: int = Field(200, ge=20, description="frames that the cameras are estimated from, at most")
-    seconds: float = Field(20.0, gt=0, description="length of the stretch that they are spread over")
+    frames: int = Field(200, ge=20)
+    """Frames that the cameras are estimated from, at most."""
+    seconds: float = Field(20.0, gt=0)
+    """Length of the stretch that they are spread over."""
 
 
 def calibrate(

@@ -52,21 +52,16 @@ _COPIERS = 8
 class RegressConfig(Config):
     """The network that says, before any fit, how people stand."""
 
-    weights: Annotated[str, NamesFile(unless=("default", "none"))] = Field(
-        "default",
-        description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
-        "made, or the .pt of SPIN or the reference, whose networks look at the pictures",
-    )
-    batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="people in frames, or pictures of them, that go through the network at once; null: 64, "
-        "and 256 on a GPU",
-    )
-    device: str = Field("auto", description="auto: a GPU where there is one; or cpu, cuda, cuda:1")
-    precision: Literal["auto", "32", "bf16"] = Field(
-        "auto", description="of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU"
-    )
+    weights: Annotated[str, NamesFile(unless=("default", "none"))] = "default"
+    """default, the keypoint network that ships; none; or a file: .safetensors that `train` made, or the .pt
+    of SPIN or the reference, whose networks look at the pictures."""
+    batch_size: int | None = Field(None, ge=1)
+    """People in frames, or pictures of them, that go through the network at once; null: 64, and 256 on a
+    GPU."""
+    device: str = "auto"
+    """auto, a GPU where there is one; or cpu, cuda, cuda:1."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Precision of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU."""
 
 
 def load_net(cfg: RegressConfig) -> Net | None:
@@ -159,12 +154,10 @@ def regress(
 ) -> Iterator[PoseBatch]:
     """One ``PoseBatch`` for every chunk of keypoints, in order; without a net all its poses are NaN.
 
-    A net on keypoints takes people in frames, one on pictures takes the crops of all views; either way they
-    are put together over chunks, ``cfg.batch_size`` at a time, and a view that shows nobody takes no place in
-    a batch of crops. ``items`` begin at a multiple of ``chunks_together`` chunks; those before frame
-    ``start`` take part in their batch and are not handed on. decode: frames of all cameras from a frame on,
-    for a net on pictures; memory for one batch of crops and for what ``decode`` holds is taken, however long
-    the recording is.
+    A net on keypoints takes people in frames, one on pictures the crops of all views that show somebody, put
+    together over chunks, ``cfg.batch_size`` at a time. ``items`` begin at a multiple of ``chunks_together``
+    chunks; those before frame ``start`` take part in their batch and are not handed on. decode: frames of all
+    cameras from a frame on, for a net on pictures. Memory does not grow with the recording.
 
     Raises:
         InputError: the net looks at pictures and there is no ``decode``.

@@ -52,53 +52,36 @@ _HALF_TURN = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64))
 class SmplifyConfig(Config):
     """Temporal multi-view SMPLify."""
 
-    overlap_frames: int = Field(
-        8, ge=0, description="frames of the next chunk that a window looks at before its own frames are final"
-    )
-    shape_frames: int = Field(
-        96,
-        ge=1,
-        description="frames, from a person's first on, that the shape is estimated from; then it is kept",
-    )
-    max_gap_s: float = Field(
-        0.5, ge=0, description="longest time from one sight of a person to the next that is bridged, seconds"
-    )
-    min_keypoints: int = Field(
-        6, ge=1, description="keypoints over all views below which a person counts as not seen in a frame"
-    )
-    max_error_mm: float = Field(
-        150.0, gt=0, description="a frame whose median keypoint misses by more, at the person, is not valid"
-    )
-    keypoint_sigma_mm: float = Field(
-        15.0,
-        gt=0,
-        description="standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall",
-    )
-    pose_weight: float = Field(0.04, ge=0, description="weight of the pose prior")
-    shape_weight: float = Field(5.0, ge=0, description="weight of |betas|², for every 100 frames")
-    acceleration_sigma: float = Field(
-        5.0,
-        gt=0,
-        description="standard deviation of a keypoint's acceleration, m/s², for one that moves as the "
-        "average does; less is smoother",
-    )
-    spin_sigma: float = Field(
-        27.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s², the same way"
-    )
-    offset_sigma_mm: float = Field(
-        2.5,
-        ge=0,
-        description="how far detector and body may disagree about where a keypoint is: an offset for each, "
-        "estimated once, with the shape and from the same frames, then kept; those frames may say that it is "
-        "up to 2.5 times more or less; 0 switches it off",
-    )
-    regressed_sigma: float = Field(
-        1.0,
-        gt=0,
-        description="how far a joint may turn from the regressor's pose where a single view sees the person, "
-        "over the error that the regressor expects of it; two views know better",
-    )
-    tolerance: float = Field(1e-3, gt=0, description="relative decrease of the energy at which a fit stops")
+    overlap_frames: int = Field(8, ge=0)
+    """Frames of the next chunk that a window looks at before its own frames are final."""
+    shape_frames: int = Field(96, ge=1)
+    """Frames, from a person's first on, that the shape is estimated from; then it is kept."""
+    max_gap_s: float = Field(0.5, ge=0)
+    """Longest time from one sight of a person to the next that is bridged, seconds."""
+    min_keypoints: int = Field(6, ge=1)
+    """Keypoints over all views below which a person counts as not seen in a frame."""
+    max_error_mm: float = Field(150.0, gt=0)
+    """A frame whose median keypoint misses by more, at the person, is not valid."""
+    keypoint_sigma_mm: float = Field(15.0, gt=0)
+    """Standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall."""
+    pose_weight: float = Field(0.04, ge=0)
+    """Weight of the pose prior."""
+    shape_weight: float = Field(5.0, ge=0)
+    """Weight of |betas|², for every 100 frames."""
+    acceleration_sigma: float = Field(5.0, gt=0)
+    """Standard deviation of a keypoint's acceleration, m/s², for one that moves as the average does; less is
+    smoother."""
+    spin_sigma: float = Field(27.0, gt=0)
+    """Standard deviation of a joint's angular acceleration, rad/s², the same way."""
+    offset_sigma_mm: float = Field(2.5, ge=0)
+    """Distance by which detector and body may disagree about a keypoint: an offset for each, estimated once,
+    with the shape and from the same frames, then kept; those frames may say that it is up to 2.5 times more
+    or less; 0 switches it off."""
+    regressed_sigma: float = Field(1.0, gt=0)
+    """Angle that a joint may turn from the regressor's pose where a single view sees the person, over the
+    error that the regressor expects of it; two views know better."""
+    tolerance: float = Field(1e-3, gt=0)
+    """Relative decrease of the energy at which a fit stops."""
 
     def weights(self) -> Weights:
         return Weights(
@@ -116,7 +99,7 @@ class SmplifyConfig(Config):
         *early, (robust, most, _) = Schedule().stages[1:]
         if goes_on:
             # The shape is known, a third of the frames have been fitted before: the earlier stage gains
-            # nothing, and steps converge so fast that what is left is a small part of what the last gained.
+            # nothing.
             return Schedule(((robust, most, _GOING_ON * self.tolerance),))
         return Schedule((*early, (robust, most, self.tolerance)))
 
@@ -390,8 +373,7 @@ class _Fitter:
         """The people, with a shape for those that have a clip which somewhere shows how they stand.
 
         clips: number of the person → clip from the chunk's first frame on, and its first frame that counts.
-        A clip is fitted as a whole, its shape and all its frames, whether they follow each other or not. That
-        is what a window does, over more frames: they need not be fitted again.
+        A clip is fitted as a whole, as a window is: its frames need not be fitted again.
         """
         after = list(people)
         found = (
@@ -446,8 +428,7 @@ class _Fitter:
 
 def _runs(flags: Tensor) -> list[tuple[int, int]]:
     """(start, stop) of each run of true."""
-    padded = torch.nn.functional.pad(flags.long(), (1, 1))
-    step = padded[1:] - padded[:-1]
+    step = pad(flags.long(), (1, 1)).diff()
     return list(zip((step == 1).nonzero()[:, 0].tolist(), (step == -1).nonzero()[:, 0].tolist(), strict=True))
 
 
@@ -532,26 +513,23 @@ def smplify(
     """Fit every chunk of people; one ``FitBatch`` for each, in order, all its frames final.
 
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
-    A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
-    on in which the person is seen (those chunks are held back meanwhile), then kept: all frames have the same
-    betas. The offsets say how the detector's keypoints differ from the body's: a recording has one format,
-    and they are found anew for each person in it. The poses come with the shape and are final, up to the
-    overlap. Where a person is seen again within ``max_gap_s``, the frames between are bridged by the temporal
-    terms; a chunk that ends in a gap is held back until that is known. All other frames in which a person is
-    not seen are NaN. ``FitBatch.status`` says which frame is what. The windows of all people are fitted
-    together.
+    A person's shape and keypoint offsets (detector against body) are estimated once, from ``shape_frames``
+    frames from the first one on in which the person is seen (those chunks are held back meanwhile), then
+    kept. The poses come with the shape and are final, up to the overlap. Where a person is seen again within
+    ``max_gap_s``, the frames between are bridged by the temporal terms; a chunk that ends in a gap is held
+    back until that is known. All other frames in which a person is not seen are NaN.
 
     A run of frames starts from triangulated keypoints; where many are missing, from the regressor's poses, or
-    these turned round by 180°, if they have clearly less energy. Where one view alone shows the person, and
-    so in all frames of a single camera, the regressor's poses are what the fit is drawn to besides. One view
-    cannot tell a large person from a near one: with several cameras two that show the person are waited for,
-    up to four times ``shape_frames``. Where they never come, the regressor's shape is kept.
+    these turned round by 180°, if they have clearly less energy. Where one view alone shows the person, the
+    fit is drawn to the regressor's poses. One view cannot tell a large person from a near one: with several
+    cameras two that show the person are waited for, up to four times ``shape_frames``. Where they never come,
+    the regressor's shape is kept.
 
     Every person is fitted alone: a new id begins without shape, offsets and poses, one that ``items`` leave
     out is forgotten.
 
-    state: what was ``carried`` after the chunk before the first of ``items``; with it the results are bit for
-    bit those of a run that was never interrupted, on one torch thread (more are slower here anyway).
+    state: what was ``carried`` after the chunk before the first of ``items``; with it, on one torch thread,
+    the results are bit for bit those of a run that was never interrupted.
     """
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[PoseBatch] = deque()
@@ -589,8 +567,7 @@ def _shape_clip(
 ) -> PoseBatch:
     """The frames that a person's shape is estimated from, seen in frame ``first``; and those before it.
 
-    More of them where the person is hardly seen, or by one of several cameras: what is estimated from them is
-    for the whole recording.
+    More of them where the person is hardly seen, or by one of several cameras.
     """
     for most in range(1, _SHAPE_PATIENCE + 1):
         stop = first + most * fitter.cfg.shape_frames
@@ -610,9 +587,8 @@ def _window_end(
     frames = len(chunk.transl)
     _fill(waiting, items, frames + overlap)
     unseen = fitter.unseen(fitter.seen(chunk.keypoints.confidence[:, :, p]), unseen)
-    again = (
-        frames - unseen + fitter.gap(float(chunk.keypoints.rate))
-    )  # frames, if it is seen in the last of them
+    # The last frame in which it can be seen for the gap to be bridged.
+    again = frames - unseen + fitter.gap(float(chunk.keypoints.rate))
     if unseen > 0 and again > frames:
         _fill(waiting, items, int(again))
         confidence = _clip(waiting).keypoints.confidence[:, frames : int(again), p]
