@@ -1,7 +1,6 @@
 """A recording: a folder's cameras as calibrated, videos and keypoint files, on one time line.
 
-Opening reads the calibration, the videos' time stamps and the names of the keypoint files, and judges none of
-it: what the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
+What the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
 """
 
 from __future__ import annotations
@@ -89,10 +88,8 @@ class Recording:
 
     @property
     def placed(self) -> bool:
-        """Poses of the rig are known: from a calibration, or since there is one camera only.
-
-        Else all cameras stand in the same place, until they are estimated (``stages/calibrate.py``).
-        """
+        """Poses of the rig are known: from a calibration, or since there is one camera only. Else all
+        cameras stand in the same place, until they are estimated (``stages/calibrate.py``)."""
         return self.calibration is not None or len(self.rig) == 1
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,7 +161,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     videos = tuple(probe(matched_videos[n]) if n in matched_videos else None for n in rig.names)
     for name, video in zip(rig.names, videos, strict=True):
         findings += [Finding("video", sentence, name) for sentence in (video.warnings if video else ())]
-    focal_stated = tuple([False] * len(rig))
+    focal_stated = (False,) * len(rig)
     if calibration:
         rig = _fit_sizes(rig, videos, calibration, findings)
         if is_estimated(calibration):

@@ -455,22 +455,15 @@ class Store:
                 where, _, last = name.rpartition("/")
                 dtype, missing = _KINDS.get(name, ("float32", np.nan))
                 array = (group.require_group(where) if where else group).create_array(
-                    last,
-                    shape=c.shape(name, len(c.time_s)),
-                    chunks=tuple(c.shape(name, c.window)),
-                    chunk_key_encoding=_FILE_NAMES,
-                    dtype=dtype,
-                    fill_value=missing,
-                )
+                    last, shape=c.shape(name, len(c.time_s)), chunks=tuple(c.shape(name, c.window)),
+                    chunk_key_encoding=_FILE_NAMES, dtype=dtype, fill_value=missing,
+                )  # fmt: skip
                 if name == "status":
                     array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
             group.create_array(
-                "betas",
-                shape=(c.num_betas,),
-                dtype="float32",
+                "betas", shape=(c.num_betas,), chunk_key_encoding=_FILE_NAMES, dtype="float32",
                 fill_value=np.nan,
-                chunk_key_encoding=_FILE_NAMES,
-            )
+            )  # fmt: skip
             building.rename(path)
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:

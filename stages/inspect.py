@@ -392,7 +392,7 @@ class Check:
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong; empty when all is well."""
-        found, agreement = [], self.agreement
+        agreement = self.agreement
         if not self.compared:
             return [
                 Finding(
@@ -404,6 +404,7 @@ class Check:
                 for name, share in zip(self.cameras, agreement.person, strict=True)
                 if not share
             ]
+        found = []
         if not agreement.person.any():
             sentence = "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
             found.append(Finding("no_agreement", sentence))

@@ -45,7 +45,6 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yam
 _POINTS: Final = (*BODY_25.names, "Head")
 """Points that are projected: BODY_25, and the top of the head for the formats that have it."""
 
-
 _NOT_FOUND: Final = (
     *(f"{part}_keypoints_2d" for part in ("face", "hand_left", "hand_right")),
     *(f"{part}_keypoints_3d" for part in ("pose", "face", "hand_left", "hand_right")),
@@ -235,11 +234,8 @@ def _write_windows(
             _write_keypoints(out / "keypoints", rig.names, a, detect(true_px, rig.size, a, noise), cfg)
             if cfg.videos:
                 orient, pose, betas, transl = (getattr(batch.params, f.name) for f in fields(batch.params))
-                meshes = [
-                    body.vertices(orient[:, p], pose[:, p], betas[p], transl[:, p])
-                    for p in range(len(people))
-                ]
-                vertices = torch.stack(meshes, 1).numpy()
+                of_each = zip(orient.unbind(1), pose.unbind(1), betas, transl.unbind(1), strict=True)
+                vertices = torch.stack([body.vertices(*person) for person in of_each], 1).numpy()
 
                 def record(v: int, vertices: NDArray[np.float32] = vertices) -> None:
                     for picture in film(vertices, body, rig, v, rooms[v]):

@@ -280,35 +280,23 @@ class _Page:
         scene.configure_environment_map(None)
         scene.add_light_ambient("/light", intensity=1.2)
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
+        ends, dots = np.zeros((len(_BONES), 2, 3), np.uint8), np.zeros((len(BODY_25), 3), np.uint8)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
-            rgb = rgb_of(p)
-            self._bodies.append(
-                scene.add_mesh_simple(
-                    f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb, visible=False
-                )
+            mesh = scene.add_mesh_simple(
+                f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb_of(p), visible=False
             )
-            self._skeletons.append(
-                scene.add_line_segments(
-                    f"/people/{p}/skeleton",
-                    np.zeros((len(_BONES), 2, 3), np.float32),
-                    np.zeros((len(_BONES), 2, 3), np.uint8),
-                    thickness=3,
-                    thickness_units="screen",
-                    visible=False,
-                )
-            )
-            self._points.append(
-                scene.add_point_cloud(
-                    f"/people/{p}/keypoints",
-                    np.zeros((len(BODY_25), 3), np.float32),
-                    np.zeros((len(BODY_25), 3), np.uint8),
-                    point_size=0.025,
-                    point_shape="circle",
-                    precision="float32",
-                    visible=False,
-                )
-            )
+            skeleton = scene.add_line_segments(
+                f"/people/{p}/skeleton", ends.astype(np.float32), ends, thickness=3, thickness_units="screen",
+                visible=False,
+            )  # fmt: skip
+            points = scene.add_point_cloud(
+                f"/people/{p}/keypoints", dots.astype(np.float32), dots, point_size=0.025,
+                point_shape="circle", precision="float32", visible=False,
+            )  # fmt: skip
+            self._bodies.append(mesh)
+            self._skeletons.append(skeleton)
+            self._points.append(points)
 
     def _add_cameras(self) -> None:
         rig = self._frames.store.contents.rig
@@ -319,19 +307,10 @@ class _Page:
             pictures = self._pictures[v]
             fov = pictures.vertical_fov if pictures else 2 * float(np.arctan(h / 2 / rig.K[v, 1, 1]))
             frustum = self._server.scene.add_camera_frustum(
-                f"/cameras/{v}",
-                fov=fov,
-                aspect=w / h,
-                scale=max(0.1, 0.12 * spread),
-                thickness=2,
-                thickness_units="screen",
-                color=GREY,
-                jpeg_quality=80,
-                cast_shadow=False,
-                receive_shadow=False,
-                wxyz=_wxyz(torch.from_numpy(rig.R[v]).mT),
-                position=rig.centres[v],
-            )
+                f"/cameras/{v}", fov=fov, aspect=w / h, scale=max(0.1, 0.12 * spread), thickness=2,
+                thickness_units="screen", color=GREY, jpeg_quality=80, cast_shadow=False,
+                receive_shadow=False, wxyz=_wxyz(torch.from_numpy(rig.R[v]).mT), position=rig.centres[v],
+            )  # fmt: skip
             self._server.scene.add_label(f"/cameras/{v}/name", name)
 
             def look_through(event: Any, v: int = v) -> None:
@@ -356,14 +335,9 @@ class _Page:
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
         vertical = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
         scene.add_grid(
-            "/floor",
-            width=20,
-            height=20,
-            wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
-            position=at - up * (at @ up - height),
-            cell_color=(225, 225, 225),
-            section_color=(200, 200, 200),
-        )
+            "/floor", width=20, height=20, wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
+            position=at - up * (at @ up - height), cell_color=(225, 225, 225), section_color=(200, 200, 200),
+        )  # fmt: skip
         side = rig.centres[0] - at
         side -= up * (side @ up)
         side = np.cross(up, side) * 0.5 + side

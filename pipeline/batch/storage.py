@@ -1,10 +1,9 @@
 """Recordings and results on object storage: places given as URLs that fsspec knows, such as s3://bucket/folder.
 
-A run works in a folder of this machine, always: videos and stores are written piece by piece, which object
-storage is slow at. What it reads is fetched before, and what it leaves is published when it is finished, in
-an order that makes a transaction of it: ``summary.json`` is removed first and put back last, so where it is,
-all the rest is whole. Until then the folder stays, and the same run on the same machine, cut off and started
-again, continues in it; on another machine it starts again.
+A run works in a folder of this machine: videos and stores are written piece by piece, which object storage is
+slow at. What it reads is fetched before; what it leaves is published when it is finished, ``summary.json``
+last, so where that is, all the rest is whole. Until then the folder stays, and the same run on the same
+machine, cut off and started again, continues in it.
 
 Object storage has no lock that a crash would release: of two runs at one URL, the second is refused on the
 same machine only.
