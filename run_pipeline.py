@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.body import Body
     from pipeline.batch.storage import Location
     from pipeline.recording import Recording
+    from pipeline.results import Results
     from pipeline.video import VideoInfo
     from stages.graph import RunConfig, RunResult
     from stages.render import Mode
@@ -189,12 +190,12 @@ def view(
     import torch
 
     from models.body import load_body
-    from pipeline.results import Results, body_file
+    from pipeline.results import body_file
     from stages.decode import videos_of
     from stages.view import view, wait_for_store
 
     torch.set_num_threads(1)
-    results = Results(_here(out))
+    results = _results(out)
     if live and not results.store_path.exists():
         console.print(f"Waiting for {escape(str(results.store_path))}.")
         wait_for_store(results.store_path)
@@ -239,7 +240,7 @@ def render(
     import torch
 
     from models.body import load_body
-    from pipeline.results import Results, body_file
+    from pipeline.results import body_file
     from stages.decode import decode, videos_of
     from stages.render import Mode, render_results
 
@@ -258,17 +259,15 @@ def render(
     ]  # fmt: skip
     options = {f"render.{key}={json.dumps(v)}": name for name, key, v in given if v is not None}
     cfg = _run_config(config, settings, options)
-    results = Results(_here(out))
+    results = _results(out)
     store = results.store()
-    names = store.contents.rig.names
-    videos: list[VideoInfo | None] = [None] * len(names)
-    if mode in ("overlay", "skeleton", "mosaic"):
-        videos = videos_of(results, recording)
+    shows_videos = mode in ("overlay", "skeleton", "mosaic")
+    videos = videos_of(results, recording) if shows_videos else [None] * len(store.contents.rig)
     body = load_body(body_file(store, cfg.body))
     torch.set_num_threads(1)
-    how, out_folder = partial(decode, cfg=cfg.decode), results.folder
+    how, frames = partial(decode, cfg=cfg.decode), slice(start, end)
     files, stream = render_results(
-        store, cast("Mode", mode), cfg.render, videos, body, out_folder, how, slice(start, end)
+        store, cast("Mode", mode), cfg.render, videos, body, results.folder, how, frames
     )
     total = (len(store.contents.time_s) if end is None else end) - start
     with screen.bar(total, "frame", mode) as bar:
@@ -304,21 +303,22 @@ def export(
 
     from models.body import load_body
     from models.formats import find_format
-    from pipeline.results import Results, body_file
+    from pipeline.results import body_file
     from stages.export import export as write
 
     find_format(file)
     torch.set_num_threads(1)
-    store = Results(_here(out)).store()
+    store = _results(out).store()
     told, warnings = write(store, load_body(body_file(store, body)), file, person, start, end)
     for warning in warnings:
         warn(warning)
     print_file(file, told)
 
 
-def _here(out: str) -> Path:
-    """A folder of this machine: `view`, `render` and `export` read stores and videos in pieces, and again."""
+def _results(out: str) -> Results:
+    """Results of this machine: `view`, `render` and `export` read stores and videos in pieces, and again."""
     from pipeline.batch.storage import parse_location
+    from pipeline.results import Results
 
     folder = parse_location(out)
     if isinstance(folder, str):
@@ -326,7 +326,7 @@ def _here(out: str) -> Path:
             f"{out}: this command needs the results in a folder of this machine. Copy them here first, of "
             "s3:// with `aws s3 sync`, and give it that folder; `info` takes URLs."
         )
-    return folder
+    return Results(folder)
 
 
 @app.command()

@@ -56,7 +56,9 @@ def main(demo: Path) -> None:
 
 def page(out: Path, profile: Path) -> None:
     """The report, from disk; it says where the recording lies, which is nobody's business here."""
-    summary = replace(read_summary(out), recording="multispin-demo/recording")
+    written = read_summary(out)
+    assert written
+    summary = replace(written, recording="multispin-demo/recording")
     text = report(Store(out / STORE), summary, load_body())
     (out / REPORT).write_text(text, encoding="utf-8")
     with chromium(profile, size=(1120, 950)) as browser:

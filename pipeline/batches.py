@@ -8,7 +8,7 @@ missing confidence is 0; a keypoint counts as seen where its confidence is above
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from fractions import Fraction
@@ -64,15 +64,20 @@ class TensorBatch:
                 found += value._tensors()
         return found
 
-    def _changed(self, change: Callable[[Tensor, tuple[str, ...], float], Tensor]) -> Self:
-        """Replace every tensor, nested ones included, by ``change(tensor, axes, missing)``."""
+    def _changed(self, change: Callable[[Tensor, tuple[str, ...], float], Tensor], moved: int = 0) -> Self:
+        """Replace every tensor, nested ones included, by ``change(tensor, axes, missing)``.
+
+        moved: frames by which the start moves, too.
+        """
         changed: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if "axes" in f.metadata:
                 changed[f.name] = change(value, f.metadata["axes"], f.metadata["missing"])
             elif isinstance(value, TensorBatch):
-                changed[f.name] = value._changed(change)
+                changed[f.name] = value._changed(change, moved)
+            elif f.name == "start":
+                changed[f.name] = value + moved
         return replace(self, **changed)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
@@ -89,7 +94,7 @@ class TensorBatch:
         def cut(x: Tensor, axes: tuple[str, ...], missing: float) -> Tensor:
             return x.narrow(axes.index("T"), start, stop - start) if "T" in axes else x
 
-        return self._changed(cut)._moved(start)
+        return self._changed(cut, start)
 
     def after_blank(self, frames: int) -> Self:
         """Put ``frames`` frames before the batch in which everything is missing."""
@@ -139,17 +144,6 @@ class TensorBatch:
                 found |= value.carried
         return found
 
-    def _moved(self, frames: int) -> Self:
-        """Move the start by so many frames, that of nested batches included."""
-        changed: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name == "start":
-                changed[f.name] = value + frames
-            elif isinstance(value, TensorBatch):
-                changed[f.name] = value._moved(frames)
-        return replace(self, **changed) if changed else self
-
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, those of nested batches included."""
@@ -185,6 +179,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return replace(batches[0], **changed)
 
 
+Pictures = tuple[av.VideoFrame | None, ...]
+"""A frame of every view, None where a camera has none."""
+
+
 @dataclass(frozen=True, repr=False)
 class FrameBatch:
     """Decoded frames, by reference."""
@@ -194,9 +192,9 @@ class FrameBatch:
     pictures: tuple[tuple[av.VideoFrame | None, ...], ...]
     """[view][frame], in the pixel format of the file (mostly yuv420p); None where a camera has no frame."""
 
-    @property
-    def nbytes(self) -> int:
-        return sum(sum(p.buffer_size for p in f.planes) for view in self.pictures for f in view if f)
+    def by_time(self) -> Iterator[Pictures]:
+        """The pictures of all views, time after time."""
+        return zip(*self.pictures, strict=True)
 
     def __repr__(self) -> str:
         sizes = [next((f"{f.width}x{f.height}" for f in view if f), "none") for view in self.pictures]

@@ -1,14 +1,10 @@
-"""What a results store holds over time, at a bounded number of points: for plots of recordings of any length.
-
-Read block by block, so memory and output do not grow with the length of the recording.
-"""
+"""A results store over time, at a bounded number of points: for plots of recordings of any length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +40,7 @@ in line: a straight knee, a thigh in line with the trunk, an arm that hangs down
 
 
 def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """SMPL joints (..., 24, 3) → the ``ANGLES`` (..., 10), degrees from 0 to 180; NaN where joints are."""
+    """SMPL joints (..., J, 3) → the ``ANGLES`` (..., A), degrees from 0 to 180; NaN where joints are."""
     index = np.array([[SMPL_24.index(j) for j in four] for four in ANGLES.values()])
     a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
     one, two = b - a, d - c
@@ -82,11 +78,11 @@ class Curves:
     unsure: Floats
     """(P, B) share of frames with a pose that was not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, 10, B) ``ANGLES``, frames of unsure poses included."""
+    """(P, A, B) ``ANGLES``, frames of unsure poses included."""
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
-    """(P, B, 24, 3) of each bin's first frame, metres, world."""
+    """(P, B, J, 3) of each bin's first frame, metres, world."""
 
 
 class _Bins:
@@ -115,40 +111,6 @@ class _Bins:
             return (self._total / np.where(self._count, self._count, np.nan)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some windows of a store. float64, people first."""
-
-    start: int
-    joints: NDArray[np.float64]
-    """(P, T, 24, 3)"""
-    valid: NDArray[np.bool_]
-    """(P, T)"""
-    reprojection_px: NDArray[np.float64]
-    """(P, V, T)"""
-    confidence: NDArray[np.float64]
-    """(V, T, P, 25)"""
-
-    @classmethod
-    def read(cls, store: Store, a: int, b: int) -> Self:
-
-        def people(name: str) -> NDArray[Any]:
-            return np.asarray(store.people(store.ids, name, a, b, axis=0))
-
-        return cls(
-            start=a,
-            joints=people("joints").astype(np.float64),
-            valid=people("valid"),
-            reprojection_px=people("reprojection_px").astype(np.float64).swapaxes(1, 2),
-            confidence=people("keypoints_2d")[..., 2].transpose(1, 2, 0, 3).astype(np.float64),
-        )
-
-
-def _blocks(store: Store) -> Iterator[_Block]:
-    for first, last in store.stretches():
-        yield _Block.read(store, store.span(first)[0], store.span(last)[1])
-
-
 def curves(store: Store, bins: int = BINS) -> Curves:
     """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer."""
     c = store.contents
@@ -158,24 +120,30 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
-    sampled = np.full((people, bins, 24, 3), np.nan, dtype=np.float32)
-    before = np.full((people, 2, 24, 3), np.nan)
-    for block in _blocks(store):
-        number = np.arange(block.start, block.start + block.valid.shape[1])
+    sampled = np.full((people, bins, len(SMPL_24), 3), np.nan, dtype=np.float32)
+    before = np.full((people, 2, len(SMPL_24), 3), np.nan)
+    for first, last in store.stretches():
+        a, b = store.span(first)[0], store.span(last)[1]
+        names = ("joints", "valid", "reprojection_px", "keypoints_2d")
+        joints, valid, error_px, keypoints = (
+            np.asarray(store.people(store.ids, name, a, b, axis=0)) for name in names
+        )
+        joints = joints.astype(np.float64)
+        number = np.arange(a, b)
         at = number * bins // frames
         for p in range(people):
-            reprojection.add(at, np.where(block.valid[p], block.reprojection_px[p], np.nan))
-        seen.add(at, (block.confidence > 0).mean(3).max(2))
-        posed = np.isfinite(block.joints).all((2, 3))
-        fitted.add(at, block.valid.astype(float))
-        unsure.add(at, (posed & ~block.valid).astype(float))
-        angles.add(at, np.moveaxis(joint_angles(block.joints), -1, 1))
-        sure = np.where(block.valid[..., None, None], block.joints, np.nan)
+            reprojection.add(at, np.where(valid[p], error_px[p].astype(np.float64).T, np.nan))
+        seen.add(at, (keypoints[..., 2] > 0).mean(3).max(0))
+        posed = np.isfinite(joints).all((2, 3))
+        fitted.add(at, valid.astype(float))
+        unsure.add(at, (posed & ~valid).astype(float))
+        angles.add(at, np.moveaxis(joint_angles(joints), -1, 1))
+        sure = np.where(valid[..., None, None], joints, np.nan)
         with_past = np.concatenate([before, sure], 1)
         acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))
         before = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
-        sampled[:, at[wanted]] = block.joints[:, wanted]
+        sampled[:, at[wanted]] = joints[:, wanted]
     shown = _Bins(bins, views)
     shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
     return Curves(

@@ -1,9 +1,8 @@
 """Streams between threads.
 
-One primitive: ``ahead`` runs an iterator in its own thread, at most k items ahead of whoever reads it; and
-``Chain``, a row of stages joined that way. A channel ends in one of three ways, which are never mixed up:
-the source is exhausted; the source failed (what it made before is delivered first, then its error is raised
-with a note that names the stage); or the reader closed it (the source is closed too, its thread ends).
+``ahead`` runs an iterator in its own thread, and ``Chain`` is a row of stages joined that way. A channel ends
+in one of three ways: the source is exhausted; it failed (what it made before is delivered first, then its
+error is raised with a note that names the stage); or the reader closed it (so are source and thread).
 """
 
 from __future__ import annotations

@@ -18,6 +18,24 @@ PATIENCE_S: Final = 2.0
 """Wait for a lock: workers of a batch that was killed end a moment after it."""
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise ``InputError``, which names the file or else ``path``, where something cannot be read."""
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"{e.filename or path}: cannot be read ({e.strerror or e})") from e
+
+
+@contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Raise ``InputError`` where ``path`` cannot be written. advice: sentence on what to do then."""
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"{path}: cannot be written ({e.strerror or e}). {advice}") from e
+
+
 def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     """All of it or nothing under the name ``path``, whatever happens meanwhile. Raises ``OSError``."""
     part = path.with_name(path.name + ".part")
@@ -38,21 +56,15 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises ``InputError`` when it cannot be written.
     """
-    try:
+    with writing(path, "Make room, then run again."):
         write_whole(path, text.encode(errors="surrogateescape"))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror or e}). Make room, then run again.") from e
 
 
 def check_writable(*files: Path | None) -> None:
     """Before work that would be lost: that there can be files of these names. Makes their folders."""
-    for file in files:
-        if file is None:
-            continue
-        try:
+    for file in filter(None, files):
+        with writing(file, "Choose another place."):
             file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e
         if file.is_dir() or not os.access(file.parent, os.W_OK):
             why = "it is a folder" if file.is_dir() else "the folder is not writable"
             raise InputError(f"{file}: cannot be written ({why}). Choose another place.")

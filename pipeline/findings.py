@@ -7,52 +7,20 @@ from typing import Literal
 
 Code = Literal[
     # Files of a recording.
-    "keypoints_elsewhere",
-    "keypoints_missing",
-    "keypoints_past_end",
-    "keypoints_renumbered",
-    "keypoints_unnumbered",
-    "keypoints_without",
-    "name_paired",
-    "names_paired_in_order",
-    "video",
-    "video_without",
-    "videos_elsewhere",
-    "results_inside",
+    "keypoints_elsewhere", "keypoints_missing", "keypoints_past_end", "keypoints_renumbered",
+    "keypoints_unnumbered", "keypoints_without", "name_paired", "names_paired_in_order", "video",
+    "video_without", "videos_elsewhere", "results_inside",
     # Cameras.
-    "calibration_estimated",
-    "calibration_missing",
-    "calibration_rescaled",
-    "calibration_edited",
-    "camera_alone",
-    "camera_copied",
-    "camera_left_out",
-    "camera_off",
-    "camera_shows_nobody",
-    "camera_unused",
-    "cameras_exchanged",
-    "no_agreement",
-    "focal_unused",
-    "size_guessed",
-    "unit_guessed",
-    "up_doubtful",
-    "up_unused",
+    "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",
+    "camera_alone", "camera_copied", "camera_left_out", "camera_off", "camera_shows_nobody",
+    "camera_unused", "cameras_exchanged", "no_agreement", "focal_unused", "size_guessed", "unit_guessed",
+    "up_doubtful", "up_unused",
     # Time.
-    "fps_assumed",
-    "fps_unused",
-    "frame_missing",
-    "frame_offset",
-    "frames_unused",
-    "rates_differ",
+    "fps_assumed", "fps_unused", "frame_missing", "frame_offset", "frames_unused", "rates_differ",
     # Keypoints and the person.
-    "coordinates_normalised",
-    "coordinates_outside",
-    "confidence_scaled",
-    "format_doubtful",
-    "format_unchecked",
-    "limbs_doubtful",
-    "person_size",
-]
+    "coordinates_normalised", "coordinates_outside", "confidence_scaled", "format_doubtful",
+    "format_unchecked", "limbs_doubtful", "person_size",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A recording: a folder's cameras as calibrated, videos and keypoint files, on one time line.
 
-Opening reads the calibration, the videos' time stamps and the names of the keypoint files, and judges none of
-it: what the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
+What the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.keypoints import MIN_CONFIDENCE, Floats, KeypointFiles, index_keypoints, read_views
 from pipeline.layout import (
@@ -88,10 +88,8 @@ class Recording:
 
     @property
     def placed(self) -> bool:
-        """Poses of the rig are known: from a calibration, or since there is one camera only.
-
-        Else all cameras stand in the same place, until they are estimated (``stages/calibrate.py``).
-        """
+        """Poses of the rig are known: from a calibration, or since there is one camera only. Else all
+        cameras stand in the same place, until they are estimated (``stages/calibrate.py``)."""
         return self.calibration is not None or len(self.rig) == 1
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -137,10 +135,8 @@ def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
         raise InputError(
             f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
         )
-    try:
+    with reading(folder):
         return _find(folder, folder_chain(folder, inherit))
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
 
 
 def _find(folder: Path, chain: Sequence[Path]) -> Recording:
@@ -165,7 +161,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     videos = tuple(probe(matched_videos[n]) if n in matched_videos else None for n in rig.names)
     for name, video in zip(rig.names, videos, strict=True):
         findings += [Finding("video", sentence, name) for sentence in (video.warnings if video else ())]
-    focal_stated = tuple([False] * len(rig))
+    focal_stated = (False,) * len(rig)
     if calibration:
         rig = _fit_sizes(rig, videos, calibration, findings)
         if is_estimated(calibration):
@@ -446,14 +442,13 @@ def _timeline_of(
 
 def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list[Finding]) -> Fraction:
     """Frames a second of cameras without a video."""
-    if video_rates:
-        if stated.fps is not None:
-            sentence = "recording.yaml: fps is not used where there is a video: its time stamps count"
-            findings.append(Finding("fps_unused", sentence))
-            return Fraction(str(stated.fps))
-        return min(video_rates)
+    if video_rates and stated.fps is not None:
+        sentence = "recording.yaml: fps is not used where there is a video: its time stamps count"
+        findings.append(Finding("fps_unused", sentence))
     if stated.fps is not None:
         return Fraction(str(stated.fps))
+    if video_rates:
+        return min(video_rates)
     sentence = "without videos nothing tells the frame rate: 30 fps assumed; state fps in recording.yaml"
     findings.append(Finding("fps_assumed", sentence))
     return Fraction(30)
@@ -512,13 +507,11 @@ def _numbering_doubts(
 def _describe(
     video: VideoInfo | None, files: KeypointFiles | None, size: NDArray[np.int64], folder: Path
 ) -> str:
-    parts = []
+    shown = "no video"
     if video:
-        parts.append(
+        shown = (
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
             f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
-    else:
-        parts.append("no video")
-    parts.append(f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints")
-    return ", ".join(parts)
+    places = f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints"
+    return f"{shown}, {places}"

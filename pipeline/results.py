@@ -78,7 +78,10 @@ class RunSummary(Summary):
     format: Mapping[str, Any]
     """Keypoint format: name, and how it was found."""
     regressor: str
+    """The network that said how the people stand before the fit, and its weights."""
     warnings: tuple[str, ...]
+    """Doubts and guesses: that little was fitted, cameras that were mostly left out of the fit, then those
+    about the recording and about cameras that were estimated."""
     missing: Mapping[str, MissingData]
     """Camera → why it does not show the person at some instants."""
     seconds_taken: float
@@ -93,23 +96,11 @@ class RunSummary(Summary):
         write_atomically(out / SUMMARY, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
 
-def read_summary(out: Path) -> RunSummary:
-    """Summary of the run that ended in ``out``. Raises ``InputError`` when there is none or it is damaged."""
-    file = out / SUMMARY
+def read_summary(out: Path) -> RunSummary | None:
+    """Summary of the run that ended in ``out``; None when there is none or it is damaged."""
     try:
-        return TypeAdapter(RunSummary).validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"{error.error_count()} entries are wrong"
-        raise InputError(
-            f"{file}: cannot be read as a run's summary ({why}). Remove it and run again."
-        ) from error
-
-
-def earlier_summary(out: Path) -> RunSummary | None:
-    """Summary of an earlier run in ``out``; None when there is none or it is damaged."""
-    try:
-        return read_summary(out)
-    except InputError:
+        return TypeAdapter(RunSummary).validate_json((out / SUMMARY).read_bytes())
+    except (OSError, ValidationError):
         return None
 
 
@@ -150,10 +141,8 @@ def clear(out: Path) -> None:
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:
-    """Raise ``InputError`` when videos of these names cannot be drawn into ``out`` without harm.
-
-    One of them is there and was not drawn here; or ``out`` is the recording's own folder, as versions before
-    let it be: a drawing would be taken for a camera's video.
+    """Raise ``InputError`` when one of these videos is there and was not drawn here, or ``out`` is the
+    recording's own folder, as versions before let it be: a drawing would be taken for a camera's video.
     """
     recording = recording_of(out)
     if recording is not None and recording.resolve() == out.resolve():
@@ -178,7 +167,7 @@ def _is_drawn(file: Path) -> bool:
 
 def check_fresh(out: Path) -> None:
     """Raise ``InputError`` when ``out`` holds files called as a run's, without results beside them."""
-    if (out / STORE).exists() or earlier_summary(out) is not None:
+    if (out / STORE).exists() or read_summary(out) is not None:
         return
     for name in (SUMMARY, REPORT):
         if (out / name).exists():

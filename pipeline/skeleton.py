@@ -72,22 +72,13 @@ BODY_25: Final = Skeleton(
 
 SMPL_OF_BODY_25: Final = MappingProxyType(
     {
-        "Neck": "neck",
-        "RShoulder": "right_shoulder",
-        "RElbow": "right_elbow",
-        "RWrist": "right_wrist",
-        "LShoulder": "left_shoulder",
-        "LElbow": "left_elbow",
-        "LWrist": "left_wrist",
-        "MidHip": "pelvis",
-        "RHip": "right_hip",
-        "RKnee": "right_knee",
-        "RAnkle": "right_ankle",
-        "LHip": "left_hip",
-        "LKnee": "left_knee",
-        "LAnkle": "left_ankle",
+        "Neck": "neck", "MidHip": "pelvis",
+        "RShoulder": "right_shoulder", "RElbow": "right_elbow", "RWrist": "right_wrist",
+        "LShoulder": "left_shoulder", "LElbow": "left_elbow", "LWrist": "left_wrist",
+        "RHip": "right_hip", "RKnee": "right_knee", "RAnkle": "right_ankle",
+        "LHip": "left_hip", "LKnee": "left_knee", "LAnkle": "left_ankle",
     }
-)
+)  # fmt: skip
 """SMPL joint of each BODY_25 point that is one, as in SPIN. The other eleven are points on the skin."""
 
 EXTRA_24: Final = Skeleton(

@@ -39,10 +39,7 @@ def formats_with(points: int) -> list[str]:
 
 
 def to_pixels(
-    people: Floats,
-    known: KeypointFormat,
-    size: NDArray[np.int64],
-    min_confidence: float = MIN_CONFIDENCE,
+    people: Floats, known: KeypointFormat, size: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE
 ) -> Floats:
     """Points as in the files (V, T, P, K, 3) → pixels, and confidences on a scale from 0 to 1.
 

@@ -418,12 +418,9 @@ class Store:
         with self._writing(batch.start, len(batch.transl)) as (_, put):
             for p, person in enumerate(batch.keypoints.ids.tolist()):
                 self._make_person(person)
-                group = f"people/{person}/regression"
-                put(f"{group}/global_orient", _axis_angle(batch.global_orient[:, p]))
-                put(f"{group}/body_pose", _axis_angle(batch.body_pose[:, p]))
-                put(f"{group}/betas", batch.betas[:, p])
-                put(f"{group}/transl", batch.transl[:, p])
-                put(f"{group}/pose_sigma", batch.pose_sigma[:, p])
+                for name in _REGRESSION:
+                    value = getattr(batch, name.rpartition("/")[2])[:, p]
+                    put(f"people/{person}/{name}", _axis_angle(value) if value.ndim > 2 else value)
 
     @contextmanager
     def _writing(self, start: int, frames: int) -> Iterator[tuple[int, _Put]]:
@@ -458,22 +455,15 @@ class Store:
                 where, _, last = name.rpartition("/")
                 dtype, missing = _KINDS.get(name, ("float32", np.nan))
                 array = (group.require_group(where) if where else group).create_array(
-                    last,
-                    shape=c.shape(name, len(c.time_s)),
-                    chunks=tuple(c.shape(name, c.window)),
-                    chunk_key_encoding=_FILE_NAMES,
-                    dtype=dtype,
-                    fill_value=missing,
-                )
+                    last, shape=c.shape(name, len(c.time_s)), chunks=tuple(c.shape(name, c.window)),
+                    chunk_key_encoding=_FILE_NAMES, dtype=dtype, fill_value=missing,
+                )  # fmt: skip
                 if name == "status":
                     array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
             group.create_array(
-                "betas",
-                shape=(c.num_betas,),
-                dtype="float32",
+                "betas", shape=(c.num_betas,), chunk_key_encoding=_FILE_NAMES, dtype="float32",
                 fill_value=np.nan,
-                chunk_key_encoding=_FILE_NAMES,
-            )
+            )  # fmt: skip
             building.rename(path)
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
@@ -515,7 +505,12 @@ class Store:
         With ``last`` those up to it, as one batch. It has whoever was there in any of them.
         """
         last = window if last is None else last
-        ids = self._people_of(window, last)
+        arrays, windows = self.contents.person_arrays, range(window, last + 1)
+        ids = tuple(
+            i
+            for i in self.ids
+            if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
+        )
         a, b = self.span(window)[0], self.span(last)[1]
 
         def people(name: str, axis: int = 1) -> torch.Tensor:
@@ -534,34 +529,6 @@ class Store:
             keypoints_3d=people("keypoints_3d"),
             reprojection_px=people("reprojection_px").movedim(2, 0).contiguous(),
             status=people("status"),
-        )
-
-    def read_regression(self, window: int) -> PoseBatch:
-        """The regressor's poses of a written window, as they flow between stages.
-
-        Raises:
-            InputError: no regressor ran.
-        """
-        if not self.contents.regression:
-            raise InputError(f"{self.path}: made without a regressor (regress.weights: none).")
-        ids = self._people_of(window, window)
-        a, b = self.span(window)
-        return PoseBatch(
-            keypoints=self._keypoints(ids, a, b),
-            global_orient=_matrix(self.people(ids, "regression/global_orient", a, b)),
-            body_pose=_matrix(self.people(ids, "regression/body_pose", a, b)),
-            betas=self.people(ids, "regression/betas", a, b),
-            transl=self.people(ids, "regression/transl", a, b),
-            pose_sigma=self.people(ids, "regression/pose_sigma", a, b),
-        )
-
-    def _people_of(self, window: int, last: int) -> tuple[int, ...]:
-        """Everybody of whom something of one of these windows is written."""
-        arrays, windows = self.contents.person_arrays, range(window, last + 1)
-        return tuple(
-            i
-            for i in self.ids
-            if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
         )
 
     def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:

@@ -124,13 +124,12 @@ def probe(path: Path | str) -> VideoInfo:
             missing = container.duration / 1e6 - float(ticks[-1] * time_base + 1 / rate)
             if missing > max(0.2, float(2 / rate)):
                 broken += 1
+        warnings: tuple[str, ...] = ()
         if broken or promised > number:
             total = f" of {promised}" if promised else ""
-            warnings: tuple[str, ...] = (
+            warnings = (
                 f"{path}: the file was cut off or is damaged, {len(ticks)}{total} frames can be read",
             )
-        else:
-            warnings = ()
         return VideoInfo(
             path,
             size if rotation % 180 == 0 else size[::-1],
@@ -211,16 +210,11 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     cover = av.stream.Disposition.attached_pic
     stream = next((s for s in container.streams.video if not s.disposition & cover), None)
     if stream is None:
-        raise InputError(
-            f"{path}: there is no video in this file, only {_kinds(container)}. Choose another file."
-        )
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise InputError(f"{path}: there is no video in this file, only {kinds}. Choose another file.")
     if stream.codec_context is None:
         raise InputError(f"{path}: no decoder for the codec of this video. Export it again as H.264.")
     return stream
-
-
-def _kinds(container: InputContainer) -> str:
-    return ", ".join(sorted({s.type for s in container.streams})) or "nothing"
 
 
 def frame_rate(ticks: NDArray[np.int64], time_base: Fraction, declared: Sequence[Fraction]) -> Fraction:

@@ -27,7 +27,7 @@ from models.geometry.tracking import figures, tracks
 from models.geometry.up import upright
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.calibrations import read_calibration
-from pipeline.calibrations.estimate import Estimate, read_estimate
+from pipeline.calibrations.estimate import Provenance, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
@@ -57,8 +57,10 @@ _DO: Final = "run each camera alone (a folder with its video and keypoints only)
 class CalibrateConfig(Config):
     """Estimating where the cameras stand, of a recording without a calibration."""
 
-    frames: int = Field(200, ge=20, description="frames that the cameras are estimated from, at most")
-    seconds: float = Field(20.0, gt=0, description="length of the stretch that they are spread over")
+    frames: int = Field(200, ge=20)
+    """Frames that the cameras are estimated from, at most."""
+    seconds: float = Field(20.0, gt=0)
+    """Length of the stretch that they are spread over."""
 
 
 def calibrate(
@@ -149,16 +151,13 @@ def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: Match
 
 def _estimated(
     recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig, source: Mapping[str, str]
-) -> tuple[Rig, Estimate]:
+) -> tuple[Rig, Provenance]:
     if len(recording.rig) == 1:
         found = level(recording, cfg, match)
-        how = (
-            "guessed from the person"
-            if found
-            else "unknown, nobody shows it: the camera is taken to be level"
-        )
+        level_taken = "unknown, nobody shows it: the camera is taken to be level"
+        how = "guessed from the person" if found else level_taken
         rig = found or recording.rig
-        return rig, Estimate(
+        return rig, Provenance(
             source,
             0.0,
             f"one camera without a calibration: which way is up and where the floor is are {how}; distances "
@@ -167,7 +166,7 @@ def _estimated(
     bundle = estimate(recording, body, cfg, match)
     error_px = float(np.nanmedian(bundle.residual_px))
     focal = ", ".join(f"{f:.0f}" for f in bundle.rig.K[:, 0, 0])
-    return bundle.rig, Estimate(
+    return bundle.rig, Provenance(
         source,
         round(error_px, 3),
         "no calibration found: the cameras were estimated from the person, who lies "
@@ -177,7 +176,7 @@ def _estimated(
     )
 
 
-def _read(path: Path) -> tuple[Rig, Estimate | None]:
+def _read(path: Path) -> tuple[Rig, Provenance | None]:
     return read_calibration(path), read_estimate(path)
 
 
@@ -224,9 +223,11 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     bundle = find_cameras(rig, sight.frames(few), size, focal)
     step = int(at[1] - at[0]) if len(at) > 1 else 1
     if bundle is None:
+        count = sight.seen.any(2).sum(1)
+        counts = ", ".join(f"{n} shows it in {c} frames" for n, c in zip(names, count, strict=True))
         raise InputError(
             f"{recording.path}: where the cameras stand cannot be told from the person they see: "
-            f"{_shared(sight, names)}. {_late(rig, sight, step)}They must show one person at the same time, "
+            f"{counts}. {_late(rig, sight, step)}They must show one person at the same time, "
             f"for a few seconds of movement; {_DO}"
         )
     # With cameras, people are matched by geometry, track or no track: once more from all of it.
@@ -295,11 +296,6 @@ def _late(rig: Rig, sight: Sight, step: int) -> str:
 
 def _sight(xy: Array, confidence: Array, who: NDArray[np.int64]) -> Sight:
     return Sight(pick_people(xy, who, np.nan), pick_people(confidence, who, 0.0))
-
-
-def _shared(sight: Sight, names: tuple[str, ...]) -> str:
-    count = sight.seen.any(2).sum(1)
-    return ", ".join(f"{n} shows it in {c} frames" for n, c in zip(names, count, strict=True))
 
 
 def _off_m(bundle: Bundle) -> float:

@@ -254,9 +254,7 @@ def crops(
     print_file(out)
 
 
-def data(
-    folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data"),
-) -> None:
+def data(folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data")) -> None:
     """List the files that cannot ship: what for, who gives them out, whether they are here and sound."""
     from models.external import EXTERNAL, look
 

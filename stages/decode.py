@@ -32,9 +32,8 @@ def decode(
     frame_index: NDArray[np.int64],
     cfg: DecodeConfig,
     start: int = 0,
-    stop: int | None = None,
 ) -> Iterator[FrameBatch]:
-    """Decode frames ``start:stop`` of the time line, one sequential decoder a camera.
+    """Decode the frames of the time line from ``start`` on, one sequential decoder a camera.
 
     videos: one a camera, V of them; None where there is none. frame_index: (V, T) which frame of each video
     is shown at each time, not decreasing, −1 where there is none. Files are closed when the generator ends or
@@ -42,10 +41,10 @@ def decode(
     """
     if len(videos) != len(frame_index):
         raise ValueError(f"{len(videos)} videos but frame_index has shape {frame_index.shape}")
-    stop = frame_index.shape[1] if stop is None else stop
+    stop = frame_index.shape[1]
     with ExitStack() as stack:
         views = [
-            stack.enter_context(closing(_view(video, index[start:stop], cfg.threads)))
+            stack.enter_context(closing(_view(video, index[start:], cfg.threads)))
             for video, index in zip(videos, frame_index, strict=True)
         ]
         for first in range(start, stop, cfg.chunk):

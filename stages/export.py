@@ -14,7 +14,7 @@ from models.formats import find_format
 from models.formats.take import Take, pose_blend_mm
 from models.formats.traits import Traits, axes_of
 from pipeline.errors import InputError
-from pipeline.files import write_whole
+from pipeline.files import write_whole, writing
 from pipeline.store import Store
 
 
@@ -54,11 +54,9 @@ def export(
     up = results.contents.rig.up
     turn = traits.turn(up)
     take = take.turned(turn, body)
-    try:
+    with writing(file, "Choose another place."):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, export_format.encode(take, body, file.name))
-    except OSError as e:
-        raise InputError(f"{file}: cannot be written ({e.strerror or e}). Choose another place.") from e
     told = (
         f"person {person}, {frames}, {traits.unit}, {'xyz'[int((turn @ up).argmax())]} up: x, y, z of the "
         f"file are {axes_of(turn)} of the calibration's world"

@@ -7,13 +7,13 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
 from models.body import Body, load_body
 from models.geometry.association import MatchConfig
@@ -23,7 +23,7 @@ from pipeline.calibrations.estimate import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
-from pipeline.files import locked, write_atomically
+from pipeline.files import locked, write_atomically, writing
 from pipeline.recording import Recording
 from pipeline.results import (
     MOSAIC,
@@ -34,10 +34,10 @@ from pipeline.results import (
     check_fresh,
     check_place,
     clear,
-    earlier_summary,
-)
+    read_summary,
+)  # fmt: skip
 from pipeline.store import Contents, Store
-from pipeline.summary import MissingData, Summary, seen, summarise
+from pipeline.summary import seen, summarise
 from stages.associate import associate
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
@@ -59,7 +59,8 @@ content."""
 class RunConfig(Config):
     """Everything that can be set about ``run``."""
 
-    body: Path | None = Field(None, description="SMPL .pkl or .npz of your own; null: the body that ships")
+    body: Path | None = None
+    """SMPL .pkl or .npz of your own; null: the body that ships."""
     calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
     associate: MatchConfig = MatchConfig()
@@ -73,18 +74,16 @@ class RunConfig(Config):
 class RunResult:
     """Result of a run."""
 
-    summary: Summary
+    summary: RunSummary
     times: tuple[StageTimes, ...]
     """One row a stage, in order; empty when nothing was left to do."""
     files: tuple[Path, ...]
     """The store, the videos, the summary and the report."""
-    missing: tuple[MissingData, ...]
-    """Why each camera does not show the person at some instants."""
-    regressor: str
-    """Which network said how the people stand before the fit, and of which weights."""
-    warnings: tuple[str, ...]
-    """Doubts and guesses, as the summary has them: that little was fitted, cameras that were mostly left out
-    of the fit, then those about the recording and about cameras that were estimated."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of the summary."""
+        return self.summary.warnings
 
 
 def check_files(cfg: RunConfig) -> None:
@@ -168,22 +167,12 @@ class _Job:
         return [self.out / name for name in video_names(self.cfg.render, self.recording.rig.names)]
 
     @property
-    def mosaic(self) -> str | None:
-        """Name of the video that shows all cameras; None where it is not drawn."""
-        has_videos = any(v is not None for v in self.recording.videos)
-        return MOSAIC if has_videos and self.cfg.render.mosaic else None
-
-    @property
-    def summary(self) -> Path:
-        return self.out / SUMMARY
-
-    @property
-    def page(self) -> Path:
-        return self.out / REPORT
-
-    @property
     def files(self) -> tuple[Path, ...]:
-        return (self.results.path, *self.videos, self.summary, self.page)
+        return (self.results.path, *self.videos, self.out / SUMMARY, self.out / REPORT)
+
+    def write_report(self, summary: RunSummary) -> None:
+        mosaic = MOSAIC if self.out / MOSAIC in self.videos else None
+        write_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic))
 
 
 def _net(recording: Recording, cfg: RunConfig) -> Net | None:
@@ -207,7 +196,7 @@ def _finished(job: _Job) -> RunResult | None:
 
     The summary is written last: one of this store and these pictures vouches for the videos beside it.
     """
-    made = earlier_summary(job.out)
+    made = read_summary(job.out)
     if (
         made is None
         or not job.results.done.all()
@@ -216,10 +205,9 @@ def _finished(job: _Job) -> RunResult | None:
         or not all(v.exists() for v in job.videos)
     ):
         return None
-    if not job.page.exists():
-        write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
-    missing = tuple(made.missing[name] for name in job.recording.rig.names)
-    return RunResult(made, (), job.files, missing, made.regressor, made.warnings)
+    if not (job.out / REPORT).exists():
+        job.write_report(made)
+    return RunResult(made, (), job.files)
 
 
 def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
@@ -281,8 +269,6 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
     missing = missing_data(recording, shown)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
     doubts = left_out(names, missing, shown) if len(names) > 1 else []
-    # What makes the results doubtful first.
-    warnings = (*few, *(f.sentence for f in (*doubts, *recording.findings)))
     made = RunSummary(
         **vars(summary),
         recording=str(recording.path.resolve()),
@@ -291,7 +277,8 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
         format=asdict(recording.format),
         regressor=describe(job.cfg.regress, job.net),
-        warnings=warnings,
+        # What makes the results doubtful first.
+        warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
         missing=dict(zip(names, missing, strict=True)),
         seconds_taken=round(time.perf_counter() - begun, 2),
         stages=tuple({**asdict(t), "busy": t.busy} for t in times),
@@ -300,8 +287,8 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         versions=versions(),
     )
     made.write(job.out)
-    write_atomically(job.page, report(job.results, made, job.body, job.mosaic))
-    return RunResult(made, tuple(times), job.files, missing, made.regressor, warnings)
+    job.write_report(made)
+    return RunResult(made, tuple(times), job.files)
 
 
 def _inputs(recording: Recording) -> list[Path]:
@@ -333,14 +320,11 @@ def _fitted(results: Store) -> int:
 
 def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
     """Size and time of change of each video; None where there is no file."""
-    found: dict[Path, tuple[int, int] | None] = {}
-    for video in filter(None, recording.videos):
-        try:
-            stat = video.path.stat()
-            found[video.path] = stat.st_size, stat.st_mtime_ns
-        except OSError:
-            found[video.path] = None
-    return found
+    ages: dict[Path, tuple[int, int] | None] = {v.path: None for v in recording.videos if v}
+    for path in ages:
+        with suppress(OSError):
+            ages[path] = path.stat().st_size, path.stat().st_mtime_ns
+    return ages
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, net: Net | None) -> Store:
@@ -357,10 +341,8 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         num_betas=body.num_betas,
         regression=net is not None,
     )
-    try:
+    with writing(out, "Choose another --out."):
         return Store.resume(out / STORE, contents, ignore=NOT_RESULTS)
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,8 @@
 """Inspection of a recording: every finding about it, made once, for ``info`` and ``run`` alike.
 
-Not a stage that batches flow through: before the first frame, the keypoint format, the unit of the
-calibration and the direction of up are found out from some frames (``inspect``). On demand, the cameras are
-compared with one another (``check_recording``), and once a run is over, the cameras it did without are named
-(``left_out``).
+Not a stage that batches flow through: before the first frame, keypoint format, unit and up are found out
+(``inspect``); on demand, the cameras are compared (``check_recording``); after a run, the cameras it did
+without are named (``left_out``).
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ from pipeline.calibrations.checks import UNITS, calibration_doubts, in_metres
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.keypoints import Floats, count_points, read_people, read_views
 from pipeline.recording import Recording
@@ -53,12 +53,10 @@ from pipeline.timeline import spread
 
 MAX_DISAGREEING_SHARE: Final = 0.8
 """Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
-camera is named that agrees with no other. Before a run only the hopeless are named; ``AGREES`` decides on a
-closer look."""
+camera is named that agrees with no other. ``AGREES`` decides on a closer look."""
 MAX_LEFT_OUT_SHARE: Final = 0.5
 """Share of the frames in which a camera and another show somebody, from which on a camera is named that a run
-did not use. Lower than ``MAX_DISAGREEING_SHARE``, as here every frame was looked at and the person is
-known."""
+did not use."""
 MAX_OUTSIDE_SHARE: Final = 0.05
 """Share of a camera's keypoints outside its picture that is not worth a word."""
 MAX_SPAN_M: Final = 100.0
@@ -83,13 +81,10 @@ def inspect(recording: Recording) -> Recording:
     """
     if recording.known_format is not None:
         return recording
-    try:
+    with reading(recording.path):
         if recording.calibration is not None and len(recording.rig) > 1:
             return _inspect_bodies(recording)
         return _inspect_pictures(recording)
-    except OSError as error:
-        where = error.filename or recording.path
-        raise InputError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
 def _inspect_bodies(recording: Recording) -> Recording:
@@ -397,7 +392,7 @@ class Check:
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong; empty when all is well."""
-        found, agreement = [], self.agreement
+        agreement = self.agreement
         if not self.compared:
             return [
                 Finding(
@@ -409,6 +404,7 @@ class Check:
                 for name, share in zip(self.cameras, agreement.person, strict=True)
                 if not share
             ]
+        found = []
         if not agreement.person.any():
             sentence = "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
             found.append(Finding("no_agreement", sentence))
@@ -467,8 +463,7 @@ def check_recording(recording: Recording) -> Check:
 def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[MissingData, ...]:
     """Count, camera by camera, why the person is not there.
 
-    seen: (V, T) the camera shows the person, as the results have it. The files of the other instants are read
-    again, so that the counts do not depend on how many runs it took.
+    seen: (V, T) the camera shows the person, as the results have it. Files of other instants are read again.
     """
     shows = seen.copy()
     found: list[list[tuple[int, str, Path | None]]] = []

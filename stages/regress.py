@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +36,7 @@ from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, to_world
 from models.rendering.overlay import yuv_matrix
-from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
+from pipeline.batches import FrameBatch, KeypointBatch, Pictures, PoseBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config, NamesFile
 from pipeline.engine import ahead
@@ -53,21 +52,16 @@ _COPIERS = 8
 class RegressConfig(Config):
     """The network that says, before any fit, how people stand."""
 
-    weights: Annotated[str, NamesFile(unless=("default", "none"))] = Field(
-        "default",
-        description="default: the keypoint network that ships; none; or a file: .safetensors that `train` "
-        "made, or the .pt of SPIN or the reference, whose networks look at the pictures",
-    )
-    batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="people in frames, or pictures of them, that go through the network at once; null: 64, "
-        "and 256 on a GPU",
-    )
-    device: str = Field("auto", description="auto: a GPU where there is one; or cpu, cuda, cuda:1")
-    precision: Literal["auto", "32", "bf16"] = Field(
-        "auto", description="of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU"
-    )
+    weights: Annotated[str, NamesFile(unless=("default", "none"))] = "default"
+    """default, the keypoint network that ships; none; or a file: .safetensors that `train` made, or the .pt
+    of SPIN or the reference, whose networks look at the pictures."""
+    batch_size: int | None = Field(None, ge=1)
+    """People in frames, or pictures of them, that go through the network at once; null: 64, and 256 on a
+    GPU."""
+    device: str = "auto"
+    """auto, a GPU where there is one; or cpu, cuda, cuda:1."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Precision of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU."""
 
 
 def load_net(cfg: RegressConfig) -> Net | None:
@@ -160,12 +154,10 @@ def regress(
 ) -> Iterator[PoseBatch]:
     """One ``PoseBatch`` for every chunk of keypoints, in order; without a net all its poses are NaN.
 
-    A net on keypoints takes people in frames, one on pictures takes the crops of all views; either way they
-    are put together over chunks, ``cfg.batch_size`` at a time, and a view that shows nobody takes no place in
-    a batch of crops. ``items`` begin at a multiple of ``chunks_together`` chunks; those before frame
-    ``start`` take part in their batch and are not handed on. decode: frames of all cameras from a frame on,
-    for a net on pictures; memory for one batch of crops and for what ``decode`` holds is taken, however long
-    the recording is.
+    A net on keypoints takes people in frames, one on pictures the crops of all views that show somebody, put
+    together over chunks, ``cfg.batch_size`` at a time. ``items`` begin at a multiple of ``chunks_together``
+    chunks; those before frame ``start`` take part in their batch and are not handed on. decode: frames of all
+    cameras from a frame on, for a net on pictures. Memory does not grow with the recording.
 
     Raises:
         InputError: the net looks at pictures and there is no ``decode``.
@@ -190,8 +182,8 @@ def regress(
                             f"{cfg.weights}: a network that looks at the pictures, and the recording has no "
                             "videos. Use regress.weights: default."
                         )
-                    stream = ahead(decode(chunks[0].start), 1, "decode")
-                    frames = _by_time(stack.enter_context(stream))
+                    stream = stack.enter_context(ahead(decode(chunks[0].start), 1, "decode"))
+                    frames = chain.from_iterable(chunk.by_time() for chunk in stream)
                 said = [_from_pictures(net, chunks, frames, place, cfg, pool)]
                 waiting.append((chunks, [place.in_world(r) for r in said]))
             elif chunks and not isinstance(net, ImageRegressor):
@@ -202,15 +194,6 @@ def regress(
                 for batch in _split(done, [[x.cpu() for x in parts] for parts in found]):
                     if batch.start >= start:
                         yield batch
-
-
-Pictures = tuple[av.VideoFrame | None, ...]
-"""A frame of every view, None where there is none."""
-
-
-def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
-    for chunk in chunks:
-        yield from zip(*chunk.pictures, strict=True)
 
 
 class _Place:

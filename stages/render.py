@@ -25,23 +25,15 @@ from models.rendering import overlay, software
 from models.rendering.overlay import PEOPLE_COLOURS, Skeletons
 from models.rendering.software import Planes
 from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
-from pipeline.batches import FitBatch, FrameBatch, Status
+from pipeline.batches import FitBatch, FrameBatch, Pictures, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
+from pipeline.files import writing
 from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
 from pipeline.store import Store
-from pipeline.video import (
-    VideoInfo,
-    VideoWriter,
-    copied,
-    pick_encoder,
-    planes,
-    probe,
-    resized,
-    to_yuv420p,
-)
+from pipeline.video import VideoInfo, VideoWriter, copied, pick_encoder, planes, probe, resized, to_yuv420p
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +50,6 @@ Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
 Paint = Callable[..., None]
-Pictures = tuple[av.VideoFrame | None, ...]
 Decode = Callable[..., Iterator[FrameBatch]]
 
 EMPTY_LUMA = 70
@@ -67,7 +58,6 @@ EMPTY_LUMA = 70
 GROUP = 4
 """Frames of one view that are drawn and encoded before another view's: encoders that take turns at every
 frame push one another out of the processor's cache."""
-
 
 SKIN_M = 0.12
 """Reach of skin, head and hands beyond the joints, metres."""
@@ -139,12 +129,7 @@ class Footage:
 
 
 def render(
-    items: Iterator[FitBatch],
-    cfg: RenderConfig,
-    footage: Footage,
-    body: DrawnBody,
-    out: Path,
-    decode: Decode,
+    items: Iterator[FitBatch], cfg: RenderConfig, footage: Footage, body: DrawnBody, out: Path, decode: Decode
 ) -> Iterator[FitBatch]:
     """Draw every batch and hand it on. Batches must follow one another without a gap.
 
@@ -167,10 +152,7 @@ def render(
         if cfg.scale != 1:
             size = max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)
             shown = replace(shown, rig=shown.rig.resized(v, size))
-    paint = _back_end(cfg.backend)
-    pick_encoder(cfg.codec)
-    _make_folder(out)
-    check_drawable(out, names)
+    paint = _checked_back_end(cfg, out, names)
     files = [out / name for name in names]
     return _render(items, cfg, shown, body, files, keep, decode, paint)
 
@@ -207,7 +189,8 @@ def _render(
             if frames is None:
                 at = batch.start
                 chunks = decode(silent, frame_index, start=at)
-                frames = _by_time(stack.enter_context(ahead(chunks, 1, "decode")))
+                stream = stack.enter_context(ahead(chunks, 1, "decode"))
+                frames = chain.from_iterable(chunk.by_time() for chunk in stream)
             stop = batch.start + len(batch.valid)
             if batch.start != at or stop > frame_index.shape[1]:
                 raise ValueError(
@@ -241,9 +224,7 @@ def _render(
                                 planes(new), matrix, m.vertices, body.faces, rig, v, m.colours,
                                 antialias=cfg.antialias,
                             )  # fmt: skip
-                        if notes:
-                            height = max(10, min(sizes[v]) // 36)
-                            overlay.label(planes(new), ", ".join(notes), height, bottom=True)
+                        _write_notes(new, notes)
                         drawn.append(new)
                         if files:
                             files[v].write(new)
@@ -317,16 +298,8 @@ def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Momen
             elif not sure[t, i]:
                 bridged = batch.status[t, i] != Status.FAR_OFF
                 notes.append(f"{who}{'bridged' if bridged else 'too far off'}")
-        time_s = float(batch.keypoints.time_s[t])
-        moments.append(
-            _Moment(
-                batch.start + t,
-                time_s,
-                xyz[t],
-                np.concatenate([rgb, alpha], 1).astype(np.float32),
-                tuple(notes),
-            )
-        )
+        time_s, rgba = float(batch.keypoints.time_s[t]), np.concatenate([rgb, alpha], 1).astype(np.float32)
+        moments.append(_Moment(batch.start + t, time_s, xyz[t], rgba, tuple(notes)))
     return moments
 
 
@@ -354,6 +327,13 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     ]
 
 
+def _write_notes(frame: av.VideoFrame, notes: Sequence[str]) -> None:
+    """Write remarks at the bottom of a frame."""
+    if notes:
+        height = max(10, min(frame.width, frame.height) // 36)
+        overlay.label(planes(frame), ", ".join(notes), height, bottom=True)
+
+
 def _ground(frame: av.VideoFrame | None, size: tuple[int, int], *, own: bool) -> av.VideoFrame:
     """A frame to draw on: the video's, or grey where it has none.
 
@@ -372,29 +352,6 @@ def _ground(frame: av.VideoFrame | None, size: tuple[int, int], *, own: bool) ->
     return copied(plain)
 
 
-def render_scene(
-    items: Iterator[FitBatch],
-    cfg: RenderConfig,
-    rig_at: Callable[[int], Rig],
-    body: DrawnBody,
-    grid: NDArray[np.float64],
-    rate: Fraction,
-    file: Path,
-) -> Iterator[FitBatch]:
-    """Draw every batch as cameras see it that were never there, side by side in one video, and hand it on.
-
-    rig_at: the cameras at an index of the time line, always as many and as large. grid: (N, 2, 3) ends of
-    lines on the floor, metres, world. Who is not seen or bridged is said in each view.
-
-    Raises ``InputError`` for a back end that is not installed and a file that cannot be written.
-    """
-    paint = _back_end(cfg.backend)
-    pick_encoder(cfg.codec)
-    _make_folder(file.parent)
-    check_drawable(file.parent, [file.name])
-    return _render_scene(items, cfg, rig_at, body, grid, rate, file, paint)
-
-
 def _render_scene(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
@@ -405,6 +362,11 @@ def _render_scene(
     file: Path,
     paint: Paint,
 ) -> Iterator[FitBatch]:
+    """Draw every batch as cameras see it that were never there, side by side in one video, and hand it on.
+
+    rig_at: the cameras at an index of the time line, always as many and as large. grid: (N, 2, 3) ends of
+    lines on the floor, metres, world. Who is not seen or bridged is said in each view.
+    """
     workers = cfg.threads or os.cpu_count() or 1
     with ExitStack() as stack:
         together: _MosaicVideo | None = None
@@ -418,8 +380,7 @@ def _render_scene(
                 ends = rig.select([rig.names[v]]).project(grid)[0]
                 overlay.lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
                 paint(planes(new), matrix, m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
-                if m.notes:
-                    overlay.label(planes(new), ", ".join(m.notes), max(10, min(size) // 36), bottom=True)
+                _write_notes(new, m.notes)
                 frames.append(new)
             return frames
 
@@ -473,7 +434,8 @@ def render_results(
         else:
             view = turntable(rig, box, (width, height), rate)
         file = out / scene_video(mode)
-        return [file], render_scene(batches, cfg, view, body, grid, rate, file)
+        paint = _checked_back_end(cfg, out, [file.name])
+        return [file], _render_scene(batches, cfg, view, body, grid, rate, file, paint)
     if mode == "mosaic":
         cfg = cfg.model_copy(update={"overlay": False, "mosaic": True})
     else:
@@ -560,15 +522,20 @@ def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int) -> Vide
     )
 
 
-def _by_time(chunks: Iterator[FrameBatch]) -> Iterator[Pictures]:
-    for chunk in chunks:
-        yield from zip(*chunk.pictures, strict=True)
+def _checked_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Paint:
+    """The function that draws people into a frame: ``software.paint``, or its like.
+
+    Makes the folder ``out``. Raises ``InputError`` where back end, encoder or these files cannot be used.
+    """
+    paint = software.paint if cfg.backend == "software" else _pytorch3d()
+    pick_encoder(cfg.codec)
+    with writing(out, "Choose another --out."):
+        out.mkdir(parents=True, exist_ok=True)
+    check_drawable(out, names)
+    return paint
 
 
-def _back_end(name: Literal["software", "pytorch3d"]) -> Paint:
-    """A function that draws people into a frame: ``software.paint``, or its like."""
-    if name == "software":
-        return software.paint
+def _pytorch3d() -> Paint:
     from models.rendering.pytorch3d import draw
 
     def paint(to: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
@@ -577,12 +544,3 @@ def _back_end(name: Literal["software", "pytorch3d"]) -> Paint:
             software.blend(to, picture, matrix)
 
     return paint
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{out}: this folder cannot be made ({error.strerror}). Choose another one with --out."
-        ) from error

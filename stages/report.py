@@ -29,9 +29,7 @@ FRUSTUM_M: Final = 0.5
 def report(store: Store, summary: RunSummary, body: Body, mosaic: str | None = MOSAIC) -> str:
     """The page, as HTML text.
 
-    mosaic: where the video of all views lies, as seen from the page;
-    None when there is none. Plots hold at most ``pipeline.curves.BINS`` points a curve: the least, the mean
-    and the greatest value of the frames that share a point.
+    mosaic: where the video of all views lies, as seen from the page; None when there is none.
 
     Names, paths and warnings come from the user. They travel as JSON in a block that browsers do not run, and
     the page's script sets them as text; its policy allows no script but that one, and no connection.

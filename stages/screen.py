@@ -50,13 +50,9 @@ def print_file(file: object, told: str = "") -> None:
 
 def table(title: str, *columns: str) -> Table:
     made = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
         show_header=bool(columns),
-    )
+    )  # fmt: skip
     for i, name in enumerate(columns):
         made.add_column(name, justify="right" if i else "left")
     return made
@@ -110,13 +106,10 @@ def print_check(found: Recording, check: Check) -> None:
 def print_contents(results: Store, where: Location) -> None:
     c = results.contents
     rows = table(escape(str(where)))
-    done = int(results.done.sum())
+    done, windows = int(results.done.sum()), len(results.done)
     rows.add_row("cameras", ", ".join(c.rig.names))
     rows.add_row("body", f"{c.body['name']} ({c.body['sha256'][:12]})")
-    rows.add_row(
-        "windows done",
-        f"{done} of {len(results.done)}" + ("" if done == len(results.done) else " (run again to continue)"),
-    )
+    rows.add_row("windows done", f"{done} of {windows}{' (run again to continue)' * (done < windows)}")
     console.print(rows)
 
 
@@ -154,20 +147,20 @@ def print_times(result: RunResult, home: Location) -> None:
     for t in result.times:
         rows.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
     console.print(rows)
-    console.print(escape(f"regressor: {result.regressor}"))
+    console.print(escape(f"regressor: {result.summary.regressor}"))
 
 
 def print_result(result: RunResult) -> None:
     """Print the numbers of a run, and why which camera does not show the person."""
     print_summary(result.summary)
-    for camera, missing in zip(result.summary.cameras, result.missing, strict=True):
+    for camera, missing in result.summary.missing.items():
         if missing.frames:
             reasons = ", ".join(
                 f"{reason} {frames}"
                 + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
                 for reason, frames in missing.frames.items()
             )
-            console.print(f"{escape(camera.name)} does not show the person: {escape(reasons)}")
+            console.print(f"{escape(camera)} does not show the person: {escape(reasons)}")
 
 
 def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:

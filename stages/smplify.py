@@ -52,55 +52,36 @@ _HALF_TURN = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64))
 class SmplifyConfig(Config):
     """Temporal multi-view SMPLify."""
 
-    overlap_frames: int = Field(
-        8, ge=0, description="frames of the next chunk that a window looks at before its own frames are final"
-    )
-    shape_frames: int = Field(
-        96,
-        ge=1,
-        description="frames, from a person's first on, that the shape is estimated from; then it is kept",
-    )
-    max_gap_s: float = Field(
-        0.5,
-        ge=0,
-        description="longest time from one sight of a person to the next that is bridged, seconds",
-    )
-    min_keypoints: int = Field(
-        6, ge=1, description="keypoints over all views below which a person counts as not seen in a frame"
-    )
-    max_error_mm: float = Field(
-        150.0, gt=0, description="a frame whose median keypoint misses by more, at the person, is not valid"
-    )
-    keypoint_sigma_mm: float = Field(
-        15.0,
-        gt=0,
-        description="standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall",
-    )
-    pose_weight: float = Field(0.04, ge=0, description="weight of the pose prior")
-    shape_weight: float = Field(5.0, ge=0, description="weight of |betas|², for every 100 frames")
-    acceleration_sigma: float = Field(
-        5.0,
-        gt=0,
-        description="standard deviation of a keypoint's acceleration, m/s², for one that moves as the "
-        "average does; less is smoother",
-    )
-    spin_sigma: float = Field(
-        27.0, gt=0, description="standard deviation of a joint's angular acceleration, rad/s², the same way"
-    )
-    offset_sigma_mm: float = Field(
-        2.5,
-        ge=0,
-        description="how far detector and body may disagree about where a keypoint is: an offset for each, "
-        "estimated once, with the shape and from the same frames, then kept; those frames may say that it is "
-        "up to 2.5 times more or less; 0 switches it off",
-    )
-    regressed_sigma: float = Field(
-        1.0,
-        gt=0,
-        description="how far a joint may turn from the regressor's pose where a single view sees the person, "
-        "over the error that the regressor expects of it; two views know better",
-    )
-    tolerance: float = Field(1e-3, gt=0, description="relative decrease of the energy at which a fit stops")
+    overlap_frames: int = Field(8, ge=0)
+    """Frames of the next chunk that a window looks at before its own frames are final."""
+    shape_frames: int = Field(96, ge=1)
+    """Frames, from a person's first on, that the shape is estimated from; then it is kept."""
+    max_gap_s: float = Field(0.5, ge=0)
+    """Longest time from one sight of a person to the next that is bridged, seconds."""
+    min_keypoints: int = Field(6, ge=1)
+    """Keypoints over all views below which a person counts as not seen in a frame."""
+    max_error_mm: float = Field(150.0, gt=0)
+    """A frame whose median keypoint misses by more, at the person, is not valid."""
+    keypoint_sigma_mm: float = Field(15.0, gt=0)
+    """Standard deviation of a sure keypoint at the person; 7 px for a person 820 px tall."""
+    pose_weight: float = Field(0.04, ge=0)
+    """Weight of the pose prior."""
+    shape_weight: float = Field(5.0, ge=0)
+    """Weight of |betas|², for every 100 frames."""
+    acceleration_sigma: float = Field(5.0, gt=0)
+    """Standard deviation of a keypoint's acceleration, m/s², for one that moves as the average does; less is
+    smoother."""
+    spin_sigma: float = Field(27.0, gt=0)
+    """Standard deviation of a joint's angular acceleration, rad/s², the same way."""
+    offset_sigma_mm: float = Field(2.5, ge=0)
+    """Distance by which detector and body may disagree about a keypoint: an offset for each, estimated once,
+    with the shape and from the same frames, then kept; those frames may say that it is up to 2.5 times more
+    or less; 0 switches it off."""
+    regressed_sigma: float = Field(1.0, gt=0)
+    """Angle that a joint may turn from the regressor's pose where a single view sees the person, over the
+    error that the regressor expects of it; two views know better."""
+    tolerance: float = Field(1e-3, gt=0)
+    """Relative decrease of the energy at which a fit stops."""
 
     def weights(self) -> Weights:
         return Weights(
@@ -118,7 +99,7 @@ class SmplifyConfig(Config):
         *early, (robust, most, _) = Schedule().stages[1:]
         if goes_on:
             # The shape is known, a third of the frames have been fitted before: the earlier stage gains
-            # nothing, and steps converge so fast that what is left is a small part of what the last gained.
+            # nothing.
             return Schedule(((robust, most, _GOING_ON * self.tolerance),))
         return Schedule((*early, (robust, most, self.tolerance)))
 
@@ -128,12 +109,12 @@ class _Person:
     """All that the next window needs of one person (float64); NaN stands for not known, not there."""
 
     betas: Tensor  # (B,)
-    offsets: Tensor  # (25, 3)
+    offsets: Tensor  # (K, 3)
     unseen: Tensor  # () frames since the person was last seen, before the window
-    last_rotations: Tensor  # (HELD, 24, 3, 3) of the last final frames
+    last_rotations: Tensor  # (HELD, J, 3, 3) of the last final frames
     last_transl: Tensor  # (HELD, 3)
     ahead: Tensor  # () frames that were fitted together with those before the window
-    next_rotations: Tensor  # (most, 24, 3, 3) of these, the window's first
+    next_rotations: Tensor  # (most, J, 3, 3) of these, the window's first
     next_transl: Tensor  # (most, 3)
 
     @staticmethod
@@ -142,14 +123,14 @@ class _Person:
             return torch.full(shape, torch.nan, dtype=torch.float64)
 
         last, coming = (nan(HELD, JOINTS, 3, 3), nan(HELD, 3)), (nan(most, JOINTS, 3, 3), nan(most, 3))
-        return _Person(nan(betas), nan(25, 3), nan(), *last, torch.zeros_like(nan()), *coming)
+        return _Person(nan(betas), nan(len(BODY_25), 3), nan(), *last, torch.zeros_like(nan()), *coming)
 
     @property
     def known(self) -> bool:
         return bool(self.betas.isfinite().all())
 
     def looking_ahead(self, rotations: Tensor, transl: Tensor) -> _Person:
-        """The person with rotations (T, 24, 3, 3), transl (T, 3) of the next frames, as far as they fit."""
+        """The person with rotations (T, J, 3, 3), transl (T, 3) of the next frames, as far as they fit."""
         most = len(self.next_transl)
         return replace(
             self,
@@ -177,11 +158,11 @@ class _Run:
     frames: Tensor  # (T − held,) where the others lie in the clip
     held: int
     breaks: tuple[int, ...]  # frames that do not follow the one before them
-    xy: Tensor  # (V, T, 25, 2)
-    confidence: Tensor  # (V, T, 25)
+    xy: Tensor  # (V, T, K, 2)
+    confidence: Tensor  # (V, T, K)
     start: Motion  # N = 1
-    toward: Tensor  # (T, 23, 3, 3) the regressor's pose where it counts, else NaN
-    sigma: Tensor  # (T, 23) radians, by which it expects to be off
+    toward: Tensor  # (T, L, 3, 3) the regressor's pose where it counts, else NaN
+    sigma: Tensor  # (T, L) radians, by which it expects to be off
     free_shape: bool = False
 
 
@@ -195,7 +176,7 @@ class _Fitter:
     prior: PosePrior
 
     def seen(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether the person was seen in a frame."""
+        """(V, T, K) → (T,) whether the person was seen in a frame."""
         return (confidence > 0).sum((0, 2)) >= self.cfg.min_keypoints
 
     def gap(self, rate: float) -> int:
@@ -220,7 +201,7 @@ class _Fitter:
         return float(len(seen) - 1 - index[-1] if len(index) else unseen + len(seen))
 
     def triangulated(self, xy: Tensor, confidence: Tensor, warm: int = 0) -> Tensor:
-        """(V, T, 25, 2), (V, T, 25) → points (T, 25, 3), NaN where no two views agree.
+        """(V, T, K, 2), (V, T, K) → points (T, K, 3), NaN where no two views agree.
 
         Of the first ``warm`` frames the torso alone, which tells how the person stands.
         """
@@ -233,12 +214,12 @@ class _Fitter:
         return points
 
     def alone(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether no more than one view shows the person."""
+        """(V, T, K) → (T,) whether no more than one view shows the person."""
         shown = (confidence > 0).sum(2) >= self.cfg.min_keypoints
         return shown.sum(0) < 2
 
     def measured(self, confidence: Tensor) -> Tensor:
-        """(V, T, 25) → (T,) whether a frame tells of a person's size: two views show the person.
+        """(V, T, K) → (T,) whether a frame tells of a person's size: two views show the person.
 
         One does where there is no other. It tells nothing of size, and never will.
         """
@@ -246,7 +227,7 @@ class _Fitter:
         return seen if len(self.rig) == 1 else seen & ~self.alone(confidence)
 
     def views(self, xy: Tensor, confidence: Tensor) -> Views:
-        """(N, V, T, 25, 2), (N, V, T, 25) with the rig's cameras."""
+        """(N, V, T, K, 2), (N, V, T, K) with the rig's cameras."""
         cameras = (torch.from_numpy(x) for x in (self.rig.K, self.rig.R, self.rig.t))
         K, R, t = (x.expand(len(xy), *x.shape) for x in cameras)
         return Views(K, R, t, xy, confidence)
@@ -259,10 +240,10 @@ class _Fitter:
         shape: tuple[Tensor, Tensor],
         before: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor] | None:
-        """Rotations (T, 24, 3, 3) and transl (T, 3) to start a run of frames from; None where nothing shows.
+        """Rotations (T, J, 3, 3) and transl (T, 3) to start a run of frames from; None where nothing shows.
 
-        clip: the frames; points (T, 25, 3): triangulated in them; shape: betas (B,) and offsets (25, 3);
-        before: rotations (H, 24, 3, 3) and transl (H, 3) of the first H frames, fitted already.
+        clip: the frames; points (T, K, 3): triangulated in them; shape: betas (B,) and offsets (K, 3);
+        before: rotations (H, J, 3, 3) and transl (H, 3) of the first H frames, fitted already.
         """
         rate = float(clip.keypoints.rate)
         done = 0 if before is None else len(before[0])
@@ -293,7 +274,7 @@ class _Fitter:
         return pelvis_at_rest(self.body, clip.betas[:, p].double()) + clip.transl[:, p]
 
     def toward(self, clip: PoseBatch, p: int) -> Tensor:
-        """(T, 23, 3, 3) what the regressor says of the frames that one view shows, else NaN."""
+        """(T, L, 3, 3) what the regressor says of the frames that one view shows, else NaN."""
         alone = self.alone(clip.keypoints.confidence[:, :, p])
         return torch.where(alone[:, None, None, None], clip.body_pose[:, p], torch.nan)
 
@@ -309,7 +290,7 @@ class _Fitter:
         betas = start_shape(self.body, points[live])
         if not free:
             betas = clip.betas[:, p].double().nanmedian(0).values.nan_to_num()
-        offsets = torch.zeros(25, 3, dtype=torch.float64)
+        offsets = torch.zeros(len(BODY_25), 3, dtype=torch.float64)
         poses = [
             (r, self.start(clip.frames(*r), p, points[slice(*r)], (betas, offsets))) for r in _runs(live)
         ]
@@ -392,8 +373,7 @@ class _Fitter:
         """The people, with a shape for those that have a clip which somewhere shows how they stand.
 
         clips: number of the person → clip from the chunk's first frame on, and its first frame that counts.
-        A clip is fitted as a whole, its shape and all its frames, whether they follow each other or not. That
-        is what a window does, over more frames: they need not be fitted again.
+        A clip is fitted as a whole, as a window is: its frames need not be fitted again.
         """
         after = list(people)
         found = (
@@ -415,7 +395,7 @@ class _Fitter:
     def windows(
         self, people: Sequence[_Person], clips: Sequence[PoseBatch], frames: int
     ) -> tuple[Tensor, Tensor, list[_Person]]:
-        """Rotations (frames, P, 24, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
+        """Rotations (frames, P, J, 3, 3), transl (frames, P, 3) of the first frames, and the people after.
 
         clips: what the window of each person looks at.
         """
@@ -448,8 +428,7 @@ class _Fitter:
 
 def _runs(flags: Tensor) -> list[tuple[int, int]]:
     """(start, stop) of each run of true."""
-    padded = torch.nn.functional.pad(flags.long(), (1, 1))
-    step = padded[1:] - padded[:-1]
+    step = pad(flags.long(), (1, 1)).diff()
     return list(zip((step == 1).nonzero()[:, 0].tolist(), (step == -1).nonzero()[:, 0].tolist(), strict=True))
 
 
@@ -464,7 +443,7 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 
 
 def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
-    """Rotations (frames, 24, 3, 3) and transl (frames, 3) of nobody."""
+    """Rotations (frames, J, 3, 3) and transl (frames, 3) of nobody."""
     return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
 
 
@@ -486,7 +465,7 @@ def _nobody(chunk: PoseBatch, person: _Person) -> FitBatch:
 def _result(
     chunk: KeypointBatch, rotations: Tensor, transl: Tensor, known: Mapping[int, _Person], fitter: _Fitter
 ) -> FitBatch:
-    """The chunk's fits, rotations (T, P, 24, 3, 3) and transl (T, P, 3), with all that follows from them."""
+    """The chunk's fits, rotations (T, P, J, 3, 3) and transl (T, P, 3), with all that follows from them."""
     cfg, rig, people = fitter.cfg, fitter.rig, known.values()
     joints, points = zip(
         *(
@@ -498,7 +477,7 @@ def _result(
     body_joints, body_points = torch.stack(joints, 1), torch.stack(points, 1)
     seen = chunk.confidence > 0
     miss = torch.from_numpy(rig.project(body_points.numpy())) - chunk.xy_px.double()
-    miss_px = torch.where(seen, miss.norm(dim=-1), torch.nan)  # (V, T, P, 25)
+    miss_px = torch.where(seen, miss.norm(dim=-1), torch.nan)  # (V, T, P, K)
     depth = torch.from_numpy(rig.to_camera(body_joints[:, :, 0].numpy())[..., 2])
     focal = torch.from_numpy(rig.K[:, [0, 1], [0, 1]].mean(1))
     miss_m = miss_px * (depth / focal[:, None, None])[..., None]
@@ -534,26 +513,23 @@ def smplify(
     """Fit every chunk of people; one ``FitBatch`` for each, in order, all its frames final.
 
     A window is a chunk, ``overlap_frames`` of the next to look ahead at, and the last two final frames, held.
-    A person's shape and keypoint offsets are estimated once, from ``shape_frames`` frames from the first one
-    on in which the person is seen (those chunks are held back meanwhile), then kept: all frames have the same
-    betas. The offsets say how the detector's keypoints differ from the body's: a recording has one format,
-    and they are found anew for each person in it. The poses come with the shape and are final, up to the
-    overlap. Where a person is seen again within ``max_gap_s``, the frames between are bridged by the temporal
-    terms; a chunk that ends in a gap is held back until that is known. All other frames in which a person is
-    not seen are NaN. ``FitBatch.status`` says which frame is what. The windows of all people are fitted
-    together.
+    A person's shape and keypoint offsets (detector against body) are estimated once, from ``shape_frames``
+    frames from the first one on in which the person is seen (those chunks are held back meanwhile), then
+    kept. The poses come with the shape and are final, up to the overlap. Where a person is seen again within
+    ``max_gap_s``, the frames between are bridged by the temporal terms; a chunk that ends in a gap is held
+    back until that is known. All other frames in which a person is not seen are NaN.
 
     A run of frames starts from triangulated keypoints; where many are missing, from the regressor's poses, or
-    these turned round by 180°, if they have clearly less energy. Where one view alone shows the person, and
-    so in all frames of a single camera, the regressor's poses are what the fit is drawn to besides. One view
-    cannot tell a large person from a near one: with several cameras two that show the person are waited for,
-    up to four times ``shape_frames``. Where they never come, the regressor's shape is kept.
+    these turned round by 180°, if they have clearly less energy. Where one view alone shows the person, the
+    fit is drawn to the regressor's poses. One view cannot tell a large person from a near one: with several
+    cameras two that show the person are waited for, up to four times ``shape_frames``. Where they never come,
+    the regressor's shape is kept.
 
     Every person is fitted alone: a new id begins without shape, offsets and poses, one that ``items`` leave
     out is forgotten.
 
-    state: what was ``carried`` after the chunk before the first of ``items``; with it the results are bit for
-    bit those of a run that was never interrupted, on one torch thread (more are slower here anyway).
+    state: what was ``carried`` after the chunk before the first of ``items``; with it, on one torch thread,
+    the results are bit for bit those of a run that was never interrupted.
     """
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[PoseBatch] = deque()
@@ -591,8 +567,7 @@ def _shape_clip(
 ) -> PoseBatch:
     """The frames that a person's shape is estimated from, seen in frame ``first``; and those before it.
 
-    More of them where the person is hardly seen, or by one of several cameras: what is estimated from them is
-    for the whole recording.
+    More of them where the person is hardly seen, or by one of several cameras.
     """
     for most in range(1, _SHAPE_PATIENCE + 1):
         stop = first + most * fitter.cfg.shape_frames
@@ -612,9 +587,8 @@ def _window_end(
     frames = len(chunk.transl)
     _fill(waiting, items, frames + overlap)
     unseen = fitter.unseen(fitter.seen(chunk.keypoints.confidence[:, :, p]), unseen)
-    again = (
-        frames - unseen + fitter.gap(float(chunk.keypoints.rate))
-    )  # frames, if it is seen in the last of them
+    # The last frame in which it can be seen for the gap to be bridged.
+    again = frames - unseen + fitter.gap(float(chunk.keypoints.rate))
     if unseen > 0 and again > frames:
         _fill(waiting, items, int(again))
         confidence = _clip(waiting).keypoints.confidence[:, frames : int(again), p]

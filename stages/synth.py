@@ -45,7 +45,6 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yam
 _POINTS: Final = (*BODY_25.names, "Head")
 """Points that are projected: BODY_25, and the top of the head for the formats that have it."""
 
-
 _NOT_FOUND: Final = (
     *(f"{part}_keypoints_2d" for part in ("face", "hand_left", "hand_right")),
     *(f"{part}_keypoints_3d" for part in ("pose", "face", "hand_left", "hand_right")),
@@ -56,23 +55,32 @@ _NOT_FOUND: Final = (
 class SynthConfig(Config):
     """Recording to make."""
 
-    cameras: int = Field(4, ge=1, le=64, description="cameras, on a ring")
-    seconds: float = Field(3.0, gt=0, le=86_400, description="length of the recording")
-    fps: float | str = Field(30.0, description="frames a second; a fraction such as 30000/1001 as text")
-    people: int = Field(1, ge=1, le=16, description="how many people, each in a place of their own")
-    seed: int = Field(0, ge=0, description="the same seed gives the same recording")
-    noise_px: float = Field(3.0, ge=0, description="standard deviation of a keypoint's x and y, pixels")
-    outliers: float = Field(0.05, ge=0, le=1, description="share of keypoints found 40 to 120 px away")
-    missing: float = Field(0.1, ge=0, le=1, description="share of keypoints not found")
-    gaps: float = Field(
-        0.03, ge=0, le=0.5, description="share of frames, in runs, in which a camera is blind"
-    )
-    videos: bool = Field(True, description="whether to draw videos")
-    size: tuple[int, int] = Field((960, 720), description="picture width and height, even numbers of pixels")
-    format: Literal["body_25", "body_25b", "coco_17", "halpe_26"] = Field(
-        "body_25", description="order of the keypoints in the JSON files"
-    )
-    window: int = Field(24, ge=1, description="frames made, and kept in memory, at a time")
+    cameras: int = Field(4, ge=1, le=64)
+    """Cameras, on a ring."""
+    seconds: float = Field(3.0, gt=0, le=86_400)
+    """Length of the recording."""
+    fps: float | str = 30.0
+    """Frames a second; a fraction such as 30000/1001 as text."""
+    people: int = Field(1, ge=1, le=16)
+    """Number of people, each in a place of their own."""
+    seed: int = Field(0, ge=0)
+    """Equal seeds give equal recordings."""
+    noise_px: float = Field(3.0, ge=0)
+    """Standard deviation of a keypoint's x and y, pixels."""
+    outliers: float = Field(0.05, ge=0, le=1)
+    """Share of keypoints found 40 to 120 px away."""
+    missing: float = Field(0.1, ge=0, le=1)
+    """Share of keypoints not found."""
+    gaps: float = Field(0.03, ge=0, le=0.5)
+    """Share of frames, in runs, in which a camera is blind."""
+    videos: bool = True
+    """Draw videos."""
+    size: tuple[int, int] = (960, 720)
+    """Picture width and height, even numbers of pixels."""
+    format: Literal["body_25", "body_25b", "coco_17", "halpe_26"] = "body_25"
+    """Order of the keypoints in the JSON files."""
+    window: int = Field(24, ge=1)
+    """Frames made, and kept in memory, at a time."""
 
     @property
     def rate(self) -> Fraction:
@@ -226,11 +234,8 @@ def _write_windows(
             _write_keypoints(out / "keypoints", rig.names, a, detect(true_px, rig.size, a, noise), cfg)
             if cfg.videos:
                 orient, pose, betas, transl = (getattr(batch.params, f.name) for f in fields(batch.params))
-                meshes = [
-                    body.vertices(orient[:, p], pose[:, p], betas[p], transl[:, p])
-                    for p in range(len(people))
-                ]
-                vertices = torch.stack(meshes, 1).numpy()
+                of_each = zip(orient.unbind(1), pose.unbind(1), betas, transl.unbind(1), strict=True)
+                vertices = torch.stack([body.vertices(*person) for person in of_each], 1).numpy()
 
                 def record(v: int, vertices: NDArray[np.float32] = vertices) -> None:
                     for picture in film(vertices, body, rig, v, rooms[v]):

@@ -24,7 +24,7 @@ from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.errors import InputError
-from pipeline.skeleton import SMPL_24
+from pipeline.skeleton import BODY_25, SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoInfo, read_frames
 
@@ -45,18 +45,18 @@ _BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 
 
 @dataclass(frozen=True)
 class Moment:
-    """People of one frame: P people, V cameras, N vertices. NaN where nobody is known."""
+    """P people of one frame: N vertices, J joints, K keypoints; V cameras. NaN where nobody is known."""
 
     vertices: Floats
     """(P, N, 3) metres, world."""
     joints: Floats
-    """(P, 24, 3)"""
+    """(P, J, 3)"""
     points: Floats
-    """(P, 25, 3) the fitted BODY_25 points."""
+    """(P, K, 3) the fitted BODY_25 points."""
     valid: NDArray[np.bool_]
     """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
     point_px: Floats
-    """(P, 25) reprojection error, the mean of the views that see the point."""
+    """(P, K) reprojection error, the mean of the views that see the point."""
     camera_px: Floats
     """(V, P) mean reprojection error in each camera."""
 
@@ -220,11 +220,7 @@ class _Page:
     """The scene and the controls. viser's threads only wake the loop in ``run``, which alone draws."""
 
     def __init__(
-        self,
-        server: viser.ViserServer,
-        frames: Frames,
-        videos: Sequence[VideoInfo | Path | None],
-        live: bool,
+        self, server: viser.ViserServer, frames: Frames, videos: Sequence[VideoInfo | Path | None], live: bool
     ) -> None:
         self._server, self._frames, self._live = server, frames, live
         c = frames.store.contents
@@ -284,35 +280,23 @@ class _Page:
         scene.configure_environment_map(None)
         scene.add_light_ambient("/light", intensity=1.2)
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
+        ends, dots = np.zeros((len(_BONES), 2, 3), np.uint8), np.zeros((len(BODY_25), 3), np.uint8)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
-            rgb = rgb_of(p)
-            self._bodies.append(
-                scene.add_mesh_simple(
-                    f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb, visible=False
-                )
+            mesh = scene.add_mesh_simple(
+                f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb_of(p), visible=False
             )
-            self._skeletons.append(
-                scene.add_line_segments(
-                    f"/people/{p}/skeleton",
-                    np.zeros((len(_BONES), 2, 3), np.float32),
-                    np.zeros((len(_BONES), 2, 3), np.uint8),
-                    thickness=3,
-                    thickness_units="screen",
-                    visible=False,
-                )
-            )
-            self._points.append(
-                scene.add_point_cloud(
-                    f"/people/{p}/keypoints",
-                    np.zeros((25, 3), np.float32),
-                    np.zeros((25, 3), np.uint8),
-                    point_size=0.025,
-                    point_shape="circle",
-                    precision="float32",
-                    visible=False,
-                )
-            )
+            skeleton = scene.add_line_segments(
+                f"/people/{p}/skeleton", ends.astype(np.float32), ends, thickness=3, thickness_units="screen",
+                visible=False,
+            )  # fmt: skip
+            points = scene.add_point_cloud(
+                f"/people/{p}/keypoints", dots.astype(np.float32), dots, point_size=0.025,
+                point_shape="circle", precision="float32", visible=False,
+            )  # fmt: skip
+            self._bodies.append(mesh)
+            self._skeletons.append(skeleton)
+            self._points.append(points)
 
     def _add_cameras(self) -> None:
         rig = self._frames.store.contents.rig
@@ -323,19 +307,10 @@ class _Page:
             pictures = self._pictures[v]
             fov = pictures.vertical_fov if pictures else 2 * float(np.arctan(h / 2 / rig.K[v, 1, 1]))
             frustum = self._server.scene.add_camera_frustum(
-                f"/cameras/{v}",
-                fov=fov,
-                aspect=w / h,
-                scale=max(0.1, 0.12 * spread),
-                thickness=2,
-                thickness_units="screen",
-                color=GREY,
-                jpeg_quality=80,
-                cast_shadow=False,
-                receive_shadow=False,
-                wxyz=_wxyz(torch.from_numpy(rig.R[v]).mT),
-                position=rig.centres[v],
-            )
+                f"/cameras/{v}", fov=fov, aspect=w / h, scale=max(0.1, 0.12 * spread), thickness=2,
+                thickness_units="screen", color=GREY, jpeg_quality=80, cast_shadow=False,
+                receive_shadow=False, wxyz=_wxyz(torch.from_numpy(rig.R[v]).mT), position=rig.centres[v],
+            )  # fmt: skip
             self._server.scene.add_label(f"/cameras/{v}/name", name)
 
             def look_through(event: Any, v: int = v) -> None:
@@ -360,14 +335,9 @@ class _Page:
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
         vertical = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
         scene.add_grid(
-            "/floor",
-            width=20,
-            height=20,
-            wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
-            position=at - up * (at @ up - height),
-            cell_color=(225, 225, 225),
-            section_color=(200, 200, 200),
-        )
+            "/floor", width=20, height=20, wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
+            position=at - up * (at @ up - height), cell_color=(225, 225, 225), section_color=(200, 200, 200),
+        )  # fmt: skip
         side = rig.centres[0] - at
         side -= up * (side @ up)
         side = np.cross(up, side) * 0.5 + side
@@ -472,7 +442,7 @@ class _Page:
         skeleton.colors = np.broadcast_to(dark, (len(_BONES), 2, 3)).copy()
         points.points = moment.points[p]
         colours = error_colours(moment.point_px[p], worst)
-        points.colors = colours if by_error else np.broadcast_to(dark, (25, 3)).copy()
+        points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()
 
     def _draw_cameras(self, moment: Moment, images: Sequence[Pixels | None]) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)

@@ -17,7 +17,7 @@ import run_pipeline
 from models.body import load_body
 from models.geometry.association import MatchConfig
 from pipeline.calibrations import read_calibration
-from pipeline.calibrations.estimate import Estimate, is_estimated, read_estimate
+from pipeline.calibrations.estimate import Provenance, is_estimated, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -210,7 +210,7 @@ def test_what_the_user_corrected_is_used_and_said(alone: Recording, tmp_path: Pa
 
 def test_an_estimate_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "calibration.toml"
-    kept = Estimate({'the "keypoints"': "ab", "b": "12"}, 1.25, "Only as good as\n“that”.")
+    kept = Provenance({'the "keypoints"': "ab", "b": "12"}, 1.25, "Only as good as\n“that”.")
     write_calibration(RIG, path, kept)
     assert read_estimate(path) == kept
     write_calibration(RIG, path)

@@ -41,10 +41,10 @@ def test_every_camera_shows_its_frame_of_the_time_line(videos, chunk):
 
 def test_a_part_of_the_time_line_is_the_same_part(videos):
     index = np.stack([np.arange(20), np.maximum(np.arange(20) - 3, -1)])
-    part = [*decode(videos, index, DecodeConfig(), start=11, stop=18)]
+    part = [*decode(videos, index, DecodeConfig(), start=11)]
     assert part[0].start == 11
     for v in range(2):
-        assert numbers(part, v) == index[v, 11:18].tolist()
+        assert numbers(part, v) == index[v, 11:].tolist()
 
 
 def test_memory_does_not_grow_with_the_time_line(videos):

@@ -206,7 +206,7 @@ def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pipeline.layout.os.scandir", refuse)
-    with pytest.raises(InputError, match=r"cam01: cannot be read: Permission denied"):
+    with pytest.raises(InputError, match=r"cam01: cannot be read \(Permission denied"):
         find_recording(folder)
 
 

@@ -1,8 +1,7 @@
 """The recordings of a batch as tasks of a Ray cluster: of this machine alone, or of one that is running.
 
-A task is told of by its stream: it yields what happens, and how it ended. Ray keeps to what each task says
-that it needs, notices machines and workers that die, and ends the tasks of a batch that is killed; when a
-recording is tried again, and what is written where, is decided in ``pipeline/batch/process.py``, as ever.
+The stream of a task yields what happens, and how it ended. Ray keeps to what each task says that it needs,
+notices machines and workers that die, and ends the tasks of a batch that is killed.
 
 Nothing is imported here that imports numpy: a worker must first be told to compute in one thread.
 """

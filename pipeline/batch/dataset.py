@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.batch.storage import Location, fetched, join
 from pipeline.config import Config, named_files
 from pipeline.errors import InputError
+from pipeline.files import reading
 from pipeline.layout import is_recording, sources
 from pipeline.recording import Recording, find_recording
 from pipeline.results import INSIDE, STORE, check_place
@@ -44,22 +45,18 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
             if (folder / "zarr.json").exists() or _is_results(folder):
                 return
             is_one = is_recording(folder, dataset)
-        except InputError:
-            is_one = True  # with something wrong, which will be said of it
-        except OSError:
-            if folder == dataset:
+        except (InputError, OSError) as e:
+            if isinstance(e, OSError) and folder == dataset:
                 raise
-            is_one = True
+            is_one = True  # with something wrong, which will be said of it
         if is_one:
             found[folder.relative_to(dataset).as_posix() if folder != dataset else here.name] = folder
             return
         for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
             look(below)
 
-    try:
+    with reading(dataset):
         look(dataset)
-    except OSError as e:
-        raise InputError(f"{e.filename or dataset}: cannot be read ({e.strerror or e})") from e
     if not found:
         raise InputError(
             f"{dataset}: no recordings found; one is a folder with keypoints/<camera>/*.json, and a "

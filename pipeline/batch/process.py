@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from pipeline.batch.cluster import RayTasks
 from pipeline.batch.dataset import check_out, find_recordings, fingerprint, needed, within
 from pipeline.batch.manifest import Entry, State, read_manifest, write_manifest
 from pipeline.batch.storage import Location, absolute, is_whole, join, listing, lock
-from pipeline.batch.workers import USUAL_NEEDS, Assignment, Job, Needs, Processes, Run, Workers
+from pipeline.batch.workers import Assignment, Job, Needs, Processes, Run, Workers
 from pipeline.config import Config
 from pipeline.results import REPORT
 
@@ -33,7 +33,7 @@ class Capacity:
 
     workers: int | None = None
     """Number; None for as many as the machines have room for, by what each ``needs``."""
-    needs: Needs = USUAL_NEEDS
+    needs: Needs = Needs()
     engine: Engine = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
     address: str | None = None
@@ -45,9 +45,6 @@ class Capacity:
             there = replace(job, dataset=absolute(job.dataset), out=absolute(job.out))
             return RayTasks(there, self.needs, self.workers, self.address)
         return Processes(job, min(self.workers or Processes.room(self.needs), recordings))
-
-
-USUAL_CAPACITY: Final = Capacity()
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def process(
     out: Location,
     cfg: Config,
     run: Run,
-    capacity: Capacity = USUAL_CAPACITY,
+    capacity: Capacity,
     *,
     retry: int = 2,
     only: str = "*",

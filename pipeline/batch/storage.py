@@ -1,10 +1,9 @@
 """Recordings and results on object storage: places given as URLs that fsspec knows, such as s3://bucket/folder.
 
-A run works in a folder of this machine, always: videos and stores are written piece by piece, which object
-storage is slow at. What it reads is fetched before, and what it leaves is published when it is finished, in
-an order that makes a transaction of it: ``summary.json`` is removed first and put back last, so where it is,
-all the rest is whole. Until then the folder stays, and the same run on the same machine, cut off and started
-again, continues in it; on another machine it starts again.
+A run works in a folder of this machine: videos and stores are written piece by piece, which object storage is
+slow at. What it reads is fetched before; what it leaves is published when it is finished, ``summary.json``
+last, so where that is, all the rest is whole. Until then the folder stays, and the same run on the same
+machine, cut off and started again, continues in it.
 
 Object storage has no lock that a crash would release: of two runs at one URL, the second is refused on the
 same machine only.
@@ -25,7 +24,7 @@ from typing import Any, Final
 from fsspec.core import url_to_fs
 
 from pipeline.errors import InputError
-from pipeline.files import LOCK, locked, write_atomically
+from pipeline.files import LOCK, locked, write_atomically, writing
 from pipeline.results import CALIBRATION, REPORT, STORE, SUMMARY, drawn_videos
 
 Location = Path | str
@@ -193,10 +192,8 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
     Raises ``InputError``: another is at work there; ``StorageError``.
     """
     if isinstance(where, Path):
-        try:
+        with writing(where, "Choose another --out."):
             where.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"{where}: cannot be written ({e.strerror or e}). Choose another --out.") from e
         yield where
         return
     top = _scratch(where, key)
@@ -234,8 +231,8 @@ def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str
 
 
 def _publish(folder: Path, had: Collection[str], fs: Any, root: str, url: str) -> None:
-    """Leave there what is new or changed in the folder. What else is there may be anybody's, even the
-    recording: taken away is what was fetched from there and is gone, and what is inside a store."""
+    """Leave there what is new or changed in the folder. Taken away is what was fetched from there and is
+    gone, and what is inside a store: all else may be anybody's."""
     files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
     ours = [p.relative_to(folder).as_posix() for p in files]
     theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != LOCK]

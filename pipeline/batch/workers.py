@@ -19,7 +19,7 @@ from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -63,9 +63,6 @@ class Needs:
         if self.gpus:  # a share is of one GPU: what is left of two does not add up
             counts.append(gpus / self.gpus if self.gpus >= 1 else int(gpus) * int(1 / self.gpus))
         return int(min(counts))
-
-
-USUAL_NEEDS: Final = Needs()
 
 
 @dataclass(frozen=True)
@@ -192,8 +189,7 @@ def processors() -> list[int]:
 def available_gb(
     meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")
 ) -> float:
-    """Memory that programs can have: what is free, what only keeps files at hand, and not more than a
-    container may. Infinite where the system does not say."""
+    """Memory that programs, and a container, can have. Infinite where the system does not say."""
     found = [float("inf")]
     with suppress(OSError):
         lines = meminfo.read_text(encoding="ascii").splitlines()

@@ -12,6 +12,7 @@ from pipeline.calibrations import easymocap, pose2sim
 from pipeline.calibrations.checks import in_metres
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.files import reading
 
 Files = tuple[Path, ...]
 """The files of one calibration; the first stands for it."""
@@ -83,20 +84,16 @@ def read_calibration(path: Path, *, metres_per_unit: float = 1.0) -> Rig:
         InputError: the file cannot be read as cameras; names file, camera and key.
     """
     calibration_format, files = _identify(path)
-    try:
+    with reading(path):
         return in_metres(calibration_format.read(files), metres_per_unit)
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
 
 
 def _identify(path: Path) -> tuple[CalibrationFormat, Files]:
-    try:
+    with reading(path):
         path.stat()
         for calibration_format in FORMATS:
             for files in calibration_format.find(path.parent):
                 if path in files:
                     return calibration_format, files
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     expected = "; ".join(f.DESCRIPTION for f in FORMATS)
     raise InputError(f"{path}: holds no calibration of a known format; expected one of: {expected}")

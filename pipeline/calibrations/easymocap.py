@@ -12,15 +12,7 @@ import cv2
 import numpy as np
 import yaml
 
-from pipeline.calibrations.checks import (
-    Camera,
-    distortion,
-    numbers,
-    picture_size,
-    rig_of,
-    rotation,
-    short,
-)
+from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 

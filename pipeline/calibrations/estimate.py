@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Provenance:
     """Provenance of estimated cameras."""
 
     source: Mapping[str, str]
@@ -32,17 +32,17 @@ def is_estimated(path: Path | None) -> bool:
     return _metadata(_document(path)).get("estimated") is True
 
 
-def read_estimate(path: Path) -> Estimate | None:
+def read_estimate(path: Path) -> Provenance | None:
     """Provenance of the cameras of a TOML file that can be read; None where it does not give it."""
     document = _document(path)
     kept = _metadata(document)
     source, error, caveat = kept.get("source"), kept.get("error"), kept.get("caveat")
     if not (isinstance(source, dict) and isinstance(error, int | float) and isinstance(caveat, str)):
         return None
-    return Estimate(source, float(error), caveat, kept.get("cameras") == _cameras_digest(document))
+    return Provenance(source, float(error), caveat, kept.get("cameras") == _cameras_digest(document))
 
 
-def metadata_lines(estimate: Estimate | None, cameras: str) -> list[str]:
+def metadata_lines(estimate: Provenance | None, cameras: str) -> list[str]:
     """Lines of the TOML table ``metadata`` beside these cameras, TOML themselves."""
     lines = ["[metadata]", "adjusted = false", f"error = {estimate.error_px if estimate else 0.0}"]
     if estimate:

@@ -10,16 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from pipeline.calibrations.checks import (
-    Camera,
-    distortion,
-    numbers,
-    picture_size,
-    rig_of,
-    rotation,
-    short,
-)
-from pipeline.calibrations.estimate import Estimate, metadata_lines, quoted
+from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
+from pipeline.calibrations.estimate import Provenance, metadata_lines, quoted
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
@@ -82,7 +74,7 @@ def read(files: tuple[Path, ...]) -> Rig:
     return rig_of(path, cameras)
 
 
-def write_calibration(rig: Rig, path: Path, estimate: Estimate | None = None) -> None:
+def write_calibration(rig: Rig, path: Path, estimate: Provenance | None = None) -> None:
     """Write Pose2Sim's TOML. Reading it back gives the same rig to 1e-12 (relative).
 
     With an ``estimate`` the cameras are marked as estimated, and what they are good for is said at the top.
