@@ -37,6 +37,7 @@ _OF_SKIN: Final = ("Nose", "LEye", "REye", "LEar", "REar")
 REGRESSED: Final = tuple(n for n in EXTRA_24.names if n not in _OF_JOINT and n not in _OF_SKIN)
 """Those that SPIN regresses from the mesh: the rows of ``J_regressor_extra.npy``, in order."""
 
+_J: Final = len(SMPL_24)
 _JAW: Final = 0.4
 _HEAD: Final = 0.8
 """Shares of the way from the neck to the crown: Human3.6M's skeleton has 121 and 236 mm there, by 490 mm from
@@ -109,12 +110,12 @@ def _by_rule(parts: _Parts) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + 24 numbers, all of
+    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + J numbers, all of
     which are averaged alike."""
 
     vertices: Tensor
     joints: Tensor
-    """(24, …) each moved by itself alone."""
+    """(J, …) each moved by itself alone."""
     points: Tensor
     """(25, …) BODY_25."""
     body: KeypointBody
@@ -127,7 +128,7 @@ class _Parts:
         k = body.keypoints
         return cls(
             rows(body.v_template, body.shapedirs, body.weights),
-            rows(k.joints_template, k.joints_shapedirs, torch.eye(24)),
+            rows(k.joints_template, k.joints_shapedirs, torch.eye(_J)),
             rows(k.points_template, k.points_shapedirs, k.weights),
             k,
         )
@@ -139,10 +140,10 @@ class _Parts:
         return self.moved_by(torch.stack([self.joint(n) for n in names]).mean(0), moved_by)
 
     def moved_by(self, row: Tensor, joint: str) -> Tensor:
-        return torch.cat([row[:-24], self.joint(joint)[-24:]])
+        return torch.cat([row[:-_J], self.joint(joint)[-_J:]])
 
     def body_of(self, rows: Tensor, skeleton: Skeleton) -> KeypointBody:
-        place, directions, weights = rows[:, :3], rows[:, 3:-24], rows[:, -24:]
+        place, directions, weights = rows[:, :3], rows[:, 3:-_J], rows[:, -_J:]
         directions = directions.reshape(len(rows), 3, -1)
         return replace(
             self.body,
