@@ -91,6 +91,11 @@ class KeypointBody:
         moved: dict[str, Any] = {name: x.to(device, dtype) for name, x in self.tensors.items()}
         return replace(self, **moved)
 
+    def with_points(self, skeleton: Skeleton, template: Tensor, shapedirs: Tensor, weights: Tensor) -> Self:
+        """Body with other keypoints: (K, 3), (K, 3, B) and (K, J) as in the fields."""
+        points: dict[str, Any] = {"points_template": template, "points_shapedirs": shapedirs}
+        return replace(self, keypoint_skeleton=skeleton, weights=weights, **points)
+
 
 @dataclass(frozen=True, eq=False)
 class Body:

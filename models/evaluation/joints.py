@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -75,18 +75,9 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
 
 def h36m_17(body: Body) -> KeypointBody:
     """The 17 joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
-    every = extra_24(body)
-    at = list(EXTRA_24_OF_H36M_17)
-    points, directions, weights = (
-        x[at] for x in (every.points_template, every.points_shapedirs, every.weights)
-    )
-    return replace(
-        every,
-        points_template=points,
-        points_shapedirs=directions,
-        weights=weights,
-        keypoint_skeleton=H36M_17,
-    )
+    every, at = extra_24(body), list(EXTRA_24_OF_H36M_17)
+    points = (every.points_template, every.points_shapedirs, every.weights)
+    return every.with_points(H36M_17, *(x[at] for x in points))
 
 
 def _by_rule(parts: _Parts) -> dict[str, Tensor]:
@@ -144,14 +135,7 @@ class _Parts:
 
     def body_of(self, rows: Tensor, skeleton: Skeleton) -> KeypointBody:
         place, directions, weights = rows[:, :3], rows[:, 3:-_J], rows[:, -_J:]
-        directions = directions.reshape(len(rows), 3, -1)
-        return replace(
-            self.body,
-            points_template=place,
-            points_shapedirs=directions,
-            weights=weights,
-            keypoint_skeleton=skeleton,
-        )
+        return self.body.with_points(skeleton, place, directions.reshape(len(rows), 3, -1), weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -213,17 +213,8 @@ def _grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b:
         for v in sorted(seen):
             r, t = poses[v]  # type: ignore[misc]
             order.append(v)
-            bundle = replace(
-                bundle,
-                rig=Rig(
-                    tuple(rig.names[i] for i in order),
-                    np.concatenate([bundle.rig.K, rig.K[v : v + 1]]),
-                    np.concatenate([bundle.rig.dist, rig.dist[v : v + 1]]),
-                    np.concatenate([bundle.rig.R, r[None]]),
-                    np.concatenate([bundle.rig.t, t[None]]),
-                    np.concatenate([bundle.rig.size, rig.size[v : v + 1]]),
-                ),
-            )
+            added = replace(rig.select([rig.names[v]]), R=r[None], t=t[None])
+            bundle = replace(bundle, rig=Rig.joined([bundle.rig, added]))
         subset = Sight(sight.xy_px[order], sight.confidence[order])
         last = len(order) == len(rig)
         grown = _tried(bundle.rig, subset, size, _part(focal, order), ROBUST if last else ROBUST[:2])

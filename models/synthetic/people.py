@@ -436,12 +436,7 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     local[:, 0] = roma.euler_to_rotmat("ZX", torch.from_numpy(turns)).numpy() @ local[:, 0]
 
     transl = np.zeros((len(t), 3))
-    joints, points = (
-        x.numpy()
-        for x in pose_keypoints(
-            body.keypoints, torch.from_numpy(local), torch.from_numpy(person.betas), torch.from_numpy(transl)
-        )
-    )
+    joints, points = _keypoints(person, body, local, transl)
     # Squatting and bending move the hips, not the feet; in walking the feet move and the hips go evenly.
     feet = joints[:, [_joint("left_ankle"), _joint("right_ankle")]].mean(1)
     pelvis = joints[:, 0]
@@ -456,15 +451,26 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     return local, transl
 
 
-def _soft_minimum(heights: Array, width: float = 0.006) -> Array:
+def _keypoints(person: Person, body: Body, rotations: Array, transl: Array) -> tuple[Array, Array]:
+    """Joints (T, J, 3) and keypoints (T, K, 3), metres, world."""
+    pose = (torch.from_numpy(x) for x in (rotations, person.betas, transl))
+    joints, points = pose_keypoints(body.keypoints, *pose)
+    return joints.numpy(), points.numpy()
+
+
+_SOFT_M: Final = 0.006
+"""Difference of height over which another point of the feet becomes the lowest."""
+
+
+def _soft_minimum(heights: Array) -> Array:
     """Minimum of (T, 6) sole heights, without a kink where another point becomes the lowest.
 
     Half of the points count, so that a foot that is flat on the floor is exact, two feet end 4 mm above it
     and a single toe 7 mm in it.
     """
     lowest = heights.min(1, keepdims=True)
-    total = np.exp(-(heights - lowest) / width).sum(1)
-    return np.asarray(lowest[:, 0] - width * np.log(total / 3))
+    total = np.exp(-(heights - lowest) / _SOFT_M).sum(1)
+    return np.asarray(lowest[:, 0] - _SOFT_M * np.log(total / 3))
 
 
 def reached(people: Sequence[Person], body: Body, seconds: float) -> Array:
@@ -478,13 +484,7 @@ def reached(people: Sequence[Person], body: Body, seconds: float) -> Array:
         for begin in np.arange(0.0, seconds, 10.0):
             times = np.arange(begin, min(begin + 10.0, seconds) + 0.05, 0.1)
             rotations, transl = animate(person, body, times)
-            joints, points = pose_keypoints(
-                body.keypoints,
-                torch.from_numpy(rotations),
-                torch.from_numpy(person.betas),
-                torch.from_numpy(transl),
-            )
-            x = torch.cat([joints, points], 1).numpy().reshape(-1, 3)
+            x = np.concatenate(_keypoints(person, body, rotations, transl), 1).reshape(-1, 3)
             along = x @ directions.T
             best = along.argmax(0)
             further = along[best, np.arange(240)] > furthest

@@ -98,38 +98,26 @@ class ImagesConfig(Config):
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """The batches of a training: each follows from the seed and its step."""
+class ImageData(Dataset[Samples]):
+    """A process's share of the batch of each step, which follows from the seed and the step."""
 
     sources: tuple[SampleSource, ...]
     cfg: ImagesConfig
     batch: int
     seed: int
-
-    def __call__(self, step: int, rank: int = 0, world: int = 1) -> Samples:
-        cfg = self.cfg
-        weights = [s.weight for s in cfg.sources]
-        drawn = draw_batch(self.sources, weights, self.batch, self.seed, step)
-        rows = []
-        for slot in range(rank, self.batch, world):
-            source, index = drawn[slot]
-            rng = np.random.default_rng([self.seed, step, slot])
-            sample = self.sources[source][index]
-            rows.append(augmented(sample, rng, cfg.augment, cfg.size))
-        return collate(rows)
-
-
-@dataclass(frozen=True)
-class _ByStep(Dataset[Samples]):
-    """A process's share of the batch of each step."""
-
-    data: ImageData
-    rank: int
-    world: int
+    rank: int = 0
+    world: int = 1
 
     def __getitem__(self, step: int) -> Samples:
         torch.set_num_threads(1)
-        return self.data(step, self.rank, self.world)
+        cfg = self.cfg
+        drawn = draw_batch(self.sources, [s.weight for s in cfg.sources], self.batch, self.seed, step)
+        rows = []
+        for slot in range(self.rank, self.batch, self.world):
+            source, index = drawn[slot]
+            rng = np.random.default_rng([self.seed, step, slot])
+            rows.append(augmented(self.sources[source][index], rng, cfg.augment, cfg.size))
+        return collate(rows)
 
 
 class ImageTask:
@@ -168,7 +156,7 @@ class ImageTask:
 
     def batches(self, first: int, rank: int, world: int) -> Generator[Samples]:
         loader = DataLoader(
-            _ByStep(self.data, rank, world),
+            replace(self.data, rank=rank, world=world),
             batch_size=None,
             sampler=count(first),
             num_workers=self.cfg.workers,
@@ -327,10 +315,8 @@ def image_net_errors(
     )
     direct, aligned = np.full((2, *samples.seen.shape), np.nan)
     smpl = tuple(x - x[:, :, :1] for x in (found, true))
-    marked = marked[:, :, len(BODY_25) :]
-    common = tuple(
-        (x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in (marked, samples.joints)
-    )
+    pairs = marked[:, :, len(BODY_25) :], samples.joints
+    common = tuple((x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in pairs)
     for a, b in (common, smpl):
         for error, now in ((direct, mpjpe(a, b)), (aligned, pa_mpjpe(a, b))):
             np.copyto(error, now, where=np.isfinite(now))
@@ -346,13 +332,8 @@ def _over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.floa
 
 def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
     """A body with the points of a, then those of b."""
-    return replace(
-        a,
-        points_template=torch.cat([a.points_template, b.points_template]),
-        keypoint_skeleton=SPIN_49,
-        points_shapedirs=torch.cat([a.points_shapedirs, b.points_shapedirs]),
-        weights=torch.cat([a.weights, b.weights]),
-    )
+    names = ("points_template", "points_shapedirs", "weights")
+    return a.with_points(SPIN_49, *(torch.cat([getattr(a, k), getattr(b, k)]) for k in names))
 
 
 def clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:

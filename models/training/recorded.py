@@ -19,8 +19,6 @@ from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 from pipeline.store import Store
 
-Array = NDArray[np.float64]
-
 PERSON_LABELS: Final = ("person", "time", "view")
 
 

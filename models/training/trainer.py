@@ -239,10 +239,10 @@ class _Run:
             config = TrainConfig.model_validate_json(state["config"])  # with defaults for new settings
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
-        before, now = config.model_dump(mode="json"), self.cfg.model_dump(mode="json")
-        changed = [k for k in _different(before, now) if k not in _NO_MATTER]
+        before, now = (_flat(c.model_dump(mode="json")) for c in (config, self.cfg))
+        changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _NO_MATTER]
         if changed:
-            listed = ", ".join(f"{k} ({_at(before, k)}, now {_at(now, k)})" for k in changed)
+            listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
             raise InputError(
                 f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder."
             )
@@ -462,15 +462,9 @@ def _curves(out: Path, step: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
 
-def _different(a: Any, b: Any, at: str = "") -> list[str]:
-    """Keys, with dots, whose values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = [*a, *(k for k in b if k not in a)]
-        return [d for k in keys for d in _different(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
-    return [] if a == b else [at]
-
-
-def _at(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
+def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by their names, with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
