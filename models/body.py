@@ -66,7 +66,7 @@ class KeypointBody:
     weights: Tensor
     """(K, J) skin weights; one joint alone for keypoints that are joints."""
     skeleton: Skeleton = SMPL_24
-    """Of the joints."""
+    """Skeleton of the joints."""
     keypoint_skeleton: Skeleton = BODY_25
 
     def __post_init__(self) -> None:
@@ -91,6 +91,11 @@ class KeypointBody:
         moved: dict[str, Any] = {name: x.to(device, dtype) for name, x in self.tensors.items()}
         return replace(self, **moved)
 
+    def with_points(self, skeleton: Skeleton, template: Tensor, shapedirs: Tensor, weights: Tensor) -> Self:
+        """Body with other keypoints: (K, 3), (K, 3, B) and (K, J) as in the fields."""
+        points: dict[str, Any] = {"points_template": template, "points_shapedirs": shapedirs}
+        return replace(self, keypoint_skeleton=skeleton, weights=weights, **points)
+
 
 @dataclass(frozen=True, eq=False)
 class Body:
@@ -98,7 +103,7 @@ class Body:
 
     name: str
     sha256: str
-    """Of the model file."""
+    """Digest of the model file."""
     faces: NDArray[np.int32]
     """(F, 3), counter-clockwise seen from outside."""
     keypoints: KeypointBody
@@ -164,7 +169,7 @@ def _ancestors(skeleton: Skeleton, device: torch.device) -> tuple[tuple[Tensor, 
 
 
 @lru_cache
-def _chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
+def bone_chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(J, J − 1) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
     rows = torch.zeros(len(skeleton), len(skeleton), dtype=dtype)
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
@@ -208,7 +213,7 @@ def forward_kinematics(
     parents = constant(skeleton.parents[1:], world.device)
     bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
     steps = (world.index_select(-3, parents) @ bones[..., None])[..., 0]
-    placed = rest_joints[..., :1, :] + _chains(skeleton, world.device, world.dtype) @ steps
+    placed = rest_joints[..., :1, :] + bone_chains(skeleton, world.device, world.dtype) @ steps
     return world.expand(*placed.shape[:-1], 3, 3), placed
 
 

@@ -1,4 +1,4 @@
-"""Fusions: what the views say of one person, a vector each → what is said of all of them together.
+"""Fusions: the feature vectors of a person's views → one for all views together.
 
 N people in frames, V views, D numbers a view. A fusion gives H vectors, each of them a hypothesis of its own
 about the body; what the regressor makes of them is averaged. ``single`` has one for every view, the fusions

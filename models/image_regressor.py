@@ -26,7 +26,7 @@ from models.crops import SIZE, Contrast
 from models.encoders import SIZES, EncoderName, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
-from models.regressors.regression import Regression, average_rotations
+from models.regressors.regression import Regression, average_rotations, blank_unseen
 from models.rotations import rotation_between
 from models.weights import read_weights, save_weights
 from pipeline.config import reason
@@ -195,15 +195,8 @@ class ImageRegressor(nn.Module):
         side, pixels of the pinhole camera K (N, V, 3, 3); body: what ``config.body`` means."""
         estimate = self.estimate(features, seen)
         orient, transl = place_body(estimate, box, K, body)
-        nobody = ~seen.any(1)
-
-        def known(x: Tensor) -> Tensor:
-            return torch.where(nobody.view(-1, *[1] * (x.ndim - 1)), torch.nan, x)
-
         sigma = torch.full_like(estimate.body_pose[..., 0, 0], POSE_SIGMA)
-        return Regression(
-            known(estimate.body_pose), known(estimate.betas), known(orient), known(transl), seen, known(sigma)
-        )
+        return blank_unseen(Regression(estimate.body_pose, estimate.betas, orient, transl, seen, sigma))
 
 
 def place_body(estimate: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:

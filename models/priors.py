@@ -1,4 +1,4 @@
-"""What bodies are likely to do: a Gaussian mixture over poses."""
+"""Prior of body poses: a Gaussian mixture."""
 
 from __future__ import annotations
 

@@ -73,6 +73,13 @@ class Rig:
         i = [self.names.index(n) for n in names]
         return Rig(tuple(names), self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i], self.known_up)
 
+    @staticmethod
+    def joined(rigs: Sequence[Rig]) -> Rig:
+        """The cameras of several rigs, one after the other."""
+        names = tuple(n for r in rigs for n in r.names)
+        arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
+        return Rig(names, *(np.concatenate(a) for a in arrays))
+
     def resized(self, view: int, size: tuple[int, int]) -> Rig:
         """The rig with one camera's picture scaled to ``size`` (width, height)."""
         sx, sy = size[0] / self.size[view, 0], size[1] / self.size[view, 1]

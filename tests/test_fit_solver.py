@@ -31,7 +31,6 @@ from models.fit.problem import (
 from models.fit.solver import (
     UncalibratedMotion,
     better_start,
-    crop_camera,
     fit,
     fit_uncalibrated,
 )
@@ -122,14 +121,6 @@ def test_single_frames_of_which_a_view_shows_nothing() -> None:
     assert found.motion.view_transl.isfinite().all()
     assert (found.energy < 150).all()
     assert torch.equal(found.motion.view_orient[3, 1], alone.view_orient[3, 1].float())
-
-
-def test_the_camera_of_a_crop() -> None:
-    """A point at the crop's middle lies on the axis; one at its corner as 112 px do at a focal of 5000 px."""
-    K = crop_camera(torch.tensor([[400.0, 300.0]], dtype=F64), torch.tensor([448.0], dtype=F64))
-    ray = torch.linalg.inv(K[0]) @ torch.tensor([[400.0, 300, 1], [400 + 224, 300 + 224, 1]], dtype=F64).T
-    assert ray[:, 0].tolist() == [0, 0, 1]
-    assert ray[:2, 1].tolist() == pytest.approx([112 / 5000] * 2)
 
 
 def test_a_longer_solve_is_no_worse() -> None:

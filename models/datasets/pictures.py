@@ -17,10 +17,8 @@ from pipeline.video import VideoInfo, probe, read_frames, to_rgb
 Pixels = NDArray[np.uint8]
 
 
-@lru_cache(maxsize=64)
-def _probe(path: Path) -> VideoInfo:
-    """To find the frames of a video its packets are read, which is not to be done for every batch."""
-    return probe(path)
+_probe = lru_cache(maxsize=64)(probe)
+"""Finding the frames of a video reads its packets, which is not to be done for every batch."""
 
 
 def video_up_to(path: Path, frame: int) -> VideoInfo:

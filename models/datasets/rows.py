@@ -55,10 +55,10 @@ class PersonRow:
     """(3,) centre x, y and side, pixels: SPIN's ``center`` and 200 times its ``scale``."""
     camera: str = ""
     action: str = ""
-    part: Array = field(default_factory=lambda: np.zeros((24, 3)))
+    part: Array = field(default_factory=lambda: np.zeros((len(EXTRA_24), 3)))
     """EXTRA_24 in the picture: x, y, 1; 0 where not known."""
-    openpose: Array = field(default_factory=lambda: np.zeros((25, 3)))
-    S: Array = field(default_factory=lambda: np.zeros((24, 4)))
+    openpose: Array = field(default_factory=lambda: np.zeros((len(BODY_25), 3)))
+    S: Array = field(default_factory=lambda: np.zeros((len(EXTRA_24), 4)))
     """EXTRA_24 in the camera's axes, metres from the pelvis, 1; 0 where not known."""
     pose: Array = field(default_factory=lambda: np.zeros(72))
     """SMPL's axis-angle, the root's into the camera's axes."""
@@ -120,7 +120,8 @@ def write_npz(arrays: RowArrays, out: Path) -> int:
 
 _TEXTS: Final = ("imgname", "gender", "id", "camera", "action")
 _SHAPES: Final[dict[str, tuple[int, ...]]] = {
-    "imgname": (), "center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4),
+    "imgname": (), "center": (2,), "scale": (), "part": (len(EXTRA_24), 3),
+    "openpose": (len(BODY_25), 3), "S": (len(EXTRA_24), 4),
     "pose": (72,), "shape": (10,), "has_smpl": (), "gender": (), "id": (), "camera": (), "group": (),
     "K": (3, 3), "dist": (8,), "R": (3, 3), "t": (3,), "action": (),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -37,6 +37,7 @@ _OF_SKIN: Final = ("Nose", "LEye", "REye", "LEar", "REar")
 REGRESSED: Final = tuple(n for n in EXTRA_24.names if n not in _OF_JOINT and n not in _OF_SKIN)
 """Those that SPIN regresses from the mesh: the rows of ``J_regressor_extra.npy``, in order."""
 
+_J: Final = len(SMPL_24)
 _JAW: Final = 0.4
 _HEAD: Final = 0.8
 """Shares of the way from the neck to the crown: Human3.6M's skeleton has 121 and 236 mm there, by 490 mm from
@@ -74,18 +75,9 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
 
 def h36m_17(body: Body) -> KeypointBody:
     """The 17 joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
-    every = extra_24(body)
-    at = list(EXTRA_24_OF_H36M_17)
-    points, directions, weights = (
-        x[at] for x in (every.points_template, every.points_shapedirs, every.weights)
-    )
-    return replace(
-        every,
-        points_template=points,
-        points_shapedirs=directions,
-        weights=weights,
-        keypoint_skeleton=H36M_17,
-    )
+    every, at = extra_24(body), list(EXTRA_24_OF_H36M_17)
+    points = (every.points_template, every.points_shapedirs, every.weights)
+    return every.with_points(H36M_17, *(x[at] for x in points))
 
 
 def _by_rule(parts: _Parts) -> dict[str, Tensor]:
@@ -109,12 +101,12 @@ def _by_rule(parts: _Parts) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + 24 numbers, all of
+    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + J numbers, all of
     which are averaged alike."""
 
     vertices: Tensor
     joints: Tensor
-    """(24, …) each moved by itself alone."""
+    """(J, …) each moved by itself alone."""
     points: Tensor
     """(25, …) BODY_25."""
     body: KeypointBody
@@ -127,7 +119,7 @@ class _Parts:
         k = body.keypoints
         return cls(
             rows(body.v_template, body.shapedirs, body.weights),
-            rows(k.joints_template, k.joints_shapedirs, torch.eye(24)),
+            rows(k.joints_template, k.joints_shapedirs, torch.eye(_J)),
             rows(k.points_template, k.points_shapedirs, k.weights),
             k,
         )
@@ -139,18 +131,11 @@ class _Parts:
         return self.moved_by(torch.stack([self.joint(n) for n in names]).mean(0), moved_by)
 
     def moved_by(self, row: Tensor, joint: str) -> Tensor:
-        return torch.cat([row[:-24], self.joint(joint)[-24:]])
+        return torch.cat([row[:-_J], self.joint(joint)[-_J:]])
 
     def body_of(self, rows: Tensor, skeleton: Skeleton) -> KeypointBody:
-        place, directions, weights = rows[:, :3], rows[:, 3:-24], rows[:, -24:]
-        directions = directions.reshape(len(rows), 3, -1)
-        return replace(
-            self.body,
-            points_template=place,
-            points_shapedirs=directions,
-            weights=weights,
-            keypoint_skeleton=skeleton,
-        )
+        place, directions, weights = rows[:, :3], rows[:, 3:-_J], rows[:, -_J:]
+        return self.body.with_points(skeleton, place, directions.reshape(len(rows), 3, -1), weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
-    """Mean per-joint position error, without any alignment.
+    """Mean per-joint position error, of meshes per vertex (PVE), without any alignment.
 
     Raises ``ValueError`` when the shapes differ or the last axis is not 3.
     """
@@ -22,11 +22,6 @@ def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
     with np.errstate(invalid="ignore"):
         error = np.linalg.norm(p - t, axis=-1).mean(-1)
     return np.where(ok, error, np.nan)
-
-
-def pve(predicted: ArrayLike, true: ArrayLike) -> Array:
-    """Mean per-vertex position error of two meshes with the same vertices, without any alignment."""
-    return mpjpe(predicted, true)
 
 
 def pa_mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:

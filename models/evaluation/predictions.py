@@ -52,7 +52,7 @@ class PredictOptions:
     """Views and work of a prediction."""
 
     views: int = 1
-    """Of each person and instant."""
+    """Views of each person and instant."""
     fitted: bool = False
     """The solver goes on from the network, on ``openpose``."""
     batch_size: int = 32

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from models.body import load_body
 from models.datasets.rows import RowArrays
 from models.evaluation.joints import H36MJoints, h36m_joints
-from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck, pve
+from models.evaluation.metrics import auc, mpjpe, pa_mpjpe, pck
 from models.evaluation.predictions import PictureReader, Predictions, PredictOptions, predict, shares_shape
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
 from models.regressors.keypoint_nets import KeypointNet
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 
@@ -104,7 +105,7 @@ def protocol_errors(
                 true[part] = own[:, picked] - own[:, :1]
             predicted, guess = _posed(bodies.neutral, predictions.pose[part], predictions.betas[part])
             if guess.shape == surface.shape:
-                meshes[part] = pve(guess - predicted[:, :1], surface - own[:, :1])
+                meshes[part] = mpjpe(guess - predicted[:, :1], surface - own[:, :1])
     found = predictions.pred_joints[:, picked] - predictions.pred_joints[:, :1]
     near = [picked.index(row) for row in protocol.near]
     measures = {
@@ -123,7 +124,7 @@ _MESHES: Final = 256
 
 def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
     """Joints (N, 17, 3) and vertices (N, V, 3), metres."""
-    rotations = roma.rotvec_to_rotmat(torch.from_numpy(pose).view(-1, 24, 3))
+    rotations = roma.rotvec_to_rotmat(torch.from_numpy(pose).view(-1, len(SMPL_24), 3))
     shape, still = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
     mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, still)
     return joints(rotations, shape, still).numpy(), mesh.double().numpy()

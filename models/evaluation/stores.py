@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
-from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe, pve
+from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 Array = NDArray[np.float64]
@@ -32,9 +33,9 @@ class Errors:
     missed: int
     """Frames in which the truth has a pose, and the results have none."""
     mpjpe_mm: float
-    """24 SMPL joints, in the world, without alignment."""
+    """SMPL joints, in the world, without alignment."""
     mpjpe_pelvis_mm: float
-    """24 SMPL joints, both pelves at the origin in every frame."""
+    """SMPL joints, both pelves at the origin in every frame."""
     pa_mpjpe_mm: float
     """After a similarity alignment of each frame."""
     acceleration_mm: float
@@ -140,14 +141,14 @@ def _errors(of: _Pair, body: Body, rig: Rig) -> Errors:
     results, truth = of.results, of.truth
     sums, frames = np.zeros(5), 0
     bends: list[Array] = []
-    last = np.zeros((0, 2), np.int64), np.zeros((2, 0, 24, 3))
+    last = np.zeros((0, 2), np.int64), np.zeros((2, 0, len(SMPL_24), 3))
     for ours, theirs in of.shown():
         pair = ((results, f"people/{of.p}", ours), (truth, f"people/{of.q}", theirs))
         joints = np.stack([_at(store, f"{person}/joints", rows) for store, person, rows in pair])
         pixels = [rig.project(_at(s, f"{person}/keypoints_3d", rows)[..., :3]) for s, person, rows in pair]
         surface = np.full(len(ours), np.nan)
         if results.contents.body == truth.contents.body:
-            surface = pve(*(_vertices(store, person, rows, body) for store, person, rows in pair))
+            surface = mpjpe(*(_vertices(store, person, rows, body) for store, person, rows in pair))
         apart = np.linalg.norm(pixels[0] - pixels[1], axis=-1).mean((0, 2))
         at_pelvis = joints - joints[:, :, :1]
         measures = (mpjpe(*joints), mpjpe(*at_pelvis), pa_mpjpe(*joints), surface, 1e-3 * apart)

@@ -91,10 +91,9 @@ def fit_uncalibrated(
     the roots' movement being means over the views. So a frame that a view does not see has the root that
     its neighbours give it; the path of a view that sees nothing at all means nothing.
 
-    K: (N, V, 3, 3) intrinsics, pixels; ``crop_camera`` gives those of SPIN's convention where they are not
-    known. xy_px (N, V, T, K, 2) undistorted, anything where missing; confidence (N, V, T, K), 0 there. start:
-    finite everywhere, each root facing the right way. No frames are held. One view shows depth by the size of
-    the body alone.
+    K: (N, V, 3, 3) intrinsics, pixels. xy_px (N, V, T, K, 2) undistorted, anything where missing; confidence
+    (N, V, T, K), 0 there. start: finite everywhere, each root facing the right way. No frames are held. One
+    view shows depth by the size of the body alone.
     """
     if settings.held:
         raise ValueError(f"uncalibrated cameras: no frames can be held, got held={settings.held}")
@@ -232,16 +231,3 @@ def _minimise(
         if gained:
             joint = share(linearise(pb, st, robust), pb.roots)
     return st, damping, i
-
-
-def crop_camera(centre_px: Tensor, side_px: Tensor, focal_px: float = 5000.0, size_px: int = 224) -> Tensor:
-    """Intrinsics (..., 3, 3) in a picture of unknown focal length, by SPIN's convention.
-
-    It takes a crop around a person, of ``size_px`` pixels a side, for a picture of its own with a focal
-    length of 5000 px. Here the same camera in the picture's pixels: centre_px (..., 2) and side_px (...) of
-    the crop there.
-    """
-    focal = focal_px / size_px * side_px
-    zero, one = torch.zeros_like(focal), torch.ones_like(focal)
-    x, y = centre_px.unbind(-1)
-    return torch.stack([focal, zero, x, zero, focal, y, zero, zero, one], -1).view(*focal.shape, 3, 3)

@@ -51,7 +51,7 @@ class Traits:
     """Properties of an export format that the user is told of, and that decide on what it is given."""
 
     suffix: str
-    """Of the file's name, lower case; it chooses the format."""
+    """Suffix of the file's name, lower case; it chooses the format."""
     description: str
     unit: str = "metres"
     turn: Callable[[Array], Array] = y_up

@@ -8,7 +8,7 @@ Axes: V views, T frames, P people, K keypoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -318,8 +318,8 @@ def _closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     """(T, P, K, 2), (T, P, K) and where the person should be (T, K, 2) → its points (T, K, 2), NaN unseen."""
     saw = np.where(confidence[..., None] > 0, xy, np.nan)
     miss = np.linalg.norm(saw - expected[:, None], axis=-1)
-    usual = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
-    nearest = np.where(np.isnan(usual), np.inf, usual).argmin(1)
+    median = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
+    nearest = np.where(np.isnan(median), np.inf, median).argmin(1)
     return np.asarray(saw[np.arange(len(saw)), nearest])
 
 
@@ -327,37 +327,33 @@ def _shifted_errors(saw: list[Array], expected: list[Array]) -> Array:
     """Median distance at every lag, −MAX_LAG to MAX_LAG, between what a camera saw that much later and what
     it should have seen. Each point's constant offset is taken out first: it comes from calibration and
     detector, not from time, and would hide a frame or two."""
-    parts = []
-    for lag in range(-MAX_LAG, MAX_LAG + 1):
-        parts.append(
-            [
-                _without_offset(
-                    s[max(lag, 0) : len(s) + min(lag, 0)] - e[max(-lag, 0) : len(e) - max(lag, 0)]
-                )
-                for s, e in zip(saw, expected, strict=True)
-                if abs(lag) <= _most_lag(len(s))
-            ]
-        )
-    return _errors([[np.linalg.norm(p, axis=-1) for p in some] for some in parts])
+    return _errors_by_lag(expected, saw, lambda e, s: np.linalg.norm(_without_offset(s - e), axis=-1))
 
 
 def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
     """Median distance between the rays of two cameras at every lag, the second camera's taken later."""
     base = rig.centres[1] - rig.centres[0]
     one, two = (np.split(d, cuts) for d in rays(rig, xy))
-    parts = []
-    for lag in range(-MAX_LAG, MAX_LAG + 1):
-        gaps = [
-            ray_gap(base, a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)])
+
+    def gap(a: Array, b: Array) -> Array:
+        return np.abs(_without_offset(ray_gap(base, a, b)[..., None])[..., 0])
+
+    return _errors_by_lag(one, two, gap)
+
+
+def _errors_by_lag(one: list[Array], two: list[Array], error: Callable[[Array, Array], Array]) -> Array:
+    """Median error (T, K) of stretches at every lag, −MAX_LAG to MAX_LAG, of two behind one.
+
+    NaN where half of what can be compared is not there.
+    """
+    parts = [
+        [
+            error(a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)])
             for a, b in zip(one, two, strict=True)
             if abs(lag) <= _most_lag(len(a))
         ]
-        parts.append([np.abs(_without_offset(gap[..., None])[..., 0]) for gap in gaps])
-    return _errors(parts)
-
-
-def _errors(parts: list[list[Array]]) -> Array:
-    """Median over the stretches (T, K) of each lag; NaN where half of what can be compared is not there."""
+        for lag in range(-MAX_LAG, MAX_LAG + 1)
+    ]
     frames = np.array([sum(int(np.isfinite(p).any(1).sum()) for p in some) for some in parts])
     enough = frames >= max(_OVERLAP, frames.max() / 2)
     medians = [

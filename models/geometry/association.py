@@ -21,6 +21,7 @@ from models.geometry.tracking import Figures, distances, figures
 from models.geometry.triangulation import along_rays, ray_gap, rays
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
+from pipeline.skeleton import BODY_25
 
 Number = TypeVar("Number", np.float32, np.float64)
 
@@ -35,18 +36,18 @@ class MatchConfig(Config):
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = Field(default=0.4, gt=0, le=1)
     """Share of a view's confidence that must agree for the view to count as seeing the person."""
-    min_points: int = Field(default=5, ge=1, le=25)
+    min_points: int = Field(default=5, ge=1, le=len(BODY_25))
     """Points that two views must share before they can agree."""
     reach_m: float = Field(default=0.5, gt=0)
-    """Largest distance of a person from where it was seen last, at once ..."""
+    """Largest distance of a person from where it was seen last, at once."""
     speed_m_s: float = Field(default=3.0, ge=0)
-    """... and how fast that grows while it is not seen, ..."""
+    """Growth of that distance while the person is not seen."""
     max_reach_m: float = Field(default=0.8, gt=0)
-    """... up to this."""
+    """Bound of that distance."""
     away_s: float = Field(default=1.0, ge=0)
-    """Nobody else is followed before the person has been unseen for this long ..."""
+    """Nobody else is followed before the person has been unseen for this long."""
     start_share: float = Field(default=0.6, gt=0, le=1)
-    """... and then, as at the start, only at this share of the usual agreement of the frames so far."""
+    """Share of the reference score at which somebody else is followed then, as at the start."""
     return_s: float = Field(default=10.0, gt=0)
     """Unseen for longer, whoever stands where the person was is somebody else."""
     single_view_s: float = Field(default=0.5, ge=0)
@@ -114,9 +115,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
     centre = masked_median(body, usable)
     with np.errstate(invalid="ignore"):
-        extent = masked_median(np.linalg.norm(body - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
-        # Half of the points of a body lie within an arm's length of its middle, and not all on a spot.
-        alive &= (extent > _EXTENT_M[0]) & (extent < _EXTENT_M[1])
+        alive &= _body_sized(body, centre, usable)
 
     score = np.zeros(alive.shape)
     person = np.full((*alive.shape, views), -1, dtype=np.int64)
@@ -310,7 +309,7 @@ class _InWorld:
         return np.asarray(self._proposals.person[t, self.score[t] > 0])
 
     def apart(self, t: int, pick: int) -> NDArray[np.bool_]:
-        """(H,) whether a candidate shares no detection with another one."""
+        """(H,) True where a candidate shares no detection with another one."""
         one, all_ = self._proposals.person[t, pick], self._proposals.person[t]
         return np.asarray(~((one == all_) & (one >= 0)).any(1))
 
@@ -338,7 +337,7 @@ class _InPicture:
         return np.flatnonzero(self.score[t] > 0)[:, None]
 
     def apart(self, t: int, pick: int) -> NDArray[np.bool_]:
-        """(H,) whether a candidate is another one."""
+        """(H,) True where a candidate is another one."""
         return np.asarray(np.arange(self.score.shape[1]) != pick)
 
 
@@ -358,14 +357,8 @@ def _single_view(
     usable = seen & (along > 0)
     centre = masked_median(near, usable)
     distance = np.linalg.norm(centre - position, axis=-1)
-    extent = masked_median(np.linalg.norm(near - centre[:, :, None], axis=-1)[..., None], usable)[..., 0]
     with np.errstate(invalid="ignore"):
-        good = (
-            (usable.sum(-1) >= cfg.min_points)
-            & (distance <= reach)
-            & (extent > _EXTENT_M[0])
-            & (extent < _EXTENT_M[1])
-        )
+        good = (usable.sum(-1) >= cfg.min_points) & (distance <= reach) & _body_sized(near, centre, usable)
     if good.any():
         rank = np.where(good, confidence.sum(-1) / (1 + (distance / reach) ** 2), -1)
         view, person = np.unravel_index(int(rank.argmax()), rank.shape)
@@ -379,6 +372,14 @@ def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float)
     out = values[np.arange(views)[:, None], np.arange(frames), np.maximum(chosen, 0)]
     out[chosen < 0] = fill
     return out
+
+
+def _body_sized(points: Array, centre: Array, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(...) True where half of the valid points (..., K, 3) lie within an arm's length of their median
+    (..., 3), and not all on a spot."""
+    distance = np.linalg.norm(points - centre[..., None, :], axis=-1)
+    extent = masked_median(distance[..., None], valid)[..., 0]
+    return np.asarray((extent > _EXTENT_M[0]) & (extent < _EXTENT_M[1]))
 
 
 def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:

@@ -8,8 +8,9 @@ calibration there are only pictures, but in these, too, what belongs together li
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,15 @@ from pipeline.keypoints import Floats
 from pipeline.skeleton import FORMATS
 from pipeline.skeletons import KeypointFormat, formats_with
 
+F = TypeVar("F", Array, Floats)
+
 MARGIN: Final = 2.0
 """A format must fit this many times better than the next ..."""
 NO_BODY: Final = 0.4
 """... and no worse than this. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
 TOP_CONFIDENCE: Final = 0.75
-"""What the high percentile of a camera's confidences is scaled to: OpenPose's is 0.7 on real video, that of
-synthetic detections, for which the fit's weights were chosen too, 0.95."""
+"""Value to which the high percentile of a camera's confidences is scaled: OpenPose's is 0.7 on real video,
+that of synthetic detections, for which the fit's weights were chosen too, 0.95."""
 _TOP_PERCENT: Final = 95.0
 USUAL_TOP: Final = (0.4, 1.001)
 """A camera's high percentile outside this is worth a word."""
@@ -73,6 +76,12 @@ def picture_misfit(image: Floats, format_name: str) -> float:
     return float(np.median((mean / np.maximum(size, 1e-9))[known.any(1)])) if known.any() else math.nan
 
 
+def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, float], list[str]]:
+    """Misfit of points (..., K, C) in each format of K points, and these formats, best first."""
+    costs = {name: misfit(points, name) for name in formats_with(points.shape[-2])}
+    return costs, sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+
+
 def decide_format_in_pictures(
     image: Floats, known: KeypointFormat, stated: str | None
 ) -> tuple[KeypointFormat, list[Finding]]:
@@ -80,8 +89,7 @@ def decide_format_in_pictures(
 
     Raises ``InputError`` when it is not stated and no candidate fits clearly better than the next.
     """
-    costs = {name: picture_misfit(image, name) for name in formats_with(image.shape[-2])}
-    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    costs, order = _ranked(image, picture_misfit)
     best, shown = order[0], ", ".join(f"{n} {costs[n]:.2f}" for n in order)
     others = [costs[n] for n in order if n != (stated or best)]
     margin = others[0] / max(costs[stated or best], 1e-6) if others else math.nan
@@ -186,8 +194,7 @@ def decide_format(
     Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
     """
     points = bodies.shape[1]
-    costs = {name: limb_misfit(bodies, name) for name in formats_with(points)}
-    order = sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+    costs, order = _ranked(bodies, limb_misfit)
     best = order[0]
     shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
 

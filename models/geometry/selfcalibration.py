@@ -9,6 +9,7 @@ Axes: V views, T frames, K keypoints. World = the first view's camera; ``up.upri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -124,12 +125,16 @@ def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int
 
 def _pair_error(rig: Rig, sight: Sight) -> float:
     """Allowed distance of a keypoint from its epipolar line, over the focal length: 1 % of the person."""
-    heights = []
-    for v in range(len(rig)):
-        y = np.where(sight.seen[v], sight.xy_px[v, ..., 1], np.nan)[sight.seen[v].sum(1) > 5]
-        if len(y):
-            heights.append(np.median(np.nanmax(y, 1) - np.nanmin(y, 1)) / rig.K[v, 1, 1])
+    heights = [_height_px(sight, v) / rig.K[v, 1, 1] for v in range(len(rig))]
+    heights = [height for height in heights if not math.isnan(height)]
     return float(np.mean(heights)) / 100 if heights else 0.005
+
+
+def _height_px(sight: Sight, view: int) -> float:
+    """Median height of the person in a view's picture; NaN where it shows too little."""
+    seen = sight.seen[view]
+    y = np.where(seen, sight.xy_px[view, ..., 1], np.nan)[seen.sum(1) > 5]
+    return float(np.median(np.nanmax(y, 1) - np.nanmin(y, 1))) if len(y) else math.nan
 
 
 def _tried(
@@ -208,17 +213,8 @@ def _grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b:
         for v in sorted(seen):
             r, t = poses[v]  # type: ignore[misc]
             order.append(v)
-            bundle = replace(
-                bundle,
-                rig=Rig(
-                    tuple(rig.names[i] for i in order),
-                    np.concatenate([bundle.rig.K, rig.K[v : v + 1]]),
-                    np.concatenate([bundle.rig.dist, rig.dist[v : v + 1]]),
-                    np.concatenate([bundle.rig.R, r[None]]),
-                    np.concatenate([bundle.rig.t, t[None]]),
-                    np.concatenate([bundle.rig.size, rig.size[v : v + 1]]),
-                ),
-            )
+            added = replace(rig.select([rig.names[v]]), R=r[None], t=t[None])
+            bundle = replace(bundle, rig=Rig.joined([bundle.rig, added]))
         subset = Sight(sight.xy_px[order], sight.confidence[order])
         last = len(order) == len(rig)
         grown = _tried(bundle.rig, subset, size, _part(focal, order), ROBUST if last else ROBUST[:2])
@@ -276,12 +272,8 @@ def same_person(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
 
 def _importance(candidates: Sequence[Sight]) -> Array:
     """Square root of each one's height × confidence, over the most of all."""
-    heights = []
-    for c in candidates:
-        y = np.where(c.seen[0], c.xy_px[0, ..., 1], np.nan)[c.seen[0].sum(1) > 5]
-        tall = np.median(np.nanmax(y, 1) - np.nanmin(y, 1)) if len(y) else 0.0
-        heights.append(float(tall))
-    return np.sqrt(np.array(heights) / max(*heights, 1e-9))
+    heights = np.nan_to_num([_height_px(c, 0) for c in candidates])
+    return np.asarray(np.sqrt(heights / max(*heights, 1e-9)))
 
 
 def _agreement(pair: Rig, both: Sight, *, frames: int = _TRIED, iterations: int = 1000) -> float:
@@ -322,9 +314,9 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
     found = {}
     for v in range(views):
         others = np.delete(lag[v], v)
-        usual = round(float(np.median(others)))
-        if usual and ((others != 0) & (np.abs(others - usual) <= 2)).sum() >= max(2, views - 2):
-            found[v] = usual
+        median = round(float(np.median(others)))
+        if median and ((others != 0) & (np.abs(others - median) <= 2)).sum() >= max(2, views - 2):
+            found[v] = median
     return found
 
 

@@ -79,9 +79,8 @@ def triangulate(
 
     xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). scale_px: the residual s
     at which a view starts to count as wrong, one number or one a view; by default ``ANGULAR_SCALE`` × focal
-    length. Views with a confidence of 0 are not looked at. Needs no particular
-    number of views: with two, both rays count; with one, every point is NaN. Whether the views agree is for
-    the caller to ask: ``used.sum(0) >= 2``.
+    length. Views with a confidence of 0 are not looked at. With two views both rays count; with one, every
+    point is NaN. Whether the views agree is for the caller to ask: ``used.sum(0) >= 2``.
     """
     xy, conf = np.asarray(xy_px, np.float64), np.asarray(confidence, np.float64)
     views = len(rig)

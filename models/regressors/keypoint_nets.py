@@ -44,8 +44,8 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
     except OSError as error:
         raise InputError(f"{source}: cannot read the weights ({error.strerror}). Check the path.") from error
     except RuntimeError as error:
-        told = " ".join(str(error).split())[:120]
-        raise InputError(f"{source}: not the weights of this network ({told}). {_GIVE}") from error
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{source}: not the weights of this network ({reason}). {_GIVE}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{source}: holds no weights of a keypoint regressor, or is damaged. {_GIVE}"

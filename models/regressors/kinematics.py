@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.body import KeypointBody
+from models.body import KeypointBody, bone_chains
 from pipeline.skeleton import SMPL_24, Skeleton
 
 
@@ -51,11 +51,9 @@ class GlobalKinematics(nn.Module):
         self.parents = list(body.skeleton.parents[1:])
         for name, tensor in body.tensors.items():
             self.register_buffer(name, tensor.float(), persistent=False)
-        above = torch.zeros(len(body.skeleton), len(self.parents))  # [joint][bone] on the way to the root
-        for joint, parent in enumerate(self.parents, start=1):
-            above[joint] = above[parent]
-            above[joint, joint - 1] = 1
-        self.register_buffer("above", above, persistent=False)
+        self.register_buffer(
+            "above", bone_chains(body.skeleton, torch.device("cpu"), torch.float32), persistent=False
+        )
 
     def forward(self, turned: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """turned (N, J, 3, 3), betas (N, B) → joints (N, J, 3) and points (N, K, 3), metres, the pelvis at

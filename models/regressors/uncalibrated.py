@@ -1,4 +1,4 @@
-"""Keypoint net for views whose cameras stand nobody knows where."""
+"""Keypoint net for views of uncalibrated cameras."""
 
 from __future__ import annotations
 

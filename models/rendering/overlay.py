@@ -84,28 +84,6 @@ def lines(
             cv2.line(plane, p, q, colour[n], thick, cv2.LINE_AA, _SHIFT)
 
 
-def discs(
-    planes: Planes,
-    at: NDArray[np.float64],
-    rgb: NDArray[np.floating],
-    matrix: NDArray[np.float32],
-    radius: float,
-) -> None:
-    """Filled circles at (N, 2) pixels, in colours (N, 3) from 0 to 1; those with a NaN are left out."""
-    _circles(planes, at, rgb, matrix, radius, -1)
-
-
-def rings(
-    planes: Planes,
-    at: NDArray[np.float64],
-    rgb: NDArray[np.floating],
-    matrix: NDArray[np.float32],
-    radius: float,
-) -> None:
-    """Circles, as ``discs``."""
-    _circles(planes, at, rgb, matrix, radius, max(1, round(radius / 3)))
-
-
 _SHIFT = 4
 """OpenCV draws in 1/16 of a pixel."""
 
@@ -113,14 +91,17 @@ _FAR = 1e5
 """Beyond this OpenCV's whole numbers would overflow."""
 
 
-def _circles(
+def circles(
     planes: Planes,
     at: NDArray[np.float64],
     rgb: NDArray[np.floating],
     matrix: NDArray[np.float32],
     radius: float,
-    thick: int,
+    *,
+    filled: bool,
 ) -> None:
+    """Circles at (N, 2) pixels, in colours (N, 3) from 0 to 1; those with a NaN are left out."""
+    thick = -1 if filled else max(1, round(radius / 3))
     for point, colour in zip(at, rgb, strict=True):
         if not (np.abs(point) < _FAR).all():
             continue
@@ -261,8 +242,9 @@ class Skeletons:
             bones = self.fitted[p][list(BODY_25.bones)]
             lines(to, bones[:, 0], bones[:, 1], self.colours[p], matrix, size)
             lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
-            rings(to, self.detected[p], np.outer(self.confidence[p], np.ones(3)), matrix, 1.8 * size)
+            seen = np.outer(self.confidence[p], np.ones(3))
+            circles(to, self.detected[p], seen, matrix, 1.8 * size, filled=False)
             share = np.clip(np.nan_to_num(self.error_px[p]) / FAR_PX, 0, 1)[:, None]
             colour = np.minimum(2 * np.concatenate([share, 1 - share, 0 * share], 1), 1)
             colour[np.isnan(self.error_px[p])] = 0.6  # nobody can say
-            discs(to, self.fitted[p], colour, matrix, 1.2 * size)
+            circles(to, self.fitted[p], colour, matrix, 1.2 * size, filled=True)

@@ -1,4 +1,4 @@
-"""The same pictures as ``models/rendering/software.py`` by PyTorch3D's rasteriser, for CUDA devices.
+"""Pictures as of ``models/rendering/software.py`` by PyTorch3D's rasteriser, for CUDA devices.
 
 On the CPU PyTorch3D takes minutes for a full frame: there it is for tests at small size.
 """

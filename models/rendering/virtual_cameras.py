@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
 
@@ -20,9 +20,7 @@ def side_and_top(rig: Rig, box: NDArray[np.float64], size: tuple[int, int]) -> R
     up, ahead = rig.up, _level(rig)
     right = np.cross(ahead, up)
     half = (size[0] // 4 * 2, size[1])
-    return _joined(
-        [_camera("side", -right, up, box, half), _camera("top", -up, ahead, box, half)],
-    )
+    return Rig.joined([_camera("side", -right, up, box, half), _camera("top", -up, ahead, box, half)])
 
 
 def turntable(
@@ -85,9 +83,3 @@ def _camera(
     focal = min(size) / 2 * np.sqrt(away**2 - radius**2) / radius
     k = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
     return Rig((name,), k[None], np.zeros((1, 8)), rotation[None], (-rotation @ eye)[None], np.array([size]))
-
-
-def _joined(rigs: Sequence[Rig]) -> Rig:
-    names = tuple(n for r in rigs for n in r.names)
-    arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
-    return Rig(names, *(np.concatenate(a) for a in arrays))

@@ -74,7 +74,7 @@ def detect(true_px: Array, size: NDArray[np.int64], start: int, noise: Noise) ->
 
 
 def _in_gap(views: int, frame: int, noise: Noise) -> NDArray[np.bool_]:
-    """(V,) which cameras find nobody in this frame: one run of frames in every block, a camera at a time."""
+    """(V,) True for cameras that find nobody in this frame: one run of frames in every block."""
     block, i = divmod(frame, _GAP_BLOCK)
     rng = np.random.default_rng([noise.seed, 5, block])
     length = np.round(noise.gaps * _GAP_BLOCK * rng.uniform(0.6, 1.4, views))
@@ -83,34 +83,35 @@ def _in_gap(views: int, frame: int, noise: Noise) -> NDArray[np.bool_]:
 
 
 def detect_people(true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Detections (N, V, 25, 2) and confidences of points (N, V, 25, 2); noise (N, 1, 1) scales the errors.
+    """Detections (N, V, K, 2) and confidences of BODY_25 points (N, V, K, 2).
+
+    noise: (N, 1, 1), scales the errors.
 
     In units of the longer side of the person's box: Gaussian 0.5–2 %; 5 % of the points 5–15 % away; left
     and right limbs exchanged in 2.5 %; 10–20 % of the points dropped; a box over a quarter of the views.
     Confidence falls with a random share of the error, as a detector feels only some of its errors.
     """
-    n, v = true.shape[:2]
-
+    n, v, k, _ = true.shape
     box = (true.amax(2) - true.amin(2)).amax(-1)[..., None]  # (N, V, 1)
     sigma = noise * uniform(rng, 0.005, 0.02, n, v, 1) * box
-    offset = sigma[..., None] * torch.randn(n, v, 25, 2, generator=rng)
-    far = chance(rng, 0.05 * noise, n, v, 25)
-    way = uniform(rng, 0, 2 * math.pi, n, v, 25)
-    jump = uniform(rng, 0.05, 0.15, n, v, 25) * box
+    offset = sigma[..., None] * torch.randn(n, v, k, 2, generator=rng)
+    far = chance(rng, 0.05 * noise, n, v, k)
+    way = uniform(rng, 0, 2 * math.pi, n, v, k)
+    jump = uniform(rng, 0.05, 0.15, n, v, k) * box
     offset = offset + (far * jump)[..., None] * torch.stack([way.cos(), way.sin()], -1)
     found = true + offset
     for limb in (_ARMS, _LEGS):
-        swap = torch.arange(25)
+        swap = torch.arange(k)
         for part in limb:
             left, right = BODY_25.index(f"L{part}"), BODY_25.index(f"R{part}")
             swap[left], swap[right] = right, left
         wrong = chance(rng, 0.025 * noise, n, v, 1)[..., None]
         found = torch.where(wrong, found[:, :, swap], found)
     error = (found - true).norm(dim=-1)
-    felt = error * uniform(rng, 0, 1, n, v, 25) / (0.06 * box)
-    sure = uniform(rng, 0.75, 1.0, n, v, 1) * (-felt).exp() + 0.06 * torch.randn(n, v, 25, generator=rng)
-    lost = torch.rand(n, v, 25, generator=rng) < noise * uniform(rng, 0.1, 0.2, n, v, 1)
-    middle = true.gather(2, torch.randint(0, 25, (n, v, 1, 1), generator=rng).expand(n, v, 1, 2))
+    felt = error * uniform(rng, 0, 1, n, v, k) / (0.06 * box)
+    sure = uniform(rng, 0.75, 1.0, n, v, 1) * (-felt).exp() + 0.06 * torch.randn(n, v, k, generator=rng)
+    lost = torch.rand(n, v, k, generator=rng) < noise * uniform(rng, 0.1, 0.2, n, v, 1)
+    middle = true.gather(2, torch.randint(0, k, (n, v, 1, 1), generator=rng).expand(n, v, 1, 2))
     half = uniform(rng, 0.08, 0.25, n, v, 1, 2) * box[..., None]
     covered = ((true - middle).abs() < half).all(-1) & chance(rng, 0.25 * noise, n, v, 1)
     inside = ((found >= 0) & (found <= size[:, :, None] - 1)).all(-1)

@@ -66,7 +66,7 @@ class ClipMotion:
 
 def _still(frames: int) -> ClipMotion:
     zero = np.zeros(frames)
-    return ClipMotion(np.zeros((frames, 24, 3)), zero, zero.copy(), zero.copy(), zero.copy())
+    return ClipMotion(np.zeros((frames, len(SMPL_24), 3)), zero, zero.copy(), zero.copy(), zero.copy())
 
 
 def _joint(name: str) -> int:
@@ -79,7 +79,7 @@ _SIDES: Final = (("left", 1.0), ("right", -1.0))
 
 def _standing() -> Array:
     """(24, 3) radians of a relaxed stance: arms beside the body, knees and elbows a little bent."""
-    pose = np.zeros((24, 3))
+    pose = np.zeros((len(SMPL_24), 3))
     for side, s in _SIDES:
         pose[_joint(f"{side}_hip")] = -4, 5 * s, 0
         pose[_joint(f"{side}_knee")] = 8, 0, 0
@@ -348,7 +348,7 @@ def make_people(count: int, seconds: float, seed: int, body: Body) -> tuple[Pers
 def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -> Person:
     rng = np.random.default_rng(seed)
     betas = np.clip(rng.normal(0.0, 0.7, body.num_betas), -1.5, 1.5)
-    eye = torch.eye(3, dtype=torch.float64).expand(1, 24, 3, 3)
+    eye = torch.eye(3, dtype=torch.float64).expand(1, len(SMPL_24), 3, 3)
     nowhere = torch.zeros(1, 3, dtype=torch.float64)
     shape = torch.from_numpy(betas)
     joints, points = (x[0].numpy() for x in pose_keypoints(body.keypoints, eye, shape, nowhere))
@@ -361,11 +361,12 @@ def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -
         thigh=float(np.linalg.norm(joints[_joint("left_knee")] - joints[_joint("left_hip")])),
         shank=float(np.linalg.norm(joints[_joint("left_ankle")] - joints[_joint("left_knee")])),
     )
+    each = (len(SMPL_24), 3)
     sway = np.stack(
         [
-            0.7 * _LOOSE * rng.uniform(0.3, 1.0, (24, 3)),
-            rng.uniform(0.15, 0.6, (24, 3)),
-            rng.uniform(0, 2 * np.pi, (24, 3)),
+            0.7 * _LOOSE * rng.uniform(0.3, 1.0, each),
+            rng.uniform(0.15, 0.6, each),
+            rng.uniform(0, 2 * np.pi, each),
         ]
     )
     soles = np.zeros((6, 3))
@@ -378,7 +379,7 @@ def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -
         home=home,
         radius=rng.uniform(1.4, 3.0),
         bearing=rng.uniform(0, 2 * np.pi),
-        posture=0.8 * _LOOSE * np.clip(rng.normal(size=(24, 3)), -2, 2),
+        posture=0.8 * _LOOSE * np.clip(rng.normal(size=each), -2, 2),
         sway=sway,
         soles=soles,
         plan=_plan(seconds, style, rng),
@@ -435,12 +436,7 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     local[:, 0] = roma.euler_to_rotmat("ZX", torch.from_numpy(turns)).numpy() @ local[:, 0]
 
     transl = np.zeros((len(t), 3))
-    joints, points = (
-        x.numpy()
-        for x in pose_keypoints(
-            body.keypoints, torch.from_numpy(local), torch.from_numpy(person.betas), torch.from_numpy(transl)
-        )
-    )
+    joints, points = _keypoints(person, body, local, transl)
     # Squatting and bending move the hips, not the feet; in walking the feet move and the hips go evenly.
     feet = joints[:, [_joint("left_ankle"), _joint("right_ankle")]].mean(1)
     pelvis = joints[:, 0]
@@ -448,22 +444,33 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     path = middle + person.radius * np.stack([np.cos(around), np.sin(around)], -1)
     held = (1 - motion.stride)[:, None] * (feet - pelvis)[:, :2]
     transl[:, :2] = path - pelvis[:, :2] - held
-    worlds, _ = forward_kinematics(torch.from_numpy(local), torch.zeros(24, 3, dtype=torch.float64))
+    worlds, _ = forward_kinematics(torch.from_numpy(local), torch.zeros(len(SMPL_24), 3, dtype=torch.float64))
     parts = worlds[:, list(_FOOT_PARTS)].numpy()
     soles = points[:, _FOOT_POINTS, 2] + np.einsum("tfij,fj->tfi", parts, person.soles)[..., 2]
     transl[:, 2] = motion.lift - _soft_minimum(soles)
     return local, transl
 
 
-def _soft_minimum(heights: Array, width: float = 0.006) -> Array:
+def _keypoints(person: Person, body: Body, rotations: Array, transl: Array) -> tuple[Array, Array]:
+    """Joints (T, J, 3) and keypoints (T, K, 3), metres, world."""
+    pose = (torch.from_numpy(x) for x in (rotations, person.betas, transl))
+    joints, points = pose_keypoints(body.keypoints, *pose)
+    return joints.numpy(), points.numpy()
+
+
+_SOFT_M: Final = 0.006
+"""Difference of height over which another point of the feet becomes the lowest."""
+
+
+def _soft_minimum(heights: Array) -> Array:
     """Minimum of (T, 6) sole heights, without a kink where another point becomes the lowest.
 
     Half of the points count, so that a foot that is flat on the floor is exact, two feet end 4 mm above it
     and a single toe 7 mm in it.
     """
     lowest = heights.min(1, keepdims=True)
-    total = np.exp(-(heights - lowest) / width).sum(1)
-    return np.asarray(lowest[:, 0] - width * np.log(total / 3))
+    total = np.exp(-(heights - lowest) / _SOFT_M).sum(1)
+    return np.asarray(lowest[:, 0] - _SOFT_M * np.log(total / 3))
 
 
 def reached(people: Sequence[Person], body: Body, seconds: float) -> Array:
@@ -477,13 +484,7 @@ def reached(people: Sequence[Person], body: Body, seconds: float) -> Array:
         for begin in np.arange(0.0, seconds, 10.0):
             times = np.arange(begin, min(begin + 10.0, seconds) + 0.05, 0.1)
             rotations, transl = animate(person, body, times)
-            joints, points = pose_keypoints(
-                body.keypoints,
-                torch.from_numpy(rotations),
-                torch.from_numpy(person.betas),
-                torch.from_numpy(transl),
-            )
-            x = torch.cat([joints, points], 1).numpy().reshape(-1, 3)
+            x = np.concatenate(_keypoints(person, body, rotations, transl), 1).reshape(-1, 3)
             along = x @ directions.T
             best = along.argmax(0)
             further = along[best, np.arange(240)] > furthest

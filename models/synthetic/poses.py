@@ -69,7 +69,7 @@ class Poses:
 
 
 def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
-    """Which clips are for testing: whole ones, and whole subjects where the names tell several apart.
+    """True for clips to test on: whole ones, and whole subjects where the names tell several apart.
 
     CMU's names are ``cmu_<subject>_<trial>``. The two dancers of a salsa take are numbered 15 apart, and go
     together. Of each category that has at least three clips, some 15 % and at least one.
@@ -119,10 +119,10 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
         raise InputError(
             f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
         ) from error
-    if pose.ndim != 3 or pose.shape[1:] != (24, 3) or len({len(pose), len(trans), len(clip)}) != 1:
+    if pose.ndim != 3 or pose.shape[1:] != (len(SMPL_24), 3) or len({len(pose), len(trans), len(clip)}) != 1:
         raise InputError(
             f"{path}: body_pose {pose.shape}, trans {trans.shape} and clip_id {clip.shape} must be "
-            "(N, 24, 3), (N, 3) and (N,)."
+            f"(N, {len(SMPL_24)}, 3), (N, 3) and (N,)."
         )
     if len(names) != len(categories) or not np.isin(clip, np.arange(len(names))).all():
         raise InputError(
@@ -167,14 +167,14 @@ class Sampler:
         pose = self.poses.pose[index]
         if varied:
             other = self.poses.pose[self.draw(n, rng)]
-            upper = torch.zeros(24, dtype=torch.bool)
+            upper = torch.zeros(len(SMPL_24), dtype=torch.bool)
             upper[list(_UPPER)] = True
             pose = torch.where(chance(rng, _EXCHANGED, n, 1, 1) & upper[:, None], other, pose)
         mirrored = pose[:, list(SMPL_24.flips)] * pose.new_tensor([1.0, -1.0, -1.0])
         rotation: Tensor = roma.rotvec_to_rotmat(torch.where(chance(rng, 0.5, n, 1, 1), mirrored, pose))
         if varied:
             size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(rng, _JITTERED, n, 1, 1)
-            rotation = rotation @ roma.rotvec_to_rotmat(size * torch.randn(n, 24, 3, generator=rng))
+            rotation = rotation @ roma.rotvec_to_rotmat(size * torch.randn(*pose.shape, generator=rng))
         return rotation
 
 
@@ -186,10 +186,10 @@ def draw_from_prior(
     weights = prior.weights.numpy()
     component = rng.choice(len(weights), count, p=weights / weights.sum())
     root = np.linalg.cholesky(prior.covariances.numpy())[component]
-    noise = spread * rng.normal(size=(count, 69))
+    noise = spread * rng.normal(size=(count, root.shape[-1]))
     pose: NDArray[np.float64] = (
         prior.means.numpy()[component] + np.einsum("nij,nj->ni", root, noise)
-    ).reshape(-1, 23, 3)
+    ).reshape(count, -1, 3)
     for name, axis, sign in HINGES:
         joint = SMPL_24.index(name) - 1
         pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])

@@ -19,7 +19,7 @@ from models.synthetic.cameras import cameras_around
 from models.synthetic.detector import detect_people
 from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
-from pipeline.skeleton import BODY_25
+from pipeline.skeleton import BODY_25, SMPL_24
 
 BETA_SIGMA: Final = 1.5
 _FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25.names)
@@ -54,13 +54,13 @@ TEST: Final = Difficulty()
 class Projected(TensorBatch):
     """N people and how V cameras see them. The world of a sample is of its cameras' making."""
 
-    turned: Tensor = axes("N 24 3 3")
+    turned: Tensor = axes(f"N {len(SMPL_24)} 3 3")
     """Rotation of every joint, body → world. This and the next four are the truth."""
     betas: Tensor = axes("N B")
     transl: Tensor = axes("N 3")
-    joints: Tensor = axes("N 24 3")
+    joints: Tensor = axes(f"N {len(SMPL_24)} 3")
     """Metres, world."""
-    points: Tensor = axes("N 25 3")
+    points: Tensor = axes(f"N {len(BODY_25)} 3")
     """Metres, world: the body's own keypoints, without the detector's bias."""
     K: Tensor = axes("N V 3 3")
     R: Tensor = axes("N V 3 3")
@@ -69,9 +69,9 @@ class Projected(TensorBatch):
     true_R: Tensor = axes("N V 3 3")
     true_t: Tensor = axes("N V 3")
     true_focal: Tensor = axes("N V")
-    xy_px: Tensor = axes("N V 25 2")
+    xy_px: Tensor = axes(f"N V {len(BODY_25)} 2")
     """Found, NaN where missing."""
-    confidence: Tensor = axes("N V 25")
+    confidence: Tensor = axes(f"N V {len(BODY_25)}")
     category: Tensor = axes("N")
 
 
@@ -104,9 +104,10 @@ class Projections:
         joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
         shown = points
         if d.bias:
-            sigma = uniform(rng, 0.006, 0.02, count, 25, 1) * chance(rng, d.bias, count, 1, 1)
-            carried = (self.kinematics.weights @ turned.flatten(2)).view(count, 25, 3, 3)
-            shown = points + (carried @ (sigma * normal(count, 25, 3))[..., None])[..., 0]
+            k = points.shape[1]
+            sigma = uniform(rng, 0.006, 0.02, count, k, 1) * chance(rng, d.bias, count, 1, 1)
+            carried = (self.kinematics.weights @ turned.flatten(2)).view(count, k, 3, 3)
+            shown = points + (carried @ (sigma * normal(count, k, 3))[..., None])[..., 0]
 
         ahead = torch.atan2(rotations[:, 0, 0, 2], rotations[:, 0, 2, 2])
         K, R, t, size = cameras_around(joints, ahead, d.around, views, rng)

@@ -21,13 +21,12 @@ from torch import Tensor
 from models.crops import warp_crop, warp_matrix
 from models.training.samples import Sample, Samples
 from pipeline.config import Config
-from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
+from pipeline.skeleton import EXTRA_24, SMPL_24, SPIN_49
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 _MIRROR: Final = np.diag([-1.0, 1.0, 1.0])
-_FLIP_49: Final = [*BODY_25.flips, *(len(BODY_25) + i for i in EXTRA_24.flips)]
 
 
 class AugmentConfig(Config):
@@ -81,8 +80,8 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
     confidence, joints, body_pose = sample.confidence, sample.joints, sample.body_pose
     R, t, orient = sample.R, sample.t, sample.orient
     if flipped:
-        xy, confidence = xy[:, _FLIP_49], confidence[:, _FLIP_49]
-        joints = joints[:, list(EXTRA_24.flips)] @ _MIRROR
+        xy, confidence = xy[:, SPIN_49.flips], confidence[:, SPIN_49.flips]
+        joints = joints[:, EXTRA_24.flips] @ _MIRROR
         body_pose = _MIRROR @ body_pose[[j - 1 for j in SMPL_24.flips[1:]]] @ _MIRROR
         R, orient, t = _MIRROR @ R @ _MIRROR, _MIRROR @ orient @ _MIRROR, t @ _MIRROR
 

@@ -33,8 +33,15 @@ from numpy.typing import NDArray
 
 from models.training.loop import Bodies
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 
-_SIZES: Final = {"global_orient": 3, "body_pose": 69, "betas": 10, "transl": 3, "score": 1}
+_SIZES: Final = {
+    "global_orient": 3,
+    "body_pose": 3 * (len(SMPL_24) - 1),
+    "betas": 10,
+    "transl": 3,
+    "score": 1,
+}
 _WIDTH: Final = sum(_SIZES.values())
 _SCORE: Final = _WIDTH - 1
 _MANY: Final = 64
@@ -96,7 +103,7 @@ class FitStore:
                     values[n, v] = self._best[name][0]
         split = torch.from_numpy(values).split(tuple(_SIZES.values()), -1)  # type: ignore[no-untyped-call]
         orient, pose, betas, transl, score = split
-        pose = roma.rotvec_to_rotmat(pose.reshape(*pose.shape[:2], 23, 3))
+        pose = roma.rotvec_to_rotmat(pose.unflatten(-1, (-1, 3)))
         return Bodies(roma.rotvec_to_rotmat(orient), pose, betas, transl, score[..., 0])
 
     def put(self, names: Sequence[Sequence[str]], fits: Bodies, step: int) -> None:
@@ -175,7 +182,7 @@ def _write(path: Path, rows: FitRows) -> Path:
     arrays: dict[str, NDArray[Any]] = {"name": letters, "step": steps}
     split = np.split(values, np.cumsum(list(_SIZES.values()))[:-1], axis=1)
     arrays |= dict(zip(_SIZES, split, strict=True))
-    arrays["body_pose"] = arrays["body_pose"].reshape(-1, 23, 3)
+    arrays["body_pose"] = arrays["body_pose"].reshape(len(names), -1, 3)
     arrays["score"] = arrays["score"][:, 0]
     unique = uuid4().hex
     hidden = path / f".{unique}"

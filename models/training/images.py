@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from models.body import KeypointBody, pose_keypoints
 from models.constants import constant
@@ -24,7 +24,6 @@ from models.fusion import FusionName
 from models.image_regressor import (
     ImageConfig,
     ImageRegressor,
-    ViewEstimate,
     load_image_regressor,
     place_body,
     save_image_regressor,
@@ -51,7 +50,7 @@ from models.training.sources import SampleSource, SourceConfig, draw_batch, open
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.skeleton import EXTRA_24, SPIN_49
+from pipeline.skeleton import BODY_25, EXTRA_24, SPIN_49
 
 _COMMON: Final = EXTRA_24.index("Neck (LSP)") + 1
 """The first joints of ``EXTRA_24``, which all data sets have: limbs and neck."""
@@ -99,48 +98,26 @@ class ImagesConfig(Config):
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """The batches of a training: each follows from the seed and its step."""
+class ImageData(Dataset[Samples]):
+    """A process's share of the batch of each step, which follows from the seed and the step."""
 
     sources: tuple[SampleSource, ...]
     cfg: ImagesConfig
     batch: int
     seed: int
-
-    def __call__(self, step: int, rank: int = 0, world: int = 1) -> Samples:
-        cfg = self.cfg
-        weights = [s.weight for s in cfg.sources]
-        drawn = draw_batch(self.sources, weights, self.batch, self.seed, step)
-        rows = []
-        for slot in range(rank, self.batch, world):
-            source, index = drawn[slot]
-            rng = np.random.default_rng([self.seed, step, slot])
-            sample = self.sources[source][index]
-            rows.append(augmented(sample, rng, cfg.augment, cfg.size))
-        return collate(rows)
-
-
-class _From(Sampler[int]):
-    """Steps from one on, without end."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return count(self.first)
-
-
-@dataclass(frozen=True)
-class _ByStep(Dataset[Samples]):
-    """A process's share of the batch of each step."""
-
-    data: ImageData
-    rank: int
-    world: int
+    rank: int = 0
+    world: int = 1
 
     def __getitem__(self, step: int) -> Samples:
         torch.set_num_threads(1)
-        return self.data(step, self.rank, self.world)
+        cfg = self.cfg
+        drawn = draw_batch(self.sources, [s.weight for s in cfg.sources], self.batch, self.seed, step)
+        rows = []
+        for slot in range(self.rank, self.batch, self.world):
+            source, index = drawn[slot]
+            rng = np.random.default_rng([self.seed, step, slot])
+            rows.append(augmented(self.sources[source][index], rng, cfg.augment, cfg.size))
+        return collate(rows)
 
 
 class ImageTask:
@@ -173,15 +150,15 @@ class ImageTask:
         # The camera of the crop is learned here, whatever camera was learned before.
         held, wanted = asdict(replace(before.config, spin_camera=False)), asdict(self.net.config)
         if other := [name for name in wanted if held[name] != wanted[name]]:
-            told = (", ".join(f"images.{n}={of[n]!r}" for n in other) for of in (held, wanted))
-            raise InputError(f"{init}: holds {next(told)}, the settings ask for {next(told)}.")
+            has, asks = (", ".join(f"images.{n}={of[n]!r}" for n in other) for of in (held, wanted))
+            raise InputError(f"{init}: holds {has}, the settings ask for {asks}.")
         self.net.load_state_dict(before.state_dict())
 
     def batches(self, first: int, rank: int, world: int) -> Generator[Samples]:
         loader = DataLoader(
-            _ByStep(self.data, rank, world),
+            replace(self.data, rank=rank, world=world),
             batch_size=None,
-            sampler=_From(first),
+            sampler=count(first),
             num_workers=self.cfg.workers,
             multiprocessing_context="spawn" if self.cfg.workers else None,
             prefetch_factor=2 if self.cfg.workers else None,
@@ -212,10 +189,10 @@ class ImageTask:
         samples = clean(samples, self.cfg.supervision)
         features = self.encode(samples)
         with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
-            said, camera = self.bodies(samples, features.float())
-            target, told = self.target(samples, said, step)
-            terms = image_losses(said, camera, samples, target, self.points, self.cfg.loss, self.mesh)
-        return told | terms
+            predicted, camera = self.bodies(samples, features.float())
+            target, fit_terms = self.target(samples, predicted, step)
+            terms = image_losses(predicted, camera, samples, target, self.points, self.cfg.loss, self.mesh)
+        return fit_terms | terms
 
     def encode(self, samples: Samples) -> Tensor:
         """Features (M, D) of the crops that there are."""
@@ -230,21 +207,22 @@ class ImageTask:
         seen = samples.seen
         features = found.new_zeros(seen.numel(), found.shape[-1]).index_copy(0, samples.shown, found)
         features = features.view(*seen.shape, -1)
-        said = self.net.estimate(features, seen)
+        predicted = self.net.estimate(features, seen)
         size = float(self.cfg.size)
         middle = (size - 1) / 2
         box = constant((middle, middle, size), features.device, features.dtype).expand(*seen.shape, 3)
-        orient, transl = place_body(said, box, samples.K, self.body)
-        pose, betas = _each_view(said, seen.shape[1])
+        orient, transl = place_body(predicted, box, samples.K, self.body)
+        pose = predicted.body_pose[:, None].expand(-1, seen.shape[1], -1, -1, -1)
+        betas = predicted.betas[:, None].expand(-1, seen.shape[1], -1)
         none = torch.full_like(transl[..., 0], torch.inf)
-        return Bodies(orient, pose, betas, transl, none), said.camera
+        return Bodies(orient, pose, betas, transl, none), predicted.camera
 
     @torch.no_grad()
-    def target(self, samples: Samples, said: Bodies, step: int) -> tuple[Target, dict[str, Tensor]]:
+    def target(self, samples: Samples, predicted: Bodies, step: int) -> tuple[Target, dict[str, Tensor]]:
         """Target of the samples, and means of the fits for the curves."""
         cfg = self.cfg.fits
-        best = said = said.map(torch.Tensor.detach)
-        told: dict[str, Tensor] = {}
+        best = predicted = predicted.map(torch.Tensor.detach)
+        means: dict[str, Tensor] = {}
         if cfg.enabled:
             assert self.fits is not None
             names = picture_ids(samples)
@@ -255,16 +233,16 @@ class ImageTask:
             old = apply_augmentation(stored, self.body, samples)
             best = old
             if step % cfg.every == 0:
-                new = fitted(samples, said, self.body, self.prior, cfg)
-                told["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
+                new = fitted(samples, predicted, self.body, self.prior, cfg)
+                means["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
                 self.fits.put(names, undo_augmentation(new, self.body, samples), step)
                 best = better(new, old)
             if (step + 1) % cfg.save_steps == 0:
                 self.fits.save()
-            told["fit_score"] = mean_where(samples.seen, best.score.clamp(max=1000))
+            means["fit_score"] = mean_where(samples.seen, best.score.clamp(max=1000))
         target = training_target(best, samples, cfg)
-        told["posed"] = mean_where(samples.seen, target.posed.float())
-        return target, told
+        means["posed"] = mean_where(samples.seen, target.posed.float())
+        return target, means
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:
@@ -281,8 +259,8 @@ class ImageTask:
                     for i in index[first : first + 16]
                 ]
                 samples = clean(collate(rows).to(self.device), "full")
-                said, _ = self.bodies(samples, self.encode(samples).float())
-                a, b = image_net_errors(said.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
+                predicted, _ = self.bodies(samples, self.encode(samples).float())
+                a, b = image_net_errors(predicted.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
                 direct += a[np.isfinite(a)].tolist()
                 aligned += b[np.isfinite(b)].tolist()
         self.net.train(was)
@@ -296,9 +274,9 @@ class ImageTask:
         few = select(clean(batch, "full"), torch.arange(min(4, len(batch.ids)), device=self.device))
         was = self.net.training
         self.net.eval()
-        said, _ = self.bodies(few, self.encode(few).float())
+        predicted, _ = self.bodies(few, self.encode(few).float())
         self.net.train(was)
-        rows = [said]
+        rows = [predicted]
         if self.fits is not None:
             stored = self.fits.get(picture_ids(few)).to(self.device)
             rows.append(apply_augmentation(stored, self.body, few))
@@ -319,11 +297,11 @@ def _opened(
 
 
 def image_net_errors(
-    said: Bodies, samples: Samples, points: KeypointBody
+    predicted: Bodies, samples: Samples, points: KeypointBody
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """MPJPE and PA-MPJPE, (N,) metres each, means over the views that show the person.
 
-    Of SMPL's 24 joints, from the pelvis, where pose and shape are known; else of the 13 of ``EXTRA_24`` that
+    Over SMPL's joints, from the pelvis, where pose and shape are known; else of the 13 of ``EXTRA_24`` that
     all data sets have, from the middle of the hips. NaN where neither is known, and where nothing is shown.
     points: the body with the samples' 49 points.
     """
@@ -333,13 +311,12 @@ def image_net_errors(
     truth = torch.cat([samples.orient[:, :, None], pose], 2)
     (true, _), (found, marked) = (
         pose_keypoints(points, r, b, torch.zeros(3))
-        for r, b in ((truth, betas), (said.rotations, said.betas))
+        for r, b in ((truth, betas), (predicted.rotations, predicted.betas))
     )
     direct, aligned = np.full((2, *samples.seen.shape), np.nan)
     smpl = tuple(x - x[:, :, :1] for x in (found, true))
-    common = tuple(
-        (x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in (marked[:, :, 25:], samples.joints)
-    )
+    pairs = marked[:, :, len(BODY_25) :], samples.joints
+    common = tuple((x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in pairs)
     for a, b in (common, smpl):
         for error, now in ((direct, mpjpe(a, b)), (aligned, pa_mpjpe(a, b))):
             np.copyto(error, now, where=np.isfinite(now))
@@ -355,37 +332,17 @@ def _over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.floa
 
 def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
     """A body with the points of a, then those of b."""
-    return replace(
-        a,
-        points_template=torch.cat([a.points_template, b.points_template]),
-        keypoint_skeleton=SPIN_49,
-        points_shapedirs=torch.cat([a.points_shapedirs, b.points_shapedirs]),
-        weights=torch.cat([a.weights, b.weights]),
-    )
-
-
-def _each_view(said: ViewEstimate, views: int) -> tuple[Tensor, Tensor]:
-    return (
-        said.body_pose[:, None].expand(-1, views, -1, -1, -1),
-        said.betas[:, None].expand(-1, views, -1),
-    )
+    names = ("points_template", "points_shapedirs", "weights")
+    return a.with_points(SPIN_49, *(torch.cat([getattr(a, k), getattr(b, k)]) for k in names))
 
 
 def clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
-    """With a camera for what is not shown, so that no NaN gets into a gradient; and without the truth, where
-    it is not to be used."""
+    """Samples with a camera for what is not shown, so that no NaN gets into a gradient; with ``2d`` without
+    the truth."""
     eye = torch.eye(3, dtype=samples.K.dtype, device=samples.K.device)
     samples = replace(samples, K=torch.where(samples.seen[..., None, None], samples.K, eye))
     if supervision == "full":
         return samples
-
-    def unknown(x: Tensor) -> Tensor:
-        return torch.full_like(x, torch.nan)
-
-    return replace(
-        samples,
-        joints=unknown(samples.joints),
-        orient=unknown(samples.orient),
-        body_pose=unknown(samples.body_pose),
-        betas=unknown(samples.betas),
-    )
+    truth = ("joints", "orient", "body_pose", "betas")
+    unknown: dict[str, Any] = {k: torch.full_like(getattr(samples, k), torch.nan) for k in truth}
+    return replace(samples, **unknown)

@@ -24,6 +24,7 @@ from models.synthetic.projections import TEST, Difficulty, Projected, Projection
 from models.training.losses import loss_of
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 KeypointNetName = Literal["calibrated", "uncalibrated"]
@@ -186,7 +187,9 @@ def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]
 
 
 @torch.no_grad()
-def keypoint_net_errors(net: KeypointNet, batch: Projected, joints: int = 24) -> tuple[Array, Array]:
+def keypoint_net_errors(
+    net: KeypointNet, batch: Projected, joints: int = len(SMPL_24)
+) -> tuple[Array, Array]:
     """MPJPE from the pelvis and PA-MPJPE, (N,) metres each, over the first ``joints`` of SMPL.
 
     The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where

@@ -66,7 +66,7 @@ class Bodies(TensorBatch):
 
     orient: Tensor = axes("N V 3 3")
     """Root → camera."""
-    body_pose: Tensor = axes("N V 23 3 3")
+    body_pose: Tensor = axes(f"N V {len(SMPL_24) - 1} 3 3")
     betas: Tensor = axes("N V B")
     transl: Tensor = axes("N V 3")
     """Metres; the pelvis lies at J_pelvis(betas) + transl."""
@@ -95,12 +95,13 @@ class Bodies(TensorBatch):
 def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
     """BODY_25 (N, V, 25, 2) and confidences (N, V, 25) of the views that show the person.
 
-    What the detector did not find is taken from the data set's own joints where it has the same.
+    Points that the detector did not find are taken from the data set's own joints where it has the same.
     """
-    xy, confidence = samples.xy_px[:, :, :25].clone(), samples.confidence[:, :, :25].clone()
+    count = len(BODY_25)
+    xy, confidence = samples.xy_px[:, :, :count].clone(), samples.confidence[:, :, :count].clone()
     for i, name in enumerate(BODY_25.names):
         if name in EXTRA_24.names:
-            j = 25 + EXTRA_24.index(name)
+            j = count + EXTRA_24.index(name)
             missing = confidence[:, :, i] == 0
             xy[:, :, i] = torch.where(missing[..., None], samples.xy_px[:, :, j], xy[:, :, i])
             confidence[:, :, i] = torch.where(missing, samples.confidence[:, :, j], confidence[:, :, i])
@@ -178,9 +179,9 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
     """
     start = start.map(torch.nan_to_num)
     xy, confidence = keypoints_to_fit(samples)
-    task = _FitProblem(samples, start, xy, confidence, body, prior, cfg)
+    problem = _FitProblem(samples, start, xy, confidence, body, prior, cfg)
     if cfg.solver == "spin":
-        found = _each_alone(task)
+        found = _each_alone(problem)
     else:
         shown = (confidence > 0).sum(-1) > 0
         posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
@@ -189,7 +190,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
         for rows, how in ((calibrated, _calibrated), (~calibrated & shown.any(1), _uncalibrated)):
             if bool(rows.any()):
                 index = rows.nonzero()[:, 0]
-                part = how(task.of(index))
+                part = how(problem.of(index))
                 pairs = ((getattr(found, f.name), getattr(part, f.name)) for f in fields(Bodies))
                 found = Bodies(*(whole.index_copy(0, index, some) for whole, some in pairs))
     value = score_fits(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
@@ -246,16 +247,16 @@ class _FitProblem:
         )
 
 
-def _calibrated(task: _FitProblem) -> Bodies:
+def _calibrated(problem: _FitProblem) -> Bodies:
     """The project's fit over all views of samples whose cameras are known."""
-    samples, start, xy, confidence = task.samples, task.start, task.xy, task.confidence
+    samples, start, xy, confidence = problem.samples, problem.start, problem.xy, problem.confidence
     # A view that shows nothing may have no place: any will do.
     eye = torch.eye(3, dtype=xy.dtype, device=xy.device)
     R = torch.where(samples.R.isfinite(), samples.R, eye)
     t = torch.nan_to_num(samples.t)
     views = Views(samples.K, R, t, xy[:, :, None], confidence[:, :, None])
     pose, betas = start.body_pose[:, 0], start.betas[:, 0]
-    sigma = torch.full_like(betas[:, :1].expand(-1, 23), 0.3)
+    sigma = torch.full_like(betas[:, :1].expand(-1, pose.shape[1]), 0.3)
     prediction = Regression(pose, betas, start.orient, start.transl, (confidence > 0).any(-1), sigma)
     offsets = betas.new_zeros(len(betas), len(BODY_25), 3)
 
@@ -263,11 +264,11 @@ def _calibrated(task: _FitProblem) -> Bodies:
         rotations = torch.cat([root[:, None], pose], 1)
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
-    starts = [motion(*_on_torso(task, R, t)), motion(*to_world(prediction, R, t, task.body))]
-    begin = better_start(task.body, views, starts, task.settings)
-    found = fit(task.body, views, begin, task.settings).motion
+    starts = [motion(*_on_torso(problem, R, t)), motion(*to_world(prediction, R, t, problem.body))]
+    begin = better_start(problem.body, views, starts, problem.settings)
+    found = fit(problem.body, views, begin, problem.settings).motion
     count = samples.K.shape[1]
-    rest = pelvis_at_rest(task.body, found.betas)
+    rest = pelvis_at_rest(problem.body, found.betas)
     pelvis = (R @ (rest + found.transl[:, 0])[:, None, :, None])[..., 0] + t
     return Bodies(
         orient=R @ found.rotations[:, :1, 0],
@@ -278,40 +279,42 @@ def _calibrated(task: _FitProblem) -> Bodies:
     )
 
 
-def _on_torso(task: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _on_torso(problem: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Root (N, 3, 3) and transl (N, 3), world, that lay the start's torso on the triangulated one.
 
-    The net's own word about its heading may be wrong by half a turn, from which no fit recovers.
+    The heading that the net predicts may be wrong by half a turn, from which no fit recovers.
     """
-    pose, betas = task.start.body_pose[:, 0], task.start.betas[:, 0]
-    seen = gather(task.xy, task.confidence, task.samples.K, R, t)
-    points = seen.features[:, :75].view(-1, 25, 3) @ seen.turn + seen.origin[:, None]
-    trust = seen.features[:, 75:100] * 2  # how much the views agree about each point
+    pose, betas = problem.start.body_pose[:, 0], problem.start.betas[:, 0]
+    seen = gather(problem.xy, problem.confidence, problem.samples.K, R, t)
+    count = len(BODY_25)
+    points = seen.features[:, : 3 * count].view(-1, count, 3) @ seen.turn + seen.origin[:, None]
+    trust = seen.features[:, 3 * count : 4 * count] * 2  # how much the views agree about each point
     torso = [BODY_25.index(n) for n in TORSO]
     still = torch.cat(
         [torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), 1, 3, 3), pose], 1
     )
-    _, posed = pose_keypoints(task.body, still, betas, torch.zeros_like(betas[:, :3]))
+    _, posed = pose_keypoints(problem.body, still, betas, torch.zeros_like(betas[:, :3]))
     a, b, w = posed[:, torso], points[:, torso], trust[:, torso, None]
     total = w.sum(1, keepdim=True).clamp_min(1e-6)
     mean_a, mean_b = (w * a).sum(1, keepdim=True) / total, (w * b).sum(1, keepdim=True) / total
     root = roma.special_procrustes((w * (b - mean_b)).mT @ (a - mean_a))
-    rest = pelvis_at_rest(task.body, betas)
+    rest = pelvis_at_rest(problem.body, betas)
     pelvis = mean_b[:, 0] + (root @ (rest[:, None] - mean_a).mT)[..., 0]
     return root, pelvis - rest
 
 
-def _uncalibrated(task: _FitProblem) -> Bodies:
-    """The project's fit with a root for each view, of samples whose cameras stand nobody knows where."""
-    start, betas = task.start, task.start.betas[:, 0]
+def _uncalibrated(problem: _FitProblem) -> Bodies:
+    """The project's fit with a root for each view, of samples from uncalibrated cameras."""
+    start, betas = problem.start, problem.start.betas[:, 0]
     begin = UncalibratedMotion(
         start.body_pose[:, :1], start.orient[:, :, None], start.transl[:, :, None], betas,
         betas.new_zeros(len(betas), len(BODY_25), 3),
     )  # fmt: skip
     found = fit_uncalibrated(
-        task.body, task.samples.K, task.xy[:, :, None], task.confidence[:, :, None], begin, task.settings,
+        problem.body, problem.samples.K, problem.xy[:, :, None], problem.confidence[:, :, None], begin,
+        problem.settings,
     ).motion  # fmt: skip
-    count = task.samples.K.shape[1]
+    count = problem.samples.K.shape[1]
     return Bodies(
         orient=found.view_orient[:, :, 0],
         body_pose=found.body_pose.expand(-1, count, -1, -1, -1),
@@ -321,23 +324,23 @@ def _uncalibrated(task: _FitProblem) -> Bodies:
     )
 
 
-def _each_alone(task: _FitProblem) -> Bodies:
+def _each_alone(problem: _FitProblem) -> Bodies:
     """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
-    start, (n, v) = task.start, task.confidence.shape[:2]
-    flat = task.samples.K.reshape(-1, 1, 3, 3).clone()
-    shrink = 224 / task.samples.images.shape[-1]
+    start, (n, v) = problem.start, problem.confidence.shape[:2]
+    flat = problem.samples.K.reshape(-1, 1, 3, 3).clone()
+    shrink = 224 / problem.samples.images.shape[-1]
     flat[:, :, :2] *= shrink
     eye = torch.eye(3, dtype=flat.dtype, device=flat.device).expand_as(flat)
-    xy, confidence = shrink * task.xy.view(n * v, 1, 1, 25, 2), task.confidence.view(n * v, 1, 1, 25)
+    xy, confidence = (x.flatten(0, 1)[:, None, None] for x in (shrink * problem.xy, problem.confidence))
     views = Views(flat, eye, eye[..., 0] * 0, xy, confidence)
     betas = start.betas.flatten(0, 1)
     begin = Motion(
         start.rotations.flatten(0, 1)[:, None], start.transl.flatten(0, 1)[:, None], betas,
-        betas.new_zeros(len(betas), 25, 3),
+        betas.new_zeros(len(betas), len(BODY_25), 3),
     )  # fmt: skip
     with torch.enable_grad():
-        found = spin(task.body, views, begin, task.prior, iterations=task.cfg.iterations).motion
-    rotations = found.rotations[:, 0].view(n, v, 24, 3, 3)
+        found = spin(problem.body, views, begin, problem.prior, iterations=problem.cfg.iterations).motion
+    rotations = found.rotations.view(n, v, -1, 3, 3)
     return Bodies(
         rotations[:, :, 0], rotations[:, :, 1:], found.betas.view(n, v, -1), found.transl.view(n, v, 3),
         start.score,

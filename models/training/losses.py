@@ -21,7 +21,7 @@ from models.synthetic.projections import Projected
 from models.training.loop import Bodies, Target
 from models.training.samples import Samples
 from pipeline.config import Config
-from pipeline.skeleton import EXTRA_24, SMPL_24
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
 EARLIER: Final = 0.3
 """Weight of every iteration before the last."""
@@ -168,19 +168,19 @@ def image_losses(
     # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
     place = points @ samples.K.mT
     found = place[..., :2] / place[..., 2:].clamp_min(0.1)
-    factor = constant((cfg.detected,) * 25 + (cfg.annotated,) * 24, points.device, points.dtype)
+    factor = (cfg.detected,) * len(BODY_25) + (cfg.annotated,) * len(EXTRA_24)
     known = samples.xy_px.isfinite().all(-1) & samples.seen[..., None]
-    confidence = torch.where(known, samples.confidence, 0) * factor
+    confidence = torch.where(known, samples.confidence, 0) * constant(factor, points.device, points.dtype)
     off = torch.where(known[..., None], found - samples.xy_px, 0) / (samples.images.shape[-1] / 2)
     terms = {"keypoints": cfg.keypoints * (confidence[..., None] * off**2).mean()}
 
     own = samples.joints
     has_own = own.index_select(2, constant(HIPS, own.device)).isfinite().flatten(2).all(-1)
-    true = torch.where(has_own[..., None, None], own, target.bodies.points(body)[:, :, 25:])
+    true = torch.where(has_own[..., None, None], own, target.bodies.points(body)[:, :, len(BODY_25) :])
     whole = target.posed & target.shaped
     there = true.isfinite().all(-1) & (whole | has_own)[..., None]
     true = torch.where(there[..., None], true, 0)
-    gap = _from_hips(points[:, :, 25:]) - _from_hips(true)
+    gap = _from_hips(points[:, :, len(BODY_25) :]) - _from_hips(true)
     count = (there.any(-1)).sum().clamp_min(1)
     terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
 

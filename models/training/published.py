@@ -26,6 +26,7 @@ from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -174,7 +175,7 @@ class PublishedPeople:
         xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
         xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         known = r.has_smpl[at]
-        turned = roma.rotvec_to_rotmat(torch.from_numpy(r.pose[at].reshape(-1, 24, 3))).numpy()
+        turned = roma.rotvec_to_rotmat(torch.from_numpy(r.pose[at].reshape(-1, len(SMPL_24), 3))).numpy()
         turned = np.where(known[:, None, None, None], turned, np.nan)
         # The body's pose and shape are the same in all views that know them.
         one = int(np.argmax(known))

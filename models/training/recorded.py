@@ -16,9 +16,8 @@ from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.errors import InputError
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 from pipeline.store import Store
-
-Array = NDArray[np.float64]
 
 PERSON_LABELS: Final = ("person", "time", "view")
 
@@ -104,9 +103,10 @@ class RecordedPeople:
     def _read(self, store: Store, worst_fit: float, body: TargetBody) -> None:
         """Keypoints and fits of the instants that there are crops of."""
         count, views = self.box.shape[:2]
-        self.xy, self.confidence = np.full((count, views, 25, 2), np.nan), np.zeros((count, views, 25))
-        self.orient, self.pose = np.full((count, 3, 3), np.nan), np.full((count, 23, 3, 3), np.nan)
-        self.betas, self.joints = np.full((count, 10), np.nan), np.full((count, 24, 3), np.nan)
+        points, joints = (count, views, len(BODY_25)), len(SMPL_24)
+        self.xy, self.confidence = np.full((*points, 2), np.nan), np.zeros(points)
+        self.orient, self.pose = np.full((count, 3, 3), np.nan), np.full((count, joints - 1, 3, 3), np.nan)
+        self.betas, self.joints = np.full((count, 10), np.nan), np.full((count, len(EXTRA_24), 3), np.nan)
         same = store.contents.body.get("sha256") == body.mesh.sha256
         window = self.time // store.contents.window
         for k in np.unique(window).tolist():
@@ -140,7 +140,7 @@ class RecordedPeople:
         n, views = self.groups[index]
         count = len(self.cameras)
         pictures = tuple(self.crops.picture(int(n * count + v)) for v in views)
-        missing = np.full((len(views), 24, 2), np.nan)
+        missing = np.full((len(views), len(EXTRA_24), 2), np.nan)
         R, t = self.R[views], self.t[views]
         return Sample(
             id=f"{self.name}/{self.person[n]}/{self.time[n]:06d}",
@@ -151,7 +151,7 @@ class RecordedPeople:
             R=R,
             t=t,
             xy_px=np.concatenate([self.xy[n, views], missing], 1),
-            confidence=np.concatenate([self.confidence[n, views], np.zeros((len(views), 24))], 1),
+            confidence=np.concatenate([self.confidence[n, views], np.zeros(missing.shape[:2])], 1),
             joints=np.einsum("vij,kj->vki", R, self.joints[n]) + t[:, None],
             orient=R @ self.orient[n],
             body_pose=self.pose[n],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.batches import TensorBatch, axes
+from pipeline.skeleton import EXTRA_24, SMPL_24
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,11 +91,11 @@ class Samples(TensorBatch):
     R: Tensor = axes("N V 3 3")
     t: Tensor = axes("N V 3")
     xy_px: Tensor = axes("N V J 2")
-    """Keypoints, 49, pixels of the crop."""
+    """Keypoints of ``SPIN_49``, pixels of the crop."""
     confidence: Tensor = axes("N V J")
-    joints: Tensor = axes("N V 24 3")
+    joints: Tensor = axes(f"N V {len(EXTRA_24)} 3")
     orient: Tensor = axes("N V 3 3")
-    body_pose: Tensor = axes("N 23 3 3")
+    body_pose: Tensor = axes(f"N {len(SMPL_24) - 1} 3 3")
     betas: Tensor = axes("N 10")
 
     def pin_memory(self) -> Samples:

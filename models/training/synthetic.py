@@ -28,7 +28,7 @@ _ANNOTATOR: Final = 0.01
 
 
 class SyntheticPeople:
-    """``count`` samples of ``views`` crops of ``size`` pixels, the same in every epoch."""
+    """Synthetic people in crops, the same in every epoch."""
 
     def __init__(
         self,
@@ -40,11 +40,9 @@ class SyntheticPeople:
         clutter: float = 1.0,
         body: TargetBody | None = None,
     ) -> None:
-        """``count`` samples, the same in every epoch.
-
-        split: goes into the samples' ids and their random numbers. difficulty: of the keypoints; by default
-        the noise of ``Difficulty`` and varied poses. clutter: see ``Portraits``. body: by default the one
-        that ships.
+        """split: goes into the samples' ids and their random numbers. difficulty: of the keypoints; by
+        default the noise of ``Difficulty`` and varied poses. clutter: see ``Portraits``. body: by default the
+        one that ships.
         """
         self.count, self.views, self.size, self.seed = count, sampling.views, sampling.size, sampling.seed
         self.split = split

@@ -1,8 +1,7 @@
 """The training loop, for every kind of net: steps, checkpoints, curves.
 
-What a net learns from and how is a ``Task``'s. A step's samples, its augmentation and its dropout follow from
-the seed and the step's number alone: so a training that was killed goes on from its last checkpoint as if it
-had not been, and the step is all that need be known of samplers and random numbers.
+A step's samples, its augmentation and its dropout follow from the seed and the step's number alone: so a
+training that was killed goes on from its last checkpoint as if it had not been.
 
 Runs on the CPU, a GPU, several of them, or several machines (``torchrun`` or ``fabric run``): each process
 takes its share of every batch, and gradients are means over them (lightning-fabric).
@@ -37,7 +36,7 @@ from pipeline.files import write_whole
 
 
 class TrainConfig(Config):
-    """How a net is trained."""
+    """Settings of a training."""
 
     net: Literal["calibrated", "uncalibrated", "images"] = "calibrated"
     """A keypoint net that knows where the cameras are, one that does not, or an image net."""
@@ -46,13 +45,13 @@ class TrainConfig(Config):
     batch: int = Field(256, ge=1)
     """Samples of a step, of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
-    """AdamW's, at its highest."""
+    """Highest learning rate of AdamW."""
     decay: Literal["cosine", "none"] = "cosine"
-    """How the learning rate falls."""
+    """Course of the learning rate."""
     warmup_steps: int = Field(200, ge=1)
     """Steps in which the learning rate rises."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's."""
+    """Weight decay of AdamW."""
     clip: float = Field(1.0, gt=0)
     """Longest gradient."""
     precision: Literal["32", "bf16"] = "32"
@@ -64,21 +63,21 @@ class TrainConfig(Config):
     nodes: int = Field(1, ge=1)
     """Machines."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of weights and samples."""
+    """Seed of weights and samples."""
     summary_steps: int = Field(100, ge=1)
-    """From one row of metrics to the next."""
+    """Steps between rows of metrics."""
     check_steps: int = Field(1000, ge=1)
-    """From one comparison with held-out truth to the next."""
+    """Steps between comparisons with held-out truth."""
     checkpoint_steps: int = Field(1000, ge=1)
-    """From one checkpoint to the next."""
+    """Steps between checkpoints."""
     keep: int = Field(3, ge=1)
     """Checkpoints that are kept, the best one besides."""
     motion: Path | None = None
     """Motion capture, a .npz (models/synthetic/poses.py); without it poses are draws of the pose prior."""
     keypoints: KeypointsConfig = KeypointsConfig()
-    """Of keypoint nets."""
+    """Settings of keypoint nets."""
     images: ImagesConfig = ImagesConfig()
-    """Of image nets."""
+    """Settings of image nets."""
 
 
 _NO_MATTER: Final = (
@@ -87,11 +86,11 @@ _NO_MATTER: Final = (
 )  # fmt: skip
 """Settings that may change when a training goes on."""
 _BY_FABRIC: Final = "LT_CLI_USED" in os.environ
-"""Whether ``fabric run`` has started the processes: it has said all there is to say about them."""
+"""True if ``fabric run`` has started the processes, whose number and precision it then sets."""
 
 
-class Task(Protocol):
-    """What is trained, as the loop sees it."""
+class Trainable(Protocol):
+    """Net and data of a training, as the loop sees them."""
 
     best: str
     """The error by which a checkpoint is the best."""
@@ -106,7 +105,7 @@ class Task(Protocol):
         """``loss``, and whatever else is to be seen in the curves."""
 
     def ids(self, batch: Any) -> list[str]:
-        """Of the samples."""
+        """Ids of the samples."""
 
     def start_from(self, init: Path) -> None:
         """Take the weights of a file. Raises ``InputError`` when they are those of another net."""
@@ -132,20 +131,20 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step."""
+    """State of a training after a step."""
 
     step: int
     share: float
-    """Of the training that is done, 0 to 1."""
+    """Part of the training that is done, 0 to 1."""
     samples: int
-    """In this step."""
+    """Samples of this step."""
     loss: float
     """Mean over some hundred steps."""
 
 
-class _Lesson(nn.Module):
-    """What is given to fabric: a net whose forward pass is any work with it, so that losses, too, run within
-    the precision and the exchange of gradients."""
+class _LossModule(nn.Module):
+    """A net whose forward pass is any work with it: so losses, too, run within fabric's precision and its
+    exchange of gradients."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -155,8 +154,8 @@ class _Lesson(nn.Module):
         return work()
 
 
-def make_task(cfg: TrainConfig, device: torch.device) -> Task:
-    """The net that the settings ask for, with random weights, on the device, and what it learns from."""
+def make_task(cfg: TrainConfig, device: torch.device) -> Trainable:
+    """Make the net of the settings, with random weights, and its data."""
     if cfg.net == "images":
         return ImageTask(cfg.images, cfg.batch, cfg.seed, cfg.motion, device)
     return KeypointTask(cfg.keypoints, cfg.net, cfg.batch, cfg.seed, cfg.motion, device)
@@ -230,7 +229,7 @@ class _Run:
         )  # fmt: skip
         if resume:
             self._restore(found[-1] if resume is True else Path(resume), optimiser)
-        self.lesson, self.optimiser = self.fabric.setup(_Lesson(net), optimiser)
+        self.module, self.optimiser = self.fabric.setup(_LossModule(net), optimiser)
         self.task.begin(out, self.step)
         self.curves = _curves(out, self.step) if self.fabric.is_global_zero else None
 
@@ -240,12 +239,12 @@ class _Run:
             config = TrainConfig.model_validate_json(state["config"])  # with defaults for new settings
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
-        before, now = config.model_dump(mode="json"), self.cfg.model_dump(mode="json")
-        changed = [k for k in _different(before, now) if k not in _NO_MATTER]
+        before, now = (_flat(c.model_dump(mode="json")) for c in (config, self.cfg))
+        changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _NO_MATTER]
         if changed:
-            told = ", ".join(f"{k} ({_at(before, k)}, now {_at(now, k)})" for k in changed)
+            listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
             raise InputError(
-                f"{self.out}: was trained with other settings: {told}. Give the same, or another folder."
+                f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder."
             )
         self.task.net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
@@ -259,7 +258,7 @@ class _Run:
         batches = task.batches(self.step, fabric.global_rank, fabric.world_size)
         try:
             if self.step == 0 and fabric.is_global_zero:
-                self._row(_rounded(task.check()))  # where the curve begins
+                self._row(task.check())  # where the curve begins
             batch = None
             while (share := self._share(stop)) < 1:
                 batch = next(batches)
@@ -292,19 +291,18 @@ class _Run:
                 self.curves.close()
 
     def _share(self, stop: Callable[[], bool]) -> float:
-        """Of the training that is done; infinite where it is to stop. The same in all processes."""
+        """Part of the training that is done, for all processes alike; infinite where it is to stop."""
         share = self.step / self.cfg.steps
         if self.minutes is not None:
             share = self.seconds / (60 * self.minutes)
         if stop():
             share = math.inf
         if self.fabric.world_size > 1:
-            every = self._of_all(torch.tensor([share], dtype=torch.float64), "max")
-            share = float(every)
+            share = float(self._reduced(torch.tensor([share], dtype=torch.float64), "max"))
         return share
 
-    def _of_all(self, x: Tensor, how: str) -> Tensor:
-        """Reduced over the processes."""
+    def _reduced(self, x: Tensor, how: str) -> Tensor:
+        """Reduce over the processes."""
         out = self.fabric.all_reduce(x.to(self.fabric.device), reduce_op=how)
         assert isinstance(out, Tensor)
         return out
@@ -319,15 +317,15 @@ class _Run:
             group["lr"] = rate
         self.optimiser.zero_grad()
         with _seeded(cfg.seed, self.step, fabric.global_rank, fabric.device):
-            told = self.lesson(lambda: self.task.losses(batch, self.step))
-        fabric.backward(told["loss"])
-        norm = fabric.clip_gradients(self.lesson, self.optimiser, max_norm=cfg.clip, error_if_nonfinite=False)
+            losses = self.module(lambda: self.task.losses(batch, self.step))
+        fabric.backward(losses["loss"])
+        norm = fabric.clip_gradients(self.module, self.optimiser, max_norm=cfg.clip, error_if_nonfinite=False)
         assert norm is not None
-        means = torch.stack([*(x.detach().float() for x in told.values()), norm.float()])
+        means = torch.stack([*(x.detach().float() for x in losses.values()), norm.float()])
         if fabric.world_size > 1:
-            means = self._of_all(means, "mean")
+            means = self._reduced(means, "mean")
         self.optimiser.step()  # before its numbers are looked at, for which the processor waits
-        values = dict(zip((*told, "gradient"), means.tolist(), strict=True))
+        values = dict(zip((*losses, "gradient"), means.tolist(), strict=True))
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
             self._refuse(batch, values)
         loss = values["loss"]
@@ -355,7 +353,7 @@ class _Run:
             if errors[self.task.best] < self.best:
                 self.best, self.best_step = errors[self.task.best], self.step
                 self.task.save(self.out / "best.safetensors")
-            self._row(_rounded(errors))
+            self._row(errors)
             if self.curves is not None:
                 for name, picture in self.task.pictures(batch).items():
                     self.curves.add_image(name, picture, self.step, dataformats="HWC")
@@ -364,13 +362,14 @@ class _Run:
         self.fabric.barrier()
 
     def _row(self, errors: dict[str, float]) -> None:
-        """Means since the last row, to metrics.jsonl and the curves."""
+        """Write the means since the last row, and the errors, to metrics.jsonl and the curves."""
         means = {k: v / self.counted for k, v in self.sums.items()} if self.counted else {}
         self.sums, self.counted = {}, 0
         if not self.fabric.is_global_zero:
             return
         row = {"step": self.step, "seconds": round(self.seconds, 1)}
-        row |= {k: float(f"{v:.6g}") for k, v in means.items()} | {"learning_rate": self.rate} | errors
+        row |= {k: float(f"{v:.6g}") for k, v in means.items()} | {"learning_rate": self.rate}
+        row |= {k: round(v, 2) for k, v in errors.items()}
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
         if self.curves is not None:
@@ -439,7 +438,7 @@ def _seeded(seed: int, step: int, rank: int, device: torch.device) -> Iterator[N
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """From the first to the last."""
+    """Checkpoints in a folder, from the first to the last."""
     return sorted((out / "checkpoints").glob("[0-9]*.pt"))
 
 
@@ -463,19 +462,9 @@ def _curves(out: Path, step: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
 
-def _rounded(errors: dict[str, float]) -> dict[str, float]:
-    return {k: round(v, 2) for k, v in errors.items()}
-
-
-def _different(a: Any, b: Any, at: str = "") -> list[str]:
-    """Keys, with dots, whose values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = [*a, *(k for k in b if k not in a)]
-        return [d for k in keys for d in _different(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
-    return [] if a == b else [at]
-
-
-def _at(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
+def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by their names, with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
