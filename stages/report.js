@@ -473,7 +473,7 @@
       el("p", { class: "note" }, `The last run took ${number(summary.seconds_taken)} s in all. Starved: waiting for input; blocked: waiting for the next stage.`));
   };
 
-  const shape = () => card("w4", "Shape", null, people.map((p) => {
+  const shape = () => card("w4", "Shape", null, people.length ? people.map((p) => {
     const title = people.length > 1 ? `person ${Number(p.id) + 1}` : "";
     if (!p.betas) return el("p", { class: "dim" }, `${title} no shape yet`);
     const most = Math.max(2, ...p.betas.map(Math.abs));
@@ -484,7 +484,7 @@
         return el("div", { title: `beta ${i}: ${b}` }, el("u"), el("i", { style: { top: `${b > 0 ? 50 - size : 50}px`, height: `${Math.max(1, size)}px` } }),
           el("s", {}, b.toFixed(1)), el("b", {}, `β${i}`));
       })));
-  }), el("p", { class: "note" }, `Body model ${(summary.body || {}).name || "–"}; betas are in standard deviations.`));
+  }) : nobody(), el("p", { class: "note" }, `Body model ${(summary.body || {}).name || "–"}; betas are in standard deviations.`));
 
   const settings = () => {
     const list = (entries) => el("dl", {}, entries.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, typeof v === "string" ? v : JSON.stringify(v))]));
@@ -504,11 +504,14 @@
   const median = (values) => { const v = values.filter((x) => x !== null).sort((a, b) => a - b); return v.length ? v[v.length >> 1] : null; };
   const tile = (value, unit, label) => el("div", { class: "tile" }, el("b", {}, value, unit ? el("small", {}, unit) : null), el("span", {}, label));
   const fittedFrames = summary.people.reduce((n, p) => n + p.frames_fitted, 0);
+  const wantedFrames = data.frames * Math.max(1, people.length);
   const title = String(summary.recording).split(/[\\/]/).filter(Boolean).pop() || "recording";
 
   const page = document.getElementById("page");
+  const nobody = () => el("div", { class: "empty" }, "Nobody has been fitted yet.");
   const angleRows = curveRows(curves.angles_deg);
   const angles = () => {
+    if (!people.length) return card("w12", "Joint angles", null, nobody());
     const host = el("div", { class: "small" });
     const fill = (p) => {
       host.replaceChildren();
@@ -549,7 +552,7 @@
       el("p", { class: "brand" }, data.software)),
     el("div", { class: "tiles" },
       tile(number(summary.reprojection_median_px), "px", "reprojection error, median"),
-      tile(`${number((100 * fittedFrames) / (data.frames * people.length), fittedFrames === data.frames * people.length ? 0 : 1)}`, "%", "of frames fitted"),
+      tile(number((100 * fittedFrames) / wantedFrames, fittedFrames === wantedFrames ? 0 : 1), "%", "of frames fitted"),
       tile(number(median(summary.people.map((p) => p.jitter_mm)), 2), "mm/frame²", "joint acceleration"),
       tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? "height of person 1" : "height"),
       tile(summary.seconds_taken ? number(data.frames / summary.seconds_taken) : "–", "frames/s", (summary.videos || []).length ? "reconstruction and drawing" : "reconstruction")),
