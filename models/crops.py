@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -124,7 +125,7 @@ def crop_rgb(
     crop is resized, which is when pixels are darkest and brightest.
     """
     channels = [picture[..., c] for c in range(3)]
-    out = _resampled(channels, _RGB, np.repeat(box[None], 3, 0), size, room, lens).permute(1, 2, 0)
+    out = _crop(channels, _RGB, box, size, room, lens).permute(1, 2, 0)
     if contrast == "stretch" and np.isfinite(box).all():
         x0, y0, x1, y1 = _edges(box).astype(int)
         part = picture[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
@@ -141,28 +142,29 @@ def crop_yuv(
 
     box (3,): centre x, y and side; all is black where it is NaN.
     """
-    luma = _resampled(planes[:1], _LUMA, box[None], size, room, lens)
-    return torch.cat([luma, _resampled(planes[1:], _CHROMA, np.stack([box, box]), size, room, lens)])
+    luma = _crop(planes[:1], _LUMA, box, size, room, lens)
+    return torch.cat([luma, _crop(planes[1:], _CHROMA, box, size, room, lens)])
 
 
-def crop_batch(
-    frames: Sequence[Sequence[Pixels]],
-    boxes: Array,
-    device: torch.device | str = "cpu",
-    size: int = SIZE,
-    pool: Executor | None = None,
-) -> Tensor:
-    """Crops (M, 3, size, size) of boxes (M, 3) of M YUV 4:2:0 frames, as ``crop_yuv``, on the device.
+def cut_batch(
+    frames: Sequence[Sequence[Pixels]], boxes: Array, size: int = SIZE, pool: Executor | None = None
+) -> tuple[CutPixels, CutPixels]:
+    """Luma and chroma of boxes (M, 3) of M YUV 4:2:0 frames, copied to memory that a GPU reads by itself.
 
-    Only what lies in the boxes goes to the device: to a GPU all in one piece, from memory that it reads while
-    the processor goes on. pool: threads that copy from several frames at once.
+    pool: threads that copy from several frames at once. Without a GPU, in common memory.
     """
-    if torch.device(device).type == "cpu":  # one at a time stays in the cache
-        return torch.stack([crop_yuv(frame, box, size) for frame, box in zip(frames, boxes, strict=True)])
-    luma = _resampled([f[0] for f in frames], _LUMA, boxes, size, device=device, pool=pool)
     chroma = [plane for f in frames for plane in f[1:]]
-    both = _resampled(chroma, _CHROMA, np.repeat(boxes, 2, 0), size, device=device, pool=pool)
-    return torch.cat([luma[:, None], both.view(-1, 2, size, size)], 1)
+    pinned = torch.cuda.is_available()
+    return (
+        _cut([f[0] for f in frames], _LUMA, boxes, size, pinned=pinned, pool=pool),
+        _cut(chroma, _CHROMA, np.repeat(boxes, 2, 0), size, pinned=pinned, pool=pool),
+    )
+
+
+def resample_batch(cut: tuple[CutPixels, CutPixels], device: torch.device | str) -> Tensor:
+    """Crops (M, 3, S, S) as ``crop_yuv``, on the device, of what ``cut_batch`` has cut."""
+    luma, both = (_resampled(part, device) for part in cut)
+    return torch.cat([luma[:, None], both.view(-1, 2, *both.shape[1:])], 1)
 
 
 class _Grid(NamedTuple):
@@ -187,19 +189,33 @@ _CHROMA: Final = _Grid(0.5, 0.25, 128.0)
 """4:2:0: beside the left of its two luma columns and between its two rows (H.273, type 0)."""
 
 
-def _resampled(
+@dataclass(frozen=True)
+class CutPixels:
+    """Whole pixels of M boxes, cut from planes, to be resampled to crops of S pixels a side."""
+
+    pixels: Tensor
+    """(M, H, W) uint8; each box's from the first row and column on."""
+    numbers: Tensor
+    """(M, 2, 6) float64, along x and y: see ``_weighed``."""
+    taps: int
+    """Pixels that a pixel of a crop is a mean of, along a side."""
+    size: int
+    room: int
+    black: float
+
+
+def _cut(
     planes: Sequence[Pixels],
     grid: _Grid,
     boxes: Array,
     size: int,
     room: int = 0,
     lens: Lens | None = None,
-    device: torch.device | str = "cpu",
+    *,
+    pinned: bool = False,
     pool: Executor | None = None,
-) -> Tensor:
-    """Crops (M, S, S) of M planes, float32; boxes (M, 3) of which none or all are NaN."""
-    if not np.isfinite(boxes).all():
-        return torch.full((len(planes), *(size + 2 * room,) * 2), grid.black, device=device)
+) -> CutPixels:
+    """Pixels of boxes (M, 3) of M planes."""
     edges = _edges(boxes) * grid.scale
     start, stop = (edges[k : k + 2].T + np.array([grid.left, 0.0]) for k in (0, 2))
     reach = np.maximum(1.0, (stop - start) / size)
@@ -217,10 +233,8 @@ def _resampled(
     margin = np.ceil((room + 1) * reach) if room else 0.0
     low, high = (np.clip(edge, 0, shape).astype(np.int64) for edge in (first - margin, last + margin))
     width, height = np.maximum((high - low).max(0), 1).tolist()
-    held = torch.empty(
-        len(planes), height, width, dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda"
-    )
-    into = held.numpy()
+    pixels = torch.empty(len(planes), height, width, dtype=torch.uint8, pin_memory=pinned)
+    into = pixels.numpy()
 
     def copy(begin: int) -> None:
         for n in range(begin, len(planes), _COPIES):
@@ -229,10 +243,24 @@ def _resampled(
 
     for _ in (map if pool is None else pool.map)(copy, range(_COPIES)):
         pass
-    numbers = _upload(torch.from_numpy(np.stack([start, stop, first, last, shape, low], 1)), device)
-    x, taps = _upload(held, device).float(), int(2 * reach.max()) + 1
-    narrow = _weighed(x, numbers[..., 1], taps, size, room, grid.black)
-    return _weighed(narrow.mT.contiguous(), numbers[..., 0], taps, size, room, grid.black).mT
+    numbers = torch.from_numpy(np.stack([start, stop, first, last, shape, low], 1))
+    return CutPixels(pixels, numbers, int(2 * reach.max()) + 1, size, room, grid.black)
+
+
+def _resampled(cut: CutPixels, device: torch.device | str = "cpu") -> Tensor:
+    """Crops (M, S, S), S = size + 2 room, float32."""
+    numbers, x = _upload(cut.numbers, device), _upload(cut.pixels, device).float()
+    narrow = _weighed(x, numbers[..., 1], cut.taps, cut.size, cut.room, cut.black)
+    return _weighed(narrow.mT.contiguous(), numbers[..., 0], cut.taps, cut.size, cut.room, cut.black).mT
+
+
+def _crop(
+    planes: Sequence[Pixels], grid: _Grid, box: Array, size: int, room: int, lens: Lens | None
+) -> Tensor:
+    """Crop (C, S, S) of a box (3,) of C planes of one picture, float32; all black where the box is NaN."""
+    if not np.isfinite(box).all():
+        return torch.full((len(planes), *(size + 2 * room,) * 2), grid.black)
+    return _resampled(_cut(planes, grid, np.repeat(box[None], len(planes), 0), size, room, lens))
 
 
 def _upload(x: Tensor, device: torch.device | str) -> Tensor:

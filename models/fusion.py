@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.constants import constant
+
 FusionName = Literal["single", "average", "mlp", "conv1d", "attention"]
 
 
@@ -45,13 +47,16 @@ class Pairs(nn.Module):
 
     def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """features (N, V, D), seen (N, V) bool → (N, H, D) and (N, H) bool."""
-        n, v, size = features.shape
-        pairs = torch.tensor([*combinations(range(v), 2), *((i, i) for i in range(v))], device=seen.device)
-        first, second = pairs.T
+        v = features.shape[1]
+        pairs = [*combinations(range(v), 2), *((i, i) for i in range(v))]
+        first, second = (constant(x, seen.device) for x in zip(*pairs, strict=True))
         there = seen[:, first] & seen[:, second]
         there &= (first != second) | (seen.sum(1, keepdim=True) == 1)
-        fused = features.new_zeros(n, len(pairs), size)
-        found = self.net(torch.stack([features[:, first][there], features[:, second][there]], 1))
+        both = torch.stack([features[:, first], features[:, second]], 2)
+        if not self.training:  # nothing waits for which there are
+            return self.net(both.flatten(0, 1)).view(*there.shape, -1), there
+        fused = torch.zeros_like(both[:, :, 0])
+        found = self.net(both[there])  # means over the batch are means over those that there are
         fused[there] = found.to(fused.dtype)
         return fused, there
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from models.body import KeypointBody, pelvis_at_rest
 from models.crops import SIZE, Contrast
-from models.encoders import SIZES, EncoderName, make_encoder
+from models.encoders import SIZES, EncoderName, encode, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
 from models.regressors.regression import Regression, average_rotations, blank_unseen
-from models.rotations import rotation_between
+from models.rotations import rotation_between, solve_3x3
 from models.weights import read_weights, save_weights
 from pipeline.config import reason
 from pipeline.errors import InputError
@@ -35,9 +35,6 @@ from pipeline.skeleton import SMPL_24
 
 ITERATIONS: Final = 3
 CROP_SIZES: Final = range(128, SIZE + 1, 32)
-ON_CPU: Final = 8
-"""Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
-layer, which takes half as long again."""
 _LEAST_SIZE: Final = 0.1
 """A person is no smaller in the crop than this by SPIN's s, 12 of 224 pixels: less is no person, or no
 weights."""
@@ -159,20 +156,10 @@ class ImageRegressor(nn.Module):
                 f"images {tuple(images.shape)} and seen {tuple(seen.shape)} must be "
                 f"(N, V, 3, {size}, {size}) and (N, V)"
             )
-        found = self.encode(images[seen])
+        found = encode(self.encoder, images[seen])
         features = found.new_zeros(*seen.shape, self.features)
         features[seen] = found
         return self.estimate(features, seen)
-
-    def encode(self, images: Tensor, *, half: bool = False) -> Tensor:
-        """Crops (M, 3, size, size) → features (M, D), float32; half: bfloat16 inside."""
-        kind = images.device.type
-        if kind == "cuda":  # what its convolutions are fastest with
-            images = images.contiguous(memory_format=torch.channels_last)
-        pieces = images.split(ON_CPU) if kind == "cpu" else (images,)  # type: ignore[no-untyped-call]
-        with torch.autocast(kind, torch.bfloat16, enabled=half):
-            features = torch.cat([self.encoder(piece) for piece in pieces])
-        return features.float()
 
     def estimate(self, features: Tensor, seen: Tensor) -> ViewEstimate:
         """features (N, V, D) of the views, seen (N, V) bool. Where nothing is seen, any value."""
@@ -228,7 +215,7 @@ def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """The camera that looks straight at the middle of a crop: its rotation (..., 3, 3) from its own axes to
     those of the camera K, and its focal length (...), pixels."""
     middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
-    ray = torch.linalg.solve_ex(K, middle[..., None]).result[..., 0]
+    ray = solve_3x3(K, middle)
     ahead = torch.zeros_like(ray)
     ahead[..., 2] = 1
     focal = (K[..., 0, 0] + K[..., 1, 1]) / 2 * ray.norm(dim=-1)

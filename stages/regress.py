@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,19 +25,22 @@ from torch import Tensor
 from models.body import Body, KeypointBody, load_body, pelvis_at_rest
 from models.crops import (
     MAX_BOX_FRAMES,
-    Pixels,
-    crop_batch,
     crop_rgb,
+    crop_yuv,
+    cut_batch,
     cut_box,
     normalised_rgb,
     person_box,
+    resample_batch,
     rgb_of_yuv,
 )
-from models.image_regressor import ON_CPU, SMPL_PELVIS, ImageRegressor, load_image_regressor
+from models.encoders import ON_CPU, encode, fold_batch_norms
+from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, to_world
 from models.rendering.overlay import yuv_matrix
+from models.replay import Replayed
 from pipeline.batches import FrameBatch, KeypointBatch, Pictures, PoseBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config, NamesFile
@@ -44,9 +49,12 @@ from pipeline.errors import InputError
 from pipeline.video import planes, to_rgb, to_yuv420p
 
 Net = KeypointNet | ImageRegressor
+T = TypeVar("T")
 
 _COPIERS = 8
 """Threads that copy people out of frames for a GPU: one copies half as much as it takes."""
+_TOGETHER = 32
+"""Crops go through a GPU in multiples of this, black ones added at the end."""
 
 
 class RegressConfig(Config):
@@ -167,33 +175,38 @@ def regress(
             yield PoseBatch.blank(keypoints, body.num_betas)
         return
     place = _Place(rig, body, net)
-    together = chunks_together(cfg, net, window, len(rig))
+    groups = _grouped(items, chunks_together(cfg, net, window, len(rig)))
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(_COPIERS))
-        frames: Iterator[Pictures] | None = None
-        # A GPU computes a batch while the next one is made ready.
-        waiting: deque[tuple[list[KeypointBatch], list[list[Tensor]]]] = deque()
+        if isinstance(net, ImageRegressor):
+            if decode is None:
+                raise InputError(
+                    f"{cfg.weights}: a network that looks at the pictures, and the recording has no videos. "
+                    "Use regress.weights: default."
+                )
+            found = _from_pictures(net, groups, decode, place, cfg, stack)
+        else:
+            found = _from_keypoints(net, groups, place, _batch_size(cfg, net))
+        # A GPU computes a group while the next one is made ready.
         lead = 0 if place.device.type == "cpu" else 1
-        while (chunks := list(islice(items, together))) or waiting:
-            if chunks and isinstance(net, ImageRegressor):
-                if frames is None:
-                    if decode is None:
-                        raise InputError(
-                            f"{cfg.weights}: a network that looks at the pictures, and the recording has no "
-                            "videos. Use regress.weights: default."
-                        )
-                    stream = stack.enter_context(ahead(decode(chunks[0].start), 1, "decode"))
-                    frames = chain.from_iterable(chunk.by_time() for chunk in stream)
-                said = [_from_pictures(net, chunks, frames, place, cfg, pool)]
-                waiting.append((chunks, [place.in_world(r) for r in said]))
-            elif chunks and not isinstance(net, ImageRegressor):
-                said = _from_keypoints(net, chunks, place, _batch_size(cfg, net))
-                waiting.append((chunks, [place.in_world(r) for r in said]))
-            if len(waiting) > lead or not chunks:
-                done, found = waiting.popleft()
-                for batch in _split(done, [[x.cpu() for x in parts] for parts in found]):
+        waiting: deque[tuple[list[KeypointBatch], Fetch]] = deque()
+        while (group := next(found, None)) or waiting:
+            if group:
+                waiting.append(group)
+            if len(waiting) > lead or not group:
+                chunks, fetch = waiting.popleft()
+                for batch in _split(chunks, fetch()):
                     if batch.start >= start:
                         yield batch
+
+
+def _grouped(items: Iterator[T], count: int) -> Iterator[list[T]]:
+    """``count`` items at a time, at the end fewer."""
+    while together := list(islice(items, count)):
+        yield together
+
+
+Fetch = Callable[[], list[Tensor]]
+"""Tensors on the CPU, for which it waits."""
 
 
 class _Place:
@@ -209,6 +222,25 @@ class _Place:
         meant, self.same = _meant_body(net, body)
         self.meant = meant.to(dtype=torch.float32, device=self.device)
         self.body = body.keypoints.to(dtype=torch.float32, device=self.device)
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def aside(self, work: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Fetch:
+        """Do work, on a GPU beside what it is told after that."""
+        if self.stream is None:
+            found = list(work(*inputs))
+            return lambda: found
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            found = [_fetched(x) for x in work(*inputs)]
+            done = self.stream.record_event()
+        for x in inputs:
+            x.record_stream(self.stream)
+
+        def fetch() -> list[Tensor]:
+            done.synchronize()
+            return found
+
+        return fetch
 
     def in_world(self, said: Regression) -> list[Tensor]:
         """What is said of N people in frames, as the fields of ``PoseBatch``, in order.
@@ -247,16 +279,25 @@ def _resized(betas: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(betas, (0, count - betas.shape[1]))
 
 
-@torch.no_grad()
+def _fetched(x: Tensor) -> Tensor:
+    """Copy in memory of the CPU, there when the stream gets to it."""
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
 def _from_keypoints(
-    net: KeypointNet, chunks: Sequence[KeypointBatch], place: _Place, size: int
-) -> list[Regression]:
-    xy, confidence = (_samples(chunks, name).to(place.device) for name in ("xy_px", "confidence"))
-    found = []
-    for piece, trust in zip(torch.split(xy, size), torch.split(confidence, size), strict=True):
-        cameras = (x.expand(len(piece), *x.shape) for x in (place.K, place.R, place.t))
-        found.append(net(piece, trust, *cameras))
-    return found
+    net: KeypointNet, groups: Iterator[list[KeypointBatch]], place: _Place, size: int
+) -> Iterator[tuple[list[KeypointBatch], Fetch]]:
+    @torch.no_grad()
+    def work(xy: Tensor, confidence: Tensor) -> list[Tensor]:
+        parts = []
+        for piece, trust in zip(torch.split(xy, size), torch.split(confidence, size), strict=True):
+            cameras = (x.expand(len(piece), *x.shape) for x in (place.K, place.R, place.t))
+            parts.append(place.in_world(net(piece, trust, *cameras)))
+        return [torch.cat(x) for x in zip(*parts, strict=True)]
+
+    for chunks in groups:
+        inputs = (_samples(chunks, name).to(place.device) for name in ("xy_px", "confidence"))
+        yield chunks, place.aside(work, *inputs)
 
 
 @dataclass(frozen=True)
@@ -264,75 +305,142 @@ class _Cut:
     """A person in a frame, to be cut out."""
 
     row: int
-    view: int
-    planes: Sequence[Pixels]
-    """Y, U and V; one RGB picture where contrast is stretched."""
+    """Of all views of all people in frames of a group."""
+    frame: av.VideoFrame
+    """In YUV 4:2:0."""
     box: NDArray[np.float64]
+    """(3,) centre and side, pixels."""
     to_yuv: NDArray[np.float32]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Crops:
+    """Crops of a group, as many as go through the encoder at once."""
+
+    rows: Tensor
+    """(M,) int64, of all views of all people in frames."""
+    rgb: Callable[[], Tensor]
+    """Crops (M, 3, S, S) on the device, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """People in frames (N) in V views, and their crops."""
+
+    chunks: list[KeypointBatch]
+    box: Tensor
+    """(N, V, 3) centre and side of what is cut, pixels of the pinhole camera."""
+    seen: Tensor
+    """(N, V) bool, when all crops are made."""
+    crops: Iterable[_Crops]
+
+
 def _from_pictures(
     net: ImageRegressor,
-    chunks: Sequence[KeypointBatch],
-    frames: Iterator[Pictures],
+    chunks: Iterator[list[KeypointBatch]],
+    decode: Callable[[int], Iterator[FrameBatch]],
     place: _Place,
     cfg: RegressConfig,
-    pool: Executor,
-) -> Regression:
-    image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
-    counts = confidence > 0
-    box = person_box(image.double(), counts)
-    seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
-    features = torch.zeros(seen.numel(), net.features, device=place.device)
+    stack: ExitStack,
+) -> Iterator[tuple[list[KeypointBatch], Fetch]]:
     cuda = place.device.type == "cuda"
     half = cfg.precision == "bf16" or (cfg.precision == "auto" and cuda)
     most = _batch_size(cfg, net) if cuda else min(_batch_size(cfg, net), ON_CPU)  # frames wait
-    cuts: list[_Cut] = []
-    stretched = net.config.contrast == "stretch"
+    pool = stack.enter_context(ThreadPoolExecutor(_COPIERS))
+    groups = _groups(chunks, decode, most, partial(_crops, net=net, device=place.device, pool=pool))
+    if cuda:  # copying out of frames takes as long as the network
+        groups = stack.enter_context(ahead((replace(g, crops=[*g.crops]) for g in groups), 1, "crop"))
+    encoder = fold_batch_norms(net.encoder)
+
+    @Replayed
+    @torch.no_grad()
+    def look(rgb: Tensor) -> dict[str, Tensor]:
+        return {"features": encode(encoder, normalised_rgb(rgb, "none"), half=half)}
+
+    @Replayed
+    @torch.no_grad()
+    def stand(features: Tensor, seen: Tensor, box: Tensor) -> dict[str, Tensor]:
+        K = place.K.expand(len(seen), *place.K.shape)
+        said = net.regress(features, seen, box, K, place.meant)
+        return {str(i): x for i, x in enumerate(place.in_world(said))}
 
     def there(x: Tensor) -> Tensor:
         return (x.pin_memory() if cuda else x).to(place.device, non_blocking=True)
 
-    def flush() -> None:
-        if stretched:
-            parts = [crop_rgb(c.planes[0], c.box, net.config.size, contrast="stretch") for c in cuts]
-            rgb = there(torch.from_numpy(np.stack(parts))).permute(0, 3, 1, 2).float()
-        else:
-            squares = np.stack([c.box for c in cuts])
-            yuv = crop_batch([c.planes for c in cuts], squares, place.device, net.config.size, pool)
-            rgb = rgb_of_yuv(yuv, there(torch.from_numpy(np.stack([c.to_yuv for c in cuts]))))
-        found = net.encode(normalised_rgb(rgb, "none"), half=half)
-        index = torch.tensor([c.row * seen.shape[1] + c.view for c in cuts])
-        features.index_copy_(0, there(index), found)
-        cuts.clear()
+    for group in groups:
+        features = torch.zeros(group.seen.numel(), net.features, device=place.device)
+        for crops in group.crops:
+            rgb, count = crops.rgb(), len(crops.rows)
+            if cuda:  # few shapes, each of which is recorded
+                rgb = torch.nn.functional.pad(rgb, (0, 0) * 3 + (0, -count % _TOGETHER))
+            features.index_copy_(0, there(crops.rows), look(rgb)["features"][:count])
+        inputs = features.view(*group.seen.shape, -1), there(group.seen), there(group.box.float())
+        yield group.chunks, place.aside(lambda *x: [*stand(*x).values()], *inputs)
 
-    boxes, side = box.double().numpy(), box[..., 2].numpy()
-    visible = seen.numpy()
+
+def _groups(
+    groups: Iterator[list[KeypointBatch]],
+    decode: Callable[[int], Iterator[FrameBatch]],
+    most: int,
+    crops: Callable[[list[_Cut]], _Crops],
+) -> Iterator[_Group]:
+    """Groups with the crops of everybody who is seen, ``most`` at a time."""
+    with ExitStack() as stack:
+        frames: Iterator[Pictures] | None = None
+        for chunks in groups:
+            if frames is None:
+                stream = stack.enter_context(ahead(decode(chunks[0].start), 1, "decode"))
+                frames = chain.from_iterable(chunk.by_time() for chunk in stream)
+            image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
+            counts = confidence > 0
+            box = person_box(image.double(), counts)
+            seen = (counts.sum(-1) >= MIN_KEYPOINTS) & box.isfinite().all(-1)
+            # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
+            rounding = torch.from_numpy(cut_box(box.numpy())) - box
+            ideal = person_box(xy.double(), counts) + rounding
+            cuts = _cuts(chunks, box.numpy(), seen.numpy(), frames)
+            yield _Group(chunks, ideal, seen, map(crops, _grouped(cuts, most)))
+
+
+def _cuts(
+    chunks: Sequence[KeypointBatch],
+    boxes: NDArray[np.float64],
+    visible: NDArray[np.bool_],
+    frames: Iterator[Pictures],
+) -> Iterator[_Cut]:
+    """Everybody who is visible (N, V), frame after frame; who has no picture is not visible after that."""
     for rows in _rows(chunks):
         for v, picture in enumerate(next(frames)):
             if picture is None:
                 visible[rows, v] = False
                 continue
             # A stray keypoint far out would make a crop of nearly nothing, for seconds.
-            visible[rows, v] &= side[rows, v] < MAX_BOX_FRAMES * max(picture.width, picture.height)
+            visible[rows, v] &= boxes[rows, v, 2] < MAX_BOX_FRAMES * max(picture.width, picture.height)
             shown = np.flatnonzero(visible[rows, v]) + rows.start
             if not len(shown):
                 continue
             frame = to_yuv420p(picture)
             matrix = yuv_matrix(int(frame.colorspace), frame.height)
-            parts = (to_rgb(frame),) if stretched else planes(frame)
             for n in shown.tolist():
-                cuts.append(_Cut(n, v, parts, boxes[n, v], matrix))
-                if len(cuts) == most:
-                    flush()
-    if cuts:
-        flush()
-    # Of the pinhole camera, as K is; the crop itself is cut from the picture as the lens made it.
-    rounding = torch.from_numpy(cut_box(boxes)) - box
-    ideal = there((person_box(xy.double(), counts) + rounding).float())
-    K = place.K.expand(len(seen), *place.K.shape)
-    return net.regress(features.view(*seen.shape, -1), there(seen), ideal, K, place.meant)
+                yield _Cut(n * visible.shape[1] + v, frame, boxes[n, v], matrix)
+
+
+def _crops(cuts: list[_Cut], *, net: ImageRegressor, device: torch.device, pool: Executor) -> _Crops:
+    """Crops of people: for a GPU their pixels alone, until they are asked for."""
+    size = net.config.size
+    boxes = np.stack([c.box for c in cuts])
+    rows = torch.tensor([c.row for c in cuts])
+    to_yuv = torch.from_numpy(np.stack([c.to_yuv for c in cuts]))
+    if net.config.contrast == "stretch":
+        parts = [crop_rgb(to_rgb(c.frame), c.box, size, contrast="stretch") for c in cuts]
+        stretched = torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
+        return _Crops(rows, lambda: stretched.to(device).float())
+    if device.type == "cpu":  # one at a time stays in the cache
+        yuv = torch.stack([crop_yuv(planes(c.frame), c.box, size) for c in cuts])
+        return _Crops(rows, lambda: rgb_of_yuv(yuv, to_yuv))
+    cut = cut_batch([planes(c.frame) for c in cuts], boxes, size, pool)
+    to_yuv = to_yuv.pin_memory()
+    return _Crops(rows, lambda: rgb_of_yuv(resample_batch(cut, device), to_yuv.to(device, non_blocking=True)))
 
 
 def _samples(chunks: Sequence[KeypointBatch], name: str) -> Tensor:
@@ -350,9 +458,8 @@ def _rows(chunks: Sequence[KeypointBatch]) -> Iterator[slice]:
             start += people
 
 
-def _split(chunks: Sequence[KeypointBatch], said: Sequence[Sequence[Tensor]]) -> Iterator[PoseBatch]:
+def _split(chunks: Sequence[KeypointBatch], whole: Sequence[Tensor]) -> Iterator[PoseBatch]:
     """Cut what is regressed of all chunks together into one batch a chunk."""
-    whole = [torch.cat(x) for x in zip(*said, strict=True)]
     at = 0
     for c in chunks:
         shape = c.confidence.shape[1:3]

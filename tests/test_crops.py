@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -15,18 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.crops import (
-    _CHROMA,
-    _LUMA,
     SIZE,
     Lens,
-    _resampled,
-    crop_batch,
     crop_matrix,
     crop_rgb,
     crop_yuv,
+    cut_batch,
     cut_box,
     normalised_rgb,
     person_box,
+    resample_batch,
     rgb_of_yuv,
     room_around,
     spin_camera,
@@ -189,11 +188,9 @@ def test_a_batch_of_planes_gives_the_crops_of_each() -> None:
     frames = [planes(picture(*wh)[0]) for wh in ((640, 480), (320, 256), (640, 480))]
     boxes = np.array([[301.3, 223.9, 201.7], [20.2, 250.1, 180.4], [400.2, 100.1, 62.5]])
     alone = torch.stack([crop_yuv(f, box, 96) for f, box in zip(frames, boxes, strict=True)])
-    luma = _resampled([f[0] for f in frames], _LUMA, boxes, 96)
-    chroma = _resampled([p for f in frames for p in f[1:]], _CHROMA, np.repeat(boxes, 2, 0), 96)
-    together = torch.cat([luma[:, None], chroma.view(3, 2, 96, 96)], 1)
-    assert (together - alone).abs().max() < 1e-3
-    assert torch.equal(crop_batch(frames, boxes, size=96), alone)
+    assert (resample_batch(cut_batch(frames, boxes, 96), "cpu") - alone).abs().max() < 1e-3
+    with ThreadPoolExecutor(2) as pool:
+        assert (resample_batch(cut_batch(frames, boxes, 96, pool), "cpu") - alone).abs().max() < 1e-3
 
 
 def test_the_matrix_says_where_the_crop_is() -> None:

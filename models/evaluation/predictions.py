@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.body import Body, load_body, pelvis_at_rest
 from models.crops import Contrast, crop_rgb, cut_box, normalised_rgb, spin_camera
 from models.datasets.rows import RowArrays
+from models.encoders import encode
 from models.evaluation.joints import H36MJoints
 from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights
 from models.fit.solver import fit
@@ -252,7 +253,7 @@ class _Scene:
 
     def _look(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
         assert batch.crops is not None
-        found = net.encode(normalised_rgb(batch.crops.to(self.device).float(), "none"))
+        found = encode(net.encoder, normalised_rgb(batch.crops.to(self.device).float(), "none"))
         at = torch.from_numpy(np.maximum(batch.at, 0)).to(self.device)
         return net.estimate(found[at] * seen[..., None], seen)
 

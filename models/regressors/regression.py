@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest
-from models.rotations import geodesic_degrees
+from models.rotations import geodesic_degrees, solve_3x3
 from pipeline.batches import TensorBatch, axes
 from pipeline.skeleton import SMPL_24
 
@@ -91,7 +91,7 @@ def to_world(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody) -
         system = (weight[..., None, None] * trust).sum(1)
         right = (weight[..., None] * (trust @ pelvis[..., None])[..., 0]).sum(1)
         none = ~seen.any(1)[:, None, None]
-        x = torch.linalg.solve_ex(torch.where(none, eye, system), right).result
+        x = solve_3x3(torch.where(none, eye, system), right)
         away = pelvis - x[:, None]
         off2 = (away[..., None, :] @ trust @ away[..., None])[..., 0, 0] / _ROBUST_M**2
         weight = seen.to(R.dtype) / (1 + off2) ** 2

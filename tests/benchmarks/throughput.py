@@ -34,6 +34,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from scenes import Scene, body, scene  # noqa: E402
 
 from models.crops import SIZE  # noqa: E402
+from models.encoders import encode  # noqa: E402
 from models.image_regressor import ImageConfig, ImageRegressor  # noqa: E402
 from pipeline.batches import FrameBatch, KeypointBatch  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
@@ -91,7 +92,7 @@ def compared(
     @torch.no_grad()
     def bare() -> None:
         for at in range(0, images, len(crops)):
-            net.encode(crops[: images - at], half=half)
+            encode(net.encoder, crops[: images - at], half=half)
 
     best = {"bare": np.inf, "stage": np.inf}
     for run in (bare, stage):
