@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.body import Body, load_body, pelvis_at_rest, pose_keypoints
+from models.fusion import FusionName
 from models.image_regressor import (
     SMPL_PELVIS,
     ImageConfig,
@@ -428,21 +429,35 @@ def test_on_a_gpu_the_same() -> None:
     (a,), (b,) = (regress(of_scene(d), c, d.rig, BODY, load_net(c), window=24) for c in (there, here))
     assert (a.transl - b.transl).norm(dim=-1).max() < 1e-3
     assert geodesic_degrees(a.body_pose, b.body_pose).max() < 0.5
-    config = ImageConfig("resnet50", "attention")
-    (c,), (e,) = (
-        regress(
-            people_in_pictures(8),
-            cfg,
-            RIG,
-            BODY,
-            ImageRegressor(config).eval().requires_grad_(False).to(cfg.device),
-            window=WINDOW,
-            decode=partial(filmed, 8),
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("fusion", ["attention", "mlp"])
+def test_on_a_gpu_pictures_give_the_same(fusion: FusionName) -> None:
+    """In groups of which the first is computed, the second recorded, and the others replayed."""
+    frames = 5 * WINDOW
+    there, here = (RegressConfig(device=d, batch_size=WINDOW * PEOPLE * VIEWS) for d in ("cuda", "cpu"))
+    config = ImageConfig("resnet50", fusion)
+    a, b = (
+        list(
+            regress(
+                people_in_pictures(frames),
+                cfg,
+                RIG,
+                BODY,
+                ImageRegressor(config).eval().requires_grad_(False).to(cfg.device),
+                window=WINDOW,
+                decode=partial(filmed, frames),
+            )
         )
         for cfg in (there, here)
     )
-    assert geodesic_degrees(c.body_pose, e.body_pose).max() < 2, "bfloat16 in the encoder"
-    assert (c.betas - e.betas).abs().max() < 0.05
+    assert len(a) == len(b) == 5
+    for c, e in zip(a, b, strict=True):
+        assert torch.equal(c.posed, e.posed)
+        shown = c.posed
+        assert geodesic_degrees(c.body_pose, e.body_pose)[shown].max() < 2, "bfloat16 in the encoder"
+        assert (c.betas - e.betas)[shown].abs().max() < 0.05
 
 
 # --- Which network ------------------------------------------------------------------------------------------

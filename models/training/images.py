@@ -48,6 +48,7 @@ from models.training.losses import HIPS, LossConfig, image_losses, mean_where
 from models.training.samples import Samples, Sampling
 from models.training.sources import SampleSource, SourceConfig, draw_batch, open_source
 from models.training.target_body import TargetBody, load_target_body
+from pipeline.batches import TensorBatch
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, SPIN_49
@@ -120,6 +121,15 @@ class ImageData(Dataset[Samples]):
         return collate(rows)
 
 
+@dataclass(frozen=True, repr=False)
+class SamplesWithFits(TensorBatch):
+    """All that the losses of a step depend on beside the net."""
+
+    samples: Samples
+    fits: Bodies | None
+    """Those of earlier steps, of samples that are not augmented; None where none are made."""
+
+
 class ImageTask:
     """An image regressor that learns from samples and from fits to them."""
 
@@ -184,15 +194,29 @@ class ImageTask:
         if self.fits is not None:
             self.fits.reload(step)
 
-    def losses(self, samples: Samples, step: int) -> dict[str, Tensor]:
+    def losses(self, batch: SamplesWithFits, step: int) -> dict[str, Tensor]:
         """The terms of the loss, with ``loss`` their sum; and what the fits did, for the curves."""
-        samples = clean(samples, self.cfg.supervision)
+        samples = clean(batch.samples, self.cfg.supervision)
         features = self.encode(samples)
         with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
             predicted, camera = self.bodies(samples, features.float())
-            target, fit_terms = self.target(samples, predicted, step)
+            target, fit_terms = self.target(samples, batch.fits, predicted, step)
             terms = image_losses(predicted, camera, samples, target, self.points, self.cfg.loss, self.mesh)
         return fit_terms | terms
+
+    def prepare(self, samples: Samples, step: int) -> SamplesWithFits:
+        """Add the fits that there are."""
+        if self.fits is None:
+            return SamplesWithFits(samples, None)
+        if step % self.cfg.fits.save_steps == 0:
+            self.fits.save()
+        fits = self.fits.get(picture_ids(samples))
+        if self.device.type == "cuda":  # or the processor would wait for what the GPU was told before
+            fits = fits.map(Tensor.pin_memory)
+        return SamplesWithFits(samples, fits.map(lambda x: x.to(self.device, non_blocking=True)))
+
+    def of_tensors_alone(self, step: int) -> bool:
+        return self.fits is None or step % self.cfg.fits.every > 0
 
     def encode(self, samples: Samples) -> Tensor:
         """Features (M, D) of the crops that there are."""
@@ -218,29 +242,21 @@ class ImageTask:
         return Bodies(orient, pose, betas, transl, none), predicted.camera
 
     @torch.no_grad()
-    def target(self, samples: Samples, predicted: Bodies, step: int) -> tuple[Target, dict[str, Tensor]]:
+    def target(
+        self, samples: Samples, stored: Bodies | None, predicted: Bodies, step: int
+    ) -> tuple[Target, dict[str, Tensor]]:
         """Target of the samples, and means of the fits for the curves."""
-        cfg = self.cfg.fits
         best = predicted = predicted.map(torch.Tensor.detach)
         means: dict[str, Tensor] = {}
-        if cfg.enabled:
-            assert self.fits is not None
-            names = picture_ids(samples)
-            stored = self.fits.get(names)
-            if self.device.type == "cuda":  # or the processor would wait for what the GPU was told before
-                stored = stored.map(Tensor.pin_memory)
-            stored = stored.map(lambda x: x.to(self.device, non_blocking=True))
-            old = apply_augmentation(stored, self.body, samples)
-            best = old
-            if step % cfg.every == 0:
-                new = fitted(samples, predicted, self.body, self.prior, cfg)
+        if stored is not None:
+            best = old = apply_augmentation(stored, self.body, samples)
+            if self.fits is not None and not self.of_tensors_alone(step):
+                new = fitted(samples, predicted, self.body, self.prior, self.cfg.fits)
                 means["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
-                self.fits.put(names, undo_augmentation(new, self.body, samples), step)
+                self.fits.put(picture_ids(samples), undo_augmentation(new, self.body, samples), step)
                 best = better(new, old)
-            if (step + 1) % cfg.save_steps == 0:
-                self.fits.save()
             means["fit_score"] = mean_where(samples.seen, best.score.clamp(max=1000))
-        target = training_target(best, samples, cfg)
+        target = training_target(best, samples, self.cfg.fits)
         means["posed"] = mean_where(samples.seen, target.posed.float())
         return target, means
 

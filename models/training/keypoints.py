@@ -107,6 +107,14 @@ class KeypointTask:
             yield [half.map(lambda x: x[rank::world]) for half in halves]
             step += 1
 
+    def prepare(self, batch: list[Projected], step: int) -> list[Projected]:
+        """All is there."""
+        return batch
+
+    def of_tensors_alone(self, step: int) -> bool:
+        """They are, but a step's numbers of views are another's seldom."""
+        return False
+
     def losses(self, batch: list[Projected], step: int) -> dict[str, Tensor]:
         parts = [loss_of(self.net, half, self.cfg.reprojection)[0] for half in batch]
         return {"loss": torch.stack(parts).mean()}

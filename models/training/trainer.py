@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.replay import Replayed
 from models.training.images import ImagesConfig, ImageTask
 from models.training.keypoints import KeypointsConfig, KeypointTask
 from pipeline.config import Config
@@ -101,8 +102,14 @@ class Trainable(Protocol):
     def batches(self, first: int, rank: int, world: int) -> Generator[Any]:
         """This process's share of the samples of every step from ``first`` on; on the CPU or the device."""
 
-    def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
+    def prepare(self, batch: Any, step: int) -> Any:
+        """All that the losses of a step depend on beside the net, on the device."""
+
+    def losses(self, prepared: Any, step: int) -> dict[str, Tensor]:
         """``loss``, and whatever else is to be seen in the curves."""
+
+    def of_tensors_alone(self, step: int) -> bool:
+        """True if losses and gradients of a step follow from tensors alone: then a GPU can replay them."""
 
     def ids(self, batch: Any) -> list[str]:
         """Ids of the samples."""
@@ -205,6 +212,7 @@ class _Run:
         self.best, self.best_step, self.checked = math.inf, -1, -1
         self.sums: dict[str, float] = {}
         self.counted, self.rate = 0, 0.0
+        self.replayed: Replayed | None = None
 
     def open(self, init: Path | None, resume: bool | Path) -> None:
         """Bring net, optimiser and folder to where the training begins or goes on."""
@@ -230,6 +238,8 @@ class _Run:
         if resume:
             self._restore(found[-1] if resume is True else Path(resume), optimiser)
         self.module, self.optimiser = self.fabric.setup(_LossModule(net), optimiser)
+        if self.fabric.device.type == "cuda" and self.fabric.world_size == 1:
+            self.replayed = Replayed(self._gradients)
         self.task.begin(out, self.step)
         self.curves = _curves(out, self.step) if self.fabric.is_global_zero else None
 
@@ -315,13 +325,13 @@ class _Run:
             rate *= 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad()
+        prepared = self.task.prepare(batch, self.step)
+        whole = (self.task.of_tensors_alone(self.step) and self.replayed) or self._gradients
         with _seeded(cfg.seed, self.step, fabric.global_rank, fabric.device):
-            losses = self.module(lambda: self.task.losses(batch, self.step))
-        fabric.backward(losses["loss"])
+            losses = whole(prepared)
         norm = fabric.clip_gradients(self.module, self.optimiser, max_norm=cfg.clip, error_if_nonfinite=False)
         assert norm is not None
-        means = torch.stack([*(x.detach().float() for x in losses.values()), norm.float()])
+        means = torch.stack([*(x.float() for x in losses.values()), norm.float()])
         if fabric.world_size > 1:
             means = self._reduced(means, "mean")
         self.optimiser.step()  # before its numbers are looked at, for which the processor waits
@@ -334,6 +344,13 @@ class _Run:
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
         self.rate = rate
+
+    def _gradients(self, prepared: Any) -> dict[str, Tensor]:
+        """Losses of a step; their gradients are left in the parameters."""
+        self.optimiser.zero_grad(set_to_none=self.replayed is None)  # or a replay would not find them
+        losses: dict[str, Tensor] = self.module(lambda: self.task.losses(prepared, self.step))
+        self.fabric.backward(losses["loss"])
+        return {name: x.detach() for name, x in losses.items()}
 
     def _refuse(self, batch: Any, values: dict[str, float]) -> None:
         file = self.out / f"not_a_number_{self.step}_{self.fabric.global_rank}.json"

@@ -176,7 +176,7 @@ def regress_step(figures: Figures, profile: bool) -> None:
     from throughput import compared
 
     for precision in ("bf16", "32") if CUDA else ("32",):
-        found = compared(384 if CUDA else 2, DEVICE.type, precision, profiled if profile else None)
+        found = compared(1152 if CUDA else 2, DEVICE.type, precision, profiled if profile else None)
         figures |= {f"regress_{precision}_{k}": v for k, v in found.items()}
 
 
