@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EncoderName = Literal["resnet50", "convnext_tiny", "convnext_tiny_pooled"]
 """ResNet-50 (He et al. 2016) pooled to 2048 numbers; ConvNeXt-T (Liu et al. 2022) up to the 1000 logits of
@@ -59,24 +56,6 @@ def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
         assert isinstance(head, nn.Sequential)
         head[2] = nn.Identity()
     return net
-
-
-def fold_batch_norms(encoder: nn.Module) -> nn.Module:
-    """Copy of an encoder in evaluation mode whose convolutions do the work of the batch norms behind them;
-    the encoder itself where there are none.
-
-    In torchvision's ResNets a convolution's batch norm is the next module. A quarter of the forward pass on a
-    GPU is batch norms.
-    """
-    if not any(isinstance(m, nn.BatchNorm2d) for m in encoder.modules()):
-        return encoder
-    folded = copy.deepcopy(encoder).eval()
-    for parent in [*folded.modules()]:
-        for (name, conv), (after, norm) in pairwise([*parent.named_children()]):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, after, nn.Identity())
-    return folded
 
 
 def encode(encoder: nn.Module, crops: Tensor, *, half: bool = False) -> Tensor:

@@ -34,7 +34,7 @@ from models.crops import (
     resample_batch,
     rgb_of_yuv,
 )
-from models.encoders import ON_CPU, encode, fold_batch_norms
+from models.encoders import ON_CPU, encode
 from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
@@ -350,12 +350,11 @@ def _from_pictures(
     groups = _groups(chunks, decode, most, partial(_crops, net=net, device=place.device, pool=pool))
     if cuda:  # copying out of frames takes as long as the network
         groups = stack.enter_context(ahead((replace(g, crops=[*g.crops]) for g in groups), 1, "crop"))
-    encoder = fold_batch_norms(net.encoder)
 
     @Replayed
     @torch.no_grad()
     def look(rgb: Tensor) -> dict[str, Tensor]:
-        return {"features": encode(encoder, normalised_rgb(rgb, "none"), half=half)}
+        return {"features": encode(net.encoder, normalised_rgb(rgb, "none"), half=half)}
 
     @Replayed
     @torch.no_grad()

@@ -9,7 +9,7 @@ import roma
 import torch
 from torch import Tensor
 
-from models.rotations import geodesic_degrees, right_jacobian_inverse, rotation_between
+from models.rotations import geodesic_degrees, right_jacobian_inverse, rotation_between, solve_3x3
 
 
 def vectors(*scales: float) -> Tensor:
@@ -47,3 +47,15 @@ def test_rotation_between_opposite_and_equal() -> None:
     a = vectors(1.0)
     assert ((rotation_between(a, -a) @ a[..., None])[..., 0] + a).abs().max() < 1e-12
     assert (rotation_between(a, a) - torch.eye(3, dtype=a.dtype)).abs().max() < 1e-12
+
+
+def test_systems_of_three_equations() -> None:
+    g = torch.Generator().manual_seed(0)
+    A, x = torch.randn(50, 3, 3, generator=g), torch.randn(50, 3, generator=g)
+    A = A @ A.mT + 0.1 * torch.eye(3)
+    b = (A @ x[..., None])[..., 0]
+    for scale in (1.0, 1e-14, 1e14):  # whose cubes are no float32
+        torch.testing.assert_close(solve_3x3(scale * A, scale * b), x, atol=2e-4, rtol=1e-3)
+    upper = torch.tensor([[1400.0, 3, 960], [0, 1390, 540], [0, 0, 1]])
+    ray = solve_3x3(upper, torch.tensor([100.0, 900, 1]))
+    torch.testing.assert_close(ray, torch.linalg.solve(upper, torch.tensor([100.0, 900, 1])))

@@ -80,14 +80,14 @@ def wait() -> None:
 
 
 def peak_gb(run: Callable[[], object]) -> float:
-    """Most memory of the device that a run holds at once, 10⁹ bytes."""
+    """Most memory of the device that a run holds at once, with what recordings keep, 10⁹ bytes."""
     if not CUDA:
         run()
         return 0.0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     run()
-    return torch.cuda.max_memory_allocated() / 1e9
+    return torch.cuda.max_memory_reserved() / 1e9
 
 
 def profiled(name: str, run: Callable[[], object]) -> None:
@@ -238,6 +238,7 @@ def train_step(figures: Figures, profile: bool) -> None:
 def render_step(figures: Figures, profile: bool) -> None:
     from render import overlay_times
 
+    from pipeline.errors import InputError
     from pipeline.video import probe
     from stages.render import RenderConfig
     from stages.synth import SynthConfig, write_recording
@@ -256,7 +257,7 @@ def render_step(figures: Figures, profile: bool) -> None:
             settings = RenderConfig(mosaic=False, codec=codec, backend=back_end)
             try:
                 times = overlay_times(store, video, body(), Path(folder), settings, 3)[..., 0]
-            except Exception as error:
+            except (InputError, RuntimeError) as error:
                 figures[name] = f"does not work here: {str(error)[:160]}"
                 continue
             figures[f"{name}_frames_per_s"] = round(float(frames / times[:, 1].min()), 1)
