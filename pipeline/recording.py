@@ -98,7 +98,7 @@ class Recording:
         return np.where(index >= 0, index + self.first_frame, -1)
 
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
-        """Everybody in these frames, as detected: (V, T, D, 25, 3) of x, y (pixels of the video frame,
+        """Everybody in these frames, as detected: (V, T, D, K, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
         raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
         return to_body_25(to_pixels(raw, self.format, self.rig.size, min_confidence), self.format.name)

@@ -53,6 +53,7 @@ def associate(
             xy_px=torch.from_numpy(shown[..., 2:4].copy()),
             confidence=torch.from_numpy(np.nan_to_num(shown[..., 4])),
             state=packed(tracker),
+            skeleton=batch.skeleton,
         )
 
 

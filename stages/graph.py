@@ -340,6 +340,8 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
         regression=net is not None,
+        skeleton=body.skeleton,
+        keypoint_skeleton=body.keypoints.keypoint_skeleton,
     )
     with writing(out, "Choose another --out."):
         return Store.resume(out / STORE, contents, ignore=NOT_RESULTS)

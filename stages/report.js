@@ -21,9 +21,9 @@
   };
   const first = unpack(curves.first_frame).values;
   const bins = first.length;
-  const joints = unpack(curves.joints).values; // (people, bins, 24, 3)
+  const joints = unpack(curves.joints).values; // (people, bins, joints, 3)
   const joint = (p, b, j) => {
-    const i = ((p * bins + b) * 24 + j) * 3;
+    const i = ((p * bins + b) * data.parents.length + j) * 3;
     return [joints[i], joints[i + 1], joints[i + 2]];
   };
   const binned = data.frames > bins;
@@ -387,7 +387,7 @@
           if (parent >= 0) line(g, [put(joint(p, now, parent)), put(joint(p, now, j))]);
         });
         g.fillStyle = tint;
-        for (let j = 0; j < 24; j++) { const [x, y] = put(joint(p, now, j)); g.beginPath(); g.arc(x, y, 2.4, 0, 7); g.fill(); }
+        data.parents.forEach((_, j) => { const [x, y] = put(joint(p, now, j)); g.beginPath(); g.arc(x, y, 2.4, 0, 7); g.fill(); });
         g.lineCap = "butt";
       });
     };

@@ -19,7 +19,6 @@ from models.body import Body
 from pipeline.cameras import Rig
 from pipeline.curves import ANGLES, Curve, Curves, curves
 from pipeline.results import MOSAIC, RunSummary
-from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 FRUSTUM_M: Final = 0.5
@@ -77,7 +76,7 @@ def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) 
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
         "people": [_shape(store, p, body) for p in store.ids],
-        "parents": SMPL_24.parents,
+        "parents": c.skeleton.parents,
         "angles": list(ANGLES),
         "up": c.rig.up.tolist(),
         "curves": _packed(over_time),

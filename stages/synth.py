@@ -213,6 +213,8 @@ def _write_windows(
             config={"synth": cfg.model_dump(mode="json")},
             window=cfg.window,
             num_betas=body.num_betas,
+            skeleton=body.skeleton,
+            keypoint_skeleton=body.keypoints.keypoint_skeleton,
         ),
     )
     for name in rig.names:
@@ -250,7 +252,7 @@ def _write_windows(
 def _true_window(
     people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
 ) -> tuple[FitBatch, Array]:
-    """A window of the truth, and the world points (T, P, 26, 3) that are looked for in the pictures."""
+    """A window of the truth, and the world points (T, P, K + 1, 3) that are looked for in the pictures."""
     rotations, transl = (
         torch.from_numpy(np.stack(x, 1))
         for x in zip(*(animate(p, body, time_s) for p in people), strict=True)
@@ -274,6 +276,7 @@ def _true_window(
             image_px=torch.from_numpy(seen.astype(np.float32)),
             xy_px=torch.from_numpy(ideal.astype(np.float32)),
             confidence=confidence,
+            skeleton=body.keypoints.keypoint_skeleton,
         ),
         params=SmplParams(
             rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
@@ -282,6 +285,7 @@ def _true_window(
         keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
         reprojection_px=torch.where(anyone, 0.0, torch.nan),
         status=torch.full((frames, len(people)), Status.OK, dtype=torch.uint8),
+        skeleton=body.skeleton,
     )
     # The ears turn with the head, so this point does, too: near the top of it.
     skull = joints[..., SMPL_24.index("head"), :].numpy()
@@ -292,7 +296,7 @@ def _true_window(
 def _write_keypoints(
     folder: Path, names: tuple[str, ...], start: int, found: Array, cfg: SynthConfig
 ) -> None:
-    """Write points (V, T, P, 26, 3) as OpenPose does: a file a frame and camera, people in no order."""
+    """Write points (V, T, P, K + 1, 3) as OpenPose does: a file a frame and camera, people in no order."""
     order = [_POINTS.index(name) for name in FORMATS[cfg.format]]
     empty: list[float] = []
     for v, name in enumerate(names):

@@ -24,7 +24,6 @@ from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.errors import InputError
-from pipeline.skeleton import BODY_25, SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoInfo, read_frames
 
@@ -40,7 +39,6 @@ PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
 """Time between two looks at a running pipeline's store."""
-_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 0])
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Moment:
     joints: Floats
     """(P, J, 3)"""
     points: Floats
-    """(P, K, 3) the fitted BODY_25 points."""
+    """(P, K, 3) the fitted keypoints."""
     valid: NDArray[np.bool_]
     """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
     point_px: Floats
@@ -66,6 +64,8 @@ class Frames:
 
     def __init__(self, store: Store, body: Body) -> None:
         self.store, self.body = store, body
+        self.bones = store.contents.skeleton.bone_ends
+        """(N, 2) joints at the ends of each bone."""
         self._windows: OrderedDict[int, FitBatch] = OrderedDict()
         self.ids = torch.tensor(store.ids or (0,))  # before anybody is there, the first
         self._done = 0
@@ -280,7 +280,8 @@ class _Page:
         scene.configure_environment_map(None)
         scene.add_light_ambient("/light", intensity=1.2)
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
-        ends, dots = np.zeros((len(_BONES), 2, 3), np.uint8), np.zeros((len(BODY_25), 3), np.uint8)
+        ends = np.zeros((*self._frames.bones.shape, 3), np.uint8)
+        dots = np.zeros((len(self._frames.store.contents.keypoint_skeleton), 3), np.uint8)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
@@ -437,9 +438,9 @@ class _Page:
         # The skeleton and the points are inside: the mesh lets them show through. Unsure people are paler.
         inside = skeleton.visible or points.visible
         mesh.opacity = 0.35 if not moment.valid[p] else 0.75 if inside else None
-        skeleton.points = moment.joints[p][_BONES]
+        skeleton.points = moment.joints[p][self._frames.bones]
         dark = (own * 0.45).astype(np.uint8)
-        skeleton.colors = np.broadcast_to(dark, (len(_BONES), 2, 3)).copy()
+        skeleton.colors = np.broadcast_to(dark, skeleton.points.shape).copy()
         points.points = moment.points[p]
         colours = error_colours(moment.point_px[p], worst)
         points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()

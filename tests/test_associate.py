@@ -172,6 +172,12 @@ def test_nobody_is_a_batch_without_people() -> None:
         assert [b.ids.tolist() for b in out] == [[], []]
 
 
+def test_people_have_the_keypoints_of_the_detections() -> None:
+    other = replace(BODY_25, bones=BODY_25.bones[:8])
+    people = (replace(batch, skeleton=other) for batch in detections(PERSON[:, :, None]))
+    assert [b.skeleton for b in associate(people, MatchConfig(), RIG)] == [other] * 3
+
+
 def test_points_that_the_lens_model_cannot_undo_are_missing(recording: Recording) -> None:
     far = replace(recording, rig=replace(recording.rig, dist=recording.rig.dist * 40))
     batch = next(run(far))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipeline.skeleton import (
@@ -67,6 +70,15 @@ def test_points_that_are_no_tree_or_no_mirror_image_are_refused() -> None:
         Skeleton(("a", "b"), (0, 1), ((0, 2),))
     with pytest.raises(ValueError, match="no tree of 2"):
         Skeleton(("a", "b"), (0, 1), ((0, 1), (0, 1)))
+
+
+def test_a_skeleton_comes_back_from_json() -> None:
+    for skeleton in (SMPL_24, H36M_17):
+        again = Skeleton.of(json.loads(json.dumps(asdict(skeleton))))
+        assert again == skeleton
+        assert hash(again) == hash(skeleton)
+    assert SMPL_24.bone_ends.tolist() == [[*bone] for bone in SMPL_24.bones]
+    assert H36M_17.bone_ends.shape == (0, 2)
 
 
 def test_names_of_one_skeleton_are_those_of_another() -> None:

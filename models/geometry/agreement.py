@@ -165,9 +165,9 @@ class Stretch:
     """Some frames in a row: everybody whom every camera shows."""
 
     xy_px: Array
-    """(V, T, P, 25, 2) undistorted."""
+    """(V, T, P, K, 2) undistorted."""
     confidence: Array
-    """(V, T, P, 25)."""
+    """(V, T, P, K)."""
     time_s: Array
     """(T,)."""
 

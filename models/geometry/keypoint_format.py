@@ -1,6 +1,6 @@
 """Evidence of what the numbers in keypoint files mean: order of the points, scale of their coordinates.
 
-The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
+The number of points does not tell the order (BODY_25 and BODY_25B have as many). Bodies do: limbs keep their
 length over time, left ones are as long as right ones, and thighs are longer than upper arms. Without a
 calibration there are only pictures, but in these, too, what belongs together lies together.
 """

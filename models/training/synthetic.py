@@ -24,7 +24,7 @@ from pipeline.cameras import Rig
 from pipeline.keypoints import MIN_CONFIDENCE
 
 _ANNOTATOR: Final = 0.01
-"""Standard deviation of the 24 points that people mark in published data, by the side of the crop."""
+"""Standard deviation of the points that people mark in published data, by the side of the crop."""
 
 
 class SyntheticPeople:
