@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,11 @@ _PARALLEL: Final = 0.03
 class MatchConfig(Config):
     """Limits of association: points of different views that are one person, a person seen again."""
 
+    people: Literal["main", "all"] | Annotated[int, Field(ge=1)] = "main"
+    """main: one person at a time; a number: at most so many at once; all: everybody whom two cameras, or the
+    only one, see for ``presence_s``."""
+    presence_s: float = Field(default=1.0, ge=0)
+    """Time for which somebody must be seen to count, but with ``main``."""
     agreement_m: float = Field(default=0.1, gt=0)
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = Field(default=0.4, gt=0, le=1)
