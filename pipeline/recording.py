@@ -1,6 +1,6 @@
 """A recording: a folder's cameras as calibrated, videos and keypoint files, on one time line.
 
-What the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
+What the keypoints say of the order of their points, unit and cameras is found out by ``stages/inspect.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipeline.layout import (
     recordings_in,
 )
 from pipeline.settings import SETTINGS, Stated, read_stated
-from pipeline.skeletons import KeypointFormat, to_body_25, to_pixels
+from pipeline.skeletons import PointOrder, to_body_25, to_pixels
 from pipeline.timeline import Timeline, common_timeline
 from pipeline.video import VideoInfo, probe
 
@@ -68,18 +68,18 @@ class Recording:
     """Rows of a table for people: what lies in the folder."""
     findings: tuple[Finding, ...]
     """Facts about the recording that are guessed, doubtful or wrong."""
-    known_format: KeypointFormat | None = None
+    known_order: PointOrder | None = None
     """None until the recording is inspected."""
 
     def __len__(self) -> int:
         return len(self.timeline)
 
     @property
-    def format(self) -> KeypointFormat:
-        """Format of the keypoint files. Raises ``ValueError`` before the recording is inspected."""
-        if self.known_format is None:
+    def point_order(self) -> PointOrder:
+        """Order of the points in the files. Raises ``ValueError`` before the recording is inspected."""
+        if self.known_order is None:
             raise ValueError(f"{self.path}: the keypoint format is not known: inspect the recording first")
-        return self.known_format
+        return self.known_order
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -100,8 +100,9 @@ class Recording:
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
         """Everybody in these frames, as detected: (V, T, D, 25, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
-        raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
-        return to_body_25(to_pixels(raw, self.format, self.rig.size, min_confidence), self.format.name)
+        order = self.point_order
+        raw = read_views(self.keypoints, self.keypoint_numbers(frames), order.points)
+        return to_body_25(to_pixels(raw, order, self.rig.size, min_confidence), order.name)
 
     def camera_times(self, frames: NDArray[np.int64]) -> Array:
         """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from recordings import figure, ring, seen, write_people, write_recording, write_video
 
-from models.geometry.keypoint_format import TOP_CONFIDENCE
+from models.geometry.point_order import TOP_CONFIDENCE
 from pipeline.keypoints import MIN_CONFIDENCE
 from pipeline.recording import Recording, find_recording
 from stages.inspect import inspect
