@@ -21,7 +21,9 @@ from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
-from pipeline.keypoints import MIN_CONFIDENCE, Floats, KeypointFiles, index_keypoints, read_views
+from pipeline.formats.keypoints import EXPECTED, index_keypoints, read_views
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
+from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
     calibration_of,
     find_keypoints,
@@ -33,7 +35,6 @@ from pipeline.layout import (
     recordings_in,
 )
 from pipeline.settings import SETTINGS, Stated, read_stated
-from pipeline.skeletons import PointOrder, to_body_25, to_pixels
 from pipeline.timeline import Timeline, common_timeline
 from pipeline.video import VideoInfo, probe
 
@@ -209,7 +210,7 @@ def _refuse_without_keypoints(folder: Path, *, calibrated: bool) -> NoReturn:
         )
     raise InputError(
         f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
-        "as Pose2Sim writes it) in OpenPose JSON, one file a frame"
+        f"as Pose2Sim writes it) in {EXPECTED}"
     )
 
 
@@ -221,10 +222,10 @@ def _index(
     for name in rig.names:
         files = None
         if name in folders:
-            files, unnumbered = index_keypoints(folders[name])
-            if unnumbered:
-                sentence = f"{files.folder}: {unnumbered} JSON files without a frame number are not used"
-                findings.append(Finding("keypoints_unnumbered", sentence, name, unnumbered))
+            files = index_keypoints(folders[name])
+            if files.unnumbered:
+                sentence = f"{files.path}: {files.unnumbered} JSON files without a frame number are not used"
+                findings.append(Finding("keypoints_unnumbered", sentence, name, files.unnumbered))
         if not files:
             sentence = f"camera {name} has no keypoints: it takes no part in the fit"
             findings.append(Finding("keypoints_without", sentence, name))
@@ -514,5 +515,5 @@ def _describe(
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
             f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
-    places = f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints"
+    places = f"{len(files)} {files.unit} in {files.path.relative_to(folder)}" if files else "no keypoints"
     return f"{shown}, {places}"

@@ -294,7 +294,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
 def _inputs(recording: Recording) -> list[Path]:
     """Videos, folders of keypoints and calibration of a recording."""
     videos = [video.path for video in recording.videos if video]
-    folders = [files.folder for files in recording.keypoints if files]
+    folders = [files.path for files in recording.keypoints if files]
     return [*videos, *folders, *filter(None, [recording.calibration])]
 
 

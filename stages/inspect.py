@@ -44,10 +44,11 @@ from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
-from pipeline.keypoints import Floats, count_points, read_people, read_views
+from pipeline.formats.keypoints import read_views
+from pipeline.formats.keypoints.files import NO_FILE, Floats
+from pipeline.formats.keypoints.points import PointOrder, orders_with, to_pixels
 from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
-from pipeline.skeletons import PointOrder, orders_with, to_pixels
 from pipeline.summary import MissingData
 from pipeline.timeline import spread
 
@@ -309,10 +310,9 @@ def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
     for name, camera, wanted_numbers in zip(recording.rig.names, recording.keypoints, numbers, strict=True):
         counts: Counter[int] = Counter()
         for number in wanted_numbers:
-            file = None if camera is None or number < 0 else camera.file(int(number))
-            if file is not None:
+            if camera is not None and camera.file(int(number)) is not None:
                 looked += 1
-                counts.update(count_points(file))
+                counts.update(camera.point_counts(int(number)))
             if counts.total() >= 10:
                 break
         if counts:
@@ -472,11 +472,9 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
         found.append([])
         at = np.flatnonzero(~seen[v])
         for instant, number in zip(at, recording.keypoint_numbers(at)[v], strict=True):
-            file = camera.file(int(number)) if camera is not None and number >= 0 else None
-            if file is None:
-                reason = "no keypoint file" if number >= 0 else "no video frame"
-            else:
-                people, reason = read_people(file, recording.point_order.points)
+            file, reason = None, NO_FILE if number >= 0 else "no video frame"
+            if camera is not None and (file := camera.file(int(number))) is not None:
+                people, reason = camera.people(int(number), recording.point_order.points)
                 shows[v, instant] = len(people) > 0
             found[v].append((int(instant), reason, file))
     alone = (shows.sum(0) == 1) & (len(shows) > 1)

@@ -17,9 +17,9 @@ from models.geometry.point_order import (
     share_outside,
 )
 from pipeline.errors import InputError
-from pipeline.keypoints import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
+from pipeline.formats.keypoints.points import PointOrder, to_pixels
 from pipeline.skeleton import POINT_ORDERS
-from pipeline.skeletons import PointOrder, to_pixels
 
 TIME = np.arange(40) / 8
 BODY = figure(TIME)

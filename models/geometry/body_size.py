@@ -15,9 +15,9 @@ from models.geometry.agreement import best_bodies
 from models.geometry.point_order import LIMBS, NO_BODY, limb_lengths, limb_misfit
 from pipeline.calibrations.checks import in_metres
 from pipeline.cameras import Array, Rig
-from pipeline.keypoints import Floats
+from pipeline.formats.keypoints.files import Floats
+from pipeline.formats.keypoints.points import orders_with
 from pipeline.skeleton import POINT_ORDERS
-from pipeline.skeletons import orders_with
 
 LIMBS_M: Final = 1.3
 """Upper arm + forearm + thigh + shin of the mean adult body, metres."""

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pipeline.cameras import Array
 from pipeline.errors import InputError
 from pipeline.findings import Finding
-from pipeline.keypoints import Floats
+from pipeline.formats.keypoints.files import Floats
+from pipeline.formats.keypoints.points import PointOrder, orders_with
 from pipeline.skeleton import POINT_ORDERS
-from pipeline.skeletons import PointOrder, orders_with
 
 F = TypeVar("F", Array, Floats)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from recordings import figure
 
+from pipeline.formats.keypoints.points import to_body_25
 from pipeline.skeleton import BODY_25, POINT_ORDERS
-from pipeline.skeletons import to_body_25
 
 BODY = figure(np.arange(40) / 8)
 WITHOUT_FEET = {"coco_17"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.keypoints import MIN_CONFIDENCE, Floats
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats
 from pipeline.skeleton import BODY_25, MIDPOINTS, POINT_ORDERS
 
 
