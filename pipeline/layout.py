@@ -170,10 +170,10 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
 
 
 def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
-    """Keypoints in a folder by camera: the name of the camera's own folder without ``_json``."""
+    """Keypoints in a folder by camera: the name of the camera's folder, without ``_json``, or file."""
     found: dict[str, Path] = {}
     for path in find_cameras(place, names):
-        name = path.name.removesuffix("_json")
+        name = path.name.removesuffix("_json") if path.is_dir() else path.stem
         if name in found:
             raise InputError(
                 f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"

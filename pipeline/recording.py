@@ -476,11 +476,11 @@ def _numbering_doubts(
             remedy = (
                 f"state it in recording.yaml, keypoints: {{first_frame: {low}}}"
                 if fits_all
-                else f"number its files from {first_frame} on, as those of the others"
+                else f"number its {camera.unit} from {first_frame} on, as those of the others"
             )
             sentence = (
-                f"keypoint files of {name} are numbered {low} to {high}, and its video has {frames} frames: "
-                f"if number {low} is the first, {remedy}"
+                f"keypoint {camera.unit} of {name} are numbered {low} to {high}, and its video has {frames} "
+                f"frames: if number {low} is the first, {remedy}"
             )
             doubts.append(Finding("keypoints_renumbered", sentence, name))
         first, last = low, high
@@ -488,7 +488,7 @@ def _numbering_doubts(
             first, last = first_frame, first_frame + frames - 1
         inside = camera.numbers[(camera.numbers >= first) & (camera.numbers <= last)]
         missing = last - first + 1 - len(inside)
-        if missing:
+        if missing and camera.lists_empty_frames:
             # The number after the first that has no follower, unless the first itself is not there.
             follows = np.diff(inside, append=last + 2) == 1
             gap = first if not len(inside) or inside[0] > first else int(inside[follows.argmin()]) + 1
@@ -499,8 +499,8 @@ def _numbering_doubts(
             doubts.append(Finding("keypoints_missing", sentence, name, missing))
         if frames is not None and (beyond := int((camera.numbers - first_frame >= frames).sum())):
             sentence = (
-                f"{beyond} keypoint files of {name} are not used: their numbers are past its video's last "
-                f"frame, {frames - 1}"
+                f"{beyond} keypoint {camera.unit} of {name} are not used: their numbers are past its video's "
+                f"last frame, {frames - 1}"
             )
             doubts.append(Finding("keypoints_past_end", sentence, name, beyond))
     return doubts

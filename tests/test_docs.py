@@ -8,6 +8,7 @@ import yaml
 
 import run_pipeline
 from pipeline.config import load
+from pipeline.formats.keypoints import FORMATS
 from pipeline.skeleton import POINT_ORDERS
 from stages.graph import RunConfig
 
@@ -37,6 +38,11 @@ def test_every_stage_is_in_the_readme():
     section = README.split("## How it works")[1].split("### ")[0]
     table = {m[1] for m in re.finditer(r"^\| `(\w+)` \|", section, re.M)}
     assert table == stages
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_of_keypoint_files_is_in_the_readme(form):
+    assert form.DESCRIPTION.split(" (")[0].split(" as ")[0] in README
 
 
 @pytest.mark.parametrize("order", POINT_ORDERS)

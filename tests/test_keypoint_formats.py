@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from recordings import write_people
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints import FORMATS, find_cameras, index_keypoints, openpose, read_views
+from pipeline.formats.keypoints import (
+    FORMATS,
+    coco_results,
+    find_cameras,
+    index_keypoints,
+    openpose,
+    read_views,
+)
 
 ONE = [[0, 0, 0], [20.5, 30, 0.5], [22, 41, 0.25]]
 OTHER = [[310, 20, 0.75], [320, 30.25, 0.5], [330, 40, 1]]
@@ -21,6 +28,13 @@ TRUTH = {4: [ONE, OTHER], 7: [OTHER]}
 """People of a frame in every file of ``BY_HAND``; in frame 5 there is nobody."""
 
 BY_HAND: Mapping[object, Mapping[str, str]] = {
+    coco_results: {
+        "cam01/alphapose-results.json": """[
+            {"image_id":"4.jpg","category_id":1,"keypoints":[0,0,0,20.5,30,0.5,22,41,0.25],"score":1.1},
+            {"image_id":"7.jpg","category_id":1,"keypoints":[310,20,0.75,320,30.25,0.5,330,40,1],"score":2.9},
+            {"image_id":"4.jpg","category_id":1,"keypoints":[310,20,0.75,320,30.25,0.5,330,40,1],"score":2.9}
+        ]"""
+    },
     openpose: {
         "cam01/cam01_000000000004_keypoints.json": """{"version":1.3,"people":[
             {"person_id":[-1],"pose_keypoints_2d":[0,0,0,20.5,30,0.5,22,41,0.25],"face_keypoints_2d":[]},
@@ -33,6 +47,10 @@ BY_HAND: Mapping[object, Mapping[str, str]] = {
 """Files of one camera in each format, written by hand from its description."""
 
 SAME_FRAME: Mapping[object, Mapping[str, str]] = {
+    coco_results: {
+        "cam01/alphapose-results.json": """[{"image_id":"a_7.jpg","keypoints":[]},
+            {"image_id":"a_8.jpg","keypoints":[]},{"image_id":"b_7.jpg","keypoints":[]}]"""
+    },
     openpose: {"cam01/other_7.json": '{"people":[]}'},
 }
 """Files that, beside or in place of those, make two pictures of frame 7."""
@@ -120,11 +138,8 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
     raw = bytearray(damaged.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(raw) - 1))
-        raw[at : at + data.draw(st.integers(0, 12))] = data.draw(
-            st.sampled_from(
-                [b"", b"\x00", b"\xff", b"]", b"[", b"{", b":", b"NaN", b"1e999", b"-", b'"', b","]
-            )
-        )
+        noise = [b"", b"\x00", b"\xff", b"]", b"[", b"{", b":", b"NaN", b"1e999", b"-", b'"', b","]
+        raw[at : at + data.draw(st.integers(0, 12))] = data.draw(st.sampled_from(noise))
     damaged.write_bytes(raw)
     for path in find_cameras(tmp_path):
         try:
@@ -142,7 +157,7 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
 
 def test_what_no_format_finds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cam[1]").mkdir()
-    with pytest.raises(InputError, match=r"cam\[1\]: holds no keypoints of a known format; .* OpenPose JSON"):
+    with pytest.raises(InputError, match=r"cam\[1\]: holds no keypoints of a known format; .* OpenPose"):
         index_keypoints(tmp_path / "cam[1]")
     (tmp_path / "cam[1]" / "0.json").write_text(json.dumps({"people": []}))
     assert len(index_keypoints(tmp_path / "cam[1]")) == 1

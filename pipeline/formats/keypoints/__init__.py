@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints import openpose
+from pipeline.formats.keypoints import coco_results, openpose
 from pipeline.formats.keypoints.files import Floats, KeypointFiles
 
 
@@ -41,8 +41,8 @@ class KeypointFileFormat(Protocol):
         """
 
 
-FORMATS: Final[tuple[KeypointFileFormat, ...]] = (openpose,)
-"""The first that finds a camera reads it."""
+FORMATS: Final[tuple[KeypointFileFormat, ...]] = (coco_results, openpose)
+"""The first that finds a camera reads it; OpenPose's takes any folder with JSON files."""
 
 EXPECTED: Final = " or ".join(form.DESCRIPTION for form in FORMATS)
 """All formats, for a message."""
@@ -51,9 +51,10 @@ EXPECTED: Final = " or ".join(form.DESCRIPTION for form in FORMATS)
 def find_cameras(place: Path, names: str = "*") -> list[Path]:
     """Folder or file of each camera whose keypoints lie in a folder, in whichever format, by name.
 
-    names: pattern that these must match.
+    Files count only where no camera has a folder. names: pattern that these must match.
     """
-    return sorted({path for form in FORMATS for path in form.find(place, names)})
+    found = sorted({path for form in FORMATS for path in form.find(place, names)})
+    return [path for path in found if path.is_dir()] or found
 
 
 def index_keypoints(path: Path) -> KeypointFiles:

@@ -49,6 +49,8 @@ class KeypointFiles(ABC):
 
     unit: ClassVar[str] = "files"
     """Noun, for messages, of what there is one of for each number."""
+    lists_empty_frames: ClassVar[bool] = True
+    """A frame in which nobody was found has a number, so that one without a number is missing."""
 
     def __len__(self) -> int:
         return len(self.numbers)

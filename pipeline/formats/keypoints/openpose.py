@@ -22,7 +22,7 @@ from pipeline.formats.keypoints.files import (
     to_people,
 )
 
-DESCRIPTION: Final = "OpenPose JSON, one file a frame"
+DESCRIPTION: Final = "OpenPose JSON (one file a frame)"
 
 
 @dataclass(frozen=True, eq=False)
