@@ -42,7 +42,7 @@ def test_every_stage_is_in_the_readme():
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_of_keypoint_files_is_in_the_readme(form):
-    assert form.DESCRIPTION.split(" (")[0].split(" as ")[0] in README
+    assert form.DESCRIPTION.split(" (")[0] in README
 
 
 @pytest.mark.parametrize("order", POINT_ORDERS)

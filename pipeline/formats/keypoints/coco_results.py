@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.files import KeypointFiles, find_number, parse_json
 
-DESCRIPTION: Final = "COCO results as of AlphaPose (one list a camera)"
+DESCRIPTION: Final = "COCO results (AlphaPose's, one list a camera)"
 
 _MAX_ENTRY: Final = 1_000_000
 """Bytes of the longest entry. One of 133 points, in all their digits, takes 8,000."""
