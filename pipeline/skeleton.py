@@ -132,7 +132,7 @@ _COCO_17 = (
     "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle",
 )  # fmt: skip
 
-FORMATS: Final = MappingProxyType(
+POINT_ORDERS: Final = MappingProxyType(
     {
         "body_25": BODY_25.names,
         "body_25b": (
@@ -145,9 +145,17 @@ FORMATS: Final = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Keypoint formats that can be read: name → point names in file order.
+"""Orders of points that can be read: name → point names in file order.
 
-A point of BODY_25 that a format lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
+A point of BODY_25 that an order lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
 """
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
+
+
+def find_order(name: str) -> str:
+    """Name in ``POINT_ORDERS`` of an order as people spell it: BODY_25, halpe-26. Raises ``ValueError``."""
+    found = name.lower().replace("-", "_")
+    if found not in POINT_ORDERS:
+        raise ValueError(f"{name!r} is not one of {', '.join(POINT_ORDERS)}")
+    return found

@@ -275,7 +275,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
-        format=asdict(recording.format),
+        format=asdict(recording.point_order),
         regressor=describe(job.cfg.regress, job.net),
         # What makes the results doubtful first.
         warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
@@ -294,7 +294,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
 def _inputs(recording: Recording) -> list[Path]:
     """Videos, folders of keypoints and calibration of a recording."""
     videos = [video.path for video in recording.videos if video]
-    folders = [files.folder for files in recording.keypoints if files]
+    folders = [files.path for files in recording.keypoints if files]
     return [*videos, *folders, *filter(None, [recording.calibration])]
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.results import TRUTH
-from pipeline.skeleton import BODY_25, FORMATS, SMPL_24
+from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
 
@@ -77,8 +77,8 @@ class SynthConfig(Config):
     """Draw videos."""
     size: tuple[int, int] = (960, 720)
     """Picture width and height, even numbers of pixels."""
-    format: Literal["body_25", "body_25b", "coco_17", "halpe_26"] = "body_25"
-    """Order of the keypoints in the JSON files."""
+    format: str = "body_25"
+    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``."""
     window: int = Field(24, ge=1)
     """Frames made, and kept in memory, at a time."""
 
@@ -101,6 +101,11 @@ class SynthConfig(Config):
         if not 1 <= rate <= 1000:
             raise ValueError("expected 1 to 1000 frames a second")
         return value
+
+    @field_validator("format")
+    @classmethod
+    def _known_order(cls, value: str) -> str:
+        return find_order(value)
 
     @field_validator("size")
     @classmethod
@@ -297,7 +302,7 @@ def _write_keypoints(
     folder: Path, names: tuple[str, ...], start: int, found: Array, cfg: SynthConfig
 ) -> None:
     """Write points (V, T, P, K + 1, 3) as OpenPose does: a file a frame and camera, people in no order."""
-    order = [_POINTS.index(name) for name in FORMATS[cfg.format]]
+    order = [_POINTS.index(name) for name in POINT_ORDERS[cfg.format]]
     empty: list[float] = []
     for v, name in enumerate(names):
         for i, people in enumerate(found[v][:, :, order]):

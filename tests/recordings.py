@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.recording import Recording
-from pipeline.skeleton import FORMATS
+from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoWriter
 
 Array = NDArray[np.float64]
@@ -79,10 +79,10 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
 
 
 def seen(
-    rig: Rig, body: Mapping[str, Array], format_name: str = "body_25", noise_px: float = 1.0, seed: int = 0
+    rig: Rig, body: Mapping[str, Array], order: str = "body_25", noise_px: float = 1.0, seed: int = 0
 ) -> Array:
     """A figure as a detector gives it: (V, T, K, 3) of x, y in the distorted picture, and confidence."""
-    points = np.stack([body[name] for name in FORMATS[format_name]], 1)
+    points = np.stack([body[name] for name in POINT_ORDERS[order]], 1)
     rng = np.random.default_rng(seed)
     xy = rig.project(points, distorted=True) + rng.normal(0, noise_px, (len(rig), *points.shape[:2], 2))
     return np.concatenate([xy, rng.uniform(0.6, 0.95, xy.shape[:-1])[..., None]], -1)

@@ -86,7 +86,7 @@ def test_it_is_the_person_in_every_view(recording: Recording) -> None:
     there = (confidence > 0).any(-1).numpy()
     assert np.argwhere(~there).tolist() == [[2, 10], [2, 11], [2, 12]]
     assert np.abs(image - PERSON[..., :2])[there].max() < 2e-3
-    for v, scale in enumerate(recording.format.confidence_scale):
+    for v, scale in enumerate(recording.point_order.confidence_scale):
         want = PERSON[v, ..., 2][there[v]] / scale
         assert np.allclose(confidence[v][torch.from_numpy(there[v])], want, atol=2e-3)
 

@@ -11,12 +11,13 @@ from pipeline.skeleton import (
     BODY_25,
     EXTRA_24,
     EXTRA_24_OF_H36M_17,
-    FORMATS,
     H36M_17,
     MIDPOINTS,
+    POINT_ORDERS,
     SMPL_24,
     SMPL_OF_BODY_25,
     Skeleton,
+    find_order,
 )
 
 SKELETONS = pytest.mark.parametrize("skeleton", [SMPL_24, BODY_25, EXTRA_24, H36M_17])
@@ -86,7 +87,13 @@ def test_names_of_one_skeleton_are_those_of_another() -> None:
     assert {*SMPL_OF_BODY_25.values()} < {*SMPL_24.names}
     for point, at in zip(H36M_17.names, EXTRA_24_OF_H36M_17, strict=True):
         assert EXTRA_24.names[at].split(" ")[0] == point
-    for names in FORMATS.values():
+    for names in POINT_ORDERS.values():
         assert len({*names}) == len(names)
         assert {*names} <= {*BODY_25.names, "Head"}
     assert {*MIDPOINTS, *sum(MIDPOINTS.values(), ())} < {*BODY_25.names}
+
+
+def test_an_order_is_found_as_people_spell_it() -> None:
+    assert [find_order(n) for n in ("BODY_25", "COCO-17", "halpe_26")] == ["body_25", "coco_17", "halpe_26"]
+    with pytest.raises(ValueError, match="'coco' is not one of body_25, body_25b, "):
+        find_order("coco")

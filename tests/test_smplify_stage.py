@@ -19,7 +19,7 @@ from models.body import pose_keypoints
 from models.fit.problem import Schedule, Views, Weights
 from models.fit.solver import Fit, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
-from pipeline.keypoints import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.skeleton import BODY_25
 from stages.smplify import SmplifyConfig, smplify
 

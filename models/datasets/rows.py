@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from models.crops import extent_box
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.keypoints import read_people
+from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import BODY_25, EXTRA_24
 
 Array = NDArray[np.float64]

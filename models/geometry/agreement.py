@@ -27,7 +27,7 @@ from models.geometry.association import (
 )
 from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
-from pipeline.keypoints import Floats
+from pipeline.formats.keypoints.files import Floats
 from pipeline.timeline import spread
 
 AGREES: Final = 0.6
