@@ -225,7 +225,8 @@ class _Page:
         self._server, self._frames, self._live = server, frames, live
         c = frames.store.contents
         self._rate = float(c.rate)
-        self._people, self._total = len(frames.ids), len(c.time_s)
+        self._ids, self._total = frames.ids.tolist(), len(c.time_s)
+        self._people = len(self._ids)
         self._count = frames.count()
         self._shown: tuple[object, ...] = ()
         self._wake = threading.Event()
@@ -253,7 +254,7 @@ class _Page:
             names = ("Mesh", "Skeleton", "Keypoints", "Cameras", "Pictures")
             self._show = {name: gui.add_checkbox(name, True) for name in names}
             self._who = [
-                gui.add_checkbox(f"Person {p + 1}", True, visible=self._people > 1)
+                gui.add_checkbox(f"Person {self._ids[p]}", True, visible=self._people > 1)
                 for p in range(self._people)
             ]
         with gui.add_folder("Colours"):
@@ -285,7 +286,11 @@ class _Page:
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
-                f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb_of(p), visible=False
+                f"/people/{p}/mesh",
+                nobody,
+                self._frames.body.faces,
+                color=rgb_of(self._ids[p]),
+                visible=False,
             )
             skeleton = scene.add_line_segments(
                 f"/people/{p}/skeleton", ends.astype(np.float32), ends, thickness=3, thickness_units="screen",
@@ -424,7 +429,7 @@ class _Page:
     def _draw_person(self, p: int, moment: Moment) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
         there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
-        own = np.array(rgb_of(p), dtype=np.uint8)
+        own = np.array(rgb_of(self._ids[p]), dtype=np.uint8)
         mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
         mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
         mesh.visible = there and self._show["Mesh"].value
@@ -459,7 +464,7 @@ class _Page:
         c = self._frames.store.contents
         notes = []
         for p in range(self._people):
-            who = f"person {p + 1} " if self._people > 1 else ""
+            who = f"person {self._ids[p]} " if self._people > 1 else ""
             if not np.isfinite(moment.vertices[p]).all():
                 notes.append(f"{who}not seen")
             elif not moment.valid[p]:

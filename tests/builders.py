@@ -12,13 +12,13 @@ from scipy.spatial.transform import Rotation
 from models.synthetic.poses import Poses
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
-from pipeline.skeleton import FORMATS, Skeleton
+from pipeline.skeleton import POINT_ORDERS, Skeleton
 from pipeline.store import Contents
 
 FRAMES, WINDOW = 20, 8
 
 COCO_17 = Skeleton(
-    FORMATS["coco_17"],
+    POINT_ORDERS["coco_17"],
     flips=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
     bones=((0, 1), (0, 2), (5, 7), (7, 9), (6, 8), (8, 10), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
