@@ -126,7 +126,7 @@ def _with_people(
 ) -> KeypointBatch:
     """The batch of everybody who is there, with what their detections show together."""
     there = {s: named[s] for s in owned.tracks.tolist() if s in named and named[s][1] <= b.when[-1]}
-    ids = np.array(sorted(person for person, _ in there.values()), dtype=np.int64)
+    ids = np.array(sorted({person for person, _ in there.values()} | {*owned.lost.tolist()}), dtype=np.int64)
     views, frames, _, keypoints, values = b.points.shape
     shown = np.full((views, frames, len(ids), keypoints, values), np.nan)
     flips = list(b.batch.skeleton.flips)

@@ -37,6 +37,9 @@ class MatchConfig(Config):
     only one, see for ``presence_s``."""
     presence_s: float = Field(default=1.0, ge=0)
     """Time for which somebody must be seen to count, but with ``main``."""
+    reidentify: bool = False
+    """Somebody who comes back within ``return_s`` in reach of where they were lost is the same person; else
+    only within ``away_s``."""
     agreement_m: float = Field(default=0.1, gt=0)
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = Field(default=0.4, gt=0, le=1)
@@ -57,6 +60,11 @@ class MatchConfig(Config):
     """Unseen for longer, whoever stands where the person was is somebody else."""
     single_view_s: float = Field(default=0.5, ge=0)
     """Time that one view alone is believed after the person was last seen by two."""
+
+    @property
+    def lost_s(self) -> float:
+        """Time within which somebody who comes back is the same person."""
+        return self.return_s if self.reidentify else self.away_s
 
 
 _EXTENT_M: Final = (0.05, 1.2)

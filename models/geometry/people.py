@@ -15,7 +15,7 @@ N tracks, M detections of all views in a frame, K keypoints.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from typing import Any, Final, Self
 
@@ -113,12 +113,17 @@ class Tracks:
     measured_s: Array
     """(N,) when it was measured last: by two views, where there are several."""
     born_s: Array
+    birthplace: Array
+    """(N, 3) middle of the trunk at birth"""
     support: Array
     """(N,) share of recent frames in which it was measured."""
     evidence: Array
     """(N,) views beyond those that a birth takes, summed over frames."""
     exchanged: Array
     """(N,) share of recent detections whose left and right were exchanged."""
+    lost: Array = field(default_factory=lambda: np.zeros((0, 5)))
+    """(L, 5) people whose track has ended and who may return: id, the middle of the trunk, and when they were
+    measured last, seconds"""
     next_serial: int = 0
     next_id: int = 0
 
@@ -127,7 +132,7 @@ class Tracks:
         k = len(BODY_25)
         number, zero = np.zeros(0, np.int64), np.zeros(0)
         points, times, moves = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
-        return cls(number, number, zero, points, times, moves, zero, zero, zero, zero, zero, zero)
+        return cls(number, number, zero, points, times, moves, zero, zero, zero, moves, zero, zero, zero)
 
     def take(self, index: Ints) -> Self:
         """Those tracks, in that order."""
@@ -140,28 +145,30 @@ class Tracks:
         return {serial: (person, since) for serial, person, since in rows if person >= 0}
 
     def table(self) -> Array:
-        """(MAX_TRACKS + 1, C) all of it, NaN in rows without a track; the last row has the next numbers."""
+        """(2 MAX_TRACKS + 1, C) all of it: a row a track, a row a lost person, the next numbers; else NaN."""
         columns = [getattr(self, name).reshape(len(self.serial), -1) for name in _ARRAYS]
         rows = np.concatenate(columns, 1).astype(np.float64)
-        out = np.full((MAX_TRACKS + 1, rows.shape[1]), np.nan)
+        out = np.full((2 * MAX_TRACKS + 1, rows.shape[1]), np.nan)
         out[: len(rows)] = rows
+        out[MAX_TRACKS : MAX_TRACKS + len(self.lost), :5] = self.lost
         out[-1, :2] = self.next_serial, self.next_id
         return out
 
     @classmethod
     def of_table(cls, table: Array) -> Self:
         """The tracks that ``table`` was made of."""
-        rows = table[:-1][np.isfinite(table[:-1, 0])]
+        alive, gone = table[:MAX_TRACKS], table[MAX_TRACKS:-1, :5]
+        rows, lost = alive[np.isfinite(alive[:, 0])], gone[np.isfinite(gone[:, 0])]
         empty, parts, at = cls.none(), {}, 0
         for name in _ARRAYS:
             like = getattr(empty, name)
             width = int(np.prod(like.shape[1:], dtype=int))
             part = rows[:, at : at + width].reshape(len(rows), *like.shape[1:])
             parts[name], at = part.astype(like.dtype), at + width
-        return cls(**parts, next_serial=int(table[-1, 0]), next_id=int(table[-1, 1]))
+        return cls(**parts, lost=lost, next_serial=int(table[-1, 0]), next_id=int(table[-1, 1]))
 
 
-_ARRAYS: Final = tuple(f.name for f in fields(Tracks) if not f.name.startswith("next"))
+_ARRAYS: Final = tuple(f.name for f in fields(Tracks) if f.name != "lost" and not f.name.startswith("next"))
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,8 @@ class Ownership:
     """(V, T, D) left and right of the detection are to be exchanged."""
     fragment: Bools
     """(V, T, D) another detection of the view shows more of the same person."""
+    lost: Ints
+    """(L,) ids of people who have gone and may return"""
     named: Mapping[int, tuple[int, float]]
     """Number of each track that counts → the person's id, and the time from which its detections are that
     person's."""
@@ -259,7 +268,8 @@ def track_people(
         alive |= {*tracks.serial.tolist()}
         named |= tracks.named
         tracks = _without_ended(tracks, now, cfg)
-    return Ownership(np.array(sorted(alive), np.int64), serial, exchanged, fragment, named), tracks
+    lost = tracks.lost[:, 0].astype(np.int64)
+    return Ownership(np.array(sorted(alive), np.int64), serial, exchanged, fragment, lost, named), tracks
 
 
 def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -> tuple[_Matched, Tracks]:
@@ -519,6 +529,7 @@ def _with_born(tracks: Tracks, born: list[Array], now: float) -> Tracks:
         time_s=np.full(count, now),
         measured_s=np.full(count, now),
         born_s=np.full(count, now),
+        birthplace=_middle(points),
         support=np.full(count, 0.5),
         evidence=np.zeros(count),
         exchanged=np.zeros(count),
@@ -537,10 +548,37 @@ def _counted(tracks: Tracks, now: float, cfg: MatchConfig, evidence: int = LIMIT
     order = order[np.lexsort((tracks.serial[order], -tracks.evidence[order]))]
     if isinstance(cfg.people, int):
         order = order[: max(0, cfg.people - int((tracks.id >= 0).sum()))]
-    id_, waits = tracks.id.copy(), ripe.copy()
-    id_[order], waits[order] = tracks.next_id + np.arange(len(order)), False
-    since_s = np.where(waits, now, tracks.since_s)
-    return replace(tracks, id=id_, since_s=since_s, next_id=tracks.next_id + len(order))
+    waits = ripe.copy()
+    waits[order] = False
+    tracks = replace(tracks, since_s=np.where(waits, now, tracks.since_s), id=tracks.id.copy())
+    for n in order.tolist():
+        person = _returned(tracks, n, cfg)
+        if person is None:
+            tracks.id[n] = tracks.next_id
+            tracks = replace(tracks, next_id=tracks.next_id + 1)
+        else:
+            tracks.id[tracks.id == person] = -1  # a track that waits where the person is no more
+            tracks.id[n] = person
+            tracks = replace(tracks, lost=tracks.lost[tracks.lost[:, 0] != person])
+    return tracks
+
+
+def _returned(tracks: Tracks, n: int, cfg: MatchConfig) -> int | None:
+    """Id of the person who is track n again: lost, or not measured since, in reach of its birth and in time;
+    of several the nearest."""
+    waiting = np.flatnonzero((tracks.id >= 0) & (tracks.measured_s <= tracks.born_s[n]))
+    lost = np.concatenate([tracks.lost, _sights(tracks, waiting)])
+    away_s = np.maximum(tracks.born_s[n] - lost[:, 4], 0)
+    distance = np.linalg.norm(lost[:, 1:4] - tracks.birthplace[n], axis=1)
+    reach = np.minimum(cfg.reach_m + cfg.speed_m_s * away_s, cfg.max_reach_m)
+    near = (away_s <= cfg.lost_s) & (distance <= reach)
+    return int(lost[np.where(near, distance, np.inf).argmin(), 0]) if near.any() else None
+
+
+def _sights(tracks: Tracks, index: Ints) -> Array:
+    """(N, 5) rows as of ``Tracks.lost``."""
+    places = _middle(tracks.points[index])
+    return np.column_stack([tracks.id[index], places, tracks.measured_s[index]])
 
 
 def count_at_end(tracks: Tracks, frames: int, now: float, cfg: MatchConfig) -> Tracks:
@@ -555,7 +593,7 @@ def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     young = ~counts & ((unseen > LIMITS.young_s) | (tracks.support < LIMITS.young_support))
     gone = (unseen > cfg.away_s) | (tracks.support < LIMITS.lost_support) | young
     for a, b in combinations(np.flatnonzero(~gone), 2):
-        if tracks.points[a].any() and not gone[a] and not gone[b]:
+        if not gone[a] and not gone[b]:
             apart = np.linalg.norm(tracks.points[a] - tracks.points[b], axis=-1)
             if np.isfinite(apart).sum() >= LIMITS.shared and np.nanmedian(apart) < LIMITS.same_m:
                 gone[b if counts[a] or not counts[b] else a] = True
@@ -563,7 +601,17 @@ def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     if len(kept) > MAX_TRACKS:
         strongest = np.lexsort((tracks.serial[kept], -tracks.evidence[kept], ~counts[kept]))
         kept = np.sort(kept[strongest[:MAX_TRACKS]])
-    return tracks.take(kept)
+    ends = np.flatnonzero(gone & counts)
+    lost = np.concatenate([tracks.lost, _sights(tracks, ends)])[-MAX_TRACKS:]
+    # Whoever returns must be there for some time before that is sure.
+    lost = lost[now - lost[:, 4] <= cfg.lost_s + cfg.presence_s + LIMITS.young_s]
+    return replace(tracks.take(kept), lost=lost)
+
+
+def _middle(points: Array) -> Array:
+    """(N, 3) median of the trunk's keypoints, or of all where it is not known."""
+    trunk = _nanmedian(np.swapaxes(points[:, _TRUNK], 1, 2))
+    return np.where(np.isfinite(trunk), trunk, _nanmedian(np.swapaxes(points, 1, 2)))
 
 
 def _metres(rig: Rig, metres: float, seen: _Seen, members: Ints) -> float:
