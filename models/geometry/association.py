@@ -32,7 +32,7 @@ _PARALLEL: Final = 0.03
 class MatchConfig(Config):
     """Limits of association: points of different views that are one person, a person seen again."""
 
-    people: Literal["main", "all"] | Annotated[int, Field(ge=1)] = "main"
+    people: Literal["main", "all"] | Annotated[int, Field(ge=1)] = "all"
     """main: one person at a time; a number: at most so many at once; all: everybody whom two cameras, or the
     only one, see for ``presence_s``."""
     presence_s: float = Field(default=1.0, ge=0)

@@ -146,7 +146,8 @@ class Tracks:
 
     def table(self) -> Array:
         """(2 MAX_TRACKS + 1, C) all of it: a row a track, a row a lost person, the next numbers; else NaN."""
-        columns = [getattr(self, name).reshape(len(self.serial), -1) for name in _ARRAYS]
+        arrays = [getattr(self, name) for name in _ARRAYS]
+        columns = [x.reshape(len(x), int(np.prod(x.shape[1:]))) for x in arrays]
         rows = np.concatenate(columns, 1).astype(np.float64)
         out = np.full((2 * MAX_TRACKS + 1, rows.shape[1]), np.nan)
         out[: len(rows)] = rows

@@ -1,0 +1,263 @@
+"""Several people over time: who is who, through crossings, exchanges, fragments and phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from recordings import figure, ring, seen
+
+from models.geometry.association import MatchConfig
+from models.geometry.people import Tracks, has_human_proportions, track_people
+from pipeline.batches import DetectionBatch, KeypointBatch
+from pipeline.cameras import Rig
+from pipeline.skeleton import BODY_25
+from stages.associate import associate
+
+RATE, WINDOW = 30, 24
+RIG = ring(4)
+ALL = MatchConfig(people="all")
+UPPER = np.isin(np.arange(25), [0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 18])
+FLIPS = list(BODY_25.flips)
+
+
+def walker(frames: int, start: tuple[float, float], stop: tuple[float, float], phase: float = 0.0) -> dict:
+    """A figure that goes from one place to another."""
+    body = figure(np.arange(frames) / RATE, phase=phase)
+    at = np.linspace([*start, 0], [*stop, 0], frames)
+    return {name: points + at for name, points in body.items()}
+
+
+def crossing(frames: int = 90, rig: Rig = RIG) -> np.ndarray:
+    """Two people (V, T, 2, K, 3) who pass each other half a metre apart."""
+    one = walker(frames, (-1.5, -0.25), (1.5, -0.25))
+    two = walker(frames, (1.5, 0.25), (-1.5, 0.25), phase=2.0)
+    return np.stack([seen(rig, one), seen(rig, two, seed=1)], 2)
+
+
+def shuffled(people: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The people of every picture in another order."""
+    rng = np.random.default_rng(seed)
+    out = people.copy()
+    for v, t in np.ndindex(people.shape[:2]):
+        out[v, t] = people[v, t, rng.permutation(people.shape[2])]
+    return out
+
+
+def detections(people: np.ndarray, window: int = WINDOW) -> Iterator[DetectionBatch]:
+    points = torch.from_numpy(people).float()
+    for a in range(0, points.shape[1], window):
+        part = points[:, a : a + window]
+        time_s = torch.arange(a, a + part.shape[1]).double().expand(len(people), -1) / RATE
+        yield DetectionBatch(a, RATE, time_s, part[..., :2], part[..., 2].nan_to_num())
+
+
+def tracked(people: np.ndarray, cfg: MatchConfig = ALL, rig: Rig = RIG) -> list[KeypointBatch]:
+    return list(associate(detections(people), cfg, rig))
+
+
+def image(batches: list[KeypointBatch], person: int) -> np.ndarray:
+    """(V, T, K, 2) of one id; NaN where the person is not there."""
+    return torch.cat([b.people(torch.tensor([person])).image_px[:, :, 0] for b in batches], 1).numpy()
+
+
+def everybody(batches: list[KeypointBatch]) -> list[int]:
+    return sorted({i for b in batches for i in b.ids.tolist()})
+
+
+def matches(batches: list[KeypointBatch], people: np.ndarray) -> dict[int, int]:
+    """Id of each person, where all that is given to the id is that person's, and nearly all of it is."""
+    found = {}
+    for i in everybody(batches):
+        given = image(batches, i)
+        there = np.isfinite(given[..., 0])
+        for p in range(people.shape[2]):
+            true = people[:, :, p, :, :2]
+            if (np.abs(given - true)[there] < 1e-2).all() and there.sum() > 0.95 * np.isfinite(
+                true[..., 0]
+            ).sum():
+                found[p] = i
+    return found
+
+
+@pytest.mark.parametrize("window", [7, 24, 90])
+def test_people_who_cross_keep_their_ids(window: int) -> None:
+    people = crossing()
+    batches = list(associate(detections(shuffled(people), window), ALL, RIG))
+    assert sum(len(b.time_s) for b in batches) == 90
+    assert sorted(matches(batches, people).values()) == [0, 1]
+    assert everybody(batches) == [0, 1]
+
+
+def test_exchanged_sides_are_put_right() -> None:
+    people = crossing()
+    broken = people.copy()
+    rng = np.random.default_rng(3)
+    wrong = rng.random(people.shape[:3]) < 0.2
+    broken[wrong] = broken[wrong][:, FLIPS]
+    batches = tracked(shuffled(broken))
+    for i in range(2):
+        given = image(batches, i)
+        miss = np.abs(given[:, :, None] - people[..., :2]).max((-1, -2)).min(-1)  # NaN where not given
+        assert (miss < 1e-2).mean() > 0.98
+
+
+def test_a_person_found_in_two_parts_is_one() -> None:
+    people = crossing()
+    parts = np.concatenate([people, people], 2)
+    split = np.random.default_rng(4).random(people.shape[:3]) < 0.4
+    for first, kept in ((0, UPPER), (2, ~UPPER)):
+        part = parts[:, :, first : first + 2]
+        part[split[..., None] & ~kept] = np.nan, np.nan, 0
+    parts[:, :, 2:][~split] = np.nan, np.nan, 0
+    batches = tracked(shuffled(parts))
+    assert everybody(batches) == [0, 1]
+    assert sorted(matches(batches, people).values()) == [0, 1]
+
+
+def test_phantoms_are_nobody() -> None:
+    people = crossing()
+    rng = np.random.default_rng(5)
+    moving = people[:, :, :1].copy()
+    moving[..., :2] += rng.uniform(-400, 400, (*moving.shape[:2], 1, 1, 2))
+    still = np.repeat(moving[:, 10:11], 90, 1)
+    still[1:] = np.nan, np.nan, 0
+    batches = tracked(shuffled(np.concatenate([people, moving, still], 2)))
+    assert everybody(batches) == [0, 1]
+    assert sorted(matches(batches, people).values()) == [0, 1]
+
+
+@pytest.mark.parametrize(("reidentify", "ids"), [(False, [0, 1, 2]), (True, [0, 1])])
+def test_who_comes_back_late_is_somebody_else_unless_asked(reidentify: bool, ids: list[int]) -> None:
+    people = crossing(180)
+    people[:, 60:110, 1] = np.nan, np.nan, 0  # 1.7 s
+    batches = tracked(people, MatchConfig(people="all", reidentify=reidentify, max_reach_m=3))
+    assert everybody(batches) == ids
+    back = image(batches, ids[-1])[:, 110:]
+    assert np.abs(back - people[:, 110:, 1, :, :2]).max() < 1e-2
+    assert np.isnan(image(batches, 1)[:, 60:110]).all()
+
+
+def test_who_is_back_within_a_second_is_the_same() -> None:
+    people = crossing(120)
+    people[:, 60:80, 1] = np.nan, np.nan, 0
+    batches = tracked(people)
+    assert everybody(batches) == [0, 1]
+    assert 1 in batches[2].ids.tolist()
+
+
+def test_who_is_there_for_a_moment_is_nobody_and_who_stays_has_been_there_from_the_start() -> None:
+    people = crossing(120)
+    people[:, :50, 1] = np.nan, np.nan, 0
+    short = people.copy()
+    short[:, 75:, 1] = np.nan, np.nan, 0  # 0.8 s
+    assert everybody(tracked(short)) == [0]
+    batches = tracked(people)
+    assert np.isfinite(image(batches, 1)[:, 50:, 8]).all()
+    assert np.isnan(image(batches, 1)[:, :50]).all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 10, 25])
+def test_short_recordings_have_their_people(frames: int) -> None:
+    people = crossing()[:, 20 : 20 + frames]
+    assert sorted(matches(tracked(people), people).values()) == [0, 1]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_at_most_so_many(most: int) -> None:
+    third = seen(RIG, walker(90, (0.0, 1.4), (0.2, 1.4), phase=1.0), seed=2)
+    people = np.concatenate([crossing(), third[:, :, None]], 2)
+    batches = tracked(shuffled(people), MatchConfig(people=most))
+    assert everybody(batches) == [*range(most)]
+    assert len(matches(batches, people)) == most
+
+
+def test_one_camera_follows_everybody_in_its_picture() -> None:
+    rig = RIG.select(RIG.names[:1])
+    people = np.stack(
+        [
+            seen(rig, walker(90, (0, -1.2), (0, -0.4))),
+            seen(rig, walker(90, (0, 1.2), (0, 0.5), phase=1.0), seed=1),
+        ],
+        2,
+    )
+    batches = tracked(shuffled(people), rig=rig)
+    assert everybody(batches) == [0, 1]
+    assert sorted(matches(batches, people).values()) == [0, 1]
+
+
+def assert_same(a: KeypointBatch, b: KeypointBatch) -> None:
+    assert a.start == b.start
+    for name in ("ids", "time_s", "image_px", "xy_px", "confidence"):
+        assert getattr(a, name).numpy().tobytes() == getattr(b, name).numpy().tobytes(), name
+    assert a.state.keys() == b.state.keys()
+    for name, x in a.state.items():
+        assert x.numpy().tobytes() == b.state[name].numpy().tobytes(), name
+
+
+def busy() -> np.ndarray:
+    """People who come and go."""
+    people = crossing(150)
+    people[:, :40, 1] = np.nan, np.nan, 0
+    people[:, 100:140, 0] = np.nan, np.nan, 0
+    return shuffled(people)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 5])
+def test_restarting_gives_the_same_bits(done: int) -> None:
+    whole = tracked(busy())
+    rest = [*detections(busy())][done:]
+    again = list(associate(iter(rest), ALL, RIG, whole[done - 1].carried))
+    assert len(again) == len(whole) - done
+    for a, b in zip(again, whole[done:], strict=True):
+        assert_same(a, b)
+
+
+def test_batches_depend_on_the_next_second_alone() -> None:
+    whole = tracked(busy())
+    for count in range(3, 7):
+        prefix = iter([*detections(busy())][:count])
+        live = list(associate(prefix, ALL, RIG))
+        assert len(live) == count
+        sure = [b for b in live if (count * WINDOW - 1) / RATE - float(b.time_s[-1]) >= ALL.presence_s]
+        assert len(sure) == count - 2
+        for a, b in zip(sure, whole, strict=False):
+            assert_same(a, b)
+
+
+def test_nobody_is_a_batch_without_people() -> None:
+    for count in (0, 1):
+        nothing = np.zeros((4, 30, count, 25, 3))
+        nothing[..., :2] = np.nan
+        out = tracked(nothing)
+        assert [b.xy_px.shape for b in out] == [(4, 24, 0, 25, 2), (4, 6, 0, 25, 2)]
+
+
+def test_the_state_survives_as_a_table() -> None:
+    people = crossing(60)
+    people[:, 35:, 0] = np.nan, np.nan, 0
+    xy = np.stack([RIG.undistort(v, people[v, ..., :2]) for v in range(4)])
+    confidence, time = np.nan_to_num(people[..., 2]), np.arange(60) / RATE
+    cfg = MatchConfig(people="all", presence_s=0.3, away_s=0.5)
+    _, tracks = track_people(RIG, xy, confidence, time, Tracks.none(), cfg)
+    assert tracks.named.values()
+    assert len(tracks.lost) == 1
+    again = Tracks.of_table(tracks.table())
+    for name, x in vars(tracks).items():
+        np.testing.assert_array_equal(getattr(again, name), x, name)
+    assert Tracks.of_table(Tracks.none().table()).table().tobytes() == Tracks.none().table().tobytes()
+
+
+def test_proportions_tell_a_person_from_a_chance_of_rays() -> None:
+    body = np.stack([figure(np.zeros(1))[n][0] for n in BODY_25.names])
+    assert has_human_proportions(body)
+    assert has_human_proportions(0.7 * body), "a child"
+    assert not has_human_proportions(0.3 * body)
+    assert not has_human_proportions(2 * body)
+    assert not has_human_proportions(body * [1, 1, 3])
+    assert not has_human_proportions(np.random.default_rng(0).uniform(0, 2, (25, 3)))
+    few = np.full((25, 3), np.nan)
+    few[:3] = body[:3]
+    assert has_human_proportions(few)
