@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+People = Annotated[
+    str | None, Option("--people", help="Who is reconstructed: all (the default), main, or at most so many.")
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -63,6 +67,7 @@ def _top(
 def run(
     recording: Annotated[str, Argument(help="Folder or URL with videos/, keypoints/ and calibration.toml.")],
     out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results.")],
+    people: People = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -74,7 +79,7 @@ def run(
     from stages.graph import check_files
     from stages.inspect import inspect
 
-    cfg = _run_config(config, settings)
+    cfg = _run_config(config, settings, _people(people))
     check_files(cfg)
     source, home = parse_location(recording), parse_location(out)
     with listing(source) as tree:
@@ -110,6 +115,7 @@ def batch(
     retry: Annotated[int, Option(min=0, help="How often to try again where a worker broke down.")] = 2,
     only: Annotated[str, Option(help="Only recordings whose name matches, such as 'session1/*'.")] = "*",
     dry_run: Annotated[bool, Option("--dry-run", help="Say what is there and what is wrong.")] = False,
+    people: People = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -127,7 +133,7 @@ def batch(
         raise InputError(f"--engine {engine}: expected local or ray")
     if address is not None and engine != "ray":
         raise InputError(f"--address {address}: only with --engine ray")
-    cfg = _run_config(config, settings)
+    cfg = _run_config(config, settings, _people(people))
     if engine == "local":  # else what is named need only be where the tasks run
         check_files(cfg)
     source, home = parse_location(dataset), parse_location(out)
@@ -390,6 +396,10 @@ def demo(
     screen.print_truth(compare_to_truth(Results(home).store(), Store(found.path / TRUTH), body))
     for file in result.files:
         print_file(file)
+
+
+def _people(people: str | None) -> dict[str, str]:
+    return {} if people is None else {f"associate.people={people}": f"--people {people}"}
 
 
 def _run_config(

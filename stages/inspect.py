@@ -26,6 +26,7 @@ from models.geometry.agreement import (
     find_disagreement,
     find_exchanged,
     look_alone,
+    people_at_once,
     stretches_of,
 )
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
@@ -139,7 +140,8 @@ def _inspect_bodies(recording: Recording) -> Recording:
     findings += _disagreements(rig, image)
     findings += doubts
     findings += [Finding("camera_copied", sentence) for sentence in calibration_doubts(rig)]
-    return _ready(recording, rig, known, findings, _trunks(bodies, known))
+    people = people_at_once(rig, image)
+    return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
 
 
 def _inspect_pictures(recording: Recording) -> Recording:
@@ -161,11 +163,18 @@ def _inspect_pictures(recording: Recording) -> Recording:
         known, doubts = decide_order_in_pictures(image, known, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
-    return _ready(recording, rig, known, [*_doubt_scales(rig, image, known), *doubts], np.empty((0, 3)))
+    findings = [*_doubt_scales(rig, image, known), *doubts]
+    people = max(people_at_once(rig.select((name,)), image[[v]]) for v, name in enumerate(rig.names))
+    return _ready(recording, rig, known, findings, people, np.empty((0, 3)))
 
 
 def _ready(
-    recording: Recording, rig: Rig, known: PointOrder, findings: Sequence[Finding], trunks: Array
+    recording: Recording,
+    rig: Rig,
+    known: PointOrder,
+    findings: Sequence[Finding],
+    people: int,
+    trunks: Array,
 ) -> Recording:
     up, doubts = _decide_up(recording, rig, trunks)
     notes = [(k, f"{v}: {known.name}, {known.how}" if k == "keypoints" else v) for k, v in recording.notes]
@@ -173,7 +182,7 @@ def _ready(
         recording,
         rig=replace(rig, known_up=up),
         known_order=known,
-        notes=tuple(notes),
+        notes=(*notes, ("people", f"{people} at once")),
         findings=(*recording.findings, *findings, *doubts),
     )
 

@@ -99,6 +99,30 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
     return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
 
 
+def people_at_once(rig: Rig, image: Floats) -> int:
+    """How many people two views, or the only one, show at once; in one of the frames there may be more.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence.
+    """
+    if len(rig) == 1:
+        counts = ((image[0, ..., 2] > 0).sum(-1) >= MatchConfig().min_points).sum(-1)
+    else:
+        counts = np.array([_disjoint(people) for people in find_bodies(rig, image).person])
+    return int(np.sort(counts)[-2:][0]) if len(counts) else 0
+
+
+def _disjoint(people: NDArray[np.int64]) -> int:
+    """Bodies (H, V), best first, that share no detection with a better one."""
+    taken: set[tuple[int, int]] = set()
+    count = 0
+    for body in people:
+        own = {(v, int(p)) for v, p in enumerate(body) if p >= 0}
+        if len(own) > 1 and not own & taken:
+            taken |= own
+            count += 1
+    return count
+
+
 def shows_together(image: Floats) -> NDArray[np.bool_]:
     """(V, T) a camera shows somebody, and another camera does: they can agree or not.
 

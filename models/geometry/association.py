@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from models.geometry.tracking import Figures, distances, figures
 from models.geometry.triangulation import along_rays, ray_gap, rays
@@ -29,10 +29,16 @@ _PARALLEL: Final = 0.03
 """Sine of the angle between two rays below which they are not used (1.7°)."""
 
 
+def _people(value: object) -> object:
+    if value in ("main", "all") or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("expected all, main or a number from 1")
+
+
 class MatchConfig(Config):
     """Limits of association: points of different views that are one person, a person seen again."""
 
-    people: Literal["main", "all"] | Annotated[int, Field(ge=1)] = "all"
+    people: Annotated[Literal["main", "all"] | int, BeforeValidator(_people)] = "all"
     """main: one person at a time; a number: at most so many at once; all: everybody whom two cameras, or the
     only one, see for ``presence_s``."""
     presence_s: float = Field(default=1.0, ge=0)
