@@ -21,6 +21,7 @@ from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
 
 RIG = ring(4)
+MAIN = MatchConfig(people="main")
 TIME = np.arange(60) / 30
 BODY = figure(TIME)
 PERSON = seen(RIG, BODY, noise_px=1)
@@ -31,7 +32,7 @@ def run(
 ) -> Iterator[KeypointBatch]:
     """The stage behind its source."""
     source = keypoints(recording, cfg or KeypointsConfig(), start)
-    return associate(source, MatchConfig(), recording.rig, state)
+    return associate(source, MAIN, recording.rig, state)
 
 
 def joined(batches: list[KeypointBatch], name: str) -> torch.Tensor:
@@ -125,7 +126,7 @@ def test_a_live_source_gives_the_same_bits(recording: Recording) -> None:
     detections = list(keypoints(recording, cfg))
     for count in range(1, 4):
         prefix = iter(detections[:count])
-        live = list(associate(prefix, MatchConfig(), recording.rig))
+        live = list(associate(prefix, MAIN, recording.rig))
         assert len(live) == count
         for a, b in zip(live, whole, strict=False):
             assert_same(a, b)
@@ -145,7 +146,7 @@ def test_a_bystander_is_somebody_else_than_the_person_who_left() -> None:
     people = np.stack([seen(RIG, figure(time)), seen(RIG, figure(time, (1.4, 1.4), 1.0), seed=7)], 2)
     people[:, :, 1, :, 2] *= 0.9  # confidence tells the two apart at the start
     people[:, 60:, 0] = np.nan, np.nan, 0
-    out = list(associate(detections(people), MatchConfig(return_s=4), RIG))
+    out = list(associate(detections(people), MatchConfig(people="main", return_s=4), RIG))
     ids = [b.ids.tolist() for b in out]
     assert ids[:2] == [[0], [0]]
     assert ids[4] == [0, 1]
@@ -158,7 +159,8 @@ def test_a_bystander_is_somebody_else_than_the_person_who_left() -> None:
     assert there[:, 91:, 1].any(-1).all()
     for p, frames in ((0, slice(0, 60)), (1, slice(91, None))):
         assert np.abs(xy[:, frames, p] - people[:, frames, p, :, :2]).max() < 1e-3
-    again = list(associate(iter([*detections(people)][4:]), MatchConfig(return_s=4), RIG, out[3].carried))
+    rest = iter([*detections(people)][4:])
+    again = list(associate(rest, MatchConfig(people="main", return_s=4), RIG, out[3].carried))
     for a, b in zip(again, out[4:], strict=True):
         assert_same(a, b)
 
@@ -167,7 +169,7 @@ def test_nobody_is_a_batch_without_people() -> None:
     for count in (0, 1):
         nothing = np.zeros((4, 30, count, 25, 3))
         nothing[..., :2] = np.nan
-        out = list(associate(detections(nothing), MatchConfig(), RIG))
+        out = list(associate(detections(nothing), MAIN, RIG))
         assert [b.xy_px.shape for b in out] == [(4, 24, 0, 25, 2), (4, 6, 0, 25, 2)]
         assert [b.ids.tolist() for b in out] == [[], []]
 
@@ -175,7 +177,7 @@ def test_nobody_is_a_batch_without_people() -> None:
 def test_people_have_the_keypoints_of_the_detections() -> None:
     other = replace(BODY_25, bones=BODY_25.bones[:8])
     people = (replace(batch, skeleton=other) for batch in detections(PERSON[:, :, None]))
-    assert [b.skeleton for b in associate(people, MatchConfig(), RIG)] == [other] * 3
+    assert [b.skeleton for b in associate(people, MAIN, RIG)] == [other] * 3
 
 
 def test_points_that_the_lens_model_cannot_undo_are_missing(recording: Recording) -> None:
