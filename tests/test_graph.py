@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import zarr
 from recordings import write_people
 
 from models.body import load_body
+from models.geometry.association import MatchConfig
 from pipeline.cameras import Array
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
@@ -137,7 +139,7 @@ def flip_a_bit(file: Path) -> None:
     [
         ("state/smplify/0/betas/c.1.0", lose, 1),
         ("state/smplify/0/next_rotations/c.2.0.0.0.0", lose, 2),
-        ("state/associate/scores/c.0.0", lose, 0),
+        ("state/associate/tracks/c.0.0.0", lose, 0),
         ("state/smplify/0/betas/c.4.0", lose, 4),
         ("people/0/betas/c.0", lose, 4),
     ],
@@ -166,8 +168,12 @@ def test_damaged_restart_state_of_a_killed_run_is_not_gone_on_from(
     assert_same(out, plain)
 
 
-def test_a_bystander_gets_an_id_and_a_shape_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("people", "first"), [("main", 70), ("all", 0)])
+def test_a_bystander_gets_an_id_and_a_shape_of_their_own(
+    people: Literal["main", "all"], first: int, tmp_path: Path
+) -> None:
     """The person leaves for good after 40 frames; somebody else, whom detectors trust less, stays."""
+    wanted = RunConfig(associate=MatchConfig(people=people))
     folder = tmp_path / "recording"
     cfg = SynthConfig(seconds=150 / 30, size=(640, 480), people=2, videos=False)
     truth = write_recording(folder, cfg, load_body())
@@ -176,11 +182,11 @@ def test_a_bystander_gets_an_id_and_a_shape_of_their_own(tmp_path: Path) -> None
     for v, camera in enumerate(truth.contents.rig.names):
         for t in range(150):
             write_people(folder / "keypoints" / camera, camera, t, list(exact[v, t, 0 if t < 40 else 1 :]))
-    run(find_recording(folder), tmp_path / "out", RunConfig())
+    run(find_recording(folder), tmp_path / "out", wanted)
     store = Store(tmp_path / "out/results.zarr")
     assert store.ids == (0, 1)
     there = [np.flatnonzero(store.array(f"people/{p}/valid")).tolist() for p in store.ids]
-    assert there == [list(range(40)), list(range(70, 150))]
+    assert there == [list(range(40)), list(range(first, 150))]
     for p, frames in enumerate(there):
         off = joints(tmp_path / "out", p)[frames] - truth.array(f"people/{p}/joints")[frames]
         assert np.linalg.norm(off, axis=-1).mean() < 0.01
@@ -192,7 +198,7 @@ def test_a_bystander_gets_an_id_and_a_shape_of_their_own(tmp_path: Path) -> None
         root["done"][k:] = False
         for name in ("joints", "valid"):
             root[f"people/1/{name}"][24 * max(k, 2) :] = 0
-        run(find_recording(folder), tmp_path / "out", RunConfig())
+        run(find_recording(folder), tmp_path / "out", wanted)
         again = arrays(tmp_path / "out")
         assert again.keys() == whole.keys()
         for name, values in whole.items():
