@@ -213,8 +213,8 @@ class _Seen:
     def scale(self) -> Array:
         """(M,) metres a pixel, if the person is a grown one."""
         known = np.where((self.confidence > 0)[..., None], self.xy_px, np.nan)
-        middle = np.nanmedian(known, 1, keepdims=True)
-        size = np.nanmedian(np.linalg.norm(known - middle, axis=-1), 1)
+        middle = _nanmedian(np.swapaxes(known, 1, 2))[:, None]
+        size = _nanmedian(np.linalg.norm(known - middle, axis=-1))
         return np.asarray(EXTENT_M / np.maximum(size, 1e-6))
 
     def exchange(self, which: Bools) -> _Seen:
@@ -385,7 +385,7 @@ def _measured(rig: Rig, seen: _Seen, owner: Ints, fragment: Bools, count: int) -
         xy[at][free], confidence[at][free] = seen.xy_px[m][free], seen.confidence[m][free]
     if len(rig) == 1:
         return np.concatenate([xy[0], np.zeros_like(xy[0][..., :1])], -1)
-    found = triangulate(rig, xy, confidence)
+    found = triangulate(rig, xy, confidence, iterations=3)
     return np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan)
 
 
@@ -596,7 +596,7 @@ def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     for a, b in combinations(np.flatnonzero(~gone), 2):
         if not gone[a] and not gone[b]:
             apart = np.linalg.norm(tracks.points[a] - tracks.points[b], axis=-1)
-            if np.isfinite(apart).sum() >= LIMITS.shared and np.nanmedian(apart) < LIMITS.same_m:
+            if np.isfinite(apart).sum() >= LIMITS.shared and _nanmedian(apart) < LIMITS.same_m:
                 gone[b if counts[a] or not counts[b] else a] = True
     kept = np.flatnonzero(~gone)
     if len(kept) > MAX_TRACKS:
@@ -621,6 +621,9 @@ def _metres(rig: Rig, metres: float, seen: _Seen, members: Ints) -> float:
 
 
 def _nanmedian(x: Array) -> Array:
-    """Median over the last axis, NaN where nothing is finite, without a warning."""
-    some = np.asarray(np.isfinite(x).any(-1))
-    return np.where(some, np.nanmedian(np.where(some[..., None], x, 0), -1), np.nan)
+    """Median over the last axis, NaN where nothing is finite; numpy's takes ten times as long."""
+    count = np.isfinite(x).sum(-1, keepdims=True)
+    ordered = np.sort(x, -1)  # NaN comes last
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, x.shape[-1] - 1)
+    middle = (np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)) / 2
+    return np.asarray(np.where(count > 0, middle, np.nan)[..., 0])
