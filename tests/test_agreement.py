@@ -17,10 +17,24 @@ from models.geometry.agreement import (
     compare_cameras,
     find_bodies,
     find_exchanged,
+    people_at_once,
 )
 from pipeline.cameras import Rig
 
 TIME = np.arange(40) / 8
+
+
+def test_people_at_once_are_those_whom_two_views_show() -> None:
+    rig = ring(4)
+    one, two = (seen(rig, figure(TIME, at)).astype(np.float32) for at in ((0.8, -0.5), (-0.7, 0.6)))
+    alone = two.copy()
+    alone[1:] = 0  # in one view
+    for people, count in (((one,), 1), ((one, alone), 1), ((one, two), 2), ((0 * one,), 0)):
+        assert people_at_once(rig, np.stack(people, 2)) == count
+    assert people_at_once(rig.select(rig.names[:1]), np.stack([one, two], 2)[:1]) == 2
+    brief = np.stack([one, two], 2)
+    brief[:, 1:, 1] = 0  # in one frame, which may be a chance
+    assert people_at_once(rig, brief) == 1
 
 
 def test_exchanged_cameras_are_found_by_what_cameras_show_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -598,3 +598,10 @@ def test_two_cameras_in_one_place_are_told(tmp_path: Path) -> None:
     folder = write_recording(tmp_path, copied, [seen(copied, figure(np.arange(24) / 10), noise_px=0.5)])
     state(folder, "fps: 10")
     assert "camera_copied" in {f.code for f in ready(folder).findings}
+
+
+def test_people_in_sight_are_told(tmp_path: Path) -> None:
+    two = [seen(RIG, figure(np.arange(24) / 10, at), noise_px=0.5) for at in ((0.8, -0.5), (-0.7, 0.6))]
+    folder = write_recording(tmp_path / "two", RIG, two)
+    state(folder, "fps: 10")
+    assert dict(ready(folder).notes)["people"] == "2 at once"
