@@ -65,7 +65,7 @@ JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_24.names])
 
 @dataclass(frozen=True)
 class Weights:
-    """What the terms of the energy weigh, in units that hold for any rig, picture size and frame rate."""
+    """Weights of the terms of the energy, in units that hold for any rig, picture size and frame rate."""
 
     keypoint_m: float = 0.015
     """Standard deviation of a keypoint of confidence 1, metres at the person's distance: 7 px for a person
@@ -109,7 +109,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Views:
-    """What V calibrated cameras saw of each problem's person."""
+    """Keypoints of each problem's person in V calibrated cameras, and the cameras."""
 
     K: Tensor
     """(N, V, 3, 3) intrinsics, pixels."""

@@ -123,11 +123,11 @@ def better_start(
     *,
     favour: float = 1.0,
 ) -> Motion:
-    """Of several starts of the same N problems, for each problem the one of least energy.
+    """Choose, for each of N problems, the start of least energy among several.
 
-    A regressor's and that of ``start_pose``, say. Judged at the widest robust scale, where a body that
-    faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it. Of the
-    settings, rate, weights and prior count.
+    These are a regressor's and that of ``start_pose``, say. Judged at the widest robust scale, where a body
+    that faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it. Of
+    the settings, rate, weights and prior count.
 
     favour: by this factor another start must have less energy than the first to be taken instead. A start
     of somewhat less energy, such as one that is off everywhere by a little, often ends in a worse place; one
