@@ -338,6 +338,7 @@ def prepare(
     start = Motion(*(getattr(start, f.name).to(device) for f in fields(Motion)))
     model = LeverBody.of(body, dtype, device)
     frames = start.transl.shape[1]
+    # Whole metres are the same in single precision: cameras and motions move by one origin.
     origin = start.transl.double().mean(1).round()
     R = views.R.double()
     t = views.t.double() + (R @ origin[:, None, :, None])[..., 0]
@@ -345,7 +346,7 @@ def prepare(
     depth = (R @ pelvis.mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / settings.rate**2
-    share = (frames - held) / 100 / roots
+    share = frames / 100 / roots
     tied = np.ones(max(frames - 2, 0))
     for b in settings.breaks:
         tied[max(b - 2, 0) : b] = 0

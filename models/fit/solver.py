@@ -212,7 +212,7 @@ def _minimise(
         better = going & (gain > 0)
         # A problem that has stopped waits as it is: alone it would not be here.
         change = torch.where(better, 0.2, 8.0).to(damping)
-        damping = torch.where(going, (damping * change).clamp(1e-9, 1e9), damping)
+        damping = torch.where(going, (damping * change).clamp(min=1e-9), damping)
         # A step that gains nothing even when it is tiny has nowhere left to go.
         going = going & torch.where(better, gain > tolerance, damping < 1e4)
         gained, left = torch.stack([better.sum(), going.sum()]).tolist()  # all that the processor waits for

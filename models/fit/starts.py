@@ -61,7 +61,7 @@ def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     spread = torch.linalg.svdvals(covariance)[..., 1]
     size = ((rest - rest.mean(-2, keepdim=True)) ** 2).sum((-2, -1))
     turn = roma.special_procrustes_naive(covariance)
-    return turn, mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
+    return turn, mean_rest, mean, spread > 0.02 * size
 
 
 def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
@@ -231,8 +231,6 @@ def start_pose(
     partly = [j for j in range(1, JOINTS) if bool(known[:, j].any()) and not bool(known[:, j].all())]
     if partly:
         local[:, partly] = _fill_rotations(local[:, partly], known[:, partly])
-    if before is not None:
-        local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl
 
 
