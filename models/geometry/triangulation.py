@@ -141,14 +141,14 @@ def triangulate(
 
     r, _ = residuals(x)
     residual = np.where(seen & found & np.isfinite(r), r, np.nan)
-    used = residual <= 3 * scale  # NaN compares false
     # Re-weighting can push a point behind one camera of the pair that proposed it.
     found &= np.isfinite(residual).sum(0) >= 2
     residual[:, ~found] = np.nan
+    used = residual <= 3 * scale  # NaN compares false
     return Triangulation(
         np.where(found[:, None], x, np.nan).reshape(*lead, 3),
         residual.reshape(views, *lead),
-        (used & found).reshape(views, *lead),
+        used.reshape(views, *lead),
     )
 
 
