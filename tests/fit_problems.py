@@ -9,7 +9,7 @@ from scenes import Scene, body, prior, scene
 from torch import Tensor
 
 from models.body import pose_keypoints
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.problem import (
     STRAIGHT_RAD,
     FitSettings,
@@ -117,7 +117,7 @@ def unknowns(pb: Problem, motion: Motion) -> int:
 
 
 def linearised(pb: Problem, motion: Motion) -> System:
-    st = evaluate(pb, motion, ROBUST)
+    st = evaluate_energy(pb, motion, ROBUST)
     return share(linearise(pb, st, ROBUST), pb.roots)
 
 

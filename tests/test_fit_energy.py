@@ -17,7 +17,7 @@ from scenes import body, prior, scene
 from torch import Tensor
 
 from models.body import pose_keypoints
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.problem import (
     HINGES,
     FitSettings,
@@ -33,7 +33,7 @@ from pipeline.skeleton import SMPL_24
 
 def test_points_are_those_of_the_body() -> None:
     pb, motion = small_problem()
-    st = evaluate(pb, motion, ROBUST)
+    st = evaluate_energy(pb, motion, ROBUST)
     for n in range(2):
         _, wanted = pose_keypoints(
             body().keypoints, motion.rotations[n], motion.betas[n], motion.transl[n], motion.offsets[n]
@@ -48,7 +48,7 @@ def test_views_with_one_motion_in_the_world_cost_what_calibrated_ones_do() -> No
 
     def energy(v: Views, m: Motion, roots: int) -> float:
         pb, m, _ = prepare(body().keypoints, v, m, FitSettings(60.0, prior=prior()), roots)
-        return float(evaluate(pb, m, ROBUST).energy.sum())
+        return float(evaluate_energy(pb, m, ROBUST).energy.sum())
 
     assert energy(*apart(views, motion), 3) == pytest.approx(energy(views, motion, 1), rel=1e-9)
 
@@ -74,7 +74,7 @@ def test_over_a_break_there_is_no_movement(length: int) -> None:
         pb, motion, _ = prepare(
             body().keypoints, v, m, FitSettings(60.0, breaks=breaks, free_shape=False, prior=prior())
         )
-        return float(evaluate(pb, motion, ROBUST).energy)
+        return float(evaluate_energy(pb, motion, ROBUST).energy)
 
     apart = sum(energy(v, m, ()) for v, m in zip(views, starts, strict=True))
     assert energy(row, start, (length,)) == pytest.approx(apart, rel=1e-12)
@@ -87,7 +87,7 @@ def test_what_lies_behind_a_camera_costs_the_most_and_does_not_pull(depth_m: flo
     d = scene(3, "random", frames=4, views=3)
     start, views = replace(d.start(), betas=torch.zeros(1, 10, dtype=F64)), d.views(F64)
     pb, motion, origin = prepare(body().keypoints, views, start, FitSettings(60.0))
-    highest_z = evaluate(pb, motion, ROBUST).points[0, 2].max() + origin[0, 2]
+    highest_z = evaluate_energy(pb, motion, ROBUST).points[0, 2].max() + origin[0, 2]
     R, t = views.R.clone(), views.t.clone()
     R[:, 1] = torch.eye(3, dtype=F64)
     t[:, 1] = torch.tensor([0, 0, depth_m - highest_z])
@@ -96,7 +96,7 @@ def test_what_lies_behind_a_camera_costs_the_most_and_does_not_pull(depth_m: flo
 
     def solved(v: Views) -> tuple[float, Tensor]:
         pb, motion, _ = prepare(body().keypoints, v, start, FitSettings(60.0, prior=prior()))
-        st = evaluate(pb, motion, ROBUST)
+        st = evaluate_energy(pb, motion, ROBUST)
         return float(st.energy), linearise(pb, st, ROBUST).grad
 
     (energy, grad), (without, alone) = solved(behind), solved(replace(behind, confidence=unseen))
@@ -119,7 +119,7 @@ def test_frames_that_are_held_tie_the_others_and_do_not_count() -> None:
         toward = PoseTarget(start.rotations[:, :, 1:], torch.tensor([0.1], dtype=F64))
         settings = FitSettings(60.0, 2, free_shape=False, weights=weights, prior=prior(), toward=toward)
         pb, motion, _ = prepare(body().keypoints, d.views(F64), m, settings)
-        return float(evaluate(pb, motion, ROBUST).energy)
+        return float(evaluate_energy(pb, motion, ROBUST).energy)
 
     untied = Weights(acceleration=0, spin=0)
     assert energy(other, untied) == pytest.approx(energy(start, untied), rel=1e-12)
@@ -134,7 +134,7 @@ def test_a_given_pose_costs_the_squared_angle_to_it_in_standard_deviations() -> 
     def energy(pose: Tensor) -> float:
         settings = FitSettings(60.0, toward=PoseTarget(pose, torch.tensor([0.1], dtype=F64)))
         pb, motion, _ = prepare(body().keypoints, d.views(F64), start, settings)
-        return float(evaluate(pb, motion, ROBUST).energy)
+        return float(evaluate_energy(pb, motion, ROBUST).energy)
 
     pose = start.rotations[:, :, 1:]
     other = pose.clone()

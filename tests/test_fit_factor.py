@@ -16,7 +16,7 @@ from fit_problems import (
 from scenes import body, joints_of, prior, scene
 
 from models.fit import factor
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.factor import BandedFactor, CyclicFactor, step
 from models.fit.problem import FitSettings, Motion, Views, _bands, prepare
 from models.fit.system import linearise
@@ -60,7 +60,7 @@ def test_not_positive_definite_is_nan_not_a_wrong_step(frame: int) -> None:
     pb, motion, _ = prepare(
         body().keypoints, Views(*both[:5]), Motion(*both[5:]), FitSettings(60.0, prior=prior())
     )
-    sys = linearise(pb, evaluate(pb, motion, ROBUST), ROBUST)
+    sys = linearise(pb, evaluate_energy(pb, motion, ROBUST), ROBUST)
     sys.diag[1, frame, 5, 5] = -1.0
     for kind in (BandedFactor, CyclicFactor):
         factor = kind(sys, torch.zeros(2, dtype=F64))

@@ -22,7 +22,7 @@ from scenes import body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
 from torch import Tensor
 
 from models.fit import solver
-from models.fit.energy import State, evaluate
+from models.fit.energy import State, evaluate_energy
 from models.fit.problem import (
     HINGES,
     FitSettings,
@@ -194,7 +194,7 @@ def test_a_fit_whose_steps_all_fail_stops_where_it_is(monkeypatch: pytest.Monkey
 
 def test_damping_stays_where_a_few_failures_bring_it_back() -> None:
     pb, motion = small_problem()
-    at = evaluate(pb, motion, 16.0)
+    at = evaluate_energy(pb, motion, 16.0)
     _, damping, _ = _minimise(pb, at, torch.full((2,), 1e-9, dtype=F64), 16.0, 1, 0.0)
     assert (damping >= 1e-9).all()
 
@@ -209,9 +209,9 @@ def test_problems_that_are_done_are_evaluated_no_more(monkeypatch: pytest.Monkey
 
     def counted(pb: Problem, motion: Motion, robust: float) -> State:
         problems.append(len(motion.transl))
-        return evaluate(pb, motion, robust)
+        return evaluate_energy(pb, motion, robust)
 
-    monkeypatch.setattr(solver, "evaluate", counted)
+    monkeypatch.setattr(solver, "evaluate_energy", counted)
     fit(body().keypoints, views, both, FitSettings(60.0, prior=prior(), schedule=schedule))
     assert problems[0] == 2
     assert problems[-1] == 1

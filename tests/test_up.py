@@ -21,7 +21,7 @@ from pipeline.cameras import Rig
 from pipeline.recording import find_recording
 from pipeline.skeleton import BODY_25
 from pipeline.store import Store
-from stages.export import export
+from stages.export import export_person
 from stages.graph import RunConfig, run
 from stages.view import Frames, _Page
 
@@ -209,7 +209,7 @@ def reconstruct(folder: Path, rig: Rig, *, lies: bool = False, said: str = "") -
 
 def trunk_lean_deg(results: Store, file: Path) -> float:
     """Median angle between the trunk and +y in an exported TRC."""
-    export(results, load_body(), file)
+    export_person(results, load_body(), file)
     head, *rows = (line.split("\t") for line in file.read_text().splitlines()[3:] if line.strip())
     column = {name: k for k, name in enumerate(head) if name}
     values = np.array([[float(v or "nan") for v in row[: 2 + 75]] for row in rows[1:]])

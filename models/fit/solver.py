@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody
-from models.fit.energy import State, evaluate
+from models.fit.energy import State, evaluate_energy
 from models.fit.factor import step
 from models.fit.problem import FitSettings, Motion, Problem, Schedule, Views, prepare
 from models.fit.system import linearise, share, split
@@ -138,7 +138,7 @@ def better_start(
     seen = Views(*(torch.cat([getattr(views, f.name)] * len(starts)) for f in fields(Views)))
     alone = FitSettings(settings.rate, free_shape=False, weights=still, prior=settings.prior)
     problem, motion, _ = prepare(body, seen, every, alone)
-    energy = evaluate(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
+    energy = evaluate_energy(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
     energy[0] *= favour
     n = energy.shape[1]
     best = energy.argmin(0) * n + torch.arange(n, device=energy.device)
@@ -185,7 +185,7 @@ def _descend(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, T
                 pb = _with_offset_prior(pb, motion.offsets)
         # Not while the start is rough: a limb that begins in a wrong place would be explained by them.
         now = replace(pb, free_offsets=pb.free_offsets and left < 2)
-        st = evaluate(now, motion, robust)
+        st = evaluate_energy(now, motion, robust)
         st, damping, count = _minimise(now, st, damping, robust, most, tolerance)
         solved += count
     assert st is not None
@@ -207,7 +207,7 @@ def _minimise(
     going = torch.ones_like(damping, dtype=torch.bool)
     for i in range(1, most + 1):
         pose, shape = step(joint, damping)
-        new = evaluate(pb, _retract(pb, st.motion, split(pose, pb.roots), each(shape)), robust)
+        new = evaluate_energy(pb, _retract(pb, st.motion, split(pose, pb.roots), each(shape)), robust)
         gain = 1 - energy(new) / energy(st)
         better = going & (gain > 0)
         # A problem that has stopped waits as it is: alone it would not be here.
