@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.cameras import Array, Rig
 
 ANGULAR_SCALE = 0.005
-"""Default robust scale, radians: times the focal length it is 8 px at 1600 px."""
+"""Robust scale, radians: times the focal length it is 8 px at 1600 px."""
 
+_ITERATIONS = 6
+"""Rounds of re-weighting."""
 _PARALLEL = 0.01
 """Sine of the angle between two rays below which they give no depth (0.6°)."""
 
@@ -62,14 +64,7 @@ def ray_gap(base: Array, d1: Array, d2: Array) -> Array:
     return np.asarray((normal * base).sum(-1) / np.where(length > 0, length, 1))
 
 
-def triangulate(
-    rig: Rig,
-    xy_px: ArrayLike,
-    confidence: ArrayLike,
-    *,
-    scale_px: float | ArrayLike | None = None,
-    iterations: int = 6,
-) -> Triangulation:
+def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike) -> Triangulation:
     """Triangulate all points at once, each from the views that agree about it.
 
     Every pair of cameras proposes a point (the middle of the shortest segment between its two rays); the
@@ -77,10 +72,10 @@ def triangulate(
     (DLT; Hartley and Zisserman, Multiple View Geometry, 12.2). Weights are confidence × Geman–McClure(r, s)
     / depth², so that the linear error is the reprojection error in pixels.
 
-    xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). scale_px: the residual s
-    at which a view starts to count as wrong, one number or one a view; by default ``ANGULAR_SCALE`` × focal
-    length. Views with a confidence of 0 are not looked at. With two views both rays count; with one, every
-    point is NaN. Whether the views agree is for the caller to ask: ``used.sum(0) >= 2``.
+    xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). The residual s at which a
+    view starts to count as wrong is ``ANGULAR_SCALE`` × its focal length. Views with a confidence of 0 are
+    not looked at. With two views both rays count; with one, every point is NaN. Whether the views agree is
+    for the caller to ask: ``used.sum(0) >= 2``.
     """
     xy, conf = np.asarray(xy_px, np.float64), np.asarray(confidence, np.float64)
     views = len(rig)
@@ -91,8 +86,7 @@ def triangulate(
     lead = conf.shape[1:]
     xy, conf = xy.reshape(views, -1, 2), conf.reshape(views, -1)
     focal = rig.K[:, [0, 1], [0, 1]]
-    scale = ANGULAR_SCALE * focal.mean(1) if scale_px is None else np.asarray(scale_px, np.float64)
-    scale = np.broadcast_to(scale, views)[:, None]
+    scale = ANGULAR_SCALE * focal.mean(1)[:, None]
     seen = np.isfinite(xy).all(-1) & (conf > 0)
     conf = np.where(seen, conf, 0)
 
@@ -131,7 +125,7 @@ def triangulate(
     rhs = rig.t[:, None, :2] - ray_cam[..., :2] * rig.t[:, None, 2:]
     rows, rhs = rows * focal[:, None, :, None], rhs * focal[:, None]
     system = np.concatenate([rows, rhs[..., None]], -1).transpose(1, 0, 2, 3).reshape(-1, 2 * views, 4)
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         r, z = residuals(x)
         with np.errstate(divide="ignore", invalid="ignore"):  # a point not found lies where a camera may
             weight = np.where(np.isfinite(r), conf / (1 + (r / scale) ** 2) ** 2 / z**2, 0)
