@@ -199,7 +199,7 @@ def view(
     from models.body import load_body
     from pipeline.results import body_file
     from stages.decode import videos_of
-    from stages.view import view, wait_for_store
+    from stages.view import serve_viewer, wait_for_store
 
     torch.set_num_threads(1)
     results = _results(out)
@@ -220,7 +220,7 @@ def view(
         console.print(f"Open {address} in a browser; Ctrl-C ends.")
 
     with suppress(KeyboardInterrupt):
-        view(store, body, videos, host=host, port=port, live=live, ready=ready)
+        serve_viewer(store, body, videos, host=host, port=port, live=live, ready=ready)
 
 
 @app.command()
@@ -311,12 +311,12 @@ def export(
     from models.body import load_body
     from models.formats import find_format
     from pipeline.results import body_file
-    from stages.export import export as write
+    from stages.export import export_person
 
     find_format(file)
     torch.set_num_threads(1)
     store = _results(out).store()
-    told, warnings = write(store, load_body(body_file(store, body)), file, person, start, end)
+    told, warnings = export_person(store, load_body(body_file(store, body)), file, person, start, end)
     for warning in warnings:
         warn(warning)
     print_file(file, told)

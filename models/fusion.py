@@ -64,12 +64,13 @@ class Pairs(nn.Module):
 class Attention(nn.Module):
     """Any number of views: the mean, and what attention over the views adds to it.
 
-    Vectors are projected to ``width``, look at each other once (Vaswani et al. 2017), and are pooled by one
+    Vectors are projected to 512 numbers, look at each other once (Vaswani et al. 2017), and are pooled by one
     learned question. The last layer begins at zero: an untrained one is ``Average``.
     """
 
-    def __init__(self, size: int, width: int = 512, heads: int = 8) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
+        width, heads = 512, 8
         self.inside = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width))
         self.among = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm = nn.LayerNorm(width)

@@ -126,7 +126,7 @@ def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
 
 
 def reason(error: Any) -> str:
-    """What is wrong with a value, and the value, of one of the ``errors()`` of a ``ValidationError``."""
+    """Fault of a value, and the value, from one of the ``errors()`` of a ``ValidationError``."""
     own = error.get("ctx", {}).get("error") if error["type"] == "value_error" else None
     text, shown = error["msg"] if own is None else str(own), repr(error["input"])
     return text if own is not None and shown in text else f"{text}, got {shown}"

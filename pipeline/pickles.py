@@ -78,7 +78,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """What a pickle holds, if that is numpy arrays in lists and dictionaries; nothing in it is run.
+    """Read a pickle of numpy arrays in lists and dictionaries; nothing in it is run.
 
     Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything, but
     takes no more memory than there is content for: Python makes room for a number of bytes, or of objects to

@@ -234,7 +234,7 @@ class Store:
                 for n in _CAMERA_ARRAYS
             ),
         ):
-            if old.shape != new.shape or not np.array_equal(old, new):
+            if not np.array_equal(old, new):
                 differences.append(f"{name} differ")
         if differences:
             shown = "\n  ".join(differences[:8])
@@ -265,7 +265,7 @@ class Store:
         for name in self._state_names():
             files += self._present(name)
         done &= files == self.array("files")
-        k = first = int(np.argmin(done)) if not done.all() else 0
+        k = first = int(np.argmin(done))  # 0 when all are done
         while k > max(0, first - _CHECKED_STATES):
             try:
                 self.state(k)

@@ -44,7 +44,7 @@ _COLOUR_SPACES: Final = (1, 5, 6, 9)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds."""
+    """Properties of a video file and of its frames."""
 
     path: Path
     size: tuple[int, int]
@@ -380,7 +380,7 @@ def pick_encoder(codec: str = "auto") -> str:
 
 @cache
 def _encodes(name: str) -> bool:
-    """Whether an encoder is built in and takes a small picture: many are built in and find no device."""
+    """Try an encoder on a small picture: many are built in and find no device."""
     try:
         context = av.CodecContext.create(name, "w")
         if not isinstance(context, av.VideoCodecContext):

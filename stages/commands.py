@@ -111,8 +111,7 @@ def evaluate(
     from models.datasets.rows import read_rows, write_npz
     from models.evaluation.predictions import PredictOptions
     from models.evaluation.protocols import PROTOCOLS
-    from models.evaluation.scores import evaluate as evaluation
-    from models.evaluation.scores import load_true_bodies
+    from models.evaluation.scores import load_true_bodies, score_network
     from pipeline.files import check_writable
     from stages.regress import RegressConfig, describe, load_net
 
@@ -146,7 +145,7 @@ def evaluate(
     options = PredictOptions(views, fit, batch_size, num_workers)
     with screen.follow_scores(len(rows["box"]), dataset, log_freq) as progress:
         pictures = partial(read_pictures, root or data.parent)
-        done = evaluation(protocol, net, rows, bodies, pictures, options, progress)
+        done = score_network(protocol, net, rows, bodies, pictures, options, progress)
     screen.print_scores(done, protocol, dataset)
     if result is not None:
         write_npz(done.arrays(), result)

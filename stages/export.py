@@ -18,7 +18,7 @@ from pipeline.files import write_whole, writing
 from pipeline.store import Store
 
 
-def export(
+def export_person(
     results: Store, body: Body, file: Path, person: int = 0, start: int = 0, stop: int | None = None
 ) -> tuple[str, list[str]]:
     """Write frames ``start:stop`` of a person to ``file``, whole or not at all, over one that is there.

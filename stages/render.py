@@ -484,7 +484,7 @@ class _MosaicVideo:
         text = max(9, grid.footer // 2)
         for k, time_s in enumerate(times_s):
             for view, box, name in zip(views, grid.boxes, self._names, strict=True):
-                overlay.place(canvas, planes(view[k]), box, name, text)
+                overlay.draw_cell(canvas, planes(view[k]), box, name, text)
             overlay.footer(canvas, grid.footer, f"frame {first + k}   {time_s:.3f} s", text)
             self.file.write(self._canvas)
 

@@ -175,7 +175,7 @@ def error_colours(px: NDArray[np.floating[Any]], worst: float) -> Pixels:
     return np.where(np.isfinite(px)[..., None], rgb, GREY).astype(np.uint8)
 
 
-def view(
+def serve_viewer(
     store: Store,
     body: Body,
     videos: Sequence[VideoInfo | Path | None],

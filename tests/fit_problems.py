@@ -9,8 +9,9 @@ from scenes import Scene, body, prior, scene
 from torch import Tensor
 
 from models.body import pose_keypoints
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.problem import (
+    STRAIGHT_RAD,
     FitSettings,
     Motion,
     PoseTarget,
@@ -25,6 +26,7 @@ from models.fit.solver import (
     fit_uncalibrated,
 )
 from models.fit.system import System, linearise, share, split
+from pipeline.skeleton import SMPL_24
 
 F64 = torch.float64
 ROBUST = 8.0
@@ -49,6 +51,10 @@ def small_problem(
         d.transl + 0.1 * torch.randn(2, 6, 3, generator=g, dtype=F64),
         torch.randn(2, 10, generator=g, dtype=F64),
         0.01 * torch.randn(2, 25, 3, generator=g, dtype=F64),
+    )
+    # A knee that is not quite straight, which the hinges draw upon without its being bent backwards.
+    start.rotations[1, 4, SMPL_24.index("left_knee")] = roma.rotvec_to_rotmat(
+        torch.tensor([STRAIGHT_RAD / 2, 0.1, 0.2], dtype=F64)
     )
     if uncalibrated:
         seen, start = apart(seen, start)
@@ -111,7 +117,7 @@ def unknowns(pb: Problem, motion: Motion) -> int:
 
 
 def linearised(pb: Problem, motion: Motion) -> System:
-    st = evaluate(pb, motion, ROBUST)
+    st = evaluate_energy(pb, motion, ROBUST)
     return share(linearise(pb, st, ROBUST), pb.roots)
 
 

@@ -14,8 +14,13 @@ from models.geometry.agreement import (
     Agreement,
     Stretch,
     _best_lag,
+    _closest_person,
+    _errors_by_lag,
+    _most_lag,
+    _suspect,
     compare_cameras,
     find_bodies,
+    find_disagreement,
     find_exchanged,
     people_at_once,
 )
@@ -118,3 +123,68 @@ def test_an_error_that_still_falls_where_the_search_ends_gives_no_lag() -> None:
     assert _best_lag(falling) == (None, 0.0)
     falling[-3] = 0.5
     assert _best_lag(falling)[0] == MAX_LAG - 2
+
+
+@pytest.mark.parametrize(("least", "lag"), [(0.98, 0), (0.96, 3)])
+def test_a_lag_must_gain_something(least: float, lag: int) -> None:
+    errors = np.where(np.arange(-MAX_LAG, MAX_LAG + 1) == 0, 1, 2.0)
+    errors[MAX_LAG + 3] = least
+    assert _best_lag(errors) == (lag, pytest.approx(1 - least if lag else 0))
+
+
+def test_an_error_that_is_the_same_at_every_lag_gives_none() -> None:
+    errors = np.full(2 * MAX_LAG + 1, 1.2)
+    errors[MAX_LAG + 3] = 1.0
+    assert _best_lag(errors) == (None, 0.0)
+
+
+def test_lags_that_leave_little_to_compare_are_not_looked_at() -> None:
+    assert [_most_lag(n) for n in (12, 30, 200)] == [2, 15, MAX_LAG]
+    one = np.ones((120, 4))
+    one[40:] = np.nan
+    errors = _errors_by_lag([one], [one], lambda a, b: a - b)
+    assert (np.isfinite(errors) == (np.abs(np.arange(-MAX_LAG, MAX_LAG + 1)) <= 20)).all()
+
+
+def test_a_camera_is_not_doubted_for_a_few_frames() -> None:
+    rig = ring(4)
+    right = seen(rig, figure(TIME[:6]))[:, :, None].astype(np.float32)
+    other = seen(rig, figure(TIME[:6], (1.0, 1.0), 2.0))[:, :, None].astype(np.float32)
+    for count in (3, 4):
+        image = right.copy()
+        image[2, :count], image[2, 5:] = other[2, :count], other[2, 5:]
+        image[1, 5:] = image[3, 5:] = 0  # in the last frame no two agree: it tells of none who stands apart
+        found = find_disagreement(rig, image, 6)
+        assert (found is None) == (count == 3)
+    assert found is not None
+    assert found.alone.tolist() == [0, 0, 4, 0]
+    assert found.shows.tolist() == [5, 5, 5, 5]
+
+
+def test_cameras_that_disagree_when_exchanged_too_are_not_exchanged() -> None:
+    rig = ring(5)
+    image = seen(rig, figure(TIME, (0.8, -0.5)))[:, :, None].astype(np.float32)[[0, 2, 1, 3, 4]]
+    assert find_exchanged(rig, image) == (1, 2)
+    image[1, ::2] = seen(rig, figure(TIME, (-0.9, 0.9), 2.0))[1, ::2, None]
+    assert find_exchanged(rig, image) is None
+
+
+def test_a_camera_that_is_far_off_is_suspect() -> None:
+    rig = ring(4)  # of focal length 1030 px: an error of less than 3 px is none
+    assert _suspect(rig, np.array([2.0, 5, 2, 2]), np.array([5.0, 5, 5, 5])) == 1
+    assert _suspect(rig, np.array([3.0, 5, 3, 3]), np.array([5.0, 5, 5, 5])) is None
+    assert _suspect(rig, np.array([3.0, 5, 3, 3]), np.array([5.0, 1, 5, 5])) == 1, (
+        "the rest agrees without it"
+    )
+    nan = np.nan
+    assert _suspect(rig, np.array([nan, 5, nan, nan]), np.array([5.0, 5, 5, 5])) == 1, "nobody else is left"
+    assert _suspect(rig, np.array([nan, nan, nan, nan]), np.array([5.0, 5, 5, 5])) is None
+
+
+def test_who_stands_nearest_to_where_the_person_should_be() -> None:
+    expected = np.zeros((3, 25, 2))
+    xy = np.stack([np.full((3, 25, 2), 40.0), np.full((3, 25, 2), 10.0), np.full((3, 25, 2), np.nan)], 1)
+    confidence = np.ones((3, 3, 25))
+    confidence[1, 1] = 0
+    found = _closest_person(xy, confidence, expected)
+    assert (found == np.array([10, 40, 10])[:, None, None]).all()

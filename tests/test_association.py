@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from recordings import figure, ring, seen
@@ -12,9 +14,11 @@ from models.geometry.association import (
     TrackerState,
     masked_median,
     pick_people,
+    propose,
     track_person,
 )
 from pipeline.cameras import Rig
+from pipeline.skeleton import BODY_25
 
 CFG = MatchConfig()
 TIME = np.arange(48) / 24
@@ -72,6 +76,86 @@ def test_masked_median_is_the_median_of_what_counts() -> None:
     for i in range(1, 30):
         if valid[i].any():
             assert np.allclose(found[i], np.median(values[i, valid[i]], axis=0))
+
+
+def points_of(body: dict[str, np.ndarray]) -> np.ndarray:
+    return np.stack([body[name] for name in BODY_25.names], 1)
+
+
+def on_lines(rig: Rig, points: np.ndarray) -> np.ndarray:
+    """Pixels (V, T, K, 2) of lines through points (T, K, 3) and cameras, also of those behind a camera."""
+    cam = rig.to_camera(points)
+    return np.einsum("vij,vtkj->vtki", rig.K, cam / cam[..., 2:])[..., :2]
+
+
+def test_a_pair_of_views_proposes_a_person_once() -> None:
+    rig = ring(2)
+    found = propose(rig, on_lines(rig, points_of(figure(TIME)))[:, :, None], np.ones((2, 48, 1, 25)), CFG)
+    assert (found.score > 0).sum(1).tolist() == [1] * 48
+
+
+def test_what_lies_behind_a_camera_meets_nobody() -> None:
+    """In either view somebody meets the person of the other view exactly, but behind that view's camera."""
+    rig, body = ring(2), points_of(figure(TIME))
+    noisy = body + np.random.default_rng(0).normal(0, 0.02, body.shape)
+    first = on_lines(rig, body)[0], on_lines(rig, 2 * rig.centres[1] - noisy)[0]
+    second = on_lines(rig, 2 * rig.centres[0] - body)[1], on_lines(rig, noisy)[1]
+    xy = np.stack([np.stack(people, 1) for people in (first, second)])
+    found = propose(rig, xy, np.ones((2, 48, 2, 25)), CFG)
+    assert (found.person == [0, 1]).all(-1).any(1).all()
+
+
+def test_points_that_meet_behind_a_camera_count_as_unseen() -> None:
+    rig, body = ring(2), points_of(figure(TIME))
+    behind = body.copy()
+    behind[:, :4] = 2 * rig.centres[0] - body[:, :4]
+    conf = np.ones((2, 48, 1, 25))
+    unseen = conf.copy()
+    unseen[..., :4] = 0
+    one, other = (propose(rig, on_lines(rig, behind)[:, :, None], c, CFG) for c in (conf, unseen))
+    assert np.allclose(one.centre, other.centre)
+    assert np.allclose(one.score, other.score)
+
+
+def test_a_view_that_looks_away_does_not_show_the_person() -> None:
+    """Whose lines through the picture it shows, the other way."""
+    rig, body = ring(3), points_of(figure(TIME))
+    away = np.diag([-1.0, 1, -1])
+    rig = replace(
+        rig,
+        R=np.concatenate([rig.R[:2], away[None] @ rig.R[2:]]),
+        t=np.concatenate([rig.t[:2], rig.t[2:] @ away.T]),
+    )
+    xy = on_lines(rig, body)[:, :, None]
+    found = propose(rig, xy, np.ones((3, 48, 1, 25)), CFG)
+    assert (found.person[:, 0] == [0, 0, -1]).all()
+    # Nor is it believed alone.
+    confidence = np.ones((3, 48, 1, 25))
+    confidence[:2, 10:] = 0
+    sighting = track_person(rig, xy, confidence, TIME, NEVER, CFG)[0]
+    assert (sighting.person[:10] == 0).all()
+    assert (sighting.person[10:] == -1).all()
+
+
+@pytest.mark.parametrize(("scale", "proposed"), [(0.05, False), (0.5, True), (1.5, True), (5.0, False)])
+def test_bodies_are_neither_spots_nor_houses(scale: float, proposed: bool) -> None:
+    rig = ring(4, radius=12.0)
+    found = propose(
+        rig, on_lines(rig, scale * points_of(figure(TIME)))[:, :, None], np.ones((4, 48, 1, 25)), CFG
+    )
+    assert ((found.score > 0).any(1) == proposed).all()
+
+
+def test_two_views_must_agree_each_by_its_own_confidence() -> None:
+    """One is sure of points of which the other is not, and the other way round."""
+    rig, body = ring(2), points_of(figure(TIME[:3]))
+    xy = on_lines(rig, body)
+    xy[1, :, 13:] += 300
+    confidence = np.ones((2, 3, 1, 25))
+    for unsure in (0.7, 0.05):
+        confidence[0, ..., :13] = confidence[1, ..., 13:] = unsure
+        found = propose(rig, xy[:, :, None], confidence, CFG)
+        assert ((found.score > 0).any(1) == (unsure == 0.7)).all()
 
 
 @pytest.mark.parametrize("views", [2, 3, 5])
@@ -185,6 +269,46 @@ def test_one_view_alone_is_believed_for_a_moment_where_the_person_was() -> None:
     assert (chosen[1:, 10:] == -1).all()
     assert not (chosen == 1).any()
     assert state.sight[0, 3] == TIME[9]
+
+
+@pytest.mark.parametrize("what", ["a spot", "few points"])
+def test_one_view_alone_is_not_believed_of_what_is_no_body(what: str) -> None:
+    rig, body = ring(3), points_of(figure(TIME))
+    xy, confidence = on_lines(rig, body)[:, :, None], np.ones((3, 48, 1, 25))
+    confidence[1:, 10:] = 0
+    assert (track(rig, xy, confidence)[0].person[10] == 0).all()
+    if what == "a spot":
+        xy[0, 10:] = xy[0, 10:, :, 8:9]
+    else:
+        confidence[0, 10:, :, CFG.min_points - 1 :] = 0
+    assert (track(rig, xy, confidence)[0].person == np.where(np.arange(48) < 10, 0, -1)).all()
+
+
+def test_of_two_within_reach_the_nearer_is_the_person() -> None:
+    """Though the other is seen a little better."""
+    rig = ring(4)
+    person, other = points_of(figure(TIME)), points_of(figure(TIME, (0.0, 0.4)))
+    xy = np.stack([on_lines(rig, person), on_lines(rig, other)], 2)
+    confidence = np.ones((4, 48, 2, 25))
+    confidence[:, :, 0] = 0.9
+    confidence[:, 0, 1] = 0
+    assert (track(rig, xy, confidence)[0].detection == 0).all()
+
+
+def test_times_at_the_limits_belong_to_them() -> None:
+    """Of ``return_s`` and ``away_s``: in 16 frames a second both are reached exactly."""
+    state = NEVER.seen(0, np.array([0, 0, 1.0, 5.0, 9.0]))
+    assert state.without_lost(5.0 + CFG.return_s, CFG).ids == (0,)
+    assert state.without_lost(5.0 + CFG.return_s + 0.01, CFG).ids == ()
+    rig, time = ring(4), np.arange(48) / 16
+    person, other = points_of(figure(time)), points_of(figure(time, (1.4, 1.4)))
+    xy = np.stack([on_lines(rig, person), on_lines(rig, other)], 2)
+    confidence = np.ones((4, 48, 2, 25))
+    confidence[:, :, 1] = 0.8
+    confidence[:, 10:, 0] = 0
+    found = track(rig, xy, confidence, time)[0].person
+    assert CFG.away_s == 1.0
+    assert found.tolist() == [0] * 10 + [-1] * 16 + [1] * 22
 
 
 def test_a_person_of_whom_a_view_sees_half_still_counts() -> None:

@@ -43,6 +43,9 @@ def test_limbs_are_measured_in_the_format_that_fits() -> None:
         0.28 + 0.25 + 0.42 + 0.4, rel=0.02
     )
     assert np.isnan(limb_sum(np.full((9, 25, 3), np.nan), ["body_25"]))
+    wristless = in_order("body_25")
+    wristless[:, [POINT_ORDERS["body_25"].index(f"{side}Wrist") for side in "LR"]] = np.nan
+    assert np.isnan(limb_sum(wristless, ["body_25"]))
 
 
 @pytest.mark.parametrize("factor", [39.4, 25.6, 7.0, 3.3, 0.3, 0.05])
@@ -54,6 +57,21 @@ def test_the_scale_of_an_unknown_unit_makes_an_adult(factor: float) -> None:
     scale, bodies = found
     assert scale * factor == pytest.approx(1.3 / 1.35, rel=0.02)
     assert limb_sum(bodies, ["body_25"]) == pytest.approx(1.3, rel=0.01)
+
+
+def test_the_scale_does_not_depend_on_the_unit_that_it_is_found_in() -> None:
+    """Though matching people does, a little: noisy ones with somebody else beside them."""
+    other = figure(TIME, (0.5, 0.3), 2.0)
+    people = seen(ring(3), BODY, noise_px=6), seen(ring(3), other, noise_px=6, seed=1)
+    both = np.stack(people, 2).astype(np.float32)
+    scales = []
+    for factor in (3.3, 1.5, 0.6, 0.12):
+        rig = ring(3)
+        rig.t[:] *= factor
+        found = find_scale(rig, both)
+        assert found is not None
+        scales.append(found[0] * factor)
+    assert np.ptp(scales) < 1e-6
 
 
 def test_nobody_has_no_scale() -> None:

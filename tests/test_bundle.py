@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +89,47 @@ def test_whose_bones_are_whose() -> None:
     correlation = SIZE.covariance / np.outer(spread, spread)
     assert spread[:4].max() < 0.12
     assert correlation[2, 3] > 0.5
+
+
+def test_bones_of_bodies_all_alike_are_known_as_well_as_points_are_defined() -> None:
+    rest = body().keypoints.points_template.double().numpy()
+    size = BodySize.of(rest, np.zeros((25, 3, 10)))
+    assert np.allclose(size.covariance, np.diag((0.015 / np.exp(size.mean)) ** 2))
+
+
+def small_adjustment(away: float = 1.0) -> tuple[_Adjustment, _Unknowns]:
+    s = scene(5, frames=3, rate=20)
+    rig = replace(s.rig, t=s.rig.t * away)
+    points = away * triangulate(s.rig, s.xy, s.confidence).points
+    problem = _Adjustment(rig, Sight(s.xy, s.confidence), points, SIZE, FocalPrior.of(rig, [False] * 4))
+    known = np.where(problem.there[..., None], points, 0)
+    return problem, _Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), known, SIZE.mean)
+
+
+def test_a_keypoint_is_good_to_a_pixel_at_the_best() -> None:
+    assert small_adjustment()[0].sigma_px == pytest.approx(0.012 * 1700 / 4, rel=0.2)
+    assert (small_adjustment(away=30.0)[0].sigma_px == 1).all()
+
+
+def test_an_adjustment_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, x = small_adjustment()
+    steps = []
+
+    def counted(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+        steps.append(1)
+        return _Adjustment._step(problem, *args)
+
+    monkeypatch.setattr(problem, "_step", counted)
+    done = problem.run(x, 6.0, most=100)
+    steps.clear()
+    problem.run(done, 6.0, most=100)
+    assert len(steps) <= 2
+    steps.clear()
+
+    def astray(system: Any, damping: float) -> tuple[np.ndarray, np.ndarray]:
+        steps.append(1)
+        return np.ones_like(x.points), np.zeros(len(problem.free))
+
+    monkeypatch.setattr(problem, "_step", astray)
+    assert problem.run(done, 6.0, most=100) is done
+    assert len(steps) == 11, "damping grows from 1e-3 to 1e6, eightfold each time"

@@ -13,14 +13,12 @@ from fit_problems import (
     linearised,
     small_problem,
 )
-from scenes import joints_of, scene
+from scenes import body, joints_of, prior, scene
 
 from models.fit import factor
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.factor import BandedFactor, CyclicFactor, step
-from models.fit.problem import (
-    _bands,
-)
+from models.fit.problem import FitSettings, Motion, Views, _bands, prepare
 from models.fit.system import linearise
 
 
@@ -54,14 +52,31 @@ def test_structured_solves_are_the_dense_one(frames: int, uncalibrated: bool) ->
         assert (found - wanted).norm() < 1e-8 * wanted.norm()
 
 
-def test_not_positive_definite_is_nan_not_a_wrong_step() -> None:
-    pb, motion = small_problem()
-    sys = linearise(pb, evaluate(pb, motion, ROBUST), ROBUST)
-    sys.diag[1, 2, 5, 5] = -1.0
+@pytest.mark.parametrize("frame", range(8))
+def test_not_positive_definite_is_nan_not_a_wrong_step(frame: int) -> None:
+    """In whichever frame, and for its problem alone."""
+    d = scene(4, "random", frames=8)
+    both = [torch.cat([x, x]) for x in (*vars(d.views(F64)).values(), *vars(d.start()).values())]
+    pb, motion, _ = prepare(
+        body().keypoints, Views(*both[:5]), Motion(*both[5:]), FitSettings(60.0, prior=prior())
+    )
+    sys = linearise(pb, evaluate_energy(pb, motion, ROBUST), ROBUST)
+    sys.diag[1, frame, 5, 5] = -1.0
     for kind in (BandedFactor, CyclicFactor):
-        x = kind(sys, torch.zeros(2, dtype=F64)).forward(sys.grad[..., None])
+        factor = kind(sys, torch.zeros(2, dtype=F64))
+        half = factor.forward(sys.grad[..., None])
+        for x in (half, factor.backward(half)):
+            assert x[0].isfinite().all()
+            assert x[1].isnan().all()
+
+
+def test_a_shape_that_is_not_positive_definite_is_nan_for_its_problem_alone() -> None:
+    sys = linearised(*small_problem())
+    sys.shape[1, 3, 3] = -1.0
+    pose, shape = step(sys, torch.zeros(2, dtype=F64))
+    for x in (pose, shape):
         assert x[0].isfinite().all()
-        assert x[1].isnan().any()
+        assert x[1].isnan().all()
 
 
 def test_the_block_solver_finds_the_same_motion(monkeypatch: pytest.MonkeyPatch) -> None:

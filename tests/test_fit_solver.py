@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,27 +15,34 @@ from fit_problems import (
     F64,
     pa_mpjpe_mm,
     rough_views,
+    small_problem,
     solve_uncalibrated,
 )
 from scenes import body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
 from torch import Tensor
 
+from models.fit import solver
+from models.fit.energy import State, evaluate_energy
 from models.fit.problem import (
     HINGES,
     FitSettings,
     Motion,
     PoseTarget,
+    Problem,
     Schedule,
     Views,
     Weights,
 )
 from models.fit.solver import (
     UncalibratedMotion,
+    _minimise,
+    _with_offset_prior,
     better_start,
     fit,
     fit_uncalibrated,
 )
 from models.fit.starts import start_pose
+from models.fit.system import System
 from models.rotations import geodesic_degrees
 from pipeline.skeleton import BODY_25, SMPL_24
 
@@ -150,6 +158,63 @@ def test_the_frames_tell_how_far_off_the_detector_is(bias_m: float) -> None:
     assert error < 0.95 * fixed_error
     assert (size - fixed_size) * (bias_m - 0.005) > 0
     assert fitted(Weights(offset_m=0.0))[1] == 0
+
+
+def test_offsets_weigh_as_much_in_uncalibrated_views_as_in_calibrated_ones() -> None:
+    (calibrated, motion), (apart, alone) = (small_problem(uncalibrated=u) for u in (False, True))
+    one = _with_offset_prior(calibrated, motion.offsets).w_offset
+    views = _with_offset_prior(apart, alone.offsets).w_offset.view(2, 3)
+    assert torch.allclose(views.sum(1), one)
+
+
+def test_offsets_are_fitted_in_the_last_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = []
+
+    def minimise(pb: Problem, *args: Any) -> tuple[State, Tensor, int]:
+        free.append(pb.free_offsets)
+        return _minimise(pb, *args)
+
+    monkeypatch.setattr(solver, "_minimise", minimise)
+    scene(4, "random", frames=3).solve(schedule=Schedule(((16.0, 1, 0.1),) * 3))
+    assert free == [False, True, True]
+
+
+def test_a_fit_whose_steps_all_fail_stops_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damping grows eightfold with each, from 1e-3 to 1e4."""
+
+    def astray(sys: System, damping: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(sys.grad), torch.zeros_like(sys.shape_grad)
+
+    monkeypatch.setattr(solver, "step", astray)
+    d = scene(4, "random", frames=3)
+    found = d.solve(F64, schedule=Schedule(((4.0, 50, 1e-3),)))
+    assert found.iterations == 8
+    assert torch.equal(found.motion.rotations, d.start().rotations)
+
+
+def test_damping_stays_where_a_few_failures_bring_it_back() -> None:
+    pb, motion = small_problem()
+    at = evaluate_energy(pb, motion, 16.0)
+    _, damping, _ = _minimise(pb, at, torch.full((2,), 1e-9, dtype=F64), 16.0, 1, 0.0)
+    assert (damping >= 1e-9).all()
+
+
+def test_problems_that_are_done_are_evaluated_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = scene(4, "random", frames=6)
+    schedule = Schedule(((4.0, 30, 1e-7),))
+    done, start = d.solve(F64, schedule=schedule).motion, d.start()
+    both = Motion(*(torch.cat([getattr(m, k).double() for m in (done, start)]) for k in vars(done)))
+    views = Views(*(torch.cat([x, x]) for x in vars(d.views(F64)).values()))
+    problems = []
+
+    def counted(pb: Problem, motion: Motion, robust: float) -> State:
+        problems.append(len(motion.transl))
+        return evaluate_energy(pb, motion, robust)
+
+    monkeypatch.setattr(solver, "evaluate_energy", counted)
+    fit(body().keypoints, views, both, FitSettings(60.0, prior=prior(), schedule=schedule))
+    assert problems[0] == 2
+    assert problems[-1] == 1
 
 
 def test_two_cameras_with_many_outliers() -> None:

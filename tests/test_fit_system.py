@@ -16,7 +16,7 @@ from fit_problems import (
 )
 from torch import Tensor
 
-from models.fit.energy import evaluate
+from models.fit.energy import evaluate_energy
 from models.fit.problem import (
     HINGES,
     STRAIGHT_RAD,
@@ -42,7 +42,7 @@ def test_gradient_is_that_of_the_energy(
     pb, motion = small_problem(held, free_shape, breaks, uncalibrated)
     sys = linearised(pb, motion)
     x = torch.zeros(unknowns(pb, motion), dtype=F64, requires_grad=True)
-    energy = evaluate(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
+    energy = evaluate_energy(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
     (wanted,) = torch.autograd.grad(energy, x)
     pose, shape = wanted.split([sys.grad.numel(), 2 * SHAPE])
     assert (sys.grad.reshape(-1) - pose).norm() < 1e-9 * pose.norm()
@@ -55,7 +55,7 @@ def test_gradient_is_that_of_the_energy(
     for _ in range(3):
         way = torch.randn(len(x), generator=g, dtype=F64)
         h = 1e-6
-        up, down = (evaluate(pb, steps(pb, motion, s * h * way), ROBUST).energy.sum() for s in (1, -1))
+        up, down = (evaluate_energy(pb, steps(pb, motion, s * h * way), ROBUST).energy.sum() for s in (1, -1))
         slope = float((up - down) / (4 * h))
         pick = torch.ones_like(way)
         if not free_shape:
@@ -65,11 +65,11 @@ def test_gradient_is_that_of_the_energy(
 
 def test_jacobian_of_the_keypoints() -> None:
     pb, motion = small_problem()
-    sys = linearise(pb, evaluate(pb, motion, ROBUST), ROBUST)
+    sys = linearise(pb, evaluate_energy(pb, motion, ROBUST), ROBUST)
     zero = torch.zeros(unknowns(pb, motion), dtype=F64)
 
     def points(x: Tensor) -> Tensor:
-        return evaluate(pb, steps(pb, motion, x), ROBUST).points[1, :, 4].reshape(-1)
+        return evaluate_energy(pb, steps(pb, motion, x), ROBUST).points[1, :, 4].reshape(-1)
 
     wanted = torch.autograd.functional.jacobian(points, zero)
     size = sys.grad.shape[-1]
@@ -84,13 +84,13 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool) -> N
     pb, motion = small_problem(uncalibrated=uncalibrated)
     assert pb.prior is not None
     assert pb.toward is not None
-    at = evaluate(pb, motion, ROBUST)
+    at = evaluate_energy(pb, motion, ROBUST)
     g2 = ROBUST**2
     weight = (pb.trust * (g2 / (g2 + (at.miss**2).sum(2))) ** 2).sqrt()[:, :, None]
     root = torch.linalg.cholesky(pb.prior.precisions)[at.component]
 
     def residuals(x: Tensor) -> Tensor:
-        st = evaluate(pb, steps(pb, motion, x), ROBUST)
+        st = evaluate_energy(pb, steps(pb, motion, x), ROBUST)
         theta = st.theta.flatten(2)
         turn = st.motion.rotations[:, :, pb.body.active]
         parts = [

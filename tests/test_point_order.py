@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from recordings import figure, ring, seen
@@ -17,10 +19,12 @@ from models.geometry.point_order import (
     share_outside,
 )
 from pipeline.errors import InputError
+from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.formats.keypoints.points import PointOrder, to_pixels
 from pipeline.skeleton import POINT_ORDERS
 
+Decide = Callable[[np.ndarray, PointOrder, str | None], tuple[PointOrder, list[Finding]]]
 TIME = np.arange(40) / 8
 BODY = figure(TIME)
 UNKNOWN = PointOrder("body_25", "")
@@ -116,9 +120,40 @@ def test_coordinates_about_zero_are_refused() -> None:
         find_scales(image("body_25") / np.float32(2000) - np.array([0.5, 0.5, 0], np.float32), UNKNOWN)
 
 
+def test_a_little_less_than_zero_in_pixels_is_outside_of_the_picture_only() -> None:
+    pixels = image("body_25")
+    pixels[0, 3, 0, 4, :2] = -20
+    assert not find_scales(pixels, UNKNOWN).normalised
+
+
+@pytest.mark.parametrize("decide", [decide_order, decide_order_in_pictures])
+def test_a_stated_format_is_doubted_where_another_fits_clearly_better(
+    decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other, codes in ((0.08, []), (0.04, ["format_doubtful"])):
+        costs = {"body_25": 0.1, "body_25b": other}
+        for misfit in ("limb_misfit", "picture_misfit"):
+            monkeypatch.setattr(
+                f"models.geometry.point_order.{misfit}", lambda _, name, costs=costs: costs[name]
+            )
+        found, doubts = decide(np.zeros((3, 25, 3), np.float32), UNKNOWN, "body_25")
+        assert found.name == "body_25"
+        assert [d.code for d in doubts] == codes
+
+
+def test_one_limb_tells_nothing() -> None:
+    bodies, names = in_order("body_25"), POINT_ORDERS["body_25"]
+    known = [names.index(n) for n in ("LShoulder", "LElbow", "LWrist")]
+    bodies[:, [k for k in range(25) if k not in known]] = np.nan
+    assert np.isnan(limb_misfit(bodies, "body_25"))
+
+
 def test_keypoints_of_a_larger_picture_lie_outside() -> None:
     pixels, size = image("body_25"), ring(3).size
     assert share_outside(pixels, size).max() == 0
+    unseen = pixels.copy()
+    unseen[:, ::2] = -9999, -9999, 0
+    assert share_outside(unseen, size).max() == 0
     assert share_outside(pixels * np.float32(2.5), size).min() > 0.2
 
 

@@ -18,7 +18,7 @@ from models.datasets.pictures import read_pictures
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import PredictOptions, shares_shape, views_of
 from models.evaluation.protocols import PROTOCOLS
-from models.evaluation.scores import evaluate
+from models.evaluation.scores import score_network
 from models.image_regressor import ImageConfig, ImageRegressor
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.errors import InputError
@@ -43,7 +43,7 @@ def test_every_row_is_seen_with_the_next_of_its_group() -> None:
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: int, fitted: bool) -> None:
     rows = read_rows(folder / "rows.npz")
-    done = evaluate(
+    done = score_network(
         P1, load_regressor("calibrated"), rows, bodies(), partial(read_pictures, folder),
         options=PredictOptions(views=views, fitted=fitted, batch_size=7),
     )  # fmt: skip
@@ -65,8 +65,8 @@ def test_a_network_on_keypoints_is_scored_in_every_camera(folder: Path, views: i
 def test_batches_and_processes_change_nothing(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     pictures = partial(read_pictures, folder)
-    a = evaluate(P1, image_net(), rows, bodies(), pictures, PredictOptions(views=2, batch_size=12))
-    b = evaluate(
+    a = score_network(P1, image_net(), rows, bodies(), pictures, PredictOptions(views=2, batch_size=12))
+    b = score_network(
         P1,
         image_net(),
         rows,
@@ -91,20 +91,20 @@ def test_what_is_needed_is_said(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     pictures, net = partial(read_pictures, folder), load_regressor("calibrated")
     with pytest.raises(InputError, match="no OpenPose keypoints"):
-        evaluate(P1, net, {**rows, "openpose": 0 * rows["openpose"]}, bodies(), pictures)
+        score_network(P1, net, {**rows, "openpose": 0 * rows["openpose"]}, bodies(), pictures)
     with pytest.raises(InputError, match="no R and t of some cameras"):
-        evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, PredictOptions(views=2))
-    alone = evaluate(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures)
+        score_network(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures, PredictOptions(views=2))
+    alone = score_network(P1, net, {**rows, "R": np.nan * rows["R"]}, bodies(), pictures)
     assert alone.metrics["mpjpe_mm"] < 200
     with pytest.raises(InputError, match="cannot be read as a picture"):
-        evaluate(P1, image_net(), rows, bodies(), partial(read_pictures, folder / "elsewhere"))
+        score_network(P1, image_net(), rows, bodies(), partial(read_pictures, folder / "elsewhere"))
 
 
 def test_people_whom_nobody_saw_are_not_compared(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     openpose = rows["openpose"].copy()
     openpose[4] = 0
-    done = evaluate(
+    done = score_network(
         P1, load_regressor("calibrated"), {**rows, "openpose": openpose}, bodies(),
         partial(read_pictures, folder), PredictOptions(fitted=True),
     )  # fmt: skip
@@ -120,9 +120,10 @@ def test_rows_without_a_box_are_not_looked_at(folder: Path, views: int) -> None:
     box = rows["box"].copy()
     box[4] = np.nan
     pictures = partial(read_pictures, folder)
-    done = evaluate(P1, image_net(), {**rows, "box": box}, bodies(), pictures, PredictOptions(views=views))
+    options = PredictOptions(views=views)
+    done = score_network(P1, image_net(), {**rows, "box": box}, bodies(), pictures, options)
     assert np.flatnonzero(np.isnan(done.errors["mpjpe"])).tolist() == [4]
-    whole = evaluate(P1, image_net(), rows, bodies(), pictures, PredictOptions(views=views))
+    whole = score_network(P1, image_net(), rows, bodies(), pictures, options)
     seen = views_of(rows, np.arange(COUNT), views)
     apart = np.abs(done.predictions.pred_joints - whole.predictions.pred_joints).max((1, 2))
     assert (apart[~(seen == 4).any(1)] < 1e-4).all()
@@ -132,7 +133,7 @@ def test_a_fit_takes_the_cameras_of_the_data_whatever_the_network_takes_them_for
     rows = {k: v[:3] for k, v in read_rows(folder / "rows.npz").items()}
     config = ImageConfig("resnet50", "average", body="smpl", size=128, spin_camera=True)
     spin = ImageRegressor(config).requires_grad_(False).eval()
-    done = evaluate(
+    done = score_network(
         P1, spin, rows, bodies(), partial(read_pictures, folder), PredictOptions(views=3, fitted=True)
     )
     assert done.metrics["mpjpe_mm"] < 40
@@ -143,7 +144,7 @@ def test_weights_of_spin_say_a_root_for_the_camera_that_looks_straight_at_the_cr
     spin = ImageRegressor(config).requires_grad_(False).eval()
     rows = read_rows(folder / "rows.npz")
     pictures = partial(read_pictures, folder)
-    done = evaluate(P1, spin, rows, bodies(), pictures)
+    done = score_network(P1, spin, rows, bodies(), pictures)
     found = pictures(rows["imgname"].tolist())
     crops = np.stack([crop_rgb(p, box, 128) for p, box in zip(found, rows["box"], strict=True)])
     images = normalised_rgb(torch.from_numpy(crops).permute(0, 3, 1, 2).float(), "none")[:, None]

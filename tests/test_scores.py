@@ -20,7 +20,7 @@ from models.datasets.rows import read_rows, to_arrays, write_npz
 from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions, PredictOptions
 from models.evaluation.protocols import PROTOCOLS
-from models.evaluation.scores import TrueBodies, actions_of, evaluate, protocol_errors, rows_of, summary
+from models.evaluation.scores import TrueBodies, actions_of, protocol_errors, rows_of, score_network, summary
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24_OF_H36M_17
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_file_of_results_holds_what_was_said(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
-    done = evaluate(
+    done = score_network(
         MPI,
         image_net(),
         rows,
@@ -77,13 +77,13 @@ def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
     net = image_net() if protocol is MPI else load_regressor("calibrated")
     pictures = partial(read_pictures, folder)
     rows = read_rows(folder / "rows.npz")
-    said = evaluate(protocol, net, rows, bodies(), pictures).predictions
+    said = score_network(protocol, net, rows, bodies(), pictures).predictions
     rng = np.random.default_rng(2)
     away = rng.normal(size=said.pred_joints.shape)
     away *= rng.uniform(0, 0.25, (*away.shape[:2], 1)) / np.linalg.norm(away, axis=-1, keepdims=True)
     away[:, 0] = 0  # the pelvis is where all is measured from
     write_npz(with_known_error(said, said.pred_joints + away), tmp_path / "off.npz")
-    done = evaluate(protocol, net, read_rows(tmp_path / "off.npz"), bodies(), pictures)
+    done = score_network(protocol, net, read_rows(tmp_path / "off.npz"), bodies(), pictures)
     length = np.linalg.norm(away[:, list(protocol.predicted)], axis=-1)
     np.testing.assert_allclose(done.errors["mpjpe"], 1e3 * length.mean(1), atol=0.01)
     assert done.metrics["mpjpe_mm"] == pytest.approx(1e3 * length.mean(), abs=0.01)
@@ -96,7 +96,7 @@ def test_a_known_error_is_returned_to_a_hundredth_of_a_millimetre(
     turn = Rotation.from_rotvec([0.3, -0.5, 0.2]).as_matrix()
     similar = 1.15 * said.pred_joints @ turn.T + [0.1, 0.2, 3.0]
     write_npz(with_known_error(said, similar), tmp_path / "similar.npz")
-    done = evaluate(protocol, net, read_rows(tmp_path / "similar.npz"), bodies(), pictures)
+    done = score_network(protocol, net, read_rows(tmp_path / "similar.npz"), bodies(), pictures)
     assert done.metrics["pa_mpjpe_mm"] == pytest.approx(0, abs=0.01)
     rooted = (said.pred_joints - said.pred_joints[:, :1])[:, list(protocol.predicted)]
     slow = [np.linalg.norm(x - 1.15 * turn @ x) for frame in rooted for x in frame]

@@ -12,6 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight
 from models.geometry.selfcalibration import (
+    _from_pair,
+    _grown,
+    _late,
+    _spread,
     find_cameras,
     handedness,
     moved,
@@ -19,6 +23,7 @@ from models.geometry.selfcalibration import (
     pair_pose,
     same_person,
 )
+from models.geometry.triangulation import triangulate
 from pipeline.cameras import Rig
 
 SIZE = BodySize.of(
@@ -154,6 +159,116 @@ def test_who_is_out_of_step() -> None:
     assert out_of_step(rig.select(rig.names[1:3]), Sight(xy[1:3], confidence[1:3]), 10) == {1: lag}
     assert out_of_step(rig.select(rig.names[2:]), Sight(xy[2:], confidence[2:]), 10) == {1: -lag}
     assert out_of_step(three, sight_of(s, [0, 1, 2]), 10) == {}
+
+
+@pytest.mark.parametrize(("score", "late"), [(1.1, {}), (1.2, {1: 3})])
+def test_a_lag_is_believed_that_fits_clearly_better(
+    score: float, late: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter(np.where(np.arange(-10, 11) == 3, score, 1.0))
+    monkeypatch.setattr("models.geometry.selfcalibration._agreement", lambda *_, **__: next(scores))
+    s = walker()
+    assert out_of_step(unknown(s.rig).select(s.rig.names[:2]), sight_of(s, [0, 1]), 10) == late
+
+
+def test_half_of_the_frames_are_always_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = []
+
+    def agreement(pair: Rig, both: Sight, **_: int) -> float:
+        frames.append(both.confidence.shape[1])
+        return 1.0
+
+    monkeypatch.setattr("models.geometry.selfcalibration._agreement", agreement)
+    s = walker()
+    out_of_step(unknown(s.rig).select(s.rig.names[:2]), sight_of(s, [0, 1]).frames(slice(0, 20)), 15)
+    assert min(frames) == 10
+    assert len(frames) == 21
+
+
+def test_a_view_is_late_if_all_others_but_one_say_so() -> None:
+    def votes(*of_last: int) -> np.ndarray:
+        lag = np.zeros((len(of_last) + 1,) * 2)
+        lag[-1, :-1], lag[:-1, -1] = of_last, [-x for x in of_last]
+        return lag
+
+    assert _late(votes(7)) == {1: 7}
+    assert _late(votes(7, 8)) == {2: 8}
+    assert _late(votes(7, 0)) == {}
+    assert _late(votes(7, 6, 0)) == {3: 6}
+    assert _late(votes(7, 0, 20)) == {}
+    assert _late(votes(7, 7, 20, 0)) == {}
+
+
+def test_a_rig_of_a_mirrored_body_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = found((0, 1))
+    mirrored = replace(bundle, points=bundle.points * [-1, 1, 1])
+    monkeypatch.setattr("models.geometry.selfcalibration.adjust", lambda *_: mirrored)
+    rig = unknown(walker().rig).select(walker().rig.names[:2])
+    assert find_cameras(rig, sight_of(walker(), [0, 1]), SIZE, FocalPrior.of(rig, [False] * 2)) is None
+
+
+def test_a_pair_is_started_from_its_pose_and_from_the_mirror_image_in_depth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen from far away both look alike; the one that ends with less cost is taken."""
+    starts = []
+
+    def tried(rig: Rig, *_: object) -> Bundle:
+        starts.append(rig.R[1])
+        return replace(found((0, 1)), cost=3.0 - len(starts))
+
+    monkeypatch.setattr("models.geometry.selfcalibration._tried", tried)
+    s = walker()
+    far = replace(s.rig, K=s.rig.K * np.array([[[4.0, 1, 1], [1, 4, 1], [1, 1, 1]]]), t=4 * s.rig.t)
+    xy = far.project(s.points.numpy()) + np.random.default_rng(5).normal(0, 3, s.xy.shape)
+    sight = Sight(xy, np.ones(xy.shape[:-1]))
+    bundle = _from_pair(unknown(far, 6800), sight, SIZE, FocalPrior.of(far, [True] * 4), 0, 2)
+    assert bundle is not None
+    assert bundle.cost == 1.0
+    depth = np.diag([1.0, 1, -1])
+    assert np.allclose(starts[1], depth @ starts[0] @ depth)
+
+
+def test_starts_that_come_to_one_rig_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+
+    def grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle:
+        pairs.append((a, b))
+        return replace(found((0, 1, 2, 3)), cost=[2.0, 1.0, 1.005, 0.5][len(pairs) - 1])
+
+    monkeypatch.setattr("models.geometry.selfcalibration._grown", grown)
+    rig = unknown(walker().rig)
+    find_cameras(rig, sight_of(walker()), SIZE, FocalPrior.of(rig, [False] * 4))
+    assert len(pairs) == 3
+
+
+def test_residuals_are_those_of_the_views_in_their_order() -> None:
+    s = walker()
+    xy = s.xy.copy()
+    xy[1] += np.random.default_rng(0).normal(0, 6, xy[1].shape)
+    rig, sight = unknown(s.rig), Sight(xy, s.confidence).frames(slice(0, 80, 2))
+    bundle = _grown(rig, sight, SIZE, FocalPrior.of(rig, [False] * 4), 2, 3)
+    assert bundle is not None
+    miss = triangulate(bundle.rig, sight.xy_px, sight.confidence).residual_px
+    assert bundle.residual_px == pytest.approx([np.nanmedian(m) for m in miss], rel=1e-6)
+    assert bundle.residual_px.argmax() == 1
+
+
+def test_frames_in_which_little_is_seen_twice_are_left_out() -> None:
+    s = walker()
+    confidence = s.confidence.copy()
+    confidence[:, ::2, 5:] = 0
+    confidence[1:, 1:9] = 0
+    assert _spread(Sight(s.xy, confidence), 100).tolist() == list(range(9, 80, 2))
+    assert len(_spread(sight_of(s), 40)) == 40
+
+
+def test_of_two_people_whom_all_views_show_the_larger_is_taken() -> None:
+    one, other = walker(), scene(9, frames=80, rate=20)
+    small = [Sight(0.5 * one.xy[[v]] + 400, one.confidence[[v]]) for v in range(3)]
+    large = [Sight(other.xy[[v]], other.confidence[[v]]) for v in range(3)]
+    sights = [[a, b] for a, b in zip(small, large, strict=True)]
+    assert same_person(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 1, 1]
 
 
 def test_a_camera_that_turns_is_noticed() -> None:

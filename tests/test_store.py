@@ -155,6 +155,7 @@ def test_missing_stays_missing(tmp_path):
     assert np.isnan(store.array("people/0/body_pose")[2]).all()
     assert np.isfinite(store.array("people/0/body_pose")[[1, 3]]).all()
     assert torch.isnan(store.read(0).params.body_pose[2]).all()
+    assert np.isnan(zarr.open(store.path, mode="r")["state/smplify/0/betas"][1:]).all()
     assert store.first_missing == 1
 
 
@@ -191,6 +192,20 @@ def test_another_configuration_is_refused_by_key(written):
 def test_what_does_not_change_the_results_may_differ(written):
     other = replace(contents(), config={"smplify": {"weight": 1.0}, "render": {"crf": 30}})
     assert Store.resume(written.path, other, ignore=("render",)).first_missing == 3
+
+
+def test_frames_that_are_there(tmp_path, written, monkeypatch):
+    assert written.finished == FRAMES
+    written.check_frames(0, FRAMES)
+    written.check_frames(3, 4)
+    for start, stop in ((-1, 2), (0, FRAMES + 1), (FRAMES, FRAMES + 1), (3, 3), (4, 2)):
+        with pytest.raises(InputError):
+            written.check_frames(start, stop)
+    assert list(written.stretches()) == [(0, 2)]
+    monkeypatch.setattr("pipeline.store.STRETCH", WINDOW - 1)
+    assert list(written.stretches()) == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(InputError, match="no frame is done yet"):
+        Store.create(tmp_path / "empty.zarr", contents()).check_frames(0, 1)
 
 
 def test_only_whole_windows(written):
@@ -258,6 +273,38 @@ def test_damaged_restart_state_is_not_gone_on_from(tmp_path):
     data[len(data) // 2] ^= 0x40
     chunk.write_bytes(data)
     assert Store.resume(store.path, contents()).done.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("damaged", "done"), [((0, 1), [False, False, False]), ((0,), [True, True, False])])
+def test_state_is_checked_for_some_windows_before_the_first_that_is_lost(
+    tmp_path, monkeypatch, damaged, done
+):
+    """For one window here: of a long recording all would take long."""
+    monkeypatch.setattr("pipeline.store._CHECKED_STATES", 1)
+    store = Store.create(tmp_path / "s.zarr", contents())
+    for k in range(2):
+        store.write(batch(k))
+    for k in damaged:
+        chunk = store.path / f"state/smplify/0/betas/c.{k}.0"
+        data = bytearray(chunk.read_bytes())
+        data[len(data) // 2] ^= 0x40
+        chunk.write_bytes(data)
+    assert Store.resume(store.path, contents()).done.tolist() == done
+
+
+def test_a_person_whose_group_was_made_last_is_nobody_yet(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    leftover = store.path / "people/0.new/joints"
+    leftover.mkdir(parents=True)
+    (leftover / "c.0.0.0").write_bytes(b"of a writer that was killed")
+    store._make_person(0)
+    assert not (store.path / "people/0/joints/c.0.0.0").exists()
+    again = Store.resume(store.path, contents())
+    assert again.ids == (0,)
+    assert not again.done.any()
+    for k in range(3):
+        again.write(batch(k))
+    assert torch.equal(again.read(0).joints, batch(0).joints)
 
 
 def test_a_lost_shape_undoes_the_last_window_that_has_it(written):

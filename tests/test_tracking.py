@@ -43,9 +43,11 @@ def test_a_figure_of_few_points_is_nobody() -> None:
     xy, confidence = pictures([line((100, 200), (100, 200))], [1])
     confidence[3, 0, 4:] = 0
     confidence[5] = 0
+    xy[7] = 100.0  # all on a spot
     shown = figures(xy, confidence, 5)
-    assert np.flatnonzero(shown.weight[:, 0] == 0).tolist() == [3, 5]
-    assert np.isnan(shown.centre[3]).all()
+    assert np.flatnonzero(shown.weight[:, 0] == 0).tolist() == [3, 5, 7]
+    assert np.isnan(shown.centre[[3, 7]]).all()
+    assert np.isnan(shown.size[[3, 7]]).all()
     assert figures(xy[:, :0], confidence[:, :0], 5).weight.shape == (len(TIME), 0)
 
 
@@ -76,6 +78,15 @@ def test_a_gap_is_bridged_and_a_long_one_ends_a_track() -> None:
         found = tracks(shown, TIME, 0.5, 3.0)
         assert len(found) == count
         assert sum((k >= 0).sum() for k in found) == np.isfinite(way).all(1).sum()
+
+
+@pytest.mark.parametrize(("jump_m", "count"), [(0.2, 1), (0.3, 2)])
+def test_a_jump_of_more_than_half_the_reach_ends_a_track(jump_m: float, count: int) -> None:
+    path = line((400, 300), (400, 300))
+    size = float(np.median(np.linalg.norm(SHAPE - np.median(SHAPE, 0), axis=-1)))
+    path[20:, 0] += jump_m / EXTENT_M * size
+    xy, confidence = pictures([path], [1.0])
+    assert len(tracks(figures(xy, confidence, 5), TIME, 0.5, 0.0)) == count
 
 
 def test_nobody_gives_no_track() -> None:

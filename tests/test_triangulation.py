@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.geometry.triangulation import along_rays, ray_gap, rays, triangulate
+from models.geometry.triangulation import _solve_symmetric, along_rays, ray_gap, rays, triangulate
 from pipeline.cameras import Rig
 
 
@@ -106,13 +106,14 @@ def test_weights_follow_confidence() -> None:
 
 
 def test_depth_weight_makes_it_the_least_pixel_error() -> None:
-    """Without outliers the result is a stationary point of the summed squared pixel error."""
+    """Where all errors are small against the robust scale the result is a stationary point of the summed
+    squared pixel error."""
     rig = ring(4)
     rig.t[0, 2] += 6  # one camera far away
     rng = np.random.default_rng(2)
     x = np.array([[0.1, 0.2, 1.0]])
-    px = rig.project(x) + rng.normal(0, 1, (4, 1, 2))
-    found = triangulate(rig, px, np.ones((4, 1)), scale_px=1e4, iterations=20).points
+    px = rig.project(x) + rng.normal(0, 0.05, (4, 1, 2))
+    found = triangulate(rig, px, np.ones((4, 1))).points
 
     def cost(p: np.ndarray) -> float:
         return float(((rig.project(p) - px) ** 2).sum())
@@ -201,3 +202,15 @@ def test_every_point_is_in_front_of_two_cameras_that_saw_it(views: int) -> None:
     assert 0.2 < there.mean() < 0.97
     in_front = rig.to_camera(found.points)[..., 2] > 0
     assert (in_front & np.isfinite(found.residual_px))[:, there].sum(0).min() >= 2
+
+
+def test_a_system_that_is_nearly_singular_leaves_the_point_where_it_is() -> None:
+    """As of rays that have become parallel; others are solved."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(3, 5, 3))
+    a[1, :, 2] = a[1, :, 1] * (1 + 1e-6 * rng.normal(size=5))
+    a[2] = 0
+    symmetric, b, before = a.transpose(0, 2, 1) @ a, rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
+    x = _solve_symmetric(np.concatenate([symmetric, b[..., None]], -1), before)
+    assert np.allclose(x[0], np.linalg.solve(symmetric[0], b[0]))
+    assert np.array_equal(x[1:], before[1:])

@@ -21,7 +21,7 @@ from pipeline.cameras import Rig
 from pipeline.recording import find_recording
 from pipeline.skeleton import BODY_25
 from pipeline.store import Store
-from stages.export import export
+from stages.export import export_person
 from stages.graph import RunConfig, run
 from stages.view import Frames, _Page
 
@@ -160,6 +160,24 @@ def test_a_camera_held_askew_does_not_tilt_the_world() -> None:
     assert np.degrees(np.arccos((askew.R[0].T @ scene(5, frames=80, rate=20).rig.R[0])[2, 2])) < 3
 
 
+def test_the_floor_is_below_the_lowest_point_where_no_foot_is_seen() -> None:
+    rig, person = before_first_camera()
+    legs = [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")]
+    person[:, legs] = np.nan
+    _, points = upright(rig, person)
+    assert np.nanpercentile(points[..., 2], 5) == pytest.approx(0, abs=1e-9)
+    assert np.isfinite(points[..., 2]).any()
+
+
+def test_ahead_of_a_camera_that_looks_straight_down_is_the_top_of_its_picture() -> None:
+    rig, person = before_first_camera()
+    true = scene(5, frames=80, rate=20).rig
+    down = np.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])  # in the world of z up, its picture's top is y
+    r = np.concatenate([(down @ true.R[0].T)[None], rig.R[1:]])
+    found, _ = upright(replace(rig, R=r), person)
+    assert -found.R[0, 1] @ [0, 1, 0] > 0.99
+
+
 @pytest.mark.parametrize("lies", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90])
 def test_estimated_cameras_are_upright_as_well(lies: bool, degrees: float) -> None:
@@ -191,7 +209,7 @@ def reconstruct(folder: Path, rig: Rig, *, lies: bool = False, said: str = "") -
 
 def trunk_lean_deg(results: Store, file: Path) -> float:
     """Median angle between the trunk and +y in an exported TRC."""
-    export(results, load_body(), file)
+    export_person(results, load_body(), file)
     head, *rows = (line.split("\t") for line in file.read_text().splitlines()[3:] if line.strip())
     column = {name: k for k, name in enumerate(head) if name}
     values = np.array([[float(v or "nan") for v in row[: 2 + 75]] for row in rows[1:]])

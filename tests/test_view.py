@@ -23,7 +23,7 @@ from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoWriter
 from stages.synth import SynthConfig, write_recording
-from stages.view import KEPT_WINDOWS, Frames, Pictures, error_colours, view
+from stages.view import KEPT_WINDOWS, Frames, Pictures, error_colours, serve_viewer
 
 ROOT = Path(__file__).parents[1]
 BODY = load_body()
@@ -165,10 +165,10 @@ def test_error_colours_run_from_green_to_red():
 
 def test_mistakes_are_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"Add --live"):
-        view(Store.create(tmp_path / "s.zarr", contents()), BODY, [None, None])
+        serve_viewer(Store.create(tmp_path / "s.zarr", contents()), BODY, [None, None])
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(InputError, match=r"multispin\[view\]"):
-        view(filled(tmp_path / "t.zarr"), BODY, [None, None])
+        serve_viewer(filled(tmp_path / "t.zarr"), BODY, [None, None])
 
 
 @contextmanager

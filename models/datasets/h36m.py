@@ -26,7 +26,7 @@ import torch
 from models.crops import extent_box
 from models.datasets.rows import Array, Part, PersonRow, damaged, detected, on_24, optional
 from pipeline.errors import InputError
-from pipeline.skeleton import EXTRA_24, EXTRA_24_OF_H36M_17
+from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
@@ -101,7 +101,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
                     f"{part.root}: neither the picture images/{subject}_{action}.{camera}_{i + 1:06d}.jpg "
                     f"nor the video {imgname.partition('#')[0]}. Unpack 'Videos' of {subject} there."
                 )
-        joints = np.zeros((len(EXTRA_24), 3)) if xy is None else on_24(EXTRA_24_OF_H36M_17, xy[i])
+        joints = np.zeros((len(EXTRA_24), 3)) if xy is None else on_24(xy[i])
         yield PersonRow(
             id=f"{NAME}/{subject}/{action}/{camera}/{i + 1:06d}",
             instant=f"{subject}/{action}/{i}",
@@ -111,7 +111,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             action=_LONG_NAMES.get(kind, kind),
             part=joints,
             openpose=detected(openpose, imgname, joints),
-            S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+            S=on_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=dist,
             R=R,

@@ -31,7 +31,6 @@ from models.datasets.rows import (
     optional,
 )
 from pipeline.errors import InputError
-from pipeline.skeleton import EXTRA_24_OF_H36M_17
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
@@ -125,7 +124,7 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
                 continue
             if not all_inside(xy[i], _SIZE):
                 continue
-            joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
+            joints = on_24(xy[i])
             yield PersonRow(
                 id=f"{NAME}/{subject}/{sequence}/{camera}/{i + 1:06d}",
                 instant=f"{part.name}/{i}",
@@ -134,7 +133,7 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
                 camera=camera,
                 part=joints,
                 openpose=detected(openpose, imgname, joints),
-                S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+                S=on_24(xyz[i] - xyz[i, 0]),
                 K=K,
                 dist=np.zeros(8),
                 R=R,
@@ -192,7 +191,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             size = width, height
         if not all_inside(xy[i], size):
             continue
-        joints = on_24(EXTRA_24_OF_H36M_17, xy[i])
+        joints = on_24(xy[i])
         number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
         yield PersonRow(
             id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
@@ -203,7 +202,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             action=_ACTIVITIES[number] if 0 <= number < len(_ACTIVITIES) else "",
             part=joints,
             openpose=detected(openpose, imgname, joints),
-            S=on_24(EXTRA_24_OF_H36M_17, xyz[i] - xyz[i, 0]),
+            S=on_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=np.zeros(8),
             R=np.eye(3),

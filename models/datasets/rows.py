@@ -29,7 +29,7 @@ from models.crops import extent_box
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.formats.keypoints.openpose import read_people
-from pipeline.skeleton import BODY_25, EXTRA_24
+from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
 Array = NDArray[np.float64]
 RowArrays = Mapping[str, NDArray[Any]]
@@ -183,11 +183,11 @@ def all_inside(xy: Array, size: tuple[int, int]) -> bool:
     return bool(((xy >= 0) & (xy < np.array(size))).all())
 
 
-def on_24(places: Sequence[int], values: Array) -> Array:
-    """Values (N, C) at their places among EXTRA_24, with a 1 behind: (J, C + 1); 0 elsewhere."""
+def on_24(values: Array) -> Array:
+    """Values (J, C) of H36M_17 at their places among EXTRA_24, with a 1 behind: (J, C + 1); 0 elsewhere."""
     out = np.zeros((len(EXTRA_24), values.shape[1] + 1))
-    out[list(places), :-1] = values
-    out[list(places), -1] = 1
+    out[list(EXTRA_24_OF_H36M_17), :-1] = values
+    out[list(EXTRA_24_OF_H36M_17), -1] = 1
     return out
 
 

@@ -179,7 +179,7 @@ class Evaluation:
         return arrays | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
 
 
-def evaluate(
+def score_network(
     protocol: Protocol,
     net: ImageRegressor | KeypointNet,
     rows: RowArrays,

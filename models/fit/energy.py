@@ -68,7 +68,7 @@ def sideways(pb: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
     return (row * hinges.bone).sum(-1), torch.linalg.cross(hinges.bone.expand_as(row), row, dim=-1)
 
 
-def evaluate(pb: Problem, motion: Motion, robust: float) -> State:
+def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
     """Energy at a robust scale, in standard deviations, and what it was computed from."""
     n, frames = motion.transl.shape[:2]
     G = global_rotations(motion.rotations)

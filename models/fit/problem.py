@@ -65,7 +65,7 @@ JOINT_RATIOS = _ratios([_TURNS[j.split("_")[-1]] for j in SMPL_24.names])
 
 @dataclass(frozen=True)
 class Weights:
-    """What the terms of the energy weigh, in units that hold for any rig, picture size and frame rate."""
+    """Weights of the terms of the energy, in units that hold for any rig, picture size and frame rate."""
 
     keypoint_m: float = 0.015
     """Standard deviation of a keypoint of confidence 1, metres at the person's distance: 7 px for a person
@@ -109,7 +109,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Views:
-    """What V calibrated cameras saw of each problem's person."""
+    """Keypoints of each problem's person in V calibrated cameras, and the cameras."""
 
     K: Tensor
     """(N, V, 3, 3) intrinsics, pixels."""
@@ -338,6 +338,7 @@ def prepare(
     start = Motion(*(getattr(start, f.name).to(device) for f in fields(Motion)))
     model = LeverBody.of(body, dtype, device)
     frames = start.transl.shape[1]
+    # Whole metres are the same in single precision: cameras and motions move by one origin.
     origin = start.transl.double().mean(1).round()
     R = views.R.double()
     t = views.t.double() + (R @ origin[:, None, :, None])[..., 0]
@@ -345,7 +346,7 @@ def prepare(
     depth = (R @ pelvis.mT[:, None])[:, :, 2] + t[..., 2:]  # (N, V, T)
     # Accelerations are differences over one frame: to frames, and (below) shared terms to the clip's length.
     per_frame = 1 / settings.rate**2
-    share = (frames - held) / 100 / roots
+    share = frames / 100 / roots
     tied = np.ones(max(frames - 2, 0))
     for b in settings.breaks:
         tied[max(b - 2, 0) : b] = 0

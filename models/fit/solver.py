@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody
-from models.fit.energy import State, evaluate
+from models.fit.energy import State, evaluate_energy
 from models.fit.factor import step
 from models.fit.problem import FitSettings, Motion, Problem, Schedule, Views, prepare
 from models.fit.system import linearise, share, split
@@ -123,11 +123,11 @@ def better_start(
     *,
     favour: float = 1.0,
 ) -> Motion:
-    """Of several starts of the same N problems, for each problem the one of least energy.
+    """Choose, for each of N problems, the start of least energy among several.
 
-    A regressor's and that of ``start_pose``, say. Judged at the widest robust scale, where a body that
-    faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it. Of the
-    settings, rate, weights and prior count.
+    These are a regressor's and that of ``start_pose``, say. Judged at the widest robust scale, where a body
+    that faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it. Of
+    the settings, rate, weights and prior count.
 
     favour: by this factor another start must have less energy than the first to be taken instead. A start
     of somewhat less energy, such as one that is off everywhere by a little, often ends in a worse place; one
@@ -138,7 +138,7 @@ def better_start(
     seen = Views(*(torch.cat([getattr(views, f.name)] * len(starts)) for f in fields(Views)))
     alone = FitSettings(settings.rate, free_shape=False, weights=still, prior=settings.prior)
     problem, motion, _ = prepare(body, seen, every, alone)
-    energy = evaluate(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
+    energy = evaluate_energy(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
     energy[0] *= favour
     n = energy.shape[1]
     best = energy.argmin(0) * n + torch.arange(n, device=energy.device)
@@ -185,7 +185,7 @@ def _descend(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, T
                 pb = _with_offset_prior(pb, motion.offsets)
         # Not while the start is rough: a limb that begins in a wrong place would be explained by them.
         now = replace(pb, free_offsets=pb.free_offsets and left < 2)
-        st = evaluate(now, motion, robust)
+        st = evaluate_energy(now, motion, robust)
         st, damping, count = _minimise(now, st, damping, robust, most, tolerance)
         solved += count
     assert st is not None
@@ -207,12 +207,12 @@ def _minimise(
     going = torch.ones_like(damping, dtype=torch.bool)
     for i in range(1, most + 1):
         pose, shape = step(joint, damping)
-        new = evaluate(pb, _retract(pb, st.motion, split(pose, pb.roots), each(shape)), robust)
+        new = evaluate_energy(pb, _retract(pb, st.motion, split(pose, pb.roots), each(shape)), robust)
         gain = 1 - energy(new) / energy(st)
         better = going & (gain > 0)
         # A problem that has stopped waits as it is: alone it would not be here.
         change = torch.where(better, 0.2, 8.0).to(damping)
-        damping = torch.where(going, (damping * change).clamp(1e-9, 1e9), damping)
+        damping = torch.where(going, (damping * change).clamp(min=1e-9), damping)
         # A step that gains nothing even when it is tiny has nowhere left to go.
         going = going & torch.where(better, gain > tolerance, damping < 1e4)
         gained, left = torch.stack([better.sum(), going.sum()]).tolist()  # all that the processor waits for

@@ -16,6 +16,8 @@ _BONES = (
     *((s + a, s + b) for s in "LR" for a, b in (("Hip", "Knee"), ("Knee", "Ankle"), ("Heel", "BigToe"))),
     ("LShoulder", "RShoulder"), ("LHip", "RHip"), ("Neck", "MidHip"),
 )  # fmt: skip
+_LENGTH_SIGMA_M = 0.02
+"""Standard deviation of a bone's median length: detectors and bodies do not mean quite the same points."""
 TORSO = ("LShoulder", "RShoulder", "LHip", "RHip", "Neck", "MidHip")
 """Keypoints that tell how a person stands."""
 _FACE = ("Nose", "REye", "LEye", "REar", "LEar")
@@ -25,10 +27,10 @@ def _points(*names: str) -> list[int]:
     return [BODY_25.index(n) for n in names]
 
 
-def start_shape(body: KeypointBody, points: Tensor, *, sigma_m: float = 0.02) -> Tensor:
+def start_shape(body: KeypointBody, points: Tensor) -> Tensor:
     """Betas (B,) from the median lengths of bones between points (T, 25, 3), NaN where missing (float64).
 
-    Gauss–Newton; lengths err by ``sigma_m``, betas have unit variance. Zero where no bone was seen.
+    Gauss–Newton; lengths err by ``_LENGTH_SIGMA_M``, betas have unit variance. Zero where no bone was seen.
     """
     a, b = _points(*(x for x, _ in _BONES)), _points(*(y for _, y in _BONES))
     length = (points[:, a] - points[:, b]).double().norm(dim=-1).nanmedian(0).values
@@ -39,8 +41,8 @@ def start_shape(body: KeypointBody, points: Tensor, *, sigma_m: float = 0.02) ->
     for _ in range(5):
         bone = rest + dirs @ betas
         now = bone.norm(dim=-1)
-        jacobian = (bone[:, None] @ dirs)[:, 0] / now[:, None] / sigma_m
-        error = (now - length[seen]) / sigma_m
+        jacobian = (bone[:, None] @ dirs)[:, 0] / now[:, None] / _LENGTH_SIGMA_M
+        error = (now - length[seen]) / _LENGTH_SIGMA_M
         normal = jacobian.T @ jacobian + torch.eye(len(betas), dtype=torch.float64)
         betas = betas - torch.linalg.solve(normal, jacobian.T @ error + betas)
     return betas
@@ -61,7 +63,7 @@ def _aligned(rest: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     spread = torch.linalg.svdvals(covariance)[..., 1]
     size = ((rest - rest.mean(-2, keepdim=True)) ** 2).sum((-2, -1))
     turn = roma.special_procrustes_naive(covariance)
-    return turn, mean_rest, mean, (w.sum((-2, -1)) >= 3) & (spread > 0.02 * size)
+    return turn, mean_rest, mean, spread > 0.02 * size
 
 
 def _steady(rotations: Tensor, known: Tensor, rate: float) -> Tensor:
@@ -231,8 +233,6 @@ def start_pose(
     partly = [j for j in range(1, JOINTS) if bool(known[:, j].any()) and not bool(known[:, j].all())]
     if partly:
         local[:, partly] = _fill_rotations(local[:, partly], known[:, partly])
-    if before is not None:
-        local[given] = before[0][~wrong].double()  # to the last bit
     return local, transl
 
 

@@ -131,7 +131,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     along_a, along_b, usable = along_rays(ends[1] - ends[0], ray[va, t, i], ray[vb, t, j], _PARALLEL)
     body = (ends[0] + along_a[..., None] * ray[va, t, i] + ends[1] + along_b[..., None] * ray[vb, t, j]) / 2
     usable &= (along_a > 0) & (along_b > 0)
-    usable &= seen[va, t, i] & seen[vb, t, j] & alive[..., None]
+    usable &= alive[..., None]  # a point that is not seen has no ray to lie along
     centre = masked_median(body, usable)
     with np.errstate(invalid="ignore"):
         alive &= _body_sized(body, centre, usable)
@@ -143,7 +143,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
         along = np.einsum("thkx,tpkx->thpk", offset, ray[v])
         miss2 = (offset**2).sum(-1)[:, :, None] - along**2
         weight = usable[:, :, None] * conf[v][:, None]
-        agree = (np.where(along > 0, weight, 0) / (1 + np.maximum(miss2, 0) / cfg.agreement_m**2)).sum(-1)
+        agree = (np.where(along > 0, weight, 0) / (1 + miss2 / cfg.agreement_m**2)).sum(-1)
         good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
         agree = np.where(good, agree, 0)
         best = agree.argmax(-1)
@@ -406,6 +406,5 @@ def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:
     count = valid.sum(-1)
     ordered = np.sort(np.where(valid[..., None], values, np.inf), axis=-2)
     low, high = np.maximum(count - 1, 0) // 2, count // 2
-    high = np.minimum(high, values.shape[-2] - 1)
     picked = [np.take_along_axis(ordered, n[..., None, None], -2)[..., 0, :] for n in (low, high)]
     return np.where(count[..., None] > 0, (picked[0] + picked[1]) / 2, np.nan)

@@ -253,9 +253,10 @@ class _Adjustment:
     def _step(self, system: tuple[Array, Array, Array, Array, Array], damping: float) -> tuple[Array, Array]:
         u, w, c, g_point, g_camera = system
         diagonal = np.einsum("tii->ti", u)
-        gone = diagonal <= 0
         u = u.copy()
-        np.einsum("tii->ti", u)[...] += damping * diagonal + np.where(gone, 1.0, 1e-9)
+        np.einsum("tii->ti", u)[...] += (
+            damping * diagonal + 1e-9
+        )  # of a point that nobody saw it is all there is
         w, c, g_camera = w[..., self.free], c[np.ix_(self.free, self.free)], g_camera[self.free]
         solved = np.linalg.solve(u, np.concatenate([w, g_point[..., None]], -1))
         c = c + damping * np.diag(np.diag(c))

@@ -309,6 +309,12 @@ def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
         best = int(np.argmax(scores))
         if scores[best] > _CLEARER * scores[most]:
             lag[b, a], lag[a, b] = best - most, most - best
+    return _late(lag)
+
+
+def _late(lag: Array) -> dict[int, int]:
+    """Views that are late, from the frames (V, V) by which a view (row) is later than another one."""
+    views = len(lag)
     if views == 2:
         return {1: int(lag[1, 0])} if lag[1, 0] else {}
     found = {}

@@ -62,8 +62,8 @@ def distances(centre: Array, size: Array, to_centre: Array, to_size: Array) -> A
 def tracks(shown: Figures, time_s: Array, reach_m: float, speed_m_s: float) -> list[NDArray[np.int64]]:
     """Track everybody through the pictures: for each the index in every frame (T,), −1 where not seen.
 
-    The nearest pairs of a track's last sight and a figure are joined first, no further apart than ``reach_m``
-    and ``speed_m_s`` allow. Most to see first.
+    The nearest pairs of a track's last sight and a figure are joined first, no further apart than half of
+    ``reach_m`` and what ``speed_m_s`` allows. Most to see first.
     """
     frames = len(time_s)
     found: list[NDArray[np.int64]] = []

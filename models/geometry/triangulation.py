@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.cameras import Array, Rig
 
 ANGULAR_SCALE = 0.005
-"""Default robust scale, radians: times the focal length it is 8 px at 1600 px."""
+"""Robust scale, radians: times the focal length it is 8 px at 1600 px."""
 
 _PARALLEL = 0.01
 """Sine of the angle between two rays below which they give no depth (0.6°)."""
@@ -62,14 +62,7 @@ def ray_gap(base: Array, d1: Array, d2: Array) -> Array:
     return np.asarray((normal * base).sum(-1) / np.where(length > 0, length, 1))
 
 
-def triangulate(
-    rig: Rig,
-    xy_px: ArrayLike,
-    confidence: ArrayLike,
-    *,
-    scale_px: float | ArrayLike | None = None,
-    iterations: int = 6,
-) -> Triangulation:
+def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations: int = 6) -> Triangulation:
     """Triangulate all points at once, each from the views that agree about it.
 
     Every pair of cameras proposes a point (the middle of the shortest segment between its two rays); the
@@ -77,10 +70,10 @@ def triangulate(
     (DLT; Hartley and Zisserman, Multiple View Geometry, 12.2). Weights are confidence × Geman–McClure(r, s)
     / depth², so that the linear error is the reprojection error in pixels.
 
-    xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). scale_px: the residual s
-    at which a view starts to count as wrong, one number or one a view; by default ``ANGULAR_SCALE`` × focal
-    length. Views with a confidence of 0 are not looked at. With two views both rays count; with one, every
-    point is NaN. Whether the views agree is for the caller to ask: ``used.sum(0) >= 2``.
+    xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). The residual s at which a
+    view starts to count as wrong is ``ANGULAR_SCALE`` × its focal length. Views with a confidence of 0 are
+    not looked at. With two views both rays count; with one, every point is NaN. Whether the views agree is
+    for the caller to ask: ``used.sum(0) >= 2``. iterations: rounds of re-weighting.
     """
     xy, conf = np.asarray(xy_px, np.float64), np.asarray(confidence, np.float64)
     views = len(rig)
@@ -91,8 +84,7 @@ def triangulate(
     lead = conf.shape[1:]
     xy, conf = xy.reshape(views, -1, 2), conf.reshape(views, -1)
     focal = rig.K[:, [0, 1], [0, 1]]
-    scale = ANGULAR_SCALE * focal.mean(1) if scale_px is None else np.asarray(scale_px, np.float64)
-    scale = np.broadcast_to(scale, views)[:, None]
+    scale = ANGULAR_SCALE * focal.mean(1)[:, None]
     seen = np.isfinite(xy).all(-1) & (conf > 0)
     conf = np.where(seen, conf, 0)
 
@@ -141,14 +133,14 @@ def triangulate(
 
     r, _ = residuals(x)
     residual = np.where(seen & found & np.isfinite(r), r, np.nan)
-    used = residual <= 3 * scale  # NaN compares false
     # Re-weighting can push a point behind one camera of the pair that proposed it.
     found &= np.isfinite(residual).sum(0) >= 2
     residual[:, ~found] = np.nan
+    used = residual <= 3 * scale  # NaN compares false
     return Triangulation(
         np.where(found[:, None], x, np.nan).reshape(*lead, 3),
         residual.reshape(views, *lead),
-        (used & found).reshape(views, *lead),
+        used.reshape(views, *lead),
     )
 
 

@@ -57,7 +57,7 @@ def crop(xy_px: Tensor, confidence: Tensor, K: Tensor) -> Crops:
     return Crops(turn, rms, xy, weight, seen)
 
 
-def place(root: Tensor, rms: Tensor) -> Tensor:
+def pelvis_in_camera(root: Tensor, rms: Tensor) -> Tensor:
     """Pelvis (N, V, 3), metres, in crops: root (N, V, 3) is its place in them, in units of the spread,
     and the logarithm of its distance by the typical one for that spread."""
     z = TYPICAL_DEPTH / rms * root[..., 2].clamp(-1.5, 1.5).exp()
@@ -161,7 +161,7 @@ class UncalibratedNet(nn.Module):
 
     def project(self, points: Tensor, orient: Tensor, root: Tensor, rms: Tensor) -> Tensor:
         """Points (N, K, 3) of the body → (N, V, K, 2) in the crops, in units of the spread."""
-        pelvis = place(root, rms)
+        pelvis = pelvis_in_camera(root, rms)
         cam = points[:, None] @ (towards(pelvis).mT @ orient).mT + pelvis[:, :, None]
         z = torch.maximum(cam[..., 2:], 0.2 * pelvis[:, :, None, 2:])
         return cam[..., :2] / z / rms[..., None, None]
@@ -174,7 +174,7 @@ class UncalibratedNet(nn.Module):
         c = crop(xy_px, confidence, K)
         last = self.rounds(c)[-1]
         assert last.view_orient is not None
-        pelvis = place(last.root, c.rms)
+        pelvis = pelvis_in_camera(last.root, c.rms)
         in_view = (pelvis[..., None, :] @ c.turn)[..., 0, :]
         return blank_unseen(
             Regression(

@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Lens(NamedTuple):
+class KernelCamera(NamedTuple):
     """One camera: R, t, K and distortion as of ``Rig``, and the largest valid r² of its distortion."""
 
     rotation: NDArray[np.float64]
@@ -114,10 +114,10 @@ def jit(function: _F) -> _F:
 
 @jit
 def project(
-    points: Floats, lens: Lens, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
+    points: Floats, view: KernelCamera, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
 ) -> tuple[float, float, float, float]:
     """``Rig.project(distorted=True)`` in one pass; the smallest and largest u and v of what is seen."""
-    rotation, translation, k, dist, limit = lens
+    rotation, translation, k, dist, limit = view
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for p in range(points.shape[0]):
         for i in range(points.shape[1]):

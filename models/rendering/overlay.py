@@ -209,7 +209,7 @@ def mosaic(sizes: Sequence[tuple[int, int]], limit: tuple[int, int]) -> Mosaic:
     return Mosaic((columns * cell[0], rows * cell[1] + footer), boxes, footer)
 
 
-def place(planes: Planes, source: Planes, box: tuple[int, int, int, int], name: str, height: int) -> None:
+def draw_cell(planes: Planes, source: Planes, box: tuple[int, int, int, int], name: str, height: int) -> None:
     """Shrink one frame into a box of another and label it with text ``height`` pixels high."""
     x, y, w, h = box
     a, b, c = planes

@@ -4,7 +4,6 @@ people."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import roma
@@ -18,9 +17,9 @@ from pipeline.cameras import Rig, distort
 Array = NDArray[np.float64]
 
 
-def look_at(ahead: Array, up: Sequence[float] = (0.0, 0.0, 1.0)) -> Array:
-    """Rotations (..., 3, 3), world to camera, of level cameras that look along ``ahead`` (..., 3), unit."""
-    right = np.cross(ahead, up)
+def look_at(ahead: Array) -> Array:
+    """Rotations (..., 3, 3), world (z up) to camera, of level cameras that look along unit ``ahead``."""
+    right = np.cross(ahead, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     return np.stack([right, np.cross(ahead, right), ahead], -2)
 

@@ -34,7 +34,7 @@ from scenes import Scene, body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, s
 from test_smplify_stage import batches, joined  # noqa: E402
 
 from models.body import pose_keypoints  # noqa: E402
-from models.fit.energy import evaluate  # noqa: E402
+from models.fit.energy import evaluate_energy  # noqa: E402
 from models.fit.problem import (  # noqa: E402
     HINGES,
     FitSettings,
@@ -257,20 +257,20 @@ def derivatives(figures: Figures) -> None:
     d = scene(3, "random", frames=6, noise_px=40)
     start = replace(d.start(), betas=torch.ones(1, 10, dtype=torch.float64))
     pb, motion, _ = prepare(body().keypoints, d.views(torch.float64), start, FitSettings(60.0, prior=prior()))
-    st = evaluate(pb, motion, 8.0)
+    st = evaluate_energy(pb, motion, 8.0)
     sys_ = linearise(pb, st, 8.0)
     x = torch.zeros_like(sys_.grad).requires_grad_()
 
     def moved(step: Tensor) -> Motion:
         return _retract(pb, motion, step, torch.zeros_like(sys_.shape_grad))
 
-    (wanted,) = torch.autograd.grad(evaluate(pb, moved(x), 8.0).energy.sum() / 2, x)
+    (wanted,) = torch.autograd.grad(evaluate_energy(pb, moved(x), 8.0).energy.sum() / 2, x)
     figures["gradient_error"] = float((sys_.grad - wanted).norm() / wanted.norm())
 
     def points(step: Tensor) -> Tensor:
         full = torch.zeros_like(sys_.grad)
         full[0, 2] = step
-        return evaluate(pb, moved(full), 8.0).points[0, :, 2].reshape(-1)
+        return evaluate_energy(pb, moved(full), 8.0).points[0, :, 2].reshape(-1)
 
     jacobian = torch.autograd.functional.jacobian(points, torch.zeros_like(sys_.grad[0, 2]))
     figures["jacobian_error"] = float((sys_.jacobian[0, 2] - jacobian).norm() / jacobian.norm())
@@ -290,7 +290,7 @@ def descend(d: Scene, method: str, steps: int) -> tuple[float, float]:
     def energy(robust: float) -> Tensor:
         # Offsets in units of their deviation: both methods need it.
         shape = torch.cat([betas, FIXED.offset_m * offsets], 1)
-        return evaluate(pb, _retract(pb, motion, pose, shape), robust).energy.sum()
+        return evaluate_energy(pb, _retract(pb, motion, pose, shape), robust).energy.sum()
 
     for robust, share in zip((16.0, 8.0, 4.0), (0.15, 0.15, 0.7), strict=True):
         n = round(share * steps)
