@@ -78,7 +78,7 @@ def find_people(
     network: Network, pictures: Sequence[Pixels], min_score: float = MIN_SCORE
 ) -> list[FoundPeople]:
     """Find the people in each of some RGB pictures (H, W, 3)."""
-    whole = [_whole(picture) for picture in pictures]
+    whole = [whole_matrix(picture) for picture in pictures]
     inputs = np.empty((len(pictures), 3, SIDE, SIDE), np.float32)
     for picture, matrix, one in zip(pictures, whole, inputs, strict=True):
         one[:] = warp_part(picture, matrix, SIDE).transpose(2, 0, 1)
@@ -89,7 +89,7 @@ def find_people(
     ]
 
 
-def _whole(picture: Pixels) -> Array:
+def whole_matrix(picture: Pixels) -> Array:
     """(3, 3) from pixels of a picture to those of the network's input: all of it, in the middle."""
     h, w = picture.shape[:2]
     return roi_matrix(np.array([w / 2, h / 2, max(h, w), 0.0]), SIDE)
