@@ -17,6 +17,7 @@ from rich.markup import escape
 from typer import Argument, Option
 
 from pipeline.errors import InputError
+from pipeline.skeleton import POINT_ORDERS
 from stages import commands, screen
 from stages.commands import Configs, Sets, stoppable
 from stages.screen import console, print_file, warn
@@ -342,8 +343,8 @@ def synth(
     missing: Annotated[float, Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
     videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
     size: Annotated[tuple[int, int], Option(help="Picture width and height.")] = (960, 720),
-    keypoint_format: Annotated[
-        str, Option("--format", help="body_25, body_25b, coco_17, halpe_26.")
+    point_order: Annotated[
+        str, Option("--format", help=f"Order of the keypoints: {', '.join(POINT_ORDERS)}.")
     ] = "body_25",
     force: Annotated[bool, Option("--force", help="Replace what is in the folder.")] = False,
 ) -> None:
@@ -353,7 +354,7 @@ def synth(
     values = {
         "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "seed": seed,
         "noise_px": noise_px, "outliers": outliers, "missing": missing, "videos": videos, "size": list(size),
-        "format": keypoint_format,
+        "format": point_order,
     }  # fmt: skip
     _synth(out, values, load_body(), force=force)
     results = out.resolve().with_name(f"{out.resolve().name}-results")

@@ -35,7 +35,7 @@ class PosePrior:
     def of_joints(
         self, joints: Sequence[int], weight: float, dtype: torch.dtype, device: torch.device
     ) -> PriorTerms:
-        """The prior of some SMPL joints (1–23), the others integrated out (exact here), times a weight."""
+        """The prior of some joints but the root, the others integrated out (exact here), times a weight."""
         return _terms(self, tuple(joints), weight, dtype, device)
 
 

@@ -18,7 +18,7 @@ import av
 import torch
 from torch import Tensor
 
-from pipeline.skeleton import SMPL_24
+from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 State = Mapping[str, Tensor]
 """Tensors that stages carry from one batch into the next, by name: ``<stage>/<name>``, or, where they are
@@ -33,16 +33,25 @@ def axes(spec: str, missing: float = math.nan) -> Any:
     return field(metadata={"axes": tuple(spec.split()), "missing": missing})
 
 
+_OF_KEYPOINTS = {"sizes": {"K": 0}}
+_OF_JOINTS = {"sizes": {"J": 0, "L": -1}}
+"""Metadata of a field that holds a skeleton: the axes of its points, and by how much they are longer."""
+
+
 @dataclass(frozen=True, repr=False)
 class TensorBatch:
     """Tensors with named axes, checked once, mapped together.
 
     Raises:
-        ValueError: a rank is wrong or two fields disagree about an axis; gives the numbers.
+        ValueError: a rank is wrong, or two fields, or one and the skeleton, disagree about an axis; gives the
+            numbers.
     """
 
     def __post_init__(self) -> None:
         seen: dict[str, tuple[int, str]] = {}
+        for f in fields(self):
+            for axis, more in f.metadata.get("sizes", {}).items():
+                seen[axis] = len(getattr(self, f.name)) + more, "its skeleton"
         for batch, name, letters in self._tensors():
             shape = tuple(getattr(batch, name).shape)
             where = f"{type(batch).__name__}.{name}"
@@ -157,6 +166,8 @@ class TensorBatch:
                 parts.append(f"{f.name}={str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
             elif f.name == "state":
                 parts.append(f"state={len(value)} tensors")
+            elif isinstance(value, Skeleton):
+                parts.append(f"skeleton={len(value)} points")
             else:
                 parts.append(f"{f.name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
@@ -229,6 +240,7 @@ class DetectionBatch(TensorBatch):
     """Pixels of the video frame, distorted; NaN where missing (float32)."""
     confidence: Tensor = axes("V T D K", missing=0)
     """From 0, missing, to 1, on one scale for all views (float32)."""
+    skeleton: Skeleton = field(default=BODY_25, kw_only=True, metadata=_OF_KEYPOINTS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,6 +264,7 @@ class KeypointBatch(TensorBatch):
     """0 where missing (float32)."""
     state: State = field(default_factory=dict)
     """Restart state of the association after this batch."""
+    skeleton: Skeleton = field(default=BODY_25, kw_only=True, metadata=_OF_KEYPOINTS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -273,6 +286,8 @@ class PoseBatch(TensorBatch):
     """Metres, world."""
     pose_sigma: Tensor = axes("T P L")
     """Radians: the angle by which each rotation of ``body_pose`` is expected to be off."""
+    skeleton: Skeleton = field(default=SMPL_24, kw_only=True, metadata=_OF_JOINTS)
+    """Of the joints."""
 
     @property
     def start(self) -> int:
@@ -318,7 +333,7 @@ class FitBatch(TensorBatch):
     keypoints: KeypointBatch
     params: SmplParams
     joints: Tensor = axes("T P J 3")
-    """SMPL joints, metres, world."""
+    """Metres, world."""
     keypoints_3d: Tensor = axes("T P K 4")
     """The fitted body's keypoints, metres, world, and the mean confidence of the views that saw each."""
     reprojection_px: Tensor = axes("V T P")
@@ -327,6 +342,8 @@ class FitBatch(TensorBatch):
     """``Status`` of each fit: accepted, or why not (uint8)."""
     state: State = field(default_factory=dict)
     """Restart state of the fit after this batch (float64)."""
+    skeleton: Skeleton = field(default=SMPL_24, kw_only=True, metadata=_OF_JOINTS)
+    """Of the joints."""
 
     @property
     def valid(self) -> Tensor:
@@ -336,3 +353,15 @@ class FitBatch(TensorBatch):
     @property
     def start(self) -> int:
         return self.keypoints.start
+
+
+def check_points(batch: PoseBatch | FitBatch, joints: Skeleton, keypoints: Skeleton) -> None:
+    """Raise ``ValueError`` where a batch holds other joints or keypoints than these; gives the numbers."""
+    pairs = {"joints": (batch.skeleton, joints), "keypoints": (batch.keypoints.skeleton, keypoints)}
+    for what, (has, wanted) in pairs.items():
+        if has != wanted:
+            other = " of other names or bones" if len(has) == len(wanted) else ""
+            raise ValueError(
+                f"{type(batch).__name__} from frame {batch.start} on has {len(has)} {what}{other}, "
+                f"expected {len(wanted)}"
+            )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.skeleton import SMPL_24
+from pipeline.skeleton import SMPL_24, Skeleton
 from pipeline.store import Store
 
 Floats = NDArray[np.float32]
@@ -39,9 +39,9 @@ ANGLES: Final = MappingProxyType(_limbs())
 in line: a straight knee, a thigh in line with the trunk, an arm that hangs down, a pointed foot."""
 
 
-def joint_angles(joints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """SMPL joints (..., J, 3) → the ``ANGLES`` (..., A), degrees from 0 to 180; NaN where joints are."""
-    index = np.array([[SMPL_24.index(j) for j in four] for four in ANGLES.values()])
+def joint_angles(joints: NDArray[np.floating[Any]], skeleton: Skeleton = SMPL_24) -> NDArray[np.float64]:
+    """Joints (..., J, 3) → the ``ANGLES`` (..., A), degrees from 0 to 180; NaN where joints are."""
+    index = np.array([[skeleton.index(j) for j in four] for four in ANGLES.values()])
     a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
     one, two = b - a, d - c
     # atan2 keeps its digits where the cosine of a nearly straight limb has none left.
@@ -120,8 +120,8 @@ def curves(store: Store, bins: int = BINS) -> Curves:
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
-    sampled = np.full((people, bins, len(SMPL_24), 3), np.nan, dtype=np.float32)
-    before = np.full((people, 2, len(SMPL_24), 3), np.nan)
+    sampled = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
+    before = np.full((people, 2, len(c.skeleton), 3), np.nan)
     for first, last in store.stretches():
         a, b = store.span(first)[0], store.span(last)[1]
         names = ("joints", "valid", "reprojection_px", "keypoints_2d")
@@ -137,7 +137,7 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         posed = np.isfinite(joints).all((2, 3))
         fitted.add(at, valid.astype(float))
         unsure.add(at, (posed & ~valid).astype(float))
-        angles.add(at, np.moveaxis(joint_angles(joints), -1, 1))
+        angles.add(at, np.moveaxis(joint_angles(joints, c.skeleton), -1, 1))
         sure = np.where(valid[..., None, None], joints, np.nan)
         with_past = np.concatenate([before, sure], 1)
         acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))

@@ -14,6 +14,7 @@ from pipeline.calibrations import calibration_files, find_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
+from pipeline.formats.keypoints import find_cameras
 from pipeline.results import INSIDE, drawn_into
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
@@ -139,7 +140,7 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
     """Keypoint folders by camera, from the first place that has any, and that place."""
     if stated.keypoints.path is not None:
         place = stated_path(folder, stated.keypoints.path, "keypoints.path")
-        cameras = _camera_folders(place, only_json=False)
+        cameras = _cameras_in(place)
         if not cameras:
             raise InputError(
                 f"{folder / 'recording.yaml'}: keypoints.path: {place} holds no folder with JSON files"
@@ -148,7 +149,7 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
     places = []
     for name in _KEYPOINT_FOLDERS:
         if (folder / name).is_dir():
-            cameras = _camera_folders(folder / name, only_json=name == ".")
+            cameras = _cameras_in(folder / name, "*_json" if name == "." else "*")
             if cameras:
                 places.append((name, cameras))
     if not places:
@@ -168,21 +169,16 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
     return cameras, shown or "<camera>_json"
 
 
-def _camera_folders(place: Path, *, only_json: bool) -> dict[str, Path]:
-    """Folders that hold JSON files, by camera: the folder's name without ``_json``."""
+def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
+    """Keypoints in a folder by camera: the name of the camera's folder, without ``_json``, or file."""
     found: dict[str, Path] = {}
-    for sub in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if only_json and not sub.name.endswith("_json"):
-            continue
-        with os.scandir(sub) as entries:
-            if not any(e.name.lower().endswith(".json") for e in entries):
-                continue
-        name = sub.name.removesuffix("_json")
+    for path in find_cameras(place, names):
+        name = path.name.removesuffix("_json") if path.is_dir() else path.stem
         if name in found:
             raise InputError(
-                f"{place}: two keypoint folders of camera {name}: {found[name].name}, {sub.name}"
+                f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"
             )
-        found[name] = sub
+        found[name] = path
     return found
 
 

@@ -1,6 +1,6 @@
 """A recording: a folder's cameras as calibrated, videos and keypoint files, on one time line.
 
-What the keypoints say of format, unit and cameras is found out by ``stages/inspect.py``.
+What the keypoints say of the order of their points, unit and cameras is found out by ``stages/inspect.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
-from pipeline.keypoints import MIN_CONFIDENCE, Floats, KeypointFiles, index_keypoints, read_views
+from pipeline.formats.keypoints import EXPECTED, index_keypoints, read_views
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
+from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
     calibration_of,
     find_keypoints,
@@ -33,7 +35,6 @@ from pipeline.layout import (
     recordings_in,
 )
 from pipeline.settings import SETTINGS, Stated, read_stated
-from pipeline.skeletons import KeypointFormat, to_body_25, to_pixels
 from pipeline.timeline import Timeline, common_timeline
 from pipeline.video import VideoInfo, probe
 
@@ -68,18 +69,18 @@ class Recording:
     """Rows of a table for people: what lies in the folder."""
     findings: tuple[Finding, ...]
     """Facts about the recording that are guessed, doubtful or wrong."""
-    known_format: KeypointFormat | None = None
+    known_order: PointOrder | None = None
     """None until the recording is inspected."""
 
     def __len__(self) -> int:
         return len(self.timeline)
 
     @property
-    def format(self) -> KeypointFormat:
-        """Format of the keypoint files. Raises ``ValueError`` before the recording is inspected."""
-        if self.known_format is None:
+    def point_order(self) -> PointOrder:
+        """Order of the points in the files. Raises ``ValueError`` before the recording is inspected."""
+        if self.known_order is None:
             raise ValueError(f"{self.path}: the keypoint format is not known: inspect the recording first")
-        return self.known_format
+        return self.known_order
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -98,10 +99,11 @@ class Recording:
         return np.where(index >= 0, index + self.first_frame, -1)
 
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
-        """Everybody in these frames, as detected: (V, T, D, 25, 3) of x, y (pixels of the video frame,
+        """Everybody in these frames, as detected: (V, T, D, K, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
-        raw = read_views(self.keypoints, self.keypoint_numbers(frames), self.format.points)
-        return to_body_25(to_pixels(raw, self.format, self.rig.size, min_confidence), self.format.name)
+        order = self.point_order
+        raw = read_views(self.keypoints, self.keypoint_numbers(frames), order.points)
+        return to_body_25(to_pixels(raw, order, self.rig.size, min_confidence), order.name)
 
     def camera_times(self, frames: NDArray[np.int64]) -> Array:
         """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""
@@ -208,7 +210,7 @@ def _refuse_without_keypoints(folder: Path, *, calibrated: bool) -> NoReturn:
         )
     raise InputError(
         f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
-        "as Pose2Sim writes it) in OpenPose JSON, one file a frame"
+        f"as Pose2Sim writes it) in {EXPECTED}"
     )
 
 
@@ -220,10 +222,10 @@ def _index(
     for name in rig.names:
         files = None
         if name in folders:
-            files, unnumbered = index_keypoints(folders[name])
-            if unnumbered:
-                sentence = f"{files.folder}: {unnumbered} JSON files without a frame number are not used"
-                findings.append(Finding("keypoints_unnumbered", sentence, name, unnumbered))
+            files = index_keypoints(folders[name])
+            if files.unnumbered:
+                sentence = f"{files.path}: {files.unnumbered} JSON files without a frame number are not used"
+                findings.append(Finding("keypoints_unnumbered", sentence, name, files.unnumbered))
         if not files:
             sentence = f"camera {name} has no keypoints: it takes no part in the fit"
             findings.append(Finding("keypoints_without", sentence, name))
@@ -474,11 +476,11 @@ def _numbering_doubts(
             remedy = (
                 f"state it in recording.yaml, keypoints: {{first_frame: {low}}}"
                 if fits_all
-                else f"number its files from {first_frame} on, as those of the others"
+                else f"number its {camera.unit} from {first_frame} on, as those of the others"
             )
             sentence = (
-                f"keypoint files of {name} are numbered {low} to {high}, and its video has {frames} frames: "
-                f"if number {low} is the first, {remedy}"
+                f"keypoint {camera.unit} of {name} are numbered {low} to {high}, and its video has {frames} "
+                f"frames: if number {low} is the first, {remedy}"
             )
             doubts.append(Finding("keypoints_renumbered", sentence, name))
         first, last = low, high
@@ -486,7 +488,7 @@ def _numbering_doubts(
             first, last = first_frame, first_frame + frames - 1
         inside = camera.numbers[(camera.numbers >= first) & (camera.numbers <= last)]
         missing = last - first + 1 - len(inside)
-        if missing:
+        if missing and camera.lists_empty_frames:
             # The number after the first that has no follower, unless the first itself is not there.
             follows = np.diff(inside, append=last + 2) == 1
             gap = first if not len(inside) or inside[0] > first else int(inside[follows.argmin()]) + 1
@@ -497,8 +499,8 @@ def _numbering_doubts(
             doubts.append(Finding("keypoints_missing", sentence, name, missing))
         if frames is not None and (beyond := int((camera.numbers - first_frame >= frames).sum())):
             sentence = (
-                f"{beyond} keypoint files of {name} are not used: their numbers are past its video's last "
-                f"frame, {frames - 1}"
+                f"{beyond} keypoint {camera.unit} of {name} are not used: their numbers are past its video's "
+                f"last frame, {frames - 1}"
             )
             doubts.append(Finding("keypoints_past_end", sentence, name, beyond))
     return doubts
@@ -513,5 +515,5 @@ def _describe(
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
             f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
-    places = f"{len(files)} files in {files.folder.relative_to(folder)}" if files else "no keypoints"
+    places = f"{len(files)} {files.unit} in {files.path.relative_to(folder)}" if files else "no keypoints"
     return f"{shown}, {places}"

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from pipeline.calibrations.checks import UNITS
 from pipeline.config import Config, load
 from pipeline.errors import InputError
-from pipeline.skeleton import FORMATS
+from pipeline.skeleton import find_order
 
 SETTINGS: Final = "recording.yaml"
 """Name of the file of a recording's settings."""
@@ -26,7 +26,7 @@ class StatedKeypoints(Config):
     """The ``keypoints`` of recording.yaml."""
 
     format: str | None = None
-    """A name in ``skeleton.FORMATS``, as BODY_25 or body_25."""
+    """A name in ``skeleton.POINT_ORDERS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
     first_frame: int | None = Field(default=None, ge=0)
@@ -34,13 +34,8 @@ class StatedKeypoints(Config):
 
     @field_validator("format")
     @classmethod
-    def _known_format(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        name = value.lower().replace("-", "_")
-        if name not in FORMATS:
-            raise ValueError(f"{value!r} is not one of {', '.join(FORMATS)}")
-        return name
+    def _known_order(cls, value: str | None) -> str | None:
+        return None if value is None else find_order(value)
 
 
 class StatedCalibration(Config):

@@ -3,10 +3,16 @@
 No other file spells them, or their numbers of points.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,22 @@ class Skeleton:
         if len({*children}) < len(children) or not {*sum(self.bones, ())} <= {*range(count)}:
             raise ValueError(f"bones {self.bones} make no tree of {count} points")
 
+    @staticmethod
+    def of(table: Mapping[str, Any]) -> Skeleton:
+        """Skeleton from the ``asdict`` of one, as JSON gives it back: lists for tuples."""
+        bones = tuple((parent, child) for parent, child in table["bones"])
+        return Skeleton(tuple(table["names"]), tuple(table["flips"]), bones)
+
     @cached_property
     def parents(self) -> tuple[int, ...]:
         """Parent of each point; −1 for the root, and where there are no bones."""
         parent = {child: parent for parent, child in self.bones}
         return tuple(parent.get(point, -1) for point in range(len(self)))
+
+    @property
+    def bone_ends(self) -> NDArray[np.int64]:
+        """(N, 2) ``bones``, to index points with."""
+        return np.array(self.bones, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -115,7 +132,7 @@ _COCO_17 = (
     "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle",
 )  # fmt: skip
 
-FORMATS: Final = MappingProxyType(
+POINT_ORDERS: Final = MappingProxyType(
     {
         "body_25": BODY_25.names,
         "body_25b": (
@@ -134,12 +151,20 @@ FORMATS: Final = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Keypoint formats that can be read: name → point names in file order.
+"""Orders of points that can be read: name → point names in file order.
 
-A point of BODY_25 that a format lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
+A point of BODY_25 that an order lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
 """
 
-STATED_FORMATS: Final = frozenset({"blazepose_33"})
-"""Formats that count only where they are stated: no other has as many points to be told from."""
+STATED_ORDERS: Final = frozenset({"blazepose_33"})
+"""Orders that count only where they are stated: no other has as many points for it to be told from."""
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
+
+
+def find_order(name: str) -> str:
+    """Name in ``POINT_ORDERS`` of an order as people spell it: BODY_25, halpe-26. Raises ``ValueError``."""
+    found = name.lower().replace("-", "_")
+    if found not in POINT_ORDERS:
+        raise ValueError(f"{name!r} is not one of {', '.join(POINT_ORDERS)}")
+    return found

@@ -3,7 +3,8 @@
 ::
 
     /                     attributes: format, version, software, config, body, fps [num, den], cameras,
-                          window, betas, regression, up (unit vector of the world)
+                          window, betas, regression, up (unit vector of the world), skeletons of the joints
+                          and the keypoints: names, bones (parent, child), flips (the mirror images)
     time_s (T,)           seconds from the first frame
     done (windows,)       true once everything of a window of frames is written
     files (windows,)      in how many files that is, of people and state
@@ -35,7 +36,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -48,10 +49,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status, check_points
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.skeleton import BODY_25, SMPL_24
+from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
 STRETCH = 1000
@@ -105,6 +106,9 @@ class Contents:
     num_betas: int = 10
     regression: bool = False
     """There is a regressor, whose own output is kept too."""
+    skeleton: Skeleton = SMPL_24
+    """Of the joints."""
+    keypoint_skeleton: Skeleton = BODY_25
 
     @property
     def person_arrays(self) -> Mapping[str, str]:
@@ -113,8 +117,8 @@ class Contents:
 
     def shape(self, name: str, frames: int) -> list[int]:
         """Shape of an array of a person over so many frames."""
-        sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas}
-        sizes |= {"K": len(BODY_25), "J": len(SMPL_24), "L": len(SMPL_24) - 1}
+        sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas, "K": len(self.keypoint_skeleton)}
+        sizes |= {"J": len(self.skeleton), "L": len(self.skeleton) - 1}
         return [int(x) if x.isdigit() else sizes[x] for x in self.person_arrays[name].split()]
 
     def attributes(self) -> dict[str, Any]:
@@ -130,6 +134,10 @@ class Contents:
             "window": self.window,
             "betas": self.num_betas,
             "regression": self.regression,
+            "skeletons": {
+                "joints": asdict(self.skeleton),
+                "keypoints": asdict(self.keypoint_skeleton),
+            },
         }
 
     def digest(self) -> str:
@@ -283,8 +291,9 @@ class Store:
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
         frame_index = cameras.pop("frame_index")
+        # Results of earlier versions do not say what is up, nor which their points are: the usual ones.
+        skeletons = {name: Skeleton.of(table) for name, table in attrs.get("skeletons", {}).items()}
         return Contents(
-            # Results of earlier versions do not say what is up.
             rig=Rig(
                 tuple(attrs["cameras"]),
                 **cameras,
@@ -298,6 +307,8 @@ class Store:
             window=attrs["window"],
             num_betas=attrs["betas"],
             regression=attrs["regression"],
+            skeleton=skeletons.get("joints", SMPL_24),
+            keypoint_skeleton=skeletons.get("keypoints", BODY_25),
         )
 
     @property
@@ -381,12 +392,12 @@ class Store:
         """Write one window of frames, then mark it done.
 
         Raises:
-            ValueError: the batch does not cover exactly one window.
+            ValueError: the batch does not cover exactly one window, or has other joints or keypoints.
             InputError: the disk is full or the folder cannot be written.
         """
         batch = batch.to("cpu")
         carried, seen = batch.carried, batch.keypoints
-        with self._writing(batch.start, len(batch.valid)) as (k, put):
+        with self._writing(batch) as (k, put):
             for p, person in enumerate(seen.ids.tolist()):
                 self._make_person(person)
                 values: dict[str, torch.Tensor | NDArray[Any]] = {
@@ -415,7 +426,7 @@ class Store:
 
         Raises as ``write`` does.
         """
-        with self._writing(batch.start, len(batch.transl)) as (_, put):
+        with self._writing(batch) as (_, put):
             for p, person in enumerate(batch.keypoints.ids.tolist()):
                 self._make_person(person)
                 for name in _REGRESSION:
@@ -423,12 +434,14 @@ class Store:
                     put(f"people/{person}/{name}", _axis_angle(value) if value.ndim > 2 else value)
 
     @contextmanager
-    def _writing(self, start: int, frames: int) -> Iterator[tuple[int, _Put]]:
-        """The number of the window that these frames are, and a function that writes its part of an array."""
+    def _writing(self, batch: FitBatch | PoseBatch) -> Iterator[tuple[int, _Put]]:
+        """The number of the window that a batch is, and a function that writes its part of an array."""
+        start, stop = batch.start, batch.start + len(batch.keypoints.time_s)
         k = start // self.contents.window
         a, b = self.span(k)
-        if (start, start + frames) != (a, b):
-            raise ValueError(f"frames {start}–{start + frames} are not window {k} ({a}–{b})")
+        if (start, stop) != (a, b):
+            raise ValueError(f"frames {start}–{stop} are not window {k} ({a}–{b})")
+        check_points(batch, self.contents.skeleton, self.contents.keypoint_skeleton)
 
         def put(name: str, values: torch.Tensor | NDArray[Any]) -> None:
             self._array(name)[_rows(name, a, b)] = np.asarray(values)
@@ -529,6 +542,7 @@ class Store:
             keypoints_3d=people("keypoints_3d"),
             reprojection_px=people("reprojection_px").movedim(2, 0).contiguous(),
             status=people("status"),
+            skeleton=self.contents.skeleton,
         )
 
     def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
@@ -551,6 +565,7 @@ class Store:
             image_px=image[..., :2].clone(),
             xy_px=torch.from_numpy(xy.astype(np.float32)),
             confidence=image[..., 2].nan_to_num(),
+            skeleton=c.keypoint_skeleton,
         )
 
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batches import Status
-from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 
@@ -115,7 +114,7 @@ def summarise(store: Store) -> Summary:
     fitted, bridged, far_off = (np.zeros(len(ids), int) for _ in range(3))
     written = 0
     acceleration, accelerations = np.zeros(len(ids)), np.zeros(len(ids), int)
-    before = np.empty((0, len(ids), len(SMPL_24), 3))
+    before = np.empty((0, len(ids), len(c.skeleton), 3))
     for first, last in store.stretches():
         batch = store.read(first, last).people(torch.tensor(ids, dtype=torch.int64))
         points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)

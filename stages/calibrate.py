@@ -124,13 +124,12 @@ def identity(recording: Recording) -> dict[str, Any]:
         if files is not None:
             digest.update(files.numbers.tobytes())
             for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
-                if (file := files.file(int(files.numbers[k]))) is not None:
-                    digest.update(file.read_bytes())
+                digest.update(files.content(int(files.numbers[k])))
         digests[name] = digest.hexdigest()[:16]
-    how = asdict(recording.format)
+    how = asdict(recording.point_order)
     return {
         "format": {k: how[k] for k in ("name", "normalised")}
-        | {"confidence_scale": list(recording.format.confidence_scale)},
+        | {"confidence_scale": list(recording.point_order.confidence_scale)},
         "first_frame": recording.first_frame,
         "keypoints": digests,
     }

@@ -102,6 +102,7 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
         transl=read("transl"),
         joints=read("joints"),
         points=read("keypoints_3d")[..., :3],
+        point_names=c.keypoint_skeleton.names,
         valid=results.array(f"people/{person}/valid", start, stop),
     )
 

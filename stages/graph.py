@@ -275,7 +275,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
-        format=asdict(recording.format),
+        format=asdict(recording.point_order),
         regressor=describe(job.cfg.regress, job.net),
         # What makes the results doubtful first.
         warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
@@ -294,7 +294,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
 def _inputs(recording: Recording) -> list[Path]:
     """Videos, folders of keypoints and calibration of a recording."""
     videos = [video.path for video in recording.videos if video]
-    folders = [files.folder for files in recording.keypoints if files]
+    folders = [files.path for files in recording.keypoints if files]
     return [*videos, *folders, *filter(None, [recording.calibration])]
 
 
@@ -340,6 +340,8 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
         regression=net is not None,
+        skeleton=body.skeleton,
+        keypoint_skeleton=body.keypoints.keypoint_skeleton,
     )
     with writing(out, "Choose another --out."):
         return Store.resume(out / STORE, contents, ignore=NOT_RESULTS)

@@ -1,6 +1,6 @@
 """Inspection of a recording: every finding about it, made once, for ``info`` and ``run`` alike.
 
-Not a stage that batches flow through: before the first frame, keypoint format, unit and up are found out
+Not a stage that batches flow through: before the first frame, order of the points, unit and up are found out
 (``inspect``); on demand, the cameras are compared (``check_recording``); after a run, the cameras it did
 without are named (``left_out``).
 """
@@ -29,11 +29,11 @@ from models.geometry.agreement import (
     stretches_of,
 )
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
-from models.geometry.keypoint_format import (
+from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
-    decide_format,
-    decide_format_in_pictures,
+    decide_order,
+    decide_order_in_pictures,
     find_scales,
     share_outside,
 )
@@ -44,10 +44,11 @@ from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
-from pipeline.keypoints import Floats, count_points, read_people, read_views
+from pipeline.formats.keypoints import read_views
+from pipeline.formats.keypoints.files import NO_FILE, Floats
+from pipeline.formats.keypoints.points import PointOrder, orders_with, to_pixels
 from pipeline.recording import Recording
-from pipeline.skeleton import FORMATS
-from pipeline.skeletons import KeypointFormat, formats_with, to_pixels
+from pipeline.skeleton import POINT_ORDERS
 from pipeline.summary import MissingData
 from pipeline.timeline import spread
 
@@ -62,7 +63,7 @@ MAX_OUTSIDE_SHARE: Final = 0.05
 MAX_SPAN_M: Final = 100.0
 """Distance between cameras above which the unit cannot be metres, where the person does not tell it."""
 _SAMPLE: Final = 40
-"""Frames, spread over the recording, on which format, scales and unit are checked."""
+"""Frames, spread over the recording, on which point order, scales and unit are checked."""
 
 NOT_THE_PERSON: Final = "not the person"
 """Reason that a camera with people in its keypoints does not show the person."""
@@ -71,15 +72,15 @@ ALONE: Final = "no second view"
 
 
 def inspect(recording: Recording) -> Recording:
-    """The recording, ready to be read: keypoint format known, rig in metres, up decided, all of it among its
+    """The recording, ready to be read: point order known, rig in metres, up decided, all of it among its
     findings. One that is inspected already is returned as it is.
 
     Reads some forty frames of keypoints, more where the person is seldom there.
 
     Raises:
-        InputError: the keypoint files hold nobody, of no known format, or of one that cannot be told.
+        InputError: the keypoint files hold nobody, points in no known order, or in one that cannot be told.
     """
-    if recording.known_format is not None:
+    if recording.known_order is not None:
         return recording
     with reading(recording.path):
         if recording.calibration is not None and len(recording.rig) > 1:
@@ -88,7 +89,7 @@ def inspect(recording: Recording) -> Recording:
 
 
 def _inspect_bodies(recording: Recording) -> Recording:
-    """Format, unit and up from the bodies on which the views of a calibrated rig agree."""
+    """Point order, unit and up from the bodies on which the views of a calibrated rig agree."""
     folder, rig, files, stated = recording.path, recording.rig, recording.keypoints, recording.stated
     numbers, have = _files_at(recording)
     both = np.flatnonzero(have.sum(0) >= 2)
@@ -97,7 +98,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
             f"{folder}: at no time do two cameras have a keypoint file; check the frame numbers in the names"
         )
     points = _point_count(recording, numbers[:, spread(both, 10 * _SAMPLE)])
-    known = KeypointFormat(stated.keypoints.format or formats_with(points)[0], "")
+    known = PointOrder(stated.keypoints.format or orders_with(points)[0], "")
     unit = stated.calibration.unit
     units = dict(UNITS) if unit is None else {"m": 1.0}
     findings: list[Finding] = []
@@ -113,7 +114,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         if guess is None:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
-        known, doubts = decide_format(bodies, known, stated.keypoints.format)
+        known, doubts = decide_order(bodies, known, stated.keypoints.format)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     if not len(bodies):
@@ -142,7 +143,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
 
 
 def _inspect_pictures(recording: Recording) -> Recording:
-    """Format and scales as far as pictures tell them: without a calibration, or with one camera."""
+    """Point order and scales as far as pictures tell them: without a calibration, or with one camera."""
     folder, rig = recording.path, recording.rig
     numbers, have = _files_at(recording)
     any_file = np.flatnonzero(have.any(0))
@@ -155,23 +156,23 @@ def _inspect_pictures(recording: Recording) -> Recording:
     wanted = recording.stated.keypoints.format
     try:
         raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * _SAMPLE)], points)
-        known = find_scales(raw, KeypointFormat(wanted or formats_with(points)[0], ""))
+        known = find_scales(raw, PointOrder(wanted or orders_with(points)[0], ""))
         image = to_pixels(raw, known, rig.size)
-        known, doubts = decide_format_in_pictures(image, known, wanted)
+        known, doubts = decide_order_in_pictures(image, known, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     return _ready(recording, rig, known, [*_doubt_scales(rig, image, known), *doubts], np.empty((0, 3)))
 
 
 def _ready(
-    recording: Recording, rig: Rig, known: KeypointFormat, findings: Sequence[Finding], trunks: Array
+    recording: Recording, rig: Rig, known: PointOrder, findings: Sequence[Finding], trunks: Array
 ) -> Recording:
     up, doubts = _decide_up(recording, rig, trunks)
     notes = [(k, f"{v}: {known.name}, {known.how}" if k == "keypoints" else v) for k, v in recording.notes]
     return replace(
         recording,
         rig=replace(rig, known_up=up),
-        known_format=known,
+        known_order=known,
         notes=tuple(notes),
         findings=(*recording.findings, *findings, *doubts),
     )
@@ -209,9 +210,9 @@ def _decide_up(recording: Recording, rig: Rig, trunks: Array) -> tuple[Array | N
     return found.up, []
 
 
-def _trunks(bodies: Array, known: KeypointFormat) -> Array:
+def _trunks(bodies: Array, known: PointOrder) -> Array:
     """(N, 3) from hips to neck of bodies (N, K, 3) in the files' order; NaN where not seen."""
-    names = FORMATS[known.name]
+    names = POINT_ORDERS[known.name]
 
     def middle(joint: str) -> Array:
         return np.asarray((bodies[:, names.index(f"L{joint}")] + bodies[:, names.index(f"R{joint}")]) / 2)
@@ -245,7 +246,7 @@ def _doubt_size(limbs: float, metres: float) -> list[Finding]:
     return [Finding("person_size", sentence)]
 
 
-def _doubt_scales(rig: Rig, image: Floats, known: KeypointFormat) -> list[Finding]:
+def _doubt_scales(rig: Rig, image: Floats, known: PointOrder) -> list[Finding]:
     findings = []
     for name, share in zip(rig.names, share_outside(image, rig.size), strict=True):
         if share > MAX_OUTSIDE_SHARE:
@@ -301,7 +302,7 @@ def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
 
 
 def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
-    """Points a person in the files of these numbers (V, T): one number, of a known format. Raises
+    """Points a person in the files of these numbers (V, T): one number, of a known order. Raises
     ``InputError``."""
     folder, stated_name = recording.path, recording.stated.keypoints.format
     per_camera: dict[str, int] = {}
@@ -309,16 +310,15 @@ def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
     for name, camera, wanted_numbers in zip(recording.rig.names, recording.keypoints, numbers, strict=True):
         counts: Counter[int] = Counter()
         for number in wanted_numbers:
-            file = None if camera is None or number < 0 else camera.file(int(number))
-            if file is not None:
+            if camera is not None and camera.file(int(number)) is not None:
                 looked += 1
-                counts.update(count_points(file))
+                counts.update(camera.point_counts(int(number)))
             if counts.total() >= 10:
                 break
         if counts:
             per_camera[name] = counts.most_common(1)[0][0]
     if not per_camera and stated_name:
-        return len(FORMATS[stated_name])
+        return len(POINT_ORDERS[stated_name])
     if not per_camera:
         raise InputError(f"{folder}: nobody in any of the {looked} keypoint files looked at")
     found = set(per_camera.values())
@@ -326,13 +326,14 @@ def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
         shown = ", ".join(f"{n} {c}" for n, c in per_camera.items())
         raise InputError(f"{folder}: the cameras' numbers of keypoints differ ({shown}); all need one format")
     points = found.pop()
-    if stated_name and len(FORMATS[stated_name]) != points:
+    if stated_name and len(POINT_ORDERS[stated_name]) != points:
+        stated_points = len(POINT_ORDERS[stated_name])
         raise InputError(
-            f"{folder / 'recording.yaml'}: keypoints.format {stated_name} has {len(FORMATS[stated_name])} "
-            f"points, the files have {points}"
+            f"{folder / 'recording.yaml'}: keypoints.format {stated_name} has {stated_points} points, the "
+            f"files have {points}"
         )
-    if not formats_with(points):
-        shown = ", ".join(f"{n} ({len(p)})" for n, p in FORMATS.items())
+    if not orders_with(points):
+        shown = ", ".join(f"{n} ({len(p)})" for n, p in POINT_ORDERS.items())
         raise InputError(f"{folder}: {points} keypoints a person fit none of the known formats: {shown}")
     return points
 
@@ -471,11 +472,9 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
         found.append([])
         at = np.flatnonzero(~seen[v])
         for instant, number in zip(at, recording.keypoint_numbers(at)[v], strict=True):
-            file = camera.file(int(number)) if camera is not None and number >= 0 else None
-            if file is None:
-                reason = "no keypoint file" if number >= 0 else "no video frame"
-            else:
-                people, reason = read_people(file, recording.format.points)
+            file, reason = None, NO_FILE if number >= 0 else "no video frame"
+            if camera is not None and (file := camera.file(int(number))) is not None:
+                people, reason = camera.people(int(number), recording.point_order.points)
                 shows[v, instant] = len(people) > 0
             found[v].append((int(instant), reason, file))
     alone = (shows.sum(0) == 1) & (len(shows) > 1)

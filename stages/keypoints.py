@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.batches import DetectionBatch
 from pipeline.config import Config
-from pipeline.keypoints import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.recording import Recording
 
 

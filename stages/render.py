@@ -320,7 +320,7 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
     colours = _solid(cfg, known.ids.tolist())
     return [
         [
-            Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours)
+            Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours, known.skeleton)
             for v in range(len(rig))
         ]
         for t in range(fitted.shape[1])

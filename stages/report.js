@@ -21,9 +21,9 @@
   };
   const first = unpack(curves.first_frame).values;
   const bins = first.length;
-  const joints = unpack(curves.joints).values; // (people, bins, 24, 3)
+  const joints = unpack(curves.joints).values; // (people, bins, joints, 3)
   const joint = (p, b, j) => {
-    const i = ((p * bins + b) * 24 + j) * 3;
+    const i = ((p * bins + b) * data.parents.length + j) * 3;
     return [joints[i], joints[i + 1], joints[i + 2]];
   };
   const binned = data.frames > bins;
@@ -247,10 +247,10 @@
     const pictures = rows(unpack(curves.pictures));
     const fitted = rows(unpack(curves.fitted));
     const unsure = rows(unpack(curves.unsure));
-    const names = [...cameras.map((c) => c.name), ...people.map((p) => (people.length > 1 ? `person ${Number(p.id) + 1}` : "fit"))];
+    const names = [...cameras.map((c) => c.name), ...people.map((p) => (people.length > 1 ? `person ${p.id}` : "fit"))];
     const high = names.length > 24 ? 12 : 22;
     const height = names.length * (high + 3) + BOTTOM + 6;
-    const side = (g) => Math.min(180, Math.max(...names.map((n) => g.measureText(n).width)) + 14);
+    const side = (g) => Math.min(180, Math.max(...names.map((n) => g.measureText(n).width)) + (people.length > 1 ? 28 : 14));
     let left = 80;
     const draw = (g, w, h) => {
       left = side(g);
@@ -262,7 +262,9 @@
         g.save();
         g.beginPath(); g.rect(0, y, left - 6, high); g.clip();
         g.fillStyle = css("--text"); g.textAlign = "left"; g.textBaseline = "middle";
-        g.fillText(name, 0, y + high / 2 + 0.5);
+        const person = people.length > 1 ? people[row - cameras.length] : undefined;
+        g.fillText(name, person ? 14 : 0, y + high / 2 + 0.5);
+        if (person) { g.fillStyle = person.colour; g.fillRect(0, y + high / 2 - 5, 10, 10); }
         g.restore();
         for (let i = 0; i < bins; i++) {
           const x0 = left + ((right - left) * i) / bins, x1 = left + ((right - left) * (i + 1)) / bins;
@@ -368,8 +370,8 @@
         g.fillText(name, o[0], Math.min(o[1], ...q.map((x) => x[1])) - 5);
       });
       const now = binOf(frame);
-      people.forEach((_, p) => {
-        const tint = people.length > 1 ? colour(p, people.length) : css("--accent");
+      people.forEach((person, p) => {
+        const tint = people.length > 1 ? person.colour : css("--accent");
         g.strokeStyle = tint;
         g.lineWidth = 1.6;
         for (const [alpha, a, b] of [[0.9, 0, now], [0.35, now, bins - 1]]) {
@@ -387,7 +389,7 @@
           if (parent >= 0) line(g, [put(joint(p, now, parent)), put(joint(p, now, j))]);
         });
         g.fillStyle = tint;
-        for (let j = 0; j < 24; j++) { const [x, y] = put(joint(p, now, j)); g.beginPath(); g.arc(x, y, 2.4, 0, 7); g.fill(); }
+        data.parents.forEach((_, j) => { const [x, y] = put(joint(p, now, j)); g.beginPath(); g.arc(x, y, 2.4, 0, 7); g.fill(); });
         g.lineCap = "butt";
       });
     };
@@ -474,7 +476,7 @@
   };
 
   const shape = () => card("w4", "Shape", null, people.length ? people.map((p) => {
-    const title = people.length > 1 ? `person ${Number(p.id) + 1}` : "";
+    const title = people.length > 1 ? `person ${p.id}` : "";
     if (!p.betas) return el("p", { class: "dim" }, `${title} no shape yet`);
     const most = Math.max(2, ...p.betas.map(Math.abs));
     return el("div", {},
@@ -525,7 +527,7 @@
     };
     fill(0);
     const choose = people.length > 1
-      ? el("select", { "aria-label": "person", onchange: (e) => { fill(Number(e.target.value)); redraw(); } }, people.map((p, i) => el("option", { value: i }, `person ${i + 1}`)))
+      ? el("select", { "aria-label": "person", onchange: (e) => { fill(Number(e.target.value)); redraw(); } }, people.map((p, i) => el("option", { value: i }, `person ${p.id}`)))
       : "degrees";
     return card("w12", "Joint angles", choose, host);
   };
@@ -533,13 +535,13 @@
   const errors = curveRows(curves.reprojection_px).map((c, v) => ({ name: cameras[v].name, colour: cameraColour(v), ...c }));
   const errorChart = chart("Reprojection error over time", "px", errors, 260);
   const jitter = curveRows(curves.acceleration_mm).map((c, p) => ({
-    name: people.length > 1 ? `person ${p + 1}` : "all joints", colour: people.length > 1 ? colour(p, people.length) : okabe[0], ...c }));
+    name: people.length > 1 ? `person ${people[p].id}` : "all joints", colour: people.length > 1 ? people[p].colour : okabe[0], ...c }));
   const jitterChart = chart("Joint acceleration over time", "mm/frame²", jitter, 200, 2);
 
   const warnings = [...(summary.warnings || [])];
   if (!summary.complete) warnings.push("The run is not complete: run the same command again to continue.");
   for (const p of summary.people) {
-    const who = people.length > 1 ? `person ${Number(p.id) + 1}: ` : "";
+    const who = people.length > 1 ? `person ${p.id}: ` : "";
     const kinds = [[p.frames_bridged, "bridged over gaps"], [p.frames_far_off, "too far off their keypoints"], [p.frames_without_pose, "without a pose"]];
     const told = kinds.filter(([count]) => count).map(([count, what]) => `${count} ${what}`);
     if (told.length) warnings.push(`${who}of ${data.frames} frames, ${told.join(", ")}.`);
@@ -554,7 +556,7 @@
       tile(number(summary.reprojection_median_px), "px", "reprojection error, median"),
       tile(number((100 * fittedFrames) / wantedFrames, fittedFrames === wantedFrames ? 0 : 1), "%", "of frames fitted"),
       tile(number(median(summary.people.map((p) => p.jitter_mm)), 2), "mm/frame²", "joint acceleration"),
-      tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? "height of person 1" : "height"),
+      tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? `height of person ${people[0].id}` : "height"),
       tile(summary.seconds_taken ? number(data.frames / summary.seconds_taken) : "–", "frames/s", (summary.videos || []).length ? "reconstruction and drawing" : "reconstruction")),
     warnings.length ? el("div", { class: "warnings" }, el("h2", {}, "Warnings"), el("ul", {}, warnings.map((w) => el("li", {}, w)))) : "",
     el("div", { class: "grid" },

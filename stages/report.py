@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
+from models.rendering.overlay import PEOPLE_COLOURS
 from pipeline.cameras import Rig
 from pipeline.curves import ANGLES, Curve, Curves, curves
 from pipeline.results import MOSAIC, RunSummary
-from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 FRUSTUM_M: Final = 0.5
@@ -67,6 +67,8 @@ style-src 'unsafe-inline'; media-src 'self' file:; img-src data:">
 def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) -> dict[str, Any]:
     c = store.contents
     over_time = curves(store)
+    # Those of the overlays.
+    colours = summary.config.get("render", {}).get("colours", PEOPLE_COLOURS)
     return {
         "summary": asdict(summary),
         "software": f"multispin {summary.versions.get('multispin', '')}".strip(),
@@ -76,8 +78,10 @@ def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) 
         "frames": len(c.time_s),
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
-        "people": [_shape(store, p, body) for p in store.ids],
-        "parents": SMPL_24.parents,
+        "people": [
+            {"id": str(p), "colour": colours[p % len(colours)], **_shape(store, p, body)} for p in store.ids
+        ],
+        "parents": c.skeleton.parents,
         "angles": list(ANGLES),
         "up": c.rig.up.tolist(),
         "curves": _packed(over_time),
@@ -106,10 +110,9 @@ def _shape(store: Store, person: int, body: Body) -> dict[str, Any]:
     """Betas and the height of the body in its rest pose; null before the first window is fitted."""
     betas = torch.from_numpy(store.array(f"people/{person}/betas"))
     if not torch.isfinite(betas).all():
-        return {"id": str(person), "betas": None, "height_m": None}
+        return {"betas": None, "height_m": None}
     y = body.v_template[:, 1] + body.shapedirs[:, 1] @ betas.float()
     return {
-        "id": str(person),
         "betas": [round(float(b), 3) for b in betas],
         "height_m": round(float(y.max() - y.min()), 3),
     }

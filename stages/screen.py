@@ -178,7 +178,7 @@ def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) ->
         calibration = os.path.relpath(one.calibration, one.path) if one.calibration else "none"
         rows.add_row(
             escape(name), str(len(one.rig)), str(len(one)), f"{float(one.timeline.rate):.6g}",
-            one.format.name, escape(calibration),
+            one.point_order.name, escape(calibration),
         )  # fmt: skip
     console.print(rows)
     for name, text in told:

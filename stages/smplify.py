@@ -14,15 +14,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.body import Body, KeypointBody, pelvis_at_rest, pose_keypoints
-from models.fit.problem import JOINTS, FitSettings, Motion, PoseTarget, Schedule, Views, Weights
+from models.fit.problem import FitSettings, Motion, PoseTarget, Schedule, Views, Weights
 from models.fit.solver import better_start, fit
 from models.fit.starts import TORSO, start_pose, start_regressed, start_shape
 from models.geometry.triangulation import triangulate
 from models.priors import PosePrior, load_pose_prior
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status, joined
+from pipeline.batches import (
+    FitBatch,
+    KeypointBatch,
+    PoseBatch,
+    SmplParams,
+    State,
+    Status,
+    check_points,
+    joined,
+)
 from pipeline.cameras import Rig
 from pipeline.config import Config
-from pipeline.skeleton import BODY_25
 
 HELD = 2
 """Final frames that a window is tied to: a second difference reaches two back."""
@@ -118,12 +126,14 @@ class _Person:
     next_transl: Tensor  # (most, 3)
 
     @staticmethod
-    def unknown(betas: int, most: int) -> _Person:
+    def unknown(body: KeypointBody, most: int) -> _Person:
         def nan(*shape: int) -> Tensor:
             return torch.full(shape, torch.nan, dtype=torch.float64)
 
-        last, coming = (nan(HELD, JOINTS, 3, 3), nan(HELD, 3)), (nan(most, JOINTS, 3, 3), nan(most, 3))
-        return _Person(nan(betas), nan(len(BODY_25), 3), nan(), *last, torch.zeros_like(nan()), *coming)
+        points, joints = body.weights.shape
+        last, coming = (nan(HELD, joints, 3, 3), nan(HELD, 3)), (nan(most, joints, 3, 3), nan(most, 3))
+        betas = body.joints_shapedirs.shape[-1]
+        return _Person(nan(betas), nan(points, 3), nan(), *last, torch.zeros_like(nan()), *coming)
 
     @property
     def known(self) -> bool:
@@ -206,7 +216,7 @@ class _Fitter:
         Of the first ``warm`` frames the torso alone, which tells how the person stands.
         """
         wanted = torch.ones(xy.shape[1:3], dtype=torch.bool)
-        wanted[:warm] = torch.tensor([name in TORSO for name in BODY_25.names])
+        wanted[:warm] = torch.tensor([name in TORSO for name in self.body.keypoint_skeleton.names])
         found = triangulate(self.rig, xy[:, wanted].numpy(), confidence[:, wanted].numpy())
         points = torch.full((*wanted.shape, 3), torch.nan, dtype=torch.float64)
         agreed = (found.used.sum(0) >= 2)[:, None]
@@ -290,7 +300,7 @@ class _Fitter:
         betas = start_shape(self.body, points[live])
         if not free:
             betas = clip.betas[:, p].double().nanmedian(0).values.nan_to_num()
-        offsets = torch.zeros(len(BODY_25), 3, dtype=torch.float64)
+        offsets = torch.zeros_like(self.body.points_template)
         poses = [
             (r, self.start(clip.frames(*r), p, points[slice(*r)], (betas, offsets))) for r in _runs(live)
         ]
@@ -383,7 +393,7 @@ class _Fitter:
         rates = [float(clip.keypoints.rate) for clip, _ in clips.values()]
         for run, motion in self.fit(runs, rates[0]) if runs else ():
             clip, first = clips[run.person]
-            rotations, transl = _nowhere(len(clip.transl))
+            rotations, transl = _nowhere(clip)
             rotations[first + run.frames] = motion.rotations[0].float()
             transl[first + run.frames] = motion.transl[0].float()
             person = replace(
@@ -405,7 +415,7 @@ class _Fitter:
             if person.ahead >= total:
                 poses.append((person.next_rotations.float(), person.next_transl.float()))
             else:
-                poses.append(_nowhere(total))
+                poses.append(_nowhere(clip))
                 runs += self.window_runs(clip, p, person) if person.known else ()
         for run, motion in self.fit(runs, float(clips[0].keypoints.rate)):
             rotations, transl = poses[run.person]
@@ -442,9 +452,10 @@ def _padded(x: Tensor, rows: int) -> Tensor:
     return torch.cat([x, torch.full((rows - len(x), *x.shape[1:]), torch.nan, dtype=x.dtype)])
 
 
-def _nowhere(frames: int) -> tuple[Tensor, Tensor]:
-    """Rotations (frames, J, 3, 3) and transl (frames, 3) of nobody."""
-    return torch.full((frames, JOINTS, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
+def _nowhere(clip: PoseBatch) -> tuple[Tensor, Tensor]:
+    """Rotations (T, J, 3, 3) and transl (T, 3) of nobody in the frames of a clip."""
+    frames, joints = len(clip.transl), len(clip.skeleton)
+    return torch.full((frames, joints, 3, 3), torch.nan), torch.full((frames, 3), torch.nan)
 
 
 def _nobody(chunk: PoseBatch, person: _Person) -> FitBatch:
@@ -455,10 +466,11 @@ def _nobody(chunk: PoseBatch, person: _Person) -> FitBatch:
         params=SmplParams(
             chunk.global_orient, chunk.body_pose, torch.zeros(0, len(person.betas)), chunk.transl
         ),
-        joints=torch.zeros(frames, 0, JOINTS, 3),
+        joints=torch.zeros(frames, 0, len(chunk.skeleton), 3),
         keypoints_3d=torch.zeros(frames, 0, points, 4),
         reprojection_px=torch.zeros(views, frames, 0),
         status=torch.zeros(frames, 0, dtype=torch.uint8),
+        skeleton=chunk.skeleton,
     )
 
 
@@ -504,6 +516,7 @@ def _result(
         reprojection_px=miss_px.nanmean(-1).float(),
         status=status.to(torch.uint8),
         state={name: x for person, q in known.items() for name, x in q.packed(person).items()},
+        skeleton=fitter.body.skeleton,
     )
 
 
@@ -530,13 +543,16 @@ def smplify(
 
     state: what was ``carried`` after the chunk before the first of ``items``; with it, on one torch thread,
     the results are bit for bit those of a run that was never interrupted.
+
+    Raises ``ValueError`` where joints or keypoints of a batch are not the body's.
     """
     fitter = _Fitter(cfg, rig, body.keypoints, load_pose_prior())
     waiting: deque[PoseBatch] = deque()
-    blank = _Person.unknown(body.num_betas, max(cfg.overlap_frames, cfg.shape_frames))
+    blank = _Person.unknown(body.keypoints, max(cfg.overlap_frames, cfg.shape_frames))
     known = _Person.unpacked(state or {})
     while _fill(waiting, items, 1):
         chunk = waiting[0]
+        check_points(chunk, body.skeleton, body.keypoints.keypoint_skeleton)
         frames, ids = len(chunk.transl), chunk.keypoints.ids.tolist()
         people = [known.get(i, blank) for i in ids]
         clips = {}

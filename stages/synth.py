@@ -12,7 +12,7 @@ from dataclasses import fields
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.results import TRUTH
-from pipeline.skeleton import BODY_25, FORMATS, SMPL_24
+from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
 
@@ -77,8 +77,8 @@ class SynthConfig(Config):
     """Draw videos."""
     size: tuple[int, int] = (960, 720)
     """Picture width and height, even numbers of pixels."""
-    format: Literal["body_25", "body_25b", "coco_17", "halpe_26"] = "body_25"
-    """Order of the keypoints in the JSON files."""
+    format: str = "body_25"
+    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``."""
     window: int = Field(24, ge=1)
     """Frames made, and kept in memory, at a time."""
 
@@ -101,6 +101,14 @@ class SynthConfig(Config):
         if not 1 <= rate <= 1000:
             raise ValueError("expected 1 to 1000 frames a second")
         return value
+
+    @field_validator("format")
+    @classmethod
+    def _known_order(cls, value: str) -> str:
+        order = find_order(value)
+        if unknown := [name for name in POINT_ORDERS[order] if name not in _POINTS]:
+            raise ValueError(f"{order} has points that are not projected: {', '.join(unknown)}")
+        return order
 
     @field_validator("size")
     @classmethod
@@ -213,6 +221,8 @@ def _write_windows(
             config={"synth": cfg.model_dump(mode="json")},
             window=cfg.window,
             num_betas=body.num_betas,
+            skeleton=body.skeleton,
+            keypoint_skeleton=body.keypoints.keypoint_skeleton,
         ),
     )
     for name in rig.names:
@@ -250,7 +260,7 @@ def _write_windows(
 def _true_window(
     people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
 ) -> tuple[FitBatch, Array]:
-    """A window of the truth, and the world points (T, P, 26, 3) that are looked for in the pictures."""
+    """A window of the truth, and the world points (T, P, K + 1, 3) that are looked for in the pictures."""
     rotations, transl = (
         torch.from_numpy(np.stack(x, 1))
         for x in zip(*(animate(p, body, time_s) for p in people), strict=True)
@@ -274,6 +284,7 @@ def _true_window(
             image_px=torch.from_numpy(seen.astype(np.float32)),
             xy_px=torch.from_numpy(ideal.astype(np.float32)),
             confidence=confidence,
+            skeleton=body.keypoints.keypoint_skeleton,
         ),
         params=SmplParams(
             rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
@@ -282,6 +293,7 @@ def _true_window(
         keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
         reprojection_px=torch.where(anyone, 0.0, torch.nan),
         status=torch.full((frames, len(people)), Status.OK, dtype=torch.uint8),
+        skeleton=body.skeleton,
     )
     # The ears turn with the head, so this point does, too: near the top of it.
     skull = joints[..., SMPL_24.index("head"), :].numpy()
@@ -292,8 +304,8 @@ def _true_window(
 def _write_keypoints(
     folder: Path, names: tuple[str, ...], start: int, found: Array, cfg: SynthConfig
 ) -> None:
-    """Write points (V, T, P, 26, 3) as OpenPose does: a file a frame and camera, people in no order."""
-    order = [_POINTS.index(name) for name in FORMATS[cfg.format]]
+    """Write points (V, T, P, K + 1, 3) as OpenPose does: a file a frame and camera, people in no order."""
+    order = [_POINTS.index(name) for name in POINT_ORDERS[cfg.format]]
     empty: list[float] = []
     for v, name in enumerate(names):
         for i, people in enumerate(found[v][:, :, order]):

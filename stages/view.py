@@ -24,7 +24,6 @@ from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.errors import InputError
-from pipeline.skeleton import BODY_25, SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoInfo, read_frames
 
@@ -40,7 +39,6 @@ PICTURE_SIDE: Final = 480
 """Longer side of the cameras' pictures, pixels."""
 POLL_S: Final = 0.5
 """Time between two looks at a running pipeline's store."""
-_BONES: Final = np.array([(p, j) for j, p in enumerate(SMPL_24.parents) if p >= 0])
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Moment:
     joints: Floats
     """(P, J, 3)"""
     points: Floats
-    """(P, K, 3) the fitted BODY_25 points."""
+    """(P, K, 3) the fitted keypoints."""
     valid: NDArray[np.bool_]
     """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
     point_px: Floats
@@ -66,6 +64,8 @@ class Frames:
 
     def __init__(self, store: Store, body: Body) -> None:
         self.store, self.body = store, body
+        self.bones = store.contents.skeleton.bone_ends
+        """(N, 2) joints at the ends of each bone."""
         self._windows: OrderedDict[int, FitBatch] = OrderedDict()
         self.ids = torch.tensor(store.ids or (0,))  # before anybody is there, the first
         self._done = 0
@@ -225,7 +225,8 @@ class _Page:
         self._server, self._frames, self._live = server, frames, live
         c = frames.store.contents
         self._rate = float(c.rate)
-        self._people, self._total = len(frames.ids), len(c.time_s)
+        self._ids, self._total = frames.ids.tolist(), len(c.time_s)
+        self._people = len(self._ids)
         self._count = frames.count()
         self._shown: tuple[object, ...] = ()
         self._wake = threading.Event()
@@ -253,7 +254,7 @@ class _Page:
             names = ("Mesh", "Skeleton", "Keypoints", "Cameras", "Pictures")
             self._show = {name: gui.add_checkbox(name, True) for name in names}
             self._who = [
-                gui.add_checkbox(f"Person {p + 1}", True, visible=self._people > 1)
+                gui.add_checkbox(f"Person {self._ids[p]}", True, visible=self._people > 1)
                 for p in range(self._people)
             ]
         with gui.add_folder("Colours"):
@@ -280,11 +281,16 @@ class _Page:
         scene.configure_environment_map(None)
         scene.add_light_ambient("/light", intensity=1.2)
         nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
-        ends, dots = np.zeros((len(_BONES), 2, 3), np.uint8), np.zeros((len(BODY_25), 3), np.uint8)
+        ends = np.zeros((*self._frames.bones.shape, 3), np.uint8)
+        dots = np.zeros((len(self._frames.store.contents.keypoint_skeleton), 3), np.uint8)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
-                f"/people/{p}/mesh", nobody, self._frames.body.faces, color=rgb_of(p), visible=False
+                f"/people/{p}/mesh",
+                nobody,
+                self._frames.body.faces,
+                color=rgb_of(self._ids[p]),
+                visible=False,
             )
             skeleton = scene.add_line_segments(
                 f"/people/{p}/skeleton", ends.astype(np.float32), ends, thickness=3, thickness_units="screen",
@@ -423,7 +429,7 @@ class _Page:
     def _draw_person(self, p: int, moment: Moment) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
         there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
-        own = np.array(rgb_of(p), dtype=np.uint8)
+        own = np.array(rgb_of(self._ids[p]), dtype=np.uint8)
         mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
         mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
         mesh.visible = there and self._show["Mesh"].value
@@ -437,9 +443,9 @@ class _Page:
         # The skeleton and the points are inside: the mesh lets them show through. Unsure people are paler.
         inside = skeleton.visible or points.visible
         mesh.opacity = 0.35 if not moment.valid[p] else 0.75 if inside else None
-        skeleton.points = moment.joints[p][_BONES]
+        skeleton.points = moment.joints[p][self._frames.bones]
         dark = (own * 0.45).astype(np.uint8)
-        skeleton.colors = np.broadcast_to(dark, (len(_BONES), 2, 3)).copy()
+        skeleton.colors = np.broadcast_to(dark, skeleton.points.shape).copy()
         points.points = moment.points[p]
         colours = error_colours(moment.point_px[p], worst)
         points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()
@@ -458,7 +464,7 @@ class _Page:
         c = self._frames.store.contents
         notes = []
         for p in range(self._people):
-            who = f"person {p + 1} " if self._people > 1 else ""
+            who = f"person {self._ids[p]} " if self._people > 1 else ""
             if not np.isfinite(moment.vertices[p]).all():
                 notes.append(f"{who}not seen")
             elif not moment.valid[p]:

@@ -1,6 +1,7 @@
 """Small stores and batches that several tests build on."""
 
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +12,17 @@ from scipy.spatial.transform import Rotation
 from models.synthetic.poses import Poses
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
+from pipeline.skeleton import POINT_ORDERS, Skeleton
 from pipeline.store import Contents
 
 FRAMES, WINDOW = 20, 8
+
+COCO_17 = Skeleton(
+    POINT_ORDERS["coco_17"],
+    flips=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
+    bones=((0, 1), (0, 2), (5, 7), (7, 9), (6, 8), (8, 10), (11, 13), (13, 15), (12, 14), (14, 16)),
+)
+"""Other keypoints than the usual ones."""
 
 
 def smpl_file(folder: Path) -> Path:
@@ -84,6 +93,14 @@ def batch(k: int) -> FitBatch:
         status=status(torch.from_numpy(rng.random((t, 1)) > 0.5)),
         state={"smplify/0/betas": random(10).double(), "smplify/0/unseen": random().double()},
     )
+
+
+def on_coco(fit: FitBatch) -> FitBatch:
+    """A batch of the same people with keypoints of ``COCO_17``."""
+    seen, k = fit.keypoints, len(COCO_17)
+    cut = {name: getattr(seen, name)[:, :, :, :k] for name in ("image_px", "xy_px", "confidence")}
+    keypoints = replace(seen, skeleton=COCO_17, **cut)
+    return replace(fit, keypoints=keypoints, keypoints_3d=fit.keypoints_3d[:, :, :k])
 
 
 def seeded(seed: int = 0) -> torch.Generator:

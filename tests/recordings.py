@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.recording import Recording
-from pipeline.skeleton import FORMATS
+from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoWriter
 
 Array = NDArray[np.float64]
@@ -66,9 +66,14 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
         swing = 0.6 * np.sin(t + (0 if y > 0 else np.pi))
         p[f"{side}Eye"] = p["Nose"] + fixed(-0.02, 0.03 * y, 0.03)
         p[f"{side}Ear"] = p["Nose"] + fixed(-0.1, 0.07 * y, 0.02)
+        p[f"{side}EyeInner"] = p["Nose"] + fixed(-0.02, 0.02 * y, 0.03)
+        p[f"{side}EyeOuter"] = p["Nose"] + fixed(-0.02, 0.04 * y, 0.03)
+        p[f"{side}Mouth"] = p["Nose"] + fixed(-0.02, 0.03 * y, -0.03)
         p[f"{side}Shoulder"] = p["Neck"] + fixed(0, 0.19 * y, -0.02)
         p[f"{side}Elbow"] = p[f"{side}Shoulder"] + turned((0, 0.05 * y, -0.28), swing)
         p[f"{side}Wrist"] = p[f"{side}Elbow"] + turned((0, 0, -0.25), swing - 0.7)
+        for finger, down in (("Pinky", -0.07), ("Index", -0.08), ("Thumb", -0.04)):
+            p[f"{side}{finger}"] = p[f"{side}Wrist"] + turned((0, 0, down), swing - 0.7)
         p[f"{side}Hip"] = hip + fixed(0, 0.1 * y, 0)
         p[f"{side}Knee"] = p[f"{side}Hip"] + turned((0, 0, -0.42), -swing)
         p[f"{side}Ankle"] = p[f"{side}Knee"] + turned((0, 0, -0.4), 0.4 - swing)
@@ -79,10 +84,10 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
 
 
 def seen(
-    rig: Rig, body: Mapping[str, Array], format_name: str = "body_25", noise_px: float = 1.0, seed: int = 0
+    rig: Rig, body: Mapping[str, Array], order: str = "body_25", noise_px: float = 1.0, seed: int = 0
 ) -> Array:
     """A figure as a detector gives it: (V, T, K, 3) of x, y in the distorted picture, and confidence."""
-    points = np.stack([body[name] for name in FORMATS[format_name]], 1)
+    points = np.stack([body[name] for name in POINT_ORDERS[order]], 1)
     rng = np.random.default_rng(seed)
     xy = rig.project(points, distorted=True) + rng.normal(0, noise_px, (len(rig), *points.shape[:2], 2))
     return np.concatenate([xy, rng.uniform(0.6, 0.95, xy.shape[:-1])[..., None]], -1)

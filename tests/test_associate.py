@@ -86,7 +86,7 @@ def test_it_is_the_person_in_every_view(recording: Recording) -> None:
     there = (confidence > 0).any(-1).numpy()
     assert np.argwhere(~there).tolist() == [[2, 10], [2, 11], [2, 12]]
     assert np.abs(image - PERSON[..., :2])[there].max() < 2e-3
-    for v, scale in enumerate(recording.format.confidence_scale):
+    for v, scale in enumerate(recording.point_order.confidence_scale):
         want = PERSON[v, ..., 2][there[v]] / scale
         assert np.allclose(confidence[v][torch.from_numpy(there[v])], want, atol=2e-3)
 
@@ -170,6 +170,12 @@ def test_nobody_is_a_batch_without_people() -> None:
         out = list(associate(detections(nothing), MatchConfig(), RIG))
         assert [b.xy_px.shape for b in out] == [(4, 24, 0, 25, 2), (4, 6, 0, 25, 2)]
         assert [b.ids.tolist() for b in out] == [[], []]
+
+
+def test_people_have_the_keypoints_of_the_detections() -> None:
+    other = replace(BODY_25, bones=BODY_25.bones[:8])
+    people = (replace(batch, skeleton=other) for batch in detections(PERSON[:, :, None]))
+    assert [b.skeleton for b in associate(people, MatchConfig(), RIG)] == [other] * 3
 
 
 def test_points_that_the_lens_model_cannot_undo_are_missing(recording: Recording) -> None:

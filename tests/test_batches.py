@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import WINDOW, batch
+from builders import COCO_17, WINDOW, batch, on_coco
 
-from pipeline.batches import DetectionBatch, joined
+from pipeline.batches import DetectionBatch, PoseBatch, check_points, joined
+from pipeline.skeleton import BODY_25, SMPL_24
 
 
 def test_axes_must_agree_also_between_nested_batches():
@@ -20,6 +21,35 @@ def test_axes_must_agree_also_between_nested_batches():
 def test_rank_is_checked_with_the_axes_in_the_message():
     with pytest.raises(ValueError, match=r"SmplParams.transl has shape \(3,\), expected axes \(T, P, 3\)"):
         replace(batch(1).params, transl=torch.zeros(3))
+
+
+def test_points_are_as_many_as_the_skeleton_has():
+    fit = batch(1)
+    with pytest.raises(ValueError, match=r"KeypointBatch.image_px has 25 along K .* its skeleton has 17"):
+        replace(fit.keypoints, skeleton=COCO_17)
+    shape = 1, 2, 1, 25
+    detections = DetectionBatch(0, 30, torch.zeros(1, 2), torch.zeros(*shape, 2), torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"DetectionBatch.image_px has 25 along K .* its skeleton has 17"):
+        replace(detections, skeleton=COCO_17)
+    with pytest.raises(ValueError, match=r"FitBatch.joints has 23 along J .* its skeleton has 24"):
+        replace(fit, joints=fit.joints[:, :, 1:])
+    for poses in (fit, PoseBatch.blank(fit.keypoints, 10)):
+        with pytest.raises(ValueError, match=r"body_pose has 23 along L .* its skeleton has 16"):
+            replace(poses, skeleton=COCO_17)
+
+
+def test_the_skeleton_stays_with_the_points():
+    fit = on_coco(batch(0))
+    longer = joined([fit, on_coco(batch(1))]).frames(2, WINDOW + 3).after_blank(1)
+    longer = longer.people(torch.tensor([0, 5]))
+    assert longer.keypoints.skeleton is COCO_17
+    assert longer.keypoints.xy_px.shape[3] == len(COCO_17)
+    check_points(fit, SMPL_24, COCO_17)
+    with pytest.raises(ValueError, match="has 17 keypoints, expected 25"):
+        check_points(fit, SMPL_24, BODY_25)
+    mirrored = replace(BODY_25, names=tuple(BODY_25.names[i] for i in BODY_25.flips))
+    with pytest.raises(ValueError, match="has 25 keypoints of other names or bones, expected 25"):
+        check_points(batch(0), SMPL_24, mirrored)
 
 
 def test_map_reaches_every_tensor():

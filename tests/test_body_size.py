@@ -7,14 +7,14 @@ import pytest
 from recordings import figure, ring, seen
 
 from models.geometry.body_size import find_scale, find_unit, limb_sum
-from pipeline.skeleton import FORMATS
+from pipeline.skeleton import POINT_ORDERS
 
 TIME = np.arange(40) / 8
 BODY = figure(TIME)
 
 
 def in_order(name: str) -> np.ndarray:
-    return np.stack([BODY[point] for point in FORMATS[name]], 1)
+    return np.stack([BODY[point] for point in POINT_ORDERS[name]], 1)
 
 
 def image(name: str, views: int = 3, noise_px: float = 1.0) -> np.ndarray:

@@ -345,7 +345,7 @@ def test_on_a_real_recording_the_cameras_are_those_of_its_calibration(tmp_path: 
     folder = tmp_path / "balancing"
     shutil.copytree(BALANCING, folder, ignore=shutil.ignore_patterns("calibration.toml"))
     recording = ready(folder)
-    assert recording.format.name == "body_25b"
+    assert recording.point_order.name == "body_25b"
     assert not recording.placed
     bundle = estimate(recording, BODY, CalibrateConfig(), MATCH)
     true = ready(BALANCING).rig

@@ -111,6 +111,15 @@ def test_angles_of_limbs_that_are_known():
     assert arms["right shoulder"] == pytest.approx(180)
 
 
+def test_joints_are_found_by_their_names(tmp_path):
+    order = [*SMPL_24.flips]
+    other = replace(SMPL_24, names=tuple(SMPL_24.names[i] for i in order))
+    store = Store.create(tmp_path / "other.zarr", replace(contents(), skeleton=other))
+    store.write(replace(batch(0), joints=batch(0).joints[:, :, order], skeleton=other))
+    usual = written(tmp_path / "usual.zarr", windows=1)
+    np.testing.assert_array_equal(curves(store).angles_deg.mean, curves(usual).angles_deg.mean)
+
+
 def test_memory_does_not_grow_with_length(tmp_path):
     peaks = []
     for frames in (6000, 60_000):

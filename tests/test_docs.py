@@ -8,6 +8,8 @@ import yaml
 
 import run_pipeline
 from pipeline.config import load
+from pipeline.formats.keypoints import FORMATS
+from pipeline.skeleton import POINT_ORDERS
 from stages.graph import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,16 @@ def test_every_stage_is_in_the_readme():
     section = README.split("## How it works")[1].split("### ")[0]
     table = {m[1] for m in re.finditer(r"^\| `(\w+)` \|", section, re.M)}
     assert table == stages
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_of_keypoint_files_is_in_the_readme(form):
+    assert form.DESCRIPTION.split(" (")[0] in README
+
+
+@pytest.mark.parametrize("order", POINT_ORDERS)
+def test_every_order_of_points_is_in_the_readme(order):
+    assert re.search(rf"\b{order.replace('_', '[-_]')}\b", README, re.I)
 
 
 def test_the_default_file_holds_every_setting_at_its_default_with_a_reason():

@@ -27,6 +27,7 @@ from stages.synth import SynthConfig, write_recording
 
 ROOT = Path(__file__).parents[1]
 BALANCING = ROOT.parent / "shared" / "data" / "balancing"
+CASES = ROOT.parent / "shared" / "cases"
 
 
 def command(*words: object) -> list[str]:
@@ -332,3 +333,18 @@ def test_the_real_recording(tmp_path):
     assert summary["reprojection_median_px"] <= 9
     assert summary["people"][0]["jitter_mm"] <= 3
     assert summary["people"][0]["frames_fitted"] == 99
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases")
+def test_a_list_of_alphapose_a_camera(tmp_path):
+    words = ("run", CASES / "alphapose_list", "--out", tmp_path)
+    words += ("--set", "render.overlay=false", "--set", "render.mosaic=false")
+    text = call(*words)
+    assert "coco_17, found: limbs fit a body" in text
+    assert "cam01 does not show the person: nobody 2" in text
+    found, truth = (arrays(s) for s in (tmp_path / "results.zarr", CASES / "_truth" / "truth.zarr"))
+    at = np.abs(found["time_s"][:, None] - truth["time_s"]).argmin(1)
+    error_m = np.linalg.norm(found["people/0/joints"] - truth["people/0/joints"][at], axis=-1)
+    assert error_m.shape[0] == 24
+    assert error_m.mean() < 0.017
+    assert "everything is done already" in call(*words)

@@ -30,13 +30,13 @@ from recordings import SMALL_RIG as RIG
 from scipy.spatial.transform import Rotation
 
 from models.geometry.association import MatchConfig, TrackerState, track_person
-from models.geometry.keypoint_format import TOP_CONFIDENCE
+from models.geometry.point_order import TOP_CONFIDENCE
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.recording import Recording, find_recording
-from pipeline.skeleton import BODY_25, FORMATS
+from pipeline.skeleton import BODY_25, POINT_ORDERS
 from stages.inspect import MissingData, check_recording, inspect, left_out, missing_data
 
 TIME = np.arange(80) / 20
@@ -291,15 +291,15 @@ def test_a_real_recording() -> None:
     found = ready(BALANCING)
     assert found.warnings == ()
     assert (len(found), found.timeline.rate) == (99, 60)
-    assert found.format.name == "body_25b"
-    assert found.format.margin is not None
-    assert found.format.margin > 4
+    assert found.point_order.name == "body_25b"
+    assert found.point_order.margin is not None
+    assert found.point_order.margin > 4
 
 
 @pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
 def test_the_same_recording_in_the_order_of_body_25(tmp_path: Path) -> None:
     # BODY_25 has the mid hip in place of BODY_25B's head.
-    source = FORMATS["body_25b"]
+    source = POINT_ORDERS["body_25b"]
     shutil.copy(BALANCING / "calibration.toml", tmp_path)
     for file in sorted(BALANCING.glob("keypoints/*/*.json")):
         people = []
@@ -312,9 +312,9 @@ def test_the_same_recording_in_the_order_of_body_25(tmp_path: Path) -> None:
             tmp_path / "keypoints" / file.parent.name, file.parent.name, int(file.stem.split("_")[1]), people
         )
     found = ready(tmp_path)
-    assert found.format.name == "body_25"
-    assert found.format.margin is not None
-    assert found.format.margin > 4
+    assert found.point_order.name == "body_25"
+    assert found.point_order.margin is not None
+    assert found.point_order.margin > 4
 
 
 def test_keypoints_of_a_larger_picture(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_keypoints_of_a_larger_picture(tmp_path: Path) -> None:
 def test_stated_format_in_the_users_spelling(folder: Path) -> None:
     state(folder, "{keypoints: {format: BODY_25}, fps: 10}")
     found = ready(folder)
-    assert (found.format.name, found.format.how) == ("body_25", "stated in recording.yaml")
+    assert (found.point_order.name, found.point_order.how) == ("body_25", "stated in recording.yaml")
     state(folder, "{keypoints: {format: BODY_25B}, fps: 10}")
     assert said(ready(folder), "states the keypoint format body_25b, but read as body_25 limbs fit")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from recordings import figure, ring, seen, write_people, write_recording, write_video
 
-from models.geometry.keypoint_format import TOP_CONFIDENCE
-from pipeline.keypoints import MIN_CONFIDENCE
+from models.geometry.point_order import TOP_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.recording import Recording, find_recording
 from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints

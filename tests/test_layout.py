@@ -60,7 +60,7 @@ def test_pose2sim_project(tmp_path: Path) -> None:
     state(folder, "{keypoints: {path: pose-associated}, fps: 10}")
     found = find_recording(folder)
     assert found.warnings == ()
-    assert all(files and files.folder.parent.name == "pose-associated" for files in found.keypoints)
+    assert all(files and files.path.parent.name == "pose-associated" for files in found.keypoints)
 
 
 def test_an_easymocap_project(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_names_that_differ_are_paired_in_sorted_order(tmp_path: Path) -> None:
 
 
 def folders_of(found: Recording) -> list[str]:
-    return [files.folder.name for files in found.keypoints if files]
+    return [files.path.name for files in found.keypoints if files]
 
 
 def test_one_name_that_differs_moves_no_other_camera(tmp_path: Path) -> None:

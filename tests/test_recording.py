@@ -51,7 +51,7 @@ def test_keypoints_and_calibration_only(folder: Path) -> None:
     assert found.rig.names == RIG.names
     assert found.videos == (None, None, None)
     assert (len(found), found.timeline.rate) == (24, Fraction(30000, 1001))
-    assert found.format.name == "body_25"
+    assert found.point_order.name == "body_25"
     assert found.warnings == ()
     notes = dict(found.notes)
     assert notes["calibration"] == "calibration.toml"
@@ -100,7 +100,7 @@ def test_one_camera_of_a_calibration_keeps_its_place(folder: Path) -> None:
     assert found.rig.names == ("cam02",)
     assert np.allclose(found.rig.t[0], RIG.t[1])
     assert found.placed
-    assert found.format.name == "body_25"
+    assert found.point_order.name == "body_25"
 
 
 def test_cameras_of_which_one_has_keypoints_are_refused(folder: Path) -> None:
@@ -295,7 +295,7 @@ def test_without_a_calibration(folder: Path) -> None:
     assert not found.placed
     assert found.calibration is None
     assert found.rig.names == RIG.names
-    assert inspect(found).format.name == "body_25"
+    assert inspect(found).point_order.name == "body_25"
     assert np.allclose(found.rig.K, [[1280, 0, 639.5], [0, 1280, 359.5], [0, 0, 1]])
     assert (found.rig.dist == 0).all()
     assert found.focal_stated == (False, False, False)

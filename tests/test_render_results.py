@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import status
+from builders import COCO_17, batch, contents, on_coco, status
+from builders import rig as two_cameras
 from test_software import STRONG
 
 import run_pipeline
@@ -173,6 +174,33 @@ def test_every_mode_shows_something_that_moves_in_all_frames(store, rig, videos,
         coloured = [np.ptp(p, axis=-1) > 40 for p in shown]
         assert all(c.sum() > 30 for c in coloured)
         assert (coloured[0] != coloured[-1]).sum() > 10
+
+
+def test_keypoints_are_joined_by_the_bones_of_the_store(body, tmp_path):
+    """The middle between two points is coloured where a bone of COCO-17 lies, and nowhere else."""
+    made = Store.create(tmp_path / "s.zarr", replace(contents(), keypoint_skeleton=COCO_17))
+    fit = on_coco(batch(0))
+    angle = 2 * np.pi * (np.arange(17) + 0.3 * np.random.default_rng(5).random(17)) / 17
+    xyz = np.stack([0.9 * np.cos(angle), 0.7 * np.sin(angle), 0 * angle], -1)
+    points = torch.from_numpy(np.concatenate([xyz, np.ones((17, 1))], -1)).float()
+    unseen = replace(fit.keypoints, confidence=torch.zeros_like(fit.keypoints.confidence))
+    made.write(replace(fit, keypoints=unseen, keypoints_3d=points.expand_as(fit.keypoints_3d)))
+    files, _ = again(made, "skeleton", [None, None], body, tmp_path / "out", stop=1, colours=("#FF0000",))
+    red = pictures(files[0])[0]
+    red = cv2.dilate(red[..., 0] - red[..., 2], np.ones((3, 3)))
+    at = two_cameras().project(xyz, distorted=True)[0]
+    a, b = np.array(COCO_17.bones).T
+    for i in range(17):
+        for j in range(i):
+            middle = (at[i] + at[j]) / 2
+            along = at[b] - at[a]
+            share = np.clip(((middle - at[a]) * along).sum(1) / (along**2).sum(1), 0, 1)
+            apart = np.linalg.norm(at[a] + share[:, None] * along - middle, axis=1).min()
+            x, y = np.rint(middle).astype(int)
+            if apart < 1:
+                assert red[y, x] > 50, (COCO_17.names[i], COCO_17.names[j])
+            elif apart > 8:
+                assert red[y, x] < 30, (COCO_17.names[i], COCO_17.names[j])
 
 
 def test_a_body_alone_needs_no_video_and_stands_where_it_does_over_the_video(store, videos, body, tmp_path):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from browser import chromium, console_errors, wait
-from builders import FRAMES, batch, contents, rig
+from builders import COCO_17, FRAMES, batch, contents, on_coco, rig
 
 from models.body import load_body
 from pipeline.config import load
 from pipeline.curves import ANGLES, BINS, curves
 from pipeline.recording import find_recording
 from pipeline.results import RunSummary
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.summary import CameraSummary, MissingData, PersonSummary
 from pipeline.video import VideoWriter
@@ -82,6 +83,17 @@ def test_the_page_holds_the_stores_numbers(tmp_path):
     assert found["summary"] == json.loads(json.dumps(asdict(summary())))
     assert found["angles"] == list(ANGLES)
     assert found["up"] == store.contents.rig.up.tolist()
+
+
+def test_points_and_bones_are_the_stores(tmp_path):
+    joints = replace(SMPL_24, bones=SMPL_24.bones[:5])
+    c = replace(contents(), skeleton=joints, keypoint_skeleton=COCO_17)
+    store = Store.create(tmp_path / "s.zarr", c)
+    for k in range(3):
+        store.write(replace(on_coco(batch(k)), skeleton=joints))
+    found = content(report(store, summary(), load_body()))
+    assert found["parents"] == [*joints.parents]
+    assert (unpacked(found["curves"]["keypoints_seen"]) == 1).all()
 
 
 def test_frusta_lie_in_front_of_their_cameras(tmp_path):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipeline.skeleton import (
     BODY_25,
     EXTRA_24,
     EXTRA_24_OF_H36M_17,
-    FORMATS,
     H36M_17,
     MIDPOINTS,
+    POINT_ORDERS,
     SMPL_24,
     SMPL_OF_BODY_25,
+    STATED_ORDERS,
     Skeleton,
+    find_order,
 )
 
 SKELETONS = pytest.mark.parametrize("skeleton", [SMPL_24, BODY_25, EXTRA_24, H36M_17])
@@ -69,12 +74,30 @@ def test_points_that_are_no_tree_or_no_mirror_image_are_refused() -> None:
         Skeleton(("a", "b"), (0, 1), ((0, 1), (0, 1)))
 
 
+def test_a_skeleton_comes_back_from_json() -> None:
+    for skeleton in (SMPL_24, H36M_17):
+        again = Skeleton.of(json.loads(json.dumps(asdict(skeleton))))
+        assert again == skeleton
+        assert hash(again) == hash(skeleton)
+    assert SMPL_24.bone_ends.tolist() == [[*bone] for bone in SMPL_24.bones]
+    assert H36M_17.bone_ends.shape == (0, 2)
+
+
 def test_names_of_one_skeleton_are_those_of_another() -> None:
     assert {*SMPL_OF_BODY_25} < {*BODY_25.names}
     assert {*SMPL_OF_BODY_25.values()} < {*SMPL_24.names}
     for point, at in zip(H36M_17.names, EXTRA_24_OF_H36M_17, strict=True):
         assert EXTRA_24.names[at].split(" ")[0] == point
-    for names in FORMATS.values():
+    for order, names in POINT_ORDERS.items():
         assert len({*names}) == len(names)
-        assert {*names} <= {*BODY_25.names, "Head"}
+        assert order in STATED_ORDERS or {*names} <= {*BODY_25.names, "Head"}
+    assert {*POINT_ORDERS["blazepose_33"]} & {*BODY_25.names} == (
+        {*BODY_25.names} - {*MIDPOINTS, "LSmallToe", "RSmallToe"}
+    )
     assert {*MIDPOINTS, *sum(MIDPOINTS.values(), ())} < {*BODY_25.names}
+
+
+def test_an_order_is_found_as_people_spell_it() -> None:
+    assert [find_order(n) for n in ("BODY_25", "COCO-17", "halpe_26")] == ["body_25", "coco_17", "halpe_26"]
+    with pytest.raises(ValueError, match="'coco' is not one of body_25, body_25b, "):
+        find_order("coco")

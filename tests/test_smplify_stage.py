@@ -19,7 +19,8 @@ from models.body import pose_keypoints
 from models.fit.problem import Schedule, Views, Weights
 from models.fit.solver import Fit, fit
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
-from pipeline.keypoints import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
+from pipeline.skeleton import BODY_25
 from stages.smplify import SmplifyConfig, smplify
 
 
@@ -49,6 +50,15 @@ def run(d: Scene, window: int = 24, **config: float) -> list[FitBatch]:
 
 def joined(out: list[FitBatch], name: str) -> Tensor:
     return torch.cat([getattr(b, name)[:, 0] for b in out]).double()
+
+
+def test_points_that_are_not_the_bodys_are_refused() -> None:
+    d = scene(1, "person", frames=24)
+    (poses,) = batches(d)
+    mirrored = replace(BODY_25, names=tuple(BODY_25.names[i] for i in BODY_25.flips))
+    poses = replace(poses, keypoints=replace(poses.keypoints, skeleton=mirrored))
+    with pytest.raises(ValueError, match="has 25 keypoints of other names or bones, expected 25"):
+        next(smplify(iter([poses]), SmplifyConfig(), d.rig, body()))
 
 
 def hidden(d: Scene, start: int, stop: int, views: tuple[int, ...] = (0, 1, 2, 3)) -> Scene:

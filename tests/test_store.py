@@ -8,11 +8,12 @@ import pytest
 import roma
 import torch
 import zarr
-from builders import FRAMES, WINDOW, batch, contents, rig
+from builders import COCO_17, FRAMES, WINDOW, batch, contents, on_coco, rig
 from scipy.spatial.transform import Rotation
 
 from pipeline.batches import FitBatch, PoseBatch, Status
 from pipeline.errors import InputError
+from pipeline.skeleton import BODY_25, SMPL_24
 from pipeline.store import Store
 
 
@@ -70,6 +71,38 @@ def test_readable_without_the_project(written):
     assert np.allclose(
         turned, batch(0).params.global_orient[3, 0] @ torch.tensor([1.0, 2, 3]).double(), atol=1e-5
     )
+
+
+def test_a_store_says_which_points_it_holds(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", replace(contents(), keypoint_skeleton=COCO_17))
+    with pytest.raises(ValueError, match="FitBatch from frame 0 on has 25 keypoints, expected 17"):
+        store.write(batch(0))
+    for k in range(3):
+        store.write(on_coco(batch(k)))
+    again = Store(store.path)
+    assert (again.contents.skeleton, again.contents.keypoint_skeleton) == (SMPL_24, COCO_17)
+    fit = again.read(1)
+    assert (fit.skeleton, fit.keypoints.skeleton) == (SMPL_24, COCO_17)
+    assert torch.equal(fit.keypoints_3d, on_coco(batch(1)).keypoints_3d)
+    assert again.read(0).people(torch.tensor([7])).keypoints.image_px.shape == (2, WINDOW, 1, 17, 2)
+    tables = zarr.open(store.path, mode="r").attrs["skeletons"]
+    assert tables["joints"]["names"] == [*SMPL_24.names]
+    assert tables["keypoints"]["bones"] == [[*bone] for bone in COCO_17.bones]
+    with pytest.raises(InputError, match=r"skeletons\.keypoints\.names"):
+        Store.resume(store.path, contents())
+
+
+def test_a_store_that_does_not_say_it_holds_the_usual_points(written):
+    meta = written.path / "zarr.json"
+    content = json.loads(meta.read_text())
+    del content["attributes"]["skeletons"]
+    meta.write_text(json.dumps(content))
+    older = Store.resume(written.path, contents())
+    assert (older.contents.skeleton, older.contents.keypoint_skeleton) == (SMPL_24, BODY_25)
+    content["attributes"]["skeletons"] = {"joints": {"names": ["pelvis"], "flips": [1], "bones": []}}
+    meta.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="damaged results store"):
+        Store(written.path)
 
 
 def regression(k: int) -> PoseBatch:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import COCO_17
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body
@@ -145,11 +146,14 @@ def test_a_push_is_the_error_of_acceleration_over_windows_and_gaps(
         assert e.acceleration_mm == pytest.approx(1, abs=0.01)
 
 
-def test_results_of_other_cameras_are_not_compared(truth: Store, tmp_path: Path) -> None:
+def test_results_of_other_cameras_or_points_are_not_compared(truth: Store, tmp_path: Path) -> None:
     rig = replace(truth.contents.rig, names=("a", "b", "c"))
     other = Store.create(tmp_path / "results.zarr", replace(truth.contents, rig=rig))
     with pytest.raises(InputError, match="no camera has the same name"):
         compare_to_truth(other, truth, body())
+    coco = Store.create(tmp_path / "coco.zarr", replace(truth.contents, keypoint_skeleton=COCO_17))
+    with pytest.raises(InputError, match=r"have other keypoints \(17, 25\)"):
+        compare_to_truth(coco, truth, body())
     empty = Store.create(tmp_path / "empty.zarr", truth.contents)
     with pytest.raises(InputError, match="has nobody in it"):
         compare_to_truth(empty, truth, body())

@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 import pytest
 from browser import chromium, console_errors, wait
-from builders import FRAMES, WINDOW, batch, contents, rig
+from builders import COCO_17, FRAMES, WINDOW, batch, contents, on_coco, rig
 from PIL import Image
 
 from models.body import load_body
 from pipeline.errors import InputError
+from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoWriter
 from stages.synth import SynthConfig, write_recording
@@ -53,6 +54,17 @@ def test_a_moment_is_what_the_store_holds(tmp_path):
         both = np.isfinite(error).any(0)
         np.testing.assert_allclose(moment.point_px[0][both], np.nanmean(error[:, both], 0), rtol=1e-5)
         assert np.isnan(moment.point_px[0][~both]).all()
+
+
+def test_points_and_bones_are_the_stores(tmp_path):
+    joints = replace(SMPL_24, bones=SMPL_24.bones[:5])
+    c = replace(contents(), skeleton=joints, keypoint_skeleton=COCO_17)
+    store = Store.create(tmp_path / "s.zarr", c)
+    store.write(replace(on_coco(batch(0)), skeleton=joints))
+    frames = Frames(store, BODY)
+    np.testing.assert_array_equal(frames.bones, joints.bones)
+    moment = frames.at(0)
+    assert (moment.points.shape, moment.point_px.shape) == ((1, 17, 3), (1, 17))
 
 
 def test_a_store_that_grows_is_followed(tmp_path):

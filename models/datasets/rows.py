@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from models.crops import extent_box
 from pipeline.errors import InputError
 from pipeline.files import write_whole
-from pipeline.keypoints import read_people
+from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import BODY_25, EXTRA_24
 
 Array = NDArray[np.float64]
@@ -184,7 +184,7 @@ def all_inside(xy: Array, size: tuple[int, int]) -> bool:
 
 
 def on_24(places: Sequence[int], values: Array) -> Array:
-    """Values (J, C) at their places among EXTRA_24, with a 1 behind: (24, C + 1); 0 elsewhere."""
+    """Values (N, C) at their places among EXTRA_24, with a 1 behind: (J, C + 1); 0 elsewhere."""
     out = np.zeros((len(EXTRA_24), values.shape[1] + 1))
     out[list(places), :-1] = values
     out[list(places), -1] = 1
@@ -211,7 +211,7 @@ def openpose_file(folder: Path, imgname: str) -> Path:
 
 
 def detected(folder: Path | None, imgname: str, part: Array) -> Array:
-    """OpenPose's detection (25, 3) of the person whose true joints are ``part`` (24, 3), zeros for none.
+    """OpenPose's detection (K, 3) of the person whose true joints are ``part`` (J, 3), zeros for none.
 
     Of the people with all 12 limb joints it is the one nearest to the truth, as in SPIN; where even that one
     is further away than a tenth of the person's size, it is somebody else, whom SPIN keeps.

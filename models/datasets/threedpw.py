@@ -120,7 +120,7 @@ def _expect(found: tuple[int, ...], want: tuple[int, ...], name: str) -> None:
 
 
 def _on_24(flat: NDArray[Any]) -> Array:
-    """EXTRA_24 (24, 3) of COCO's 18 points (3, 18)."""
+    """EXTRA_24 (J, 3) of COCO's 18 points (3, 18)."""
     out = np.zeros((len(EXTRA_24), 3))
     for j, name in enumerate(_COCO_18):
         if name in EXTRA_24.names and flat[2, j] > 0:

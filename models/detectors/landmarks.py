@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from models.detectors.networks import LANDMARKS, Device, Network, check_signature, load_asset
 from models.detectors.refinement import peaks, refine, sigmoid
 from models.detectors.rois import CROP, roi_matrix, roi_towards
-from pipeline.skeleton import FORMATS
+from pipeline.skeleton import POINT_ORDERS
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
-FORMAT: Final = "blazepose_33"
-"""Order of the landmarks, a name in ``skeleton.FORMATS``."""
+ORDER: Final = "blazepose_33"
+"""Order of the landmarks, a name in ``skeleton.POINT_ORDERS``."""
 CENTRE: Final = 33
 TOP: Final = 34
 HEAT_CELLS: Final = 64
@@ -41,7 +41,7 @@ HEAT_SPAN: Final = (0.3, 0.7)
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Landmarks of N people in pictures. K = 33, in the order ``FORMAT``."""
+    """Landmarks of N people in pictures. K = 33, in the order ``ORDER``."""
 
     xy_px: Array
     """(N, K, 2) in the picture."""
@@ -90,7 +90,7 @@ def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None
 def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
     """Place landmarks in crops (N, 3, 256, 256) of ROIs (N, 4) of any pictures, as ``cut_rois`` cuts them."""
     out = network.run(crops)
-    count = len(FORMATS[FORMAT])
+    count = len(POINT_ORDERS[ORDER])
     raw = out["landmarks"].reshape(len(crops), _POINTS, 5).astype(np.float64)
     heatmaps = out["heatmaps"]
     used = slice(0, TOP + 1)

@@ -114,7 +114,9 @@ def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
     except Exception as e:  # onnxruntime's errors share no base class of their own
         raise InputError(f"{name}: onnxruntime cannot load it as an ONNX network: {e}") from e
     if session.get_providers()[0] != provider:
-        raise InputError(f"{name}: onnxruntime found no usable {device} device and took {session.get_providers()}")
+        raise InputError(
+            f"{name}: onnxruntime found no usable {device} device and took {session.get_providers()}"
+        )
     shapes = [
         {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
         for values in (session.get_inputs(), session.get_outputs())

@@ -1,4 +1,4 @@
-"""The joints of the published data sets on a body: SPIN's 24 extra ones, and Human3.6M's 17.
+"""The joints of the published data sets on a body: SPIN's extra ones, and Human3.6M's.
 
 The published protocols regress them from SMPL's mesh with two matrices that cannot ship:
 ``J_regressor_h36m.npy`` and ``J_regressor_extra.npy``, given by path. The body that ships has joints of its
@@ -45,7 +45,7 @@ the pelvis to the neck."""
 
 
 def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> KeypointBody:
-    """The 24 points of ``EXTRA_24`` on a body, for ``pose_keypoints``; float64 on the CPU.
+    """The points of ``EXTRA_24`` on a body, for ``pose_keypoints``; float64 on the CPU.
 
     regressor: (9, V) SPIN's ``J_regressor_extra``, for SMPL. Each of its joints becomes one point with the
     mean place and the mean skin weights of its vertices: exact where they move with one bone.
@@ -74,7 +74,7 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
 
 
 def h36m_17(body: Body) -> KeypointBody:
-    """The 17 joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
+    """The joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
     every, at = extra_24(body), list(EXTRA_24_OF_H36M_17)
     points = (every.points_template, every.points_shapedirs, every.weights)
     return every.with_points(H36M_17, *(x[at] for x in points))
@@ -108,7 +108,7 @@ class _Parts:
     joints: Tensor
     """(J, …) each moved by itself alone."""
     points: Tensor
-    """(25, …) BODY_25."""
+    """(K, …) BODY_25."""
     body: KeypointBody
 
     @classmethod
@@ -155,7 +155,7 @@ class H36MJoints:
         return self.matrix is None
 
     def __call__(self, rotations: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
-        """(N, 17, 3) metres, of rotations (N, 24, 3, 3), betas (N, B) and transl (N, 3)."""
+        """(N, 17, 3) metres, of rotations (N, J, 3, 3), betas (N, B) and transl (N, 3)."""
         if self.points is not None:
             points = self.points.to(dtype=rotations.dtype, device=rotations.device)
             return pose_keypoints(points, rotations, betas, transl)[1]

@@ -14,7 +14,6 @@ from models.body import Body
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 
 Array = NDArray[np.float64]
@@ -33,9 +32,9 @@ class Errors:
     missed: int
     """Frames in which the truth has a pose, and the results have none."""
     mpjpe_mm: float
-    """SMPL joints, in the world, without alignment."""
+    """Joints, in the world, without alignment."""
     mpjpe_pelvis_mm: float
-    """SMPL joints, both pelves at the origin in every frame."""
+    """Joints, both pelves at the origin in every frame."""
     pa_mpjpe_mm: float
     """After a similarity alignment of each frame."""
     acceleration_mm: float
@@ -43,15 +42,23 @@ class Errors:
     pve_mm: float
     """Vertices, in the world; NaN where the two stores have different bodies."""
     keypoints_px: float
-    """Between the BODY_25 points of result and truth, projected into all cameras."""
+    """Between the keypoints of result and truth, projected into all cameras."""
 
 
 def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:
     """Errors of every person in ``results``; frames are matched by the number of the video frame.
 
     Raises:
-        InputError: the two stores have no camera of the same name, no frame in common, or one has nobody.
+        InputError: the two stores have other joints or keypoints, no camera of the same name or no frame in
+            common, or one has nobody.
     """
+    one, other = ((c.skeleton, c.keypoint_skeleton) for c in (results.contents, truth.contents))
+    for what, ours, theirs in zip(("joints", "keypoints"), one, other, strict=True):
+        if ours.names != theirs.names:
+            raise InputError(
+                f"{results.path} and {truth.path}: have other {what} ({len(ours)}, {len(theirs)}), so "
+                "there is nothing to compare."
+            )
     names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
     if not names:
         raise InputError(
@@ -141,7 +148,7 @@ def _errors(of: _Pair, body: Body, rig: Rig) -> Errors:
     results, truth = of.results, of.truth
     sums, frames = np.zeros(5), 0
     bends: list[Array] = []
-    last = np.zeros((0, 2), np.int64), np.zeros((2, 0, len(SMPL_24), 3))
+    last = np.zeros((0, 2), np.int64), np.zeros((2, 0, len(truth.contents.skeleton), 3))
     for ours, theirs in of.shown():
         pair = ((results, f"people/{of.p}", ours), (truth, f"people/{of.q}", theirs))
         joints = np.stack([_at(store, f"{person}/joints", rows) for store, person, rows in pair])

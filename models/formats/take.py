@@ -35,6 +35,8 @@ class Take:
     """(T, J, 3) metres, world."""
     points: Array
     """(T, K, 3) the fitted body's keypoints, metres, world."""
+    point_names: tuple[str, ...]
+    """Names of the keypoints."""
     valid: NDArray[np.bool_]
     """(T,) the fit was accepted."""
 

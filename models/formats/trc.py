@@ -1,4 +1,4 @@
-"""TRC: BODY_25 as markers for OpenSim and Pose2Sim."""
+"""TRC: keypoints as markers for OpenSim and Pose2Sim."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from models.body import Body
 from models.formats.take import Take
 from models.formats.traits import Traits, y_up_as_pose2sim
-from pipeline.skeleton import BODY_25
 
 TRAITS: Final = Traits(
     suffix=".trc",
@@ -19,8 +18,8 @@ TRAITS: Final = Traits(
     gaps="empty",
 )
 
-MARKERS: Final = tuple("CHip" if name == "MidHip" else name for name in BODY_25.names)
-"""BODY_25 under Pose2Sim's names, which its OpenSim models know."""
+_POSE2SIM: Final = {"MidHip": "CHip"}
+"""Names that Pose2Sim, and so its OpenSim models, have for points of BODY_25; the others are the same."""
 
 
 def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
@@ -29,15 +28,16 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     Metres. Frame numbers and times are the recording's. Frames that are not valid have empty cells. Every row
     ends in a tab, as OpenSim writes them: it does not count a last cell that is empty, and refuses the row.
     """
-    rate, count, markers = f"{float(take.rate):.10g}", len(take.time_s), len(MARKERS)
+    markers = [_POSE2SIM.get(point, point) for point in take.point_names]
+    rate, count = f"{float(take.rate):.10g}", len(take.time_s)
     heads = "DataRate CameraRate NumFrames NumMarkers Units OrigDataRate OrigDataStartFrame OrigNumFrames"
-    values = (rate, rate, str(count), str(markers), "m", rate, str(take.first), str(count))
+    values = (rate, rate, str(count), str(len(markers)), "m", rate, str(take.first), str(count))
     lines = [
         f"PathFileType\t4\t(X/Y/Z)\t{name}",
         heads.replace(" ", "\t"),
         "\t".join(values),
-        "Frame#\tTime\t" + "".join(f"{marker}\t\t\t" for marker in MARKERS),
-        "\t\t" + "".join(f"{axis}{i + 1}\t" for i in range(markers) for axis in "XYZ"),
+        "Frame#\tTime\t" + "".join(f"{marker}\t\t\t" for marker in markers),
+        "\t\t" + "".join(f"{axis}{i + 1}\t" for i in range(len(markers)) for axis in "XYZ"),
     ]
     shown = np.isfinite(take.points).all(-1) & take.valid[:, None]
     for i, (time, points) in enumerate(zip(take.time_s, take.points, strict=True)):

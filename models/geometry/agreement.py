@@ -27,7 +27,7 @@ from models.geometry.association import (
 )
 from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
-from pipeline.keypoints import Floats
+from pipeline.formats.keypoints.files import Floats
 from pipeline.timeline import spread
 
 AGREES: Final = 0.6
@@ -165,9 +165,9 @@ class Stretch:
     """Some frames in a row: everybody whom every camera shows."""
 
     xy_px: Array
-    """(V, T, P, 25, 2) undistorted."""
+    """(V, T, P, K, 2) undistorted."""
     confidence: Array
-    """(V, T, P, 25)."""
+    """(V, T, P, K)."""
     time_s: Array
     """(T,)."""
 

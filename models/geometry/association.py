@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,14 @@ _PARALLEL: Final = 0.03
 class MatchConfig(Config):
     """Limits of association: points of different views that are one person, a person seen again."""
 
+    people: Literal["main", "all"] | Annotated[int, Field(ge=1)] = "main"
+    """main: one person at a time; a number: at most so many at once; all: everybody whom two cameras, or the
+    only one, see for ``presence_s``."""
+    presence_s: float = Field(default=1.0, ge=0)
+    """Time for which somebody must be seen to count, but with ``main``."""
+    reidentify: bool = False
+    """Somebody who comes back within ``return_s`` in reach of where they were lost is the same person; else
+    only within ``away_s``."""
     agreement_m: float = Field(default=0.1, gt=0)
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = Field(default=0.4, gt=0, le=1)
@@ -52,6 +60,11 @@ class MatchConfig(Config):
     """Unseen for longer, whoever stands where the person was is somebody else."""
     single_view_s: float = Field(default=0.5, ge=0)
     """Time that one view alone is believed after the person was last seen by two."""
+
+    @property
+    def lost_s(self) -> float:
+        """Time within which somebody who comes back is the same person."""
+        return self.return_s if self.reidentify else self.away_s
 
 
 _EXTENT_M: Final = (0.05, 1.2)

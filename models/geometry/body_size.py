@@ -1,6 +1,6 @@
 """Size of the person that the views agree on: the calibration's unit, and the person's height.
 
-Limbs are measured, as every keypoint format has them; height is told from them by adult proportions.
+Limbs are measured, as every point order has them; height is told from them by adult proportions.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 
 from models.geometry.agreement import best_bodies
-from models.geometry.keypoint_format import LIMBS, NO_BODY, limb_lengths, limb_misfit
+from models.geometry.point_order import LIMBS, NO_BODY, limb_lengths, limb_misfit
 from pipeline.calibrations.checks import in_metres
 from pipeline.cameras import Array, Rig
-from pipeline.keypoints import Floats
-from pipeline.skeleton import FORMATS
-from pipeline.skeletons import formats_with
+from pipeline.formats.keypoints.files import Floats
+from pipeline.formats.keypoints.points import orders_with
+from pipeline.skeleton import POINT_ORDERS
 
 LIMBS_M: Final = 1.3
 """Upper arm + forearm + thigh + shin of the mean adult body, metres."""
@@ -40,7 +40,7 @@ def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str 
     rig: with ``t`` as in the file. image: (V, T, P, K, 3) pixels of the video frames and confidence. Returns
     the unit, None if there is none, and the bodies (N, K, 3) in metres.
     """
-    names = formats_with(image.shape[-2])
+    names = orders_with(image.shape[-2])
     for unit, metres in units.items():
         bodies = best_bodies(in_metres(rig, metres), image)
         if _TRIED_LIMBS_M[0] < limb_sum(bodies, names) < _TRIED_LIMBS_M[1]:
@@ -53,7 +53,7 @@ def find_scale(rig: Rig, image: Floats) -> tuple[float, Array] | None:
 
     Taken so that the person has an adult's limbs; None where the views agree on nobody at any scale.
     """
-    names = formats_with(image.shape[-2])
+    names = orders_with(image.shape[-2])
     for power in _POWERS:
         found = _as_adult(rig, image, 10.0**power, names)
         # What is matched depends on the scale a little. At some scale anything agrees: is it a body?
@@ -70,13 +70,13 @@ def _as_adult(rig: Rig, image: Floats, metres: float, names: Sequence[str]) -> t
     return None if math.isnan(by) else (metres * by, bodies * by)
 
 
-def limb_sum(bodies: Array, formats: Sequence[str]) -> float:
-    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the format that fits best; NaN if unseen."""
-    costs = {name: limb_misfit(bodies, name) for name in formats}
+def limb_sum(bodies: Array, orders: Sequence[str]) -> float:
+    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the order that fits best; NaN if unseen."""
+    costs = {name: limb_misfit(bodies, name) for name in orders}
     costs = {name: cost for name, cost in costs.items() if not math.isnan(cost)}
     if not costs:
         return math.nan
-    names = FORMATS[min(costs, key=lambda name: costs[name])]
+    names = POINT_ORDERS[min(costs, key=lambda name: costs[name])]
     total = 0.0
     for limb in LIMBS:
         both = np.concatenate([limb_lengths(bodies, names, side, limb) for side in "LR"])

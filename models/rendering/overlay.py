@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rendering.software import Picture, Planes
-from pipeline.skeleton import BODY_25
+from pipeline.skeleton import Skeleton
 
 Pixels = NDArray[np.uint8]
 
@@ -225,21 +225,22 @@ class Skeletons:
     """Keypoints of one view at one time, pixels of the picture."""
 
     detected: NDArray[np.float64]
-    """(P, 25, 2) NaN where missing."""
+    """(P, K, 2) NaN where missing."""
     confidence: NDArray[np.float64]
-    """(P, 25)"""
+    """(P, K)"""
     fitted: NDArray[np.float64]
-    """(P, 25, 2)"""
+    """(P, K, 2)"""
     error_px: NDArray[np.float64]
-    """(P, 25) distance between the two in pixels of the video; NaN where nothing was detected."""
+    """(P, K) distance between the two in pixels of the video; NaN where nothing was detected."""
     colours: NDArray[np.float32]
     """(P, 3)"""
+    skeleton: Skeleton
 
     def draw(self, to: Planes, matrix: NDArray[np.float32]) -> None:
         size = max(2.0, min(to[0].shape) / 250)
         grey = np.full(3, 0.85)
         for p in range(len(self.fitted)):
-            bones = self.fitted[p][list(BODY_25.bones)]
+            bones = self.fitted[p][self.skeleton.bone_ends]
             lines(to, bones[:, 0], bones[:, 1], self.colours[p], matrix, size)
             lines(to, self.detected[p], self.fitted[p], grey, matrix, size / 3)
             seen = np.outer(self.confidence[p], np.ones(3))

@@ -50,7 +50,7 @@ class ClipMotion:
     """Movement that a clip adds to a person who stands still. Those of overlapping clips add up."""
 
     angles: Array
-    """(T, 24, 3) Euler angles, radians."""
+    """(T, J, 3) Euler angles, radians."""
     advance: Array
     """(T,) metres gone ahead."""
     yaw: Array
@@ -78,7 +78,7 @@ _SIDES: Final = (("left", 1.0), ("right", -1.0))
 
 
 def _standing() -> Array:
-    """(24, 3) radians of a relaxed stance: arms beside the body, knees and elbows a little bent."""
+    """(J, 3) radians of a relaxed stance: arms beside the body, knees and elbows a little bent."""
     pose = np.zeros((len(SMPL_24), 3))
     for side, s in _SIDES:
         pose[_joint(f"{side}_hip")] = -4, 5 * s, 0
@@ -314,9 +314,9 @@ class Person:
     bearing: float
     """Radians: from the centre of the arc to its middle."""
     posture: Array
-    """(24, 3) radians: how this person stands, against the standard pose."""
+    """(J, 3) radians: how this person stands, against the standard pose."""
     sway: Array
-    """(3, 24, 3) amplitude (radians), frequency (Hz) and phase of the small movements that never stop."""
+    """(3, J, 3) amplitude (radians), frequency (Hz) and phase of the small movements that never stop."""
     soles: Array
     """(6, 3) metres, from each foot keypoint to the sole below it, in the frame of the foot."""
     plan: tuple[_Segment, ...]
@@ -331,7 +331,7 @@ _FOOT_PARTS: Final = tuple(
 
 _LOOSE_DEG: Final = {"shoulder": 4.0, "wrist": 4.0, "head": 4.0, "spine": 2.0, "neck": 2.0, "collar": 2.0}
 _LOOSE: Final = np.radians([[_LOOSE_DEG.get(n.rpartition("_")[2].rstrip("123"), 0.0)] for n in SMPL_24.names])
-"""(24, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""
+"""(J, 1) radians by which joints vary between people and sway. Not the legs: feet stay where they are."""
 
 _SPACE: Final = 1.7
 """Metres around the middle of the path that a person may need: half the path and an arm."""
@@ -415,7 +415,7 @@ def _plan(seconds: float, style: Style, rng: np.random.Generator) -> tuple[_Segm
 def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     """A person at some times of the recording (T,), in seconds.
 
-    Returns the SMPL rotations (T, 24, 3, 3), the root's from body to world and the others' relative to their
+    Returns the SMPL rotations (T, J, 3, 3), the root's from body to world and the others' relative to their
     parents, and ``transl`` (T, 3) in metres. The lowest point of the feet is on the floor, except in a jump.
     """
     t, speed = np.asarray(time_s, np.float64), person.style.speed

@@ -53,7 +53,7 @@ class Poses:
     """Frames of motion capture, F of them."""
 
     pose: Tensor
-    """(F, 24, 3) axis-angle of the SMPL joints, the root's to a world with y up."""
+    """(F, J, 3) axis-angle of the SMPL joints, the root's to a world with y up."""
     height: Tensor
     """(F,) of the pelvis over the floor, metres."""
     category: Tensor
@@ -106,7 +106,7 @@ def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
 
 
 def read_poses(path: Path) -> tuple[Poses, Poses]:
-    """Poses to train on and to test on, from a ``.npz`` with body_pose (N, 24, 3) axis-angle, trans (N, 3)
+    """Poses to train on and to test on, from a ``.npz`` with body_pose (N, J, 3) axis-angle, trans (N, 3)
     metres with y up, clip_id (N,), clip_name and clip_category (clips,).
 
     Raises ``InputError`` when the file is something else.
@@ -160,7 +160,7 @@ class Sampler:
         return torch.searchsorted(self._cumulative, at, right=True).clamp_max(len(self._cumulative) - 1)
 
     def rotations(self, index: Tensor, rng: torch.Generator, *, varied: bool) -> Tensor:
-        """Local rotations (N, 24, 3, 3) of frames, half of them mirrored, if ``varied`` with new poses made
+        """Local rotations (N, J, 3, 3) of frames, half of them mirrored, if ``varied`` with new poses made
         of old ones: upper bodies exchanged, joints jittered."""
         n = len(index)
 
@@ -181,7 +181,7 @@ class Sampler:
 def draw_from_prior(
     prior: PosePrior, count: int, spread: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Poses (count, 23, 3) axis-angle, drawn towards the means by ``spread``; knees and elbows bend
+    """Poses (count, J − 1, 3) axis-angle, drawn towards the means by ``spread``; knees and elbows bend
     forwards."""
     weights = prior.weights.numpy()
     component = rng.choice(len(weights), count, p=weights / weights.sum())

@@ -5,7 +5,7 @@ share it. A part is a group of arrays, a row for each fit:
 
     name (n, L) uint8       dataset/subject/sequence/camera/frame, UTF-8, zeros after it
     global_orient (n, 3)    axis-angle, root → camera
-    body_pose (n, 23, 3)    axis-angle
+    body_pose (n, J − 1, 3) axis-angle
     betas (n, 10)
     transl (n, 3)           metres, camera
     score (n,)              px², lower is better, see ``loop.score``

@@ -15,6 +15,7 @@ from models.regressors.layers import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
+from pipeline.batches import check_points
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 from pipeline.store import Store
@@ -111,6 +112,7 @@ class RecordedPeople:
         window = self.time // store.contents.window
         for k in np.unique(window).tolist():
             fits = store.read(k)
+            check_points(fits, SMPL_24, BODY_25)
             at = np.flatnonzero(window == k)
             i, p = self.time[at] - fits.start, self.person[at]
             xy = fits.keypoints.xy_px.double().numpy()[:, i, p].swapaxes(0, 1)

@@ -38,15 +38,15 @@ class Sample:
     t: NDArray[np.float64]
     """(V, 3) metres, world to camera; NaN where there is no calibration."""
     xy_px: NDArray[np.float64]
-    """(V, 49, 2) keypoints, pixels of the picture: BODY_25, then the 24 of ``EXTRA_24``."""
+    """(V, K, 2) keypoints of ``SPIN_49``, pixels of the picture: BODY_25, then ``EXTRA_24``."""
     confidence: NDArray[np.float64]
-    """(V, 49), 0 where missing."""
+    """(V, K), 0 where missing."""
     joints: NDArray[np.float64]
-    """(V, 24, 3) true ``EXTRA_24`` joints in each camera's axes, metres, from any origin; NaN unknown."""
+    """(V, J, 3) true ``EXTRA_24`` joints in each camera's axes, metres, from any origin; NaN unknown."""
     orient: NDArray[np.float64]
     """(V, 3, 3) true rotation of the root, body → camera; NaN unknown."""
     body_pose: NDArray[np.float64]
-    """(23, 3, 3) true rotations of joints 1–23; NaN unknown."""
+    """(L, 3, 3) true rotations of SMPL's joints but the root; NaN unknown."""
     betas: NDArray[np.float64]
     """(10,) true shape; NaN unknown."""
 
@@ -90,9 +90,9 @@ class Samples(TensorBatch):
     """Cameras of the crops, pixels."""
     R: Tensor = axes("N V 3 3")
     t: Tensor = axes("N V 3")
-    xy_px: Tensor = axes("N V J 2")
+    xy_px: Tensor = axes("N V K 2")
     """Keypoints of ``SPIN_49``, pixels of the crop."""
-    confidence: Tensor = axes("N V J")
+    confidence: Tensor = axes("N V K")
     joints: Tensor = axes(f"N V {len(EXTRA_24)} 3")
     orient: Tensor = axes("N V 3 3")
     body_pose: Tensor = axes(f"N {len(SMPL_24) - 1} 3 3")

@@ -21,10 +21,10 @@ from models.synthetic.projections import Difficulty, Projections
 from models.training.samples import Sample, Sampling, box_amid_room
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.cameras import Rig
-from pipeline.keypoints import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 
 _ANNOTATOR: Final = 0.01
-"""Standard deviation of the 24 points that people mark in published data, by the side of the crop."""
+"""Standard deviation of the points that people mark in published data, by the side of the crop."""
 
 
 class SyntheticPeople:

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.crops import Pixels  # noqa: E402
 from models.detectors.finder import find_people  # noqa: E402
-from models.detectors.landmarks import FORMAT, place_landmarks  # noqa: E402
+from models.detectors.landmarks import ORDER, place_landmarks  # noqa: E402
 from models.detectors.networks import LANDMARKS  # noqa: E402
 from models.detectors.rois import cut_rois  # noqa: E402
 from models.detectors.tracking import (  # noqa: E402
@@ -50,9 +50,9 @@ from models.detectors.tracking import (  # noqa: E402
 )
 from models.geometry.triangulation import triangulate  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
+from pipeline.formats.keypoints.points import to_body_25  # noqa: E402
 from pipeline.recording import Recording, find_recording  # noqa: E402
 from pipeline.skeleton import BODY_25, MIDPOINTS  # noqa: E402
-from pipeline.skeletons import to_body_25  # noqa: E402
 from pipeline.video import probe, read_frames  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 
@@ -157,7 +157,7 @@ def accuracy(recording: Recording, people: Sequence[Sequence[PeopleInPicture]]) 
         for v, one in enumerate(cameras):
             if len(one):
                 largest = int(one.landmarks.roi[:, 2].argmax())
-                found[v, t] = to_body_25(one.landmarks.points[largest], FORMAT)
+                found[v, t] = to_body_25(one.landmarks.points[largest], ORDER)
     theirs = nearest(recording.people(np.arange(frames)), found)
     swap = [*BODY_25.flips]
     limbs = [BODY_25.index(side + limb) for side in "LR" for limb in LIMBS]
@@ -222,7 +222,7 @@ def drawn(pictures: Sequence[Pixels], people: Sequence[PeopleInPicture]) -> Pixe
     out = []
     for picture, one in zip(pictures, people, strict=True):
         canvas = np.ascontiguousarray(picture[..., ::-1])
-        for points in to_body_25(one.landmarks.points, FORMAT):
+        for points in to_body_25(one.landmarks.points, ORDER):
             for a, b in BODY_25.bones:
                 if min(points[a, 2], points[b, 2]) > 0:
                     colour = {"L": (255, 96, 0), "R": (0, 0, 255)}.get(BODY_25.names[b][0], (0, 200, 0))

@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.crops import Pixels, warp_part  # noqa: E402
-from models.detectors.finder import SIDE, decode, find_people, load_finder, whole_matrix  # noqa: E402
-from models.detectors.landmarks import load_landmark_network, place_landmarks  # noqa: E402
-from models.detectors.rois import cut_rois, roi_matrix, roi_of_coco  # noqa: E402
-from pipeline.video import probe, read_frames  # noqa: E402
+from models.crops import Pixels, warp_part
+from models.detectors.finder import SIDE, decode, find_people, load_finder, whole_matrix
+from models.detectors.landmarks import load_landmark_network, place_landmarks
+from models.detectors.rois import cut_rois, roi_matrix, roi_of_coco
+from pipeline.video import probe, read_frames
 
 Array = NDArray[np.float64]
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/mediapipe_poses.py VIDEOS OUT.npz [--every 4]
 
-Runs in an environment of its own, where ``pip install mediapipe==0.10.21 av`` has been: it needs numpy below 2
-and nothing of this project. Model full, static mode, so that each frame is detected afresh.
+Runs in an environment of its own, after ``pip install mediapipe==0.10.21 av`` there: MediaPipe needs numpy
+below 2, and the script nothing of this project. Model full, static mode: each frame is detected afresh.
 """
 
 from __future__ import annotations

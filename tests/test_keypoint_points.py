@@ -1,4 +1,4 @@
-"""Points of every keypoint format come to BODY_25."""
+"""Points of every order come to BODY_25."""
 
 from __future__ import annotations
 
@@ -6,41 +6,44 @@ import numpy as np
 import pytest
 from recordings import figure
 
-from pipeline.skeleton import BODY_25, FORMATS
-from pipeline.skeletons import to_body_25
+from pipeline.formats.keypoints.points import to_body_25
+from pipeline.skeleton import BODY_25, POINT_ORDERS
 
 BODY = figure(np.arange(40) / 8)
-WITHOUT_FEET = {"coco_17"}
+LACKING = {
+    "coco_17": {f"{side}{point}" for side in "LR" for point in ("Heel", "BigToe", "SmallToe")},
+    "blazepose_33": {"LSmallToe", "RSmallToe"},
+}
 
 
 def in_order(name: str) -> np.ndarray:
-    return np.stack([BODY[point] for point in FORMATS[name]], 1)
+    return np.stack([BODY[point] for point in POINT_ORDERS[name]], 1)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", POINT_ORDERS)
 def test_every_point_lands_where_its_name_says(name: str) -> None:
-    points = np.concatenate([in_order(name), np.full((40, len(FORMATS[name]), 1), 0.5)], -1)
+    points = np.concatenate([in_order(name), np.full((40, len(POINT_ORDERS[name]), 1), 0.5)], -1)
     points = points[..., [0, 1, 3]].astype(np.float32)  # x, y of the world will do for pixels
     found = to_body_25(points, name)
     assert found.shape == (40, 25, 3)
     for i, point in enumerate(BODY_25.names):
-        if point in FORMATS[name]:
-            assert np.array_equal(found[:, i], points[:, FORMATS[name].index(point)]), point
+        if point in POINT_ORDERS[name]:
+            assert np.array_equal(found[:, i], points[:, POINT_ORDERS[name].index(point)]), point
         elif point in ("Neck", "MidHip"):
             side = "Shoulder" if point == "Neck" else "Hip"
             middle = (BODY[f"L{side}"] + BODY[f"R{side}"])[:, :2] / 2
             assert np.allclose(found[:, i, :2], middle, atol=1e-6)
             assert (found[:, i, 2] == 0.5).all()
         else:
-            assert name in WITHOUT_FEET
+            assert point in LACKING[name]
             assert np.isnan(found[:, i, :2]).all()
             assert (found[:, i, 2] == 0).all()
 
 
 def test_a_midpoint_needs_both_ends_and_has_the_lower_confidence() -> None:
     points = np.full((2, 17, 3), 0.5, np.float32)
-    points[0, FORMATS["coco_17"].index("LHip"), 2] = 0.2
-    points[1, FORMATS["coco_17"].index("LHip")] = np.nan, np.nan, 0
+    points[0, POINT_ORDERS["coco_17"].index("LHip"), 2] = 0.2
+    points[1, POINT_ORDERS["coco_17"].index("LHip")] = np.nan, np.nan, 0
     hip = to_body_25(points, "coco_17")[:, BODY_25.index("MidHip")]
     assert hip[0].tolist() == pytest.approx([0.5, 0.5, 0.2])
     assert np.isnan(hip[1, :2]).all()

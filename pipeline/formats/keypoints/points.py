@@ -1,4 +1,4 @@
-"""Keypoint formats: the points of a file as pixels and as BODY_25."""
+"""Points of keypoint files as pixels and as BODY_25."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.keypoints import MIN_CONFIDENCE, Floats
-from pipeline.skeleton import BODY_25, FORMATS, MIDPOINTS
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats
+from pipeline.skeleton import BODY_25, MIDPOINTS, POINT_ORDERS
 
 
 @dataclass(frozen=True)
-class KeypointFormat:
-    """Meaning of the numbers in the keypoint files, and how that is known."""
+class PointOrder:
+    """Order of the points in keypoint files and scale of their numbers, and how these are known."""
 
     name: str
-    """A name in ``skeleton.FORMATS``."""
+    """A name in ``skeleton.POINT_ORDERS``."""
     how: str
     """Reason of the decision, for people."""
     misfit: float | None = None
-    """``limb_misfit`` under this format; None where it could not be measured."""
+    """``limb_misfit`` in this order; None where it could not be measured."""
     margin: float | None = None
-    """Misfit of the best other format with as many points over that of this one; None where there is none."""
+    """Misfit of the best other order with as many points over that of this one; None where there is none."""
     confidence_scale: tuple[float, ...] = ()
     """(V,) divisor of each camera's confidences, which brings all cameras to one scale; empty for none."""
     normalised: bool = False
@@ -30,16 +30,16 @@ class KeypointFormat:
 
     @property
     def points(self) -> int:
-        return len(FORMATS[self.name])
+        return len(POINT_ORDERS[self.name])
 
 
-def formats_with(points: int) -> list[str]:
-    """The known formats with this number of points."""
-    return [name for name, names in FORMATS.items() if len(names) == points]
+def orders_with(points: int) -> list[str]:
+    """The known orders with this number of points."""
+    return [name for name, names in POINT_ORDERS.items() if len(names) == points]
 
 
 def to_pixels(
-    people: Floats, known: KeypointFormat, size: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE
+    people: Floats, known: PointOrder, size: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE
 ) -> Floats:
     """Points as in the files (V, T, P, K, 3) → pixels, and confidences on a scale from 0 to 1.
 
@@ -56,14 +56,14 @@ def to_pixels(
     return out
 
 
-def to_body_25(people: Floats, format_name: str) -> Floats:
-    """Points (..., K, 3) of a format in ``FORMATS`` as BODY_25 (..., 25, 3).
+def to_body_25(people: Floats, order: str) -> Floats:
+    """Points (..., K, 3) in one of ``POINT_ORDERS`` as BODY_25 (..., 25, 3).
 
-    A point that the format lacks is the mean of its ``MIDPOINTS`` with the lower confidence of the two.
+    A point that the order lacks is the mean of its ``MIDPOINTS`` with the lower confidence of the two.
     """
-    names = FORMATS[format_name]
+    names = POINT_ORDERS[order]
     if people.shape[-2] != len(names):
-        raise ValueError(f"{format_name} has {len(names)} points, got {people.shape[-2]}")
+        raise ValueError(f"{order} has {len(names)} points, got {people.shape[-2]}")
     out = np.full((*people.shape[:-2], len(BODY_25), 3), np.nan, dtype=people.dtype)
     out[..., 2] = 0
     for to, name in enumerate(BODY_25.names):

@@ -1,6 +1,6 @@
 """Evidence of what the numbers in keypoint files mean: order of the points, scale of their coordinates.
 
-The number of points does not tell the order (BODY_25 and BODY_25B both have 25). Bodies do: limbs keep their
+The number of points does not tell the order (BODY_25 and BODY_25B have as many). Bodies do: limbs keep their
 length over time, left ones are as long as right ones, and thighs are longer than upper arms. Without a
 calibration there are only pictures, but in these, too, what belongs together lies together.
 """
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from pipeline.cameras import Array
 from pipeline.errors import InputError
 from pipeline.findings import Finding
-from pipeline.keypoints import Floats
-from pipeline.skeleton import FORMATS
-from pipeline.skeletons import KeypointFormat, formats_with
+from pipeline.formats.keypoints.files import Floats
+from pipeline.formats.keypoints.points import PointOrder, orders_with
+from pipeline.skeleton import POINT_ORDERS, STATED_ORDERS
 
 F = TypeVar("F", Array, Floats)
 
 MARGIN: Final = 2.0
-"""A format must fit this many times better than the next ..."""
+"""An order must fit this many times better than the next ..."""
 NO_BODY: Final = 0.4
 """... and no worse than this. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
 TOP_CONFIDENCE: Final = 0.75
@@ -35,10 +35,10 @@ _TOP_PERCENT: Final = 95.0
 USUAL_TOP: Final = (0.4, 1.001)
 """A camera's high percentile outside this is worth a word."""
 MISFIT: Final = 0.25
-"""The only format with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
+"""The only order with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
 
 PICTURE_MARGIN: Final = 1.5
-"""A format must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is
+"""An order must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is
 usual."""
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
@@ -53,14 +53,14 @@ _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 """Two of ``LIMBS`` and how many times longer an adult's first is than the second."""
 
 
-def picture_misfit(image: Floats, format_name: str) -> float:
-    """Distance between neighbouring points when points (..., K, 3) are read in one format, by a figure's
+def picture_misfit(image: Floats, order: str) -> float:
+    """Distance between neighbouring points when points (..., K, 3) are read in one order, by a figure's
     size.
 
     The mean distance of neighbouring points over the median distance of a figure's points from their middle;
     the median over the figures with six in ten points. NaN where there are no such figures.
     """
-    names = FORMATS[format_name]
+    names = POINT_ORDERS[order]
     figures = image.reshape(-1, len(names), 3)
     seen = figures[..., 2] > 0
     figures = figures[seen.sum(1) >= 0.6 * len(names)]
@@ -77,21 +77,30 @@ def picture_misfit(image: Floats, format_name: str) -> float:
 
 
 def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, float], list[str]]:
-    """Misfit of points (..., K, C) in each format of K points, and these formats, best first."""
-    costs = {name: misfit(points, name) for name in formats_with(points.shape[-2])}
+    """Misfit of points (..., K, C) in each order of K points, and these orders, best first."""
+    costs = {name: misfit(points, name) for name in orders_with(points.shape[-2])}
     return costs, sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
 
 
-def decide_format_in_pictures(
-    image: Floats, known: KeypointFormat, stated: str | None
-) -> tuple[KeypointFormat, list[Finding]]:
-    """``decide_format`` without a calibration, from points as in the files (V, T, P, K, 3) in pixels.
+def _refuse_unstated(order: str) -> None:
+    """Raise ``InputError`` for an order that counts only where it is stated."""
+    if order in STATED_ORDERS:
+        raise InputError(
+            f"{len(POINT_ORDERS[order])} keypoints can be {order}, which is never guessed; state it in "
+            f"recording.yaml, keypoints: {{format: {order}}}"
+        )
+
+
+def decide_order_in_pictures(
+    image: Floats, known: PointOrder, stated: str | None
+) -> tuple[PointOrder, list[Finding]]:
+    """``decide_order`` without a calibration, from points as in the files (V, T, P, K, 3) in pixels.
 
     Raises ``InputError`` when it is not stated and no candidate fits clearly better than the next.
     """
-    costs, order = _ranked(image, picture_misfit)
-    best, shown = order[0], ", ".join(f"{n} {costs[n]:.2f}" for n in order)
-    others = [costs[n] for n in order if n != (stated or best)]
+    costs, ranked = _ranked(image, picture_misfit)
+    best, shown = ranked[0], ", ".join(f"{n} {costs[n]:.2f}" for n in ranked)
+    others = [costs[n] for n in ranked if n != (stated or best)]
     margin = others[0] / max(costs[stated or best], 1e-6) if others else math.nan
     decided = replace(known, name=stated or best, margin=None if math.isnan(margin) else margin)
     if stated:
@@ -103,18 +112,19 @@ def decide_format_in_pictures(
             )
             doubts.append(Finding("format_doubtful", sentence))
         return replace(decided, how="stated in recording.yaml"), doubts
+    _refuse_unstated(best)
     if not others:
         return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
     if not margin >= PICTURE_MARGIN:
         raise InputError(
-            f"{image.shape[-2]} keypoints can be {' or '.join(order)}, and the pictures do not tell "
+            f"{image.shape[-2]} keypoints can be {' or '.join(ranked)}, and the pictures do not tell "
             f"({shown}); state it in recording.yaml, keypoints: {{format: ...}}"
         )
-    how = f"found: neighbouring points lie {margin:.1f} times closer together than as {order[1]}"
+    how = f"found: neighbouring points lie {margin:.1f} times closer together than as {ranked[1]}"
     return replace(decided, how=how), []
 
 
-def find_scales(people: Floats, known: KeypointFormat) -> KeypointFormat:
+def find_scales(people: Floats, known: PointOrder) -> PointOrder:
     """Find the scale of coordinates and of each camera's confidences in points as in the files.
 
     people: (V, T, P, K, 3). A percentile of a camera's confidences comes to ``TOP_CONFIDENCE``: detectors
@@ -149,8 +159,8 @@ def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
     return np.asarray(out.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1))
 
 
-def limb_misfit(bodies: Array, format_name: str) -> float:
-    """Misfit of 3D points (T, K, 3) to a body when read in one format: 0 is a rigid, even, usual skeleton.
+def limb_misfit(bodies: Array, order: str) -> float:
+    """Misfit of 3D points (T, K, 3) to a body when read in one order: 0 is a rigid, even, usual skeleton.
 
     The sum of two means. Over upper arms, forearms, thighs and shins: the robust spread of the length over
     the frames, and the difference between left and right, each relative to the length and cut off at 1. Over
@@ -158,7 +168,7 @@ def limb_misfit(bodies: Array, format_name: str) -> float:
     logarithm, cut off at 1. A limb seen in fewer than 3 frames is left out; NaN when fewer than three terms
     of the first kind remain.
     """
-    names = FORMATS[format_name]
+    names = POINT_ORDERS[order]
     uneven: list[float] = []
     usual: list[float] = []
     for limb in LIMBS:
@@ -186,23 +196,21 @@ def limb_lengths(bodies: Array, names: tuple[str, ...], side: str, limb: tuple[s
     return np.asarray(length[np.isfinite(length)])
 
 
-def decide_format(
-    bodies: Array, known: KeypointFormat, stated: str | None
-) -> tuple[KeypointFormat, list[Finding]]:
-    """Name the format of bodies (T, K, 3) in the files' order, and say what is doubtful.
+def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[PointOrder, list[Finding]]:
+    """Name the order of the points of bodies (T, K, 3) as in the files, and say what is doubtful.
 
     Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
     """
     points = bodies.shape[1]
-    costs, order = _ranked(bodies, limb_misfit)
-    best = order[0]
-    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in order)
+    costs, ranked = _ranked(bodies, limb_misfit)
+    best = ranked[0]
+    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in ranked)
 
     def margin_of(name: str) -> float:
-        others = [costs[n] for n in order if n != name]
+        others = [costs[n] for n in ranked if n != name]
         return others[0] / max(costs[name], 1e-6) if others else math.nan
 
-    def decided(name: str, how: str) -> KeypointFormat:
+    def decided(name: str, how: str) -> PointOrder:
         cost, margin = costs[name], margin_of(name)
         return replace(
             known,
@@ -221,24 +229,25 @@ def decide_format(
             )
             doubts.append(Finding("format_doubtful", sentence))
         return decided(stated, "stated in recording.yaml"), doubts
+    _refuse_unstated(best)
     ask = "state it in recording.yaml, keypoints: {format: ...}"
     if math.isnan(costs[best]):
-        if len(order) == 1:
+        if len(ranked) == 1:
             how = f"the only known format with {points} points, unchecked"
             doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
             return decided(best, how), [Finding("format_unchecked", doubt)]
         raise InputError(
-            f"{points} keypoints can be {' or '.join(order)}, and too few frames show a person's limbs in "
+            f"{points} keypoints can be {' or '.join(ranked)}, and too few frames show a person's limbs in "
             f"two agreeing views to tell; {ask}"
         )
-    if costs[best] > (NO_BODY if len(order) > 1 else MISFIT) or margin_of(best) < MARGIN:
+    if costs[best] > (NO_BODY if len(ranked) > 1 else MISFIT) or margin_of(best) < MARGIN:
         raise InputError(
             "the keypoint format cannot be told: limbs are those of no body, or alike under each candidate "
             f"(off by {shown}); {ask}"
         )
     how = f"found: limbs fit a body to {100 * costs[best]:.0f} %"
-    if len(order) > 1:
-        how += f", {margin_of(best):.1f} times better than as {order[1]}"
+    if len(ranked) > 1:
+        how += f", {margin_of(best):.1f} times better than as {ranked[1]}"
     doubts = []
     if costs[best] > MISFIT:
         sentence = (

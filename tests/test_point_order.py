@@ -1,4 +1,4 @@
-"""Limbs and pictures tell which format keypoints are in, and what their scales are."""
+"""Limbs and pictures tell in which order keypoints are, and what their scales are."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import pytest
 from recordings import figure, ring, seen
 
 from models.geometry.agreement import best_bodies
-from models.geometry.keypoint_format import (
+from models.geometry.point_order import (
     TOP_CONFIDENCE,
-    decide_format,
-    decide_format_in_pictures,
+    decide_order,
+    decide_order_in_pictures,
     find_scales,
     limb_misfit,
     picture_misfit,
     share_outside,
 )
 from pipeline.errors import InputError
-from pipeline.keypoints import MIN_CONFIDENCE
-from pipeline.skeleton import FORMATS
-from pipeline.skeletons import KeypointFormat, to_pixels
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
+from pipeline.formats.keypoints.points import PointOrder, to_pixels
+from pipeline.skeleton import POINT_ORDERS, STATED_ORDERS
 
 TIME = np.arange(40) / 8
 BODY = figure(TIME)
-UNKNOWN = KeypointFormat("body_25", "")
+UNKNOWN = PointOrder("body_25", "")
 
 
 def in_order(name: str) -> np.ndarray:
-    return np.stack([BODY[point] for point in FORMATS[name]], 1)
+    return np.stack([BODY[point] for point in POINT_ORDERS[name]], 1)
 
 
 def image(name: str, views: int = 3, noise_px: float = 1.0) -> np.ndarray:
@@ -38,7 +38,7 @@ def image(name: str, views: int = 3, noise_px: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("views", [2, 4])
 def test_the_two_orders_of_25_points_are_told_apart(name: str, views: int) -> None:
     bodies = best_bodies(ring(views), image(name, views))
-    found, doubts = decide_format(bodies, UNKNOWN, None)
+    found, doubts = decide_order(bodies, UNKNOWN, None)
     assert found.name == name
     assert doubts == []
     assert found.margin is not None
@@ -55,28 +55,28 @@ def test_a_rigid_figure_has_no_misfit() -> None:
 def test_shuffled_points_are_no_format() -> None:
     bodies = in_order("body_25")[:, np.random.default_rng(3).permutation(25)]
     with pytest.raises(InputError, match=r"cannot be told.*body_25b? \d+ %.*keypoints: \{format: ...\}"):
-        decide_format(bodies, UNKNOWN, None)
+        decide_order(bodies, UNKNOWN, None)
     for seed in range(20):
         shuffled = in_order("coco_17")[:, np.random.default_rng(seed).permutation(17)]
         with pytest.raises(InputError, match="cannot be told"):
-            decide_format(shuffled, KeypointFormat("coco_17", ""), None)
+            decide_order(shuffled, PointOrder("coco_17", ""), None)
 
 
 def test_too_few_frames_cannot_tell() -> None:
     with pytest.raises(InputError, match="25 keypoints can be body_25 or body_25b, and too few frames"):
-        decide_format(in_order("body_25")[:2], UNKNOWN, None)
-    found, doubts = decide_format(in_order("coco_17")[:2], KeypointFormat("coco_17", ""), None)
+        decide_order(in_order("body_25")[:2], UNKNOWN, None)
+    found, doubts = decide_order(in_order("coco_17")[:2], PointOrder("coco_17", ""), None)
     assert found.name == "coco_17"
     assert [d.code for d in doubts] == ["format_unchecked"]
     assert found.misfit is None
 
 
 def test_what_is_stated_counts_and_is_doubted() -> None:
-    found, doubts = decide_format(in_order("body_25b"), UNKNOWN, "body_25")
+    found, doubts = decide_order(in_order("body_25b"), UNKNOWN, "body_25")
     assert (found.name, found.how) == ("body_25", "stated in recording.yaml")
     assert [d.code for d in doubts] == ["format_doubtful"]
     assert "read as body_25b limbs fit" in doubts[0].sentence
-    assert decide_format(in_order("body_25b"), UNKNOWN, "body_25b")[1] == []
+    assert decide_order(in_order("body_25b"), UNKNOWN, "body_25b")[1] == []
 
 
 def test_confidences_above_one_and_fractions_of_the_picture() -> None:
@@ -122,13 +122,26 @@ def test_keypoints_of_a_larger_picture_lie_outside() -> None:
     assert share_outside(pixels * np.float32(2.5), size).min() > 0.2
 
 
-@pytest.mark.parametrize("name", FORMATS)
+def test_blazepose_counts_where_it_is_stated() -> None:
+    points, bodies = image("blazepose_33"), in_order("blazepose_33")
+    for decided in (
+        lambda stated: decide_order(bodies, UNKNOWN, stated),
+        lambda stated: decide_order_in_pictures(points, UNKNOWN, stated),
+    ):
+        with pytest.raises(InputError, match="can be blazepose_33, which is never guessed; state it"):
+            decided(None)
+        found, doubts = decided("blazepose_33")
+        assert found.name == "blazepose_33"
+        assert doubts == []
+
+
+@pytest.mark.parametrize("name", sorted({*POINT_ORDERS} - STATED_ORDERS))
 def test_pictures_tell_the_format(name: str) -> None:
     points = image(name)
-    found, doubts = decide_format_in_pictures(points, UNKNOWN, None)
+    found, doubts = decide_order_in_pictures(points, UNKNOWN, None)
     assert found.name == name
     assert doubts == []
-    if len(FORMATS[name]) == 25:
+    if len(POINT_ORDERS[name]) == 25:
         other = "body_25b" if name == "body_25" else "body_25"
         assert found.margin is not None
         assert found.margin > 1.7
@@ -137,10 +150,10 @@ def test_pictures_tell_the_format(name: str) -> None:
 
 
 def test_pictures_doubt_a_format_that_is_stated_wrong() -> None:
-    found, doubts = decide_format_in_pictures(image("body_25"), UNKNOWN, "body_25b")
+    found, doubts = decide_order_in_pictures(image("body_25"), UNKNOWN, "body_25b")
     assert found.name == "body_25b"
     assert [d.code for d in doubts] == ["format_doubtful"]
-    assert decide_format_in_pictures(image("body_25"), UNKNOWN, "body_25")[1] == []
+    assert decide_order_in_pictures(image("body_25"), UNKNOWN, "body_25")[1] == []
 
 
 def test_pictures_that_do_not_tell_are_refused() -> None:
@@ -149,8 +162,8 @@ def test_pictures_that_do_not_tell_are_refused() -> None:
     with pytest.raises(
         InputError, match=r"25 keypoints can be .* the pictures do not tell .*keypoints: {format"
     ):
-        decide_format_in_pictures(noise, UNKNOWN, None)
+        decide_order_in_pictures(noise, UNKNOWN, None)
     noise[..., 2] = 0
     assert np.isnan(picture_misfit(noise, "body_25"))
     with pytest.raises(InputError, match="the pictures do not tell"):
-        decide_format_in_pictures(noise, UNKNOWN, None)
+        decide_order_in_pictures(noise, UNKNOWN, None)

@@ -1,0 +1,120 @@
+"""OpenPose's JSON: a folder a camera, a file a frame. The last number in a file's name is its frame."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.formats.keypoints.files import (
+    Floats,
+    KeypointFiles,
+    Unreadable,
+    find_number,
+    parse_json,
+    to_people,
+)
+
+DESCRIPTION: Final = "OpenPose JSON (one file a frame)"
+
+
+@dataclass(frozen=True, eq=False)
+class FrameFiles(KeypointFiles):
+    """Files of a folder, one a frame. A million of them take 8 MB: names follow a pattern."""
+
+    prefix: str
+    width: int
+    suffix: str
+    """A file is called prefix + number padded with zeros to width + suffix ..."""
+    exceptions: Mapping[int, str]
+    """... but for these frame numbers."""
+
+    def file(self, number: int) -> Path | None:
+        i = int(np.searchsorted(self.numbers, number))
+        if i == len(self.numbers) or self.numbers[i] != number:
+            return None
+        name = self.exceptions.get(number, f"{self.prefix}{number:0{self.width}d}{self.suffix}")
+        return self.path / name
+
+    def content(self, number: int) -> bytes:
+        file = self.file(number)
+        return b"" if file is None else file.read_bytes()
+
+    def persons(self, content: bytes) -> list[Any]:
+        return persons_in(content)
+
+
+def find(place: Path, names: str) -> list[Path]:
+    """Folders that hold a JSON file."""
+    return [
+        p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.is_dir() and _holds_json(p)
+    ]
+
+
+def read(path: Path) -> FrameFiles:
+    """Index of a folder; its files are not opened."""
+    numbers = array("q")
+    exceptions: dict[int, str] = {}
+    pattern: tuple[str, str] | None = None
+    width, shortest = 1, 18
+    unnumbered = 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            stem, dot, extension = entry.name.rpartition(".")
+            if extension.lower() != "json" or not dot or entry.name.startswith("."):
+                continue
+            found = find_number(stem)
+            if not found:
+                unnumbered += 1
+                continue
+            digits, number = found[1], int(found[1])
+            around = (stem[: found.start()], found[2] + dot + extension)
+            numbers.append(number)
+            pattern = pattern or around
+            # The first zero in front tells how wide numbers are padded; wider ones need no padding.
+            if width == 1 and digits[0] == "0" and shortest >= len(digits):
+                width = len(digits)
+            if around != pattern or f"{number:0{width}d}" != digits:
+                exceptions[number] = entry.name
+            else:
+                shortest = min(shortest, len(digits))
+    unique = np.unique(np.frombuffer(numbers, dtype=np.int64))
+    prefix, suffix = pattern or ("", ".json")
+    files = FrameFiles(path, unique, unnumbered, prefix, width, suffix, exceptions)
+    if len(unique) != len(numbers):
+        counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)[1]
+        twice = int(unique[counts > 1][0])
+        raise InputError(
+            f"{path}: more than one file for frame {twice} (one is {files.file(twice)}); "
+            "the last number in a file's name must be its frame: keep one set of files"
+        )
+    return files
+
+
+def read_people(file: Path, points: int) -> tuple[Floats, str]:
+    """``to_people`` of one file."""
+    return to_people(lambda: persons_in(file.read_bytes()), points)
+
+
+def persons_in(content: bytes) -> list[Any]:
+    """Point list of each person in the content of a file. Raises ``Unreadable``."""
+    document = parse_json(content)
+    people = document.get("people") if isinstance(document, dict) else None
+    if not isinstance(people, list):
+        raise Unreadable("no list of people")
+    # ``pose_keypoints`` is how OpenPose before 1.2 spelled it.
+    return [p.get("pose_keypoints_2d", p.get("pose_keypoints")) for p in people if isinstance(p, dict)]
+
+
+def _holds_json(folder: Path) -> bool:
+    if folder.name.startswith("."):
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(".json") for entry in entries)
