@@ -383,11 +383,13 @@ def warp_crop(picture: Pixels, matrix: Array, size: int) -> Pixels:
 def warp_part(picture: Pixels, matrix: Array, size: int, border: Border = "black") -> Pixels:
     """Crop (size, size, 3) as ``warp_crop``, at a cost that does not grow with the picture.
 
-    Where the picture shrinks, squares of whole pixels are averaged first, and only those of the part that
-    the crop shows.
+    Where the picture shrinks, it is halved first, to 0.8 to 1.7 times the size that the crop has of it, and
+    only the part that the crop shows.
     """
-    factor = int(1 / np.sqrt(abs(np.linalg.det(matrix[:2, :2]))) + 0.25)
-    if factor > 1:
+    shrink = 1 / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    halvings = max(0, math.floor(math.log2(shrink) + 0.25))
+    if halvings:
+        factor = 2**halvings
         ends = np.array([[-1, size, size, -1], [-1, -1, size, size], [1, 1, 1, 1]])
         shown = (np.linalg.inv(matrix) @ ends)[:2]
         limits = np.array(picture.shape[1::-1])
@@ -395,8 +397,10 @@ def warp_part(picture: Pixels, matrix: Array, size: int, border: Border = "black
         count = (np.clip(shown.max(1) + 2 * factor, 0, limits).astype(int) - first) // factor
         if (count > 0).all():
             (x, y), (w, h) = first.tolist(), count.tolist()
-            part = picture[y : y + h * factor, x : x + w * factor]
-            picture = np.asarray(cv2.resize(part, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+            picture = picture[y : y + h * factor, x : x + w * factor]
+            for _ in range(halvings):  # a quarter of the time of larger squares at once
+                size_px = (picture.shape[1] // 2, picture.shape[0] // 2)
+                picture = np.asarray(cv2.resize(picture, size_px, interpolation=cv2.INTER_AREA), np.uint8)
             middle = first + (factor - 1) / 2
             matrix = matrix @ np.array([[factor, 0, middle[0]], [0, factor, middle[1]], [0, 0, 1]])
     mode = cv2.BORDER_REPLICATE if border == "replicate" else cv2.BORDER_CONSTANT

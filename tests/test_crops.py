@@ -425,7 +425,7 @@ def test_a_part_is_warped_as_the_whole_picture_is(box: tuple[float, ...], border
         to_small = np.array([[4, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])
     mode = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}[border]
     want = cv2.warpAffine(small, (at @ to_small)[:2], (48, 48), borderMode=mode)
-    assert np.abs(warp_part(picture, at, 48, border).astype(int) - want).max() <= 1
+    assert np.abs(warp_part(picture, at, 48, border).astype(int) - want).max() <= 2
 
 
 def test_a_part_that_shrinks_does_not_alias() -> None:

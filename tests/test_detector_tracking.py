@@ -103,6 +103,13 @@ def test_the_finder_searches_every_few_frames_and_new_people_get_two_looks(world
     assert world.looks == [2, 2, *[2] * 8]
 
 
+def test_a_new_person_is_looked_at_again_in_the_roi_of_the_first_looks_landmarks(world: World) -> None:
+    world.people = [(300, 360)]
+    _, (people,) = detect_people(NO_NETWORKS, [GREY], TrackerState.start(1), RULES)
+    want = roi_towards(np.array([300.0, 360]), np.array([300, 360 - 0.6 * HEIGHT]))
+    assert people.landmarks.roi[0] == pytest.approx(want)
+
+
 def test_a_person_is_followed_and_who_comes_later_is_found_at_the_next_search(world: World) -> None:
     world.people = [(300, 360)]
     camera, seen = watched(), []

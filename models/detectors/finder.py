@@ -17,10 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_part
+from models.crops import Pixels, warp_crop
 from models.detectors.networks import FINDER, Device, Network, check_signature, load_asset
 from models.detectors.refinement import sigmoid
-from models.detectors.rois import roi_matrix
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -81,7 +80,7 @@ def find_people(
     whole = [whole_matrix(picture) for picture in pictures]
     inputs = np.empty((len(pictures), 3, SIDE, SIDE), np.float32)
     for picture, matrix, one in zip(pictures, whole, inputs, strict=True):
-        one[:] = warp_part(picture, matrix, SIDE).transpose(2, 0, 1)
+        one[:] = warp_crop(picture, matrix, SIDE).transpose(2, 0, 1)
     heads = network.run(inputs)
     return [
         _in_picture(decode({n: h[k] for n, h in heads.items()}, min_score), matrix)
@@ -91,8 +90,11 @@ def find_people(
 
 def whole_matrix(picture: Pixels) -> Array:
     """(3, 3) from pixels of a picture to those of the network's input: all of it, in the middle."""
-    h, w = picture.shape[:2]
-    return roi_matrix(np.array([w / 2, h / 2, max(h, w), 0.0]), SIDE)
+    size = np.array(picture.shape[1::-1])
+    scale = SIDE / size.max()
+    matrix = np.diag([scale, scale, 1.0])
+    matrix[:2, 2] = (scale - 1) / 2 + (SIDE - np.rint(scale * size)) // 2
+    return matrix
 
 
 def _in_picture(people: FoundPeople, matrix: Array) -> FoundPeople:

@@ -12,6 +12,9 @@ the same person, all points that both have; ``exchanged`` counts pictures in whi
 nearer to these when left and right are exchanged. ``residual_px``: from triangulating confidences of at least
 0.3, without points that are midpoints; ``held_out_px`` from triangulating the other cameras. ``recording`` is
 the same of the recording's keypoints.
+
+``two_people``: pictures made of the people in the last two cameras, 700 and 440 pixels tall, the smaller one
+partly hidden: in how many frames each is found, and both under the ids of the first frame.
 """
 
 from __future__ import annotations
@@ -33,11 +36,13 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from detector_scenes import two_people, where_found  # noqa: E402
 
 from models.crops import Pixels  # noqa: E402
 from models.detectors.finder import find_people  # noqa: E402
-from models.detectors.landmarks import ORDER, place_landmarks  # noqa: E402
+from models.detectors.landmarks import ORDER, Landmarks, place_landmarks  # noqa: E402
 from models.detectors.networks import LANDMARKS  # noqa: E402
 from models.detectors.rois import cut_rois  # noqa: E402
 from models.detectors.tracking import (  # noqa: E402
@@ -82,6 +87,7 @@ def main() -> None:
         "speed": speed(networks, pictures, people, args.rounds),
         "pass": cost,
         "accuracy": accuracy(recording, people),
+        "two_people": crowd(networks, videos, people),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
     }
     text = json.dumps(result, indent=2)
@@ -148,6 +154,35 @@ def speed(
     }
 
 
+def crowd(
+    networks: Networks, videos: Sequence[Path], people: Sequence[Sequence[PeopleInPicture]]
+) -> dict[str, int]:
+    """Frames in which each of two people pasted into one picture is found."""
+    last = range(len(videos) - 2, len(videos))
+    readers = [read_frames(probe(videos[v]), range(len(people))) for v in last]
+    state, tracks = TrackerState.start(1), []
+    for cameras in people:
+        single = [(v, next(reader)) for v, reader in zip(last, readers, strict=True)]
+        large, small = (
+            (frame.to_ndarray(format="rgb24"), largest(cameras[v]))
+            for v, frame in single
+            if frame is not None
+        )
+        picture, joints = two_people(large, small)
+        state, (found,) = detect_people(networks, [picture], state)
+        tracks.append(where_found(found, joints))
+    return {
+        "frames": len(tracks),
+        "large": sum(t[0] is not None for t in tracks),
+        "small": sum(t[1] is not None for t in tracks),
+        "both_under_their_ids": tracks.count(tracks[0]) if None not in tracks[0] else 0,
+    }
+
+
+def largest(people: PeopleInPicture) -> Landmarks:
+    return people.landmarks.select([int(people.landmarks.roi[:, 2].argmax())])
+
+
 def accuracy(recording: Recording, people: Sequence[Sequence[PeopleInPicture]]) -> dict[str, object]:
     """Agreement of the largest people with the recording's keypoints, and with each other."""
     rig, frames = recording.rig, len(people)
@@ -156,8 +191,7 @@ def accuracy(recording: Recording, people: Sequence[Sequence[PeopleInPicture]]) 
     for t, cameras in enumerate(people):
         for v, one in enumerate(cameras):
             if len(one):
-                largest = int(one.landmarks.roi[:, 2].argmax())
-                found[v, t] = to_body_25(one.landmarks.points[largest], ORDER)
+                found[v, t] = to_body_25(largest(one).points[0], ORDER)
     theirs = nearest(recording.people(np.arange(frames)), found)
     swap = [*BODY_25.flips]
     limbs = [BODY_25.index(side + limb) for side in "LR" for limb in LIMBS]

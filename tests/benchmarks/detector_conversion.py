@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.crops import Pixels, warp_part
+from models.crops import Pixels, warp_crop
 from models.detectors.finder import SIDE, decode, find_people, load_finder, whole_matrix
 from models.detectors.landmarks import load_landmark_network, place_landmarks
 from models.detectors.rois import cut_rois, roi_matrix, roi_of_coco
@@ -131,7 +131,7 @@ def blazepose(package: Path, name: str, pictures: Sequence[Pixels]) -> dict[str,
 def movenet(stem: Path, node: Path, pictures: Sequence[Pixels]) -> dict[str, float]:
     """Differences between TensorFlow.js and ours in people with a score of at least 0.1."""
     least = 0.1
-    inputs = np.stack([warp_part(p, whole_matrix(p), SIDE) for p in pictures])
+    inputs = np.stack([warp_crop(p, whole_matrix(p), SIDE) for p in pictures])
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "given", Path(folder) / "out"
         given.write_bytes(inputs.tobytes())
