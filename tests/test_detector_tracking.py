@@ -40,6 +40,8 @@ class World:
         self.searches = 0
         self.looks: list[int] = []
         """ROIs in each batch."""
+        self.reach = 0.6 * HEIGHT
+        """Radius of the circle that holds a person, pixels."""
 
     def joints(self, at: tuple[float, float]) -> np.ndarray:
         across = np.tile([0.1, -0.1], 6)
@@ -68,7 +70,7 @@ class World:
                 xy[k] = at
                 xy[k, list(BLAZEPOSE_JOINTS)] = self.joints(at)
                 person[k] = 0.9
-                after[k] = roi_towards(np.array(at), np.array(at) - [0, 0.6 * HEIGHT])
+                after[k] = roi_towards(np.array(at), np.array(at) - [0, self.reach])
         return Landmarks(xy, *np.ones((3, n, 33)), person, roi, after)
 
 
@@ -140,6 +142,23 @@ def test_where_nobody_is_the_finder_searches_no_more_often(world: World) -> None
     camera = watched()
     assert [next(camera) for _ in range(8)] == [[]] * 8
     assert world.searches == 2
+
+
+@pytest.mark.parametrize("reach", [0.0, np.nan, 1e9])
+def test_a_person_whose_next_roi_cannot_be_looked_at_is_nobody(world: World, reach: float) -> None:
+    world.people = [(300, 360)]
+    camera = watched()
+    assert next(camera) == [0]
+    world.reach = reach
+    assert [next(camera) for _ in range(3)] == [[]] * 3
+    assert world.searches == 2
+    world.reach = 0.6 * HEIGHT
+    assert [next(camera) for _ in range(4)][-1] == [1]
+
+
+def test_as_many_pictures_as_cameras_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="1 pictures for a tracker of 2 cameras"):
+        detect_people(NO_NETWORKS, [GREY], TrackerState.start(2))
 
 
 def test_two_tracks_on_one_person_become_the_older_one(world: World) -> None:

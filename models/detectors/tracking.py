@@ -132,6 +132,8 @@ def detect_people(
     None stands for a camera without a picture: nobody is seen there, and its tracks wait. The result does
     not depend on which cameras come together, to the last bit.
     """
+    if len(pictures) != len(state.next_id):
+        raise ValueError(f"{len(pictures)} pictures for a tracker of {len(state.next_id)} cameras")
     rules = rules or TrackingRules()
     tracked = [
         state.roi[v, : 0 if picture is None else state.tracks(v)] for v, picture in enumerate(pictures)
@@ -147,7 +149,7 @@ def detect_people(
             people.append(PeopleInPicture(np.zeros(0, np.int64), seen[v]))
             continue
         people.append(_advance(after, v, seen[v], rules, _size(picture)))
-        lost = (seen[v].person[: len(tracked[v])] < rules.min_person).any()
+        lost = not _continues(seen[v], rules, _size(picture))[: len(tracked[v])].all()
         after.search_in[v] = 0 if lost else rules.every - 1 if v in due else state.search_in[v] - 1
     return after, people
 
@@ -179,7 +181,15 @@ def _look_for_people(
         new = ~known & usable(roi, _size(picture))
         first[v] = roi[new][: MAX_TRACKS - tracks]
     looks = _look(networks.landmarks, pictures, first)
-    return {v: looks[v].next_roi[looks[v].person >= rules.min_person] for v in due}
+    return {
+        v: looks[v].next_roi[_continues(looks[v], rules, _size(picture))]
+        for v, picture in zip(due, searched, strict=True)
+    }
+
+
+def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each person (N,) is there, in a ROI that can be looked at next."""
+    return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
 
 
 def _look(network: Network, pictures: Sequence[Pixels | None], roi: Sequence[Array]) -> list[Landmarks]:
@@ -205,7 +215,7 @@ def _advance(
     """
     joints = seen.xy_px[:, list(BLAZEPOSE_JOINTS)]
     kept: list[int] = []
-    for n in np.flatnonzero((seen.person >= rules.min_person) & usable(seen.next_roi, size)).tolist():
+    for n in np.flatnonzero(_continues(seen, rules, size)).tolist():
         side = np.minimum(seen.roi[kept, 2], seen.roi[n, 2])
         if len(kept) < MAX_TRACKS and not same_person(joints[kept], joints[n], side).any():
             kept.append(n)
