@@ -143,12 +143,21 @@ POINT_ORDERS: Final = MappingProxyType(
             *_COCO_17, "Head", "Neck", "MidHip", "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel",
             "RHeel",
         ),
+        "blazepose_33": (
+            "Nose", "LEyeInner", "LEye", "LEyeOuter", "REyeInner", "REye", "REyeOuter", "LEar", "REar",
+            "LMouth", "RMouth", "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist", "LPinky",
+            "RPinky", "LIndex", "RIndex", "LThumb", "RThumb", "LHip", "RHip", "LKnee", "RKnee", "LAnkle",
+            "RAnkle", "LHeel", "RHeel", "LBigToe", "RBigToe",
+        ),
     }
 )  # fmt: skip
 """Orders of points that can be read: name → point names in file order.
 
 A point of BODY_25 that an order lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
 """
+
+STATED_ORDERS: Final = frozenset({"blazepose_33"})
+"""Orders that count only where they are stated: no other has as many points for it to be told from."""
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
 

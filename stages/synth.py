@@ -105,7 +105,10 @@ class SynthConfig(Config):
     @field_validator("format")
     @classmethod
     def _known_order(cls, value: str) -> str:
-        return find_order(value)
+        order = find_order(value)
+        if unknown := [name for name in POINT_ORDERS[order] if name not in _POINTS]:
+            raise ValueError(f"{order} has points that are not projected: {', '.join(unknown)}")
+        return order
 
     @field_validator("size")
     @classmethod

@@ -31,6 +31,7 @@ from models.crops import (
     spin_camera,
     warp_crop,
     warp_matrix,
+    warp_part,
 )
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import _Batches
@@ -408,6 +409,30 @@ def test_a_warped_crop_that_shrinks_does_not_alias() -> None:
     stripes[:, ::2] = 255
     out = warp_crop(stripes, warp_matrix(np.array([200.0, 200, 396]), 0.3, 64), 64)
     assert np.abs(out[16:-16, 16:-16].astype(float) - 127.5).max() < 12
+
+
+@pytest.mark.parametrize("border", ["black", "replicate"])
+@pytest.mark.parametrize("box", [(213.3, 180.9, 193.0), (60, 20, 193.0), (-100, 300, 193.0), (900, 0, 50.0)])
+def test_a_part_is_warped_as_the_whole_picture_is(box: tuple[float, ...], border: str) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(0, 255, (30, 40, 3)).astype(np.float32)
+    picture = cv2.resize(coarse, (400, 320), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+    at = warp_matrix(np.array(box), 0.4, 48)
+    small = picture.reshape(80, 4, 100, 4, 3).mean((1, 3)).round().astype(np.uint8)
+    if box[2] < 100:
+        small, to_small = picture, np.eye(3)
+    else:
+        to_small = np.array([[4, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])
+    mode = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}[border]
+    want = cv2.warpAffine(small, (at @ to_small)[:2], (48, 48), borderMode=mode)
+    assert np.abs(warp_part(picture, at, 48, border).astype(int) - want).max() <= 2
+
+
+def test_a_part_that_shrinks_does_not_alias() -> None:
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    out = warp_part(stripes, warp_matrix(np.array([200.0, 200, 396]), 0.3, 64), 64)
+    assert np.abs(out[16:-16, 16:-16].astype(float) - 127.5).max() < 2
 
 
 def test_stretched_contrast_reaches_from_black_to_white() -> None:

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.formats.keypoints.points import PointOrder, to_pixels
-from pipeline.skeleton import POINT_ORDERS
+from pipeline.skeleton import POINT_ORDERS, STATED_ORDERS
 
 Decide = Callable[[np.ndarray, PointOrder, str | None], tuple[PointOrder, list[Finding]]]
 TIME = np.arange(40) / 8
@@ -157,7 +157,20 @@ def test_keypoints_of_a_larger_picture_lie_outside() -> None:
     assert share_outside(pixels * np.float32(2.5), size).min() > 0.2
 
 
-@pytest.mark.parametrize("name", POINT_ORDERS)
+def test_blazepose_counts_where_it_is_stated() -> None:
+    points, bodies = image("blazepose_33"), in_order("blazepose_33")
+    for decided in (
+        lambda stated: decide_order(bodies, UNKNOWN, stated),
+        lambda stated: decide_order_in_pictures(points, UNKNOWN, stated),
+    ):
+        with pytest.raises(InputError, match="can be blazepose_33, which is never guessed; state it"):
+            decided(None)
+        found, doubts = decided("blazepose_33")
+        assert found.name == "blazepose_33"
+        assert doubts == []
+
+
+@pytest.mark.parametrize("name", sorted({*POINT_ORDERS} - STATED_ORDERS))
 def test_pictures_tell_the_format(name: str) -> None:
     points = image(name)
     found, doubts = decide_order_in_pictures(points, UNKNOWN, None)

@@ -16,6 +16,7 @@ from pipeline.skeleton import (
     POINT_ORDERS,
     SMPL_24,
     SMPL_OF_BODY_25,
+    STATED_ORDERS,
     Skeleton,
     find_order,
 )
@@ -87,9 +88,12 @@ def test_names_of_one_skeleton_are_those_of_another() -> None:
     assert {*SMPL_OF_BODY_25.values()} < {*SMPL_24.names}
     for point, at in zip(H36M_17.names, EXTRA_24_OF_H36M_17, strict=True):
         assert EXTRA_24.names[at].split(" ")[0] == point
-    for names in POINT_ORDERS.values():
+    for order, names in POINT_ORDERS.items():
         assert len({*names}) == len(names)
-        assert {*names} <= {*BODY_25.names, "Head"}
+        assert order in STATED_ORDERS or {*names} <= {*BODY_25.names, "Head"}
+    assert {*POINT_ORDERS["blazepose_33"]} & {*BODY_25.names} == (
+        {*BODY_25.names} - {*MIDPOINTS, "LSmallToe", "RSmallToe"}
+    )
     assert {*MIDPOINTS, *sum(MIDPOINTS.values(), ())} < {*BODY_25.names}
 
 

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import Floats
 from pipeline.formats.keypoints.points import PointOrder, orders_with
-from pipeline.skeleton import POINT_ORDERS
+from pipeline.skeleton import POINT_ORDERS, STATED_ORDERS
 
 F = TypeVar("F", Array, Floats)
 
@@ -82,6 +82,15 @@ def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, flo
     return costs, sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
 
 
+def _refuse_unstated(order: str) -> None:
+    """Raise ``InputError`` for an order that counts only where it is stated."""
+    if order in STATED_ORDERS:
+        raise InputError(
+            f"{len(POINT_ORDERS[order])} keypoints can be {order}, which is never guessed; state it in "
+            f"recording.yaml, keypoints: {{format: {order}}}"
+        )
+
+
 def decide_order_in_pictures(
     image: Floats, known: PointOrder, stated: str | None
 ) -> tuple[PointOrder, list[Finding]]:
@@ -103,6 +112,7 @@ def decide_order_in_pictures(
             )
             doubts.append(Finding("format_doubtful", sentence))
         return replace(decided, how="stated in recording.yaml"), doubts
+    _refuse_unstated(best)
     if not others:
         return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
     if not margin >= PICTURE_MARGIN:
@@ -219,6 +229,7 @@ def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[
             )
             doubts.append(Finding("format_doubtful", sentence))
         return decided(stated, "stated in recording.yaml"), doubts
+    _refuse_unstated(best)
     ask = "state it in recording.yaml, keypoints: {format: ...}"
     if math.isnan(costs[best]):
         if len(ranked) == 1:

@@ -1,0 +1,1 @@
+"""Detectors: people and their keypoints in pictures, by networks that onnxruntime runs."""

@@ -1,0 +1,109 @@
+"""Landmarks of people in ROIs: BlazePose GHUM (Bazarevsky et al. 2020) with heat-map refinement.
+
+The network gives 39 points: the 33 landmarks, then the middle of the hips and a point above it whose circle
+holds the person, from which the next picture's ROI comes, then four that are not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.detectors.networks import LANDMARKS, Device, Network, check_signature, load_asset
+from models.detectors.refinement import peaks, refine, sigmoid
+from models.detectors.rois import CROP, roi_matrix, roi_towards
+from pipeline.skeleton import POINT_ORDERS
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+ORDER: Final = "blazepose_33"
+"""Order of the landmarks, a name in ``skeleton.POINT_ORDERS``."""
+CENTRE: Final = 33
+TOP: Final = 34
+HEAT_CELLS: Final = 64
+_POINTS: Final = 39
+_OUTPUT_SHAPES: Final = {
+    "landmarks": (5 * _POINTS,),  # x, y, z, visibility and presence of each
+    "presence": (1,),
+    "heatmaps": (_POINTS, HEAT_CELLS, HEAT_CELLS),
+}
+
+SURE_VISIBILITY: Final = 0.5
+"""Above it visibility says nothing about the error of a landmark; below, errors grow as it falls."""
+HEAT_SPAN: Final = (0.3, 0.7)
+"""Peaks of a heat map at which a landmark is worth nothing, and all that it can be."""
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Landmarks of N people in pictures. K = 33, in the order ``ORDER``."""
+
+    xy_px: Array
+    """(N, K, 2) in the picture."""
+    visibility: Array
+    """(N, K) 0 to 1."""
+    presence: Array
+    """(N, K) 0 to 1: whether the landmark lies in the ROI at all."""
+    heat_peak: Array
+    """(N, K) largest value of the heat map, 0 to 1."""
+    person: Array
+    """(N,) 0 to 1: whether there is a person in the ROI."""
+    roi: Array
+    """(N, 4) that was looked at."""
+    next_roi: Array
+    """(N, 4) to look at in the next picture."""
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    @property
+    def confidence(self) -> Array:
+        """(N, K) 0 to 1. Measured against triangulation from three other cameras: visibility tells errors
+        apart only where it is low, and the peak of the heat map tells the rest."""
+        low, high = HEAT_SPAN
+        sure = np.clip((self.heat_peak - low) / (high - low), 0, 1)
+        return np.asarray(np.clip(self.visibility / SURE_VISIBILITY, 0, 1) * sure)
+
+    @property
+    def points(self) -> Floats:
+        """(N, K, 3) x and y in pixels of the picture, and confidence."""
+        return np.concatenate([self.xy_px, self.confidence[..., None]], -1).astype(np.float32)
+
+    def select(self, index: NDArray[np.int64] | NDArray[np.bool_] | list[int]) -> Landmarks:
+        """Landmarks of some of the people."""
+        chosen = np.asarray(index, np.int64) if isinstance(index, list) else index
+        return Landmarks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
+    """Load BlazePose ``heavy`` or ``full``. folder: where the files lie instead. Raises ``InputError``."""
+    network = load_asset(LANDMARKS[name], device, folder)
+    check_signature(network, (3, CROP, CROP), _OUTPUT_SHAPES)
+    return network
+
+
+def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
+    """Place landmarks in crops (N, 3, 256, 256) of ROIs (N, 4) of any pictures, as ``cut_rois`` cuts them."""
+    out = network.run(crops)
+    count = len(POINT_ORDERS[ORDER])
+    raw = out["landmarks"].reshape(len(crops), _POINTS, 5).astype(np.float64)
+    heatmaps = out["heatmaps"]
+    used = slice(0, TOP + 1)
+    cell = CROP / HEAT_CELLS
+    in_crop = refine(raw[:, used, :2] / cell, heatmaps[:, used]) * cell
+    back = np.array([np.linalg.inv(roi_matrix(one)) for one in roi]).reshape(-1, 3, 3)
+    xy = np.einsum("nij,nkj->nki", back[:, :2, :2], in_crop) + back[:, None, :2, 2]
+    return Landmarks(
+        xy[:, :count],
+        sigmoid(raw[:, :count, 3]),
+        sigmoid(raw[:, :count, 4]),
+        peaks(heatmaps[:, :count]),
+        out["presence"][:, 0].astype(np.float64),
+        roi,
+        roi_towards(xy[:, CENTRE], xy[:, TOP]),
+    )

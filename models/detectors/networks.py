@@ -1,0 +1,145 @@
+"""Networks as ONNX files: those that ship, their checksums, and the sessions that run them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+Floats = NDArray[np.float32]
+Device = Literal["cpu", "cuda"]
+
+FINDER: Final = "movenet_multipose"
+LANDMARKS: Final = MappingProxyType({"heavy": "blazepose_heavy", "full": "blazepose_full"})
+"""Landmark network of each name in the settings."""
+
+SHA256: Final = MappingProxyType(
+    {
+        "blazepose_heavy": "98c6778d296c313cabae7d60c5e42ec2b0adf47e9bbc829917fa44255c001a57",
+        "blazepose_full": "95806700d1b75ab2da7797f9026734a41c30d1f95328622743f343e29252be8e",
+        "movenet_multipose": "3df87bf58825928c38539e34f2abc1044778bfec871a39c4aecfceb3bf081e79",
+    }
+)
+"""sha256 of each network that ships, written by ``models/assets/convert_detectors.py``."""
+
+MAX_BATCH: Final = MappingProxyType({"cpu": 4, "cuda": 32})
+"""Pictures in one call of a network. A CPU gains nothing from more (25 ms each in 8, 23 ms in 1 or 4)."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready to run."""
+
+    name: str
+    """File or asset, for messages."""
+    session: Any
+    """onnxruntime's ``InferenceSession``."""
+    inputs: Mapping[str, tuple[int | None, ...]]
+    """Name and shape of each input; None for a length that is free."""
+    outputs: Mapping[str, tuple[int | None, ...]]
+    device: Device
+
+    def run(self, pictures: Floats) -> dict[str, Floats]:
+        """Run on pictures (N, 3, H, W) and return each output (N, ...) by name.
+
+        Each picture gets the same bits whatever others it comes with. N may be 0.
+        """
+        (name,) = self.inputs
+        step = MAX_BATCH[self.device]
+        parts = [
+            self.session.run([*self.outputs], {name: pictures[k : k + step]})
+            for k in range(0, len(pictures), step)
+        ]
+        if not parts:
+            return {
+                n: np.zeros((0, *(d or 0 for d in shape[1:])), np.float32)
+                for n, shape in self.outputs.items()
+            }
+        return {n: np.concatenate([p[k] for p in parts]) for k, n in enumerate(self.outputs)}
+
+
+def load_asset(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
+    """Load a network that ships, by its name in ``SHA256``. folder: where the files lie instead.
+
+    Raises:
+        InputError: the file is missing or not the one that shipped, or the device cannot be used.
+    """
+    file = (files("models.assets") if folder is None else folder) / f"{name}.onnx"
+    try:
+        content = file.read_bytes()
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror}). Install the package again.") from e
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise InputError(
+            f"{file}: damaged: {len(content)} bytes with sha256 {found[:12]}, expected {SHA256[name][:12]}. "
+            "Install the package again."
+        )
+    return load_network(content, file.name, device)
+
+
+def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
+    """Load an ONNX file's content into a session of one thread. name: for messages.
+
+    Raises:
+        InputError: onnxruntime is missing or cannot use the file or the device.
+    """
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise InputError(
+            f"detection needs onnxruntime, and importing it failed ({e}): pip install onnxruntime"
+        ) from e
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise InputError(
+            f"detect.device is {device}, and onnxruntime here offers only "
+            f"{', '.join(onnxruntime.get_available_providers())}. "
+            "Install onnxruntime-gpu in place of onnxruntime, or choose cpu."
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=[provider])
+    except Exception as e:  # onnxruntime's errors share no base class of their own
+        raise InputError(f"{name}: onnxruntime cannot load it as an ONNX network: {e}") from e
+    if session.get_providers()[0] != provider:
+        raise InputError(
+            f"{name}: onnxruntime found no usable {device} device and took {session.get_providers()}"
+        )
+    shapes = [
+        {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    ]
+    return Network(name, session, shapes[0], shapes[1], device)
+
+
+def check_signature(
+    network: Network, input_shape: tuple[int, ...], output_shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that a network takes pictures and gives the outputs of these shapes, each without the batch.
+
+    Raises ``InputError`` with what it has and what is expected.
+    """
+    inputs = [shape[1:] for shape in network.inputs.values()]
+    outputs = {n: shape[1:] for n, shape in network.outputs.items()}
+    if inputs != [input_shape] or any(outputs.get(n) != shape for n, shape in output_shapes.items()):
+        raise InputError(
+            f"{network.name}: takes {dict(network.inputs)} and gives {dict(network.outputs)}, expected one "
+            f"input (N, {_shown(input_shape)}) and outputs "
+            + ", ".join(f"{n} (N, {_shown(shape)})" for n, shape in output_shapes.items())
+        )
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return ", ".join(str(n) for n in shape)

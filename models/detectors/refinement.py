@@ -1,0 +1,64 @@
+"""Sub-pixel refinement of keypoints by their heat maps: mean shift with a Gaussian kernel (Cheng 1995).
+
+The network's own coordinates jitter; the mean of the heat map around them does not. MediaPipe takes one mean
+over 7 × 7 cells cut at whole cells, which jumps when the middle moves to the next cell. A Gaussian window has
+no such edge.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+KERNEL_CELLS: Final = 1.5
+"""Standard deviation of the Gaussian window."""
+ROUNDS: Final = 4
+"""Of mean shift; more change nothing that matters."""
+REACH_CELLS: Final = 5
+"""Cells beside the middle one that count, 3.3 standard deviations."""
+MIN_PEAK: Final = 0.5
+"""A heat map whose largest value around the keypoint is lower does not move it, as in MediaPipe."""
+
+
+def sigmoid(x: Floats | Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -80, 80, dtype=np.float64))))
+
+
+def refine(xy_cells: Array, heatmaps: Floats) -> Array:
+    """Refine keypoints (N, K, 2), in cells of their heat maps (N, K, H, W), logits.
+
+    Cell (0, 0) is at x = y = 0. Keypoints outside of their heat maps stay where they are.
+    """
+    n, k, height, width = heatmaps.shape
+    size = np.array([width, height])
+    maps = heatmaps.reshape(n * k, height, width)
+    start = xy_cells.reshape(n * k, 2)
+    offset = np.arange(-REACH_CELLS, REACH_CELLS + 1)
+    xy = start.copy()
+    inside = ((start > -0.5) & (start < size - 0.5)).all(-1)
+    sure = np.zeros(len(start), bool)
+    for turn in range(ROUNDS):
+        cells = np.rint(xy).astype(np.int64)[:, :, None] + offset  # (N K, 2, 11)
+        known = (cells >= 0) & (cells < size[:, None])
+        column, row = np.moveaxis(np.clip(cells, 0, size[:, None] - 1), 1, 0)
+        logits = maps[np.arange(len(maps))[:, None, None], row[:, :, None], column[:, None, :]]
+        heat = sigmoid(logits) * (known[:, 1, :, None] & known[:, 0, None, :])
+        if turn == 0:
+            sure = inside & (heat.max((1, 2)) >= MIN_PEAK)
+        window = np.exp(-0.5 * ((cells - xy[:, :, None]) / KERNEL_CELLS) ** 2)
+        weight = heat * window[:, 1, :, None] * window[:, 0, None, :]
+        total = np.maximum(weight.sum((1, 2)), 1e-30)
+        mean_x = (weight.sum(1) * cells[:, 0]).sum(-1) / total
+        mean_y = (weight.sum(2) * cells[:, 1]).sum(-1) / total
+        xy = np.where(sure[:, None], np.stack([mean_x, mean_y], -1), xy)
+    return xy.reshape(n, k, 2)
+
+
+def peaks(heatmaps: Floats) -> Array:
+    """Largest value (N, K), 0 to 1, of heat maps (N, K, H, W) of logits."""
+    return sigmoid(heatmaps.max((2, 3)))

@@ -1,0 +1,93 @@
+"""Regions of interest of people: turned squares, from keypoints.
+
+A ROI (..., 4) is the centre x and y and the side, pixels, and the angle, radians, of a square in a picture:
+the crop's x axis points along (cos, sin) of the angle there, x towards y. The centre is between the hips, and
+the trunk points up in the crop.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.crops import Pixels, warp_matrix, warp_part
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+CROP: Final = 256
+"""Side of a crop that the landmark networks take, pixels."""
+MARGIN: Final = 1.25
+"""Side of a ROI by the diameter of the circle around the person, MediaPipe's."""
+MIN_SIDE_PX: Final = 16.0
+"""A person in a smaller ROI has no landmarks to speak of."""
+MAX_SIDE_PICTURES: Final = 4.0
+"""Longer sides of the picture that a ROI may be wide: more comes of stray points."""
+
+COCO_JOINTS: Final = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+"""Shoulders, elbows, wrists, hips, knees and ankles among the 17 points of COCO, left first."""
+BLAZEPOSE_JOINTS: Final = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""The same joints among the 33 points of BlazePose."""
+SAME_PERSON_SHARE: Final = 0.08
+"""Median distance of two people's joints by the smaller side of their ROIs, below which they are one."""
+_MIN_SCORE: Final = 0.1
+"""Of a COCO point that is to lie inside of the ROI."""
+
+
+def roi_towards(centre: Array, top: Array) -> Array:
+    """ROI (..., 4) about the centres (..., 2) of circles that pass through the points above, top (..., 2)."""
+    axis = top - centre
+    side = 2 * MARGIN * np.hypot(axis[..., 0], axis[..., 1])
+    return np.stack([*np.moveaxis(centre, -1, 0), side, np.arctan2(axis[..., 0], -axis[..., 1])], -1)
+
+
+def roi_of_coco(points: Array) -> Array:
+    """ROI (N, 4) of 17 points (N, 17, 3) of COCO: x and y in pixels, score.
+
+    About the middle of the hips, turned by the trunk and large enough for every point of some score.
+    """
+    hips, shoulders = points[:, 11:13, :2].mean(1), points[:, 5:7, :2].mean(1)
+    distance = np.linalg.norm(points[..., :2] - hips[:, None], axis=-1)
+    farthest = np.where(points[..., 2] > _MIN_SCORE, distance, 0).max(1)
+    trunk = shoulders - hips
+    length = np.linalg.norm(trunk, axis=-1)
+    radius = np.maximum(1.15 * farthest, 1.7 * length)
+    up = np.where(length[:, None] > 0, trunk / np.maximum(length, 1e-9)[:, None], np.array([0.0, -1.0]))
+    return roi_towards(hips, hips + radius[:, None] * up)
+
+
+def usable(roi: Array, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each ROI (..., 4) is of a size that a person can have in a picture of this width and height."""
+    side = roi[..., 2]
+    largest = MAX_SIDE_PICTURES * max(size)
+    return np.isfinite(roi).all(-1) & (side >= MIN_SIDE_PX) & (side <= largest)
+
+
+def roi_matrix(roi: Array, size: int = CROP) -> Array:
+    """(3, 3) from pixels of the picture to those of the crop of a ROI (4,).
+
+    The centre comes to pixel size / 2, as MediaPipe has it, not half a pixel before.
+    """
+    matrix = warp_matrix(roi[:3], -roi[3], size)
+    matrix[:2, 2] += 0.5
+    return matrix
+
+
+def cut_rois(picture: Pixels, roi: Array) -> Floats:
+    """Crops (N, 3, 256, 256) of ROIs (N, 4) of an RGB picture (H, W, 3), float32, 0 to 1.
+
+    Outside of the picture its edge is repeated, as in MediaPipe.
+    """
+    out = np.empty((len(roi), 3, CROP, CROP), np.float32)
+    for crop, one in zip(out, roi, strict=True):
+        pixels = warp_part(picture, roi_matrix(one), CROP, "replicate")
+        np.multiply(pixels.transpose(2, 0, 1), np.float32(1 / 255), out=crop)
+    return out
+
+
+def same_person(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
+    """Whether joints (..., 12, 2) and (..., 12, 2) of ROIs of this side, pixels, are one person's."""
+    distance = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
+    return np.asarray(distance < SAME_PERSON_SHARE * side)

@@ -1,0 +1,234 @@
+"""People of several cameras tracked by their ROIs: the finder now and then, landmarks in every picture.
+
+A ROI comes from the person's landmarks in the picture before. The finder looks at a camera's whole picture
+every few frames, and in the frame after a track was lost; a new person is looked at twice, the second time in
+the ROI of the first look's landmarks, which is what a track that goes on is cut by. The crops of everybody in
+every camera go through the network in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.crops import Pixels
+from models.detectors.finder import MIN_SCORE, find_people, load_finder
+from models.detectors.landmarks import Landmarks, load_landmark_network, place_landmarks
+from models.detectors.networks import Device, Network
+from models.detectors.rois import (
+    BLAZEPOSE_JOINTS,
+    COCO_JOINTS,
+    CROP,
+    cut_rois,
+    roi_of_coco,
+    same_person,
+    usable,
+)
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+MAX_TRACKS: Final = 6
+"""People tracked in a camera at once."""
+_JOINTS: Final = len(BLAZEPOSE_JOINTS)
+
+
+@dataclass(frozen=True)
+class TrackingRules:
+    """When to look for people, and what counts as one."""
+
+    every: int = 8
+    """Frames from one search for people to the next."""
+    min_score: float = MIN_SCORE
+    """Of a person whom the finder finds."""
+    min_person: float = 0.5
+    """``Landmarks.person`` below which a track ends, as in MediaPipe."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The finder and the landmark network."""
+
+    finder: Network
+    landmarks: Network
+
+
+def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
+    """Load the networks that ship; model: ``heavy`` or ``full``. Raises ``InputError``."""
+    return Networks(load_finder(device), load_landmark_network(model, device))
+
+
+@dataclass(frozen=True)
+class TrackerState:
+    """What the next frame needs to know of V cameras, M = ``MAX_TRACKS`` places for tracks in each.
+
+    Plain arrays of a fixed shape, so that it can be stored and a tracker go on from it.
+    """
+
+    roi: Array
+    """(V, M, 4) of each track in the next frame; NaN where there is none. Tracks come first."""
+    joints_px: Array
+    """(V, M, 12, 2) joints of each track in the last frame; NaN where there is none."""
+    track_id: Indices
+    """(V, M) −1 where there is none."""
+    next_id: Indices
+    """(V,) of the next person in each camera."""
+    search_in: Indices
+    """(V,) frames until the next search; 0: in the next one."""
+
+    @classmethod
+    def start(cls, cameras: int) -> TrackerState:
+        """Nobody is known yet."""
+        return cls(
+            np.full((cameras, MAX_TRACKS, 4), np.nan),
+            np.full((cameras, MAX_TRACKS, _JOINTS, 2), np.nan),
+            np.full((cameras, MAX_TRACKS), -1, np.int64),
+            np.zeros(cameras, np.int64),
+            np.zeros(cameras, np.int64),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name, to be stored."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrackerState:
+        """State of what ``arrays`` gave. Raises ``ValueError`` where the shapes do not fit."""
+        start = cls.start(len(arrays["next_id"])).arrays()
+        for name, want in start.items():
+            if arrays[name].shape != want.shape:
+                raise ValueError(f"tracker state {name}: shape {arrays[name].shape}, expected {want.shape}")
+        return cls(**{name: np.asarray(arrays[name], want.dtype) for name, want in start.items()})
+
+    def tracks(self, camera: int) -> int:
+        """Number of tracks in a camera."""
+        return int((self.track_id[camera] >= 0).sum())
+
+
+@dataclass(frozen=True)
+class PeopleInPicture:
+    """D people in a picture, the longest tracked first."""
+
+    track_id: Indices
+    """(D,) the same as long as a person is tracked in this camera."""
+    landmarks: Landmarks
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+
+def detect_people(
+    networks: Networks,
+    pictures: Sequence[Pixels | None],
+    state: TrackerState,
+    rules: TrackingRules | None = None,
+) -> tuple[TrackerState, list[PeopleInPicture]]:
+    """Detect the people in the RGB pictures (H, W, 3) of V cameras at one moment.
+
+    None stands for a camera without a picture: nobody is seen there, and its tracks wait. The result does
+    not depend on which cameras come together, to the last bit.
+    """
+    if len(pictures) != len(state.next_id):
+        raise ValueError(f"{len(pictures)} pictures for a tracker of {len(state.next_id)} cameras")
+    rules = rules or TrackingRules()
+    tracked = [
+        state.roi[v, : 0 if picture is None else state.tracks(v)] for v, picture in enumerate(pictures)
+    ]
+    due = [v for v, p in enumerate(pictures) if p is not None and state.search_in[v] <= 0]
+    new = _look_for_people(networks, pictures, due, state, rules)
+    everybody = [np.concatenate([roi, new.get(v, roi[:0])]) for v, roi in enumerate(tracked)]
+    seen = _look(networks.landmarks, pictures, everybody)
+    after = TrackerState(**{name: array.copy() for name, array in state.arrays().items()})
+    people = []
+    for v, picture in enumerate(pictures):
+        if picture is None:
+            people.append(PeopleInPicture(np.zeros(0, np.int64), seen[v]))
+            continue
+        people.append(_advance(after, v, seen[v], rules, _size(picture)))
+        lost = not _continues(seen[v], rules, _size(picture))[: len(tracked[v])].all()
+        after.search_in[v] = 0 if lost else rules.every - 1 if v in due else state.search_in[v] - 1
+    return after, people
+
+
+def _size(picture: Pixels) -> tuple[int, int]:
+    """Width and height."""
+    return picture.shape[1], picture.shape[0]
+
+
+def _look_for_people(
+    networks: Networks,
+    pictures: Sequence[Pixels | None],
+    due: Sequence[int],
+    state: TrackerState,
+    rules: TrackingRules,
+) -> dict[int, Array]:
+    """ROI (N, 4) of the people who are not tracked yet, by camera, after a first look at each."""
+    searched = [p for p in (pictures[v] for v in due) if p is not None]
+    first: list[Array] = [np.zeros((0, 4)) for _ in pictures]
+    found_people = find_people(networks.finder, searched, rules.min_score)
+    for v, picture, found in zip(due, searched, found_people, strict=True):
+        tracks = state.tracks(v)
+        roi = roi_of_coco(found.points)
+        known = same_person(
+            found.points[:, None, list(COCO_JOINTS), :2],
+            state.joints_px[v, None, :tracks],
+            np.minimum(roi[:, None, 2], state.roi[v, None, :tracks, 2]),
+        ).any(1)
+        new = ~known & usable(roi, _size(picture))
+        first[v] = roi[new][: MAX_TRACKS - tracks]
+    looks = _look(networks.landmarks, pictures, first)
+    return {
+        v: looks[v].next_roi[_continues(looks[v], rules, _size(picture))]
+        for v, picture in zip(due, searched, strict=True)
+    }
+
+
+def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each person (N,) is there, in a ROI that can be looked at next."""
+    return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
+
+
+def _look(network: Network, pictures: Sequence[Pixels | None], roi: Sequence[Array]) -> list[Landmarks]:
+    """Landmarks in the ROIs (N, 4) of each picture, through the network in one batch."""
+    everywhere = np.concatenate(roi) if roi else np.zeros((0, 4))
+    crops = np.zeros((len(everywhere), 3, CROP, CROP), np.float32)
+    ends = np.cumsum([len(one) for one in roi]).tolist()
+    starts = [0, *ends[:-1]]
+    for picture, one, start, end in zip(pictures, roi, starts, ends, strict=True):
+        if picture is not None and len(one):
+            crops[start:end] = cut_rois(picture, one)
+    found = place_landmarks(network, crops, everywhere)
+    return [found.select(np.arange(start, end)) for start, end in zip(starts, ends, strict=True)]
+
+
+def _advance(
+    state: TrackerState, camera: int, seen: Landmarks, rules: TrackingRules, size: tuple[int, int]
+) -> PeopleInPicture:
+    """People in a camera's picture; writes its tracks into the state.
+
+    seen: first the tracks, in the state's order, then those who are new. A track ends where nobody is seen in
+    it any more, and where its person is that of an older track.
+    """
+    joints = seen.xy_px[:, list(BLAZEPOSE_JOINTS)]
+    kept: list[int] = []
+    for n in np.flatnonzero(_continues(seen, rules, size)).tolist():
+        side = np.minimum(seen.roi[kept, 2], seen.roi[n, 2])
+        if len(kept) < MAX_TRACKS and not same_person(joints[kept], joints[n], side).any():
+            kept.append(n)
+    tracks = state.tracks(camera)
+    born = sum(n >= tracks for n in kept)
+    first = state.next_id[camera]
+    ids = [*(state.track_id[camera, n] for n in kept if n < tracks), *range(first, first + born)]
+    for array, values, nothing in (
+        (state.roi, seen.next_roi[kept], np.nan),
+        (state.joints_px, joints[kept], np.nan),
+        (state.track_id, ids, -1),
+    ):
+        array[camera] = nothing
+        array[camera, : len(kept)] = values
+    state.next_id[camera] += born
+    return PeopleInPicture(np.array(ids, np.int64), seen.select(kept))
