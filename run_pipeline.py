@@ -451,7 +451,14 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
         write_recording(out, cfg, body, bar.update, force=force)
 
 
-for _command in (commands.train, commands.evaluate, commands.preprocess, commands.crops, commands.data):
+for _command in (
+    commands.detect,
+    commands.train,
+    commands.evaluate,
+    commands.preprocess,
+    commands.crops,
+    commands.data,
+):
     app.command()(_command)
 
 

@@ -208,6 +208,10 @@ def _refuse_without_keypoints(folder: Path, *, calibrated: bool) -> NoReturn:
             f"{folder} is not a recording but holds {len(inner)}: {', '.join(inner[:5])}"
             f"{', ...' if len(inner) > 5 else ''}; give one of them"
         )
+    if find_videos(folder, []):
+        raise InputError(
+            f"{folder}: has videos and no keypoints. Make them: python run_pipeline.py detect {folder}"
+        )
     raise InputError(
         f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
         f"as Pose2Sim writes it) in {EXPECTED}"

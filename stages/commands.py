@@ -253,6 +253,30 @@ def crops(
     print_file(out)
 
 
+def detect(
+    recording: Annotated[Path, Argument(help="Folder with videos/.")],
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder to write; else RECORDING/keypoints.")
+    ] = None,
+    model: Annotated[str, Option(help="heavy, or full: 3 times as fast, at times left for right.")] = "heavy",
+    device: Annotated[str, Option(help="cpu, or cuda where onnxruntime-gpu is installed.")] = "cpu",
+) -> None:
+    """Detect people in videos: keypoints as OpenPose's JSON, for `run`. Run again to continue."""
+    from pipeline.config import load
+    from stages.detect import FOLDER, DetectConfig, detect_recording
+
+    try:
+        cfg = load(DetectConfig, sets=[f"model={model}", f"device={device}"])
+    except InputError as error:
+        raise InputError(str(error).replace("--set ", "--")) from None
+    place = out or recording / FOLDER
+    total, done = detect_recording(recording, place, cfg)
+    with stoppable(), closing(done):
+        screen.follow_count(total, "frame", "detect", done)
+    print_file(place)
+    console.print(f"Next: python run_pipeline.py run {recording} --out {recording}-results")
+
+
 def data(folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data")) -> None:
     """List the files that cannot ship: what for, who gives them out, whether they are here and sound."""
     from models.external import EXTERNAL, look
