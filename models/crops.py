@@ -104,7 +104,7 @@ def _edges(box: Array) -> Array:
     return np.moveaxis(np.concatenate([first, last], -1), -1, 0)
 
 
-class Lens(NamedTuple):
+class Optics(NamedTuple):
     """A camera whose distortion is taken out of a crop: the box is then one of the pinhole camera K."""
 
     K: Array
@@ -118,7 +118,7 @@ def crop_rgb(
     box: Array,
     size: int,
     room: int = 0,
-    lens: Lens | None = None,
+    lens: Optics | None = None,
     contrast: Contrast = "none",
 ) -> Pixels:
     """Crop (S, S, 3) of an RGB picture (H, W, 3), S = size + 2 room; black outside of the picture.
@@ -138,7 +138,7 @@ def crop_rgb(
 
 
 def crop_yuv(
-    planes: Sequence[Pixels], box: Array, size: int = SIZE, room: int = 0, lens: Lens | None = None
+    planes: Sequence[Pixels], box: Array, size: int = SIZE, room: int = 0, lens: Optics | None = None
 ) -> Tensor:
     """Crop (3, S, S) of a YUV 4:2:0 frame, S = size + 2 room: Y, U and V, float32, 0–255; black outside.
 
@@ -212,7 +212,7 @@ def _cut(
     boxes: Array,
     size: int,
     room: int = 0,
-    lens: Lens | None = None,
+    lens: Optics | None = None,
     *,
     pinned: bool = False,
     pool: Executor | None = None,
@@ -257,7 +257,7 @@ def _resampled(cut: CutPixels, device: torch.device | str = "cpu") -> Tensor:
 
 
 def _crop(
-    planes: Sequence[Pixels], grid: _Grid, box: Array, size: int, room: int, lens: Lens | None
+    planes: Sequence[Pixels], grid: _Grid, box: Array, size: int, room: int, lens: Optics | None
 ) -> Tensor:
     """Crop (C, S, S) of a box (3,) of C planes of one picture, float32; all black where the box is NaN."""
     if not np.isfinite(box).all():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.crops import Lens, crop_rgb, crop_yuv, rgb_of_yuv, room_around
+from models.crops import Optics, crop_rgb, crop_yuv, rgb_of_yuv, room_around
 from models.datasets.pictures import read_picture, video_up_to
 from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
@@ -66,7 +66,7 @@ def _from_results(
             frames = next(moments)
             for row in rows:
                 view = plan.label[row, 2]
-                lens = Lens(c.rig.K[view], c.rig.dist[view])
+                lens = Optics(c.rig.K[view], c.rig.dist[view])
                 yield _crop(frames[view], plan, row, lens)
 
 
@@ -87,7 +87,7 @@ def _from_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> G
     names = [file_and_frame(rows.imgname[row]) for row in plan.label[:, 0]]
     for name, together in groupby(range(first, len(names)), lambda i: names[i][0]):
         places = list(together)
-        lenses = [Lens(rows.K[row], rows.dist[row]) for row in plan.label[places, 0]]
+        lenses = [Optics(rows.K[row], rows.dist[row]) for row in plan.label[places, 0]]
         numbers = [n for i in places if (n := names[i][1]) is not None]
         if not numbers:
             rgb = read_picture(root / name)
@@ -99,7 +99,7 @@ def _from_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> G
                 yield _crop(frame, plan, i, lens)
 
 
-def _crop(frame: av.VideoFrame | None, plan: CropPlan, row: int, lens: Lens) -> Pixels:
+def _crop(frame: av.VideoFrame | None, plan: CropPlan, row: int, lens: Optics) -> Pixels:
     """Picture of a row; black where there is no box or no frame."""
     room = room_around(plan.size)
     if frame is None:

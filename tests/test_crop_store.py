@@ -16,7 +16,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from models.crops import Lens, crop_rgb
+from models.crops import Optics, crop_rgb
 from models.training import crop_store
 from models.training.crop_store import CropPlan, CropStore
 from models.training.recorded import plan_of_results
@@ -83,7 +83,7 @@ def test_crops_are_those_of_the_frames(filmed: SimpleNamespace, tmp_path: Path) 
         picture = store.picture(row)
         assert picture.shape == (96, 96, 3)
         whole = (level(view, index[view, time]) + ramp).clip(0, 255).astype(np.uint8)
-        lens = Lens(rig.K[view], rig.dist[view])
+        lens = Optics(rig.K[view], rig.dist[view])
         want = crop_rgb(np.repeat(whole[..., None], 3, 2), plan.box[row], SIZE, 16, lens)[..., 0]
         inner = cv2.erode((want > 0).astype(np.uint8), np.ones((5, 5))) > 0
         assert inner.any()
@@ -201,6 +201,6 @@ def test_an_empty_place_is_black() -> None:
     plan = CropPlan("x", SIZE, np.array([[np.nan] * 3, [50, 50, 60]]), np.zeros((2, 1), np.int64), ("row",))
     assert plan.nbytes == 96 * 96 * 3
     for row, frame in ((1, None), (0, av.VideoFrame.from_ndarray(np.full((48, 64, 3), 200, np.uint8)))):
-        black = crops._crop(frame, plan, row, Lens(np.eye(3), np.zeros(8)))
+        black = crops._crop(frame, plan, row, Optics(np.eye(3), np.zeros(8)))
         assert black.shape == (96, 96, 3)
         assert not black.any()

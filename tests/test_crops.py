@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.crops import (
     SIZE,
-    Lens,
+    Optics,
     crop_matrix,
     crop_rgb,
     crop_yuv,
@@ -231,7 +231,7 @@ def test_what_a_lens_bent_is_where_the_pinhole_camera_has_it(dist: tuple[float, 
     y, x = np.mgrid[:480, :640].astype(float)
     frame = sum(200 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * (side / 30) ** 2)) for u, v in bent)
     grey = np.asarray(frame).clip(0, 255).astype(np.uint8)
-    of_lens = Lens(rig.K[0], rig.dist[0])
+    of_lens = Optics(rig.K[0], rig.dist[0])
     picture = crop_rgb(np.repeat(grey[..., None], 3, 2), box, 64, 16, of_lens)[..., 0]
     yuv = crop_yuv((grey, grey[::2, ::2], grey[::2, ::2]), box, 64, 16, of_lens)
     assert np.abs(yuv[0].numpy() - picture)[3:, 3:].max() < 20  # black is 16 there
@@ -247,14 +247,14 @@ def test_what_a_lens_bent_is_where_the_pinhole_camera_has_it(dist: tuple[float, 
 def test_a_lens_that_bends_nothing_changes_nothing() -> None:
     ramp = np.tile(np.linspace(20, 220, 320).astype(np.uint8), (240, 1))
     y = np.repeat(np.repeat(ramp, 2, 0), 2, 1)
-    none, glass = (Lens(lens((0,) * 8).K[0], np.array([k, *[0.0] * 7])) for k in (0.0, 1e-12))
+    none, glass = (Optics(lens((0,) * 8).K[0], np.array([k, *[0.0] * 7])) for k in (0.0, 1e-12))
     for box in ([300.0, 240, 90], [310, 200, 333]):
         a, b = (crop_yuv((y, ramp, ramp), np.array(box), 64, 16, of_lens) for of_lens in (none, glass))
         assert (a - b).abs().max() < 0.05
 
 
 def test_a_lens_shows_more_than_a_pinhole_camera_of_its_size() -> None:
-    wide = Lens(lens((0,) * 8).K[0], np.array([-0.25, *[0.0] * 7]))
+    wide = Optics(lens((0,) * 8).K[0], np.array([-0.25, *[0.0] * 7]))
     white = np.full((480, 640, 3), 255, np.uint8)
     out = crop_rgb(white, np.array([-10.0, 240, 20]), 32, 0, wide)  # left of the pinhole's first column
     assert (out == 255).all()
@@ -265,7 +265,7 @@ def test_a_lens_bends_all_planes_alike() -> None:
     frame, _ = picture()
     rgb = to_frame(planes(frame))
     matrix = torch.from_numpy(yuv_matrix(5, 480))[None]
-    of_lens = Lens(lens((0,) * 8).K[0], np.array([-0.2, 0.05, 0, 0, 0, 0, 0, 0]))
+    of_lens = Optics(lens((0,) * 8).K[0], np.array([-0.2, 0.05, 0, 0, 0, 0, 0, 0]))
     for box in ([300.0, 240, 60], [300, 240, 300], [60, 400, 200]):
         yuv = crop_yuv(planes(frame), np.array(box), 64, 16, of_lens)
         off = rgb_of_yuv(yuv[None], matrix)[0].permute(1, 2, 0).numpy() - crop_rgb(
@@ -279,13 +279,13 @@ def test_stripes_do_not_alias_and_the_lens_shows_nothing_outside_of_its_picture(
     stripes = np.zeros((480, 640, 3), np.uint8)
     stripes[:, ::2] = 255
     box = np.array([0.0, 240, 400])
-    for of_lens in (None, Lens(lens((0,) * 8).K[0], np.array([-1e-4, *[0.0] * 7]))):
+    for of_lens in (None, Optics(lens((0,) * 8).K[0], np.array([-1e-4, *[0.0] * 7]))):
         picture = crop_rgb(stripes, box, 64, 16, of_lens)
         assert not picture[:, :44].any()
         assert np.abs(picture[10:-10, 56:-4].astype(float) - 127.5).max() < 12
         for far in ([-900.0, 240, 100], [320, 2000, 100]):
             assert not crop_rgb(stripes, np.array(far), 64, 16, of_lens).any()
-    strong = Lens(lens((0,) * 8).K[0], np.array([-0.8, *[0.0] * 7]))  # folds back beyond r = 0.65
+    strong = Optics(lens((0,) * 8).K[0], np.array([-0.8, *[0.0] * 7]))  # folds back beyond r = 0.65
     out = crop_rgb(np.full((480, 640, 3), 200, np.uint8), np.array([320.0, 240, 1500]), 96, 0, strong)
     assert not out[:, :12].any()
     assert out[48, 48, 0] == 200

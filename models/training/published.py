@@ -19,7 +19,7 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.crops import Lens, crop_matrix, crop_rgb, room_around, spin_camera
+from models.crops import Optics, crop_matrix, crop_rgb, room_around, spin_camera
 from models.datasets.pictures import read_picture
 from models.datasets.rows import file_and_frame, read_rows
 from models.training.crop_store import CropPlan, CropStore
@@ -163,7 +163,7 @@ class PublishedPeople:
             return self.store.picture(int(self._place[row]))
         r = self.rows
         rgb = read_picture(self.root / r.imgname[row])
-        return crop_rgb(rgb, r.box[row], self.size, room_around(self.size), Lens(r.K[row], r.dist[row]))
+        return crop_rgb(rgb, r.box[row], self.size, room_around(self.size), Optics(r.K[row], r.dist[row]))
 
     def __getitem__(self, index: int) -> Sample:
         _, at = self.groups[index]
