@@ -342,11 +342,16 @@ def synth(
     cameras: Annotated[int, Option(min=2, max=64, help="Cameras around the people.")] = 4,
     seconds: Annotated[float, Option(min=0.1, help="Length.")] = 3.0,
     fps: Annotated[str, Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
-    people: Annotated[int, Option(min=1, max=16, help="People, each with a motion of their own.")] = 1,
+    people: Annotated[int, Option(min=1, max=16, help="People, who walk among each other.")] = 1,
+    leaving: Annotated[int, Option(min=0, help="How many of them leave and come back.")] = 0,
     seed: Annotated[int, Option(min=0, help="The same seed gives the same recording.")] = 0,
     noise_px: Annotated[float, Option(min=0, help="Standard deviation of a keypoint, pixels.")] = 3.0,
     outliers: Annotated[float, Option(min=0, max=1, help="Share of keypoints that are far off.")] = 0.05,
     missing: Annotated[float, Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
+    exchanged: Annotated[float, Option(min=0, max=1, help="Share of people with left as right.")] = 0.0,
+    split: Annotated[float, Option(min=0, max=1, help="Share of people found in two parts.")] = 0.0,
+    phantoms: Annotated[float, Option(min=0, max=16, help="Detections of nobody in each picture.")] = 0.0,
+    static_phantoms: Annotated[int, Option(min=0, max=16, help="Things taken for people all along.")] = 0,
     videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
     size: Annotated[tuple[int, int], Option(help="Picture width and height.")] = (960, 720),
     point_order: Annotated[
@@ -354,13 +359,17 @@ def synth(
     ] = "body_25",
     force: Annotated[bool, Option("--force", help="Replace what is in the folder.")] = False,
 ) -> None:
-    """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr."""
+    """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr.
+
+    People stand before each other in the pictures: what is hidden is missing, or found on the one before.
+    """
     from models.body import load_body
 
     values = {
-        "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "seed": seed,
-        "noise_px": noise_px, "outliers": outliers, "missing": missing, "videos": videos, "size": list(size),
-        "format": point_order,
+        "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "leaving": leaving,
+        "seed": seed, "noise_px": noise_px, "outliers": outliers, "missing": missing, "exchanged": exchanged,
+        "split": split, "phantoms": phantoms, "static_phantoms": static_phantoms, "videos": videos,
+        "size": list(size), "format": point_order,
     }  # fmt: skip
     _synth(out, values, load_body(), force=force)
     results = out.resolve().with_name(f"{out.resolve().name}-results")
@@ -375,7 +384,8 @@ def demo(
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
-    """Make a small recording, reconstruct it, and compare with the truth. Takes about a minute."""
+    """Make a small recording of two people, reconstruct them, and compare with the truth. Takes about a
+    minute."""
     from models.body import load_body
     from models.evaluation.stores import compare_to_truth
     from pipeline.recording import find_recording
@@ -384,10 +394,10 @@ def demo(
     from stages.graph import check_files
     from stages.inspect import inspect
 
-    cfg = _run_config(config, settings)
+    cfg = _run_config(config, ["associate.people=all", *(settings or ())])
     check_files(cfg)
     body = load_body()
-    _synth(out / "recording", {}, body)
+    _synth(out / "recording", {"people": 2}, body)
     found = inspect(find_recording(out / "recording"))
     screen.print_recording(found, found.path)
     home = out / INSIDE

@@ -267,13 +267,12 @@ def follow_scores(rows: int, dataset: str, every: int) -> Iterator[Follow]:
 
 def print_truth(errors: Sequence[Errors]) -> None:
     """Print how far a demonstration's people are from the truth."""
-    rows = table("Errors against the truth", "", "mean")
-    for person in errors:
-        rows.add_row("joints, MPJPE", f"{person.mpjpe_mm:.1f} mm")
-        rows.add_row("joints after alignment, PA-MPJPE", f"{person.pa_mpjpe_mm:.1f} mm")
-        rows.add_row("vertices, PVE", f"{person.pve_mm:.1f} mm")
-        rows.add_row("keypoints in the pictures", f"{person.keypoints_px:.1f} px")
-        rows.add_row("frames compared", f"{person.frames} of {person.frames + person.missed}")
+    rows = table("Errors against the truth", "", *(f"person {e.person}" for e in errors))
+    rows.add_row("joints, MPJPE", *(f"{e.mpjpe_mm:.1f} mm" for e in errors))
+    rows.add_row("joints after alignment, PA-MPJPE", *(f"{e.pa_mpjpe_mm:.1f} mm" for e in errors))
+    rows.add_row("vertices, PVE", *(f"{e.pve_mm:.1f} mm" for e in errors))
+    rows.add_row("keypoints in the pictures", *(f"{e.keypoints_px:.1f} px" for e in errors))
+    rows.add_row("frames compared", *(f"{e.frames} of {e.frames + e.missed}" for e in errors))
     console.print(rows)
 
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -18,12 +18,14 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from models.body import Body, pose_keypoints
 from models.synthetic.cameras import ring_rig
-from models.synthetic.detector import Noise, detect
-from models.synthetic.people import Person, animate, make_people, reached
+from models.synthetic.crowd import make_crowd
+from models.synthetic.detections import CrowdDetector, Faults
+from models.synthetic.detector import Noise
+from models.synthetic.people import Person, animate, reached
 from models.synthetic.pictures import backdrop, film
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibrations.pose2sim import write_calibration
@@ -62,7 +64,9 @@ class SynthConfig(Config):
     fps: float | str = 30.0
     """Frames a second; a fraction such as 30000/1001 as text."""
     people: int = Field(1, ge=1, le=16)
-    """Number of people, each in a place of their own."""
+    """Number of people, who walk among each other."""
+    leaving: int = Field(0, ge=0, le=16)
+    """Number of them who leave for some seconds, again and again."""
     seed: int = Field(0, ge=0)
     """Equal seeds give equal recordings."""
     noise_px: float = Field(3.0, ge=0)
@@ -73,6 +77,14 @@ class SynthConfig(Config):
     """Share of keypoints not found."""
     gaps: float = Field(0.03, ge=0, le=0.5)
     """Share of frames, in runs, in which a camera is blind."""
+    exchanged: float = Field(0.0, ge=0, le=1)
+    """Share of detections whose left and right are exchanged."""
+    split: float = Field(0.0, ge=0, le=1)
+    """Share of detections that come in two, above and below the hips."""
+    phantoms: float = Field(0.0, ge=0, le=16)
+    """Detections of nobody in each picture, on average."""
+    static_phantoms: int = Field(0, ge=0, le=16)
+    """Things that are taken for a person all the time, each by one camera."""
     videos: bool = True
     """Draw videos."""
     size: tuple[int, int] = (960, 720)
@@ -109,6 +121,14 @@ class SynthConfig(Config):
         if unknown := [name for name in POINT_ORDERS[order] if name not in _POINTS]:
             raise ValueError(f"{order} has points that are not projected: {', '.join(unknown)}")
         return order
+
+    @field_validator("leaving")
+    @classmethod
+    def _not_more_than_people(cls, value: int, info: ValidationInfo) -> int:
+        people = info.data.get("people", 1)
+        if value > people:
+            raise ValueError(f"expected at most {people}, as many as there are people")
+        return value
 
     @field_validator("size")
     @classmethod
@@ -155,9 +175,9 @@ def write_recording(
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / _MARK).write_text(yaml.safe_dump(made_from, sort_keys=False), encoding="utf-8")
-        people = make_people(cfg.people, cfg.frames / float(cfg.rate), cfg.seed, body)
-        corners = reached(people, body, cfg.frames / float(cfg.rate))
-        rig = ring_rig(cfg.cameras, cfg.size, corners, cfg.seed)
+        seconds = cfg.frames / float(cfg.rate)
+        people = make_crowd(cfg.people, seconds, cfg.seed, body, cfg.leaving)
+        rig = ring_rig(cfg.cameras, cfg.size, reached(people, body, seconds), cfg.seed)
         truth = _write_windows(out, cfg, body, people, rig, progress)
         if not cfg.videos and not (out / "recording.yaml").exists():
             (out / "recording.yaml").write_text(f"fps: {cfg.rate}\n", encoding="utf-8")
@@ -208,8 +228,9 @@ def _write_windows(
     rig: Rig,
     progress: Callable[[int], None],
 ) -> Store:
-    frames, noise = cfg.frames, Noise(cfg.noise_px, cfg.outliers, cfg.missing, cfg.gaps, cfg.seed)
+    frames = cfg.frames
     time_s = np.arange(frames) / float(cfg.rate)
+    detector = _detector(cfg, rig, people, body)
     truth = Store.create(
         out / TRUTH,
         Contents(
@@ -240,8 +261,7 @@ def _write_windows(
         for k in range(len(truth.done)):
             a, b = truth.span(k)
             batch, points = _true_window(people, body, rig, cfg.rate, a, time_s[a:b])
-            true_px = rig.project(points, distorted=True)
-            _write_keypoints(out / "keypoints", rig.names, a, detect(true_px, rig.size, a, noise), cfg)
+            _write_keypoints(out / "keypoints", rig.names, a, detector.find(points, a).points, cfg.format)
             if cfg.videos:
                 orient, pose, betas, transl = (getattr(batch.params, f.name) for f in fields(batch.params))
                 of_each = zip(orient.unbind(1), pose.unbind(1), betas, transl.unbind(1), strict=True)
@@ -257,20 +277,48 @@ def _write_windows(
     return truth
 
 
-def _true_window(
-    people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
-) -> tuple[FitBatch, Array]:
-    """A window of the truth, and the world points (T, P, K + 1, 3) that are looked for in the pictures."""
+def _detector(cfg: SynthConfig, rig: Rig, people: tuple[Person, ...], body: Body) -> CrowdDetector:
+    """The detector of a recording. Its phantoms look like the people at some moments."""
+    moments = np.linspace(0, cfg.frames / float(cfg.rate), 8)
+    everybody = tuple(replace(person, away=()) for person in people)
+    bodies = np.concatenate(_bodies(everybody, body, moments)[2])
+    noise = Noise(cfg.noise_px, cfg.outliers, cfg.missing, cfg.gaps, cfg.seed)
+    return CrowdDetector(
+        rig, noise, Faults(cfg.exchanged, cfg.split, cfg.phantoms, cfg.static_phantoms), bodies
+    )
+
+
+def _bodies(people: tuple[Person, ...], body: Body, time_s: Array) -> tuple[SmplParams, torch.Tensor, Array]:
+    """People at some times (T,): parameters, joints (T, P, J, 3), and points (T, P, K + 1, 3) that are looked
+    for in the pictures, metres, world. NaN while somebody is not there."""
     rotations, transl = (
         torch.from_numpy(np.stack(x, 1))
         for x in zip(*(animate(p, body, time_s) for p in people), strict=True)
     )
+    there = torch.from_numpy(np.stack([p.present(time_s) for p in people], 1))
+    rotations[~there], transl[~there] = torch.nan, torch.nan
     betas = torch.from_numpy(np.stack([p.betas for p in people]))
-    frames = len(time_s)
-    joints, points = pose_keypoints(body.keypoints, rotations, betas.expand(frames, -1, -1), transl)
+    joints, points = pose_keypoints(body.keypoints, rotations, betas.expand(len(time_s), -1, -1), transl)
     world = points.numpy()
+    # The ears turn with the head, so this point does, too: near the top of it.
+    skull = joints[..., SMPL_24.index("head"), :].numpy()
+    ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
+    params = SmplParams(
+        rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
+    )
+    return params, joints, np.concatenate([world, (skull + 3 * (ears - skull))[..., None, :]], -2)
+
+
+def _true_window(
+    people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
+) -> tuple[FitBatch, Array]:
+    """A window of the truth, and the world points (T, P, K + 1, 3) that are looked for in the pictures."""
+    params, joints, points = _bodies(people, body, time_s)
+    world = points[..., : len(BODY_25), :]
+    there = torch.from_numpy(np.isfinite(world).all((2, 3)))
     image = rig.project(world, distorted=True)
-    inside = np.asarray(((image >= -0.5) & (image < rig.size[:, None, None, None] - 0.5)).all(-1))
+    with np.errstate(invalid="ignore"):
+        inside = np.asarray(((image >= -0.5) & (image < rig.size[:, None, None, None] - 0.5)).all(-1))
     seen = np.where(inside[..., None], image, np.nan)
     ideal = np.where(inside[..., None], rig.project(world), np.nan)
     confidence = torch.from_numpy(inside.astype(np.float32))
@@ -286,40 +334,32 @@ def _true_window(
             confidence=confidence,
             skeleton=body.keypoints.keypoint_skeleton,
         ),
-        params=SmplParams(
-            rotations[:, :, 0].float(), rotations[:, :, 1:].float(), betas.float(), transl.float()
-        ),
+        params=params,
         joints=joints.float(),
-        keypoints_3d=torch.cat([points.float(), confidence.mean(0)[..., None]], -1),
+        keypoints_3d=torch.cat([torch.from_numpy(world).float(), confidence.mean(0)[..., None]], -1),
         reprojection_px=torch.where(anyone, 0.0, torch.nan),
-        status=torch.full((frames, len(people)), Status.OK, dtype=torch.uint8),
+        status=torch.where(there, Status.OK, Status.NOT_SEEN).to(torch.uint8),
         skeleton=body.skeleton,
     )
-    # The ears turn with the head, so this point does, too: near the top of it.
-    skull = joints[..., SMPL_24.index("head"), :].numpy()
-    ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
-    return batch, np.concatenate([world, (skull + 3 * (ears - skull))[..., None, :]], -2)
+    return batch, points
 
 
-def _write_keypoints(
-    folder: Path, names: tuple[str, ...], start: int, found: Array, cfg: SynthConfig
-) -> None:
-    """Write points (V, T, P, K + 1, 3) as OpenPose does: a file a frame and camera, people in no order."""
-    order = [_POINTS.index(name) for name in POINT_ORDERS[cfg.format]]
+def _write_keypoints(folder: Path, names: tuple[str, ...], start: int, found: Array, order: str) -> None:
+    """Write points (V, T, D, K + 1, 3) as OpenPose does: a file a frame and camera."""
+    points = [_POINTS.index(name) for name in POINT_ORDERS[order]]
     empty: list[float] = []
     for v, name in enumerate(names):
-        for i, people in enumerate(found[v][:, :, order]):
-            shuffled = np.random.default_rng([cfg.seed, 6, start + i, v]).permutation(len(people))
+        for i, detections in enumerate(found[v][:, :, points]):
             document = {
                 "version": 1.3,
                 "people": [
                     {
                         "person_id": [-1],
-                        "pose_keypoints_2d": np.round(np.nan_to_num(people[p]), 3).ravel().tolist(),
+                        "pose_keypoints_2d": np.round(np.nan_to_num(detection), 3).ravel().tolist(),
                         **dict.fromkeys(_NOT_FOUND, empty),
                     }
-                    for p in shuffled
-                    if (people[p, :, 2] > 0).any()
+                    for detection in detections
+                    if (detection[:, 2] > 0).any()
                 ],
             }
             file = folder / name / f"{name}_{start + i:012d}_keypoints.json"

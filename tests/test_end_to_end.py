@@ -283,6 +283,7 @@ def test_info_of_both_ends(recording, results):
         (["info", "nowhere"], "nowhere does not exist"),
         (["synth", "x", "--size", "101", "99"], "--size: "),
         (["synth", "x", "--format", "coco"], "--format: "),
+        (["synth", "x", "--people", "2", "--leaving", "3"], "--leaving: "),
         (
             ["run", "nowhere", "--out", "x", "--set", "smplify.overlap_fames=3"],
             "did you mean smplify.overlap_frames?",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pose_keypoints
-from models.synthetic.people import CLIPS, Array, Person, animate, make_people, reached
+from models.synthetic.people import CLIPS, Arc, Array, Person, animate, make_people, reached
 from pipeline.skeleton import BODY_25, SMPL_24
 
 FPS = 30
@@ -114,7 +114,10 @@ def test_a_person_stands_upright_and_is_not_mirrored() -> None:
 
 def test_walking_goes_ahead_and_leaves_the_standing_foot_where_it_is() -> None:
     time_s = np.arange(0.6, 1.6, 1 / 120)  # at full pace
-    who = replace(only("walk"), radius=1e6)
+    who = only("walk")
+    (segment,) = who.plan
+    straight = replace(segment, arc=Arc(np.zeros(2), 1e6, segment.arc.bearing))
+    who = replace(who, plan=(straight,))
     joints, keypoints = points(who, time_s)
     pelvis = joints[:, 0, :2]
     path = pelvis[-1] - pelvis[0]

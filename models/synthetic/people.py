@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Final
 
@@ -110,7 +111,7 @@ def _window(t: Array, length: float, ramp: float) -> Array:
     return _smooth(t / ramp) - _smooth((t - (length - ramp)) / ramp)
 
 
-_RAMP: Final = 0.5
+RAMP: Final = 0.5
 """Seconds over which a clip fades in while the one before it fades out."""
 
 _PHASE: Final = np.array([0, 0.07, 0.15, 0.3, 0.4, 0.5, 0.6, 0.72, 0.87, 0.95, 1.0])
@@ -126,18 +127,14 @@ _GAIT: Final = MappingProxyType(
 _GAIT_SECONDS: Final = 1.2
 
 
-def _walk(t: Array, length: float, style: Style) -> ClipMotion:
-    m, w = _still(len(t)), _window(t, length, _RAMP)
+def walking(t: Array, length: float, style: Style) -> ClipMotion:
+    """Walk for ``length`` seconds, more than twice ``RAMP``."""
+    m, w = _still(len(t)), _window(t, length, RAMP)
     a = style.amplitude
-
-    def legs(phase: Array | float) -> tuple[Array, Array]:
-        """Hip and knee flexion, degrees."""
-        return a * _GAIT["hip"](phase), np.maximum(a * _GAIT["knee"](phase), 2.0)
-
     phase = t / _GAIT_SECONDS + style.phase
     for side, s, shift in (("left", 1.0, 0.0), ("right", -1.0, 0.5)):
         p = (phase + shift) % 1.0
-        hip, knee = legs(p)
+        hip, knee = _leg_angles(p, style)
         _toward(m, w, f"{side}_hip", x=-hip, y=3 * s)
         _toward(m, w, f"{side}_knee", x=knee)
         _toward(m, w, f"{side}_ankle", x=-a * _GAIT["ankle"](p))
@@ -151,14 +148,30 @@ def _walk(t: Array, length: float, style: Style) -> ClipMotion:
     _toward(m, w, "spine2", x=2, y=6 * turn)
     _toward(m, w, "neck", y=-2 * turn)
 
+    return replace(m, advance=walked(t, length, style), stride=w)
+
+
+def _leg_angles(phase: Array | float, style: Style) -> tuple[Array, Array]:
+    """Hip and knee flexion of walking, degrees."""
+    a = style.amplitude
+    return a * _GAIT["hip"](phase), np.maximum(a * _GAIT["knee"](phase), 2.0)
+
+
+def pace(style: Style) -> float:
+    """Metres that somebody walks in a second of a clip, once in full stride."""
+
     def reach(phase: float) -> float:
         """Metres that the ankle is ahead of the hip."""
-        hip, knee = np.radians(legs(phase))
+        hip, knee = np.radians(_leg_angles(phase, style))
         return float(style.thigh * np.sin(hip) + style.shank * np.sin(hip - knee))
 
-    pace = (reach(0.0) - reach(0.5)) / (0.5 * _GAIT_SECONDS)
-    into, out = _smooth_integral(t / _RAMP), _smooth_integral((t - (length - _RAMP)) / _RAMP)
-    return replace(m, advance=pace * _RAMP * (into - out), stride=w)
+    return (reach(0.0) - reach(0.5)) / (0.5 * _GAIT_SECONDS)
+
+
+def walked(t: Array, length: Array | float, style: Style) -> Array:
+    """Metres gone ``t`` seconds into a walk of ``length`` seconds, with a start and a stop."""
+    into, out = _smooth_integral(t / RAMP), _smooth_integral((t - (length - RAMP)) / RAMP)
+    return pace(style) * RAMP * (into - out)
 
 
 def _squat(t: Array, length: float, style: Style) -> ClipMotion:
@@ -176,8 +189,27 @@ def _squat(t: Array, length: float, style: Style) -> ClipMotion:
     return m
 
 
+def sitting(t: Array, length: float, style: Style) -> ClipMotion:
+    """Sit down as on a chair, stay and get up: the feet stay where they are."""
+    m, w = _still(len(t)), _window(t, length, 0.9)
+    _toward(m, w, "pelvis", x=12)
+    _toward(m, w, "neck", x=-4)
+    for side, s in _SIDES:
+        _toward(m, w, f"{side}_hip", x=-97, z=5 * s)
+        _toward(m, w, f"{side}_knee", x=90)
+        _toward(m, w, f"{side}_ankle", x=-5)
+        _toward(m, w, f"{side}_shoulder", x=-30)
+        _toward(m, w, f"{side}_elbow", y=-48 * s)
+    return m
+
+
+def standing(t: Array, length: float, style: Style) -> ClipMotion:
+    """Stand and sway."""
+    return _still(len(t))
+
+
 def _arm_circles(t: Array, length: float, style: Style) -> ClipMotion:
-    m, w = _still(len(t)), _window(t, length, _RAMP)
+    m, w = _still(len(t)), _window(t, length, RAMP)
     around = 2 * np.pi * 0.75 * t * style.side
     up, ahead = np.sin(around), np.cos(around)
     for side, s in _SIDES:
@@ -191,14 +223,18 @@ def _arm_circles(t: Array, length: float, style: Style) -> ClipMotion:
     return m
 
 
-def _turn(t: Array, length: float, style: Style) -> ClipMotion:
+def turning(t: Array, length: float, style: Style, angle: float = np.pi) -> ClipMotion:
+    """Turn on the spot by ``angle`` radians, to the left where ``style.side`` is +1.
+
+    length: half a step of 0.8 s more than a whole number of them.
+    """
     m, w = _still(len(t)), _window(t, length, 0.4)
     step = 0.8  # seconds from one step of a foot to its next
     beat = np.sin(2 * np.pi * t / step) * style.side
 
     def yaw(at: Array | float) -> Array:
         # It begins after the first step and ends before the last, so that both feet end up under the body.
-        return np.pi * style.side * _smooth((np.asarray(at) - 0.25 * step) / (length - step))
+        return angle * style.side * _smooth((np.asarray(at) - 0.25 * step) / (length - step))
 
     for side, s in _SIDES:
         raised = np.maximum(s * beat, 0.0) ** 2 * w
@@ -220,7 +256,7 @@ def _turn(t: Array, length: float, style: Style) -> ClipMotion:
 
 
 def _jumping_jack(t: Array, length: float, style: Style) -> ClipMotion:
-    m, w = _still(len(t)), _window(t, length, _RAMP)
+    m, w = _still(len(t)), _window(t, length, RAMP)
     beat = 2 * np.pi * 0.8 * t
     wide, flight = (1 - np.cos(beat)) / 2 * style.amplitude, np.sin(beat) ** 2
     bend = 8 + 14 * (1 - flight)
@@ -277,10 +313,10 @@ class Clip:
 
 CLIPS: Final[Mapping[str, Clip]] = MappingProxyType(
     {
-        "walk": Clip(2.2, _walk, goes=True),
+        "walk": Clip(2.2, walking, goes=True),
         "squat": Clip(2.2, _squat),
         "arm_circles": Clip(3.0, _arm_circles),
-        "turn": Clip(2.8, _turn, turns=True),
+        "turn": Clip(2.8, turning, turns=True),
         "jumping_jack": Clip(3.2, _jumping_jack),
         "reach": Clip(2.6, _reach),
     }
@@ -288,38 +324,57 @@ CLIPS: Final[Mapping[str, Clip]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class _Segment:
+class Arc:
+    """Circle along which somebody walks."""
+
+    middle: Array
+    """(2,) metres, world."""
+    radius: float
+    """Metres."""
+    bearing: float
+    """Radians: from the middle to the point from which metres are counted, to the left."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A clip of a plan, and where it starts. Several walks on one arc share it; a walk on another arc starts
+    when the walk and the turn before it have come to their ends."""
+
     clip: Clip
     start: float
     """Seconds of the recording."""
     gone: float
-    """Metres gone on the path, with sign, when the clip starts."""
+    """Metres gone on the arc, with sign, when the clip starts."""
     turned: float
-    """Radians turned on the spot when the clip starts."""
+    """Radians between the arc and the way that the person faces when the clip starts."""
     ahead: float
-    """+1 or −1: which way on the path is ahead."""
+    """+1 or −1: which way on the arc is ahead."""
+    arc: Arc
 
 
 @dataclass(frozen=True)
 class Person:
-    """A made-up person: a shape, a style, and a plan of movements around a spot."""
+    """A made-up person: a shape, a style, and a plan of movements."""
 
     betas: Array
     """(B,)"""
     style: Style
-    home: Array
-    """(2,) metres, world: the person walks up and down an arc through it."""
-    radius: float
-    """Metres, of that arc."""
-    bearing: float
-    """Radians: from the centre of the arc to its middle."""
     posture: Array
     """(J, 3) radians: how this person stands, against the standard pose."""
     sway: Array
     """(3, J, 3) amplitude (radians), frequency (Hz) and phase of the small movements that never stop."""
     soles: Array
     """(6, 3) metres, from each foot keypoint to the sole below it, in the frame of the foot."""
-    plan: tuple[_Segment, ...]
+    plan: tuple[Segment, ...]
+    away: tuple[tuple[float, float], ...] = ()
+    """Seconds from and to which the person is not there, in order."""
+
+    def present(self, time_s: Array) -> NDArray[np.bool_]:
+        """(T,) whether the person is there."""
+        gone = np.array(self.away).reshape(-1, 2)
+        k = np.searchsorted(gone[:, 0], time_s, side="right") - 1
+        ends = np.concatenate([gone[:, 1], [-np.inf]])  # the last of them for whoever has not left yet
+        return np.asarray(time_s >= ends[k])
 
 
 _FEET: Final = ("LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel")
@@ -373,25 +428,25 @@ def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -
     for i, k in enumerate(_FOOT_POINTS):
         below = np.hypot(*(skin - points[k])[:, [0, 2]].T) < 0.03
         soles[i, 1] = skin[below, 1].min() - points[k, 1]
+    radius, bearing = rng.uniform(1.4, 3.0), rng.uniform(0, 2 * np.pi)
+    middle = home - radius * np.array([np.cos(bearing), np.sin(bearing)])
     return Person(
         betas=betas,
         style=style,
-        home=home,
-        radius=rng.uniform(1.4, 3.0),
-        bearing=rng.uniform(0, 2 * np.pi),
         posture=0.8 * _LOOSE * np.clip(rng.normal(size=each), -2, 2),
         sway=sway,
         soles=soles,
-        plan=_plan(seconds, style, rng),
+        plan=_plan(seconds, style, Arc(middle, radius, bearing), rng),
     )
 
 
-def _plan(seconds: float, style: Style, rng: np.random.Generator) -> tuple[_Segment, ...]:
-    """Clips in random order, each fading into the next; who is to walk faces along the path first."""
-    way = float(_walk(np.array([CLIPS["walk"].seconds]), CLIPS["walk"].seconds, style).advance[0])
+def _plan(seconds: float, style: Style, arc: Arc, rng: np.random.Generator) -> tuple[Segment, ...]:
+    """Walks up and down an arc, and clips between them in random order, each fading into the next; who is to
+    walk faces along the arc first."""
+    way = float(walking(np.array([CLIPS["walk"].seconds]), CLIPS["walk"].seconds, style).advance[0])
     # The first clip is under way when the recording starts.
     start, gone, turned, ahead = -rng.uniform(0.4, 0.9), -0.5 * way, 0.0, 1.0
-    plan: list[_Segment] = []
+    plan: list[Segment] = []
     names: list[str] = []
     while start < seconds:
         if not names:
@@ -403,13 +458,32 @@ def _plan(seconds: float, style: Style, rng: np.random.Generator) -> tuple[_Segm
         if clip.goes and gone * ahead > 0:
             names.insert(0, "walk")
             clip = CLIPS["turn"]
-        plan.append(_Segment(clip, start, gone, turned, ahead))
+        plan.append(Segment(clip, start, gone, turned, ahead, arc))
         end = clip.motion(np.array([clip.seconds]), clip.seconds, style)
         gone += ahead * float(end.advance[0])
         turned += float(end.yaw[0])
         ahead = -ahead if clip.turns else ahead
-        start += (clip.seconds - _RAMP) / style.speed
+        start += (clip.seconds - RAMP) / style.speed
     return tuple(plan)
+
+
+def _along(plan: Sequence[Segment], style: Style, t: Array) -> tuple[ClipMotion, Array, Array, Array]:
+    """Sum of the clips at times ``t`` (T,), and where on their arcs the person is: radians around the middle
+    (T,), radians turned against the arc (T,), and metres (T, 2) in the world."""
+    motion, around, turned, path = _still(len(t)), np.zeros(len(t)), np.zeros(len(t)), np.zeros((len(t), 2))
+    for i, (_, group) in enumerate(groupby(plan, key=lambda s: id(s.arc))):
+        segments = tuple(group)
+        first, arc = segments[0], segments[0].arc
+        gone, yaw = np.full(len(t), first.gone), np.full(len(t), first.turned)
+        for s in segments:
+            part = s.clip.motion((t - s.start) * style.speed, s.clip.seconds, style)
+            motion, gone, yaw = motion + part, gone + s.ahead * part.advance, yaw + part.yaw
+        at = arc.bearing + gone / arc.radius
+        place = arc.middle + arc.radius * np.stack([np.cos(at), np.sin(at)], -1)
+        begun = t >= (first.start if i else -np.inf)
+        around, turned = np.where(begun, at, around), np.where(begun, yaw, turned)
+        path = np.where(begun[:, None], place, path)
+    return motion, around, turned, path
 
 
 def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
@@ -418,19 +492,15 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     Returns the SMPL rotations (T, J, 3, 3), the root's from body to world and the others' relative to their
     parents, and ``transl`` (T, 3) in metres. The lowest point of the feet is on the floor, except in a jump.
     """
-    t, speed = np.asarray(time_s, np.float64), person.style.speed
+    t = np.asarray(time_s, np.float64)
     first, stop = (bisect([s.start for s in person.plan], x) for x in (t.min(), t.max()))
     plan = person.plan[max(first - 2, 0) : stop]  # at most two overlap, the one under way and the one before
-    motion, gone, turned = _still(len(t)), np.full(len(t), plan[0].gone), np.full(len(t), plan[0].turned)
-    for s in plan:
-        part = s.clip.motion((t - s.start) * speed, s.clip.seconds, person.style)
-        motion, gone, turned = motion + part, gone + s.ahead * part.advance, turned + part.yaw
+    motion, around, turned, path = _along(plan, person.style, t)
     amplitude, frequency, phase = person.sway
     swaying = amplitude * np.sin(2 * np.pi * frequency * t[:, None, None] + phase)
     angles = _STANDING + person.posture + motion.angles + swaying
     local = roma.euler_to_rotmat("XYZ", torch.from_numpy(angles)).numpy()
 
-    around = person.bearing + gone / person.radius
     heading = around + np.pi + turned  # the body faces −y of the world at heading 0
     turns = np.stack([heading, np.full_like(heading, np.pi / 2)], -1)  # upright, then about the vertical
     local[:, 0] = roma.euler_to_rotmat("ZX", torch.from_numpy(turns)).numpy() @ local[:, 0]
@@ -440,8 +510,6 @@ def animate(person: Person, body: Body, time_s: Array) -> tuple[Array, Array]:
     # Squatting and bending move the hips, not the feet; in walking the feet move and the hips go evenly.
     feet = joints[:, [_joint("left_ankle"), _joint("right_ankle")]].mean(1)
     pelvis = joints[:, 0]
-    middle = person.home - person.radius * np.array([np.cos(person.bearing), np.sin(person.bearing)])
-    path = middle + person.radius * np.stack([np.cos(around), np.sin(around)], -1)
     held = (1 - motion.stride)[:, None] * (feet - pelvis)[:, :2]
     transl[:, :2] = path - pelvis[:, :2] - held
     worlds, _ = forward_kinematics(torch.from_numpy(local), torch.zeros(len(SMPL_24), 3, dtype=torch.float64))

@@ -1,0 +1,304 @@
+"""Identity of people who cross at close range: the figures of ``associate.people=all``.
+
+    python tests/benchmarks/crowd.py [--json FILE] [--motion POSES.npz] [--seeds 201,202] [--only NAME]
+
+Clips of motion capture (see ``models/synthetic/poses.py`` for the file) are laid over each other so that
+somebody is within 0.7 m of somebody nearly always and nobody nearer than 0.33 m; a simulated detector sees
+them, with its usual errors and those of bodies that hide each other; the association of the product follows
+them, and what it gives each person is triangulated. Printed are means and the worst over the seeds: IDF1 (a
+person-frame is right within 0.3 m, mean over the keypoints), identity switches, the longest run of frames
+under another person's id, person-frames missed and false, MPJPE of the triangulated keypoints; and the
+processor time of the association, a frame.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+from dataclasses import asdict, dataclass, replace  # noqa: E402
+from fractions import Fraction  # noqa: E402
+from functools import cache  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from scipy.optimize import linear_sum_assignment  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from crowds import USUAL, Crowd, film  # noqa: E402
+
+from models.body import load_body, pelvis_at_rest, pose_keypoints  # noqa: E402
+from models.geometry.association import MatchConfig  # noqa: E402
+from models.geometry.triangulation import triangulate  # noqa: E402
+from models.synthetic.detections import Faults  # noqa: E402
+from models.synthetic.detector import Noise  # noqa: E402
+from pipeline.batches import KeypointBatch  # noqa: E402
+from stages.associate import associate  # noqa: E402
+
+Array = np.ndarray
+CFG = MatchConfig(people="all")
+
+MOTION_FPS = 30
+"""Of the file."""
+CATEGORIES = (
+    "salsa_dance", "martial_arts", "indian_dance", "playground", "modern_dance", "walk", "walking",
+    "walk_run", "gymnastics_dance", "soccer",
+)  # fmt: skip
+MIN_FRAMES = 140
+"""Of a clip: shorter ones repeat too soon."""
+JUMP_M = 0.2
+"""Between frames of a clip: bad frames were cut out there."""
+NEAR_M, APART_M, MATCH_M = 0.7, 0.33, 0.3
+PLACINGS = 300
+"""Places and headings tried for each person."""
+Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A row of the table."""
+
+    name: str
+    people: int = 4
+    cameras: int = 5
+    fps: int = 30
+    seconds: float = 10.0
+    noise: Noise = Noise(3, 0.05, 0.1, 0.03, 0)
+    faults: Faults = USUAL
+
+
+SCENES = (
+    Scene("4 people x 5 views"),
+    Scene("4 x 4", cameras=4),
+    Scene("8 x 5", people=8),
+    Scene("4 x 3", cameras=3),
+    Scene("2 x 2", people=2, cameras=2),
+    Scene("4 x 5, 15 fps", fps=15),
+    Scene("4 x 5, 8 px, 15 % outliers", noise=Noise(8, 0.15, 0.1, 0.03, 0)),
+    Scene("4 x 5, 35 % missing, 15 % blind", noise=Noise(3, 0.05, 0.35, 0.15, 0)),
+    Scene("4 x 5, 20 % left as right", faults=replace(USUAL, exchanged=0.2)),
+    Scene("4 x 5, 40 % in two parts", faults=replace(USUAL, split=0.4)),
+    Scene("4 x 5, 1 phantom, 3 static", faults=replace(USUAL, phantoms=1.0, static_phantoms=3)),
+)
+TIMED = tuple(Scene(f"{p} x {v}", p, v, seconds=5.0) for v in (4, 8) for p in (1, 2, 4, 8))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one run."""
+
+    idf1: float
+    switches: int
+    longest: int
+    missed: float
+    """Share of the true person-frames."""
+    false: float
+    """Person-frames that are nobody's, by the true ones."""
+    mpjpe_mm: float
+    ids: int
+    ms_per_frame: float
+    nearest_m: float
+    """Least distance of two people, root to root."""
+    near: float
+    """Share of frames with two people within ``NEAR_M``."""
+
+
+@cache
+def clips(path: Path) -> tuple[tuple[Array, Array], ...]:
+    """Rotations (n, 24, 3) axis-angle and root (n, 3), y up, of every long clip: its longest stretch without
+    a jump."""
+    with np.load(path) as file:
+        pose, trans, clip, frame = (file[k] for k in ("body_pose", "trans", "clip_id", "frame_id"))
+        categories = file["clip_category"]
+    out = []
+    for number in np.flatnonzero(np.isin(categories, CATEGORIES)):
+        rows = np.flatnonzero(clip == number)
+        step = np.linalg.norm(np.diff(trans[rows], axis=0), axis=1)
+        cuts = np.flatnonzero((np.diff(frame[rows]) != 1) | (step > JUMP_M)) + 1
+        longest = max(np.split(rows, cuts), key=len)
+        if len(longest) >= MIN_FRAMES:
+            out.append((pose[longest].astype(float), trans[longest].astype(float)))
+    return tuple(out)
+
+
+def played(clip: tuple[Array, Array], frames: int, fps: float, begin: float) -> tuple[Array, Array]:
+    """A clip there and back: rotations (T, 24, 3, 3) and root (T, 3), z up, from a share of it on."""
+    pose, root = clip
+    last = len(pose) - 1
+    at = begin * last + np.arange(frames) * MOTION_FPS / fps
+    at = np.abs((at + last) % (2 * last) - last)
+    low = np.floor(at).astype(int)
+    high, share = np.minimum(low + 1, last), (at - low)[:, None]
+    one, two = (Rotation.from_rotvec(pose[i].reshape(-1, 3)) for i in (low, high))
+    turned = one * Rotation.from_rotvec((one.inv() * two).as_rotvec() * np.repeat(share, 24, axis=0))
+    local = turned.as_matrix().reshape(frames, 24, 3, 3)
+    local[:, 0] = Z_UP @ local[:, 0]
+    return local, (root[low] * (1 - share) + root[high] * share) @ Z_UP.T
+
+
+def crossing(path: Path, people: int, frames: int, fps: float, seed: int) -> tuple[Array, Array]:
+    """Keypoints (T, P, 25, 3) and roots on the floor (T, P, 2), metres, of people at close range."""
+    rng, body = np.random.default_rng([seed, 1]), load_body()
+    choice = clips(path)
+    radius = 0.5 * np.sqrt(people)
+    points: list[Array] = []
+    roots: list[Array] = []
+    for number in rng.permutation(len(choice))[:people]:
+        local, root = played(choice[number], frames, fps, rng.uniform())
+        betas = torch.from_numpy(np.clip(rng.normal(0, 0.7, body.num_betas), -1.5, 1.5))
+        turn, root = placed(root, roots, radius, rng)
+        local[:, 0] = turn @ local[:, 0]
+        transl = torch.from_numpy(root) - pelvis_at_rest(body.keypoints, betas[None])[0]
+        world = pose_keypoints(body.keypoints, torch.from_numpy(local), betas, transl)[1].numpy()
+        world[..., 2] -= world[..., 2].min()  # feet on the floor
+        points.append(world)
+        roots.append(root[:, :2])
+    return np.stack(points, 1), np.stack(roots, 1)
+
+
+def placed(
+    root: Array, others: Sequence[Array], radius: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Heading (3, 3) and root (T, 3) of a person, near the others (T, 2) for as long as may be."""
+    best = (-np.inf, np.eye(3), root)
+    for _ in range(PLACINGS):
+        turn = Rotation.from_euler("z", rng.uniform(0, 2 * np.pi)).as_matrix()
+        path = root @ turn.T
+        path = path - [*path.mean(0)[:2], 0.0] + [*rng.uniform(-radius, radius, 2), 0.0]
+        score = 0.0 if np.linalg.norm(path[:, :2], axis=1).max() <= radius + 1.6 else -1e3
+        if others:
+            apart = np.stack([np.linalg.norm(path[:, :2] - other, axis=1) for other in others])
+            score += (apart < NEAR_M).sum()
+            if apart.min() < APART_M:
+                score -= 5e3 + 1e4 * (APART_M - apart.min())
+        if score > best[0]:
+            best = (score, turn, path)
+    return best[1], best[2]
+
+
+def tracked(crowd: Crowd) -> tuple[list[KeypointBatch], float]:
+    """What the association gives, and its processor time a frame, ms."""
+    batches = list(crowd.batches())
+    begun = time.process_time()
+    found = list(associate(iter(batches), CFG, crowd.rig))
+    return found, 1000 * (time.process_time() - begun) / len(crowd.world)
+
+
+def bodies(crowd: Crowd, found: Sequence[KeypointBatch]) -> Iterator[dict[int, Array]]:
+    """Frame by frame, the keypoints (25, 3) of everybody of whom two views agree on some."""
+    for batch in found:
+        xy, sure = (x.numpy().astype(np.float64) for x in (batch.xy_px, batch.confidence))
+        seen = triangulate(crowd.rig, xy, sure)
+        points = np.where((seen.used.sum(0) >= 2)[..., None], seen.points, np.nan)
+        for frame in points:
+            pairs = zip(batch.ids.tolist(), frame, strict=True)
+            yield {person: x for person, x in pairs if np.isfinite(x[:, 0]).any()}
+
+
+def score(crowd: Crowd, found: Sequence[KeypointBatch], roots: Array, ms: float) -> Score:
+    """Compare tracks with the truth."""
+    frames, people = crowd.world.shape[:2]
+    ids = sorted({i for batch in found for i in batch.ids.tolist()})
+    gap = np.full((frames, people, len(ids)), np.inf)
+    for t, there in enumerate(bodies(crowd, found)):
+        for person, points in there.items():
+            away = np.linalg.norm(crowd.world[t] - points, axis=-1)
+            gap[t, :, ids.index(person)] = np.nanmean(away, 1)
+    close = gap < MATCH_M
+    predicted = int(np.isfinite(gap).any(1).sum())
+    own = np.full(people, -1)
+    truth, track = linear_sum_assignment(-close.sum(0))
+    own[truth] = track
+    right = int(close.sum(0)[truth, track].sum())
+
+    match = np.full((frames, people), -1)
+    for t in range(frames):
+        for p, i in zip(*linear_sum_assignment(np.minimum(gap[t], 1.0)), strict=True):
+            if close[t, p, i]:
+                match[t, p] = i
+    switches = sum(int((np.diff(m[m >= 0]) != 0).sum()) for m in match.T)
+    wrong = (match >= 0) & (match != own)
+    matched = match >= 0
+    t, p = np.nonzero(matched)
+    apart = np.linalg.norm(roots[:, :, None] - roots[:, None], axis=-1) + np.diag(np.full(people, np.inf))
+    return Score(
+        idf1=2 * right / (frames * people + predicted),
+        switches=switches,
+        longest=max(longest_run(w) for w in wrong.T),
+        missed=float(1 - matched.mean()),
+        false=(predicted - int(matched.sum())) / (frames * people),
+        mpjpe_mm=1000 * float(gap[t, p, match[t, p]].mean()) if len(t) else np.nan,
+        ids=len(ids),
+        ms_per_frame=ms,
+        nearest_m=float(apart.min()),
+        near=float((apart.min((1, 2)) < NEAR_M).mean()),
+    )
+
+
+def longest_run(which: Array) -> int:
+    """Length of the longest run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], which.astype(int), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def run(scene: Scene, path: Path, seed: int) -> Score:
+    frames = round(scene.seconds * scene.fps)
+    world, roots = crossing(path, scene.people, frames, scene.fps, seed)
+    crowd = film(world, scene.cameras, Fraction(scene.fps), replace(scene.noise, seed=seed), scene.faults)
+    found, ms = tracked(crowd)
+    return score(crowd, found, roots, ms)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--motion", type=Path, default=ROOT.parent / "shared" / "data" / "motion" / "poses.npz"
+    )
+    parser.add_argument("--seeds", default="201,202,203,204,205,206,207,208")
+    parser.add_argument("--only", default="", help="scenes whose names begin so; no times")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = [int(s) for s in args.seeds.split(",")]
+    table: dict[str, dict[str, object]] = {}
+    head = f"{'scene':34s} IDF1 mean  least switches longest missed % false %  MPJPE worst  ids near %"
+    print(head, flush=True)
+    for scene in SCENES:
+        if not scene.name.startswith(args.only):
+            continue
+        rows = [run(scene, args.motion, seed) for seed in seeds]
+        idf1, mm = ([getattr(r, k) for r in rows] for k in ("idf1", "mpjpe_mm"))
+        print(
+            f"{scene.name:34s} {np.mean(idf1):9.4f} {min(idf1):.4f} {sum(r.switches for r in rows):8d} "
+            f"{max(r.longest for r in rows):7d} {100 * np.mean([r.missed for r in rows]):8.2f} "
+            f"{100 * np.mean([r.false for r in rows]):7.2f} {np.mean(mm):6.1f} {max(mm):5.1f} "
+            f"{max(r.ids for r in rows):4d} {100 * np.mean([r.near for r in rows]):6.0f}",
+            flush=True,
+        )
+        table[scene.name] = {str(s): rounded(r) for s, r in zip(seeds, rows, strict=True)}
+    times = {}
+    for scene in () if args.only else TIMED:
+        times[scene.name] = round(run(scene, args.motion, seeds[0]).ms_per_frame, 2)
+        print(f"{scene.name:34s} {times[scene.name]:9.2f} ms a frame", flush=True)
+    if args.json:
+        figures = {"scenes": table, "ms_per_frame_people_x_views": times}
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def rounded(score: Score) -> dict[str, float]:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(score).items()}
+
+
+if __name__ == "__main__":
+    main()
