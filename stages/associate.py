@@ -116,7 +116,7 @@ def _everybody(
     if held:
         last = held[-1][0]
         frames = last.batch.start + len(last.when)
-        named |= count_at_end(tracks, frames, float(last.when[-1]), cfg).named
+        named |= count_at_end(rig, tracks, frames, float(last.when[-1]), cfg).named
     while held:
         yield _with_people(*held.popleft(), named)
 

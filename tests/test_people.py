@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,24 @@ def test_phantoms_are_nobody() -> None:
     batches = tracked(shuffled(np.concatenate([people, moving, still], 2)))
     assert everybody(batches) == [0, 1]
     assert sorted(matches(batches, people).values()) == [0, 1]
+
+
+@pytest.mark.parametrize(("views", "ids"), [(2, [0]), (3, [0, 1])])
+def test_who_is_shown_by_half_of_the_cameras_that_look_there_is_a_phantom(views: int, ids: list[int]) -> None:
+    people = crossing()
+    people[views:, :, 1] = np.nan, np.nan, 0
+    assert everybody(tracked(people)) == ids
+
+
+def test_cameras_that_look_elsewhere_do_not_count() -> None:
+    people = crossing()
+    people[2:, :, 1] = np.nan, np.nan, 0
+    narrow = replace(RIG, size=np.array([[1280, 720]] * 2 + [[600, 720]] * 2))
+    people[2:, :, 0] = np.nan, np.nan, 0
+    assert everybody(tracked(people)) == []
+    far = replace(narrow, K=narrow.K * np.array([1, 1, 1])[:, None])
+    far.K[2:, 0, 2] -= 2000  # what they see lies to the left of their pictures
+    assert everybody(tracked(people, rig=far)) == [0, 1]
 
 
 @pytest.mark.parametrize(("reidentify", "ids"), [(False, [0, 1, 2]), (True, [0, 1])])

@@ -69,6 +69,9 @@ class Limits:
     top_speed_m_s: float = 6.0
     evidence: int = 8
     """Views beyond those that a birth takes, summed over frames, before a track counts."""
+    view_share: float = 0.4
+    """Of the other cameras that look at the place, as many must show somebody there: where two phantoms meet,
+    the others see nobody."""
     support: float = 0.4
     """Share of recent frames in which it was measured, before a track counts."""
     lost_support: float = 0.08
@@ -118,7 +121,9 @@ class Tracks:
     support: Array
     """(N,) share of recent frames in which it was measured."""
     evidence: Array
-    """(N,) views beyond those that a birth takes, summed over frames."""
+    """(N,) views beyond the first (two, where there are several), summed over frames."""
+    age: Array
+    """(N,) frames since birth."""
     exchanged: Array
     """(N,) share of recent detections whose left and right were exchanged."""
     lost: Array = field(default_factory=lambda: np.zeros((0, 5)))
@@ -132,7 +137,9 @@ class Tracks:
         k = len(BODY_25)
         number, zero = np.zeros(0, np.int64), np.zeros(0)
         points, times, moves = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
-        return cls(number, number, zero, points, times, moves, zero, zero, zero, moves, zero, zero, zero)
+        return cls(
+            number, number, zero, points, times, moves, zero, zero, zero, moves, zero, zero, zero, zero
+        )
 
     def take(self, index: Ints) -> Self:
         """Those tracks, in that order."""
@@ -286,7 +293,7 @@ def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -
         owner[members] = len(tracks.serial) + len(born)
         born.append(points)
     tracks = _with_born(tracks, born, now)
-    return replace(matched, owner=owner), _counted(tracks, now, cfg)
+    return replace(matched, owner=owner), _counted(rig, tracks, now, cfg)
 
 
 def _match(rig: Rig, seen: _Seen, tracks: Tracks, now: float, cfg: MatchConfig) -> _Matched:
@@ -438,6 +445,7 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
         measured_s=np.where(good, now, tracks.measured_s),
         support=0.93 * tracks.support + 0.07 * (views_seen >= needed),
         evidence=tracks.evidence + np.maximum(views_seen - needed + 1, 0),
+        age=tracks.age + 1,
         exchanged=np.where(wrong, 0, exchanged),
     )
 
@@ -533,6 +541,7 @@ def _with_born(tracks: Tracks, born: list[Array], now: float) -> Tracks:
         birthplace=_middle(points),
         support=np.full(count, 0.5),
         evidence=np.zeros(count),
+        age=np.zeros(count),
         exchanged=np.zeros(count),
     )
     joined: dict[str, Any] = {
@@ -541,10 +550,15 @@ def _with_born(tracks: Tracks, born: list[Array], now: float) -> Tracks:
     return replace(tracks, **joined, next_serial=tracks.next_serial + count)
 
 
-def _counted(tracks: Tracks, now: float, cfg: MatchConfig, evidence: int = LIMITS.evidence) -> Tracks:
+def _counted(
+    rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig, evidence: int = LIMITS.evidence
+) -> Tracks:
     """Give ids to tracks that have proved to be people, those with most evidence first."""
     ripe = (tracks.evidence >= evidence) & (tracks.support > LIMITS.support) & (tracks.id < 0)
     ripe &= tracks.measured_s - tracks.born_s >= cfg.presence_s - 1e-6
+    if len(rig) > 2 and ripe.any():
+        others = _looking_at(rig, _middle(tracks.points)) - 1
+        ripe &= tracks.evidence >= LIMITS.view_share * others * tracks.age
     order = np.flatnonzero(ripe)
     order = order[np.lexsort((tracks.serial[order], -tracks.evidence[order]))]
     if isinstance(cfg.people, int):
@@ -582,10 +596,19 @@ def _sights(tracks: Tracks, index: Ints) -> Array:
     return np.column_stack([tracks.id[index], places, tracks.measured_s[index]])
 
 
-def count_at_end(tracks: Tracks, frames: int, now: float, cfg: MatchConfig) -> Tracks:
+def _looking_at(rig: Rig, places: Array) -> Ints:
+    """(N,) cameras in whose picture places (N, 3) lie."""
+    px = rig.project(places, distorted=True)
+    with np.errstate(invalid="ignore"):
+        inside: Bools = ((px >= -0.5) & (px < rig.size[:, None] - 0.5)).all(-1)
+    unknown: Bools = np.asarray((rig.size == 0).any(1))
+    return np.asarray((inside | unknown[:, None]).sum(0))
+
+
+def count_at_end(rig: Rig, tracks: Tracks, frames: int, now: float, cfg: MatchConfig) -> Tracks:
     """Tracks at the end of a recording: if it is short, half of it is as good as ``cfg.presence_s``."""
     short = cfg.model_copy(update={"presence_s": min(cfg.presence_s, now / 2)})
-    return _counted(tracks, now, short, min(LIMITS.evidence, (frames - 1) // 2))
+    return _counted(rig, tracks, now, short, min(LIMITS.evidence, (frames - 1) // 2))
 
 
 def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
