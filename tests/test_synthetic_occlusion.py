@@ -33,6 +33,14 @@ def test_who_stands_beside_is_seen() -> None:
     assert hider[BODY_25.index("LWrist")] == -1
 
 
+def test_an_arm_that_is_held_out_hides_who_stands_far_beside() -> None:
+    one, other = stick(0, 2), stick(1.3, 4)
+    neck = BODY_25.index("Neck")  # seen over (0.65, 2, 1.3)
+    assert hidden_by(along_y(), np.stack([one, other])[None])[0, 0, 1, neck] == -1
+    one[[BODY_25.index("LElbow"), BODY_25.index("LWrist")]] = [0.5, 2, 1.3], [0.8, 2, 1.3]
+    assert hidden_by(along_y(), np.stack([one, other])[None])[0, 0, 1, neck] == 0
+
+
 def test_skin_that_is_touched_is_seen() -> None:
     world = np.stack([stick(0, 2), stick(0, 2 + 0.15)])[None]
     reach = 0.15 + 0.16  # metres between the second neck and the front of the first
