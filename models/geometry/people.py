@@ -600,8 +600,8 @@ def _looking_at(rig: Rig, places: Array) -> Ints:
     """(N,) cameras in whose picture places (N, 3) lie."""
     px = rig.project(places, distorted=True)
     with np.errstate(invalid="ignore"):
-        inside: Bools = ((px >= -0.5) & (px < rig.size[:, None] - 0.5)).all(-1)
-    unknown: Bools = np.asarray((rig.size == 0).any(1))
+        inside = np.asarray(((px >= -0.5) & (px < rig.size[:, None] - 0.5)).all(-1))
+    unknown = np.asarray((rig.size == 0).any(1))
     return np.asarray((inside | unknown[:, None]).sum(0))
 
 
