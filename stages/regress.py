@@ -243,7 +243,7 @@ class _Place:
         return fetch
 
     def in_world(self, said: Regression) -> list[Tensor]:
-        """What is said of N people in frames, as the fields of ``PoseBatch``, in order.
+        """Fields of ``PoseBatch``, in order, of what is said of N people in frames.
 
         Of the body that is used: where the network means another one, the pelvis stays where it is, and
         betas are 0.

@@ -59,7 +59,7 @@ def roi_of_coco(points: Array) -> Array:
 
 
 def usable(roi: Array, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether each ROI (..., 4) is of a size that a person can have in a picture of this width and height."""
+    """True where a ROI (..., 4) is of a size that a person can have in a picture of this width and height."""
     side = roi[..., 2]
     largest = MAX_SIDE_PICTURES * max(size)
     return np.isfinite(roi).all(-1) & (side >= MIN_SIDE_PX) & (side <= largest)
@@ -88,6 +88,6 @@ def cut_rois(picture: Pixels, roi: Array) -> Floats:
 
 
 def same_person(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
-    """Whether joints (..., 12, 2) and (..., 12, 2) of ROIs of this side, pixels, are one person's."""
+    """True where joints (..., 12, 2) and (..., 12, 2) of ROIs of this side, pixels, are one person's."""
     distance = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
     return np.asarray(distance < SAME_PERSON_SHARE * side)

@@ -64,7 +64,7 @@ def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
 
 @dataclass(frozen=True)
 class TrackerState:
-    """What the next frame needs to know of V cameras, M = ``MAX_TRACKS`` places for tracks in each.
+    """Restart state of V cameras, M = ``MAX_TRACKS`` places for tracks in each.
 
     Plain arrays of a fixed shape, so that it can be stored and a tracker go on from it.
     """
@@ -188,7 +188,7 @@ def _look_for_people(
 
 
 def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether each person (N,) is there, in a ROI that can be looked at next."""
+    """(N,) True for each person who is there, in a ROI that can be looked at next."""
     return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
 
 

@@ -100,7 +100,7 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
 
 
 def people_at_once(rig: Rig, image: Floats) -> int:
-    """How many people two views, or the only one, show at once; in one of the frames there may be more.
+    """Number of people whom two views, or the only one, show at once; in one of the frames there may be more.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """

@@ -35,7 +35,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Hidden:
-    """What becomes of what another body hides. Shares."""
+    """Shares of hidden keypoints and people by what becomes of them."""
 
     missing: float = 0.5
     """Of hidden keypoints, not found."""
@@ -176,6 +176,6 @@ class CrowdDetector:
 
 
 def _inside(xy: Array, size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether pixels (..., 2) lie in pictures of these sizes."""
+    """True where pixels (..., 2) lie in pictures of these sizes."""
     with np.errstate(invalid="ignore"):
         return np.asarray(((xy >= -0.5) & (xy < size - 0.5)).all(-1))
