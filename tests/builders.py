@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zarr
 from scipy.spatial.transform import Rotation
 
 from models.synthetic.poses import Poses
@@ -126,3 +127,16 @@ def write_motion(folder: Path) -> Path:
         clip_category=np.array(["walk"] * 9 + ["jump"] * 3),
     )
     return path
+
+
+def store_arrays(store: Path | str) -> dict[str, np.ndarray]:
+    """Every array of a results store, by its path in it."""
+    root = zarr.open_group(store, mode="r")
+    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
+
+
+def assert_same_stores(a: Path | str, b: Path | str) -> None:
+    left, right = store_arrays(a), store_arrays(b)
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name

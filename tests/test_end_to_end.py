@@ -13,7 +13,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-import zarr
+from builders import assert_same_stores, store_arrays
 
 from models.body import load_body
 from models.evaluation.stores import compare_to_truth
@@ -41,18 +41,6 @@ def call(*words: object, status: int = 0) -> str:
     assert done.returncode == status, text
     assert "Traceback" not in text
     return text
-
-
-def arrays(store: Path) -> dict[str, np.ndarray]:
-    root = zarr.open_group(store, mode="r")
-    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
-
-
-def assert_same(a: Path, b: Path) -> None:
-    left, right = arrays(a), arrays(b)
-    assert left.keys() == right.keys()
-    for name, values in left.items():
-        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +100,11 @@ def test_done_means_nothing_to_do(recording, results):
 
 def test_a_missing_video_is_drawn_again_from_the_store(recording, results):
     out, _ = results
-    before = arrays(out / "results.zarr")
+    before = store_arrays(out / "results.zarr")
     (out / "mosaic.mp4").unlink()
     call("run", recording, "--out", out)
     assert (out / "mosaic.mp4").exists()
-    after = arrays(out / "results.zarr")
+    after = store_arrays(out / "results.zarr")
     assert all(np.array_equal(before[k], after[k], equal_nan=before[k].dtype.kind == "f") for k in before)
 
 
@@ -136,7 +124,7 @@ def test_other_looks_are_drawn_again_from_the_store(recording, results, tmp_path
     )
     assert (tmp_path / "out/overlay_cam01.mp4").read_bytes() != before
     assert not (tmp_path / "out/mosaic.mp4").exists(), "of the earlier looks"
-    assert_same(tmp_path / "out/results.zarr", out / "results.zarr")
+    assert_same_stores(tmp_path / "out/results.zarr", out / "results.zarr")
 
 
 def test_videos_of_a_store_that_is_gone_are_drawn_again(recording, results, tmp_path):
@@ -167,7 +155,7 @@ def test_without_threads_the_same_bits(recording, results, tmp_path):
     out, _ = results
     cfg = load(RunConfig, [ROOT / "configs/default.yaml"], ["render.overlay=false", "render.mosaic=false"])
     run(find_recording(recording), tmp_path, cfg, threads=False)
-    assert_same(tmp_path / "results.zarr", out / "results.zarr")
+    assert_same_stores(tmp_path / "results.zarr", out / "results.zarr")
 
 
 def test_killed_five_times_and_resumed(recording, results, tmp_path):
@@ -193,7 +181,7 @@ def test_killed_five_times_and_resumed(recording, results, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     call("run", recording, "--out", tmp_path)
-    assert_same(store, out / "results.zarr")
+    assert_same_stores(store, out / "results.zarr")
     assert (tmp_path / "mosaic.mp4").exists()
     assert not [*tmp_path.glob("*.part*")]
 
@@ -234,8 +222,9 @@ def test_other_weights_are_refused(recording, results, tmp_path):
     (short / "keypoints").symlink_to(recording / "keypoints")
     words = ("run", short, "--out", tmp_path / "out", "--set", f"regress.weights={weights}")
     assert f"calibrated keypoints; weights: {weights}" in call(*words)
-    regression = arrays(tmp_path / "out/results.zarr")["people/0/regression/body_pose"]
-    assert np.array_equal(regression, arrays(results[0] / "results.zarr")["people/0/regression/body_pose"])
+    one, other = (store_arrays(out / "results.zarr") for out in (tmp_path / "out", results[0]))
+    regression = "people/0/regression/body_pose"
+    assert np.array_equal(one[regression], other[regression])
     net.start += 0.01
     save_regressor(net, weights)
     assert "config.regressor: " in call(*words, status=2)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import zarr
+from builders import assert_same_stores, store_arrays
 from recordings import write_people
 
 from models.body import load_body
@@ -112,18 +113,6 @@ def test_a_run_that_fits_less_than_half_says_so_first(recording: Path, tmp_path:
     assert done.warnings[0] == "only 40 of 100 frames were fitted"
 
 
-def arrays(out: Path) -> dict[str, np.ndarray]:
-    root = zarr.open_group(out / "results.zarr", mode="r")
-    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
-
-
-def assert_same(a: Path, b: Path) -> None:
-    left, right = arrays(a), arrays(b)
-    assert left.keys() == right.keys()
-    for name, values in left.items():
-        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
-
-
 def lose(file: Path) -> None:
     file.unlink()
 
@@ -153,7 +142,7 @@ def test_what_is_lost_is_fitted_again(
     run(find_recording(recording), out, RunConfig(), fitted.append)
     assert sum(fitted) == FRAMES
     assert fitted[1:] == [24] * (4 - undone) + [4]
-    assert_same(out, plain)
+    assert_same_stores(out / "results.zarr", plain / "results.zarr")
 
 
 def test_damaged_restart_state_of_a_killed_run_is_not_gone_on_from(
@@ -165,7 +154,7 @@ def test_damaged_restart_state_of_a_killed_run_is_not_gone_on_from(
     fitted: list[int] = []
     run(find_recording(recording), out, RunConfig(), fitted.append)
     assert fitted[1:] == [24, 24, 4]
-    assert_same(out, plain)
+    assert_same_stores(out / "results.zarr", plain / "results.zarr")
 
 
 @pytest.mark.parametrize(("people", "first"), [("main", 70), ("all", 0)])
@@ -193,14 +182,14 @@ def test_a_bystander_gets_an_id_and_a_shape_of_their_own(
         assert np.linalg.norm(off, axis=-1).mean() < 0.01
     betas = [store.array(f"people/{p}/betas") for p in store.ids]
     assert np.abs(betas[0] - betas[1]).max() > 0.5
-    whole = arrays(tmp_path / "out")
+    whole = store_arrays(tmp_path / "out/results.zarr")
     root = zarr.open_group(store.path, mode="r+")
     for k in (1, 3, 5):
         root["done"][k:] = False
         for name in ("joints", "valid"):
             root[f"people/1/{name}"][24 * max(k, 2) :] = 0
         run(find_recording(folder), tmp_path / "out", wanted)
-        again = arrays(tmp_path / "out")
+        again = store_arrays(tmp_path / "out/results.zarr")
         assert again.keys() == whole.keys()
         for name, values in whole.items():
             assert np.array_equal(values, again[name], equal_nan=values.dtype.kind == "f"), (k, name)

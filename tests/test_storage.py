@@ -12,8 +12,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-import zarr
-from builders import contents
+from builders import assert_same_stores, contents
 from recordings import figure, ring, seen, write_recording
 from test_batch import Settings, call, make, run
 
@@ -331,10 +330,6 @@ def test_mistakes_are_told(server, tmp_path, capfd, monkeypatch, url, message):
     assert message in text
 
 
-def arrays(root):
-    return {name: array[...] for name, array in root.members(max_depth=None) if isinstance(array, zarr.Array)}
-
-
 @pytest.fixture
 def s3(server, tmp_path):
     """URL of an empty bucket."""
@@ -382,11 +377,7 @@ def test_a_run_on_s3_is_the_same_run(s3, tmp_path, scratch, capfd, monkeypatch):
     status, text = call(capfd, monkeypatch, *words, command="run")
     assert status == 0, text
     assert f"{s3}/out/report.html" in text
-    left = arrays(zarr.open_group(tmp_path / "here/results.zarr", mode="r"))
-    right = arrays(zarr.open_group(f"{s3}/out/results.zarr", mode="r"))
-    assert left.keys() == right.keys()
-    for name, values in left.items():
-        assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
+    assert_same_stores(tmp_path / "here/results.zarr", f"{s3}/out/results.zarr")
     status, text = call(capfd, monkeypatch, *words, command="run")
     assert status == 0
     assert "nothing to do" in text
