@@ -332,7 +332,7 @@ def test_a_list_of_alphapose_a_camera(tmp_path):
     text = call(*words)
     assert "coco_17, found: limbs fit a body" in text
     assert "cam01 does not show the person: nobody 2" in text
-    found, truth = (arrays(s) for s in (tmp_path / "results.zarr", CASES / "_truth" / "truth.zarr"))
+    found, truth = (store_arrays(s) for s in (tmp_path / "results.zarr", CASES / "_truth" / "truth.zarr"))
     at = np.abs(found["time_s"][:, None] - truth["time_s"]).argmin(1)
     error_m = np.linalg.norm(found["people/0/joints"] - truth["people/0/joints"][at], axis=-1)
     assert error_m.shape[0] == 24
