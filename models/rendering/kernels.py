@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class KernelCamera(NamedTuple):
+class Lens(NamedTuple):
     """One camera: R, t, K and distortion as of ``Rig``, and the largest valid r² of its distortion."""
 
     rotation: NDArray[np.float64]
@@ -114,7 +114,7 @@ def jit(function: _F) -> _F:
 
 @jit
 def project(
-    points: Floats, view: KernelCamera, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
+    points: Floats, view: Lens, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
 ) -> tuple[float, float, float, float]:
     """``Rig.project(distorted=True)`` in one pass; the smallest and largest u and v of what is seen."""
     rotation, translation, k, dist, limit = view

@@ -20,7 +20,7 @@ from models.rendering.kernels import (
     Canvas,
     Floats,
     Frame,
-    KernelCamera,
+    Lens,
     Mesh,
     Pixels,
     SampleRows,
@@ -174,7 +174,7 @@ def to_screen(
     limit = valid_radius(rig.dist[view]) ** 2
     camera, uv = np.empty((people, points, 3), np.float32), np.empty((people, points, 2), np.float32)
     inverse_z, shade = np.empty((people, points), np.float32), np.empty((people, points), np.float32)
-    from_view = KernelCamera(rig.R[view], rig.t[view], rig.K[view], rig.dist[view], limit)
+    from_view = Lens(rig.R[view], rig.t[view], rig.K[view], rig.dist[view], limit)
     left, top, right, bottom = project(x, from_view, camera, uv, inverse_z)
     if not (left <= right and right > -0.5 and bottom > -0.5):
         return None
