@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pelvis_at_rest, pose_keypoints
-from models.synthetic.crowd import MANNERS, _Planner, make_crowd
+from models.synthetic.crowd import SPACING, _Planner, make_crowd
 from models.synthetic.people import Clip, Person, Segment, animate, make_people, reached, sitting, standing
 from pipeline.skeleton import SMPL_24
 
@@ -146,7 +146,7 @@ def test_who_leaves_is_gone_for_a_while_and_comes_back() -> None:
         np.testing.assert_array_equal(present, ~inside)
         assert (ends - begins > 2).all()
         assert (begins[1:] > ends[:-1] + 1).all()
-        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * MANNERS.outside_m).all(), "away from all others"
+        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * SPACING.outside_m).all(), "away from all others"
     assert gaps(people, 30.0).min() >= 0.33
     assert people[3].present(np.array([29.9 if people[3].away[-1][1] < 29.9 else 0.0])).all()
 
