@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pelvis_at_rest, pose_keypoints
-from models.synthetic.crowd import MANNERS, make_crowd
-from models.synthetic.people import Clip, Person, animate, make_people, reached, sitting
+from models.synthetic.crowd import SPACING, _Planner, make_crowd
+from models.synthetic.people import Clip, Person, Segment, animate, make_people, reached, sitting, standing
 from pipeline.skeleton import SMPL_24
 
 SECONDS = 10.0
@@ -146,7 +146,7 @@ def test_who_leaves_is_gone_for_a_while_and_comes_back() -> None:
         np.testing.assert_array_equal(present, ~inside)
         assert (ends - begins > 2).all()
         assert (begins[1:] > ends[:-1] + 1).all()
-        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * MANNERS.outside_m).all(), "away from all others"
+        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * SPACING.outside_m).all(), "away from all others"
     assert gaps(people, 30.0).min() >= 0.33
     assert people[3].present(np.array([29.9 if people[3].away[-1][1] < 29.9 else 0.0])).all()
 
@@ -157,3 +157,13 @@ def test_what_they_reach_holds_everybody() -> None:
     at = roots(people, np.arange(0, SECONDS, 0.05)).reshape(-1, 2)
     assert (at > corners[:, :2].min(0)).all()
     assert (at < corners[:, :2].max(0)).all()
+
+
+def test_nobody_stops_where_somebody_else_will_come_by_later() -> None:
+    planner = _Planner(make_people(2, 0.0, 0, body()), body(), 0, 0)
+    walker, other = planner.walkers
+    stands = [Segment(Clip(1.4, standing), walker.free_s, 0.0, 0.0, 1.0, walker.arc)]
+    for passes, accepted in (([0.2, 0.0], False), ([0.6, 0.0], True)):
+        other.roots = np.full((200, 2), 9.0)
+        other.roots[150] = walker.at + passes  # after 7.5 s
+        assert planner._accept(walker, stands) is accepted

@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Manners:
+class Spacing:
     """Distances, in metres between the roots of two people, and times by which a crowd is planned."""
 
     apart_m: float = 0.345
@@ -56,7 +56,7 @@ class Manners:
     """Distance from the region of the crowd at which whoever leaves disappears."""
 
 
-MANNERS: Final = Manners()
+SPACING: Final = Spacing()
 
 _ON_THE_SPOT: Final = (
     *(CLIPS[name] for name in ("squat", "arm_circles", "jumping_jack", "reach")),
@@ -142,7 +142,7 @@ class _Walk:
 def make_crowd(count: int, seconds: float, seed: int, body: Body, leaving: int = 0) -> tuple[Person, ...]:
     """People who walk among each other for ``seconds``; one alone is who ``make_people`` makes.
 
-    They come within ``MANNERS.close_m`` of each other and keep 0.33 m, root to root. The last ``leaving`` of
+    They come within ``SPACING.close_m`` of each other and keep 0.33 m, root to root. The last ``leaving`` of
     them leave for some seconds, again and again. The same seed gives the same people.
     """
     if count == 1 and not leaving:
@@ -192,9 +192,9 @@ class _Planner:
             self._disappear(w)
             return
         others = [o for o in self.walkers if o is not w]
-        moment = np.array([round(w.free_s / MANNERS.step_s)])
+        moment = np.array([round(w.free_s / SPACING.step_s)])
         apart = [float(np.linalg.norm(o.places(moment)[0] - w.at)) for o in others]
-        lonely = min(apart, default=0.0) > MANNERS.near_m
+        lonely = min(apart, default=0.0) > SPACING.near_m
         chance = _WALKS_ON if w.plan and w.plan[-1].clip.goes else _WALKS
         walks = not w.plan or w.outside or lonely or self.rng.random() < chance
         if walks and self._take_walk(w, self._ways(w, others)):
@@ -217,7 +217,7 @@ class _Planner:
         """Walks past the others, and to places beside them."""
         rng, c = self.rng, _CANDIDATES
         if others:
-            moments = np.rint((w.free_s + _LOOK_AHEAD_S) / MANNERS.step_s).astype(np.int64)
+            moments = np.rint((w.free_s + _LOOK_AHEAD_S) / SPACING.step_s).astype(np.int64)
             places = np.concatenate([o.places(moments) for o in others])
             inside = places[np.linalg.norm(places, axis=1) <= self.region_m]
             towards = inside[rng.integers(len(inside), size=c)] if len(inside) else np.zeros((c, 2))
@@ -233,7 +233,7 @@ class _Planner:
     def _ways_out(self, w: _Walker) -> _Walk:
         """Walks straight out of the region."""
         way = self.rng.uniform(0, 2 * np.pi, _CANDIDATES)
-        border = self.region_m + MANNERS.outside_m
+        border = self.region_m + SPACING.outside_m
         return self._along_arcs(w, border * np.stack([np.cos(way), np.sin(way)], -1))
 
     def _along_arcs(self, w: _Walker, goal: Array) -> _Walk:
@@ -265,8 +265,8 @@ class _Planner:
         start = w.free_s + turn
         stay_s = 1.5  # for which people look at each other afterwards
         longest = float((start + ways.walk_s / speed).max()) - w.free_s + stay_s
-        t = w.free_s + np.arange(0, longest, MANNERS.step_s)
-        moments = np.round(t / MANNERS.step_s).astype(np.int64)
+        t = w.free_s + np.arange(0, longest, SPACING.step_s)
+        moments = np.round(t / SPACING.step_s).astype(np.int64)
         places = ways.places(t, start, w)
         counted = t <= (start + ways.walk_s / speed)[:, None] + stay_s
         others = [o.places(moments) for o in self.walkers if o is not w]
@@ -274,12 +274,12 @@ class _Planner:
         for other in others:
             apart = np.minimum(apart, np.linalg.norm(places - other, axis=-1))
         nearest = np.where(counted, apart, np.inf).min(1)
-        share = (counted & (apart < MANNERS.near_m)).sum(1) / counted.sum(1)
+        share = (counted & (apart < SPACING.near_m)).sum(1) / counted.sum(1)
         end = np.linalg.norm(places[:, -1], axis=1)
         leaves = w.is_to_leave
-        score = (not leaves) * (2 * share + 0.6 * (nearest < MANNERS.close_m))
+        score = (not leaves) * (2 * share + 0.6 * (nearest < SPACING.close_m))
         score = score + 0.3 * self.rng.random(len(score)) - 0.1 * np.abs(ways.angle) * bool(w.plan)
-        possible = (nearest >= MANNERS.apart_m) & (leaves | (end <= self.region_m))
+        possible = (nearest >= SPACING.apart_m) & (leaves | (end <= self.region_m))
         for k in [k for k in np.argsort(-score) if possible[k]][:_EXACT]:
             if self._accept(w, self._walk_segments(w, ways, int(k))):
                 return True
@@ -302,11 +302,11 @@ class _Planner:
     def _accept(self, w: _Walker, segments: Sequence[Segment], *, at_any_price: bool = False) -> bool:
         """Add clips to a plan if the person keeps the distance in them."""
         last, speed = segments[-1], w.person.style.speed
-        begin = round(w.free_s / MANNERS.step_s)
+        begin = round(w.free_s / SPACING.step_s)
         end_s = last.start + last.clip.seconds / speed
-        moments = np.arange(begin, int(np.ceil(end_s / MANNERS.step_s)) + 1)
+        moments = np.arange(begin, int(np.ceil(end_s / SPACING.step_s)) + 1)
         plan = (*w.plan[-3:], *segments)
-        times = moments.astype(np.float64) * MANNERS.step_s
+        times = moments.astype(np.float64) * SPACING.step_s
         roots = (animate(replace(w.person, plan=plan), self.body, times)[1] + w.rest)[:, :2]
         others = [o for o in self.walkers if o is not w]
         until = max((o.first + len(o.roots) for o in others), default=0)  # for whom this one then stands
@@ -314,9 +314,9 @@ class _Planner:
         shown = np.concatenate([roots, rests])
         moments = begin + np.arange(len(shown))
         apart = min((np.linalg.norm(shown - o.places(moments), axis=1).min() for o in others), default=np.inf)
-        if apart < MANNERS.apart_m and not at_any_price:
+        if apart < SPACING.apart_m and not at_any_price:
             return False
-        kept = max(0, min(round(o.free_s / MANNERS.step_s) for o in self.walkers) - w.first)
+        kept = max(0, min(round(o.free_s / SPACING.step_s) for o in self.walkers) - w.first)
         before = w.places(np.arange(w.first + kept, begin))
         w.roots, w.first = np.concatenate([before, roots]), min(w.first + kept, begin)
         w.plan.extend(segments)
