@@ -394,7 +394,7 @@ def demo(
     from stages.graph import check_files
     from stages.inspect import inspect
 
-    cfg = _run_config(config, ["associate.people=all", *(settings or ())])
+    cfg = _run_config(config, settings)
     check_files(cfg)
     body = load_body()
     _synth(out / "recording", {"people": 2}, body)
