@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 
 from models.geometry.association import MatchConfig, TrackerState, pick_people, track_person
-from models.geometry.people import Ownership, Tracks, count_at_end, track_people
+from models.geometry.people import Ownership, count_at_end, track_people
+from models.geometry.tracks import Tracks
 from pipeline.batches import DetectionBatch, KeypointBatch, State
 from pipeline.cameras import Array, Rig
 

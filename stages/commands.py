@@ -263,6 +263,7 @@ def detect(
 ) -> None:
     """Detect people in videos: keypoints as OpenPose's JSON, for `run`. Run again to continue."""
     from pipeline.config import load
+    from stages.decode import DecodeConfig, decode
     from stages.detect import FOLDER, DetectConfig, detect_recording
 
     try:
@@ -270,7 +271,9 @@ def detect(
     except InputError as error:
         raise InputError(str(error).replace("--set ", "--")) from None
     place = out or recording / FOLDER
-    total, done = detect_recording(recording, place, cfg)
+    total, done = detect_recording(
+        recording, place, cfg, lambda videos, index, start: decode(videos, index, DecodeConfig(), start)
+    )
     with stoppable(), closing(done):
         screen.follow_count(total, "frame", "detect", done)
     print_file(place)

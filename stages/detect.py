@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,13 +23,14 @@ from pipeline.findings import Finding
 from pipeline.formats.keypoints.points import to_body_25
 from pipeline.layout import find_videos
 from pipeline.video import VideoInfo, probe, to_rgb
-from stages.decode import DecodeConfig, decode
 
 Floats = NDArray[np.float32]
 
 FOLDER: Final = "keypoints"
 """Folder of a recording that keypoints lie in."""
 _STATE: Final = "state.npz"
+_KEPT_EVERY: Final = 4
+"""Moments from one time that the state is kept to the next: more are done again after a stop."""
 _ADVICE: Final = "Make room, or choose another --out."
 
 
@@ -67,7 +68,13 @@ def detect(
             yield Detected(batch.start + i, tuple(people), state)
 
 
-def detect_recording(recording: Path, out: Path, cfg: DetectConfig) -> tuple[int, Generator[int]]:
+Decode = Callable[[Sequence[VideoInfo], NDArray[np.int64], int], Iterator[FrameBatch]]
+"""Frames of V videos, (V, T) frame numbers and the time to begin at → frames of all cameras."""
+
+
+def detect_recording(
+    recording: Path, out: Path, cfg: DetectConfig, decode: Decode
+) -> tuple[int, Generator[int]]:
     """Detect people in all videos of a folder and write OUT/<camera>/<camera>_<frame>_keypoints.json.
 
     Frames are numbered as in each video, from 0. What is written lies in a hidden folder beside OUT until all
@@ -83,13 +90,13 @@ def detect_recording(recording: Path, out: Path, cfg: DetectConfig) -> tuple[int
         raise InputError(f"{recording}: no videos found; expected videos/<camera>.mp4, or beside each other")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is there already. Move it away, or choose another --out.")
-    return max(len(v.times_s) for v in videos.values()), _written(
-        videos, out, cfg, load_networks(cfg.model, cfg.device)
-    )
+    networks = load_networks(cfg.model, cfg.device)
+    total = max(len(v.times_s) for v in videos.values())
+    return total, _written(videos, out, cfg, networks, decode)
 
 
 def _written(
-    videos: Mapping[str, VideoInfo], out: Path, cfg: DetectConfig, networks: Networks
+    videos: Mapping[str, VideoInfo], out: Path, cfg: DetectConfig, networks: Networks, decode: Decode
 ) -> Generator[int]:
     names, work = tuple(videos), out.with_name(f".{out.name}-detecting")
     counts = {name: len(video.times_s) for name, video in videos.items()}
@@ -101,14 +108,13 @@ def _written(
         with writing(work, _ADVICE):
             for name in names:
                 (work / name).mkdir(exist_ok=True)
-        settings = DecodeConfig()
-        with ahead(decode([*videos.values()], index, settings, first), 1, "decode") as pictures:
+        with ahead(decode([*videos.values()], index, first), 1, "decode") as pictures:
             for found in detect(pictures, networks, state):
                 with writing(work, _ADVICE):
                     for name, people in zip(names, found.people, strict=True):
                         if people is not None:
                             _write(work / name / f"{name}_{found.frame:012d}_keypoints.json", people)
-                    if (found.frame + 1) % settings.chunk == 0 or found.frame == frames[-1]:
+                    if (found.frame + 1) % _KEPT_EVERY == 0 or found.frame == frames[-1]:
                         _keep(work / _STATE, found, about)
                 yield found.frame + 1
         with writing(out, _ADVICE):

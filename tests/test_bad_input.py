@@ -111,7 +111,7 @@ def strange_points(f: Path) -> None:
         (broken_toml, r"calibration\.toml"),
         (fisheye, r"calibration\.toml.*cam01.*fisheye"),
         (not_numbers, r"calibration\.toml.*cam01.*translation"),
-        (no_keypoints, r"no keypoints found; expected keypoints/<camera>"),
+        (no_keypoints, r"has videos and no keypoints\. Make them: python run_pipeline.py detect "),
         (other_count, r"left.*right.*cam04"),
         (not_a_video, r"cam02\.mp4"),
         (empty_video, r"cam02\.mp4.*empty"),

@@ -14,6 +14,7 @@ from recordings import BALANCING
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.video import VideoWriter, read_frames
+from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, detect_recording
 
 FRAMES = 11
@@ -32,12 +33,16 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def frames(videos, index, start):
+    return decode(videos, index, DecodeConfig(), start)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
 
 
 def detected(recording: Path, out: Path) -> list[int]:
-    total, done = detect_recording(recording, out, DetectConfig())
+    total, done = detect_recording(recording, out, DetectConfig(), frames)
     assert total == FRAMES
     return list(done)
 
@@ -48,19 +53,19 @@ def test_a_detection_that_was_stopped_goes_on_to_the_same_bytes(filmed: Path, tm
     whole = contents(tmp_path / "whole")
     assert len(whole) == 2 * FRAMES - 2
     for stop in (2, 6):
-        _, done = detect_recording(filmed, tmp_path / "broken", DetectConfig())
+        _, done = detect_recording(filmed, tmp_path / "broken", DetectConfig(), frames)
         assert list(islice(done, stop))
         done.close()
         assert not (tmp_path / "broken").exists()
     with pytest.raises(InputError, match=r"was begun with .*heavy.* now .*full"):
-        next(detect_recording(filmed, tmp_path / "broken", DetectConfig(model="full"))[1])
+        next(detect_recording(filmed, tmp_path / "broken", DetectConfig(model="full"), frames)[1])
     rest = detected(filmed, tmp_path / "broken")
     assert rest[-1] == FRAMES
     assert len(rest) < FRAMES
     assert contents(tmp_path / "broken") == whole
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "whole"]
     with pytest.raises(InputError, match="is there already"):
-        detect_recording(filmed, tmp_path / "whole", DetectConfig())
+        detect_recording(filmed, tmp_path / "whole", DetectConfig(), frames)
 
 
 @SHARED
@@ -89,7 +94,7 @@ def test_the_person_is_found_where_another_detector_found_them(filmed: Path) -> 
 
 def test_nothing_to_look_at_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no videos found"):
-        detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig())
+        detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig(), frames)
 
 
 def test_pictures_without_people_give_empty_lists(tmp_path: Path) -> None:
@@ -97,6 +102,6 @@ def test_pictures_without_people_give_empty_lists(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "videos" / "cam.mp4", 30, threads=1) as video:
         for _ in range(3):
             video.write(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24"))
-    total, done = detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig(model="full"))
+    total, done = detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig(model="full"), frames)
     assert list(done) == [1, 2, 3] == [*range(1, total + 1)]
     assert {json.loads(x)["people"] == [] for x in contents(tmp_path / "keypoints").values()} == {True}

@@ -11,7 +11,8 @@ import torch
 from recordings import figure, ring, seen
 
 from models.geometry.association import MatchConfig
-from models.geometry.people import Tracks, has_human_proportions, track_people
+from models.geometry.people import has_human_proportions, track_people
+from models.geometry.tracks import Tracks
 from pipeline.batches import DetectionBatch, KeypointBatch
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
