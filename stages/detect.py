@@ -105,25 +105,21 @@ def _written(
     index = np.stack([np.where(frames < count, frames, -1) for count in counts.values()])
     with locked(work, "detection"):
         first, state = _resumed(work, about, len(videos))
+        made = work / FOLDER
         with writing(work, _ADVICE):
             for name in names:
-                (work / name).mkdir(exist_ok=True)
+                (made / name).mkdir(parents=True, exist_ok=True)
         with ahead(decode([*videos.values()], index, first), 1, "decode") as pictures:
             for found in detect(pictures, networks, state):
                 with writing(work, _ADVICE):
                     for name, people in zip(names, found.people, strict=True):
                         if people is not None:
-                            _write(work / name / f"{name}_{found.frame:012d}_keypoints.json", people)
+                            _write(made / name / f"{name}_{found.frame:012d}_keypoints.json", people)
                     if (found.frame + 1) % _KEPT_EVERY == 0 or found.frame == frames[-1]:
                         _keep(work / _STATE, found, about)
                 yield found.frame + 1
         with writing(out, _ADVICE):
-            (work / _STATE).unlink()
-            if out.exists():
-                out.rmdir()
-            for name in names:
-                out.mkdir(parents=True, exist_ok=True)
-                (work / name).rename(out / name)
+            made.replace(out)  # which may be there, empty
     for rest in work.iterdir():
         rest.unlink()
     work.rmdir()
