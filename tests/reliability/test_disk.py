@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import store_arrays
 from recordings import figure, ring, seen, write_recording
-from test_batch_kill import arrays
 
 from pipeline.recording import find_recording
 from stages.graph import RunConfig, run
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_and_one_that_is_read_only(tmp_path):
         assert not remount("rw,size=64m")
         assert batch(tmp_path / "data", out)[0] == 0
         for name in ("r0", "r1"):
-            left, right = (arrays(o / name / "results.zarr") for o in (tmp_path / "whole", out))
+            left, right = (store_arrays(o / name / "results.zarr") for o in (tmp_path / "whole", out))
             assert left.keys() == right.keys()
             for key, values in left.items():
                 assert np.array_equal(values, right[key], equal_nan=values.dtype.kind == "f"), key

@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 import zarr
+from builders import store_arrays
 from recordings import figure, ring, seen, write_recording
-from test_batch_kill import ROOT, arrays, finish
+from test_batch_kill import ROOT, finish
 from test_storage import s3, server  # noqa: F401
 
 
@@ -41,7 +42,7 @@ def test_killed_at_random_moments_on_s3(s3, tmp_path, monkeypatch):  # noqa: F81
         done = {row["name"] for row in rows if row["state"] == "done"}
         for name in done:
             assert fs.exists(f"{s3}/out/{name}/summary.json")
-            left = arrays(tmp_path / "whole" / name / "results.zarr")
+            left = store_arrays(tmp_path / "whole" / name / "results.zarr")
             root = zarr.open_group(f"{s3}/out/{name}/results.zarr", mode="r")
             for array, values in left.items():
                 assert np.array_equal(values, root[array][...], equal_nan=values.dtype.kind == "f"), array

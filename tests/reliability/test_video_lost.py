@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 import zarr
+from builders import store_arrays
 from recordings import figure, ring, seen, write_recording
-from test_batch_kill import arrays
 
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
@@ -58,7 +58,10 @@ def test_a_video_goes_away_in_the_middle(undisturbed, tmp_path, lose):
     assert zarr.open_group(tmp_path / "out/results.zarr", mode="r")["done"][...].all()
     shutil.copy2(kept, video)
     run(find_recording(folder), tmp_path / "out", CFG)
-    left, right = arrays(undisturbed / "results/results.zarr"), arrays(tmp_path / "out/results.zarr")
+    left, right = (
+        store_arrays(undisturbed / "results/results.zarr"),
+        store_arrays(tmp_path / "out/results.zarr"),
+    )
     for name, values in left.items():
         assert np.array_equal(values, right[name], equal_nan=values.dtype.kind == "f"), name
     with av.open(tmp_path / "out/overlay_cam02.mp4") as drawn:
