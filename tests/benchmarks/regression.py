@@ -191,7 +191,7 @@ def on_balancing(net: KeypointNet, figures: Figures) -> None:
     """Mean distance between the regressed body and what the four cameras saw of a real person, pixels."""
     recording = inspect(find_recording(BALANCING))
     source = keypoints(recording, KeypointsConfig())
-    seen = list(associate(source, MatchConfig(), recording.rig, recording.timeline.time_s))
+    seen = list(associate(source, MatchConfig(people="main"), recording.rig))
     xy = torch.cat([b.xy_px[:, :, 0] for b in seen], 1).transpose(0, 1)  # (T, V, 25, 2)
     confidence = torch.cat([b.confidence[:, :, 0] for b in seen], 1).transpose(0, 1)
     rig, frames = recording.rig, len(xy)

@@ -82,7 +82,7 @@ def recorded(folder: Path) -> Scene:
     """The recording as the keypoints stage gives it; the truth is not known."""
     recording = inspect(find_recording(folder))
     source = keypoints(recording, KeypointsConfig())
-    chunks = list(associate(source, MatchConfig(), recording.rig, recording.timeline.time_s))
+    chunks = list(associate(source, MatchConfig(people="main"), recording.rig))
     xy = torch.cat([c.xy_px[:, :, 0] for c in chunks], 1).double().numpy()
     confidence = torch.cat([c.confidence[:, :, 0] for c in chunks], 1).double().numpy()
     nothing = torch.empty(0)
