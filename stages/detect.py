@@ -20,6 +20,7 @@ from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.files import locked, write_whole, writing
 from pipeline.findings import Finding
+from pipeline.formats.keypoints.openpose import write_people
 from pipeline.formats.keypoints.points import to_body_25
 from pipeline.layout import find_videos
 from pipeline.video import VideoInfo, probe, to_rgb
@@ -114,7 +115,7 @@ def _written(
                 with writing(work, _ADVICE):
                     for name, people in zip(names, found.people, strict=True):
                         if people is not None:
-                            _write(made / name / f"{name}_{found.frame:012d}_keypoints.json", people)
+                            write_people(made / name / f"{name}_{found.frame:012d}_keypoints.json", people)
                     if (found.frame + 1) % _KEPT_EVERY == 0 or found.frame == frames[-1]:
                         _keep(work / _STATE, found, about)
                 yield found.frame + 1
@@ -123,15 +124,6 @@ def _written(
     for rest in work.iterdir():
         rest.unlink()
     work.rmdir()
-
-
-def _write(file: Path, people: Floats) -> None:
-    """One frame of one camera, (D, K, 3), as OpenPose writes it; a missing point is 0, 0, 0."""
-    listed = [
-        {"person_id": [-1], "pose_keypoints_2d": np.nan_to_num(p).astype(float).round(3).ravel().tolist()}
-        for p in people
-    ]
-    file.write_text(json.dumps({"version": 1.3, "people": listed}, separators=(",", ":")), encoding="utf-8")
 
 
 def _keep(file: Path, found: Detected, about: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.formats.keypoints.openpose import write_people
 from pipeline.results import TRUTH
 from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
 from pipeline.store import Contents, Store
@@ -46,12 +46,6 @@ _MADE: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yam
 
 _POINTS: Final = (*BODY_25.names, "Head")
 """Points that are projected: BODY_25, and the top of the head for the formats that have it."""
-
-_NOT_FOUND: Final = (
-    *(f"{part}_keypoints_2d" for part in ("face", "hand_left", "hand_right")),
-    *(f"{part}_keypoints_3d" for part in ("pose", "face", "hand_left", "hand_right")),
-)
-"""OpenPose's further arrays of a person, empty."""
 
 
 class SynthConfig(Config):
@@ -347,20 +341,6 @@ def _true_window(
 def _write_keypoints(folder: Path, names: tuple[str, ...], start: int, found: Array, order: str) -> None:
     """Write points (V, T, D, K + 1, 3) as OpenPose does: a file a frame and camera."""
     points = [_POINTS.index(name) for name in POINT_ORDERS[order]]
-    empty: list[float] = []
     for v, name in enumerate(names):
         for i, detections in enumerate(found[v][:, :, points]):
-            document = {
-                "version": 1.3,
-                "people": [
-                    {
-                        "person_id": [-1],
-                        "pose_keypoints_2d": np.round(np.nan_to_num(detection), 3).ravel().tolist(),
-                        **dict.fromkeys(_NOT_FOUND, empty),
-                    }
-                    for detection in detections
-                    if (detection[:, 2] > 0).any()
-                ],
-            }
-            file = folder / name / f"{name}_{start + i:012d}_keypoints.json"
-            file.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+            write_people(folder / name / f"{name}_{start + i:012d}_keypoints.json", detections)

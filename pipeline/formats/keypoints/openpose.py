@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.files import (
@@ -118,3 +120,26 @@ def _holds_json(folder: Path) -> bool:
         return False
     with os.scandir(folder) as entries:
         return any(entry.name.lower().endswith(".json") for entry in entries)
+
+
+_OTHER_PARTS: Final = (
+    *(f"{part}_keypoints_2d" for part in ("face", "hand_left", "hand_right")),
+    *(f"{part}_keypoints_3d" for part in ("pose", "face", "hand_left", "hand_right")),
+)
+"""OpenPose's further arrays of a person, empty."""
+
+
+def write_people(file: Path, people: NDArray[np.floating[Any]]) -> None:
+    """Write the people (D, K, 3) of a picture, pixels and confidence, that have a point; a missing point is
+    0, 0, 0."""
+    empty: list[float] = []
+    listed = [
+        {
+            "person_id": [-1],
+            "pose_keypoints_2d": np.nan_to_num(person).astype(float).round(3).ravel().tolist(),
+            **dict.fromkeys(_OTHER_PARTS, empty),
+        }
+        for person in people
+        if (person[:, 2] > 0).any()
+    ]
+    file.write_text(json.dumps({"version": 1.3, "people": listed}, separators=(",", ":")), encoding="utf-8")
