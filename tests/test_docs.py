@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import models.formats
+import pipeline.calibrations
+import pipeline.formats.keypoints
 import run_pipeline
 from pipeline.config import load
-from pipeline.formats.keypoints import FORMATS
 from pipeline.skeleton import POINT_ORDERS
 from stages.graph import RunConfig
 
@@ -40,14 +42,36 @@ def test_every_stage_is_in_the_readme():
     assert table == stages
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_format_of_keypoint_files_is_in_the_readme(form):
-    assert form.DESCRIPTION.split(" (")[0] in README
+def first_column(title):
+    """First cell of each row of the table under a title of docs/formats.md."""
+    section = (
+        (ROOT / "docs" / "formats.md")
+        .read_text(encoding="utf-8")
+        .split(f"\n## {title}\n")[1]
+        .split("\n## ")[0]
+    )
+    rows = re.findall(r"^\| (.+?) \|", section, re.M)
+    assert len(rows) > 1
+    return {row.strip("`") for row in rows[1:]}
 
 
-@pytest.mark.parametrize("order", POINT_ORDERS)
-def test_every_order_of_points_is_in_the_readme(order):
-    assert re.search(rf"\b{order.replace('_', '[-_]')}\b", README, re.I)
+@pytest.mark.parametrize(
+    ("title", "formats"),
+    [
+        ("Calibrations", pipeline.calibrations.FORMATS),
+        ("Files of keypoints", pipeline.formats.keypoints.FORMATS),
+    ],
+)
+def test_every_input_format_is_in_the_table(title, formats):
+    assert first_column(title) == {form.DESCRIPTION.split(" (")[0] for form in formats}
+
+
+def test_every_order_of_points_is_in_the_table():
+    assert first_column("Orders of points") == set(POINT_ORDERS)
+
+
+def test_every_export_is_in_the_table():
+    assert first_column("Exports") == {form.TRAITS.suffix for form in models.formats.FORMATS}
 
 
 def test_the_default_file_holds_every_setting_at_its_default_with_a_reason():
