@@ -1,21 +1,28 @@
 """What the documents say is so: commands, stages, settings, files."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 import models.formats
 import pipeline.calibrations
 import pipeline.formats.keypoints
 import run_pipeline
+from models.body import load_body
 from pipeline.config import load
 from pipeline.skeleton import POINT_ORDERS
 from stages.graph import RunConfig
+from stages.synth import SynthConfig, write_recording
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 DEFAULT = ROOT / "configs" / "default.yaml"
 
 
@@ -27,17 +34,54 @@ def leaves(values, at=""):
             yield f"{at}{key}", value
 
 
-def test_every_command_is_in_the_readme():
+def test_every_command_is_in_the_table():
     commands = [c.name or c.callback.__name__ for c in run_pipeline.app.registered_commands]
     assert commands
     for name in commands:
-        assert re.search(rf"`{name}\b", README), name
+        assert re.search(rf"^\| `{name}\b", DOCS["docs/commands.md"], re.M), name
 
 
-def test_every_stage_is_in_the_readme():
+def written_commands():
+    """Commands of this program in blocks of code and in backticks, lines that go on joined."""
+    for name, text in DOCS.items():
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+        code = [block for language, block in blocks if not language]
+        code += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        for line in "\n".join(code).replace("\\\n", " ").splitlines():
+            if found := re.search(r"python run_pipeline\.py (.+)", line):
+                yield name, found[1].split("#")[0]
+
+
+@pytest.mark.parametrize(("name", "line"), sorted(set(written_commands())))
+def test_commands_in_the_documents_are_understood(name, line):
+    given = shlex.split(line.replace("[", "").replace("]", ""))
+    command = typer.main.get_command(run_pipeline.app).commands[given[0]]
+    with command.make_context(given[0], given[1:]):
+        pass
+
+
+def test_the_python_of_the_documents_runs(tmp_path):
+    write_recording(tmp_path / "RECORDING", SynthConfig(seconds=1, videos=False), load_body())
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCS["docs/python.md"], re.M | re.S)
+    code = "\n".join(blocks).replace('"RECORDING"', repr(str(tmp_path / "RECORDING")))
+    code = code.replace('"OUT', f'"{tmp_path}/OUT').replace(
+        "RunConfig()", 'RunConfig(render={"overlay": False, "mosaic": False})'
+    )
+    values = {}
+    exec(compile(code, "docs/python.md", "exec"), values)
+    assert values["names"][0] == "pelvis"
+    assert values["joints"].shape == (30, 24, 3)
+    assert values["vertices"].shape[1:] == (1, int(values["triangles"].max()) + 1, 3)
+
+
+def test_readme_is_short():
+    assert len(DOCS["README.md"].split()) <= 900
+
+
+def test_every_stage_is_in_the_table():
     others = {"__init__", "graph", "synth", "screen", "commands"}
     stages = {f.stem for f in (ROOT / "stages").glob("*.py")} - others
-    section = README.split("## How it works")[1].split("### ")[0]
+    section = DOCS["docs/stages.md"].split("\n## ")[0]
     table = {m[1] for m in re.finditer(r"^\| `(\w+)` \|", section, re.M)}
     assert table == stages
 
@@ -86,11 +130,24 @@ def test_the_default_file_holds_every_setting_at_its_default_with_a_reason():
             assert "#" in line, f"default.yaml: no reason beside {key[1]}"
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))
-def test_links_lead_somewhere(name):
-    assert (ROOT / name).exists()
+def links():
+    for name, text in DOCS.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if "://" not in target:
+                yield name, target
 
 
-def test_paths_named_in_the_readme_exist():
-    for path in re.findall(r"`((?:pipeline|stages|models|configs|tests)/[\w/.]+)`", README):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize(("name", "target"), sorted(set(links())))
+def test_links_lead_somewhere(name, target):
+    path, _, anchor = target.partition("#")
+    file = (ROOT / name).parent / path if path else ROOT / name
+    assert file.exists()
+    if anchor:
+        titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_paths_that_are_named_exist(name):
+    for path in re.findall(r"`((?:pipeline|stages|models|configs|tests)/[\w/.]+)`", DOCS[name]):
+        assert (ROOT / path).exists() or path == "stages/trim.py", path
