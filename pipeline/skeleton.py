@@ -132,16 +132,32 @@ _COCO_17 = (
     "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle",
 )  # fmt: skip
 
+_HALPE_26 = (
+    *_COCO_17, "Head", "Neck", "MidHip", "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel", "RHeel",
+)  # fmt: skip
+
+_FACE_AND_HANDS = tuple(
+    f"{part}{i}" for part, n in (("Face", 68), ("LHand", 21), ("RHand", 21)) for i in range(n)
+)
+
 POINT_ORDERS: Final = MappingProxyType(
     {
         "body_25": BODY_25.names,
         "body_25b": (
             *_COCO_17, "Neck", "Head", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
         ),
+        "body_15": BODY_25.names[:15],
+        "mpi_15": ("Head", *BODY_25.names[1:8], *BODY_25.names[9:15], "Chest"),
         "coco_17": _COCO_17,
-        "halpe_26": (
-            *_COCO_17, "Head", "Neck", "MidHip", "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel",
-            "RHeel",
+        "coco_18": (*BODY_25.names[:8], *BODY_25.names[9:19]),
+        "coco_wholebody_133": (
+            *_COCO_17, "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel", *_FACE_AND_HANDS,
+        ),
+        "halpe_26": _HALPE_26,
+        "halpe_136": (*_HALPE_26, *_FACE_AND_HANDS),
+        "mpii_16": (
+            "RAnkle", "RKnee", "RHip", "LHip", "LKnee", "LAnkle", "MidHip", "Neck", "UpperNeck", "Head",
+            "RWrist", "RElbow", "RShoulder", "LShoulder", "LElbow", "LWrist",
         ),
         "blazepose_33": (
             "Nose", "LEyeInner", "LEye", "LEyeOuter", "REyeInner", "REye", "REyeOuter", "LEar", "REar",
@@ -154,10 +170,8 @@ POINT_ORDERS: Final = MappingProxyType(
 """Orders of points that can be read: name → point names in file order.
 
 A point of BODY_25 that an order lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
+``mpi_15`` is OpenPose's MPI, ``coco_18`` its COCO.
 """
-
-STATED_ORDERS: Final = frozenset({"blazepose_33"})
-"""Orders that count only where they are stated: no other has as many points for it to be told from."""
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
 

@@ -84,7 +84,8 @@ class SynthConfig(Config):
     size: tuple[int, int] = (960, 720)
     """Picture width and height, even numbers of pixels."""
     format: str = "body_25"
-    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``."""
+    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``. Fingers and the like are
+    missing."""
     window: int = Field(24, ge=1)
     """Frames made, and kept in memory, at a time."""
 
@@ -111,10 +112,7 @@ class SynthConfig(Config):
     @field_validator("format")
     @classmethod
     def _known_order(cls, value: str) -> str:
-        order = find_order(value)
-        if unknown := [name for name in POINT_ORDERS[order] if name not in _POINTS]:
-            raise ValueError(f"{order} has points that are not projected: {', '.join(unknown)}")
-        return order
+        return find_order(value)
 
     @field_validator("leaving")
     @classmethod
@@ -339,8 +337,12 @@ def _true_window(
 
 
 def _write_keypoints(folder: Path, names: tuple[str, ...], start: int, found: Array, order: str) -> None:
-    """Write points (V, T, D, K + 1, 3) as OpenPose does: a file a frame and camera."""
-    points = [_POINTS.index(name) for name in POINT_ORDERS[order]]
+    """Write points (V, T, D, K + 1, 3) as OpenPose does: a file a frame and camera. Points of the order that
+    are not projected are missing."""
+    wanted = POINT_ORDERS[order]
+    points = [_POINTS.index(name) if name in _POINTS else 0 for name in wanted]
+    missing = [i for i, name in enumerate(wanted) if name not in _POINTS]
     for v, name in enumerate(names):
         for i, detections in enumerate(found[v][:, :, points]):
+            detections[:, missing] = np.nan, np.nan, 0
             write_people(folder / name / f"{name}_{start + i:012d}_keypoints.json", detections)

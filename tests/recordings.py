@@ -61,7 +61,9 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
     )
     p = {"MidHip": hip, "Neck": hip + turned((0, 0, 0.5), 0.15 * np.sin(t))}
     p["Nose"] = p["Neck"] + fixed(0.1, 0, 0.17)
-    p["Head"] = p["Neck"] + fixed(0, 0, 0.3)
+    p["Head"], p["UpperNeck"] = p["Neck"] + fixed(0, 0, 0.3), p["Neck"] + fixed(0, 0, 0.06)
+    p["Chest"] = (p["Neck"] + hip) / 2
+    p |= {f"Face{i}": p["Nose"] + fixed(0, 0.002 * i - 0.07, 0.001 * i - 0.08) for i in range(68)}
     for side, y in (("L", 1.0), ("R", -1.0)):
         swing = 0.6 * np.sin(t + (0 if y > 0 else np.pi))
         p[f"{side}Eye"] = p["Nose"] + fixed(-0.02, 0.03 * y, 0.03)
@@ -72,6 +74,8 @@ def figure(time_s: Array, at: tuple[float, float] = (0.0, 0.0), phase: float = 0
         p[f"{side}Shoulder"] = p["Neck"] + fixed(0, 0.19 * y, -0.02)
         p[f"{side}Elbow"] = p[f"{side}Shoulder"] + turned((0, 0.05 * y, -0.28), swing)
         p[f"{side}Wrist"] = p[f"{side}Elbow"] + turned((0, 0, -0.25), swing - 0.7)
+        hand = p[f"{side}Wrist"]
+        p |= {f"{side}Hand{i}": hand + turned((0, 0, -0.004 * i), swing - 0.7) for i in range(21)}
         for finger, down in (("Pinky", -0.07), ("Index", -0.08), ("Thumb", -0.04)):
             p[f"{side}{finger}"] = p[f"{side}Wrist"] + turned((0, 0, down), swing - 0.7)
         p[f"{side}Hip"] = hip + fixed(0, 0.1 * y, 0)

@@ -10,8 +10,14 @@ from pipeline.formats.keypoints.points import to_body_25
 from pipeline.skeleton import BODY_25, POINT_ORDERS
 
 BODY = figure(np.arange(40) / 8)
+FEET = {f"{side}{point}" for side in "LR" for point in ("Heel", "BigToe", "SmallToe")}
+FACE = {f"{side}{point}" for side in "LR" for point in ("Eye", "Ear")}
 LACKING = {
-    "coco_17": {f"{side}{point}" for side in "LR" for point in ("Heel", "BigToe", "SmallToe")},
+    "coco_17": FEET,
+    "coco_18": FEET,
+    "body_15": FEET | FACE,
+    "mpi_15": FEET | FACE | {"Nose"},
+    "mpii_16": FEET | FACE | {"Nose"},
     "blazepose_33": {"LSmallToe", "RSmallToe"},
 }
 

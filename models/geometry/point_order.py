@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import Floats
 from pipeline.formats.keypoints.points import PointOrder, orders_with
-from pipeline.skeleton import POINT_ORDERS, STATED_ORDERS
+from pipeline.skeleton import BODY_25, POINT_ORDERS
 
 F = TypeVar("F", Array, Floats)
 
@@ -37,9 +37,9 @@ USUAL_TOP: Final = (0.4, 1.001)
 MISFIT: Final = 0.25
 """The only order with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
 
-PICTURE_MARGIN: Final = 1.5
-"""An order must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is
-usual."""
+PICTURE_MARGIN: Final = 1.4
+"""An order must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is usual
+for 25 points, 1.5 for 15."""
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
 _NEIGHBOURS: Final = (
@@ -49,6 +49,8 @@ _NEIGHBOURS: Final = (
     *((f"L{a}", f"R{a}") for a in ("Shoulder", "Hip", "Eye")),
 )
 """Points that lie near to each other on everybody."""
+_BODY: Final = frozenset((*BODY_25.names, "Head"))
+"""Points of the body, not of hands and face."""
 _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
 """Two of ``LIMBS`` and how many times longer an adult's first is than the second."""
 
@@ -58,10 +60,11 @@ def picture_misfit(image: Floats, order: str) -> float:
     size.
 
     The mean distance of neighbouring points over the median distance of a figure's points from their middle;
-    the median over the figures with six in ten points. NaN where there are no such figures.
+    the median over the figures with six in ten of the body's points. NaN where there are no such figures.
     """
-    names = POINT_ORDERS[order]
-    figures = image.reshape(-1, len(names), 3)
+    body = [i for i, name in enumerate(POINT_ORDERS[order]) if name in _BODY]
+    names = tuple(POINT_ORDERS[order][i] for i in body)
+    figures = image.reshape(-1, image.shape[-2], 3)[:, body]
     seen = figures[..., 2] > 0
     figures = figures[seen.sum(1) >= 0.6 * len(names)]
     if not len(figures):
@@ -80,15 +83,6 @@ def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, flo
     """Misfit of points (..., K, C) in each order of K points, and these orders, best first."""
     costs = {name: misfit(points, name) for name in orders_with(points.shape[-2])}
     return costs, sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
-
-
-def _refuse_unstated(order: str) -> None:
-    """Raise ``InputError`` for an order that counts only where it is stated."""
-    if order in STATED_ORDERS:
-        raise InputError(
-            f"{len(POINT_ORDERS[order])} keypoints can be {order}, which is never guessed; state it in "
-            f"recording.yaml, keypoints: {{format: {order}}}"
-        )
 
 
 def decide_order_in_pictures(
@@ -112,7 +106,6 @@ def decide_order_in_pictures(
             )
             doubts.append(Finding("format_doubtful", sentence))
         return replace(decided, how="stated in recording.yaml"), doubts
-    _refuse_unstated(best)
     if not others:
         return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
     if not margin >= PICTURE_MARGIN:
@@ -229,7 +222,6 @@ def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[
             )
             doubts.append(Finding("format_doubtful", sentence))
         return decided(stated, "stated in recording.yaml"), doubts
-    _refuse_unstated(best)
     ask = "state it in recording.yaml, keypoints: {format: ...}"
     if math.isnan(costs[best]):
         if len(ranked) == 1:
