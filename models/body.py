@@ -68,6 +68,9 @@ class KeypointBody:
     skeleton: Skeleton = SMPL_24
     """Skeleton of the joints."""
     keypoint_skeleton: Skeleton = BODY_25
+    points_posedirs: Tensor | None = None
+    """(K, 3, 9 (J − 1)) pose blend shapes: metres per entry of R − 1 of joints 1, 2, ..., row by row; None
+    for a body without."""
 
     def __post_init__(self) -> None:
         j, k, b = len(self.skeleton), len(self.keypoint_skeleton), self.joints_shapedirs.shape[-1]
@@ -77,9 +80,10 @@ class KeypointBody:
             "points_template": (k, 3),
             "points_shapedirs": (k, 3, b),
             "weights": (k, j),
+            "points_posedirs": (k, 3, 9 * (j - 1)),
         }
         for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
+            if name in self.tensors and self.tensors[name].shape != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
 
     @property
@@ -87,14 +91,19 @@ class KeypointBody:
         """Every array by the name of its field."""
         return {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
 
+    @property
+    def points(self) -> dict[str, Tensor]:
+        """The arrays of the keypoints, K rows each."""
+        return {name: x for name, x in self.tensors.items() if not name.startswith("joints_")}
+
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         moved: dict[str, Any] = {name: x.to(device, dtype) for name, x in self.tensors.items()}
         return replace(self, **moved)
 
-    def with_points(self, skeleton: Skeleton, template: Tensor, shapedirs: Tensor, weights: Tensor) -> Self:
-        """Body with other keypoints: (K, 3), (K, 3, B) and (K, J) as in the fields."""
-        points: dict[str, Any] = {"points_template": template, "points_shapedirs": shapedirs}
-        return replace(self, keypoint_skeleton=skeleton, weights=weights, **points)
+    def with_points(self, skeleton: Skeleton, points: Mapping[str, Tensor]) -> Self:
+        """Body with other keypoints, given as in ``points``."""
+        arrays: dict[str, Any] = dict(points)
+        return replace(self, keypoint_skeleton=skeleton, **arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +226,12 @@ def forward_kinematics(
     return world.expand(*placed.shape[:-1], 3, 3), placed
 
 
+def pose_feature(rotations: Tensor) -> Tensor:
+    """Entries (..., 9 (J − 1)) of R − 1 of all joints but the root, which pose blend shapes are linear in."""
+    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+    return (rotations[..., 1:, :, :] - eye).flatten(-3)
+
+
 def pose_keypoints(
     body: KeypointBody, rotations: Tensor, betas: Tensor, transl: Tensor, offsets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -224,12 +239,14 @@ def pose_keypoints(
 
     rotations (..., J, 3, 3): the root's, body → world, then each joint's relative to its parent; betas
     (..., B); transl (..., 3) metres; leading axes broadcast. offsets (K, 3), metres, are added to the points
-    in the rest pose. Pose blend shapes, where the body has them, are left out: they move skin points only.
+    in the rest pose, as are pose blend shapes, where the body has them.
     """
     rest = body.joints_template + torch.einsum("jcb,...b->...jc", body.joints_shapedirs, betas)
     points = body.points_template + torch.einsum("kcb,...b->...kc", body.points_shapedirs, betas)
     if offsets is not None:
         points = points + offsets
+    if body.points_posedirs is not None:
+        points = points + torch.einsum("kcf,...f->...kc", body.points_posedirs, pose_feature(rotations))
     turned, placed = forward_kinematics(rotations, rest, body.skeleton)
     shift = placed - (turned @ rest[..., None])[..., 0]
     blend = torch.einsum("kj,...jab->...kab", body.weights, turned)
@@ -293,6 +310,9 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
             points_template=pick(joints, template),
             points_shapedirs=pick(joint_dirs, shapedirs),
             weights=pick(np.eye(len(SMPL_24)), weights),
+            points_posedirs=None
+            if "posedirs" not in model
+            else pick(np.zeros((len(SMPL_24), 3, _POSE_FEATURES)), model["posedirs"]),
         ),
         v_template=single(template),
         shapedirs=single(shapedirs),

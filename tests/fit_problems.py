@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import roma
 import torch
 from scenes import Scene, body, prior, scene
 from torch import Tensor
 
-from models.body import pose_keypoints
+from models.body import KeypointBody, pose_keypoints
 from models.fit.energy import evaluate_energy
 from models.fit.problem import (
     STRAIGHT_RAD,
@@ -26,7 +28,7 @@ from models.fit.solver import (
     fit_uncalibrated,
 )
 from models.fit.system import System, linearise, share, split
-from pipeline.skeleton import SMPL_24
+from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
 
 F64 = torch.float64
 ROBUST = 8.0
@@ -34,8 +36,22 @@ SHAPE = 10 + 75
 """Betas and offsets."""
 
 
+def problem_body(pose_blend: bool) -> KeypointBody:
+    """The default body's keypoints, with pose blend shapes of two centimetres on the skin or without."""
+    keypoints = body().keypoints
+    if not pose_blend:
+        return keypoints
+    skin = torch.tensor([name not in SMPL_OF_BODY_25 for name in BODY_25.names])[:, None, None]
+    g = torch.Generator().manual_seed(3)
+    return replace(keypoints, points_posedirs=0.003 * skin * torch.randn(25, 3, 207, generator=g, dtype=F64))
+
+
 def small_problem(
-    held: int = 0, free_shape: bool = True, breaks: tuple[int, ...] = (), uncalibrated: bool = False
+    held: int = 0,
+    free_shape: bool = True,
+    breaks: tuple[int, ...] = (),
+    uncalibrated: bool = False,
+    pose_blend: bool = False,
 ) -> tuple[Problem, Motion]:
     """Two problems of six frames and three views far from any optimum, with all terms at work."""
     g = torch.Generator().manual_seed(0)
@@ -63,7 +79,7 @@ def small_problem(
     pose = d.rotations[:, 1:].expand(2, -1, -1, -1, -1).clone()
     pose[1, 2, 15] = torch.nan  # a joint of which nothing is known
     pb, motion, _ = prepare(
-        body().keypoints,
+        problem_body(pose_blend),
         seen,
         start,
         FitSettings(

@@ -110,7 +110,15 @@ def test_smpl_takes_its_joints_from_the_mesh_by_the_matrix(body: Body, tmp_path:
     np.testing.assert_allclose(joints(rotations, betas, transl).numpy(), slow, atol=2e-6)
 
 
-def test_spins_own_extra_joints_are_their_vertices_where_these_move_with_one_bone(body: Body) -> None:
+@pytest.mark.parametrize("pose_blend", [False, True])
+def test_spins_own_extra_joints_are_their_vertices_where_these_move_with_one_bone(
+    body: Body, pose_blend: bool
+) -> None:
+    if pose_blend:
+        g = torch.Generator().manual_seed(0)
+        keypoints = replace(body.keypoints, points_posedirs=torch.zeros(25, 3, 207, dtype=torch.float64))
+        dirs = 0.003 * torch.randn(207, 3 * len(body.v_template), generator=g)
+        body = replace(body, posedirs=dirs, keypoints=keypoints)
     skull = np.flatnonzero(body.weights[:, SMPL_24.index("head")].numpy() == 1)
     rows = np.zeros((9, len(body.v_template)))
     for k, row in enumerate(rows):

@@ -11,6 +11,7 @@ from fit_problems import (
     F64,
     ROBUST,
     apart,
+    problem_body,
     small_problem,
 )
 from scenes import body, prior, scene
@@ -31,12 +32,17 @@ from models.fit.system import linearise
 from pipeline.skeleton import SMPL_24
 
 
-def test_points_are_those_of_the_body() -> None:
-    pb, motion = small_problem()
+@pytest.mark.parametrize("pose_blend", [False, True])
+def test_points_are_those_of_the_body(pose_blend: bool) -> None:
+    pb, motion = small_problem(pose_blend=pose_blend)
     st = evaluate_energy(pb, motion, ROBUST)
     for n in range(2):
         _, wanted = pose_keypoints(
-            body().keypoints, motion.rotations[n], motion.betas[n], motion.transl[n], motion.offsets[n]
+            problem_body(pose_blend),
+            motion.rotations[n],
+            motion.betas[n],
+            motion.transl[n],
+            motion.offsets[n],
         )
         assert (st.points[n].movedim(0, -1) - wanted).abs().max() < 1e-7
 

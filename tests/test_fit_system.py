@@ -26,20 +26,23 @@ from pipeline.skeleton import SMPL_24
 
 
 @pytest.mark.parametrize(
-    ("held", "free_shape", "breaks", "uncalibrated"),
+    ("held", "free_shape", "breaks", "uncalibrated", "pose_blend"),
     [
-        (0, True, (), False),
-        (2, False, (), False),
-        (0, True, (4,), False),
-        (2, False, (1, 5), False),
-        (0, True, (), True),
-        (0, False, (4,), True),
+        (0, True, (), False, False),
+        (2, False, (), False, False),
+        (0, True, (4,), False, False),
+        (2, False, (1, 5), False, False),
+        (0, True, (), True, False),
+        (0, False, (4,), True, False),
+        (0, True, (4,), False, True),
+        (2, False, (), False, True),
+        (0, True, (), True, True),
     ],
 )
 def test_gradient_is_that_of_the_energy(
-    held: int, free_shape: bool, breaks: tuple[int, ...], uncalibrated: bool
+    held: int, free_shape: bool, breaks: tuple[int, ...], uncalibrated: bool, pose_blend: bool
 ) -> None:
-    pb, motion = small_problem(held, free_shape, breaks, uncalibrated)
+    pb, motion = small_problem(held, free_shape, breaks, uncalibrated, pose_blend)
     sys = linearised(pb, motion)
     x = torch.zeros(unknowns(pb, motion), dtype=F64, requires_grad=True)
     energy = evaluate_energy(pb, steps(pb, motion, x), ROBUST).energy.sum() / 2
@@ -63,8 +66,9 @@ def test_gradient_is_that_of_the_energy(
         assert slope == pytest.approx(float((wanted * way * pick).sum()), rel=1e-6)
 
 
-def test_jacobian_of_the_keypoints() -> None:
-    pb, motion = small_problem()
+@pytest.mark.parametrize("pose_blend", [False, True])
+def test_jacobian_of_the_keypoints(pose_blend: bool) -> None:
+    pb, motion = small_problem(pose_blend=pose_blend)
     sys = linearise(pb, evaluate_energy(pb, motion, ROBUST), ROBUST)
     zero = torch.zeros(unknowns(pb, motion), dtype=F64)
 
@@ -78,10 +82,10 @@ def test_jacobian_of_the_keypoints() -> None:
     assert (sys.jacobian[1, 4] - pose).norm() < 1e-12 * pose.norm()
 
 
-@pytest.mark.parametrize("uncalibrated", [False, True])
-def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool) -> None:
+@pytest.mark.parametrize(("uncalibrated", "pose_blend"), [(False, False), (True, False), (False, True)])
+def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool, pose_blend: bool) -> None:
     """JᵀJ of the residuals, the robust weights and the prior's component held."""
-    pb, motion = small_problem(uncalibrated=uncalibrated)
+    pb, motion = small_problem(uncalibrated=uncalibrated, pose_blend=pose_blend)
     assert pb.prior is not None
     assert pb.toward is not None
     at = evaluate_energy(pb, motion, ROBUST)

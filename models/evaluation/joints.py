@@ -76,8 +76,7 @@ def extra_24(body: Body, regressor: NDArray[np.float64] | None = None) -> Keypoi
 def h36m_17(body: Body) -> KeypointBody:
     """The joints of ``H36M_17``, by the rule of ``extra_24``; for ``pose_keypoints``."""
     every, at = extra_24(body), list(EXTRA_24_OF_H36M_17)
-    points = (every.points_template, every.points_shapedirs, every.weights)
-    return every.with_points(H36M_17, *(x[at] for x in points))
+    return every.with_points(H36M_17, {name: x[at] for name, x in every.points.items()})
 
 
 def _by_rule(parts: _Parts) -> dict[str, Tensor]:
@@ -101,8 +100,8 @@ def _by_rule(parts: _Parts) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """Rows that points are made of: place, shape directions and skin weights, 3 + 3 B + J numbers, all of
-    which are averaged alike."""
+    """Rows that points are made of: place, shape directions, pose blend shapes where the body has them, and
+    skin weights, 3 + 3 B + 27 (J − 1) + J numbers, all of which are averaged alike."""
 
     vertices: Tensor
     joints: Tensor
@@ -113,14 +112,19 @@ class _Parts:
 
     @classmethod
     def of(cls, body: Body) -> Self:
-        def rows(place: Tensor, directions: Tensor, weights: Tensor) -> Tensor:
-            return torch.cat([place, directions.flatten(1), weights], 1).double()
+        def rows(place: Tensor, directions: Tensor, weights: Tensor, posedirs: Tensor | None) -> Tensor:
+            blended = () if posedirs is None else (posedirs.flatten(1),)
+            return torch.cat([place, directions.flatten(1), *blended, weights], 1).double()
 
         k = body.keypoints
+        of_mesh = of_joints = None
+        if k.points_posedirs is not None:
+            of_mesh = body.posedirs.T.reshape(len(body.v_template), 3, -1)
+            of_joints = torch.zeros(_J, *of_mesh.shape[1:])
         return cls(
-            rows(body.v_template, body.shapedirs, body.weights),
-            rows(k.joints_template, k.joints_shapedirs, torch.eye(_J)),
-            rows(k.points_template, k.points_shapedirs, k.weights),
+            rows(body.v_template, body.shapedirs, body.weights, of_mesh),
+            rows(k.joints_template, k.joints_shapedirs, torch.eye(_J), of_joints),
+            rows(k.points_template, k.points_shapedirs, k.weights, k.points_posedirs),
             k,
         )
 
@@ -134,8 +138,15 @@ class _Parts:
         return torch.cat([row[:-_J], self.joint(joint)[-_J:]])
 
     def body_of(self, rows: Tensor, skeleton: Skeleton) -> KeypointBody:
-        place, directions, weights = rows[:, :3], rows[:, 3:-_J], rows[:, -_J:]
-        return self.body.with_points(skeleton, place, directions.reshape(len(rows), 3, -1), weights)
+        betas = self.body.points_shapedirs.shape[-1]
+        place, directions, posedirs, weights = rows.tensor_split([3, 3 + 3 * betas, rows.shape[1] - _J], 1)
+        points = {
+            "points_template": place,
+            "points_shapedirs": directions.reshape(len(rows), 3, betas),
+            "weights": weights,
+            "points_posedirs": posedirs.reshape(len(rows), 3, -1),
+        }
+        return self.body.with_points(skeleton, {name: points[name] for name in self.body.points})
 
 
 @dataclass(frozen=True, eq=False)

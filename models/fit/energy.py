@@ -10,8 +10,8 @@ import roma
 import torch
 from torch import Tensor
 
-from models.body import global_rotations
-from models.fit.problem import JOINTS, STRAIGHT_RAD, Motion, Problem
+from models.body import global_rotations, pose_feature
+from models.fit.problem import JOINTS, STRAIGHT_RAD, LeverBody, Motion, Problem
 
 NEAR_M = 0.1
 """What lies nearer to the camera, or behind it, is not in the picture."""
@@ -25,6 +25,7 @@ class State:
     G: Tensor  # (N, T, 24, 3, 3) global rotations
     flat: Tensor  # (N, 3, T, 72) the same, for products with levers
     levers: Tensor  # (N, K, 24, 3)
+    pose_offsets: Tensor  # (N, T, S, 3) by pose blend shapes, metres in the rest pose
     points: Tensor  # (N, 3, T, K)
     cam: Tensor  # (N, V, 3, T, K) normalised x, y and 1/z; 0 behind the camera
     miss: Tensor  # (N, V, 2, T, K) in standard deviations
@@ -68,6 +69,22 @@ def sideways(pb: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
     return (row * hinges.bone).sum(-1), torch.linalg.cross(hinges.bone.expand_as(row), row, dim=-1)
 
 
+def skin_rotations(G: Tensor, weights: Tensor) -> Tensor:
+    """Σ_j w_kj G_j (N, 3, 3, T, K) of skin weights (K, J) and global rotations (N, T, J, 3, 3)."""
+    return G.permute(0, 3, 4, 1, 2) @ weights.T
+
+
+def _blend_pose(body: LeverBody, motion: Motion, G: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets (N, T, S, 3) by pose blend shapes, and the points (N, 3, T, K) with them."""
+    if not len(body.blended):
+        return G.new_zeros(*G.shape[:2], 0, 3), points
+    posedirs = body.posedirs.flatten(2).flatten(0, 1)
+    offsets = (pose_feature(motion.rotations) @ posedirs.T).view(*G.shape[:2], -1, 3)
+    turned = skin_rotations(G, body.weights[body.blended])
+    moved = (turned * offsets.permute(0, 3, 1, 2)[:, None]).sum(2)
+    return offsets, points.index_add(3, body.blended, moved)
+
+
 def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
     """Energy at a robust scale, in standard deviations, and what it was computed from."""
     n, frames = motion.transl.shape[:2]
@@ -76,6 +93,7 @@ def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
     flat = G.permute(0, 3, 1, 2, 4).reshape(n, 3, frames, 3 * JOINTS)
     points = flat.reshape(n, 3 * frames, -1) @ levers.reshape(n, -1, 3 * JOINTS).mT
     points = points.reshape(n, 3, frames, -1) + (motion.transl + joint0[:, None]).mT[..., None]
+    pose_offsets, points = _blend_pose(pb.body, motion, G, points)
 
     views = pb.R.shape[1]
     cam = pb.R.reshape(n, 3 * views, 3) @ points.reshape(n, 3, -1)
@@ -124,6 +142,7 @@ def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
         G,
         flat,
         levers,
+        pose_offsets,
         points,
         torch.stack([x, y, iz], 2),
         torch.stack([ux, uy], 2),

@@ -225,7 +225,8 @@ class LeverBody:
     """The body as a linear map of its joints' global rotations: levers at zero shape, and their derivatives.
 
     p = t + J₀ + Σ_a G_a c_a(β, o), with c constant over time: points, betas' Jacobians and the lever arms of
-    all joints are matrix products.
+    all joints are matrix products. Pose blend shapes, where a body has them, move few keypoints, by
+    Σ_a w_a G_a d(R), d linear in the local rotations.
     """
 
     joint0: Tensor  # (3,)
@@ -233,6 +234,8 @@ class LeverBody:
     levers: Tensor  # (K, 24, 3)
     lever_dirs: Tensor  # (K, 24, 3, B)
     weights: Tensor  # (K, 24)
+    blended: Tensor  # (S,) keypoints that pose blend shapes move
+    posedirs: Tensor  # (S, 3, 23, 3, 3) by the entries of R − 1 of joints 1, 2, ...
     below: Tensor  # (24, A) 1 where the row's joint hangs on active joint A
     active: Tensor  # (A,) joints that move some keypoint; the root first
     hinges: Hinges
@@ -250,7 +253,13 @@ class LeverBody:
         reach = (below @ levers.norm(dim=-1).T).amax(1)
         active = (reach > 0.01).nonzero()[:, 0]
         hinges = Hinges.of(active.tolist(), dtype, device)
-        return LeverBody(jt[0], js[0], levers, dirs, w, below[active].T.contiguous(), active, hinges)
+        blend = body.points_posedirs
+        blend = pt.new_zeros(0, 3, 9 * (JOINTS - 1)) if blend is None else blend.to(device, dtype)
+        blended = blend.flatten(1).any(1).nonzero()[:, 0]
+        posedirs = blend[blended].reshape(-1, 3, JOINTS - 1, 3, 3)
+        return LeverBody(
+            jt[0], js[0], levers, dirs, w, blended, posedirs, below[active].T.contiguous(), active, hinges
+        )
 
     def root(self, betas: Tensor) -> Tensor:
         """J₀ (N, 3) of betas (N, B)."""

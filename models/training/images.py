@@ -348,8 +348,7 @@ def _over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.floa
 
 def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
     """A body with the points of a, then those of b."""
-    names = ("points_template", "points_shapedirs", "weights")
-    return a.with_points(SPIN_49, *(torch.cat([getattr(a, k), getattr(b, k)]) for k in names))
+    return a.with_points(SPIN_49, {k: torch.cat([x, b.points[k]]) for k, x in a.points.items()})
 
 
 def clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
