@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.fit.energy import State, sideways
+from models.fit.energy import State, sideways, skin_rotations
 from models.fit.problem import JOINTS, STRAIGHT_RAD, Problem, stiffness
 from models.rotations import product, right_jacobian_inverse
 
@@ -109,7 +109,8 @@ def _fold_cameras(pb: Problem, st: State, robust: float) -> _Folded:
 def _keypoint_jacobian(pb: Problem, st: State) -> Tensor:
     """(N, F, 3, K, M) of the keypoints by transl and joints, with columns of zeros added at the end.
 
-    ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ over joints b at and below a: G_b c_kb. Columns: g × M.
+    ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ over joints b at and below a: G_b c_kb. Columns: g × M. Pose blend
+    shapes d_k add w_kb G_b d_k to M, and their own derivative.
     """
     model, h = pb.body, pb.held
     n, _, frames, keypoints = st.points.shape
@@ -119,6 +120,9 @@ def _keypoint_jacobian(pb: Problem, st: State) -> Tensor:
     lever = st.levers.permute(0, 3, 1, 2)[:, None, None]  # (N, 1, 1, 3, K, 24)
     parts = turned[:, :, :, 0] * lever[:, :, :, 0]
     parts.addcmul_(turned[:, :, :, 1], lever[:, :, :, 1]).addcmul_(turned[:, :, :, 2], lever[:, :, :, 2])
+    if len(model.blended):
+        offset = torch.einsum("nfbij,nfsj->nifsb", st.G[:, h:], st.pose_offsets[:, h:])
+        parts.index_add_(3, model.blended, offset * model.weights[model.blended])
     arm = parts @ model.below
     wide = -(-size // 16) * 16  # products of 64 columns take a third less than of 63
     jac = arm.new_empty(n, free, 3, keypoints, wide)
@@ -131,7 +135,23 @@ def _keypoint_jacobian(pb: Problem, st: State) -> Tensor:
         out = jac[:, :, i, :, 3:size].view(n, free, keypoints, active, 3)
         torch.mul(g[j], m[k], out=out)
         out.sub_(g[k] * m[j])
+    if len(model.blended):
+        jac[..., ROOT:size].index_add_(3, model.blended, _pose_blend_jacobian(pb, st))
     return jac
+
+
+def _pose_blend_jacobian(pb: Problem, st: State) -> Tensor:
+    """(N, F, 3, S, 3 (A − 1)) of what pose blend shapes add to keypoints, by the joints but the root.
+
+    d = Σ_j D_j : R_j, so ∂d/∂δ_j is the vector of the skew part of R_jᵀ D_j.
+    """
+    model, h = pb.body, pb.held
+    joints = model.active[1:]
+    dirs = model.posedirs[:, :, joints - 1]
+    across = torch.einsum("nfjrm,scjrd->nfscjmd", st.motion.rotations[:, h:, joints], dirs)
+    slope = torch.stack([across[..., b, a] - across[..., a, b] for a, b in ((1, 2), (2, 0), (0, 1))], -1)
+    turned = skin_rotations(st.G[:, h:], model.weights[model.blended])
+    return torch.einsum("nicfs,nfscm->nfism", turned, slope.flatten(4))
 
 
 def _shape_blocks(
@@ -175,7 +195,7 @@ def _offset_blocks(
     (N, F, M, 3K), with the betas (N, B, 3K) and of their own (N, 3K, 3K), and their gradient (N, 3K). An
     offset moves its own keypoint alone, by R_k = Σ_j w_kj G_j: nearly all of it is 3 × 3 products.
     """
-    turn = st.G.permute(0, 3, 4, 1, 2) @ pb.body.weights.T  # (N, 3, 3, F, K)
+    turn = skin_rotations(st.G, pb.body.weights)  # (N, 3, 3, F, K)
     stiff = pb.w_acc * stiffness(turn, 3, pb.tied)
     weighed = torch.stack(
         [sum(fold.camera[i][j][:, None] * turn[:, j] for j in range(3)) + stiff[:, i] for i in range(3)], 1
