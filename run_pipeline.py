@@ -226,6 +226,7 @@ def view(
 @app.command()
 def render(
     out: Annotated[str, Argument(help="Folder that `run` has written.")],
+    to: Annotated[Path | None, Option("--out", "-o", help="Folder for videos; else OUT/render/MODE.")] = None,
     mode: Annotated[str, Option(help="overlay, mesh, skeleton, side, turntable, mosaic.")] = "overlay",
     cameras: Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")] = None,
     start: Annotated[int, Option(min=0, help="First frame.")] = 0,
@@ -239,8 +240,10 @@ def render(
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
-    """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, in one."""
-    import logging
+    """Draw finished results again: over the videos, alone, as keypoints, from the side, turning, in one.
+
+    The videos of the run stay as they are.
+    """
     from functools import partial
     from typing import get_args
 
@@ -249,9 +252,9 @@ def render(
     from models.body import load_body
     from pipeline.results import body_file
     from stages.decode import decode, videos_of
+    from stages.graph import check_apart
     from stages.render import Mode, render_results
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what draws and what encodes
     if mode not in get_args(Mode):
         raise InputError(f"--mode {mode}: there is no such mode. Choose {', '.join(get_args(Mode))}.")
     if mode in ("side", "turntable") and (cameras or scale is not None):
@@ -268,20 +271,20 @@ def render(
     cfg = _run_config(config, settings, options)
     results = _results(out)
     store = results.store()
+    stop = store.finished if end is None else end
+    store.check_frames(start, stop)
+    folder = to or results.drawings(mode, range(start, stop))
+    check_apart(folder, results)
     shows_videos = mode in ("overlay", "skeleton", "mosaic")
     videos = videos_of(results, recording) if shows_videos else [None] * len(store.contents.rig)
     body = load_body(body_file(store, cfg.body))
     torch.set_num_threads(1)
-    how, frames = partial(decode, cfg=cfg.decode), slice(start, end)
-    files, stream = render_results(
-        store, cast("Mode", mode), cfg.render, videos, body, results.folder, how, frames
-    )
-    total = (len(store.contents.time_s) if end is None else end) - start
-    with screen.bar(total, "frame", mode) as bar:
+    how, frames = partial(decode, cfg=cfg.decode), slice(start, stop)
+    files, stream = render_results(store, cast("Mode", mode), cfg.render, videos, body, folder, how, frames)
+    with screen.bar(stop - start, "frame", mode) as bar:
         for batch in stream:
             bar.update(len(batch.valid))
-    for file in files:
-        print_file(file)
+    print_file(folder, ", ".join(file.name for file in files))
 
 
 @app.command()

@@ -45,7 +45,7 @@ def main(demo: Path) -> None:
         for mode in ("overlay", "skeleton", "mesh", "side", "turntable"):
             words = ["--cameras", "cam01"] if mode in ("overlay", "skeleton", "mesh") else []
             command("render", out, "--mode", mode, *words, "--start", str(FRAME), "--end", str(FRAME + 1))
-            file = next(out.glob(f"{mode}*.mp4"))
+            file = next(out.glob(f"render/{mode}_*/*.mp4"))
             picture = scaled(frame(file, 0), height=360)
             edge = 0 if mode == "side" else picture.shape[1] // 4
             shown.append(picture[:, edge : picture.shape[1] - edge])

@@ -6,6 +6,7 @@ folder names, and no video is drawn over one that was not drawn here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,8 +36,10 @@ TRUTH: Final = "truth.zarr"
 """Store beside a synthetic recording, in the schema of the results."""
 INSIDE: Final = "results"
 """Folder of the recording that is proposed as OUT."""
+REDRAWN: Final = "render"
+"""Folder in OUT for drawings of finished results, each in a folder of its own."""
 DRAWN: Final = "drawn by multispin"
-"""Comment inside every drawn video."""
+"""Start of the comment inside every drawn video."""
 
 
 def scene_video(mode: str) -> str:
@@ -141,8 +144,9 @@ def clear(out: Path) -> None:
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:
-    """Raise ``InputError`` when one of these videos is there and was not drawn here, or ``out`` is the
-    recording's own folder, as versions before let it be: a drawing would be taken for a camera's video.
+    """Raise ``InputError`` when one of these videos is there and was not drawn here, or by the run whose
+    summary is there; or ``out`` is the recording's own folder, as versions before let it be: a drawing would
+    be taken for a camera's video.
     """
     recording = recording_of(out)
     if recording is not None and recording.resolve() == out.resolve():
@@ -150,19 +154,38 @@ def check_drawable(out: Path, names: Iterable[str]) -> None:
     known = drawn_into(out)
     for name in names:
         file = out / name
-        if file.exists() and name not in known and not _is_drawn(file):
+        if name in known:
+            raise InputError(f"{file}: is a video of the run whose results are there. Choose another --out.")
+        if file.exists() and not _comment_and_frames(file)[0].startswith(DRAWN):
             raise InputError(
                 f"{file}: is there already and was not drawn by this program. Move it away, or choose "
                 "another folder."
             )
 
 
-def _is_drawn(file: Path) -> bool:
+def drawn_mark(store: str, settings: Mapping[str, Any]) -> str:
+    """Comment for a video that is drawn of a store with this digest, with these settings."""
+    text = store + json.dumps(settings, sort_keys=True)
+    return f"{DRAWN} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def is_whole_drawing(file: Path, mark: str, frames: int) -> bool:
+    """Whether a video has this ``drawn_mark`` and so many frames."""
+    return _comment_and_frames(file) == (mark, frames)
+
+
+def _comment_and_frames(file: Path) -> tuple[str, int]:
+    """Of a video, as its header says; '' where that cannot be read, and 0 where its end is missing."""
+    comment = ""
     try:
         with av.open(str(file)) as container:
-            return container.metadata.get("comment") == DRAWN
-    except (av.FFmpegError, OSError):
-        return False
+            comment, stream = container.metadata.get("comment", ""), container.streams.video[0]
+            container.seek(stream.duration or 0, stream=stream)
+            ends = [(p.pts or 0) + (p.duration or 0) for p in container.demux(stream) if p.size]
+            whole = ends and max(ends) >= (stream.start_time or 0) + (stream.duration or 0)
+            return comment, stream.frames if whole else 0
+    except (av.FFmpegError, OSError, IndexError):
+        return comment, 0
 
 
 def check_fresh(out: Path) -> None:
@@ -225,6 +248,12 @@ class Results:
     def folder(self) -> Path:
         """Folder of summary and videos."""
         return self.store_path.parent
+
+    def drawings(self, mode: str, frames: range) -> Path:
+        """Folder for drawings of these frames; it names them where they are not all."""
+        check_drawable(self.folder, ())
+        whole = frames == range(len(self.store().contents.time_s))
+        return self.folder / REDRAWN / (mode if whole else f"{mode}_frames_{frames[0]}-{frames[-1]}")
 
     def store(self) -> Store:
         """Raises ``InputError`` when there is none."""

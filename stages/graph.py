@@ -24,17 +24,21 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically, writing
-from pipeline.recording import Recording
+from pipeline.recording import Recording, find_recording
 from pipeline.results import (
     MOSAIC,
     REPORT,
     STORE,
     SUMMARY,
+    Results,
     RunSummary,
     check_fresh,
     check_place,
     clear,
+    drawn_mark,
+    is_whole_drawing,
     read_summary,
+    recording_of,
 )  # fmt: skip
 from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
@@ -167,6 +171,11 @@ class _Job:
         return [self.out / name for name in video_names(self.cfg.render, self.recording.rig.names)]
 
     @property
+    def mark(self) -> str:
+        """Comment in the videos of this store, drawn with these settings."""
+        return drawn_mark(self.results.digest, self.cfg.render.model_dump(mode="json"))
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return (self.results.path, *self.videos, self.out / SUMMARY, self.out / REPORT)
 
@@ -194,15 +203,15 @@ def _net(recording: Recording, cfg: RunConfig) -> Net | None:
 def _finished(job: _Job) -> RunResult | None:
     """The result of an earlier run that left nothing to do; None where something is missing.
 
-    The summary is written last: one of this store and these pictures vouches for the videos beside it.
+    The summary is written last: one of this store says that the store is whole. Each video says itself of
+    what it was drawn, and how.
     """
     made = read_summary(job.out)
     if (
         made is None
         or not job.results.done.all()
         or made.store != job.results.digest
-        or made.config.get("render") != job.cfg.render.model_dump(mode="json")
-        or not all(v.exists() for v in job.videos)
+        or not all(is_whole_drawing(v, job.mark, len(job.recording)) for v in job.videos)
     ):
         return None
     if not (job.out / REPORT).exists():
@@ -242,7 +251,7 @@ def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
         pictures = partial(
             render,
             cfg=cfg.render,
-            footage=Footage(rig, videos, line.frame_index, line.rate),
+            footage=Footage(rig, videos, line.frame_index, line.rate, job.mark),
             body=job.body,
             out=job.out,
             decode=partial(decode, cfg=cfg.decode),
@@ -296,6 +305,14 @@ def _inputs(recording: Recording) -> list[Path]:
     videos = [video.path for video in recording.videos if video]
     folders = [files.path for files in recording.keypoints if files]
     return [*videos, *folders, *filter(None, [recording.calibration])]
+
+
+def check_apart(folder: Path, results: Results) -> None:
+    """Raise ``InputError`` when drawings in ``folder`` would lie among the recording's own files."""
+    recording = recording_of(results.folder)
+    if recording is not None and folder.resolve().is_relative_to(recording.resolve()):
+        found = find_recording(recording)
+        check_place(folder, found.path, _inputs(found))
 
 
 def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -> Recording:

@@ -30,7 +30,7 @@ from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.engine import ahead
 from pipeline.errors import InputError
-from pipeline.files import writing
+from pipeline.files import check_writable
 from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
 from pipeline.store import Store
 from pipeline.video import VideoInfo, VideoWriter, copied, pick_encoder, planes, probe, resized, to_yuv420p
@@ -126,6 +126,8 @@ class Footage:
     """(V, T) frame of each video that is shown at each time of the recording, −1 for none."""
     rate: Fraction
     """Times a second."""
+    mark: str = DRAWN
+    """Comment in the metadata of what is drawn over it."""
 
 
 def render(
@@ -177,7 +179,7 @@ def _render(
     with ExitStack() as stack:
 
         def writer(path: Path) -> VideoWriter:
-            return stack.enter_context(_writer(cfg, path, footage.rate, encoder_threads))
+            return stack.enter_context(_writer(cfg, path, footage.rate, encoder_threads, footage.mark))
 
         files = [writer(path) for path in paths[: len(rig)]] if cfg.overlay else []
         together = [_MosaicVideo(sizes, cfg, rig.names, writer(paths[-1]))] if cfg.mosaic else []
@@ -513,12 +515,13 @@ def _shown(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
                 "size."
             )
         infos.append(info)
-    return keep, Footage(rig.select([rig.names[v] for v in keep]), infos, frame_index[keep], footage.rate)
+    rig = rig.select([rig.names[v] for v in keep])
+    return keep, replace(footage, rig=rig, videos=infos, frame_index=frame_index[keep])
 
 
-def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int) -> VideoWriter:
+def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int, mark: str = DRAWN) -> VideoWriter:
     return VideoWriter(
-        path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads, comment=DRAWN
+        path, rate, codec=cfg.codec, crf=cfg.crf, preset=cfg.preset, threads=threads, comment=mark
     )
 
 
@@ -529,8 +532,7 @@ def _checked_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Pai
     """
     paint = software.paint if cfg.backend == "software" else _pytorch3d()
     pick_encoder(cfg.codec)
-    with writing(out, "Choose another --out."):
-        out.mkdir(parents=True, exist_ok=True)
+    check_writable(*(out / name for name in names))
     check_drawable(out, names)
     return paint
 

@@ -12,14 +12,16 @@ def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> 
     """Write what comes in to ``results`` and pass it on.
 
     With ``replay`` the windows that an earlier run has already written come first, so that what follows sees
-    the recording from its beginning.
+    the recording from its beginning; and each window is passed on as the store keeps it, so that what follows
+    sees the same whether or not the run was interrupted.
     """
+    first = results.first_missing
     if replay:
-        for k in range(results.first_missing):
+        for k in range(first):
             yield results.read(k)
-    for batch in items:
+    for k, batch in enumerate(items, first):
         results.write(batch)
-        yield batch
+        yield results.read(k) if replay else batch
 
 
 def store_regression(items: Iterator[PoseBatch], results: Store) -> Iterator[PoseBatch]:

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from builders import assert_same_stores, store_arrays
+from test_batch import call as in_process
 
 from models.body import load_body
 from models.evaluation.stores import compare_to_truth
@@ -96,6 +97,35 @@ def test_done_means_nothing_to_do(recording, results):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     assert "nothing to do" in call("run", recording, "--out", out)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_redrawing_never_touches_the_videos_of_the_run(recording, results, tmp_path):
+    """And a run takes no other video for one of its own: a short one, one cut off, or one that is gone."""
+    out = shutil.copytree(results[0], tmp_path / "out")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    text = call("render", out, "--end", 4, "--cameras", "cam02")
+    assert f"{out / 'render/overlay_frames_0-3'}: overlay_cam02.mp4" in text.replace("\n", "")
+    assert {p: p.read_bytes() for p in before} == before
+
+    shutil.copy(out / "render/overlay_frames_0-3/overlay_cam02.mp4", out)
+    cut = out / "overlay_cam03.mp4"
+    cut.write_bytes(before[cut][: len(before[cut]) // 2])
+    (out / "mosaic.mp4").unlink()
+    call("run", recording, "--out", out)
+    videos = [p for p in before if p.suffix == ".mp4"]
+    assert {p: p.read_bytes() for p in videos} == {p: before[p] for p in videos}, "drawn of the store"
+    assert "nothing to do" in call("run", recording, "--out", out)
+
+
+def test_nothing_is_drawn_over_a_run_or_a_recording(recording, results, capfd, monkeypatch):
+    out, _ = results
+    status, text = in_process(capfd, monkeypatch, out, "--mode", "mosaic", "--out", out, command="render")
+    assert status == 2
+    assert "is a video of the run" in text
+    place = recording / "videos"
+    status, text = in_process(capfd, monkeypatch, out, "--mode", "side", "--out", place, command="render")
+    assert status == 2
+    assert f"--out {place}: holds" in text
 
 
 def test_a_missing_video_is_drawn_again_from_the_store(recording, results):
@@ -182,7 +212,8 @@ def test_killed_five_times_and_resumed(recording, results, tmp_path):
         process.wait()
     call("run", recording, "--out", tmp_path)
     assert_same_stores(store, out / "results.zarr")
-    assert (tmp_path / "mosaic.mp4").exists()
+    for video in ("mosaic.mp4", *(f"overlay_cam0{n}.mp4" for n in range(1, 5))):
+        assert (tmp_path / video).read_bytes() == (out / video).read_bytes()
     assert not [*tmp_path.glob("*.part*")]
 
 

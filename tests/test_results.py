@@ -25,6 +25,8 @@ from pipeline.results import (
     check_drawable,
     check_place,
     clear,
+    drawn_mark,
+    is_whole_drawing,
     read_summary,
     scene_video,
 )
@@ -161,9 +163,24 @@ def test_a_video_that_was_not_drawn_here_is_not_overwritten(tmp_path):
     with VideoWriter(tmp_path / "side.mp4", 30, comment=DRAWN) as video:
         video.write(np.zeros((48, 64, 3), np.uint8))
     check_drawable(tmp_path, ["side.mp4", "none.mp4"])
-    (tmp_path / "overlay_a.mp4").write_text("of a version that left no mark")
-    (tmp_path / "summary.json").write_text(json.dumps({"videos": ["overlay_a.mp4"]}))
-    check_drawable(tmp_path, ["overlay_a.mp4"])
+    (tmp_path / "summary.json").write_text(json.dumps({"videos": ["side.mp4"]}))
+    with pytest.raises(InputError, match=r"side\.mp4: is a video of the run"):
+        check_drawable(tmp_path, ["side.mp4"])
+
+
+def test_a_video_counts_as_a_runs_by_its_store_its_settings_and_its_last_frame(tmp_path):
+    mark, file = drawn_mark("store", {"opacity": 0.9}), tmp_path / "overlay_a.mp4"
+    with VideoWriter(file, 30, comment=mark) as video:
+        for k in range(40):
+            video.write(np.full((48, 64, 3), k, np.uint8))
+    check_drawable(tmp_path, [file.name])
+    assert is_whole_drawing(file, mark, 40)
+    assert not is_whole_drawing(file, mark, 41)
+    assert not is_whole_drawing(file, drawn_mark("store", {"opacity": 0.3}), 40)
+    assert not is_whole_drawing(file, drawn_mark("other", {"opacity": 0.9}), 40)
+    file.write_bytes(file.read_bytes()[:-500])
+    assert not is_whole_drawing(file, mark, 40)
+    assert not is_whole_drawing(tmp_path / "none.mp4", mark, 40)
 
 
 def test_nothing_is_drawn_among_the_recordings_own_files(tmp_path):
