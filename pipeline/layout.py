@@ -9,8 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
-from pipeline.calibrations import calibration_files, find_calibration
+from pipeline.calibrations import (
+    calibration_files,
+    find_calibration,
+    is_calibration_place,
+    unread_calibrations,
+)
+from pipeline.calibrations.checks import plain
+from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
@@ -42,7 +50,7 @@ def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
     chain = folder_chain(folder, inherit)
     yield from (file for place in chain if (file := place / SETTINGS).exists())
     stated = read_stated(chain)
-    calibration = calibration_of(chain, stated, [])
+    calibration = calibration_of(chain, stated, [], [])
     if calibration is not None:
         yield from calibration_files(calibration)
     yield from find_videos(folder, []).values()
@@ -57,9 +65,14 @@ def folder_chain(folder: Path, inherit: Path | None) -> tuple[Path, ...]:
     return tuple(inherit.joinpath(*steps[:n]) for n in range(len(steps) + 1))
 
 
-def calibration_of(chain: Sequence[Path], stated: Stated, notes: list[tuple[str, str]]) -> Path | None:
-    """The nearest calibration: the folder's own, then those of the folders above."""
+def calibration_of(
+    chain: Sequence[Path], stated: Stated, notes: list[tuple[str, str]], findings: list[Finding]
+) -> Path | None:
+    """The nearest calibration: the folder's own, then those of the folders above, and of the one that these
+    are in: a trial's session."""
     folder, wanted = chain[-1], stated.calibration.path
+    path: Path | None = None
+    others: tuple[Path, ...] = ()
     for place in reversed(chain):
         if wanted is None:
             path, others = find_calibration(place)
@@ -77,18 +90,57 @@ def calibration_of(chain: Sequence[Path], stated: Stated, notes: list[tuple[str,
         if path is not None:
             break
     if path is None:
+        path, others = _calibration_above(chain, findings)
+    if path is None:
         return None
     path = calibration_files(path)[0]
     shown = [os.path.relpath(p, folder) for p in (path, *others)]
-    notes.append(("calibration", shown[0] + (f" (not used: {', '.join(shown[1:])})" if others else "")))
+    notes.append(("calibration", shown[0]))
+    if others:
+        sentence = (
+            f"several calibrations: {shown[0]} is used, not {', '.join(shown[1:])}; recording.yaml can name "
+            "another, calibration: {path: ...}"
+        )
+        findings.append(Finding("calibration_chosen", sentence))
     return path
+
+
+def _calibration_above(
+    chain: Sequence[Path], findings: list[Finding]
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """Calibration one folder up, which is told; else what looks like one and is none, by name."""
+    above = chain[0].absolute().parent
+    unread = [file for place in chain for file in unread_calibrations(place)]
+    if unread:
+        names = ", ".join(os.path.relpath(p, chain[-1]) for p in unread[:5])
+        sentence = (
+            f"{names}: looks like a calibration but is of no format that can be read, so not used; "
+            "docs/formats.md lists those, and calibration convert reads one by path"
+        )
+        findings.append(Finding("calibration_unread", sentence))
+    try:
+        path, others = find_calibration(above)
+    except (InputError, OSError) as error:
+        findings.append(
+            Finding("calibration_unread", f"the calibrations one folder up are not used: {error}")
+        )
+        return None, ()
+    if path is not None and is_estimated(path):  # of the results of a run, which lie there
+        return None, ()
+    if path is not None:
+        sentence = (
+            f"the calibration is that of the folder above, {os.path.relpath(path, chain[-1])}; one in "
+            f"{chain[-1].name or 'the recording'} itself would come first"
+        )
+        findings.append(Finding("calibration_above", sentence))
+    return path, others
 
 
 def recordings_in(folder: Path) -> list[str]:
     inner = []
-    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "calibration"):
+    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not is_calibration_place(p.name)):
         try:
-            if find_calibration(sub)[0] or is_recording(sub):
+            if find_calibration(sub)[0] or is_recording(sub, inherit=folder):
                 inner.append(sub.name)
         except (InputError, OSError):
             continue
@@ -128,11 +180,10 @@ def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
         )
     found: dict[str, Path] = {}
     for file in files:
-        if file.stem in found:
-            raise InputError(
-                f"{file.parent}: two videos of camera {file.stem}: {found[file.stem].name}, {file.name}"
-            )
-        found[file.stem] = file
+        name = normalize("NFC", file.stem)
+        if name in found:
+            raise InputError(f"{file.parent}: two videos of camera {name}: {found[name].name}, {file.name}")
+        found[name] = file
     return found
 
 
@@ -173,7 +224,7 @@ def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
     """Keypoints in a folder by camera: the name of the camera's folder, without ``_json``, or file."""
     found: dict[str, Path] = {}
     for path in find_cameras(place, names):
-        name = path.name.removesuffix("_json") if path.is_dir() else path.stem
+        name = normalize("NFC", path.name.removesuffix("_json") if path.is_dir() else path.stem)
         if name in found:
             raise InputError(
                 f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"
@@ -189,7 +240,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def _loose(name: str) -> str:
     """A name without what tools change: case and leading zeros."""
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", plain(name))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -147,13 +147,13 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     findings: list[Finding] = []
     notes: list[tuple[str, str]] = []
 
-    calibration = calibration_of(chain, stated, notes)
+    calibration = calibration_of(chain, stated, notes, findings)
     scale = stated.calibration.metres_per_unit or 1.0
     rig = read_calibration(calibration, metres_per_unit=scale) if calibration else None
     video_files = find_videos(folder, findings)
     folders, keypoints_at = find_keypoints(folder, stated, findings)
     if not folders:
-        _refuse_without_keypoints(folder, calibrated=rig is not None)
+        _refuse_without_keypoints(folder)
     whose = "the calibration"
     if rig is None:
         whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
@@ -201,12 +201,14 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     )
 
 
-def _refuse_without_keypoints(folder: Path, *, calibrated: bool) -> NoReturn:
+def _refuse_without_keypoints(folder: Path) -> NoReturn:
     inner = recordings_in(folder)
-    if inner and not calibrated:
+    if inner and not find_videos(folder, []):
+        held = f"{len(inner)} recordings" if len(inner) > 1 else "1 recording"
         raise InputError(
-            f"{folder} is not a recording but holds {len(inner)}: {', '.join(inner[:5])}"
-            f"{', ...' if len(inner) > 5 else ''}; give one of them"
+            f"{folder} is not a recording but holds {held}: {', '.join(inner[:5])}"
+            f"{', ...' if len(inner) > 5 else ''}; give one of them, or run all: "
+            f"python run_pipeline.py batch {folder} --out OUT"
         )
     if find_videos(folder, []):
         raise InputError(

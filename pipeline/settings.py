@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 from pydantic import Field, field_validator
 
@@ -80,7 +81,7 @@ class Stated(Config):
     @classmethod
     def _names(cls, value: Any) -> Any:
         # YAML reads a camera called 1 as a number.
-        return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+        return {normalize("NFC", str(k)): v for k, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("focal_px")
     @classmethod

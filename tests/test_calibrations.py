@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,16 @@ from hypothesis import strategies as st
 from recordings import assert_same_rig, ring
 from test_easymocap import easymocap
 
-from pipeline.calibrations import FORMATS, calibration_files, find_calibration, pose2sim, read_calibration
+from pipeline.calibrations import (
+    FORMATS,
+    calibration_files,
+    find_calibration,
+    pose2sim,
+    read_calibration,
+    unread_calibrations,
+)
 from pipeline.calibrations import easymocap as easymocap_format
-from pipeline.calibrations.checks import calibration_doubts
+from pipeline.calibrations.checks import calibration_doubts, in_metres
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -229,26 +237,66 @@ def test_a_damaged_file_gives_a_rig_or_a_message(tmp_path: Path, form: object, d
         assert np.abs(np.linalg.det(rig.R) - 1).max() < 1e-9
 
 
-def test_found_in_the_folder_and_below(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "calibration"):
-        assert find_calibration(tmp_path) == (None, ())
-        place.mkdir(exist_ok=True)
-        write_calibration(ring(2), place / "Calib_scene.toml")
-        assert find_calibration(tmp_path) == (place / "Calib_scene.toml", ())
-        (place / "Calib_scene.toml").unlink()
-        easymocap(place, ring(2))
-        assert find_calibration(tmp_path) == (place / "intri.yml", ())
-        for file in ("intri.yml", "extri.yml"):
-            (place / file).unlink()
+@pytest.mark.parametrize(
+    "place",
+    [
+        ".",
+        "calibration",
+        "Calibration",
+        "S00_Calibration",
+        "calib-2d",
+        "cameras",
+        "camera_parameters",
+        "calibration/extrinsic/capture_volume",
+        unicodedata.normalize("NFD", "Kalibrierung_calib_ü"),
+    ],
+)
+@pytest.mark.parametrize("form", [pose2sim, easymocap_format], ids=["toml", "yml"])
+def test_found_in_folders_called_after_calibrations_or_cameras(
+    tmp_path: Path, place: str, form: object
+) -> None:
+    assert find_calibration(tmp_path) == (None, ())
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "videos" / "cam01").mkdir(parents=True)
+    put(tmp_path / "videos" / "cam01", form)
+    assert find_calibration(tmp_path) == (None, ())
+    files = put(tmp_path / place, form)
+    assert find_calibration(tmp_path) == (files[0], ())
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("calib.json", True),
+        ("calibration/rig.mat", True),
+        ("Cameras/extrinsics.npz", True),
+        ("camera_params.xml", True),
+        ("calibration/notes.txt", False),
+        ("calibration/cam01.png", False),
+        ("keypoints.json", False),
+        ("._calibration.json", False),
+        ("cameraman.txt", False),
+    ],
+)
+def test_what_looks_like_a_calibration_and_is_none_is_named(tmp_path: Path, name: str, unread: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    assert find_calibration(tmp_path) == (None, ())
+    assert unread_calibrations(tmp_path) == [tmp_path / name] * unread
 
 
 def test_several_calibrations(tmp_path: Path) -> None:
-    write_calibration(ring(2), tmp_path / "Calib_a.toml")
-    easymocap(tmp_path / "calibration", ring(2))
+    one, other = tmp_path / "Calib_a.toml", tmp_path / "calibration" / "intri.yml"
+    write_calibration(ring(2), one)
+    easymocap(other.parent, in_metres(ring(2), 1000))
+    assert find_calibration(tmp_path) == (one, (other,)), "the same cameras, in millimetres"
+    easymocap(other.parent, replace(ring(2), K=ring(2).K * [[1.1], [1.1], [1]]))
     with pytest.raises(
         InputError, match=r"several calibrations: Calib_a.toml, calibration/intri.yml; name one"
     ):
         find_calibration(tmp_path)
+    other.write_text("%YAML:1.0")
+    assert find_calibration(tmp_path) == (one, (other,)), "the one that can be read"
     write_calibration(ring(2), tmp_path / "calibration.toml")
     chosen, others = find_calibration(tmp_path)
     assert chosen is not None

@@ -30,6 +30,10 @@ from pipeline.recording import Recording, find_recording
 TIME = np.arange(24) / 10
 
 
+def codes(found: Recording) -> set[str]:
+    return {finding.code for finding in found.findings}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_recording(tmp_path / "rec", RIG, [PEOPLE])
@@ -241,7 +245,12 @@ def test_an_empty_folder_and_a_folder_of_recordings(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
         write_calibration(RIG, tmp_path / name / "calibration.toml")
-    with pytest.raises(InputError, match="is not a recording but holds 2: a, b; give one of them"):
+    with pytest.raises(InputError, match="is not a recording but holds 2 recordings: a, b; give one of them"):
+        find_recording(tmp_path)
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "a" / "calibration.toml").rename(tmp_path / "calibration" / "calibration.toml")
+    (tmp_path / "a" / "a.mp4").touch()
+    with pytest.raises(InputError, match="is not a recording but holds 2 recordings: a, b"):
         find_recording(tmp_path)
 
 
@@ -301,6 +310,8 @@ def test_a_camera_may_be_called_as_a_drawing(tmp_path: Path) -> None:
 def test_of_several_calibrations_the_stated_one(folder: Path) -> None:
     (folder / "calibration.toml").rename(folder / "Calib_a.toml")
     write_calibration(RIG, folder / "Calib_b.toml")
+    assert codes(find_recording(folder)) >= {"calibration_chosen"}
+    write_calibration(replace(ring(3), K=ring(3).K * [[1.1], [1.1], [1]]), folder / "Calib_b.toml")
     with pytest.raises(InputError, match=r"several calibrations: Calib_a.toml, Calib_b.toml"):
         find_recording(folder)
     state(folder, "{calibration: {path: Calib_b.toml}, fps: 10}")
@@ -323,6 +334,10 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
     assert a.timeline.rate == 60
     assert len(a) == 7
     assert find_recording(session / "b").timeline.rate == 30
+    alone = find_recording(session / "a")
+    assert alone.calibration == session / "calibration.toml"
+    assert "calibration_above" in codes(alone)
+    (session / "calibration.toml").rename(tmp_path / "calibration.toml")
     with pytest.raises(InputError, match="neither a calibration"):
         find_recording(session / "a")
     (session / "b" / "recording.yaml").write_text("calibration: {path: ../calibration.toml}\n")

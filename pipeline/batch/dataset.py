@@ -82,7 +82,9 @@ def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = Non
 
     Raises ``InputError``.
     """
-    names = [path.relative_to(tree).as_posix() for path in needed(folder, tree)]
+    # Of a local one, a calibration above the tree is read where it lies.
+    read = () if isinstance(dataset, Path) else needed(folder, tree)
+    names = [path.relative_to(tree).as_posix() for path in read]
     with fetched(dataset, names, reader or f"process {os.getpid()}") as top:
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 

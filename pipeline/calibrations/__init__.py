@@ -5,12 +5,17 @@ A format is a module with two functions, ``find`` and ``read``, and a line in ``
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+
 from pipeline.calibrations import easymocap, pose2sim
-from pipeline.calibrations.checks import in_metres
-from pipeline.cameras import Rig
+from pipeline.calibrations.checks import in_metres, plain
+from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 
@@ -38,34 +43,120 @@ class CalibrationFormat(Protocol):
 
 FORMATS: Final[tuple[CalibrationFormat, ...]] = (pose2sim, easymocap)
 
+_PLACE: Final = re.compile(r"calib|camera|^sparse$|^colmap$")
+"""Folders that hold calibrations, by their plain name; COLMAP calls its models' folder ``sparse``."""
+_MAX_DEPTH: Final = 3
+"""Levels below such a folder that are searched: caliscope has calibration/extrinsic/capture_volume/."""
+_FILE: Final = re.compile(r"calib|intri|extri|^cameras?([_ -]?(param|matri|pose|array|config|setting)|s?$)")
+"""Names of files that look like calibrations."""
+_DATA_SUFFIXES: Final = frozenset(
+    [
+        ".toml",
+        ".yml",
+        ".yaml",
+        ".json",
+        ".xml",
+        ".txt",
+        ".csv",
+        ".npz",
+        ".npy",
+        ".mat",
+        ".pickle",
+        ".pkl",
+        ".xcp",
+        ".cal",
+        ".mcal",
+        ".calib",
+        ".bin",
+    ]
+)
+
 
 def find_calibration(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
     """First file of a recording's calibration, None where there is none, and those of the ones not chosen.
 
-    ``calibration.toml`` beside the videos comes first, then the same name in ``calibration/``; without
-    either, there must be one candidate only.
+    Looked for in the folder and in folders inside it that are called after calibrations or cameras
+    (``calibration_places``). ``calibration.toml`` in the folder itself comes first, then the same name below
+    it. Without either, one candidate; of several, the first where all that can be read are the same cameras.
 
     Raises:
         InputError: there are several that none is first among.
     """
     found = [
         files[0]
-        for place in (folder, folder / "calibration")
-        if place.is_dir()
+        for place in calibration_places(folder)
         for calibration_format in FORMATS
         for files in calibration_format.find(place)
     ]
-    first = [p for p in found if p.name == "calibration.toml"]
     if not found:
         return None, ()
-    if not first and len(found) > 1:
+    first = [p for p in found if p.name == "calibration.toml"]
+    chosen = first[0] if first else found[0] if len(found) == 1 else _same_cameras(found)
+    if chosen is None:
         names = ", ".join(str(p.relative_to(folder)) for p in found)
         raise InputError(
             f"{folder}: several calibrations: {names}; name one in recording.yaml, "
             f"calibration: {{path: {found[0].relative_to(folder)}}}"
         )
-    chosen = (first or found)[0]
     return chosen, tuple(p for p in found if p != chosen)
+
+
+def _same_cameras(found: Sequence[Path]) -> Path | None:
+    """First of the calibrations that can be read, where these are one, or of cameras that look alike."""
+    rigs = {}
+    for path in found:
+        with suppress(InputError):
+            rigs[path] = read_calibration(path)
+    if not rigs:
+        return found[0]
+    (first, rig), *others = rigs.items()
+    return first if all(_alike(rig, other) for _, other in others) else None
+
+
+def _alike(one: Rig, other: Rig) -> bool:
+    """True for rigs of as many cameras, in any order, with the same focal lengths and distances but for a
+    unit."""
+    if len(one) != len(other):
+        return False
+
+    def shape(rig: Rig) -> tuple[Array, Array]:
+        gaps = np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1)
+        return np.sort(rig.K[:, 0, 0]), np.sort(gaps, axis=None) / max(float(gaps.max()), 1e-12)
+
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(shape(one), shape(other), strict=True))
+
+
+def calibration_places(folder: Path) -> list[Path]:
+    """The folder, then folders in it that are called after calibrations or cameras, and what is in them."""
+
+    def below(place: Path, depth: int) -> list[Path]:
+        inside = (
+            sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")) if depth else []
+        )
+        return [place, *(q for p in inside for q in below(p, depth - 1))]
+
+    if not folder.is_dir():
+        return []
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and is_calibration_place(p.name))
+    return [folder, *(q for p in inside for q in below(p, _MAX_DEPTH))]
+
+
+def is_calibration_place(name: str) -> bool:
+    """True for a name of a folder in which calibrations are looked for."""
+    return bool(_PLACE.search(plain(name)))
+
+
+def unread_calibrations(folder: Path) -> list[Path]:
+    """Files of a folder without a calibration that look like one, by name, and are of no known format."""
+    return [
+        p
+        for place in calibration_places(folder)
+        for p in sorted(place.iterdir())
+        if not p.name.startswith(".")
+        and p.suffix.lower() in _DATA_SUFFIXES
+        and (_FILE.search(plain(p.stem)) or (place != folder and p.suffix.lower() not in (".txt", ".csv")))
+        and p.is_file()
+    ]
 
 
 def calibration_files(path: Path) -> Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -37,6 +38,11 @@ class Camera:
     """Width and height in pixels, (0, 0) where the file does not give them."""
 
 
+def plain(name: str) -> str:
+    """A name as it is compared: NFC, whatever the file system makes of it, and without case."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def rig_of(path: Path, cameras: Sequence[Camera]) -> Rig:
     """Rig of the cameras of a file, in file order.
 
@@ -45,7 +51,7 @@ def rig_of(path: Path, cameras: Sequence[Camera]) -> Rig:
     """
     if not cameras:
         raise InputError(f"{path}: holds no camera")
-    names = tuple(camera.name for camera in cameras)
+    names = tuple(unicodedata.normalize("NFC", camera.name) for camera in cameras)
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: two cameras are named {name!r}; each needs its own name")

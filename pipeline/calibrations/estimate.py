@@ -26,10 +26,13 @@ class Provenance:
 
 
 def is_estimated(path: Path | None) -> bool:
-    """True for a calibration that can be read and says that it was estimated from a person."""
+    """True for a calibration that says that it was estimated from a person."""
     if path is None or path.suffix.lower() != ".toml":
         return False
-    return _metadata(_document(path)).get("estimated") is True
+    try:
+        return _metadata(_document(path)).get("estimated") is True
+    except ValueError:  # it is no TOML, or no text
+        return False
 
 
 def read_estimate(path: Path) -> Provenance | None:
