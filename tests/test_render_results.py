@@ -298,9 +298,10 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
     words += ["--colour", "#FF0000", "--alpha", "1", "--codec", "libx264", "--crf", "5"]
     status, said, _ = command(capfd, monkeypatch, out, *words)
     assert status == 0
-    assert said.split() == [str(out / f"mesh_{name}.mp4") for name in ("wide", "tall")]
+    folder = out / "render/mesh_frames_2-6"
+    assert said.strip() == f"{folder}: mesh_wide.mp4, mesh_tall.mp4"
     for name, size in zip(("wide", "tall"), SIZES, strict=False):
-        shown = pictures(out / f"mesh_{name}.mp4")
+        shown = pictures(folder / f"mesh_{name}.mp4")
         assert len(shown) == 5
         assert shown[0].shape[:2] == (size[1] // 2, size[0] // 2)
         assert all((p[..., 0] - p[..., 2] > 50).sum() > 200 for p in shown)
@@ -308,8 +309,8 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["side", "turntable", "mesh"])
 def test_a_users_video_is_not_drawn_over(out, capfd, monkeypatch, mode):
-    """B4: a camera called `side`, with its video where the results are. What was drawn here is replaced."""
-    words = [out, "--mode", mode, "--start", 2, "--end", 3, "--set", "render.mosaic_size=[128,64]"]
+    """B4: a camera called `side`, with its video where drawings go. What was drawn here is replaced."""
+    words = [out, "--out", out, "--mode", mode, "--start", 2, "--end", 3, "--set", "render.mosaic_size=[128,64]"]
     file = out / ("mesh_wide.mp4" if mode == "mesh" else f"{mode}.mp4")
     file.write_bytes(b"the user's")
     status, _, errors = command(capfd, monkeypatch, *words)
@@ -348,4 +349,4 @@ def test_mistakes_on_the_command_line_are_told_before_work_begins(out, capfd, mo
     assert sum("render." in line for line in errors.splitlines()) <= 1, "one mistake is told once"
     assert "0%" not in errors, "a progress bar began"
     assert said == ""
-    assert not list(out.glob("*.mp4"))
+    assert not list(out.rglob("*.mp4"))
