@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -28,6 +28,8 @@ class Config(BaseModel):
         wanted = cls.model_fields[field.field_name or ""].annotation
         if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
             raise ValueError("true and false are not expected here")
+        if isinstance(value, int) and get_origin(wanted) is Literal and str(value) in get_args(wanted):
+            return str(value)  # YAML's 32 for "32"
         return value
 
 

@@ -47,6 +47,9 @@ def train(
     init: Annotated[Path | None, Option(help="Weights to start from, instead of random ones.")] = None,
     settings: Sets = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume_if_any: Annotated[
+        bool, Option("--resume-if-any", help="Go on from the last checkpoint, or begin where there is none.")
+    ] = False,
     checkpoint: Annotated[Path | None, Option(help="With --resume: go on from this one.")] = None,
 ) -> None:
     """Train a regressor of keypoints, or of images with SMPLify in the loop. Ctrl-C saves."""
@@ -68,7 +71,7 @@ def train(
     # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
     stop = Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    going_on = (checkpoint or True) if resume else False
+    going_on = (checkpoint or True) if resume else (None if resume_if_any else False)
     try:
         steps = training(cfg, out, minutes=minutes, init=init, resume=going_on, stop=stop.is_set)
         with closing(cast("Generator[Progress, None, None]", steps)):

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -20,6 +20,7 @@ class Run(Config):
     draw: bool = True
     rate: float | str | None = None
     share: float = Field(1.0, gt=0)
+    bits: Literal["auto", "32"] = "auto"
 
 
 def test_later_wins_and_the_rest_stays(tmp_path):
@@ -35,6 +36,9 @@ def test_numbers_and_switches_as_yaml_writes_them():
     cfg = load(Run, [], ["fit.overlap=3", "fit.weight=2", "draw=off", "rate=25"])
     assert cfg == Run(fit=Fit(overlap=3, weight=2.0), draw=False, rate=25)
     assert load(Run, [], ["draw=true", "rate=30000/1001"]).rate == "30000/1001"
+    assert load(Run, [], ["bits=32"]) == load(Run, [], ["bits='32'"]) == Run(bits="32")
+    with pytest.raises(InputError, match=r"bits: .*got 16"):
+        load(Run, [], ["bits=16"])
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
@@ -51,7 +55,7 @@ def test_frozen():
     ("text", "message"),
     [
         ("fit:\n  overlpa: 2\n", r"c\.yaml: fit\.overlpa: unknown key; did you mean fit\.overlap\?"),
-        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name, draw, rate, share"),
+        ("zzzzzz: 2\n", r"c\.yaml: zzzzzz: unknown key; known here: fit, name, draw, rate, share, bits"),
         ("fit:\n  overlap: many\n", r"c\.yaml: fit\.overlap: .*integer.*got 'many'"),
         ("fit: 3\n", r"c\.yaml: fit: .*got 3"),
         ("- 1\n", "expected keys and values, found list"),

@@ -303,12 +303,59 @@ def test_a_loss_that_is_no_number_names_its_samples(small, tmp_path, monkeypatch
 
 def test_settings_that_changed_are_named(tmp_path):
     list(train(keypoint_config(steps=2), tmp_path))
-    changed = keypoint_config(steps=3, keep=5, keypoints=KeypointsConfig(width=8, iterations=1))
-    with pytest.raises(InputError, match=r"steps \(2, now 3\), keypoints.width \(16, now 8\)"):
+    keypoints = KeypointsConfig(width=8, iterations=1, check_samples=4)
+    changed = keypoint_config(steps=3, keep=5, seed=1, keypoints=keypoints)
+    listed = r"other settings: seed \(0, now 1\), keypoints.width \(16, now 8\)\. .* Only steps, --minutes, "
+    with pytest.raises(InputError, match=listed):
         list(train(changed, tmp_path, resume=True))
     (tmp_path / "checkpoints" / "000000002.pt").write_bytes(b"cut short")
     with pytest.raises(InputError, match=r"000000002.pt: no checkpoint of a training"):
         list(train(keypoint_config(steps=2), tmp_path, resume=True))
+
+
+def test_a_training_of_60_steps_extended_to_90_is_one_of_90(tmp_path):
+    whole, short = (
+        keypoint_config(steps=n, decay="none", check_steps=30, checkpoint_steps=30) for n in (90, 60)
+    )
+    assert [p.step for p in train(whole, tmp_path / "whole", resume=None)] == list(range(1, 91))
+    list(train(short, tmp_path / "extended", resume=None))
+    assert [p.step for p in train(whole, tmp_path / "extended", resume=None)] == list(range(61, 91))
+    a, b = (tmp_path / name for name in ("whole", "extended"))
+    for name in ("weights.safetensors", "best.safetensors"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+    first, second = (
+        torch.load(x / "checkpoints" / "000000090.pt", weights_only=True)["optimiser"]["state"]
+        for x in (a, b)
+    )
+    assert all(torch.equal(value, second[i][k]) for i, state in first.items() for k, value in state.items())
+    assert without_time(rows(a)) == without_time(rows(b))
+
+
+def test_what_becomes_of_the_learning_rate_is_said(tmp_path, caplog):
+    list(train(keypoint_config(steps=8, learning_rate=1e-3), tmp_path))
+    rates = [row["learning_rate"] for row in rows(tmp_path)]
+    longer = keypoint_config(steps=16, learning_rate=2e-3)
+    list(train(longer, tmp_path, resume=True))
+    (said,) = caplog.messages
+    listed = "at step 8 with steps (8, now 16), learning_rate (0.001, now 0.002)."
+    assert f"{listed} The learning rate, there 0 so far, is 0.001 now and falls to 0 at the end." in said
+    assert rows(tmp_path)[-1]["learning_rate"] < 0.0001
+    assert rates == [row["learning_rate"] for row in rows(tmp_path)][: len(rates)]
+    assert list(train(longer, tmp_path, minutes=1e-5, resume=True)) == []
+    assert "--minutes (None, now 1e-05). 0.0 minutes have passed." in caplog.messages[1]
+
+
+def test_gradients_of_any_length_are_taken_with_the_momenta_of_the_settings(tmp_path):
+    """Without clipping and with SPIN's momenta it is torch's Adam."""
+    steps = {"steps": 3, "decay": "none", "warmup_steps": 1, "weight_decay": 0.0, "summary_steps": 1}
+    found = {}
+    for name, clip in (("off", 0.0), ("far", 1e6), ("short", 1e-3)):
+        list(train(keypoint_config(**steps, clip=clip, adam_betas=(0.9, 0.999)), tmp_path / name))
+        saved = torch.load(tmp_path / name / "checkpoints" / "000000003.pt", weights_only=True)
+        found[name] = (tmp_path / name / "weights.safetensors").read_bytes()
+        assert saved["optimiser"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert found["off"] == found["far"] != found["short"]
+    assert max(row["gradient"] for row in rows(tmp_path / "off")[1:4]) > 1e-3
 
 
 def test_what_cannot_be_shared_or_computed_is_refused(tmp_path):

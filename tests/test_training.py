@@ -183,7 +183,7 @@ def test_a_folder_with_a_training_is_not_trained_over(motion, tmp_path):
     with pytest.raises(InputError, match="--resume"):
         next(train(cfg, tmp_path / "out"))
     with pytest.raises(InputError, match="other settings"):
-        next(train(tiny(motion, steps=2), tmp_path / "out", resume=True))
+        next(train(tiny(motion, seed=4), tmp_path / "out", resume=True))
 
 
 def test_a_folder_that_cannot_be_written_is_named(motion, tmp_path):
@@ -222,6 +222,9 @@ def test_the_command_leaves_weights_that_load(motion, tmp_path):
     assert isinstance(load_regressor(out / "weights.safetensors"), CalibratedNet)
     rows = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [0, 3]
+    result = CliRunner().invoke(run_pipeline.app, [*asked, "--max-steps", "4", "--resume-if-any"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 import run_pipeline
 from models.evaluation.protocols import PROTOCOLS
-from models.training.trainer import TrainConfig
+from models.training.trainer import _COURSE, _NO_MATTER, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -79,3 +79,9 @@ def test_every_protocol_is_in_its_table() -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:pipeline|models|configs)/[\w/.]+)`", PAGE))))
 def test_paths_that_it_names_exist(name: str) -> None:
     assert (ROOT / name).exists()
+
+
+def test_settings_that_may_change_when_a_training_goes_on_are_those_that_it_names() -> None:
+    course, rest = PAGE.split("May\nchange on `--resume`, and what changes is printed:")[1].split(";")[:2]
+    assert re.findall(r"`([^`]+)`", course) == list(_COURSE)
+    assert re.findall(r"`([^`]+)`", rest.split("Any other")[0]) == list(_NO_MATTER)

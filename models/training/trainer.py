@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 
+_log = logging.getLogger(__name__)
+
 
 class TrainConfig(Config):
     """Settings of a training."""
@@ -42,19 +44,21 @@ class TrainConfig(Config):
     net: Literal["calibrated", "uncalibrated", "images"] = "calibrated"
     """A keypoint net that knows where the cameras are, one that does not, or an image net."""
     steps: int = Field(20000, ge=1)
-    """Gradient steps, over which the learning rate falls to zero as a cosine."""
+    """Gradient steps, over which ``decay`` goes."""
     batch: int = Field(256, ge=1)
     """Samples of a step, of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """Highest learning rate of AdamW."""
     decay: Literal["cosine", "none"] = "cosine"
-    """Course of the learning rate."""
+    """Course of the learning rate: to zero at the last step, or constant."""
     warmup_steps: int = Field(200, ge=1)
     """Steps in which the learning rate rises."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of AdamW."""
-    clip: float = Field(1.0, gt=0)
-    """Longest gradient."""
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    """Memory of AdamW's means of gradients and of their squares; SPIN has 0.9, 0.999."""
+    clip: float = Field(1.0, ge=0)
+    """Longest gradient; 0 leaves them as they are."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: an image net's encoder computes with 16 bits, three times as fast; its weights have 32."""
     device: str = "auto"
@@ -85,7 +89,9 @@ _NO_MATTER: Final = (
     "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep",
     "images.workers",
 )  # fmt: skip
-"""Settings that may change when a training goes on."""
+"""Settings that may change when a training goes on, as nothing that it learns depends on them."""
+_COURSE: Final = ("steps", "--minutes", "learning_rate", "decay", "warmup_steps", "clip")
+"""Those that may change, too: from there on the training takes their course, and says so."""
 _BY_FABRIC: Final = "LT_CLI_USED" in os.environ
 """True if ``fabric run`` has started the processes, whose number and precision it then sets."""
 
@@ -174,7 +180,7 @@ def train(
     *,
     minutes: float | None = None,
     init: Path | None = None,
-    resume: bool | Path = False,
+    resume: bool | Path | None = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Train, yielding after every step.
@@ -185,7 +191,8 @@ def train(
     ``minutes``, that much time takes the place of the number of steps. stop: asked after every step; when it
     says so the training saves and ends, in all processes. Closing the generator saves, too. A training that
     ended before its end goes on from its last checkpoint with ``resume``, or from the one given; to the same
-    weights if it counts steps, on a CPU to the last bit.
+    weights if it counts steps, on a CPU to the last bit. With more ``steps`` than before it is extended: at a
+    constant learning rate to what a training of so many is. resume None: go on where there is a checkpoint.
 
     Raises ``InputError`` when data or first weights cannot be read, when ``out`` has or lacks a checkpoint
     where it should not, or cannot be written, and when the loss is no number any more.
@@ -214,10 +221,11 @@ class _Run:
         self.counted, self.rate = 0, 0.0
         self.replayed: Replayed | None = None
 
-    def open(self, init: Path | None, resume: bool | Path) -> None:
+    def open(self, init: Path | None, resume: bool | Path | None) -> None:
         """Bring net, optimiser and folder to where the training begins or goes on."""
         cfg, out = self.cfg, self.out
         found = _checkpoints(out)
+        resume = bool(found) if resume is None else resume
         if bool(resume) != bool(found):
             raise InputError(
                 f"{out}: has no checkpoint to resume from; leave out --resume."
@@ -232,7 +240,7 @@ class _Run:
             self.task.start_from(init)
         net = self.task.net
         optimiser = torch.optim.AdamW(
-            net.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=cfg.weight_decay,
+            net.parameters(), lr=cfg.learning_rate, betas=cfg.adam_betas, weight_decay=cfg.weight_decay,
             fused=True,
         )  # fmt: skip
         if resume:
@@ -250,16 +258,30 @@ class _Run:
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
         before, now = (_flat(c.model_dump(mode="json")) for c in (config, self.cfg))
+        before["--minutes"], now["--minutes"] = state.get("minutes", self.minutes), self.minutes
         changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _NO_MATTER]
-        if changed:
-            listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in changed)
+        refused = [k for k in changed if k not in _COURSE]
+        listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in refused or changed)
+        if refused:
             raise InputError(
-                f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder."
+                f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder. "
+                f"Only {', '.join(_COURSE + _NO_MATTER)} may change."
             )
         self.task.net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.smooth = state["step"], state["seconds"], state["smooth"]
         self.best, self.best_step = state["best"], state["best_step"]
+        if (changed or self.minutes is not None) and self.fabric.is_global_zero:
+            was, rate = (
+                learning_rate(c, self.step, self._part(c, m))
+                for c, m in ((config, before["--minutes"]), (self.cfg, self.minutes))
+            )
+            passed = f" {self.seconds / 60:.1f} minutes have passed." if self.minutes is not None else ""
+            course = "falls to 0 at the end" if self.cfg.decay == "cosine" else "stays there"
+            _log.warning(
+                f"{self.out}: goes on at step {self.step}{' with ' if changed else ''}{listed}.{passed} The "
+                f"learning rate, there {was:.3g} so far, is {rate:.3g} now and {course}."
+            )
 
     def steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
         cfg, fabric, task = self.cfg, self.fabric, self.task
@@ -302,14 +324,14 @@ class _Run:
 
     def _share(self, stop: Callable[[], bool]) -> float:
         """Part of the training that is done, for all processes alike; infinite where it is to stop."""
-        share = self.step / self.cfg.steps
-        if self.minutes is not None:
-            share = self.seconds / (60 * self.minutes)
-        if stop():
-            share = math.inf
+        share = math.inf if stop() else self._part(self.cfg, self.minutes)
         if self.fabric.world_size > 1:
             share = float(self._reduced(torch.tensor([share], dtype=torch.float64), "max"))
         return share
+
+    def _part(self, cfg: TrainConfig, minutes: float | None) -> float:
+        """Part of the training that is done, by time where it is given."""
+        return self.step / cfg.steps if minutes is None else self.seconds / (60 * minutes)
 
     def _reduced(self, x: Tensor, how: str) -> Tensor:
         """Reduce over the processes."""
@@ -320,16 +342,16 @@ class _Run:
     def _learn(self, batch: Any, share: float) -> None:
         """A gradient step."""
         cfg, fabric = self.cfg, self.fabric
-        rate = cfg.learning_rate * min(1.0, (self.step + 1) / cfg.warmup_steps)
-        if cfg.decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * share))
+        rate = learning_rate(cfg, self.step, share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         prepared = self.task.prepare(batch, self.step)
         whole = (self.task.of_tensors_alone(self.step) and self.replayed) or self._gradients
         with _seeded(cfg.seed, self.step, fabric.global_rank, fabric.device):
             losses = whole(prepared)
-        norm = fabric.clip_gradients(self.module, self.optimiser, max_norm=cfg.clip, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(
+            self.module, self.optimiser, max_norm=cfg.clip or math.inf, error_if_nonfinite=False
+        )
         assert norm is not None
         means = torch.stack([*(x.float() for x in losses.values()), norm.float()])
         if fabric.world_size > 1:
@@ -403,7 +425,7 @@ class _Run:
             values = {
                 "net": self.task.net.state_dict(), "optimiser": self.optimiser.state_dict(),
                 "step": self.step, "seconds": self.seconds, "smooth": self.smooth, "best": self.best,
-                "best_step": self.best_step, "config": self.cfg.model_dump_json(),
+                "best_step": self.best_step, "config": self.cfg.model_dump_json(), "minutes": self.minutes,
             }  # fmt: skip
             content = io.BytesIO()
             torch.save(values, content)
@@ -413,6 +435,14 @@ class _Run:
                     old.unlink()
         fabric.barrier()
         self.task.share(self.step)
+
+
+def learning_rate(cfg: TrainConfig, step: int, share: float) -> float:
+    """Learning rate of a step, of which ``share`` of the training, 0 to 1, lies before."""
+    rate = cfg.learning_rate * min(1.0, (step + 1) / cfg.warmup_steps)
+    if cfg.decay == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    return rate
 
 
 def _fabric(cfg: TrainConfig) -> Fabric:
@@ -474,7 +504,7 @@ def _curves(out: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logging.getLogger(__name__).info("no TensorBoard curves: pip install 'multispin[train]' for them")
+        _log.info("no TensorBoard curves: pip install 'multispin[train]' for them")
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
