@@ -84,8 +84,8 @@ class SynthConfig(Config):
     size: tuple[int, int] = (960, 720)
     """Picture width and height, even numbers of pixels."""
     format: str = "body_25"
-    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``. Fingers and the like are
-    missing."""
+    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``. Fingers and the
+    like are missing."""
     window: int = Field(24, ge=1)
     """Frames made, and kept in memory, at a time."""
 

@@ -388,9 +388,9 @@ def test_nobody_at_all(folder: Path) -> None:
 
 
 def test_unknown_and_mixed_numbers_of_points(tmp_path: Path) -> None:
-    folder = write_recording(tmp_path / "a", RIG, [PEOPLE[:, :, :18]])
+    folder = write_recording(tmp_path / "a", RIG, [PEOPLE[:, :, :19]])
     with pytest.raises(
-        InputError, match=r"18 keypoints a person fit none of the known formats: body_25 \(25\), .*coco_17"
+        InputError, match=r"19 keypoints a person fit none of the known formats: body_25 \(25\), .*coco_17"
     ):
         ready(folder)
     folder = write_recording(tmp_path / "b", RIG, [PEOPLE])
