@@ -9,7 +9,7 @@ Code = Literal[
     # Files of a recording.
     "keypoints_elsewhere", "keypoints_missing", "keypoints_past_end", "keypoints_renumbered",
     "keypoints_unnumbered", "keypoints_without", "name_paired", "names_paired_in_order", "video",
-    "video_without", "videos_elsewhere", "results_inside",
+    "video_without", "videos_elsewhere", "videos_unread", "results_inside",
     # Cameras.
     "calibration_above", "calibration_chosen", "calibration_unread",
     "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",

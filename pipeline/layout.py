@@ -22,12 +22,10 @@ from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
+from pipeline.footage import find_videos
 from pipeline.formats.keypoints import find_cameras
-from pipeline.results import INSIDE, drawn_into
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
-VIDEO_SUFFIXES: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-_VIDEO_FOLDERS: Final = ("videos", "video", ".")
 _KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
 
 
@@ -145,46 +143,6 @@ def recordings_in(folder: Path) -> list[str]:
         except (InputError, OSError):
             continue
     return inner
-
-
-def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
-    """Videos by stem, from the first place that has any; not those that a run drew there."""
-    places = []
-    drawn = drawn_into(folder)
-    for place in _VIDEO_FOLDERS:
-        inside = folder / place
-        if inside.is_dir():
-            files = sorted(
-                p
-                for p in inside.iterdir()
-                if p.suffix.lower() in VIDEO_SUFFIXES
-                and not p.name.startswith(".")
-                and not (place == "." and p.name in drawn)
-                and p.is_file()
-            )
-            if files:
-                places.append((place, files))
-    if drawn:
-        sentence = (
-            f"{folder} holds the results of a run among the recording's own files: move them to "
-            f"{folder / INSIDE}"
-        )
-        findings.append(Finding("results_inside", sentence))
-    if not places:
-        return {}
-    place, files = places[0]
-    if len(places) > 1:
-        also = ", ".join("the folder itself" if p == "." else f"{p}/" for p, _ in places[1:])
-        findings.append(
-            Finding("videos_elsewhere", f"videos are taken from {place}/; those in {also} are not used")
-        )
-    found: dict[str, Path] = {}
-    for file in files:
-        name = normalize("NFC", file.stem)
-        if name in found:
-            raise InputError(f"{file.parent}: two videos of camera {name}: {found[name].name}, {file.name}")
-        found[name] = file
-    return found
 
 
 def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tuple[dict[str, Path], str]:

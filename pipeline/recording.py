@@ -21,13 +21,13 @@ from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
+from pipeline.footage import ASSUMED_FPS, find_videos, probe_videos, unread_videos
 from pipeline.formats.keypoints import EXPECTED, index_keypoints, read_views
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
 from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
     calibration_of,
     find_keypoints,
-    find_videos,
     folder_chain,
     match_cameras,
     natural,
@@ -36,7 +36,7 @@ from pipeline.layout import (
 )
 from pipeline.settings import SETTINGS, Stated, read_stated
 from pipeline.timeline import Timeline, common_timeline
-from pipeline.video import VideoInfo, probe
+from pipeline.video import VideoInfo
 
 FOCAL_BY_SIDE: Final = 1.0
 """Focal length over the longer side of the picture where nothing tells it: 53° across, between a telephone's
@@ -151,6 +151,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     scale = stated.calibration.metres_per_unit or 1.0
     rig = read_calibration(calibration, metres_per_unit=scale) if calibration else None
     video_files = find_videos(folder, findings)
+    findings += unread_videos(folder)
     folders, keypoints_at = find_keypoints(folder, stated, findings)
     if not folders:
         _refuse_without_keypoints(folder)
@@ -160,7 +161,11 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
         rig, video_files = _unknown_rig(folder, video_files, folders, findings)
     rig, matched_videos, matched_folders = match_cameras(folder, rig, video_files, folders, whose, findings)
 
-    videos = tuple(probe(matched_videos[n]) if n in matched_videos else None for n in rig.names)
+    files = _index(folder, rig, matched_folders, findings)
+    fps = None if stated.fps is None else Fraction(str(stated.fps))
+    numbers = {n: f.numbers for n, f in zip(rig.names, files, strict=True) if f}
+    probed = probe_videos(matched_videos, fps, numbers)
+    videos = tuple(probed.get(n) for n in rig.names)
     for name, video in zip(rig.names, videos, strict=True):
         findings += [Finding("video", sentence, name) for sentence in (video.warnings if video else ())]
     focal_stated = (False,) * len(rig)
@@ -178,7 +183,6 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     else:
         rig, focal_stated = _guess_intrinsics(folder, rig, videos, stated, findings)
 
-    files = _index(folder, rig, matched_folders, findings)
     first_frame = _first_frame(stated, videos, files, notes)
     timeline = _timeline_of(folder, rig.names, videos, files, stated, first_frame, findings)
     notes.append(("keypoints", keypoints_at))
@@ -365,6 +369,10 @@ def _first_frame(
     if stated.keypoints.first_frame is not None:
         return stated.keypoints.first_frame
     both = [(len(v.times_s), f) for v, f in zip(videos, files, strict=True) if v and f]
+    if numbered := [v.first_number for v in videos if v and v.pictures]:
+        # Pictures and keypoints have numbers: each other's, but where all cameras have as many of both.
+        lows = {int(f.numbers[0]) for frames, f in both if f.numbers[-1] - f.numbers[0] + 1 == frames}
+        return lows.pop() if len(lows) == 1 and len(both) == len(numbered) else numbered[0]
     # Numbered 1 to N for N frames: counted from 0, the last file of every camera would belong to no frame.
     if both and all(f.numbers[0] >= 1 and f.numbers[-1] == frames for frames, f in both):
         notes.append(("frame numbers", "keypoint files count from 1, since their last is the videos' length"))
@@ -387,7 +395,7 @@ def _timeline_of(
             raise InputError(
                 f"{yaml_path}: frame_offset: no camera is called {name!r}; known: {', '.join(names)}"
             )
-    fps = _stated_rate(stated, [v.rate for v in videos if v], findings)
+    fps = _stated_rate(stated, [v.rate for v in videos if v and not v.pictures], findings)
     times: list[Array] = []
     rates: list[Fraction] = []
     first: list[int] = []
@@ -457,9 +465,11 @@ def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list
         return Fraction(str(stated.fps))
     if video_rates:
         return min(video_rates)
-    sentence = "without videos nothing tells the frame rate: 30 fps assumed; state fps in recording.yaml"
+    sentence = (
+        f"without videos nothing tells the frame rate: {ASSUMED_FPS} fps assumed; state fps in recording.yaml"
+    )
     findings.append(Finding("fps_assumed", sentence))
-    return Fraction(30)
+    return ASSUMED_FPS
 
 
 def _numbering_doubts(
@@ -517,9 +527,10 @@ def _describe(
 ) -> str:
     shown = "no video"
     if video:
+        there = f"{sum(map(bool, video.pictures))} of " if not all(video.pictures) else ""
         shown = (
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
-            f"{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
+            f"{there}{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
     places = f"{len(files)} {files.unit} in {files.path.relative_to(folder)}" if files else "no keypoints"
     return f"{shown}, {places}"

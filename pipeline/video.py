@@ -62,6 +62,10 @@ class VideoInfo:
     """Seconds per tick of the file's time stamps."""
     counted: bool = False
     """The file has no usable time stamps (AVI, bare streams): frames are counted as they are decoded."""
+    first_number: int = 0
+    """Number of the first frame where frames have names: in a folder of pictures."""
+    pictures: tuple[str, ...] = ()
+    """(N,) file of each frame where ``path`` is a folder of pictures, '' for none; else empty."""
 
     def __repr__(self) -> str:
         w, h = self.size
@@ -154,6 +158,9 @@ def read_frames(
     when the generator ends or is closed. ``threads`` is the decoder's.
     """
     info = video if isinstance(video, VideoInfo) else probe(video)
+    if info.pictures:
+        yield from (_read_picture(info, index) for index in indices)
+        return
     wanted = iter(indices)
     before: list[int] = []
     for first in wanted:
@@ -185,6 +192,17 @@ def read_frames(
                     upright = _turned(held[1], info.rotation)
             last = index
             yield upright
+
+
+def _read_picture(info: VideoInfo, index: int) -> av.VideoFrame | None:
+    """Picture of a frame as the camera was held; None where there is none of the first one's size."""
+    name = info.pictures[index] if index >= 0 else ""
+    picture = cv2.imread(str(info.path / name)) if name else None
+    if picture is None or picture.shape[1::-1] != info.size:
+        return None
+    frame = av.VideoFrame.from_ndarray(np.asarray(picture, np.uint8), "bgr24")
+    frame.pts, frame.time_base = index, info.time_base
+    return frame
 
 
 def _open(path: Path) -> InputContainer:

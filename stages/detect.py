@@ -20,10 +20,10 @@ from pipeline.engine import ahead
 from pipeline.errors import InputError
 from pipeline.files import locked, write_whole, writing
 from pipeline.findings import Finding
+from pipeline.footage import find_videos, probe_videos
 from pipeline.formats.keypoints.openpose import write_people
 from pipeline.formats.keypoints.points import to_body_25
-from pipeline.layout import find_videos
-from pipeline.video import VideoInfo, probe, to_rgb
+from pipeline.video import VideoInfo, to_rgb
 
 Floats = NDArray[np.float32]
 
@@ -86,7 +86,7 @@ def detect_recording(
         InputError: there are no videos, OUT exists, or what was begun there had other settings or videos.
     """
     findings: list[Finding] = []
-    videos = {name: probe(path) for name, path in find_videos(recording, findings).items()}
+    videos = probe_videos(find_videos(recording, findings), None, {})
     if not videos:
         raise InputError(f"{recording}: no videos found; expected videos/<camera>.mp4, or beside each other")
     if out.exists() and any(out.iterdir()):
@@ -115,7 +115,12 @@ def _written(
                 with writing(work, _ADVICE):
                     for name, people in zip(names, found.people, strict=True):
                         if people is not None:
-                            write_people(made / name / f"{name}_{found.frame:012d}_keypoints.json", people)
+                            write_people(
+                                made
+                                / name
+                                / f"{name}_{videos[name].first_number + found.frame:012d}_keypoints.json",
+                                people,
+                            )
                     if (found.frame + 1) % _KEPT_EVERY == 0 or found.frame == frames[-1]:
                         _keep(work / _STATE, found, about)
                 yield found.frame + 1

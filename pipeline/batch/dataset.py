@@ -150,7 +150,7 @@ def needed(folder: Path, tree: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> str:
-    """Text that changes when a file is written, or one of the JSON files of a folder, at a glance at each."""
+    """Text that changes when a file is written, or one of the files of a folder, at a glance at each."""
     if path.suffix.lower() in (".yaml", ".yml", ".toml"):
         with suppress(OSError):
             return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -159,7 +159,7 @@ def _stamp(path: Path) -> str:
     total = 0  # a sum does not depend on the order, and a million names need not be kept
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(".json"):
+            if not entry.name.startswith("."):
                 line = f"{entry.name} {_age(entry)}".encode(errors="surrogateescape")
                 total += int.from_bytes(hashlib.sha256(line).digest()[:16], "little")
     return f"{total:x}"

@@ -1,0 +1,206 @@
+"""Videos of a recording: files, and folders of numbered pictures that stand for one. Where they lie, and what
+they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+from unicodedata import normalize
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.findings import Finding
+from pipeline.formats.keypoints.files import find_number
+from pipeline.results import INSIDE, STORE, drawn_into
+from pipeline.video import VideoInfo, probe
+
+ASSUMED_FPS: Final = Fraction(30)
+"""Frames a second where nothing tells."""
+_PLACES: Final = ("videos", "video", "synchronized_videos", ".", "images", "frames")
+"""Folders that are looked in, whatever the case of their names: the first that has any counts."""
+_VIDEOS: Final = frozenset((
+    ".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".qt", ".mts", ".m2ts", ".m2t", ".ts", ".mpg", ".mpeg",
+    ".mpe", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".mjpeg",
+    ".mjpg", ".h264", ".264", ".hevc", ".h265", ".265", ".y4m", ".divx", ".insv", ".nut", ".ivf", ".mod",
+    ".tod",
+))  # fmt: skip
+"""Suffixes that are videos by name, damaged or not. Others are where FFmpeg finds a video in the file."""
+_PREVIEWS: Final = frozenset((".lrv", ".thm"))
+"""Small copies that action cameras write beside their videos."""
+_PICTURES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))
+_MAX_SPAN: Final = 1000
+"""Frame numbers a picture: above this, the numbers in the names are no frame numbers."""
+
+
+def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
+    """Video file or folder of pictures by camera, from the first place that has any; not those that a run
+    drew there.
+
+    A camera is called as its file or folder. Raises ``InputError`` where two videos are of one camera.
+    """
+    drawn = drawn_into(folder)
+    if drawn:
+        sentence = (
+            f"{folder} holds the results of a run among the recording's own files: move them to "
+            f"{folder / INSIDE}"
+        )
+        findings.append(Finding("results_inside", sentence))
+    used = _places(folder, drawn)
+    if not used:
+        return {}
+    place_name, cameras = used[0]
+    if len(used) > 1:
+        also = ", ".join(p or "the folder itself" for p, _ in used[1:])
+        sentence = f"videos are taken from {place_name or 'the folder itself'}; those in {also} are not used"
+        findings.append(Finding("videos_elsewhere", sentence))
+    by_name: dict[str, Path] = {}
+    for camera, path in cameras:
+        camera = normalize("NFC", camera)
+        if camera in by_name:
+            raise InputError(
+                f"{path.parent}: two videos of camera {camera}: {by_name[camera].name}, {path.name}"
+            )
+        by_name[camera] = path
+    return by_name
+
+
+def _places(folder: Path, drawn: frozenset[str]) -> list[tuple[str, list[tuple[str, Path]]]]:
+    """Name, and (camera, video) of each place that has any, the first that counts first."""
+    subfolders = {p.name.casefold(): p for p in sorted(folder.iterdir(), reverse=True) if p.is_dir()}
+    places = []
+    for name in _PLACES:
+        place = folder if name == "." else folder / name
+        place = place if place.is_dir() else subfolders.get(name, place)
+        if place.is_dir():
+            found = [x for x in _cameras_in(place, name == ".") if name != "." or x[1].name not in drawn]
+            places += [("" if name == "." else f"{place.name}/", found)] if found else []
+    return places
+
+
+def _cameras_in(place: Path, is_recording: bool) -> list[tuple[str, Path]]:
+    """(camera, video or folder of pictures) in a place: files, else folders with one video or with pictures.
+
+    Of the recording's own folder, only files with a video's suffix.
+    """
+    there = [p for p in sorted(place.iterdir()) if not p.name.startswith(".")]
+    files = [
+        (p.stem, p)
+        for p in there
+        if p.is_file() and (p.suffix.lower() in _VIDEOS or (not is_recording and _opens(p)))
+    ]
+    if files or is_recording:
+        return files
+    found = []
+    for sub in (p for p in there if p.is_dir()):
+        inside = [p for p in sub.iterdir() if not p.name.startswith(".")]
+        videos = [p for p in inside if p.suffix.lower() in _VIDEOS]
+        if len(videos) == 1:
+            found.append((sub.name, videos[0]))
+        elif any(p.suffix.lower() in _PICTURES and find_number(p.stem) for p in inside):
+            found.append((sub.name, sub))
+    return found
+
+
+def _opens(file: Path) -> bool:
+    """True for a file of an unknown suffix in which FFmpeg finds a video; it shows text and pictures, too."""
+    if file.suffix.lower() in _PREVIEWS | _PICTURES:
+        return False
+    try:
+        with av.open(str(file)) as container:
+            form, cover = container.format.name, av.stream.Disposition.attached_pic
+            moving = any(not s.disposition & cover for s in container.streams.video)
+            return moving and not form.endswith("_pipe") and form not in ("tty", "image2")
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+
+
+def unread_videos(folder: Path) -> list[Finding]:
+    """A finding on videos that lie in the recording where none is looked for; not those of results."""
+    drawn, unread = drawn_into(folder), list[Path]()
+    read = {path for _, cameras in _places(folder, drawn) for _, path in cameras}
+    for sub in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")):
+        if sub != folder and (sub.name == INSIDE or (sub / STORE).exists() or drawn_into(sub)):
+            continue
+        inside = [*sub.iterdir(), *(sub.glob("*/*") if sub.name.casefold() in _PLACES else ())]
+        videos = (p for p in inside if p.suffix.lower() in _VIDEOS | _PREVIEWS and p not in read)
+        unread += sorted(p for p in videos if p.is_file() and not (sub == folder and p.name in drawn))
+    if not unread:
+        return []
+    sentence = (
+        f"{len(unread)} videos are not read, the first is {unread[0].relative_to(folder)}: a camera's "
+        f"video is videos/<camera>{unread[0].suffix}, or the only one in videos/<camera>/"
+    )
+    return [Finding("videos_unread", sentence)]
+
+
+def probe_videos(
+    files: Mapping[str, Path], fps: Fraction | None, numbers: Mapping[str, NDArray[np.int64]]
+) -> dict[str, VideoInfo]:
+    """Properties of the cameras' videos and folders of pictures.
+
+    Pictures have one number line: that of the names, from the lowest of all cameras on. It goes on to the
+    last keypoint where a camera has keypoints of all its pictures and more. fps: of the pictures; without it
+    that of the slowest video, or ``ASSUMED_FPS``. numbers: (N,) those of each camera's keypoints.
+
+    Raises ``InputError`` for what cannot be read.
+    """
+    videos = {name: probe(file) for name, file in files.items() if not file.is_dir()}
+    rate = fps or min((v.rate for v in videos.values()), default=ASSUMED_FPS)
+    pictures = {name: _numbered(folder) for name, folder in files.items() if folder.is_dir()}
+    base = min((min(p) for p in pictures.values()), default=0)
+    for name, by_number in pictures.items():
+        last, marked = max(by_number), numbers.get(name, np.empty(0, np.int64))
+        if len(marked) > len(by_number) and np.isin([*by_number], marked).all():
+            last = max(last, int(marked[-1]))
+        if last - base > _MAX_SPAN * len(by_number):
+            raise InputError(
+                f"{files[name]}: {len(by_number)} pictures are numbered {min(by_number)} to {last}, of all "
+                f"cameras from {base} on; the last number in a picture's name must be its frame: count them"
+            )
+        videos[name] = _as_video(files[name], by_number, range(base, last + 1), rate)
+    return {name: videos[name] for name in files}
+
+
+def _numbered(folder: Path) -> dict[int, str]:
+    """Names of the pictures in a folder by the last number in them. Raises ``InputError``."""
+    found: dict[int, str] = {}
+    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES and p.name[0] != "."):
+        number = find_number(file.stem)
+        if number is None:
+            continue
+        if (frame := int(number[1])) in found:
+            raise InputError(
+                f"{folder}: {found[frame]} and {file.name} are both frame {frame}; the last number in a "
+                "picture's name must be its frame"
+            )
+        found[frame] = file.name
+    return found
+
+
+def _as_video(folder: Path, by_number: Mapping[int, str], frames: range, rate: Fraction) -> VideoInfo:
+    first = folder / by_number[min(by_number)]
+    picture = cv2.imread(str(first))
+    if picture is None:
+        raise InputError(f"{first}: cannot be read as a picture. Write it again, or take it away.")
+    gaps = [n for n in range(min(by_number), max(by_number)) if n not in by_number]
+    warnings = (
+        (f"{folder}: {len(gaps)} pictures are missing, the first of them number {gaps[0]}",) if gaps else ()
+    )
+    return VideoInfo(
+        folder,
+        (picture.shape[1], picture.shape[0]),
+        0,
+        rate,
+        np.arange(len(frames)) / float(rate),
+        f"{first.suffix[1:].lower()} pictures",
+        warnings,
+        1 / rate,
+        first_number=frames[0],
+        pictures=tuple(by_number.get(n, "") for n in frames),
+    )
