@@ -25,6 +25,7 @@ from torch import Tensor
 
 from models.constants import constant
 from models.rendering.software import valid_radius
+from pipeline.cameras import rectify_map
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -111,6 +112,7 @@ class Optics(NamedTuple):
     """(3, 3)"""
     dist: Array
     """(8,) in OpenCV's order."""
+    fisheye: bool = False
 
 
 def crop_rgb(
@@ -221,10 +223,10 @@ def _cut(
     edges = _edges(boxes) * grid.scale
     start, stop = (edges[k : k + 2].T + np.array([grid.left, 0.0]) for k in (0, 2))
     reach = np.maximum(1.0, (stop - start) / size)
-    if lens is not None and lens.dist.any():
+    if lens is not None and (lens.fisheye or lens.dist.any()):
         wide = (room + 1) * reach + 2
         straight = [
-            _rectified(p, grid.camera(lens.K), lens.dist, (*a, *b), grid.black)
+            _rectified(p, lens._replace(K=grid.camera(lens.K)), (*a, *b), grid.black)
             for p, a, b in zip(planes, start - wide, stop + wide, strict=True)
         ]
         planes, corner = [p for p, *_ in straight], np.array([at for _, *at in straight], np.float64)
@@ -313,7 +315,7 @@ def _weighed(x: Tensor, numbers: Tensor, taps: int, size: int, room: int, black:
 
 
 def _rectified(
-    plane: Pixels, K: Array, dist: Array, region: tuple[float, ...], black: float
+    plane: Pixels, lens: Optics, region: tuple[float, ...], black: float
 ) -> tuple[Pixels, int, int]:
     """A region of the pinhole camera's picture (left, top, right, bottom edge), and its first column and row.
 
@@ -325,12 +327,13 @@ def _rectified(
     x1, y1 = (min(math.ceil(a), b) for a, b in zip(region[2:], limits[2:], strict=True))
     if x1 <= x0 or y1 <= y0:
         return np.zeros((0, 0), np.uint8), x0, y0
+    K, dist, fisheye = lens
     view = K.copy()
     view[:2, 2] -= x0, y0
-    x, y = cv2.initUndistortRectifyMap(K, dist, np.eye(3), view, (x1 - x0, y1 - y0), cv2.CV_32FC1)
+    x, y = rectify_map(K, dist, fisheye, view, (x1 - x0, y1 - y0))
     # Beyond its largest valid radius the lens model folds points back into the picture.
     along, down = (np.arange(n) - c for n, c in ((x1 - x0, view[0, 2]), (y1 - y0, view[1, 2])))
-    x[np.hypot(along / K[0, 0], down[:, None] / K[1, 1]) > valid_radius(dist)] = -1e6
+    x[np.hypot(along / K[0, 0], down[:, None] / K[1, 1]) > valid_radius(dist, fisheye)] = -1e6
     out = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(black,) * 4)
     return np.asarray(out, np.uint8), x0, y0
 

@@ -2,13 +2,15 @@
 
 World: the calibration's own, in metres. Camera: OpenCV's, x right, y down, z forward,
 ``x_cam = R x_world + t``. Pixel (0, 0) is the centre of the first pixel. Distortion in OpenCV's order
-k1, k2, p1, p2, k3, k4, k5, k6 (rational model), as in ``cv2.projectPoints``.
+k1, k2, p1, p2, k3, k4, k5, k6 (rational model), as in ``cv2.projectPoints``; of a fisheye lens k1 to
+k4, as in ``cv2.fisheye``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +27,7 @@ class Rig:
     K: Array
     """(V, 3, 3) intrinsics, pixels."""
     dist: Array
-    """(V, 8) distortion coefficients."""
+    """(V, 8) distortion coefficients; of a fisheye lens four, then zeros."""
     R: Array
     """(V, 3, 3) world → camera."""
     t: Array
@@ -34,9 +36,14 @@ class Rig:
     """(V, 2) picture width and height, pixels."""
     known_up: Array | None = None
     """(3,) unit vector that is up in the world, where that is decided."""
+    fisheye: tuple[bool, ...] = ()
+    """Camera by camera, true for the fisheye model of distortion; empty for none."""
 
     def __post_init__(self) -> None:
         v = len(self.names)
+        object.__setattr__(self, "fisheye", tuple(map(bool, self.fisheye)) or (False,) * v)
+        if len(self.fisheye) != v:
+            raise ValueError(f"Rig.fisheye has {len(self.fisheye)} cameras, expected {v}")
         for name, shape in (
             ("K", (v, 3, 3)),
             ("dist", (v, 8)),
@@ -71,14 +78,18 @@ class Rig:
     def select(self, names: Sequence[str]) -> Rig:
         """The cameras of these names, in this order."""
         i = [self.names.index(n) for n in names]
-        return Rig(tuple(names), self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i], self.known_up)
+        fisheye = tuple(self.fisheye[v] for v in i)
+        arrays = (self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i])
+        return Rig(tuple(names), *arrays, self.known_up, fisheye)
 
     @staticmethod
     def joined(rigs: Sequence[Rig]) -> Rig:
         """The cameras of several rigs, one after the other."""
         names = tuple(n for r in rigs for n in r.names)
+        fisheye = tuple(lens for r in rigs for lens in r.fisheye)
         arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
-        return Rig(names, *(np.concatenate(a) for a in arrays))
+        k, dist, rotation, t, size = (np.concatenate(a) for a in arrays)
+        return Rig(names, k, dist, rotation, t, size, fisheye=fisheye)
 
     def resized(self, view: int, size: tuple[int, int]) -> Rig:
         """The rig with one camera's picture scaled to ``size`` (width, height)."""
@@ -108,7 +119,7 @@ class Rig:
         with np.errstate(invalid="ignore", divide="ignore"):
             n = np.where(x[..., 2:] > 0, x[..., :2] / x[..., 2:], np.nan)
         if distorted:
-            n = np.stack([distort(n[v], self.dist[v]) for v in range(len(self))])
+            n = np.stack([distort(n[v], self.dist[v], self.fisheye[v]) for v in range(len(self))])
         shape = (len(self), *[1] * (points.ndim - 1), 2)
         focal = self.K[:, [0, 1], [0, 1]].reshape(shape)
         skew = np.stack([n[..., 1] * self.K[:, 0, 1].reshape(shape[:-1]), np.zeros_like(n[..., 1])], -1)
@@ -116,11 +127,18 @@ class Rig:
         return px
 
     def undistort(self, view: int, px: Array) -> Array:
-        """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN."""
+        """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN.
+
+        A fisheye lens sees more than a pinhole camera: NaN for what lies 90° off its axis or more.
+        """
         flat = np.ascontiguousarray(px.reshape(-1, 2), dtype=np.float64)
         out = np.full_like(flat, np.nan)
         seen = np.isfinite(flat).all(1)
-        if seen.any():
+        if self.fisheye[view]:
+            k = self.K[view]
+            flat = _straight((flat - k[:2, 2]) @ np.linalg.inv(k[:2, :2]).T, self.dist[view])
+            out = flat @ k[:2, :2].T + k[:2, 2]
+        elif seen.any():
             # The default of 5 fixed-point steps leaves over a pixel at the corners of a k1 = −0.3 lens.
             stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
             out[seen] = cv2.undistortPoints(
@@ -129,8 +147,12 @@ class Rig:
         return out.reshape(px.shape)
 
 
-def distort(n: Array, dist: Array) -> Array:
-    """Normalised pinhole coordinates (..., 2) → where the lens puts them. OpenCV's rational model."""
+def distort(n: Array, dist: Array, fisheye: bool = False) -> Array:
+    """Normalised pinhole coordinates (..., 2) → where the lens puts them. OpenCV's rational model, or its
+    fisheye model (Kannala and Brandt 2006)."""
+    if fisheye:
+        r = np.linalg.norm(n, axis=-1, keepdims=True)
+        return np.asarray(n * np.where(r > 0, _image_angle(np.arctan(r), dist) / np.maximum(r, 1e-12), 1))
     k1, k2, p1, p2, k3, k4, k5, k6 = dist
     x, y = n[..., 0], n[..., 1]
     r2 = x * x + y * y
@@ -142,3 +164,37 @@ def distort(n: Array, dist: Array) -> Array:
         ],
         -1,
     )
+
+
+def rectify_map(
+    K: Array, dist: Array, fisheye: bool, view: Array, size: tuple[int, int], kind: int = cv2.CV_32FC1
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Maps of ``cv2.remap`` from a lens's picture to that of a pinhole camera ``view`` (3, 3) on its axis.
+
+    kind: of the maps, cv2's CV_32FC1 (x and y) or CV_16SC2 (fixed point).
+    """
+    if fisheye:
+        return cv2.fisheye.initUndistortRectifyMap(K, dist[:4], np.eye(3), view, size, kind)
+    return cv2.initUndistortRectifyMap(K, dist, np.eye(3), view, size, kind)
+
+
+def _image_angle(theta: Array, dist: Array) -> Array:
+    """Distance from the axis of a ray ``theta`` off it, in a fisheye lens's normalised picture."""
+    k1, k2, k3, k4 = dist[:4]
+    s = theta * theta
+    return np.asarray(theta * (1 + s * (k1 + s * (k2 + s * (k3 + s * k4)))))
+
+
+def _straight(n: Array, dist: Array) -> Array:
+    """Normalised points (N, 2) of a fisheye lens's picture → of a pinhole camera's; NaN from 90° on."""
+    k1, k2, k3, k4 = dist[:4]
+    r = np.linalg.norm(n, axis=1)
+    theta = np.minimum(r, np.pi / 2)
+    for _ in range(20):  # Newton's method
+        s = theta * theta
+        slope = 1 + s * (3 * k1 + s * (5 * k2 + s * (7 * k3 + s * 9 * k4)))
+        theta = np.clip(theta - (_image_angle(theta, dist) - r) / np.where(slope > 1e-3, slope, 1e-3), 0, 1.6)
+    good = (np.abs(_image_angle(theta, dist) - r) < 1e-9) & (theta < np.pi / 2 - 1e-4)
+    with np.errstate(invalid="ignore"):
+        scale = np.where(r > 0, np.tan(theta) / np.maximum(r, 1e-12), 1)
+        return np.asarray(n * np.where(good, scale, np.nan)[:, None])

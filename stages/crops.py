@@ -66,7 +66,7 @@ def _from_results(
             frames = next(moments)
             for row in rows:
                 view = plan.label[row, 2]
-                lens = Optics(c.rig.K[view], c.rig.dist[view])
+                lens = Optics(c.rig.K[view], c.rig.dist[view], c.rig.fisheye[view])
                 yield _crop(frames[view], plan, row, lens)
 
 

@@ -20,9 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
+from models.crops import Optics
 from models.rendering.overlay import rgb_of
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
+from pipeline.cameras import rectify_map
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.video import VideoInfo, read_frames
@@ -120,19 +122,19 @@ class Pictures:
         self,
         video: VideoInfo | Path,
         index: NDArray[np.int64],
-        k: NDArray[np.float64],
-        dist: NDArray[np.float64],
+        lens: Optics,
         size: tuple[int, int],
     ) -> None:
-        """index: (T,) number of the video's frame at each time, −1 for none. k, dist, size: the camera's."""
+        """index: (T,) number of the video's frame at each time, −1 for none. lens, size: the camera's."""
         self._video, self._index = video, index
+        k, dist, fisheye = lens
         scale = PICTURE_SIDE / max(size)
         self.size = w, h = round(size[0] * scale), round(size[1] * scale)
         small = np.diag([w / size[0], h / size[1], 1.0]) @ k
         # A frustum in the viewer has square pixels and its axis in the middle, so the picture gets that too.
         self.focal = float(min(small[0, 0], small[1, 1]))
         ideal = np.array([[self.focal, 0, (w - 1) / 2], [0, self.focal, (h - 1) / 2], [0, 0, 1]])
-        self._maps = cv2.initUndistortRectifyMap(small, dist, None, ideal, (w, h), cv2.CV_16SC2)
+        self._maps = rectify_map(small, dist, fisheye, ideal, (w, h), cv2.CV_16SC2)
         self._next = self._last = -1
         self._frames: Iterator[av.VideoFrame | None] | None = None
 
@@ -234,7 +236,9 @@ class _Page:
         self._pictures = [
             None
             if video is None
-            else Pictures(video, c.frame_index[v], c.rig.K[v], c.rig.dist[v], (int(w), int(h)))
+            else Pictures(
+                video, c.frame_index[v], Optics(c.rig.K[v], c.rig.dist[v], c.rig.fisheye[v]), (int(w), int(h))
+            )
             for (v, video), (w, h) in zip(enumerate(videos), c.rig.size, strict=True)
         ]
         self._add_controls()

@@ -52,7 +52,7 @@ def broken_toml(f: Path) -> None:
 
 
 def fisheye(f: Path) -> None:
-    edit(f / "calibration.toml", "fisheye = false", "fisheye = true")
+    edit(f / "calibration.toml", "fisheye = false", "fisheye = 1")
 
 
 def not_numbers(f: Path) -> None:

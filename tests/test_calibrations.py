@@ -197,12 +197,15 @@ def test_a_file_that_is_missing_is_an_error_by_name(tmp_path: Path, form: object
 
 @pytest.mark.parametrize("form", WRITERS, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_what_is_written_reads_back(tmp_path: Path, form: object) -> None:
-    for k, rig in enumerate((TRUTH, ring(4))):
+    lens = np.array([0.05, -0.02, 0.004, -0.001, 0, 0, 0, 0])
+    fisheye = replace(TRUTH, dist=np.stack([lens, TRUTH.dist[0]]), fisheye=(True, False))
+    for k, rig in enumerate((TRUTH, ring(4), fisheye)):
         folder = tmp_path / str(k)
         folder.mkdir()
         WRITERS[form](rig, folder / next(iter(BY_HAND[form])))
         path, _ = find_calibration(folder)
         assert path is not None
+        assert read_calibration(path).fisheye == rig.fisheye
         assert moved_px(rig, read_calibration(path)) < 0.01
 
 

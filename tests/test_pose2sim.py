@@ -90,7 +90,7 @@ BAD_TOML = {
         "12 coefficients .* not supported",
     ),
     "3 coefficients": (lambda s: re.sub(r"distortions = .*", "distortions = [0, 0, 0]", s), "4 or 5 or 8"),
-    "fisheye": (lambda s: s.replace("fisheye = false", "fisheye = true"), "fisheye .*undistort"),
+    "fisheye": (lambda s: s.replace("fisheye = false", "fisheye = 1"), "fisheye: expected true or false"),
     "sheared": (
         lambda s: re.sub(r"rotation = .*", "rotation = [[1, 0.1, 0], [0, 1, 0], [0, 0, 1]]", s),
         "not a rotation",

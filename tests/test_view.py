@@ -18,6 +18,7 @@ from builders import COCO_17, FRAMES, WINDOW, batch, contents, on_coco, rig
 from PIL import Image
 
 from models.body import load_body
+from models.crops import Optics
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
@@ -121,7 +122,7 @@ def video(tmp_path_factory):
 
 def test_pictures_forward_backward_and_where_there_are_none(video):
     index = np.concatenate([[-1, -1], np.arange(90), [-1]])
-    pictures = Pictures(video, index, np.diag([100.0, 100, 1]), np.zeros(8), (128, 96))
+    pictures = Pictures(video, index, Optics(np.diag([100.0, 100, 1]), np.zeros(8)), (128, 96))
     try:
         for time in (2, 3, 3, 10, 91, 5, 4, 80, 81, 2):
             grey = pictures.at(time)
@@ -144,7 +145,7 @@ def test_pictures_are_those_of_a_pinhole_with_its_axis_in_the_middle(tmp_path):
     cv2.circle(picture, (round(at[0] * 16), round(at[1] * 16)), 6 * 16, (255, 255, 255), -1, shift=4)
     with VideoWriter(tmp_path / "v.mp4", 30, threads=1, crf=5) as file:
         file.write(picture)
-    pictures = Pictures(tmp_path / "v.mp4", np.zeros(1, int), k, dist, (w, h))
+    pictures = Pictures(tmp_path / "v.mp4", np.zeros(1, int), Optics(k, dist), (w, h))
     seen = pictures.at(0)[..., 0].astype(float)
     pictures.close()
     rows, columns = np.indices(seen.shape)

@@ -38,6 +38,7 @@ class Lens(NamedTuple):
     k: NDArray[np.float64]
     dist: NDArray[np.float64]
     limit: float
+    fisheye: bool
 
 
 class Screen(NamedTuple):
@@ -117,7 +118,7 @@ def project(
     points: Floats, view: Lens, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
 ) -> tuple[float, float, float, float]:
     """``Rig.project(distorted=True)`` in one pass; the smallest and largest u and v of what is seen."""
-    rotation, translation, k, dist, limit = view
+    rotation, translation, k, dist, limit, fisheye = view
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for p in range(points.shape[0]):
         for i in range(points.shape[1]):
@@ -134,11 +135,18 @@ def project(
             r2 = x * x + y * y
             if not r2 < limit:
                 continue
-            radial = (1 + r2 * (dist[0] + r2 * (dist[1] + r2 * dist[4]))) / (
-                1 + r2 * (dist[5] + r2 * (dist[6] + r2 * dist[7]))
-            )
-            n = x * radial + 2 * dist[2] * x * y + dist[3] * (r2 + 2 * x * x)
-            m = y * radial + dist[2] * (r2 + 2 * y * y) + 2 * dist[3] * x * y
+            if fisheye:
+                theta = np.arctan(np.sqrt(r2))
+                s = theta * theta
+                angle = theta * (1 + s * (dist[0] + s * (dist[1] + s * (dist[2] + s * dist[3]))))
+                radial = angle / max(np.sqrt(r2), 1e-12)
+                n, m = x * radial, y * radial
+            else:
+                radial = (1 + r2 * (dist[0] + r2 * (dist[1] + r2 * dist[4]))) / (
+                    1 + r2 * (dist[5] + r2 * (dist[6] + r2 * dist[7]))
+                )
+                n = x * radial + 2 * dist[2] * x * y + dist[3] * (r2 + 2 * x * x)
+                m = y * radial + dist[2] * (r2 + 2 * y * y) + 2 * dist[3] * x * y
             u, v = k[0, 0] * n + k[0, 1] * m + k[0, 2], k[1, 0] * n + k[1, 1] * m + k[1, 2]
             if not (abs(u) < 1e6 and abs(v) < 1e6):
                 continue

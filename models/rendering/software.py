@@ -171,10 +171,10 @@ def to_screen(
     x = np.ascontiguousarray(vertices, np.float32)
     people, points = x.shape[:2]
     # Beyond its largest valid radius the lens model folds points back into the picture.
-    limit = valid_radius(rig.dist[view]) ** 2
+    limit = valid_radius(rig.dist[view], rig.fisheye[view]) ** 2
     camera, uv = np.empty((people, points, 3), np.float32), np.empty((people, points, 2), np.float32)
     inverse_z, shade = np.empty((people, points), np.float32), np.empty((people, points), np.float32)
-    from_view = Lens(rig.R[view], rig.t[view], rig.K[view], rig.dist[view], limit)
+    from_view = Lens(rig.R[view], rig.t[view], rig.K[view], rig.dist[view], limit, rig.fisheye[view])
     left, top, right, bottom = project(x, from_view, camera, uv, inverse_z)
     if not (left <= right and right > -0.5 and bottom > -0.5):
         return None
@@ -188,13 +188,18 @@ def to_screen(
     return Screen(uv, inverse_z, shade, (x0, y0, x1, y1))
 
 
-def valid_radius(dist: NDArray[np.float64]) -> float:
-    """Largest r = |(x/z, y/z)| up to which the rational radial model grows with r; inf if it always does."""
-    return _valid_radius(tuple(dist.tolist()))
+def valid_radius(dist: NDArray[np.float64], fisheye: bool = False) -> float:
+    """Largest r = |(x/z, y/z)| up to which the radial model grows with r; inf if it always does."""
+    return _valid_radius(tuple(dist.tolist()), fisheye)
 
 
 @lru_cache
-def _valid_radius(dist: tuple[float, ...]) -> float:
+def _valid_radius(dist: tuple[float, ...], fisheye: bool) -> float:
+    if fisheye:  # the slope of the angle in the picture by that of the ray, squared
+        turns = np.polynomial.Polynomial([1, *(c * k for c, k in zip((3, 5, 7, 9), dist[:4], strict=True))])
+        at = turns.trim().roots()
+        theta = np.sqrt(at.real[(np.abs(at.imag) < 1e-9) & (at.real > 0)])
+        return float(np.tan(theta.min())) if theta.min(initial=np.pi) < np.pi / 2 else np.inf
     k1, k2, _, _, k3, k4, k5, k6 = dist
     s = np.polynomial.Polynomial([0, 1])  # s = r²
     above, below = 1 + s * (k1 + s * (k2 + s * k3)), 1 + s * (k4 + s * (k5 + s * k6))

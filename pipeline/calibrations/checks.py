@@ -36,6 +36,7 @@ class Camera:
     t: Array
     size: tuple[int, int]
     """Width and height in pixels, (0, 0) where the file does not give them."""
+    fisheye: bool = False
 
 
 def plain(name: str) -> str:
@@ -62,6 +63,7 @@ def rig_of(path: Path, cameras: Sequence[Camera]) -> Rig:
         np.stack([c.R for c in cameras]),
         np.stack([c.t for c in cameras]),
         np.array([c.size for c in cameras], dtype=np.int64),
+        fisheye=tuple(c.fisheye for c in cameras),
     )
     for view, name in enumerate(names):
         check_intrinsics(rig, view, f"{path}, camera {name!r}")
@@ -122,8 +124,8 @@ def numbers(value: Any, count: int | tuple[int, ...], where: str) -> Array:
     return flat
 
 
-def distortion(value: Any, where: str) -> Array:
-    """(8,) distortion coefficients of OpenCV's model with 4, 5 or 8 of them."""
+def distortion(value: Any, where: str, fisheye: bool = False) -> Array:
+    """(8,) distortion coefficients of OpenCV's model with 4, 5 or 8 of them, of its fisheye model with 4."""
     flat = np.array(value, dtype=object).reshape(-1)
     if flat.size in (12, 14):
         raise InputError(
@@ -132,6 +134,8 @@ def distortion(value: Any, where: str) -> Array:
         )
     out = np.zeros(8)
     known = numbers(value, (4, 5, 8), where)
+    if fisheye and known[4:].any():
+        raise InputError(f"{where}: a fisheye lens has 4 coefficients, got {known.size}")
     out[: known.size] = known
     return out
 

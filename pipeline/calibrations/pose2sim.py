@@ -52,11 +52,9 @@ def read(files: tuple[Path, ...]) -> Rig:
         name = table.get("name", key)
         if not isinstance(name, str) or not name:
             raise InputError(f"{where}, name: expected a text, got {short(name)}")
-        if table.get("fisheye", False) is not False:
-            raise InputError(
-                f"{where}: fisheye lenses are not supported; undistort its video and keypoints with the tool "
-                "that calibrated it, and give the calibration of the undistorted pictures (fisheye = false)"
-            )
+        fisheye = table.get("fisheye", False)
+        if not isinstance(fisheye, bool):
+            raise InputError(f"{where}, fisheye: expected true or false, got {short(fisheye)}")
         for needed in _CAMERA_KEYS:
             if needed not in table:
                 placed = "" if needed in ("matrix", "distortions") else ": are its extrinsics calibrated?"
@@ -65,10 +63,11 @@ def read(files: tuple[Path, ...]) -> Rig:
             Camera(
                 name,
                 numbers(table["matrix"], 9, f"{where}, matrix").reshape(3, 3),
-                distortion(table["distortions"], f"{where}, distortions"),
+                distortion(table["distortions"], f"{where}, distortions", fisheye),
                 rotation(table["rotation"], f"{where}, rotation"),
                 numbers(table["translation"], 3, f"{where}, translation"),
                 picture_size(table["size"], f"{where}, size") if "size" in table else (0, 0),
+                fisheye,
             )
         )
     return rig_of(path, cameras)
@@ -94,7 +93,7 @@ def write_calibration(rig: Rig, path: Path, estimate: Provenance | None = None) 
         if name.casefold() in _NOT_CAMERAS:
             table = f"cam_{v}"
         dist = rig.dist[v]
-        dist = dist if dist[5:].any() else dist[:5] if dist[4] else dist[:4]
+        dist = dist if dist[5:].any() else dist[:5] if dist[4:].any() else dist[:4]
         lines += [
             f"[{table}]",
             f"name = {quoted(name)}",
@@ -103,7 +102,7 @@ def write_calibration(rig: Rig, path: Path, estimate: Provenance | None = None) 
             f"distortions = {dist.tolist()}",
             f"rotation = {roma.rotmat_to_rotvec(torch.from_numpy(rig.R[v])).tolist()}",
             f"translation = {rig.t[v].tolist()}",
-            "fisheye = false",
+            f"fisheye = {str(rig.fisheye[v]).lower()}",
             "",
         ]
     lines += [*metadata_lines(estimate, "\n".join(lines)), ""]
