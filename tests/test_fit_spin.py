@@ -11,10 +11,12 @@ import torch
 from scenes import Scene, body, prior, scene
 
 from models.body import pose_keypoints
+from models.evaluation.joints import extra_24
 from models.fit.problem import HINGES, Motion, Views
-from models.fit.spin import spin
+from models.fit.spin import SpinFit, spin
 from models.priors import PosePrior
-from pipeline.skeleton import BODY_25, SMPL_24
+from models.training.images import with_points
+from pipeline.skeleton import BODY_25, SMPL_24, SPIN_49
 
 
 def crop(d: Scene) -> Views:
@@ -158,6 +160,39 @@ def test_the_likelier_of_two_poses_draws_though_the_other_is_nearer() -> None:
     unseen = replace(views, confidence=0 * views.confidence)
     found = spin(body().keypoints, unseen, replace(begin, rotations=rest), two).motion
     assert roma.rotmat_to_rotvec(found.rotations[0, 0, 3])[0] > 0.2
+
+
+def test_the_data_sets_own_joints_pose_and_place_the_body() -> None:
+    """SPIN's 49 keypoints: where the detector has a hip less, the annotated hips and shoulders place."""
+    d = scene(3, "random", frames=2, missing=0, outliers=0)
+    points = with_points(body().keypoints, extra_24(body()))
+    _, true = pose_keypoints(points, d.rotations, d.betas.expand(2, -1), d.transl)
+    views, begin = crop(d), replace(start(d), offsets=torch.zeros(2, 49, 3))
+    xy = torch.from_numpy(224 / 820 * d.rig.project(true.numpy())[0]).float()[:, None, None]
+    confidence = torch.ones(2, 1, 1, 49)
+
+    def fitted(iterations: int, **unseen: list[int]) -> SpinFit:
+        sure, there = confidence.clone(), xy.clone()
+        sure[..., unseen.get("gone", [])] = 0
+        there[..., unseen.get("moved", []), :] += 30
+        return spin(
+            points, replace(views, xy_px=there, confidence=sure), begin, prior(), iterations=iterations
+        )
+
+    detected, annotated = list(range(25)), list(range(25, 49))
+    hips = [i for i, name in enumerate(SPIN_49.names) if name in ("RHip", "LHip")]
+    # Annotated joints alone bring the body there, too.
+    assert (fitted(60, gone=detected).score < 0.3 * fitted(0, gone=detected).score).all()
+    # While the detector has hips and shoulders, the annotated hips, which pose nothing, are of no account …
+    whole, moved = fitted(3), fitted(3, moved=[i for i in hips if i >= 25])
+    assert torch.equal(whole.motion.transl, moved.motion.transl)
+    # … and where it lacks one, they count in the place of its own.
+    less, moved = fitted(3, gone=hips[:1]), fitted(3, gone=hips[:1], moved=[i for i in hips if i >= 25])
+    assert (less.motion.transl - moved.motion.transl).abs().max() > 1e-3
+    assert torch.equal(less.motion.transl, fitted(3, gone=hips[:1], moved=hips[1:2]).motion.transl)
+    # The score is the mean over all 49, those that are missing included.
+    half = fitted(0, gone=annotated).score + fitted(0, gone=detected).score
+    torch.testing.assert_close(half, fitted(0).score)
 
 
 def test_one_view_only() -> None:

@@ -47,6 +47,7 @@ def samples_of(true, seed=0):
         cameras=(("a", "b"),) * N,
         flipped=torch.zeros(N, dtype=torch.bool),
         rolled=torch.zeros(N, V),
+        zoomed=torch.ones(N, V),
         images=torch.zeros(N, V, 3, SIZE, SIZE, dtype=torch.uint8),
         seen=torch.ones(N, V, dtype=torch.bool),
         shown=torch.arange(N * V),

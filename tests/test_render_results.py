@@ -310,7 +310,19 @@ def test_the_command_draws_what_is_asked_for(out, capfd, monkeypatch):
 @pytest.mark.parametrize("mode", ["side", "turntable", "mesh"])
 def test_a_users_video_is_not_drawn_over(out, capfd, monkeypatch, mode):
     """B4: a camera called `side`, with its video where drawings go. What was drawn here is replaced."""
-    words = [out, "--out", out, "--mode", mode, "--start", 2, "--end", 3, "--set", "render.mosaic_size=[128,64]"]
+    words = [
+        out,
+        "--out",
+        out,
+        "--mode",
+        mode,
+        "--start",
+        2,
+        "--end",
+        3,
+        "--set",
+        "render.mosaic_size=[128,64]",
+    ]
     file = out / ("mesh_wide.mp4" if mode == "mesh" else f"{mode}.mp4")
     file.write_bytes(b"the user's")
     status, _, errors = command(capfd, monkeypatch, *words)

@@ -15,24 +15,30 @@ from torch import Tensor
 from models.body import KeypointBody, pose_keypoints
 from models.fit.problem import HINGES, Motion, Views
 from models.priors import PosePrior
-from pipeline.skeleton import BODY_25, SMPL_24
+from pipeline.skeleton import SMPL_24, Skeleton
 
-_ANCHORS = tuple(BODY_25.index(n) for n in ("RHip", "LHip", "RShoulder", "LShoulder"))
-_IGNORED = tuple(BODY_25.index(n) for n in ("Neck", "RHip", "LHip"))
-"""Points that OpenPose defines differently: they place the body but do not pose it."""
+_ANCHORS = ("RHip", "LHip", "RShoulder", "LShoulder")
+"""Points that place the body."""
+_IGNORED = ("Neck", "RHip", "LHip")
+"""Points that detector and body define differently: they do not pose it."""
 
-_ROBUST_PX = 100.0
+ROBUST_PX = 100.0
 _DEPTH = 100.0**2
 _PRIOR = 4.78**2
 _ANGLE = 15.2**2
 _SHAPE = 5.0**2
 
 
+def posing(skeleton: Skeleton) -> tuple[float, ...]:
+    """1 for each point that poses the body, 0 for one that detectors define differently."""
+    return tuple(float(name not in _IGNORED) for name in skeleton.names)
+
+
 @dataclass(frozen=True)
 class SpinFit:
     motion: Motion
     score: Tensor
-    """(N, T) mean over keypoints of confidence² × Geman–McClure, px²: SPIN keeps the fit of lower score."""
+    """(N, T) mean over all keypoints of confidence² × Geman–McClure, px²: SPIN keeps that of lower score."""
 
 
 def spin(
@@ -40,11 +46,13 @@ def spin(
 ) -> SpinFit:
     """Fit each frame by SPIN's schedule from ``start``, a regressor's output say.
 
-    views: one view (V = 1); pixels of the 224-px crop with a focal length of 5000 px, as in SPIN, or of any
+    body: with the keypoints of the views: BODY_25 or SPIN's own 49 (``SPIN_49``), of which the hips and
+    shoulders are the detector's unless the data set has more of them. views: one view (V = 1); pixels of the
+    224-px crop with a focal length of 5000 px, as in SPIN, or of any
     picture in which a person is some 200 px tall, for which the weights were chosen. Shape is shared over a
     problem's frames: give every image as a problem of one frame to have SPIN's own.
     """
-    _, count, frames, keypoints = views.confidence.shape
+    _, count, frames, _ = views.confidence.shape
     if count != 1:
         raise ValueError(f"SPIN's fit takes one view, got {count}")
     dtype, device = views.xy_px.dtype, views.xy_px.device
@@ -52,8 +60,7 @@ def spin(
     known = views.xy_px[:, 0].isfinite().all(-1) & (views.confidence[:, 0] > 0)
     seen = torch.where(known[..., None], views.xy_px[:, 0], 0)
     trust = torch.where(known, views.confidence[:, 0], 0)
-    used = torch.ones(keypoints, dtype=dtype, device=device)
-    used[list(_IGNORED)] = 0
+    used = torch.tensor(posing(body.keypoint_skeleton), dtype=dtype, device=device)
 
     def free(x: Tensor) -> Tensor:
         return x.detach().to(device, dtype).clone().requires_grad_()
@@ -76,15 +83,17 @@ def spin(
         return (R[:, 2][:, None] * transl).sum(-1)
 
     first_depth = depth().detach()
-    anchors = list(_ANCHORS)
+    detected, annotated = _anchors(body.keypoint_skeleton)
+    as_detected = known[..., detected].sum(-1, keepdim=True) >= known[..., annotated].sum(-1, keepdim=True)
 
     def place() -> Tensor:
-        off = ((miss() ** 2).sum(-1) * known)[..., anchors]
+        off = (miss() ** 2).sum(-1) * known
+        off = torch.where(as_detected, off[..., detected], off[..., annotated])
         return off.sum() + _DEPTH * ((depth() - first_depth) ** 2).sum()
 
     def robust() -> Tensor:
         r2 = miss() ** 2
-        rho = _ROBUST_PX**2 * r2 / (_ROBUST_PX**2 + r2)
+        rho = ROBUST_PX**2 * r2 / (ROBUST_PX**2 + r2)
         weighed: Tensor = (trust * used) ** 2 * rho.sum(-1)
         return weighed
 
@@ -112,3 +121,9 @@ def spin(
         score = robust().mean(-1)
         rotations = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
     return SpinFit(Motion(rotations, transl.detach(), betas.detach(), offsets), score)
+
+
+def _anchors(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    """Detector's hips and shoulders, and the data set's where the skeleton has both, else the same."""
+    places = [[i for i, name in enumerate(skeleton.names) if name == anchor] for anchor in _ANCHORS]
+    return [p[0] for p in places], [p[-1] for p in places]

@@ -61,7 +61,7 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
     flipped = bool(rng.random() < cfg.flip)
     images = np.zeros((views, 3, size, size), np.uint8)
     K, xy = np.full((views, 3, 3), np.nan), np.full_like(sample.xy_px, np.nan)
-    turns, rolled = np.tile(np.eye(3), (views, 1, 1)), np.zeros(views)
+    turns, rolled, zoomed = np.tile(np.eye(3), (views, 1, 1)), np.zeros(views), np.ones(views)
     seen: NDArray[np.bool_] = np.all(np.isfinite(sample.box), axis=1)
     for v in range(views):
         angle = np.clip(rng.normal(), -2, 2) * np.radians(cfg.rotation_deg)
@@ -69,6 +69,7 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
         wider = float(np.clip(1 + cfg.scale * rng.normal(), 1 - cfg.scale, 1 + cfg.scale))
         if not seen[v]:
             continue
+        zoomed[v] = wider
         at = warp_matrix(sample.box[v] * [1, 1, wider], angle, size)
         if flipped:
             at = np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]]) @ at
@@ -93,6 +94,7 @@ def augmented(sample: Sample, rng: np.random.Generator, cfg: AugmentConfig, size
         cameras=(sample.cameras,),
         flipped=torch.tensor([flipped]),
         rolled=row(rolled),
+        zoomed=row(zoomed),
         images=torch.from_numpy(images)[None],
         seen=row(seen),
         shown=torch.from_numpy(np.flatnonzero(seen)),
@@ -135,7 +137,7 @@ def _padded(row: Samples, views: int) -> Samples:
         if "V" not in axes:
             continue
         x: Tensor = getattr(row, f.name)
-        unknown = f.name not in ("images", "seen", "confidence", "rolled")
+        unknown = f.name not in ("images", "seen", "confidence", "rolled", "zoomed")
         blank = x.new_full((len(x), more, *x.shape[2:]), torch.nan if unknown else 0)
         values[f.name] = torch.cat([x, blank], 1)
     cameras = tuple((*names, *[""] * more) for names in row.cameras)

@@ -251,7 +251,7 @@ class ImageTask:
         if stored is not None:
             best = old = apply_augmentation(stored, self.body, samples)
             if self.fits is not None and not self.of_tensors_alone(step):
-                new = fitted(samples, predicted, self.body, self.prior, self.cfg.fits)
+                new = fitted(samples, predicted, self.body, self.points, self.prior, self.cfg.fits)
                 means["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
                 self.fits.put(picture_ids(samples), undo_augmentation(new, self.body, samples), step)
                 best = better(new, old)

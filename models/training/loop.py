@@ -17,9 +17,10 @@ from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
 from models.constants import constant
+from models.crops import SIZE
 from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
 from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalibrated
-from models.fit.spin import spin
+from models.fit.spin import ROBUST_PX, posing, spin
 from models.fit.starts import TORSO
 from models.priors import PosePrior
 from models.regressors.calibrated import gather
@@ -27,12 +28,8 @@ from models.regressors.regression import Regression, to_world
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
-from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
+from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24, SPIN_49
 
-ROBUST_PX: Final = 100.0
-"""Scale of Geman–McClure in a fit's score, as in SPIN."""
-STANDING_PX: Final = 60.0
-"""Root mean square distance from their mean that the keypoints of a standing person have in SPIN's crop."""
 LARGEST_BETA: Final = 3.0
 """A shape beyond this is no shape to learn from (SPIN)."""
 
@@ -47,7 +44,8 @@ class LoopConfig(Config):
     iterations: int = Field(20, ge=1)
     """Most steps of the last stage of the project's solver; for ``spin`` Adam's, of which SPIN takes 100."""
     threshold: float = Field(100.0, gt=0)
-    """Highest score (px², see ``score_fits``) of a fit that is learned from."""
+    """Highest score of a fit that is learned from, px² of SPIN's crop, mean over its 49 keypoints: see
+    ``score_fits``. SPIN's ``--smplify_threshold``."""
     pose_weight: float = Field(0.3, ge=0)
     """Weight of the pose prior, for the project's solver. From two noisy views 0.3 ends at 36 mm, 1 at 41
     mm."""
@@ -97,40 +95,41 @@ def keypoints_to_fit(samples: Samples) -> tuple[Tensor, Tensor]:
 
     Points that the detector did not find are taken from the data set's own joints where it has the same.
     """
-    count = len(BODY_25)
-    xy, confidence = samples.xy_px[:, :, :count].clone(), samples.confidence[:, :, :count].clone()
+    count, sure = len(BODY_25), _sure(samples)
+    xy, confidence = samples.xy_px[:, :, :count].clone(), sure[:, :, :count].clone()
     for i, name in enumerate(BODY_25.names):
         if name in EXTRA_24.names:
             j = count + EXTRA_24.index(name)
             missing = confidence[:, :, i] == 0
             xy[:, :, i] = torch.where(missing[..., None], samples.xy_px[:, :, j], xy[:, :, i])
-            confidence[:, :, i] = torch.where(missing, samples.confidence[:, :, j], confidence[:, :, i])
-    known = xy.isfinite().all(-1) & samples.seen[..., None]
-    return xy, torch.where(known, confidence, 0)
+            confidence[:, :, i] = torch.where(missing, sure[:, :, j], confidence[:, :, i])
+    return xy, confidence
 
 
-def score_fits(bodies: Bodies, body: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor) -> Tensor:
-    """Misfit (N,) of bodies in each sample's views: SPIN's measure, the mean over keypoints and views of
-    confidence² × Geman–McClure of the distance, in px².
+def score_fits(bodies: Bodies, points: KeypointBody, samples: Samples) -> Tensor:
+    """Score (N,) of bodies, SPIN's: the mean over its 49 keypoints of confidence² × Geman–McClure of the
+    distance, px² in a crop of 224; here over the views, too.
 
-    The pixels are those of a crop in which the keypoints are as far from their mean as a standing person's
-    in SPIN's. So it does not depend on how the crop was turned, scaled or mirrored. Infinite where no view
-    shows anything. xy_px (N, V, K, 2), confidence (N, V, K).
+    Keypoints that are missing and those that SPIN ignores count as nothing in that mean. The crop is the one
+    before augmentation, so a score does not depend on how it was turned, scaled or mirrored. Infinite where
+    no view shows anything. points: the body with the samples' 49 points.
     """
-    cam = bodies.points(body) @ K.mT
+    confidence = _sure(samples) * constant(posing(SPIN_49), samples.xy_px.device)
+    cam = bodies.points(points) @ samples.K.mT
     found = cam[..., :2] / cam[..., 2:].clamp_min(0.1)
-    w = confidence
-    known = torch.where((w > 0)[..., None], xy_px, 0)
-    total = w.sum(-1).clamp_min(1e-6)
-    mean = (w[..., None] * known).sum(-2) / total[..., None]
-    off2 = ((known - mean[..., None, :]) ** 2).sum(-1)
-    rms = ((w * off2).sum(-1) / total).sqrt().clamp_min(1e-3)
-    miss2 = (found - known) ** 2 * (STANDING_PX / rms)[..., None, None] ** 2
+    spins_px = SIZE / samples.images.shape[-1] * samples.zoomed[..., None, None]
+    miss2 = torch.where((confidence > 0)[..., None], spins_px * (found - samples.xy_px), 0) ** 2
     robust = (ROBUST_PX**2 * miss2 / (ROBUST_PX**2 + miss2)).sum(-1)
-    each = (w**2 * robust).mean(-1)
-    shown = (w > 0).any(-1)
+    each = (confidence**2 * robust).mean(-1)
+    shown = (confidence > 0).any(-1)
     mean_score = (each * shown).sum(1) / shown.sum(1).clamp_min(1)
     return torch.where(shown.any(1), mean_score, torch.inf)
+
+
+def _sure(samples: Samples) -> Tensor:
+    """Confidences (N, V, 49), 0 for what no view shows or no place is known of."""
+    known = samples.xy_px.isfinite().all(-1) & samples.seen[..., None]
+    return torch.where(known, samples.confidence, 0)
 
 
 def apply_augmentation(bodies: Bodies, body: KeypointBody, samples: Samples) -> Bodies:
@@ -172,16 +171,24 @@ def _rest(bodies: Bodies, body: KeypointBody) -> Tensor:
     return pelvis_at_rest(body, bodies.betas.flatten(0, 1)).view_as(bodies.transl)
 
 
-def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior, cfg: LoopConfig) -> Bodies:
+def fitted(
+    samples: Samples,
+    start: Bodies,
+    body: KeypointBody,
+    points: KeypointBody,
+    prior: PosePrior,
+    cfg: LoopConfig,
+) -> Bodies:
     """Fits that start from a prediction, with the score of each sample in all its views.
 
-    Infinite in views that show nothing, and where a fit failed.
+    The project's own are of the points of BODY_25, SPIN's of all 49. Infinite in views that show nothing, and
+    where a fit failed. points: the body with the samples' 49 points.
     """
     start = start.map(torch.nan_to_num)
     xy, confidence = keypoints_to_fit(samples)
     problem = _FitProblem(samples, start, xy, confidence, body, prior, cfg)
     if cfg.solver == "spin":
-        found = _each_alone(problem)
+        found = _each_alone(problem, points)
     else:
         shown = (confidence > 0).sum(-1) > 0
         posed = samples.R.isfinite().flatten(2).all(-1) & samples.t.isfinite().all(-1)
@@ -193,7 +200,7 @@ def fitted(samples: Samples, start: Bodies, body: KeypointBody, prior: PosePrior
                 part = how(problem.of(index))
                 pairs = ((getattr(found, f.name), getattr(part, f.name)) for f in fields(Bodies))
                 found = Bodies(*(whole.index_copy(0, index, some) for whole, some in pairs))
-    value = score_fits(found.map(torch.nan_to_num), body, samples.K, xy, confidence)
+    value = score_fits(found.map(torch.nan_to_num), points, samples)
     good = found.map(torch.isfinite)
     each = torch.stack([x.flatten(2).all(-1) for x in (good.orient, good.body_pose, good.betas, good.transl)])
     there = each.all(0) & (confidence > 0).any(-1)
@@ -324,22 +331,22 @@ def _uncalibrated(problem: _FitProblem) -> Bodies:
     )
 
 
-def _each_alone(problem: _FitProblem) -> Bodies:
+def _each_alone(problem: _FitProblem, points: KeypointBody) -> Bodies:
     """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
-    start, (n, v) = problem.start, problem.confidence.shape[:2]
-    flat = problem.samples.K.reshape(-1, 1, 3, 3).clone()
-    shrink = 224 / problem.samples.images.shape[-1]
+    samples, start, (n, v) = problem.samples, problem.start, problem.confidence.shape[:2]
+    flat = samples.K.reshape(-1, 1, 3, 3).clone()
+    shrink = SIZE / samples.images.shape[-1]
     flat[:, :, :2] *= shrink
     eye = torch.eye(3, dtype=flat.dtype, device=flat.device).expand_as(flat)
-    xy, confidence = (x.flatten(0, 1)[:, None, None] for x in (shrink * problem.xy, problem.confidence))
+    xy, confidence = (x.flatten(0, 1)[:, None, None] for x in (shrink * samples.xy_px, _sure(samples)))
     views = Views(flat, eye, eye[..., 0] * 0, xy, confidence)
     betas = start.betas.flatten(0, 1)
     begin = Motion(
         start.rotations.flatten(0, 1)[:, None], start.transl.flatten(0, 1)[:, None], betas,
-        betas.new_zeros(len(betas), len(BODY_25), 3),
+        betas.new_zeros(len(betas), len(SPIN_49), 3),
     )  # fmt: skip
     with torch.enable_grad():
-        found = spin(problem.body, views, begin, problem.prior, iterations=problem.cfg.iterations).motion
+        found = spin(points, views, begin, problem.prior, iterations=problem.cfg.iterations).motion
     rotations = found.rotations.view(n, v, -1, 3, 3)
     return Bodies(
         rotations[:, :, 0], rotations[:, :, 1:], found.betas.view(n, v, -1), found.transl.view(n, v, 3),

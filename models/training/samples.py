@@ -80,6 +80,8 @@ class Samples(TensorBatch):
     rolled: Tensor = axes("N V")
     """Radians by which each crop was turned, after left and right were exchanged: R, t, orient and joints are
     those of the rolled camera."""
+    zoomed: Tensor = axes("N V")
+    """Side of each crop by that of the person's box, by which it was scaled."""
     images: Tensor = axes("N V 3 S S")
     """uint8 RGB."""
     seen: Tensor = axes("N V")
