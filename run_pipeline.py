@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from typer import Argument, Option
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, NobodyFound
 from pipeline.skeleton import POINT_ORDERS
 from stages import commands, screen
 from stages.commands import Configs, Sets, stoppable
@@ -88,7 +88,7 @@ def run(
             opened(source, tree, tree, f"run {absolute(home)}") as read,
             published(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
         ):
-            found = inspect(read)
+            found = inspect(read.without_keypoints() if cfg.detect.when == "always" else read)
             screen.print_recording(found, source)
             result = _run(found, folder, cfg, home)
     screen.print_result(result)
@@ -180,7 +180,8 @@ def info(
             with opened(where, tree, tree) as found:
                 read = inspect(found)
                 screen.print_recording(read, where)
-                screen.print_check(read, check_recording(read))
+                if read.has_keypoints:
+                    screen.print_check(read, check_recording(read))
 
 
 @app.command()
@@ -435,14 +436,16 @@ def _run_config(
 
 def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResult:
     """home: where the user wants what is left in ``out``."""
+    from functools import partial
+
     import torch
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from stages.graph import run
 
     torch.set_num_threads(1)
-    with stoppable(), screen.bar(len(found), "frame", "reconstruct") as bar, logging_redirect_tqdm():
-        result = run(found, out, cfg, bar.update)
+    with stoppable(), screen.late_bar(len(found), "frame", "reconstruct") as update, logging_redirect_tqdm():
+        result = run(found, out, cfg, update, watch=partial(screen.follow_count, "picture", "detect"))
     screen.print_times(result, home)
     return result
 
@@ -483,7 +486,7 @@ def main() -> None:
         app()
     except InputError as e:
         sys.stderr.write(f"error: {e}\n")
-        sys.exit(2)
+        sys.exit(1 if isinstance(e, NobodyFound) else 2)
 
 
 if __name__ == "__main__":

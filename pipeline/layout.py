@@ -24,19 +24,31 @@ from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.footage import find_videos
 from pipeline.formats.keypoints import find_cameras
+from pipeline.results import DETECTIONS, STORE
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
 _KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
 
 
 def is_recording(folder: Path, inherit: Path | None = None) -> bool:
-    """True for a folder with keypoints where ``find_recording`` looks, or with videos and a calibration."""
+    """True for a folder with keypoints where ``find_recording`` looks, or with videos.
+
+    Videos that lie in the folder itself make it one if there is a calibration, or neither a recording nor
+    results beside them.
+    """
     chain = folder_chain(folder, inherit)
     stated = read_stated(chain)
     somewhere = stated.keypoints.path
     if (somewhere is None or (folder / somewhere).is_dir()) and find_keypoints(folder, stated, [])[0]:
         return True
-    return bool(find_videos(folder, [])) and any(find_calibration(place)[0] for place in chain)
+    videos = find_videos(folder, [])
+    if not videos:
+        return False
+    if any(file.parent != folder for file in videos.values()):
+        return True
+    if any(find_calibration(place)[0] for place in chain):
+        return True
+    return not (folder / STORE).exists() and not recordings_in(folder)
 
 
 def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
@@ -52,7 +64,10 @@ def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
     if calibration is not None:
         yield from calibration_files(calibration)
     yield from find_videos(folder, []).values()
-    yield from find_keypoints(folder, stated, [])[0].values()
+    keypoints = find_keypoints(folder, stated, [])[0]
+    yield from keypoints.values()
+    if not keypoints and (folder / DETECTIONS).exists():
+        yield folder / DETECTIONS
 
 
 def folder_chain(folder: Path, inherit: Path | None) -> tuple[Path, ...]:

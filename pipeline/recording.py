@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from pipeline.calibrations import read_calibration
 from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Array, Rig
+from pipeline.detections import Detections
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
@@ -34,6 +35,7 @@ from pipeline.layout import (
     pair_names,
     recordings_in,
 )
+from pipeline.results import DETECTIONS
 from pipeline.settings import SETTINGS, Stated, read_stated
 from pipeline.timeline import Timeline, common_timeline
 from pipeline.video import VideoInfo
@@ -44,6 +46,9 @@ video (0.75 to 0.9) and a camera's (1 to 1.4)."""
 
 _LEVEL: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 """World → camera of a level camera where z is up and it looks along y."""
+
+TO_DETECT: Final = "none: run detects people in the videos"
+"""Note of a recording without keypoints."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,38 @@ class Recording:
         """Poses of the rig are known: from a calibration, or since there is one camera only. Else all
         cameras stand in the same place, until they are estimated (``stages/calibrate.py``)."""
         return self.calibration is not None or len(self.rig) == 1
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Some camera has keypoints; else people are still to be detected in the videos."""
+        return any(files is not None for files in self.keypoints)
+
+    @property
+    def videos_by_name(self) -> dict[str, VideoInfo]:
+        """Video of each camera that has one."""
+        return {name: v for name, v in zip(self.rig.names, self.videos, strict=True) if v is not None}
+
+    def with_detections(self, found: Detections) -> Recording:
+        """The recording with the people detected in its videos for keypoints."""
+        people = found.people()
+        files = tuple(people.get(name) for name in self.rig.names)
+        notes = tuple((k, f"{found.path.name}" if k == "keypoints" else v) for k, v in self.notes)
+        return replace(self, keypoints=files, first_frame=0, notes=notes)
+
+    def without_keypoints(self) -> Recording:
+        """The recording before people are detected in its videos.
+
+        Raises ``InputError`` where a camera has none.
+        """
+        for name, video in zip(self.rig.names, self.videos, strict=True):
+            if video is None:
+                raise InputError(
+                    f"{self.path}: camera {name} has no video to detect people in. Leave detect.when "
+                    "at missing, or move its keypoints away."
+                )
+        notes = tuple((k, TO_DETECT if k == "keypoints" else v) for k, v in self.notes)
+        findings = tuple(f for f in self.findings if not f.code.startswith("keypoints_"))
+        return replace(self, keypoints=(None,) * len(self.rig), notes=notes, findings=findings)
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
@@ -154,14 +191,17 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     findings += unread_videos(folder)
     folders, keypoints_at = find_keypoints(folder, stated, findings)
     if not folders:
-        _refuse_without_keypoints(folder)
+        _check_videos(folder, video_files, calibrated=rig is not None)
+        keypoints_at = TO_DETECT
     whose = "the calibration"
     if rig is None:
         whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
         rig, video_files = _unknown_rig(folder, video_files, folders, findings)
     rig, matched_videos, matched_folders = match_cameras(folder, rig, video_files, folders, whose, findings)
 
-    files = _index(folder, rig, matched_folders, findings)
+    files: tuple[KeypointFiles | None, ...] = (None,) * len(rig)
+    if folders:
+        files = _index(folder, rig, matched_folders, findings)
     fps = None if stated.fps is None else Fraction(str(stated.fps))
     numbers = {n: f.numbers for n, f in zip(rig.names, files, strict=True) if f}
     probed = probe_videos(matched_videos, fps, numbers)
@@ -190,7 +230,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     notes.append(("time line", f"{len(timeline)} frames, {duration}"))
     for v, name in enumerate(rig.names):
         notes.append((f"camera {name}", _describe(videos[v], files[v], rig.size[v], folder)))
-    return Recording(
+    found = Recording(
         path=folder,
         rig=rig,
         videos=videos,
@@ -203,25 +243,42 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
         notes=tuple(notes),
         findings=tuple(findings),
     )
+    return found if found.has_keypoints else _with_earlier(found)
 
 
-def _refuse_without_keypoints(folder: Path) -> NoReturn:
-    inner = recordings_in(folder)
-    if inner and not find_videos(folder, []):
+def _check_videos(folder: Path, videos: Mapping[str, Path], *, calibrated: bool) -> None:
+    """Raise ``InputError`` for a folder without keypoints where there are no videos either, or these lie
+    beside the folders of recordings."""
+    loose = not calibrated and all(file.parent == folder for file in videos.values())
+    inner = recordings_in(folder) if loose or not videos else []
+    if inner:
         held = f"{len(inner)} recordings" if len(inner) > 1 else "1 recording"
         raise InputError(
             f"{folder} is not a recording but holds {held}: {', '.join(inner[:5])}"
             f"{', ...' if len(inner) > 5 else ''}; give one of them, or run all: "
             f"python run_pipeline.py batch {folder} --out OUT"
         )
-    if find_videos(folder, []):
+    if not videos:
         raise InputError(
-            f"{folder}: has videos and no keypoints. Make them: python run_pipeline.py detect {folder}"
+            f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
+            f"as Pose2Sim writes it) in {EXPECTED}. Nor videos in which to detect people: "
+            "videos/<camera>.mp4, or the videos alone"
         )
-    raise InputError(
-        f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
-        f"as Pose2Sim writes it) in {EXPECTED}"
+
+
+def _with_earlier(recording: Recording) -> Recording:
+    """The recording with what ``detect`` has left beside its videos, if that is all of them."""
+    path = recording.path / DETECTIONS
+    if not path.exists():
+        return recording
+    found = Detections(path)
+    if found.complete and found.is_of(recording.videos_by_name):
+        return recording.with_detections(found)
+    sentence = (
+        f"{path} is not used: it is of other videos, or not finished; python run_pipeline.py detect "
+        f"{recording.path} goes on with it"
     )
+    return replace(recording, findings=(*recording.findings, Finding("detections_unused", sentence)))
 
 
 def _index(
@@ -257,7 +314,7 @@ def _unknown_rig(
     """
     names = sorted(videos if len(videos) >= len(folders) else folders, key=natural)
     paired = pair_names(folder, folders, {n: n for n in names}, "keypoints", "the videos", [])
-    without = [n for n in names if n not in paired]
+    without = [n for n in names if n not in paired] if folders else []
     if without:
         sentence = (
             "without a calibration nothing tells where a camera without keypoints stands, so left out: "

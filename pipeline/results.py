@@ -24,6 +24,8 @@ from pipeline.summary import MissingData, Summary
 from pipeline.video import part_name
 
 STORE: Final = "results.zarr"
+DETECTIONS: Final = "detections.zarr"
+"""People whom ``detect`` has found in the videos."""
 SUMMARY: Final = "summary.json"
 """Written last: where it is, all the rest is whole."""
 REPORT: Final = "report.html"

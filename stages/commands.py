@@ -252,35 +252,49 @@ def crops(
     if dry_run:
         return
     with stoppable(), closing(written):
-        screen.follow_count(len(plan.box), "picture", "crops", written)
+        screen.follow_count("picture", "crops", len(plan.box), written)
     print_file(out)
 
 
 def detect(
-    recording: Annotated[Path, Argument(help="Folder with videos/.")],
-    out: Annotated[
-        Path | None, Option("--out", "-o", help="Folder to write; else RECORDING/keypoints.")
-    ] = None,
+    recording: Annotated[Path, Argument(help="Folder with videos/, or with videos.")],
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write to; else RECORDING.")] = None,
+    openpose: Annotated[
+        bool, Option("--json", help="For other tools, too: openpose-json/<camera>/*.json, BODY_25.")
+    ] = False,
     model: Annotated[str, Option(help="heavy, or full: 3 times as fast, at times left for right.")] = "heavy",
     device: Annotated[str, Option(help="cpu, or cuda where onnxruntime-gpu is installed.")] = "cpu",
 ) -> None:
-    """Detect people in videos: keypoints as OpenPose's JSON, for `run`. Run again to continue."""
+    """Detect people in videos, once for many runs: detections.zarr beside them. Run again to continue."""
+    from functools import partial
+
     from pipeline.config import load
+    from pipeline.files import locked
+    from pipeline.recording import find_recording
+    from pipeline.results import DETECTIONS
     from stages.decode import DecodeConfig, decode
-    from stages.detect import FOLDER, DetectConfig, detect_recording
+    from stages.detect import DetectConfig, detect_videos, write_openpose
 
     try:
         cfg = load(DetectConfig, sets=[f"model={model}", f"device={device}"])
     except InputError as error:
         raise InputError(str(error).replace("--set ", "--")) from None
-    place = out or recording / FOLDER
-    total, done = detect_recording(
-        recording, place, cfg, lambda videos, index, start: decode(videos, index, DecodeConfig(), start)
-    )
-    with stoppable(), closing(done):
-        screen.follow_count(total, "frame", "detect", done)
-    print_file(place)
-    console.print(f"Next: python run_pipeline.py run {recording} --out {recording}-results")
+    videos = find_recording(recording).videos_by_name
+    if not videos:
+        raise InputError(f"{recording}: no videos found; expected videos/<camera>.mp4, or beside each other")
+    home = out or recording
+    written = home / "openpose-json"
+    if openpose and written.exists():
+        raise InputError(f"{written}: is there already. Move it away, or choose another --out.")
+    with stoppable(), locked(home, "detection"):
+        follow = partial(screen.follow_count, "picture", "detect")
+        found, _ = detect_videos(videos, home / DETECTIONS, cfg, partial(decode, cfg=DecodeConfig()), follow)
+        print_file(home / DETECTIONS)
+        if openpose:
+            screen.follow_count("file", "write", sum(found.frames), write_openpose(found, videos, written))
+            print_file(written)
+    if out is None:
+        console.print(f"Next: python run_pipeline.py run {recording} --out {recording}-results")
 
 
 def data(folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data")) -> None:

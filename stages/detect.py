@@ -1,47 +1,70 @@
-"""Detection of people in videos: 2D keypoints as OpenPose's JSON, for a recording that has none."""
+"""Detection of people in videos, before the stream: ``detections.zarr``, which all else reads as keypoints.
+
+Not a stage that batches flow through: synchronisation, the order of points and the cameras are found from
+detections all over the recording, before the first frame.
+"""
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from models.detectors.landmarks import ORDER
 from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
 from pipeline.batches import FrameBatch
 from pipeline.config import Config
-from pipeline.engine import ahead
-from pipeline.errors import InputError
-from pipeline.files import locked, write_whole, writing
-from pipeline.findings import Finding
-from pipeline.footage import find_videos, probe_videos
+from pipeline.detections import CHUNK, Detections, Detector
+from pipeline.engine import StageTimes
+from pipeline.errors import NobodyFound
+from pipeline.files import writing
 from pipeline.formats.keypoints.openpose import write_people
 from pipeline.formats.keypoints.points import to_body_25
+from pipeline.recording import Recording
+from pipeline.results import DETECTIONS
+from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo, to_rgb
 
 Floats = NDArray[np.float32]
 
-FOLDER: Final = "keypoints"
-"""Folder of a recording that keypoints lie in."""
-_STATE: Final = "state.npz"
-_KEPT_EVERY: Final = 4
-"""Moments from one time that the state is kept to the next: more are done again after a stop."""
-_ADVICE: Final = "Make room, or choose another --out."
+
+class Decode(Protocol):
+    """Decoder of frames of V videos, (V, T) frame numbers, from a time on → frames of all cameras."""
+
+    def __call__(
+        self, videos: Sequence[VideoInfo], frame_index: NDArray[np.int64], *, start: int
+    ) -> Iterator[FrameBatch]: ...
+
+
+Watch = Callable[[int, Iterator[int]], None]
+"""Called with the number of pictures, and an iterator that detects people in them and says how many are done;
+it must be exhausted."""
 
 
 class DetectConfig(Config):
-    """Networks that detect people."""
+    """Detecting people in videos."""
 
+    when: Literal["missing", "always"] = "missing"
+    """missing: in a recording without keypoints; always: instead of those that it has."""
     model: Literal["heavy", "full"] = "heavy"
     """Network of the landmarks; full takes a quarter of the time and exchanges left and right at times."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda needs onnxruntime-gpu."""
+    every: int = Field(default=8, ge=1)
+    """Frames from one search of the whole picture to the next; between them people are tracked."""
+    threads: int = Field(default=0, ge=0)
+    """Videos that are looked at at the same time; 0: one a processor."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +73,7 @@ class Detected:
 
     frame: int
     people: tuple[Floats | None, ...]
-    """(D, K, 3) of each camera in BODY_25: x and y in pixels, confidence; None without a picture."""
+    """(D, K, 3) of each camera: x and y in pixels, confidence; None without a picture."""
     state: TrackerState
 
 
@@ -63,95 +86,178 @@ def detect(
             pictures = [None if frame is None else to_rgb(frame) for frame in frames]
             state, found = detect_people(networks, pictures, state, rules)
             people = (
-                None if picture is None else to_body_25(one.landmarks.points, ORDER)
+                None if picture is None else one.landmarks.points
                 for picture, one in zip(pictures, found, strict=True)
             )
             yield Detected(batch.start + i, tuple(people), state)
 
 
-Decode = Callable[[Sequence[VideoInfo], NDArray[np.int64], int], Iterator[FrameBatch]]
-"""Frames of V videos, (V, T) frame numbers and the time to begin at → frames of all cameras."""
+def read_all(pictures: int, done: Iterator[int]) -> None:
+    """Detect without telling anybody how far it is."""
+    for _ in done:
+        pass
 
 
-def detect_recording(
-    recording: Path, out: Path, cfg: DetectConfig, decode: Decode
-) -> tuple[int, Generator[int]]:
-    """Detect people in all videos of a folder and write OUT/<camera>/<camera>_<frame>_keypoints.json.
+def detect_missing(
+    recording: Recording, out: Path, cfg: DetectConfig, decode: Decode, watch: Watch = read_all
+) -> tuple[Recording, tuple[StageTimes, ...]]:
+    """The recording with keypoints: its own, or those detected in its videos, kept in ``out``.
 
-    Frames are numbered as in each video, from 0. What is written lies in a hidden folder beside OUT until all
-    is there; a detection that was stopped goes on from it, to the same bytes. Returns how many moments there
-    are, and an iterator that works and gives how many are done.
+    What an earlier run has detected there is not detected again. Returns also where the time went.
 
     Raises:
-        InputError: there are no videos, OUT exists, or what was begun there had other settings or videos.
+        InputError: what is there is of other videos or settings, or the networks cannot be used.
+        NobodyFound: nobody is in the videos.
     """
-    findings: list[Finding] = []
-    videos = probe_videos(find_videos(recording, findings), None, {})
-    if not videos:
-        raise InputError(f"{recording}: no videos found; expected videos/<camera>.mp4, or beside each other")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is there already. Move it away, or choose another --out.")
-    networks = load_networks(cfg.model, cfg.device)
-    total = max(len(v.times_s) for v in videos.values())
-    return total, _written(videos, out, cfg, networks, decode)
-
-
-def _written(
-    videos: Mapping[str, VideoInfo], out: Path, cfg: DetectConfig, networks: Networks, decode: Decode
-) -> Generator[int]:
-    names, work = tuple(videos), out.with_name(f".{out.name}-detecting")
-    counts = {name: len(video.times_s) for name, video in videos.items()}
-    about = json.dumps({"frames": counts, **cfg.model_dump(include={"model"})}, sort_keys=True)
-    frames = np.arange(max(counts.values()))
-    index = np.stack([np.where(frames < count, frames, -1) for count in counts.values()])
-    with locked(work, "detection"):
-        first, state = _resumed(work, about, len(videos))
-        made = work / FOLDER
-        with writing(work, _ADVICE):
-            for name in names:
-                (made / name).mkdir(parents=True, exist_ok=True)
-        with ahead(decode([*videos.values()], index, first), 1, "decode") as pictures:
-            for found in detect(pictures, networks, state):
-                with writing(work, _ADVICE):
-                    for name, people in zip(names, found.people, strict=True):
-                        if people is not None:
-                            write_people(
-                                made
-                                / name
-                                / f"{name}_{videos[name].first_number + found.frame:012d}_keypoints.json",
-                                people,
-                            )
-                    if (found.frame + 1) % _KEPT_EVERY == 0 or found.frame == frames[-1]:
-                        _keep(work / _STATE, found, about)
-                yield found.frame + 1
-        with writing(out, _ADVICE):
-            made.replace(out)  # which may be there, empty
-    for rest in work.iterdir():
-        rest.unlink()
-    work.rmdir()
-
-
-def _keep(file: Path, found: Detected, about: str) -> None:
-    content = BytesIO()
-    arrays: dict[str, Any] = found.state.arrays()
-    np.savez(content, next=found.frame + 1, about=about, **arrays)
-    write_whole(file, content.getvalue())
-
-
-def _resumed(work: Path, about: str, cameras: int) -> tuple[int, TrackerState]:
-    """The first frame that is not done, and the state before it."""
-    file = work / _STATE
-    if not file.exists():
-        return 0, TrackerState.start(cameras)
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
-        was, first = str(arrays.pop("about")), int(arrays.pop("next"))
-        state = TrackerState.from_arrays(arrays)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: is damaged ({error}). Remove {work}, then run again.") from error
-    if was != about:
-        raise InputError(
-            f"{work}: was begun with {was}, now {about}. Give the same, or remove that folder to begin anew."
+    if cfg.when == "always":
+        recording = recording.without_keypoints()
+    if recording.has_keypoints:
+        return recording, ()
+    videos = recording.videos_by_name
+    found, times = detect_videos(videos, out / DETECTIONS, cfg, decode, watch)
+    if not any(people.anybody() for people in found.people().values()):
+        raise NobodyFound(
+            f"{recording.path}: nobody was found in the {len(videos)} videos. People must be seen, about "
+            "upright and not much smaller than a fifth of the picture's height; or give keypoints of another "
+            "program."
         )
-    return first, state
+    return recording.with_detections(found), times
+
+
+def detect_videos(
+    videos: Mapping[str, VideoInfo], path: Path, cfg: DetectConfig, decode: Decode, watch: Watch = read_all
+) -> tuple[Detections, tuple[StageTimes, ...]]:
+    """Detect people in all frames of videos by name, and keep them at ``path``; what is done there stays.
+
+    Returns also where the time went, in seconds of processor, if there was something to do. Raises
+    ``InputError``.
+    """
+    networks, rules = load_networks(cfg.model, cfg.device), TrackingRules(every=cfg.every)
+    files = {"finder": networks.finder.sha256, "landmarks": networks.landmarks.sha256}
+    state_size = len(_to_vector(TrackerState.start(1)))
+    found = Detections.resume(path, Detector(ORDER, files, cfg.every), videos, state_size)
+    if found.complete:
+        return found, ()
+    streams = [
+        _chunks(decode, videos[name], done, state, networks, rules)
+        for name, done, state in zip(found.names, found.done, found.states(), strict=True)
+    ]
+    times = StageTimes("detect: decode"), StageTimes("detect")
+    threads = min(cfg.threads or os.cpu_count() or 1, len(streams))
+    watch(sum(found.frames), _write_all(streams, found, threads, times))
+    return found, times
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """People in consecutive frames of one video, and what it took."""
+
+    people: list[Floats]
+    """(D, K, 3) of each frame."""
+    state: NDArray[np.float64]
+    """Of the tracker after it."""
+    decode_s: float
+    """Seconds of processor ..."""
+    detect_s: float
+    """... without the decoding."""
+
+
+def _write_all(
+    streams: Sequence[Generator[_Chunk]], found: Detections, threads: int, times: Sequence[StageTimes]
+) -> Generator[int]:
+    """Write what the streams of all videos give, on some threads; gives how many pictures are done."""
+    done = sum(min(k * CHUNK, frames) for k, frames in zip(found.done, found.frames, strict=True))
+    yield done
+    with ThreadPoolExecutor(threads, "multispin detect") as pool:
+        pending = {pool.submit(next, stream, None): v for v, stream in enumerate(streams)}
+        try:
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    v, chunk = pending.pop(future), future.result()
+                    if chunk is None:
+                        continue
+                    pending[pool.submit(next, streams[v], None)] = v
+                    found.write(v, chunk.people, chunk.state)
+                    for row, seconds in zip(times, (chunk.decode_s, chunk.detect_s), strict=True):
+                        row.items += 1
+                        row.total += seconds
+                    done += len(chunk.people)
+                    yield done
+        finally:
+            for future in pending:
+                future.cancel()
+            wait(pending)
+            for stream in streams:
+                stream.close()
+
+
+def _chunks(
+    decode: Decode,
+    video: VideoInfo,
+    first: int,
+    state: NDArray[np.float64] | None,
+    networks: Networks,
+    rules: TrackingRules,
+) -> Generator[_Chunk]:
+    """Detect people in a video, from a chunk on. state: after the chunk before."""
+    decoded_s = [0.0]
+
+    def timed(items: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        while True:
+            begun = time.thread_time()
+            item = next(items, None)
+            decoded_s[0] += time.thread_time() - begun
+            if item is None:
+                return
+            yield item
+
+    index = np.arange(len(video.times_s))[None]
+    tracker = TrackerState.start(1) if state is None else _of_vector(state)
+    with closing(cast("Generator[FrameBatch]", decode([video], index, start=first * CHUNK))) as pictures:
+        moments = detect(timed(pictures), networks, tracker, rules)
+        while True:
+            begun, decoded_s[0] = time.thread_time(), 0.0
+            chunk = [*islice(moments, CHUNK)]
+            if not chunk:
+                return
+            nobody = np.zeros((0, len(POINT_ORDERS[ORDER]), 3), np.float32)
+            people = [nobody if one.people[0] is None else one.people[0] for one in chunk]
+            seconds = time.thread_time() - begun
+            yield _Chunk(people, _to_vector(chunk[-1].state), decoded_s[0], seconds - decoded_s[0])
+
+
+def _to_vector(state: TrackerState) -> NDArray[np.float64]:
+    """State of one camera as one row of numbers."""
+    return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
+
+
+def _of_vector(vector: NDArray[np.float64]) -> TrackerState:
+    start = TrackerState.start(1).arrays()
+    parts = np.split(vector, np.cumsum([array.size for array in start.values()])[:-1])
+    arrays = {
+        name: part.reshape(like.shape).astype(like.dtype)
+        for (name, like), part in zip(start.items(), parts, strict=True)
+    }
+    return TrackerState(**arrays)
+
+
+def write_openpose(found: Detections, videos: Mapping[str, VideoInfo], folder: Path) -> Generator[int]:
+    """Write detections as OpenPose's JSON, FOLDER/<camera>/<camera>_<frame>_keypoints.json in BODY_25, frames
+    numbered from each video's first; gives how many files are done.
+
+    Raises ``InputError`` where ``folder`` cannot be written.
+    """
+    made = folder.with_name(f".{folder.name}-writing")
+    done = 0
+    with writing(folder, "Make room, or choose another --out."):
+        shutil.rmtree(made, ignore_errors=True)
+        for name, camera in found.people().items():
+            (made / name).mkdir(parents=True)
+            for frame in camera.numbers.tolist():
+                people, _ = camera.people(frame, found.detector.points)
+                number = videos[name].first_number + frame
+                file = made / name / f"{name}_{number:012d}_keypoints.json"
+                write_people(file, to_body_25(people, found.detector.order))
+                done += 1
+                yield done
+        made.rename(folder)

@@ -45,6 +45,7 @@ from pipeline.summary import seen, summarise
 from stages.associate import associate
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
+from stages.detect import DetectConfig, Watch, detect_missing, read_all
 from stages.inspect import check_recording, inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
@@ -55,9 +56,9 @@ from stages.store import store, store_regression
 
 _log = logging.getLogger(__name__)
 
-NOT_RESULTS = ("body", "calibrate", "decode", "render")
-"""Parts of the configuration that do not change what is stored, or, as body and cameras, are compared by
-content."""
+NOT_RESULTS = ("body", "calibrate", "detect", "decode", "render")
+"""Parts of the configuration that do not change what is stored, or, as body, cameras and keypoints, are
+compared by content."""
 
 
 class RunConfig(Config):
@@ -65,6 +66,7 @@ class RunConfig(Config):
 
     body: Path | None = None
     """SMPL .pkl or .npz of your own; null: the body that ships."""
+    detect: DetectConfig = DetectConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
     associate: MatchConfig = MatchConfig()
@@ -107,49 +109,52 @@ def run(
     cfg: RunConfig,
     progress: Callable[[int], None] = lambda frames: None,
     *,
+    watch: Watch = read_all,
     threads: bool = True,
 ) -> RunResult:
     """Reconstruct a recording into the folder ``out``, or finish what an earlier run began there.
 
-    ``progress`` is called with the number of frames that have just been finished. ``threads=False`` runs the
-    stages one inside the other, with the same results.
+    ``progress`` is called with the number of frames that have just been finished, ``watch`` before where
+    people are still to be detected. ``threads=False`` runs the stages one inside the other, with the same
+    results.
 
     Raises:
         InputError: ``out`` cannot be written, or holds results of another recording or other settings; or
-            no frame could be fitted.
+            no frame could be fitted, or, ``NobodyFound``, nobody is in the videos.
     """
     check_place(out, recording.path, _inputs(recording))
     with locked(out):
         check_fresh(out)
-        return _run(recording, out, cfg, progress, threads)
+        begun = time.perf_counter()
+        body = load_body(cfg.body)
+        net = _net(recording, cfg)  # before what takes long: a mistake is told at once
+        recording, detecting = detect_missing(
+            recording, out, cfg.detect, partial(decode, cfg=cfg.decode), watch
+        )
+        recording = place_cameras(inspect(recording), out, body, cfg)
+        results = open_results(recording, out, cfg, body, net)
+        return _run(_Job(recording, out, cfg, body, net, results, begun, detecting), progress, threads)
 
 
-def _run(
-    recording: Recording, out: Path, cfg: RunConfig, progress: Callable[[int], None], threads: bool
-) -> RunResult:
-    begun = time.perf_counter()
-    body = load_body(cfg.body)
-    net = _net(recording, cfg)  # before the cameras, which take long: a mistake is told at once
-    recording = place_cameras(inspect(recording), out, body, cfg)
-    job = _Job(recording, out, cfg, body, net, open_results(recording, out, cfg, body, net))
+def _run(job: _Job, progress: Callable[[int], None], threads: bool) -> RunResult:
     done = _finished(job)
     if done is not None:
         return done
 
-    clear(out)
+    clear(job.out)
     if not job.videos:
         progress(job.results.finished)
-    ages = _ages(recording)
+    ages = _ages(job.recording)
     with _chain(job, threads) as chain:
         for batch in chain:
             progress(len(batch.valid))
-    for video, age in _ages(recording).items():
+    for video, age in _ages(job.recording).items():
         if age != ages[video]:  # frames that cannot be read any more look like a damaged video's
             raise InputError(
                 f"{video}: was changed or removed while it was read. Put it back, then run the same command "
                 "again: what was fitted is kept, videos are drawn again."
             )
-    return _finish(job, chain.times, begun)
+    return _finish(job, chain.times)
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,10 @@ class _Job:
     body: Body
     net: Net | None
     results: Store
+    begun: float
+    """Reading of the clock when the run began."""
+    detecting: tuple[StageTimes, ...]
+    """Where the time of a detection went."""
 
     @property
     def videos(self) -> list[Path]:
@@ -261,13 +270,14 @@ def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
     return Chain(source, stages, name="keypoints", threads=threads)
 
 
-def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
+def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     """Write the summary and the report of a complete store.
 
     Raises:
         InputError: no frame was fitted.
     """
     recording, names = job.recording, job.recording.rig.names
+    times = (*job.detecting, *streaming)
     fitted = _fitted(job.results)
     if not fitted:
         raise InputError(
@@ -289,7 +299,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
         # What makes the results doubtful first.
         warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
         missing=dict(zip(names, missing, strict=True)),
-        seconds_taken=round(time.perf_counter() - begun, 2),
+        seconds_taken=round(time.perf_counter() - job.begun, 2),
         stages=tuple({**asdict(t), "busy": t.busy} for t in times),
         config=job.cfg.model_dump(mode="json"),
         body={"name": job.body.name, "sha256": job.body.sha256},
@@ -297,7 +307,7 @@ def _finish(job: _Job, times: Sequence[StageTimes], begun: float) -> RunResult:
     )
     made.write(job.out)
     job.write_report(made)
-    return RunResult(made, tuple(times), job.files)
+    return RunResult(made, times, job.files)
 
 
 def _inputs(recording: Recording) -> list[Path]:

@@ -74,14 +74,14 @@ ALONE: Final = "no second view"
 
 def inspect(recording: Recording) -> Recording:
     """The recording, ready to be read: point order known, rig in metres, up decided, all of it among its
-    findings. One that is inspected already is returned as it is.
+    findings. One that is inspected already, or whose people are still to be detected, is returned as it is.
 
     Reads some forty frames of keypoints, more where the person is seldom there.
 
     Raises:
         InputError: the keypoint files hold nobody, points in no known order, or in one that cannot be told.
     """
-    if recording.known_order is not None:
+    if recording.known_order is not None or not recording.has_keypoints:
         return recording
     with reading(recording.path):
         if recording.calibration is not None and len(recording.rig) > 1:
@@ -99,7 +99,8 @@ def _inspect_bodies(recording: Recording) -> Recording:
             f"{folder}: at no time do two cameras have a keypoint file; check the frame numbers in the names"
         )
     points = _point_count(recording, numbers[:, spread(both, 10 * _SAMPLE)])
-    known = PointOrder(stated.keypoints.format or orders_with(points)[0], "")
+    wanted = _stated_order(recording)
+    known = PointOrder(wanted or orders_with(points)[0], "")
     unit = stated.calibration.unit
     units = dict(UNITS) if unit is None else {"m": 1.0}
     findings: list[Finding] = []
@@ -115,7 +116,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         if guess is None:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
-        known, doubts = decide_order(bodies, known, stated.keypoints.format)
+        known, doubts = decide_order(bodies, known, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     if not len(bodies):
@@ -155,7 +156,7 @@ def _inspect_pictures(recording: Recording) -> Recording:
             "names"
         )
     points = _point_count(recording, numbers[:, spread(any_file, 10 * _SAMPLE)])
-    wanted = recording.stated.keypoints.format
+    wanted = _stated_order(recording)
     try:
         raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * _SAMPLE)], points)
         known = find_scales(raw, PointOrder(wanted or orders_with(points)[0], ""))
@@ -177,6 +178,8 @@ def _ready(
     trunks: Array,
 ) -> Recording:
     up, doubts = _decide_up(recording, rig, trunks)
+    if _detected_order(recording):
+        known = replace(known, how="detected")
     notes = [(k, f"{v}: {known.name}, {known.how}" if k == "keypoints" else v) for k, v in recording.notes]
     return replace(
         recording,
@@ -185,6 +188,16 @@ def _ready(
         notes=(*notes, ("people", f"{people} at once")),
         findings=(*recording.findings, *findings, *doubts),
     )
+
+
+def _detected_order(recording: Recording) -> str | None:
+    """Order that the detector of the keypoints states; None of files of unknown order."""
+    orders = {files.known_order for files in recording.keypoints if files is not None}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _stated_order(recording: Recording) -> str | None:
+    return _detected_order(recording) or recording.stated.keypoints.format
 
 
 def _decide_up(recording: Recording, rig: Rig, trunks: Array) -> tuple[Array | None, list[Finding]]:
@@ -313,7 +326,7 @@ def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
 def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
     """Points a person in the files of these numbers (V, T): one number, of a known order. Raises
     ``InputError``."""
-    folder, stated_name = recording.path, recording.stated.keypoints.format
+    folder, stated_name = recording.path, _stated_order(recording)
     per_camera: dict[str, int] = {}
     looked = 0
     for name, camera, wanted_numbers in zip(recording.rig.names, recording.keypoints, numbers, strict=True):

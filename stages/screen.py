@@ -66,7 +66,24 @@ def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
     return tqdm(total=total, unit=unit, desc=desc, dynamic_ncols=True)
 
 
-def follow_count(total: int, unit: str, desc: str, finished: Iterator[int]) -> None:
+@contextmanager
+def late_bar(total: int, unit: str, desc: str) -> Iterator[Callable[[int], None]]:
+    """A bar that is first seen when it is first updated, by calling what comes."""
+    shown: list[tqdm[Any]] = []
+
+    def update(count: int) -> None:
+        if not shown:
+            shown.append(bar(total, unit, desc))
+        shown[0].update(count)
+
+    try:
+        yield update
+    finally:
+        for one in shown:
+            one.close()
+
+
+def follow_count(unit: str, desc: str, total: int, finished: Iterator[int]) -> None:
     """Show a bar while ``finished`` yields how many units are done in all."""
     with bar(total, unit, desc) as shown:
         for number in finished:
@@ -178,7 +195,7 @@ def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) ->
         calibration = os.path.relpath(one.calibration, one.path) if one.calibration else "none"
         rows.add_row(
             escape(name), str(len(one.rig)), str(len(one)), f"{float(one.timeline.rate):.6g}",
-            one.point_order.name, escape(calibration),
+            one.known_order.name if one.known_order else "to be detected", escape(calibration),
         )  # fmt: skip
     console.print(rows)
     for name, text in told:

@@ -59,8 +59,9 @@ def not_numbers(f: Path) -> None:
     edit(f / "calibration.toml", r"translation = \[[^,]*,", "translation = [nan,")
 
 
-def no_keypoints(f: Path) -> None:
+def no_keypoints_nor_videos(f: Path) -> None:
     shutil.rmtree(f / "keypoints")
+    shutil.rmtree(f / "videos")
 
 
 def other_count(f: Path) -> None:
@@ -111,7 +112,7 @@ def strange_points(f: Path) -> None:
         (broken_toml, r"calibration\.toml"),
         (fisheye, r"calibration\.toml.*cam01.*fisheye"),
         (not_numbers, r"calibration\.toml.*cam01.*translation"),
-        (no_keypoints, r"has videos and no keypoints\. Make them: python run_pipeline.py detect "),
+        (no_keypoints_nor_videos, r"no keypoints found; .*Nor videos in which to detect people"),
         (other_count, r"left.*right.*cam04"),
         (not_a_video, r"cam02\.mp4"),
         (empty_video, r"cam02\.mp4.*empty"),

@@ -102,11 +102,19 @@ def test_recordings_are_found_by_what_they_hold(tmp_path):
         find_recordings(tmp_path, tmp_path / "b/..")
 
 
-def test_videos_need_a_calibration_and_a_broken_one_is_found_too(tmp_path):
+def test_videos_alone_are_a_recording_and_a_broken_one_is_found_too(tmp_path):
     (tmp_path / "s/videos").mkdir(parents=True)
     (tmp_path / "s/videos/cam01.mp4").write_bytes(b"x")
-    with pytest.raises(InputError, match="no recordings found"):
-        find_recordings(tmp_path)
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u/phone.mp4").write_bytes(b"x")
+    (tmp_path / "trailer.mp4").write_bytes(b"x")  # beside recordings it makes none of the folder
+    assert [*find_recordings(tmp_path)] == ["s", "u"]
+    (tmp_path / "out/detections.zarr").mkdir(parents=True)
+    (tmp_path / "out/results.zarr").mkdir()
+    (tmp_path / "out/mosaic.mp4").write_bytes(b"x")
+    assert [*find_recordings(tmp_path)] == ["s", "u"]
+    (tmp_path / "trailer.mp4").unlink()
+    shutil.rmtree(tmp_path / "u")
     make(tmp_path / "t")
     (tmp_path / "calibration.toml").write_bytes((tmp_path / "t/calibration.toml").read_bytes())
     assert [*find_recordings(tmp_path)] == ["s", "t"]

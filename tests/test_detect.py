@@ -3,84 +3,150 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from recordings import BALANCING
+from typer.testing import CliRunner
 
-from pipeline.errors import InputError
+import run_pipeline
+from pipeline.detections import Detections
+from pipeline.errors import NobodyFound
 from pipeline.recording import find_recording
-from pipeline.video import VideoWriter, read_frames
+from pipeline.results import DETECTIONS
+from pipeline.video import VideoWriter, probe, read_frames
+from stages import graph
 from stages.decode import DecodeConfig, decode
-from stages.detect import DetectConfig, detect_recording
+from stages.detect import DetectConfig, detect_videos
+from stages.inspect import inspect
 
 FRAMES = 11
 SHARED = pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
+FULL = DetectConfig(model="full")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first frames of two cameras of a real recording; the second has two frames less."""
-    folder = tmp_path_factory.mktemp("filmed")
-    (folder / "videos").mkdir()
+    folder = tmp_path_factory.mktemp("filmed") / "recording"
+    (folder / "videos").mkdir(parents=True)
     for name, count in (("cam01", FRAMES), ("cam03", FRAMES - 2)):
         with VideoWriter(folder / "videos" / f"{name}.mp4", 60, threads=1) as video:
             for frame in read_frames(BALANCING / "videos" / f"{name}.mp4", range(count)):
                 video.write(frame)
+    shutil.copy(BALANCING / "calibration.toml", folder)
     return folder
 
 
-def frames(videos, index, start):
-    return decode(videos, index, DecodeConfig(), start)
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of grey walls, one of 20 by 20 pixels."""
+    folder = tmp_path_factory.mktemp("empty")
+    for name, (width, height) in (("a", (64, 48)), ("b", (20, 20))):
+        with VideoWriter(folder / f"{name}.mp4", 30, threads=1) as video:
+            for _ in range(3):
+                video.write(np.full((height, width, 3), 90, np.uint8))
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def detected(recording: Path, out: Path) -> list[int]:
-    total, done = detect_recording(recording, out, DetectConfig(), frames)
-    assert total == FRAMES
-    return list(done)
+def detected(folder: Path, path: Path, cfg: DetectConfig = FULL) -> list[int]:
+    """Pictures that were done, each time something was."""
+    videos = {file.stem: probe(file) for file in sorted((folder / "videos").iterdir())}
+    told: list[int] = []
+
+    def watch(total: int, done: Iterator[int]) -> None:
+        told.extend(done)
+        assert told[-1] == total == 2 * FRAMES - 2
+
+    detect_videos(videos, path, cfg, partial(decode, cfg=DecodeConfig()), watch)
+    return told
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import pipeline.detections, stages.detect, test_detect
+pipeline.detections.CHUNK = stages.detect.CHUNK = 4
+whole = pipeline.detections.Detections.write
+def write(self, *given):
+    whole(self, *given)
+    if sum(self.done) == 3:
+        os.kill(os.getpid(), 9)
+pipeline.detections.Detections.write = write
+test_detect.detected(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 @SHARED
-def test_a_detection_that_was_stopped_goes_on_to_the_same_bytes(filmed: Path, tmp_path: Path) -> None:
-    assert detected(filmed, tmp_path / "whole") == [*range(1, FRAMES + 1)]
-    whole = contents(tmp_path / "whole")
-    assert len(whole) == 2 * FRAMES - 2
-    for stop in (2, 6):
-        _, done = detect_recording(filmed, tmp_path / "broken", DetectConfig(), frames)
-        assert list(islice(done, stop))
-        done.close()
-        assert not (tmp_path / "broken").exists()
-    with pytest.raises(InputError, match=r"was begun with .*heavy.* now .*full"):
-        next(detect_recording(filmed, tmp_path / "broken", DetectConfig(model="full"), frames)[1])
-    rest = detected(filmed, tmp_path / "broken")
-    assert rest[-1] == FRAMES
-    assert len(rest) < FRAMES
-    assert contents(tmp_path / "broken") == whole
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "whole"]
-    with pytest.raises(InputError, match="is there already"):
-        detect_recording(filmed, tmp_path / "whole", DetectConfig(), frames)
+def test_a_detection_that_was_killed_goes_on_to_the_same_bytes(
+    filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.detections.CHUNK", 4)
+    monkeypatch.setattr("stages.detect.CHUNK", 4)
+    assert detected(filmed, tmp_path / "whole", DetectConfig(model="full", threads=1))[0] == 0
+    words = [sys.executable, "-c", KILLED, filmed, tmp_path / "broken"]
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    broken = subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": paths}, check=False)
+    assert broken.returncode == -signal.SIGKILL, broken.stderr
+    assert sum(Detections(tmp_path / "broken").done) == 3
+    assert detected(filmed, tmp_path / "broken")[0] in (11, 12), "what was done stays done"
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
 @SHARED
-def test_the_person_is_found_where_another_detector_found_them(filmed: Path) -> None:
-    with pytest.raises(InputError, match=r"has videos and no keypoints\. Make them: .* detect "):
-        find_recording(filmed)
-    detected(filmed, filmed / "keypoints")
-    found = find_recording(filmed)
-    assert found.rig.names == ("cam01", "cam03")
-    for name in found.rig.names:
-        for file in sorted((filmed / "keypoints" / name).iterdir()):
+def test_videos_alone_are_reconstructed_and_looked_at_once(
+    filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    cfg = graph.RunConfig.model_validate(
+        {"detect": {"model": "full"}, "render": {"overlay": False, "mosaic": False}}
+    )
+    found = inspect(find_recording(filmed))
+    assert not found.has_keypoints
+    assert dict(found.notes)["keypoints"] == "none: run detects people in the videos"
+    done = graph.run(found, out, cfg)
+    assert done.summary.format["name"] == "blazepose_33"
+    assert done.summary.format["how"] == "detected"
+    assert [t.name for t in done.times[:3]] == ["detect: decode", "detect", "keypoints"]
+    assert done.times[1].busy > 0
+    assert done.summary.people[0].frames_fitted == FRAMES - 2
+    assert done.summary.reprojection_median_px < 12
+
+    # Other settings of the fit: what was detected is read, and no video is decoded.
+    kept = contents(out / DETECTIONS)
+    shutil.rmtree(out / "results.zarr")
+    monkeypatch.setattr(graph, "decode", lambda *given, **named: pytest.fail("a video is decoded"))
+    softer = cfg.smplify.model_copy(update={"pose_weight": 0.08})
+    again = graph.run(find_recording(filmed), out, cfg.model_copy(update={"smplify": softer}))
+    assert contents(out / DETECTIONS) == kept
+    assert again.times[0].name == "keypoints"
+
+
+@SHARED
+def test_the_person_is_found_where_another_detector_found_them(filmed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(filmed, folder)
+    told = CliRunner().invoke(run_pipeline.app, ["detect", str(folder), "--model", "full", "--json"])
+    assert told.exit_code == 0, told.output
+    for name in ("cam01", "cam03"):
+        files = sorted((folder / "openpose-json" / name).iterdir())
+        assert len(files) == (FRAMES if name == "cam01" else FRAMES - 2)
+        for file in files:
             people = json.loads(file.read_text())["people"]
             points = np.array([p["pose_keypoints_2d"] for p in people]).reshape(-1, 25, 3)
-            number = int(file.name.split("_")[1])
-            other = BALANCING / "keypoints" / name / f"{name}_{number:012d}_keypoints.json"
+            other = BALANCING / "keypoints" / name / file.name
             true = np.array(json.loads(other.read_text())["people"][0]["pose_keypoints_2d"]).reshape(-1, 3)
             # BODY_25B has shoulders, elbows, wrists, knees and ankles at 5–10 and 13–16.
             pairs = {5: 5, 2: 6, 6: 7, 3: 8, 7: 9, 4: 10, 13: 13, 10: 14, 14: 15, 11: 16}
@@ -91,17 +157,40 @@ def test_the_person_is_found_where_another_detector_found_them(filmed: Path) -> 
             ]
             assert min(miss) < 40, "pixels, of a person some 1,000 tall"
 
+    # What lies beside the videos is read by all that opens the recording; the user's own keypoints win.
+    assert inspect(find_recording(folder)).point_order.how == "detected"
+    assert {p.name for p in folder.iterdir()} >= {DETECTIONS, "openpose-json"}
+    for name in ("cam01", "cam03"):
+        shutil.copytree(BALANCING / "keypoints" / name, folder / "keypoints" / name)
+    own = find_recording(folder)
+    assert inspect(own).point_order.name == "body_25b"
+    assert not own.without_keypoints().has_keypoints
+    shutil.rmtree(folder / "keypoints")
+    (folder / "videos" / "cam03.mp4").unlink()
+    alone = find_recording(folder)
+    assert not alone.has_keypoints
+    assert "detections_unused" in {f.code for f in alone.findings}
 
-def test_nothing_to_look_at_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no videos found"):
-        detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig(), frames)
+
+def test_videos_of_nobody_are_told_and_make_no_mesh(
+    empty: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["run_pipeline.py", "run", str(empty), "--out", str(out), "--set", "detect.model=full"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main()
+    assert ended.value.code == 1
+    assert "nobody was found in the 2 videos" in capfd.readouterr().err
+    assert not (out / "results.zarr").exists()
+    with pytest.raises(NobodyFound):
+        graph.run(find_recording(empty), out, graph.RunConfig.model_validate({"detect": {"model": "full"}}))
 
 
-def test_pictures_without_people_give_empty_lists(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    with VideoWriter(tmp_path / "videos" / "cam.mp4", 30, threads=1) as video:
-        for _ in range(3):
-            video.write(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), "rgb24"))
-    total, done = detect_recording(tmp_path, tmp_path / "keypoints", DetectConfig(model="full"), frames)
-    assert list(done) == [1, 2, 3] == [*range(1, total + 1)]
-    assert {json.loads(x)["people"] == [] for x in contents(tmp_path / "keypoints").values()} == {True}
+def test_nothing_to_look_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, message in (
+        (["detect", tmp_path / "absent"], "does not exist"),
+        (["detect", tmp_path], "Nor videos in which to detect people"),
+    ):
+        told = CliRunner().invoke(run_pipeline.app, [str(w) for w in words])
+        assert message in str(told.exception)

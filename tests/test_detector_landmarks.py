@@ -54,7 +54,7 @@ def test_landmarks_come_back_from_the_crop_to_the_picture() -> None:
     }
     session = SimpleNamespace(run=lambda names, given: [out[n] for n in names])
     network = Network(
-        "fake", session, {"input": (None, 3, 256, 256)}, {n: v.shape for n, v in out.items()}, "cpu"
+        "fake", session, {"input": (None, 3, 256, 256)}, {n: v.shape for n, v in out.items()}, "cpu", ""
     )
     found = place_landmarks(network, np.zeros((2, 3, 256, 256), np.float32), roi)
     for n in range(2):

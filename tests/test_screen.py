@@ -43,5 +43,13 @@ def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
 
 
 def test_a_bar_ends_full(capsys):
-    screen.follow_count(10, "picture", "crops", iter([4, 7]))
+    screen.follow_count("picture", "crops", 10, iter([4, 7]))
+    assert "10/10" in capsys.readouterr().err
+
+
+def test_a_late_bar_is_not_there_before_its_time(capsys):
+    with screen.late_bar(10, "frame", "fit") as update:
+        assert not capsys.readouterr().err
+        update(4)
+        update(6)
     assert "10/10" in capsys.readouterr().err

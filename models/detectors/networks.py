@@ -47,6 +47,8 @@ class Network:
     """Name and shape of each input; None for a length that is free."""
     outputs: Mapping[str, tuple[int | None, ...]]
     device: Device
+    sha256: str
+    """Of the file."""
 
     def run(self, pictures: Floats) -> dict[str, Floats]:
         """Run on pictures (N, 3, H, W) and return each output (N, ...) by name.
@@ -121,7 +123,7 @@ def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
         {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
         for values in (session.get_inputs(), session.get_outputs())
     ]
-    return Network(name, session, shapes[0], shapes[1], device)
+    return Network(name, session, shapes[0], shapes[1], device, hashlib.sha256(content).hexdigest())
 
 
 def check_signature(

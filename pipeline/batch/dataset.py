@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.layout import is_recording, sources
 from pipeline.recording import Recording, find_recording
-from pipeline.results import INSIDE, STORE, check_place
+from pipeline.results import DETECTIONS, INSIDE, STORE, check_place
 
 
 def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> dict[str, Path]:
@@ -59,8 +59,8 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
         look(dataset)
     if not found:
         raise InputError(
-            f"{dataset}: no recordings found; one is a folder with keypoints/<camera>/*.json, and a "
-            "calibration there or in a folder above"
+            f"{dataset}: no recordings found; one is a folder with videos/ or keypoints/<camera>/*.json, and "
+            "mostly a calibration there or in a folder above"
         )
     chosen = {name: folder for name, folder in found.items() if fnmatchcase(name, only)}
     if not chosen:
@@ -71,7 +71,8 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
 
 def _is_results(folder: Path) -> bool:
     """True for the OUT of a run: a store and files, without the folders that keypoints lie in."""
-    return (folder / STORE).is_dir() and sum(path.is_dir() for path in folder.iterdir()) == 1
+    folders = {path.name for path in folder.iterdir() if path.is_dir()}
+    return STORE in folders and folders <= {STORE, DETECTIONS}
 
 
 @contextmanager

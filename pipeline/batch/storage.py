@@ -25,13 +25,13 @@ from fsspec.core import url_to_fs
 
 from pipeline.errors import InputError
 from pipeline.files import LOCK, locked, write_atomically, writing
-from pipeline.results import CALIBRATION, REPORT, STORE, SUMMARY, drawn_videos
+from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, drawn_videos
 
 Location = Path | str
 """A folder of this machine, or the URL of one elsewhere."""
 
-_STORE: Final = f"{STORE}/"
-_LAST: Final = (f"{_STORE}zarr.json", SUMMARY)
+_STORES: Final = (f"{STORE}/", f"{DETECTIONS}/")
+_LAST: Final = (f"{STORE}/zarr.json", SUMMARY)
 """Without the first, zarr sees no store; nobody reads half of one."""
 _SETTINGS: Final = (".toml", ".yaml", ".yml")
 _FETCHED_NS: Final = 0
@@ -227,7 +227,7 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
 def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
     """Names of the files at a URL that the run has left there which wrote this summary."""
     known = {SUMMARY, REPORT, CALIBRATION, log} | drawn_videos(summary)
-    return [name for name in names if name in known or name.startswith(_STORE)]
+    return [name for name in names if name in known or name.startswith(_STORES)]
 
 
 def _publish(folder: Path, had: Collection[str], fs: Any, root: str, url: str) -> None:
@@ -236,7 +236,7 @@ def _publish(folder: Path, had: Collection[str], fs: Any, root: str, url: str) -
     files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
     ours = [p.relative_to(folder).as_posix() for p in files]
     theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != LOCK]
-    old = {name for name in theirs if name in had or name.startswith(_STORE)}.difference(ours)
+    old = {name for name in theirs if name in had or name.startswith(_STORES)}.difference(ours)
     both = {*had}.intersection(ours, theirs)
     same = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
     for name in dict.fromkeys((SUMMARY, *theirs)):  # the summary first

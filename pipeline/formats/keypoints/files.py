@@ -55,6 +55,11 @@ class KeypointFiles(ABC):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def known_order(self) -> str | None:
+        """Order of the points, a name in ``POINT_ORDERS``, where the files state it."""
+        return None
+
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frame numbers are there."""
         return np.isin(numbers, self.numbers)

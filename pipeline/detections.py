@@ -1,0 +1,245 @@
+"""``detections.zarr``: everybody whom a detector found in the videos of a recording, as zarr format 3.
+
+::
+
+    /                     attributes: format, version, software, detector (order of the points, see
+                          ``POINT_ORDERS``, and networks), videos (name, frames, size and bytes of each)
+    <v>/people (N,D,K,3)  N frames of video v, at most D people in each: x and y in pixels of the video frame,
+                          and confidence; NaN where there is nobody
+    <v>/state (2,S)       restart state of the detector: after chunk k in row k % 2
+    <v>/done ()           count of the chunks that are written
+
+Frames are numbered as in each video, whatever time line a recording has. Every write is a whole chunk, then
+the state after it, then ``done``: a detection that was killed goes on from there, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from pipeline.errors import InputError
+from pipeline.files import writing
+from pipeline.formats.keypoints.files import MAX_PEOPLE, Floats, KeypointFiles
+from pipeline.skeleton import POINT_ORDERS
+from pipeline.video import VideoInfo
+
+FORMAT: Final = "multispin detections"
+VERSION: Final = 1
+CHUNK: Final = 48
+"""Frames that are written at once: more are lost when a detection is killed, fewer make more files."""
+_KEPT_CHUNKS: Final = 2
+"""Chunks of a camera that stay in memory while frames are read."""
+_ADVICE: Final = "Make room, or choose another place, then run again: what was detected is kept."
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Origin of detections: all that decides which they are, but the videos."""
+
+    order: str
+    """Order of the points, a name in ``POINT_ORDERS``."""
+    networks: Mapping[str, str]
+    """sha256 of each network by its task."""
+    every: int
+    """Frames from one search for people to the next."""
+
+    @property
+    def points(self) -> int:
+        return len(POINT_ORDERS[self.order])
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedPeople(KeypointFiles):
+    """Keypoints of one camera out of ``detections.zarr``, by frame of its video."""
+
+    order: str
+    read_chunk: Callable[[int], Floats]
+    """Number of a chunk → its people (frames, D, K, 3)."""
+
+    unit: ClassVar[str] = "frames"
+
+    @property
+    def known_order(self) -> str:
+        return self.order
+
+    def file(self, number: int) -> Path | None:
+        return self.path if 0 <= number < len(self) else None
+
+    def content(self, number: int) -> bytes:
+        people: Floats = self.read_chunk(number // CHUNK)[number % CHUNK]
+        there = (people[..., 2] > 0).any(-1)
+        return bytes(people[there].tobytes())
+
+    def anybody(self) -> bool:
+        """Somebody is there in some frame."""
+        return any((self.read_chunk(k)[..., 2] > 0).any() for k in range(-(-len(self) // CHUNK)))
+
+    def persons(self, content: bytes) -> list[Any]:
+        points = len(POINT_ORDERS[self.order])
+        return cast("list[Any]", np.frombuffer(content, np.float32).reshape(-1, 3 * points).tolist())
+
+
+class Detections:
+    """Detections on disk, open for reading, and for writing chunks in order, camera by camera."""
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        """Open those at ``path``. Raises ``InputError`` where there are none, or they are damaged."""
+        self.path = path
+        try:
+            self._root = zarr.open_group(path, mode="r+" if write else "r")
+            attrs = cast("Mapping[str, Any]", dict(self._root.attrs))
+            if (attrs.get("format"), attrs.get("version")) != (FORMAT, VERSION):
+                raise ValueError(f"{attrs.get('format')}, version {attrs.get('version')}")
+            self.detector = Detector(**attrs["detector"])
+            self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
+            self.done = [int(np.asarray(self._array(v, "done")[()])) for v in range(len(self.videos))]
+            """Count of the chunks that are written, video by video."""
+        except (KeyError, ValueError, TypeError, OSError) as e:
+            raise _damaged(path, f"{type(e).__name__}: {e}") from e
+        for v, done in enumerate(self.done):
+            for chunk in range(done):
+                file = path / str(v) / "people" / f"c.{chunk}.0.0.0"
+                if not file.is_file() or not file.stat().st_size:
+                    raise _damaged(path, f"{file.relative_to(path)} is missing")
+
+    @classmethod
+    def resume(
+        cls, path: Path, detector: Detector, videos: Mapping[str, VideoInfo], state_size: int
+    ) -> Detections:
+        """The detections at ``path``, to go on with, or new ones where there are none.
+
+        state_size: numbers in the restart state of a camera. Raises ``InputError`` where those that are there
+        are of other videos or by another detector.
+        """
+        wanted = _described(videos)
+        if not path.exists():
+            with writing(path, _ADVICE):
+                _create(path, detector, wanted, state_size)
+        found = cls(path, write=True)
+        for leftover in path.rglob("*.partial"):  # of a write that was killed
+            leftover.unlink(missing_ok=True)
+        was, now = asdict(found.detector), asdict(detector)
+        differ = [f"{key} {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
+        if [*found.videos] != wanted:
+            differ.append("other videos")
+        if differ:
+            raise InputError(
+                f"{path}: was made with {'; '.join(differ)}. Give the same, or remove it to detect again."
+            )
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Everything is detected."""
+        return all(done * CHUNK >= frames for done, frames in zip(self.done, self.frames, strict=True))
+
+    def is_of(self, videos: Mapping[str, VideoInfo]) -> bool:
+        """True when these are the videos that people were detected in."""
+        return [*self.videos] == _described(videos)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the videos."""
+        return [video["name"] for video in self.videos]
+
+    @property
+    def frames(self) -> list[int]:
+        """Of each video."""
+        return [video["frames"] for video in self.videos]
+
+    def states(self) -> list[NDArray[np.float64] | None]:
+        """Restart state (S,) of each video after what is done of it; None before its first chunk."""
+        return [
+            np.asarray(self._array(v, "state")[(done - 1) % 2]) if done else None
+            for v, done in enumerate(self.done)
+        ]
+
+    def write(self, video: int, people: list[Floats], state: NDArray[np.float64]) -> None:
+        """Write the next chunk of a video: the people (D, K, 3) of each frame, and the state (S,) after it.
+
+        Of more than ``MAX_PEOPLE`` people the first count. Raises ``InputError`` where the disk is full.
+        """
+        first = self.done[video] * CHUNK
+        chunk = np.full((len(people), MAX_PEOPLE, self.detector.points, 3), np.nan, np.float32)
+        for frame, persons in zip(chunk, people, strict=True):
+            frame[: len(persons)] = persons[:MAX_PEOPLE]
+        with writing(self.path, _ADVICE):
+            self._array(video, "people")[first : first + len(people)] = chunk
+            self._array(video, "state")[self.done[video] % 2] = state
+            self._array(video, "done")[()] = self.done[video] + 1
+        self.done[video] += 1
+
+    def people(self) -> dict[str, DetectedPeople]:
+        """Keypoints of each video by its name, of all that is done."""
+        return {name: self._people_of(v) for v, name in enumerate(self.names)}
+
+    def _people_of(self, video: int) -> DetectedPeople:
+        frames = min(self.done[video] * CHUNK, self.frames[video])
+        read = lru_cache(_KEPT_CHUNKS)(partial(self._read, video))
+        return DetectedPeople(self.path, np.arange(frames), 0, self.detector.order, read)
+
+    def _read(self, video: int, chunk: int) -> Floats:
+        try:
+            return np.asarray(self._array(video, "people")[chunk * CHUNK : (chunk + 1) * CHUNK])
+        except (ValueError, RuntimeError) as e:
+            raise _damaged(self.path, f"chunk {chunk} of {self.names[video]}: {e}") from e
+
+    def _array(self, video: int, name: str) -> zarr.Array[Any]:
+        # Empty chunks are written, too: one that is done has its file, or it was damaged.
+        found = cast("zarr.Array[Any]", self._root[f"{video}/{name}"])
+        return found.with_config({"write_empty_chunks": True})
+
+
+def _create(path: Path, detector: Detector, videos: list[dict[str, Any]], state_size: int) -> None:
+    building = path.with_name(path.name + ".new")
+    shutil.rmtree(building, ignore_errors=True)
+    software = f"multispin {metadata.version('multispin')}"
+    attributes: Any = {"format": FORMAT, "version": VERSION, "software": software}
+    attributes |= {"detector": asdict(detector), "videos": videos}
+    root = zarr.create_group(building, attributes=attributes)
+    sealed: Any = {"compressors": [ZstdCodec(checksum=True)]}  # damage is noticed
+    for v, video in enumerate(videos):
+        group = root.create_group(str(v))
+        shape = (MAX_PEOPLE, detector.points, 3)
+        group.create_array(
+            "people", shape=(video["frames"], *shape), chunks=(CHUNK, *shape), dtype="float32",
+            fill_value=np.nan, chunk_key_encoding={"name": "default", "separator": "."}, **sealed,
+        )  # fmt: skip
+        group.create_array(
+            "state", shape=(2, state_size), chunks=(1, state_size), dtype="float64", fill_value=np.nan,
+            chunk_key_encoding={"name": "default", "separator": "."}, **sealed,
+        )  # fmt: skip
+        group.create_array("done", shape=(), dtype="int64", fill_value=0)
+    building.rename(path)
+
+
+def _described(videos: Mapping[str, VideoInfo]) -> list[dict[str, Any]]:
+    """Videos as JSON gives them back: what tells one from another, wherever it lies."""
+    return [
+        {
+            "name": name,
+            "frames": len(video.times_s),
+            "size": [*video.size],
+            "bytes": sum(file.stat().st_size for file in _files(video)),
+        }
+        for name, video in sorted(videos.items())
+    ]
+
+
+def _files(video: VideoInfo) -> list[Path]:
+    return [video.path / name for name in video.pictures if name] or [video.path]
+
+
+def _damaged(path: Path, how: str) -> InputError:
+    return InputError(f"{path}: damaged detections ({how}). Remove it, then run again.")

@@ -1,0 +1,127 @@
+"""Detections on disk: what is written comes back, whenever the writer was stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.detections import CHUNK, Detections, Detector
+from pipeline.errors import InputError
+from pipeline.formats.keypoints.files import MAX_PEOPLE
+from pipeline.video import VideoInfo
+
+DETECTOR = Detector("blazepose_33", {"finder": "a", "landmarks": "b"}, 8)
+FRAMES = {"b": 2 * CHUNK + 5, "a": CHUNK}
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> dict[str, VideoInfo]:
+    found = {}
+    for name, frames in FRAMES.items():
+        file = tmp_path / f"{name}.mp4"
+        file.write_bytes(bytes(frames))
+        found[name] = VideoInfo(file, (64, 48), 0, Fraction(30), np.arange(frames) / 30, "h264")
+    return found
+
+
+def people(name: str, frame: int) -> np.ndarray:
+    """(D, 33, 3) known people, in some frames nobody, in one more than are kept."""
+    count = MAX_PEOPLE + 1 if frame == 3 else frame % 3
+    rng = np.random.default_rng([len(name), frame])
+    return rng.uniform(1, 100, (count, 33, 3)).astype(np.float32)
+
+
+def write_rest(found: Detections, stop: int | None = None) -> None:
+    """Write chunks in turn, as many as ``stop``; each carries its number in the state."""
+    written = 0
+    while not found.complete:
+        for v, (name, frames) in enumerate(zip(found.names, found.frames, strict=True)):
+            k = found.done[v]
+            state = found.states()[v]
+            assert (state is None) == (k == 0)
+            assert state is None or state.tolist() == [k - 1, 0.5]
+            at = range(k * CHUNK, min((k + 1) * CHUNK, frames))
+            if not at or written == stop:
+                continue
+            found.write(v, [people(name, t) for t in at], np.array([k, 0.5]))
+            written += 1
+        if written == stop:
+            return
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_what_is_written_comes_back(videos: dict[str, VideoInfo], tmp_path: Path) -> None:
+    path = tmp_path / "detections.zarr"
+    write_rest(Detections.resume(path, DETECTOR, videos, 2))
+    found = Detections(path)
+    assert found.complete
+    assert found.is_of(videos)
+    assert found.names == ["a", "b"]
+    cameras = found.people()
+    for name, frames in FRAMES.items():
+        camera = cameras[name]
+        assert camera.numbers.tolist() == [*range(frames)]
+        assert camera.known_order == "blazepose_33"
+        assert camera.anybody()
+        assert camera.file(frames) is None
+        for t in (0, 1, 2, 3, CHUNK - 1):
+            read, reason = camera.people(t, 33)
+            assert np.array_equal(read, people(name, t)[:MAX_PEOPLE])
+            assert bool(reason) == (len(read) == 0)
+
+
+def test_stopped_within_any_write_it_goes_on_to_the_same_bytes(
+    videos: dict[str, VideoInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rest(Detections.resume(tmp_path / "whole.zarr", DETECTOR, videos, 2))
+    whole = files_of(tmp_path / "whole.zarr")
+    before = Detections._array
+    for array in ("people", "state", "done"):
+        path = tmp_path / f"{array}.zarr"
+        write_rest(Detections.resume(path, DETECTOR, videos, 2), stop=3)
+
+        def stopped(self: Detections, video: int, name: str, last: str = array) -> object:
+            if name == last:
+                raise KeyboardInterrupt
+            return before(self, video, name)
+
+        found = Detections.resume(path, DETECTOR, videos, 2)
+        monkeypatch.setattr(Detections, "_array", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            found.write(1, [people("b", t) for t in range(2 * CHUNK, FRAMES["b"])], np.array([2, 0.5]))
+        monkeypatch.undo()
+        (path / "1" / "people" / "x.partial").touch()
+        again = Detections.resume(path, DETECTOR, videos, 2)
+        assert not again.complete
+        write_rest(again)
+        assert files_of(path) == whole
+
+
+def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInfo], tmp_path: Path) -> None:
+    path = tmp_path / "detections.zarr"
+    write_rest(Detections.resume(path, DETECTOR, videos, 2))
+    with pytest.raises(InputError, match=r"was made with every 8, now 4\. Give the same, or remove it"):
+        Detections.resume(path, replace(DETECTOR, every=4), videos, 2)
+    videos["a"].path.write_bytes(b"another")
+    assert not Detections(path).is_of(videos)
+    with pytest.raises(InputError, match="was made with other videos"):
+        Detections.resume(path, DETECTOR, videos, 2)
+    chunk = path / "0" / "people" / "c.0.0.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 255
+    chunk.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged detections \(chunk 0 of a"):
+        Detections(path).people()["a"].people(0, 33)
+    chunk.unlink()
+    with pytest.raises(InputError, match=r"c\.0\.0\.0\.0 is missing\)\. Remove it, then run again"):
+        Detections(path)
+    (path / "zarr.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged detections"):
+        Detections(path)
