@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -97,8 +98,8 @@ def test_a_detection_that_was_killed_goes_on_to_the_same_bytes(
     monkeypatch.setattr("stages.detect.CHUNK", 4)
     assert detected(filmed, tmp_path / "whole", DetectConfig(model="full", threads=1))[0] == 0
     words = [sys.executable, "-c", KILLED, filmed, tmp_path / "broken"]
-    paths = f"{ROOT}:{ROOT / 'tests'}"
-    broken = subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": paths}, check=False)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    broken = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
     assert sum(Detections(tmp_path / "broken").done) == 3
     assert detected(filmed, tmp_path / "broken")[0] in (11, 12), "what was done stays done"
