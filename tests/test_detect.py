@@ -50,7 +50,8 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos of grey walls, one of 20 by 20 pixels."""
-    folder = tmp_path_factory.mktemp("empty")
+    folder = tmp_path_factory.mktemp("empty") / "recording"
+    folder.mkdir()
     for name, (width, height) in (("a", (64, 48)), ("b", (20, 20))):
         with VideoWriter(folder / f"{name}.mp4", 30, threads=1) as video:
             for _ in range(3):
