@@ -7,6 +7,7 @@ pose and shape those of the fused pass.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ from models.weights import read_weights, save_weights
 from pipeline.config import reason
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
+
+_log = logging.getLogger(__name__)
 
 ITERATIONS: Final = 3
 CROP_SIZES: Final = range(128, SIZE + 1, 32)
@@ -249,7 +252,8 @@ def load_image_regressor(path: Path) -> ImageRegressor:
     """A network of weights that ``save_image_regressor`` wrote, or of SPIN's or the reference's ``.pt``.
 
     A ``.pt`` holds a state dict, alone or under the key ``model``; what network it is follows from its
-    names. Nothing in it is run. In evaluation mode, without gradients, on the CPU.
+    names. Nothing in it is run. A fusion of the reference is warned of. In evaluation mode, without gradients,
+    on the CPU.
 
     Raises:
         InputError: the file cannot be read, or its keys or shapes are not those of any network; the message
@@ -263,6 +267,11 @@ def load_image_regressor(path: Path) -> ImageRegressor:
         config, tensors = _read_safetensors(path, content)
     else:
         config, tensors = _read_checkpoint(path)
+    if path.suffix != ".safetensors" and config.fusion != "single":
+        _log.warning(
+            f"{path}: weights of the reference's {config.fusion} fusion, whose training had no loss on the fused "
+            "pose: body poses may be anything. Train on from them with --init, or take SPIN's weights."
+        )
     with torch.device("meta"):  # no time for random numbers that are not kept
         net = ImageRegressor(config)
     _fill(net, tensors, path)

@@ -243,7 +243,7 @@ def assert_same(a: ImageRegressor, b: ImageRegressor) -> None:
         assert torch.equal(x, y), key
 
 
-def test_spins_checkpoint_loads_by_key(tmp_path: Path) -> None:
+def test_spins_checkpoint_loads_by_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     net = network("resnet50", "single", "stretch")
     optimiser = {"state": {}, "param_groups": [{"lr": 5e-5, "params": [0]}]}
     state = {k: v for k, v in spin_names(net).items() if "num_batches" not in k}
@@ -254,14 +254,15 @@ def test_spins_checkpoint_loads_by_key(tmp_path: Path) -> None:
     legacy = tmp_path / "legacy.pt"
     torch.save({"model": spin_names(net)}, legacy, _use_new_zipfile_serialization=False)
     assert_same(load_image_regressor(legacy), net)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(
     ("encoder", "fusion"),
     [("resnet50", "average"), ("resnet50", "mlp"), ("convnext_tiny", "mlp"), ("convnext_tiny", "conv1d")],
 )
-def test_the_references_checkpoints_load_by_key(
-    tmp_path: Path, encoder: EncoderName, fusion: FusionName
+def test_the_references_checkpoints_load_by_key_and_their_fusion_is_warned_of(
+    tmp_path: Path, encoder: EncoderName, fusion: FusionName, caplog: pytest.LogCaptureFixture
 ) -> None:
     net = network(encoder, fusion)
     names = reference_names(net)
@@ -269,6 +270,11 @@ def test_the_references_checkpoints_load_by_key(
         assert "mlp.0.weight" in names
     torch.save({"model": names, "epoch": 0}, tmp_path / "2024.pt")
     assert_same(load_image_regressor(tmp_path / "2024.pt"), net)
+    (warned,) = caplog.messages
+    assert f"2024.pt: weights of the reference's {fusion} fusion" in warned
+    save_image_regressor(net, tmp_path / "own.safetensors")
+    load_image_regressor(tmp_path / "own.safetensors")
+    assert len(caplog.messages) == 1
 
 
 def test_own_weights_bring_their_configuration(tmp_path: Path) -> None:

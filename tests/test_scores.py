@@ -131,6 +131,13 @@ def test_3dpw_is_scored_against_bodies_of_each_gender() -> None:
     np.testing.assert_allclose(errors["pve"][~male], 0, atol=1e-3)
 
 
+def test_a_gender_is_male_or_as_in_spin_female_or_not_known() -> None:
+    neutral, male, female = (bodies().neutral for _ in range(3))
+    genders = TrueBodies(neutral, male, female)
+    assert [genders.of(g) for g in ("m", "f", "n", "")] == [male, female, female, neutral]
+    assert TrueBodies(neutral, male).of("f") is neutral
+
+
 def test_the_second_protocol_is_about_one_camera(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
     assert rows_of(P2, rows).tolist() == [2 + VIEWS * k for k in range(PEOPLE)]

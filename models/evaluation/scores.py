@@ -56,7 +56,9 @@ class TrueBodies:
     female: H36MJoints | None = None
 
     def of(self, gender: str) -> H36MJoints:
-        return {"m": self.male, "f": self.female}.get(gender) or self.neutral
+        """The body of m, of any other gender that is given, as in SPIN the female one, or of none."""
+        own = self.male if gender == "m" else self.female if gender else None
+        return own or self.neutral
 
     def described(self) -> str:
         names = {k: getattr(self, k) for k in ("neutral", "male", "female")}
