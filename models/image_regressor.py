@@ -198,7 +198,7 @@ def place_body(estimate: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBod
     ``ImageRegressor.regress``.
     """
     box = torch.where(box.isfinite(), box, 1)
-    turn, focal = _crop_camera(box, K)
+    turn, focal = crop_camera(box, K)
     s, x, y = estimate.camera.unbind(-1)
     away = 2 * focal / (box[..., 2] * s.clamp(min=_LEAST_SIZE))
     rest = pelvis_at_rest(body, estimate.betas)[:, None]
@@ -208,13 +208,13 @@ def place_body(estimate: ViewEstimate, box: Tensor, K: Tensor, body: KeypointBod
 
 def camera_of(transl: Tensor, betas: Tensor, box: Tensor, K: Tensor, body: KeypointBody) -> Tensor:
     """SPIN's s, tx, ty (N, V, 3) that ``place_body`` takes to ``transl`` (N, V, 3)."""
-    turn, focal = _crop_camera(box, K)
+    turn, focal = crop_camera(box, K)
     rest = pelvis_at_rest(body, betas)[:, None]
     x, y, away = ((turn.mT @ (rest + transl)[..., None])[..., 0] - rest).unbind(-1)
     return torch.stack([2 * focal / (box[..., 2] * away), x, y], -1)
 
 
-def _crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+def crop_camera(box: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """The camera that looks straight at the middle of a crop: its rotation (..., 3, 3) from its own axes to
     those of the camera K, and its focal length (...), pixels."""
     middle = torch.cat([box[..., :2], torch.ones_like(box[..., 2:])], -1)
@@ -252,7 +252,7 @@ def load_image_regressor(path: Path) -> ImageRegressor:
     """A network of weights that ``save_image_regressor`` wrote, or of SPIN's or the reference's ``.pt``.
 
     A ``.pt`` holds a state dict, alone or under the key ``model``; what network it is follows from its
-    names. Nothing in it is run. A fusion of the reference is warned of. In evaluation mode, without gradients,
+    names. Nothing in it is run. A fusion of the reference is warned of. In evaluation mode, no gradients,
     on the CPU.
 
     Raises:
@@ -269,8 +269,8 @@ def load_image_regressor(path: Path) -> ImageRegressor:
         config, tensors = _read_checkpoint(path)
     if path.suffix != ".safetensors" and config.fusion != "single":
         _log.warning(
-            f"{path}: weights of the reference's {config.fusion} fusion, whose training had no loss on the fused "
-            "pose: body poses may be anything. Train on from them with --init, or take SPIN's weights."
+            f"{path}: weights of the reference's {config.fusion} fusion, whose training had no loss on the "
+            "fused pose: body poses may be anything. Train on from them with --init, or take SPIN's weights."
         )
     with torch.device("meta"):  # no time for random numbers that are not kept
         net = ImageRegressor(config)

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from builders import smpl_file
+from people import COUNT, write_people
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -24,7 +26,8 @@ from models.training.images import ImagesConfig
 from models.training.keypoints import KeypointsConfig, KeypointTask
 from models.training.loop import LoopConfig
 from models.training.losses import LossConfig
-from models.training.sources import SourceConfig
+from models.training.samples import Sampling
+from models.training.sources import SourceConfig, open_source
 from models.training.trainer import TrainConfig, train
 from pipeline.errors import InputError
 
@@ -160,6 +163,19 @@ def test_fits_teach_and_can_be_left_out(small, tmp_path):
     assert {"loss", "pose", "pa_mpjpe_mm", "learning_rate"} < set(curves.Tags()["scalars"])
     (sheet,) = curves.Images("crops, predicted, fitted")
     assert (sheet.width, sheet.height) == (3 * 2 * 128, 3 * 128)
+
+
+def test_a_training_begins_with_spins_fits(small, tmp_path):
+    folder = write_people(tmp_path)
+    arrays = np.load(folder / "rows.npz")
+    np.save(tmp_path / "fits.npy", np.concatenate([arrays["pose"], arrays["shape"]], 1))
+    source = SourceConfig(kind="npz", path=folder / "rows.npz", fits=tmp_path / "fits.npy")
+    cfg = image_config(steps=1)
+    cfg = cfg.model_copy(update={"images": cfg.images.model_copy(update={"sources": (source,)})})
+    list(train(cfg, tmp_path / "out"))
+    assert len(FitStore(tmp_path / "out" / "fits.zarr")) == COUNT
+    with pytest.raises(InputError, match=r"fits\.npy: fits are of the rows of published data"):
+        open_source(SourceConfig(fits=tmp_path / "fits.npy"), Sampling(2, 128))
 
 
 def test_a_users_smpl_is_learned_as_the_body_that_ships(small, tmp_path):

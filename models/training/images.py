@@ -45,8 +45,10 @@ from models.training.loop import (
     undo_augmentation,
 )
 from models.training.losses import HIPS, LossConfig, image_losses, mean_where
+from models.training.published import PublishedPeople
 from models.training.samples import Samples, Sampling
 from models.training.sources import SampleSource, SourceConfig, draw_batch, open_source
+from models.training.static_fits import static_fits
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.batches import TensorBatch
 from pipeline.config import Config
@@ -184,6 +186,11 @@ class ImageTask:
     def begin(self, out: Path, step: int) -> None:
         if self.cfg.fits.enabled:
             self.fits = FitStore(out / "fits.zarr", version=step)
+            for cfg, source in zip(self.cfg.sources, self.data.sources, strict=True):
+                if step == 0 and cfg.fits is not None and isinstance(source, PublishedPeople):
+                    points = self.points.to(device="cpu")
+                    for names, fits in static_fits(cfg.fits, source.rows, points, source.shapes):
+                        self.fits.put(names, fits, step)
 
     def keep(self, oldest: int) -> None:
         if self.fits is not None:

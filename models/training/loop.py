@@ -114,11 +114,19 @@ def score_fits(bodies: Bodies, points: KeypointBody, samples: Samples) -> Tensor
     before augmentation, so a score does not depend on how it was turned, scaled or mirrored. Infinite where
     no view shows anything. points: the body with the samples' 49 points.
     """
-    confidence = _sure(samples) * constant(posing(SPIN_49), samples.xy_px.device)
-    cam = bodies.points(points) @ samples.K.mT
+    spins_px = SIZE / samples.images.shape[-1] * samples.zoomed
+    return spin_score(bodies, points, samples.K, samples.xy_px, _sure(samples), spins_px)
+
+
+def spin_score(
+    bodies: Bodies, points: KeypointBody, K: Tensor, xy_px: Tensor, confidence: Tensor, spins_px: Tensor
+) -> Tensor:
+    """``score_fits`` of keypoints (N, V, 49, 2), confidences (N, V, 49) and cameras (N, V, 3, 3) in pixels of
+    which one is spins_px (N, V) of SPIN's."""
+    confidence = confidence * constant(posing(SPIN_49), xy_px.device)
+    cam = bodies.points(points) @ K.mT
     found = cam[..., :2] / cam[..., 2:].clamp_min(0.1)
-    spins_px = SIZE / samples.images.shape[-1] * samples.zoomed[..., None, None]
-    miss2 = torch.where((confidence > 0)[..., None], spins_px * (found - samples.xy_px), 0) ** 2
+    miss2 = torch.where((confidence > 0)[..., None], spins_px[..., None, None] * (found - xy_px), 0) ** 2
     robust = (ROBUST_PX**2 * miss2 / (ROBUST_PX**2 + miss2)).sum(-1)
     each = (confidence**2 * robust).mean(-1)
     shown = (confidence > 0).any(-1)
@@ -354,14 +362,16 @@ def _each_alone(problem: _FitProblem, points: KeypointBody) -> Bodies:
     )  # fmt: skip
 
 
+def picture_id(sample: str, camera: str) -> str:
+    """``dataset/subject/sequence/camera/frame`` of a sample's view."""
+    head, _, frame = sample.rpartition("/")
+    return f"{head}/{camera}/{frame}"
+
+
 def picture_ids(samples: Samples) -> list[list[str]]:
-    """``dataset/subject/sequence/camera/frame`` of every sample's every view."""
-
-    def name(sample: str, camera: str) -> str:
-        head, _, frame = sample.rpartition("/")
-        return f"{head}/{camera}/{frame}"
-
-    return [[name(i, c) for c in cameras] for i, cameras in zip(samples.ids, samples.cameras, strict=True)]
+    """``picture_id`` of every sample's every view."""
+    pairs = zip(samples.ids, samples.cameras, strict=True)
+    return [[picture_id(sample, camera) for camera in cameras] for sample, cameras in pairs]
 
 
 def better(new: Bodies, old: Bodies) -> Bodies:

@@ -102,6 +102,12 @@ class PublishedRows:
         one = np.zeros((1, 3)), np.zeros((1, 2), np.int64)
         return Rig(("",), self.K[row, None], self.dist[row, None], np.eye(3)[None], *one).undistort(0, xy)
 
+    def keypoints(self, at: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Keypoints (n, 49, 2) of rows, pixels of the pinhole camera, and their confidences (n, 49)."""
+        points = np.concatenate([self.openpose[at], self.part[at]], 1)
+        xy = np.stack([self.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
+        return xy, points[..., 2]
+
     def plan(self, size: int) -> CropPlan:
         """Crops of ``size`` pixels of all rows, in the order of the files and frames they are in."""
 
@@ -170,9 +176,7 @@ class PublishedPeople:
         r = self.rows
         pictures = tuple(self._picture(int(row)) for row in at)
         zoomed = crop_matrix(r.box[at], self.size, room_around(self.size))
-        points = np.concatenate([r.openpose[at], r.part[at]], 1)
-        sure = points[..., 2]
-        xy = np.stack([r.straight(int(row), p[:, :2]) for row, p in zip(at, points, strict=True)])
+        xy, sure = r.keypoints(at)
         xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
         known = r.has_smpl[at]
         turned = roma.rotvec_to_rotmat(torch.from_numpy(r.pose[at].reshape(-1, len(SMPL_24), 3))).numpy()

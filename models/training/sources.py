@@ -54,6 +54,9 @@ class SourceConfig(Config):
     """Crops that the command `crops` has cut from the videos of a store, or of published data."""
     root: Path | None = None
     """Folder of the pictures of published data, where there are no crops; else that of the ``.npz``."""
+    fits: Path | None = None
+    """SPIN's ``static_fits/<data set>_fits.npy``, a fit for each row of published data: with these SMPLify in
+    the loop begins."""
     worst_fit: float = Field(0.04, gt=0)
     """store: mean distance between a fit and its keypoints, by the side of the person's box, beyond which a
     fit is not taken for the truth."""
@@ -74,6 +77,8 @@ def open_source(cfg: SourceConfig, sampling: Sampling, body: TargetBody | None =
         InputError: a file is missing, damaged or something else.
     """
     body = body or load_target_body()
+    if cfg.fits is not None and cfg.kind in ("synthetic", "store"):
+        raise InputError(f"{cfg.fits}: fits are of the rows of published data, not of kind: {cfg.kind}.")
     if cfg.kind == "synthetic":
         test = cfg.split == "test"
         if cfg.path is not None:
