@@ -30,8 +30,23 @@ class StatedKeypoints(Config):
     """A name in ``skeleton.POINT_ORDERS``, as BODY_25 or body_25."""
     path: str | None = None
     """The folder that holds one folder a camera."""
+    scale: float | tuple[float, float] | None = None
+    """Factor, or those of x and y, from the pictures that the keypoints were made on to the videos'."""
     first_frame: int | None = Field(default=None, ge=0)
     """Number of the keypoint file that belongs to a video's first frame; 0 unless only 1 can be."""
+
+    @property
+    def picture_scale(self) -> tuple[float, float] | None:
+        """``scale`` of x and y."""
+        return (self.scale, self.scale) if isinstance(self.scale, float) else self.scale
+
+    @field_validator("scale")
+    @classmethod
+    def _positive_scale(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        for factor in value if isinstance(value, tuple) else [value]:
+            if factor is not None and not 0 < factor < math.inf:
+                raise ValueError(f"{factor} must be positive")
+        return value
 
     @field_validator("format")
     @classmethod

@@ -30,6 +30,7 @@ from models.geometry.agreement import (
     stretches_of,
 )
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
+from models.geometry.picture_scale import APPLIED, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
@@ -100,7 +101,9 @@ def _inspect_bodies(recording: Recording) -> Recording:
         )
     points = _point_count(recording, numbers[:, spread(both, 10 * _SAMPLE)])
     wanted = _stated_order(recording)
-    known = PointOrder(wanted or orders_with(points)[0], "")
+    known = PointOrder(
+        wanted or orders_with(points)[0], "", picture_scale=stated.keypoints.picture_scale or (1.0, 1.0)
+    )
     unit = stated.calibration.unit
     units = dict(UNITS) if unit is None else {"m": 1.0}
     findings: list[Finding] = []
@@ -116,6 +119,14 @@ def _inspect_bodies(recording: Recording) -> Recording:
         if guess is None:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
+        if stated.keypoints.scale is None:
+            lengths = [UNITS[guess]] if guess else [scale] if scale != 1.0 else [*units.values()]
+            resized, found = _find_picture_scale(rig, image, known, lengths)
+            findings += resized
+            if found != known:
+                known, image = found, to_pixels(raw, found, rig.size)
+                guess, bodies = find_unit(rig, image, units)
+                scale, bodies = (1.0, bodies) if guess else (1.0, best_bodies(rig, image))
         known, doubts = decide_order(bodies, known, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
@@ -145,6 +156,27 @@ def _inspect_bodies(recording: Recording) -> Recording:
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
 
 
+def _find_picture_scale(
+    rig: Rig, image: Floats, known: PointOrder, metres_per_unit: Sequence[float]
+) -> tuple[list[Finding], PointOrder]:
+    """What tells that the keypoints were made on resized pictures, and the points' scale by it."""
+    for metres in metres_per_unit:
+        found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
+        if found is None:
+            continue
+        applied = found.gain >= APPLIED
+        sentence = (
+            f"the keypoints seem to be made on pictures of another size than the videos': times "
+            f"{found.stated} the cameras agree {found.gain:.1f} times better on a body. "
+            f"{'That is applied' if applied else 'They are taken as they are'}; recording.yaml can state it, "
+            f"keypoints: {{scale: {found.stated}}}"
+            f"{', or that it is 1' if applied else ''}"
+        )
+        scale = found.factor if applied else known.picture_scale
+        return [Finding("keypoints_resized", sentence)], replace(known, picture_scale=scale)
+    return [], known
+
+
 def _inspect_pictures(recording: Recording) -> Recording:
     """Point order and scales as far as pictures tell them: without a calibration, or with one camera."""
     folder, rig = recording.path, recording.rig
@@ -159,7 +191,9 @@ def _inspect_pictures(recording: Recording) -> Recording:
     wanted = _stated_order(recording)
     try:
         raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * _SAMPLE)], points)
-        known = find_scales(raw, PointOrder(wanted or orders_with(points)[0], ""))
+        scale = recording.stated.keypoints.picture_scale or (1.0, 1.0)
+        known = PointOrder(wanted or orders_with(points)[0], "", picture_scale=scale)
+        known = find_scales(raw, known)
         image = to_pixels(raw, known, rig.size)
         known, doubts = decide_order_in_pictures(image, known, wanted)
     except InputError as error:

@@ -319,7 +319,8 @@ def test_the_same_recording_in_the_order_of_body_25(tmp_path: Path) -> None:
 
 def test_keypoints_of_a_larger_picture(tmp_path: Path) -> None:
     folder = write_recording(tmp_path, RIG, [PEOPLE * [2, 2, 1]])
-    state(folder, "{keypoints: {format: body_25}, fps: 10}")
+    assert said(ready(folder), "times 0.5 the cameras agree")
+    state(folder, "{keypoints: {format: body_25, scale: 1}, fps: 10}")
     assert said(ready(folder), "of the keypoints lie outside its picture: were they made on pictures of")
 
 

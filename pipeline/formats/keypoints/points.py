@@ -28,6 +28,9 @@ class PointOrder:
     normalised: bool = False
     """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 
+    picture_scale: tuple[float, float] = (1.0, 1.0)
+    """Factors, x and y, from the pictures that the keypoints were made on to those of the videos."""
+
     @property
     def points(self) -> int:
         return len(POINT_ORDERS[self.name])
@@ -53,6 +56,15 @@ def to_pixels(
     if known.normalised:
         # OpenPose divides by the size less 1: its (1, 1) is the centre of the last pixel.
         out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)
+    return resize(out, known.picture_scale)
+
+
+def resize(people: Floats, factor: tuple[float, float]) -> Floats:
+    """Points (..., 3) of pictures that are made this many times as wide and high."""
+    if factor == (1, 1):
+        return people
+    out = people.copy()
+    out[..., :2] = (out[..., :2] + 0.5) * np.array(factor, np.float32) - 0.5
     return out
 
 

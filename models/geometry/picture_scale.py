@@ -1,0 +1,120 @@
+"""Evidence that keypoints were made on resized pictures: the factor with which more views agree on a body."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.geometry.agreement import best_bodies, find_bodies
+from models.geometry.point_order import MARGIN, limb_misfit, share_outside
+from pipeline.cameras import Rig
+from pipeline.formats.keypoints.files import Floats
+from pipeline.formats.keypoints.points import resize
+from pipeline.timeline import spread
+
+APPLIED: Final = 3.0
+"""Evidence of a factor over that of none from which on it is applied without being stated."""
+_AGREEING: Final = 0.75
+"""Share of the views that agree on the person from which on nothing is looked for, usual are 0.8 to 1 ..."""
+_BODY: Final = 0.15
+"""... where the misfit of the bodies is below this, too. Usual are 0.05 to 0.1."""
+_FACTORS: Final = np.geomspace(0.22, 6, 112)
+"""Factors tried in both axes: 3 % apart, as twice the right one's views agree within that only."""
+_SIMPLE: Final = (1, 2, 3, 4, 1 / 2, 1 / 3, 1 / 4, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 9 / 4, 4 / 9)
+"""Factors tried in each axis by itself."""
+_AS_NEAR: Final = 0.97
+"""Share of the highest score that a simple factor needs: a factor that is off by 1 % has 0.97 to 0.98."""
+_FRAMES: Final = 16
+_MAX_OUTSIDE: Final = 0.2
+"""Share of a camera's points that may lie outside its picture."""
+_SIDES: Final = (192, 224, 256, 288, 320, 368, 384, 416, 480, 512, 608, 640, 656, 736, 800, 960, 1024, 1280)
+"""Sides of square pictures that networks take, pixels."""
+
+
+@dataclass(frozen=True)
+class PictureScale:
+    """Factor from the pixels of the keypoints to those of the pictures."""
+
+    factor: tuple[float, float]
+    """x and y."""
+    gain: float
+    """Its evidence over that of 1."""
+
+    @property
+    def stated(self) -> str:
+        """Value for recording.yaml."""
+        x, y = (f"{n:.4g}" for n in self.factor)
+        return x if x == y else f"[{x}, {y}]"
+
+
+def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
+    """Factor that makes the views agree on a body, ``MARGIN`` times better than they do as it is; else None.
+
+    rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in. The
+    evidence is the mean score of the best matches over the misfit of their bodies.
+    """
+    image = image[:, spread(np.flatnonzero((image[..., 2] > 0).any((2, 3)).sum(0) > 1), _FRAMES)]
+    if not image.size or (_share(rig, image) >= _AGREEING and _misfit(rig, image, orders) < _BODY):
+        return None
+    without = _evidence(rig, image, orders)
+    sizes = [*{(int(w), int(h)) for w, h in rig.size}]
+    sides = [(w / n, h / n) for w, h in sizes[:1] for n in _SIDES if len(sizes) == 1]
+    uneven = [*((x, y) for x in _SIMPLE for y in _SIMPLE if x != y), *sides]
+    for tried in ([(f, f) for f in _FACTORS], uneven):
+        coarse = _evidences(rig, image, orders, tried)
+        if not coarse:
+            continue
+        x, y = max(coarse, key=lambda f: coarse[f])
+        # As near as keypoints tell, a simple number comes first, then one that leads to a usual side.
+        close = [(x * s, y * s) for s in np.linspace(0.97, 1.03, 25)]
+        even = (*_SIMPLE, *(side for pair in sides for side in pair))
+        plain = [(a, b) for a in even for b in even if abs(a / x - 1) < 0.03 and abs(b / y - 1) < 0.03]
+        plain = [(a, b) for a, b in plain if a == b or x != y]
+        fine = {f: _score(rig, resize(image, f)) for f in (*plain, *close)}
+        most = max(fine.values())
+        factor = next(f for f, score in fine.items() if score >= _AS_NEAR * most)
+        resized = resize(image, factor)
+        if _share(rig, resized) < _AGREEING or not _misfit(rig, resized, orders) < _BODY:
+            continue
+        gain = _evidence(rig, resized, orders) / without if without > 0 else math.inf
+        if gain >= MARGIN:
+            return PictureScale(factor, gain)
+    return None
+
+
+def _evidences(
+    rig: Rig, image: Floats, orders: Sequence[str], factors: Iterable[tuple[float, float]]
+) -> dict[tuple[float, float], float]:
+    """Evidence of those factors that leave the points in the pictures and make the views agree."""
+    found = {}
+    for factor in factors:
+        resized = resize(image, factor)
+        if share_outside(resized, rig.size).max() <= _MAX_OUTSIDE:
+            found[factor] = _evidence(rig, resized, orders)
+    return {factor: evidence for factor, evidence in found.items() if evidence > 0}
+
+
+def _evidence(rig: Rig, image: Floats, orders: Sequence[str]) -> float:
+    """Median score of the best match over the misfit of its bodies; 0 where the views agree on nobody."""
+    misfit = _misfit(rig, image, orders)
+    return 0.0 if math.isnan(misfit) else _score(rig, image) / max(misfit, 0.02)
+
+
+def _score(rig: Rig, image: Floats) -> float:
+    return float(find_bodies(rig, image).score[:, 0].mean())
+
+
+def _misfit(rig: Rig, image: Floats, orders: Sequence[str]) -> float:
+    bodies = best_bodies(rig, image)
+    costs = [limb_misfit(bodies, name) for name in orders] if len(bodies) else []
+    return min((c for c in costs if not math.isnan(c)), default=math.nan)
+
+
+def _share(rig: Rig, image: Floats) -> float:
+    """Share of the views that show somebody which agree on the person."""
+    shows = (image[..., 2] > 0).any((2, 3)).sum()
+    return float((find_bodies(rig, image).person[:, 0] >= 0).sum() / max(shows, 1))

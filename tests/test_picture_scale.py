@@ -1,0 +1,67 @@
+"""Keypoints of resized pictures are found by what the views agree on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import SMALL_PEOPLE, SMALL_RIG, figure, ring, said, seen, state, write_recording
+
+from models.geometry.picture_scale import APPLIED, find_picture_scale
+from pipeline.findings import Finding
+from pipeline.formats.keypoints.points import resize
+from pipeline.recording import Recording, find_recording
+from stages.inspect import inspect
+
+RIG = ring(4)
+IMAGE = seen(RIG, figure(np.arange(24) / 8), noise_px=2.0)[:, :, None].astype(np.float32)
+ORDERS = ["body_25", "body_25b"]
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [(3, 3), (0.5, 0.5), (1280 / 656, 1280 / 656), (1.25, 1.25), (1, 2), (2, 720 / 640)],
+)
+def test_the_factor_is_found(factor: tuple[float, float]) -> None:
+    made = resize(IMAGE, (1 / factor[0], 1 / factor[1]))
+    found = find_picture_scale(RIG, made, ORDERS)
+    assert found is not None
+    assert found.factor == pytest.approx(factor, rel=4e-3)
+    assert found.gain > APPLIED
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+def test_pictures_of_the_right_size_are_left_alone(views: int) -> None:
+    rig = ring(views)
+    image = seen(rig, figure(np.arange(24) / 8), noise_px=4.0)[:, :, None].astype(np.float32)
+    assert find_picture_scale(rig, image, ORDERS) is None
+
+
+def test_a_wrong_calibration_is_not_mended_by_a_factor() -> None:
+    turned = replace(RIG, R=np.roll(RIG.R, 1, axis=0), t=np.roll(RIG.t, 1, axis=0))
+    found = find_picture_scale(turned, IMAGE, ORDERS)
+    assert found is None or found.gain < APPLIED
+
+
+def resized(finding: Recording) -> list[Finding]:
+    return [f for f in finding.findings if f.code == "keypoints_resized"]
+
+
+def test_a_recording_of_resized_pictures_is_told_and_read(tmp_path: Path) -> None:
+    people = resize(SMALL_PEOPLE, (1 / 3, 1 / 3))
+    write_recording(tmp_path, SMALL_RIG, [people])
+    plain = inspect(find_recording(tmp_path))
+    assert plain.point_order.picture_scale == (3, 3)
+    assert len(resized(plain)) == 1
+    assert said(plain, r"times 3 the cameras agree .* That is applied; .* keypoints: \{scale: 3\}")
+    read = plain.people(np.arange(24))[..., 0, :, :2]
+    there = np.isfinite(read)
+    assert np.abs(read - SMALL_PEOPLE[..., :2])[there].max() < 1.1
+    state(tmp_path, "keypoints: {scale: [3, 3]}")
+    stated = inspect(find_recording(tmp_path))
+    assert resized(stated) == []
+    assert np.nanmax(np.abs(stated.people(np.arange(24))[..., 0, :, :2] - read)) == 0
+    state(tmp_path, "keypoints: {scale: 1, format: body_25}")
+    assert resized(inspect(find_recording(tmp_path))) == []
