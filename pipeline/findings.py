@@ -11,7 +11,7 @@ Code = Literal[
     "keypoints_unnumbered", "keypoints_without", "detections_unused", "name_paired", "names_paired_in_order",
     "video", "video_without", "videos_elsewhere", "videos_unread", "results_inside",
     # Cameras.
-    "calibration_above", "calibration_chosen", "calibration_unread",
+    "calibration_above", "calibration_chosen", "calibration_unread", "distortion_scaled",
     "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",
     "camera_alone", "camera_copied", "camera_left_out", "camera_off", "camera_shows_nobody",
     "camera_unused", "cameras_exchanged", "no_agreement", "focal_unused", "size_guessed", "unit_guessed",

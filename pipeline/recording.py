@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.calibrations import read_calibration
 from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
+from pipeline.calibrations.pose2sim import is_corrected
 from pipeline.cameras import Array, Rig
 from pipeline.detections import Detections
 from pipeline.errors import InputError
@@ -211,6 +212,12 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
     focal_stated = (False,) * len(rig)
     if calibration:
         rig = _fit_sizes(rig, videos, calibration, findings)
+        if is_corrected(calibration):
+            sentence = (
+                f"{calibration.name}: distortion is taken 64 times as large as it says, as Pose2Sim divides "
+                "that of Qualisys by 64; put the .qca.txt in its place if that is wrong"
+            )
+            findings.append(Finding("distortion_scaled", sentence))
         if is_estimated(calibration):
             sentence = (
                 f"{calibration.name} was estimated from a person: lengths in metres are only as good as the "

@@ -97,7 +97,7 @@ BAD_EASYMOCAP = {
     "no rows": ("intri.yml", "rows: 3", "lines: 3", "rows and cols"),
     "not a number": ("extri.yml", r"(T_cam01:[^[]*)\[[^]]*", r"\1[a, b, c", "T_cam01: expected numbers"),
     "infinite": ("extri.yml", r"(T_cam01:[^[]*)\[[^]]*", r"\1[.Inf, 0, 0", "T_cam01"),
-    "other names": ("extri.yml", "- .?cam02.?", "- cam9", "the same"),
+    "other names": ("extri.yml", "- .?cam02.?", "- cam9", "the lens of each"),
     "names not a list": ("intri.yml", r"names:\n(   - .*\n)+", "names: 3\n", "names: expected a list"),
     "not yaml": ("intri.yml", r"\[", "{", "not OpenCV YAML"),
     "no mapping": ("intri.yml", r"(?s).*", "- 1", "not OpenCV YAML"),

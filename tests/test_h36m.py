@@ -10,9 +10,10 @@ import pytest
 from h36m_tree import FRAMES, make, truth, write_masks
 from scipy.spatial.transform import Rotation
 
-from models.datasets.h36m import CAMERAS, missing, parts, read_metadata, rows
+from models.datasets.h36m import missing, parts, rows
 from models.datasets.rows import to_arrays
 from models.synthetic.cameras import look_at
+from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24, EXTRA_24_OF_H36M_17
 
@@ -96,7 +97,8 @@ def test_metadata_gives_cameras_that_stand_upright(tmp_path: Path, towards: bool
     R, centres = metadata(file, towards)
     for subject in (1, 9, 11):
         for c in range(4):
-            K, dist, r, t = read_metadata(file, subject, c)
+            rig = read_metadata(file, subject)
+            K, dist, r, t = rig.K[c], rig.dist[c], rig.R[c], rig.t[c]
             np.testing.assert_allclose(r, R[c, subject - 1], atol=1e-9)
             np.testing.assert_allclose(-r.T @ t, centres[c, subject - 1] / 1000, atol=1e-9)
             assert K.tolist() == [[1145 + c, 0, 512], [0, 1143, 515], [0, 0, 1]]
@@ -136,8 +138,8 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"60457274.cdf: cannot be read"):
         list(rows(part, None, 5))
     (tmp_path / "metadata.xml").write_text("<metadata><w0>[1 2 3]</w0></metadata>")
-    with pytest.raises(InputError, match="w0 has 3 numbers"):
-        read_metadata(tmp_path / "metadata.xml", 1, 0)
+    with pytest.raises(InputError, match="w0: expected 300 numbers, got 3"):
+        read_metadata(tmp_path / "metadata.xml", 1)
 
 
 @pytest.mark.parametrize("module", ["cdflib", "h5py"])

@@ -21,8 +21,9 @@ from mpi_tree import (
 )
 from scipy.spatial.transform import Rotation
 
-from models.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, read_skeletool, rows
+from models.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, rows
 from models.datasets.rows import openpose_file, to_arrays
+from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
@@ -101,10 +102,11 @@ def test_frames_of_videos_count_from_zero(tmp_path: Path) -> None:
 def test_calibration_is_read_by_its_words(tmp_path: Path, spaces: str) -> None:
     file = tmp_path / "camera.calibration"
     file.write_text(calibration(spaces))
-    cameras = read_skeletool(file)
-    assert list(cameras) == [str(c) for c in range(CAMERAS)]
+    rig = skeletool.read((file,))
+    assert rig.names == tuple(str(c) for c in range(CAMERAS))
+    assert rig.size.tolist() == [[2048, 2048]] * CAMERAS
     for c in range(CAMERAS):
-        k, r, t = cameras[str(c)]
+        k, r, t = rig.K[c], rig.R[c], rig.t[c]
         np.testing.assert_allclose(k, K + np.diag([c, c, 0]))
         np.testing.assert_allclose(r, Rotation.from_rotvec([0, 0.1 * c, 0]).as_matrix(), atol=1e-12)
         np.testing.assert_allclose(t, [c, 0, 3.5])
@@ -139,7 +141,7 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Skeletool"):
         list(rows(part, None, 10))
     (folder / "camera.calibration").write_text(calibration().replace("  intrinsic", "  unknown", 1))
-    with pytest.raises(InputError, match="camera 0 has no intrinsic"):
+    with pytest.raises(InputError, match="camera '0': intrinsic is missing"):
         list(rows(part, None, 10))
     (folder / "annot.mat").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"annot.mat: .*not as expected"):
@@ -186,5 +188,5 @@ def test_a_calibration_without_a_rotation_is_refused(tmp_path: Path) -> None:
     at = next(i for i, line in enumerate(lines) if "extrinsic" in line)
     lines[at] = "extrinsic " + " ".join(["1"] * 16)
     file.write_text("\n".join(lines))
-    with pytest.raises(InputError, match="camera 0: its extrinsic matrix holds no rotation"):
-        read_skeletool(file)
+    with pytest.raises(InputError, match="camera '0', extrinsic: not a rotation"):
+        skeletool.read((file,))

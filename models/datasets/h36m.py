@@ -14,25 +14,23 @@ Picture 1 is frame 0 of video, poses and boxes. (Pictures extracted by SPIN's sc
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import roma
-import torch
 
 from models.crops import extent_box
 from models.datasets.rows import Array, Part, PersonRow, damaged, detected, on_24, optional
+from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
+from pipeline.files import reading
 from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
 EVERY: Final = {"train": 5, "test": 5}
 """One frame in so many is taken: 50 to 10 a second."""
-CAMERAS: Final = ("54138969", "55011271", "58860488", "60457274")
 
 _SUBJECTS: Final = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
 _MARGIN: Final = 0.9
@@ -155,33 +153,6 @@ def _camera(file: Path, subject: int, name: str) -> tuple[Array, Array, Array, A
     """K, dist, R and t of a camera; NaN where there is no metadata.xml or it is another camera."""
     if not file.is_file() or name not in CAMERAS:
         return np.full((3, 3), np.nan), np.full(8, np.nan), np.full((3, 3), np.nan), np.full(3, np.nan)
-    return read_metadata(file, subject, CAMERAS.index(name))
-
-
-def read_metadata(file: Path, subject: int, camera: int) -> tuple[Array, Array, Array, Array]:
-    """K (3, 3), dist (8,), R (3, 3) and t (3,), metres, of one of the four cameras before subject 1 to 11.
-
-    ``w0`` holds three Euler angles and the centre (mm) of every camera and subject, then fx, fy, cx, cy, k1,
-    k2, k3, p1, p2 of every camera. The angles make Rx Ry Rz. Readers of this file differ in whether that is
-    the rotation to the camera or from it; the cameras stand upright around a room whose z is up, which tells:
-    the second row of a rotation to the camera is the picture's downward axis.
-
-    Raises:
-        InputError: it cannot be read or is something else.
-    """
-    try:
-        text: Any = ET.parse(file).getroot().findtext(".//w0")
-        w0 = np.array(text.strip().strip("[]").split(), np.float64)
-        if w0.shape != (300,):
-            raise ValueError(f"w0 has {len(w0)} numbers, expected 300")
-    except (OSError, ET.ParseError, ValueError, AttributeError) as e:
-        raise damaged(file, e) from e
-    extrinsics = w0[:264].reshape(4, 11, 6)
-    angles, centre = extrinsics[..., :3], extrinsics[camera, subject - 1, 3:] / 1000
-    fx, fy, cx, cy, k1, k2, k3, p1, p2 = w0[264 + 9 * camera :][:9]
-    every = roma.euler_to_rotmat("XYZ", torch.from_numpy(angles)).numpy()
-    R = every[camera, subject - 1]
-    if every[..., 1, 2].mean() > every[..., 2, 1].mean():
-        R = R.T
-    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return K, np.array([k1, k2, p1, p2, k3, 0, 0, 0]), R, -R @ centre
+    with reading(file):
+        rig, v = read_metadata(file, subject), CAMERAS.index(name)
+    return rig.K[v], rig.dist[v], rig.R[v], rig.t[v]

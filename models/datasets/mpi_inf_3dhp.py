@@ -30,7 +30,9 @@ from models.datasets.rows import (
     on_24,
     optional,
 )
+from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
+from pipeline.files import reading
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
@@ -97,7 +99,9 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
         count = min(len(flat), len(solid))
     except Exception as e:  # a damaged file can fail in any way
         raise damaged(file, e) from e
-    cameras = read_skeletool(folder / "camera.calibration")
+    with reading(folder):
+        rig = skeletool.read((folder / "camera.calibration",))
+    cameras = {name: (rig.K[v], rig.R[v], rig.t[v]) for v, name in enumerate(rig.names)}
     used = [v for v in _CAMERAS if v < count]
     pictures = {v: _frame_names(folder, v) for v in used}
     if not any(pictures.values()):
@@ -223,42 +227,3 @@ def pinhole_of(xyz: Array, xy: Array) -> Array:
         system = np.stack([slope, np.ones_like(slope)], 1)
         (K[axis, axis], K[axis, 2]), *_ = np.linalg.lstsq(system, px[ok, axis])
     return K
-
-
-def read_skeletool(file: Path) -> dict[str, tuple[Array, Array, Array]]:
-    """K (3, 3), R (3, 3) and t (3,), metres, of each camera of a ``camera.calibration`` by its name.
-
-    Read by the words in it, whatever the spaces and the order of the lines.
-
-    Raises:
-        InputError: it cannot be read, is something else, or a camera lacks numbers.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{file}: cannot be read ({e}). Unpack the data set again.") from e
-    if not lines or not lines[0].startswith("Skeletool Camera Calibration File"):
-        raise InputError(f"{file}: does not begin with 'Skeletool Camera Calibration File'.")
-    found: dict[str, dict[str, Array]] = {}
-    name = ""
-    for line in lines[1:]:
-        word, *values = line.split() or [""]
-        if word == "name":
-            name = values[0] if values else ""
-            found[name] = {}
-        elif word in ("intrinsic", "extrinsic") and name:
-            try:
-                found[name][word] = np.array(values, np.float64).reshape(4, 4)
-            except ValueError as e:
-                raise InputError(f"{file}: camera {name}: {word} is not 16 numbers ({e}).") from e
-    for name, matrices in found.items():
-        if len(matrices) != 2:
-            lacks = " and ".join({"intrinsic", "extrinsic"} - set(matrices))
-            raise InputError(f"{file}: camera {name} has no {lacks}.")
-        R = matrices["extrinsic"][:3, :3]
-        if not (np.allclose(R @ R.T, np.eye(3), atol=1e-2) and np.linalg.det(R) > 0):
-            raise InputError(f"{file}: camera {name}: its extrinsic matrix holds no rotation.")
-    return {
-        name: (m["intrinsic"][:3, :3], m["extrinsic"][:3, :3], m["extrinsic"][:3, 3] / 1000)
-        for name, m in found.items()
-    }

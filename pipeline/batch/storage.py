@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from fsspec.core import url_to_fs
 
+from pipeline.calibrations import is_calibration_place
 from pipeline.errors import InputError
 from pipeline.files import LOCK, locked, write_atomically, writing
 from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, drawn_videos
@@ -33,7 +34,10 @@ Location = Path | str
 _STORES: Final = (f"{STORE}/", f"{DETECTIONS}/")
 _LAST: Final = (f"{STORE}/zarr.json", SUMMARY)
 """Without the first, zarr sees no store; nobody reads half of one."""
-_SETTINGS: Final = (".toml", ".yaml", ".yml")
+_SETTINGS: Final = (
+    ".toml", ".yaml", ".yml", ".xml", ".xcp", ".mcal", ".calib", ".calibration", ".qca.txt", "cameras.txt",
+    "images.txt", "extrinsics.pickle",
+)  # fmt: skip
 _FETCHED_NS: Final = 0
 """Time of change of what was fetched, until a run changes it."""
 
@@ -150,9 +154,16 @@ def listing(where: Location) -> Iterator[Path]:
                 file.touch()
                 stamp = hashlib.sha256(repr(sorted(told.items(), key=str)).encode()).digest()
                 os.utime(file, ns=(0, int.from_bytes(stamp[:7], "big")))
-            _get(fs, root, tree, [name for name in listed if name.endswith(_SETTINGS)])
+            _get(fs, root, tree, [name for name in listed if _is_settings(name)])
         with _renamed(tree, where):
             yield tree
+
+
+def _is_settings(name: str) -> bool:
+    """True for a file that settings or a calibration may be in, by its name."""
+    lower = name.lower()
+    folder = lower.rpartition("/")[0].rpartition("/")[2]
+    return lower.endswith(_SETTINGS) or (lower.endswith(".json") and is_calibration_place(folder))
 
 
 @contextmanager

@@ -13,7 +13,20 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from pipeline.calibrations import easymocap, pose2sim
+from pipeline.calibrations import (
+    biocv,
+    colmap,
+    easymocap,
+    human36m,
+    opencap,
+    opencv,
+    optitrack,
+    pose2sim,
+    qualisys,
+    skeletool,
+    vicon,
+    xrprimer,
+)
 from pipeline.calibrations.checks import in_metres, plain
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
@@ -41,12 +54,17 @@ class CalibrationFormat(Protocol):
         """
 
 
-FORMATS: Final[tuple[CalibrationFormat, ...]] = (pose2sim, easymocap)
+FORMATS: Final[tuple[CalibrationFormat, ...]] = (
+    pose2sim, easymocap, opencv, skeletool, human36m, qualisys, vicon, optitrack, biocv, opencap, xrprimer,
+    colmap,
+)  # fmt: skip
 
 _PLACE: Final = re.compile(r"calib|camera|^sparse$|^colmap$")
 """Folders that hold calibrations, by their plain name; COLMAP calls its models' folder ``sparse``."""
 _MAX_DEPTH: Final = 3
 """Levels below such a folder that are searched: caliscope has calibration/extrinsic/capture_volume/."""
+_FOLDERS_OF_CAMERAS: Final = 2
+"""Levels that a camera's own file may lie below its calibration: OpenCap has Videos/Cam0/."""
 _FILE: Final = re.compile(r"calib|intri|extri|^cameras?([_ -]?(param|matri|pose|array|config|setting)|s?$)")
 """Names of files that look like calibrations."""
 _DATA_SUFFIXES: Final = frozenset(
@@ -182,9 +200,10 @@ def read_calibration(path: Path, *, metres_per_unit: float = 1.0) -> Rig:
 def _identify(path: Path) -> tuple[CalibrationFormat, Files]:
     with reading(path):
         path.stat()
-        for calibration_format in FORMATS:
-            for files in calibration_format.find(path.parent):
-                if path in files:
-                    return calibration_format, files
+        for place in (path.parent, *path.parent.parents[:_FOLDERS_OF_CAMERAS]):
+            for calibration_format in FORMATS:
+                for files in calibration_format.find(place):
+                    if path in files:
+                        return calibration_format, files
     expected = "; ".join(f.DESCRIPTION for f in FORMATS)
     raise InputError(f"{path}: holds no calibration of a known format; expected one of: {expected}")

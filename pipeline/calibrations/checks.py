@@ -39,6 +39,15 @@ class Camera:
     fisheye: bool = False
 
 
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Files of a folder with one of these suffixes, in lower case, by name; none that are hidden."""
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
+    )
+
+
 def plain(name: str) -> str:
     """A name as it is compared: NFC, whatever the file system makes of it, and without case."""
     return unicodedata.normalize("NFC", name).casefold()
@@ -157,6 +166,23 @@ def rotation(value: Any, where: str) -> Array:
         raise InputError(f"{where}: a mirror, not a rotation (determinant −1): an axis has the wrong sign")
     u, _, vt = np.linalg.svd(m)
     return np.asarray(u @ vt)
+
+
+def rotation_of(quaternion: Array, where: str) -> Array:
+    """Rotation (3, 3) of a quaternion x, y, z, w, of any length but 0."""
+    length = float(np.linalg.norm(quaternion))
+    if not 1e-6 < length < 1e6:
+        raise InputError(f"{where}: {short(quaternion.tolist())} is no rotation")
+    x, y, z, w = quaternion / length
+    half = float(np.arctan2(np.linalg.norm([x, y, z]), w))
+    axis = np.array([x, y, z]) / max(np.sin(half), 1e-12)
+    return np.asarray(cv2.Rodrigues(2 * half * axis)[0])
+
+
+def posed(camera: Camera, where: str) -> Camera:
+    """The camera whose ``t`` is its place in the world, with ``t`` as ``Rig`` has it and ``R`` made exact."""
+    r = rotation(camera.R, where)
+    return replace(camera, R=r, t=-r @ camera.t)
 
 
 def picture_size(value: Any, where: str) -> tuple[int, int]:

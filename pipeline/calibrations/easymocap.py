@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import yaml
 
 from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
+from pipeline.calibrations.opencv import load_yaml, matrix
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "OpenCV YAML of EasyMocap (intri.yml with extri.yml)"
 
-_MATRIX_TAG: Final = "tag:yaml.org,2002:opencv-matrix"
 _MAX_DISAGREEMENT_RAD: Final = 2e-3
 """Angle between the two rotations that a camera may give; more than rounding to three digits."""
 
@@ -39,12 +37,12 @@ def read(files: tuple[Path, ...]) -> Rig:
         raise InputError(f"{files[0]} is half of a calibration: {stem}{files[0].suffix} is missing beside it")
     intri, extri = _Document.load(files[0]), _Document.load(files[1])
     inside, outside = intri.names(("K_",)), extri.names(("Rot_", "R_"))
-    if inside.keys() != outside.keys():
+    if not outside.keys() <= inside.keys() or (inside and not outside):
         raise InputError(
             f"{intri.path} holds the cameras {', '.join(inside.values()) or 'none'}, "
-            f"{extri.path.name} {', '.join(outside.values()) or 'none'}: they must be the same"
+            f"{extri.path.name} {', '.join(outside.values()) or 'none'}: the lens of each of these is needed"
         )
-    return rig_of(intri.path, [_camera(intri, extri, inside[n], outside[n]) for n in inside])
+    return rig_of(intri.path, [_camera(intri, extri, inside[n], outside[n]) for n in inside if n in outside])
 
 
 def _camera(intri: _Document, extri: _Document, name: str, outside: str) -> Camera:
@@ -102,16 +100,7 @@ class _Document:
 
     @classmethod
     def load(cls, path: Path) -> _Document:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            # OpenCV writes "%YAML:1.0", which is no YAML directive.
-            values = yaml.load(re.sub(r"\A%YAML.*\n(---)?", "", text), Loader=_OpenCVLoader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            text = " ".join(str(error).split())
-            raise InputError(f"{path}: not OpenCV YAML: {text}") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: not OpenCV YAML: expected keys such as names, K_<camera>")
-        return cls(path, values)
+        return cls(path, load_yaml(path))
 
     def names(self, prefixes: tuple[str, ...]) -> dict[str, str]:
         """Camera names as they are spelled here, by the name without leading zeros."""
@@ -134,31 +123,9 @@ class _Document:
             key = alike[-1] if alike else key
         value = self.values.get(key)
         where = f"{self.path}, camera {name!r}, {key}"
-        if not isinstance(value, dict):
-            return value, where
-        rows, cols = numbers([value.get("rows"), value.get("cols")], 2, f"{where}, rows and cols")
-        data = value.get("data")
-        if not isinstance(data, list) or len(data) != int(rows * cols):
-            got = len(data) if isinstance(data, list) else 0
-            raise InputError(f"{where}: expected {int(rows * cols)} numbers in data, got {got}")
-        return data, where
+        return matrix(value, where), where
 
     def numbers(self, prefix: str, name: str, count: int) -> Array:
         """Numbers, flat, of a camera's key that must be there."""
         value, where = self.get(prefix, name)
         return numbers(_present(value, where), count, where)
-
-
-class _OpenCVLoader(yaml.BaseLoader):
-    """Every scalar stays text: a camera named 01 keeps its zero."""
-
-
-def _matrix(loader: yaml.BaseLoader, node: yaml.Node) -> Any:
-    if not isinstance(node, yaml.MappingNode):
-        raise yaml.constructor.ConstructorError(
-            None, None, "an opencv-matrix must be a mapping", node.start_mark
-        )
-    return loader.construct_mapping(node, deep=True)
-
-
-_OpenCVLoader.add_constructor(_MATRIX_TAG, _matrix)

@@ -7,11 +7,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
+import numpy as np
+
+from pipeline.calibrations.checks import (
+    Camera,
+    distortion,
+    files_in,
+    numbers,
+    picture_size,
+    plain,
+    rig_of,
+    rotation,
+    short,
+)
 from pipeline.calibrations.estimate import Provenance, metadata_lines, quoted
+from pipeline.calibrations.qualisys import SUBPIXELS
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
@@ -20,14 +34,17 @@ DESCRIPTION: Final = "TOML of Pose2Sim, anipose, FreeMoCap or caliscope (calibra
 
 _NOT_CAMERAS = frozenset({"metadata", "capture_volume", "charuco", "checkerboard"})
 _CAMERA_KEYS: Final = ("matrix", "distortions", "rotation", "translation")
+_QUALISYS: Final = re.compile(r"qualisys|qca")
+"""Names that Pose2Sim gives to files made from Qualisys'."""
+_MAX_DIVIDED: Final = 0.5 / SUBPIXELS
+"""Coefficients of video lenses go up to about 0.5: all of a rig's below this are divided."""
 _NAME = re.compile(r"calib.*\.toml", re.IGNORECASE)
 _CAMERA_KEY_LINE = re.compile(rf"^\s*({'|'.join(_CAMERA_KEYS)})\s*=".encode(), re.MULTILINE)
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
     """TOML files called a calibration, or with two keys of a camera in them, by name."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".toml" and p.is_file())
-    return [(p,) for p in files if _NAME.fullmatch(p.name) or _has_camera_keys(p)]
+    return [(p,) for p in files_in(folder, ".toml") if _NAME.fullmatch(p.name) or _has_camera_keys(p)]
 
 
 def _has_camera_keys(path: Path) -> bool:
@@ -39,14 +56,35 @@ def _has_camera_keys(path: Path) -> bool:
 
 def read(files: tuple[Path, ...]) -> Rig:
     """Cameras of one file; lengths in its unit, which it does not name."""
-    (path,) = files
+    rig = _as_written(files[0])
+    return replace(rig, dist=rig.dist * SUBPIXELS) if _divided(files[0], rig) else rig
+
+
+def is_corrected(path: Path) -> bool:
+    """True for a TOML file that can be read whose distortion ``read`` makes larger: see ``_divided``."""
+    return path.suffix.lower() == ".toml" and _divided(path, _as_written(path))
+
+
+def _divided(path: Path, rig: Rig) -> bool:
+    """True for distortion that Pose2Sim took from a file of Qualisys': divided like the intrinsics there."""
+    return bool(_QUALISYS.search(plain(path.stem)) and 0 < np.abs(rig.dist).max() < _MAX_DIVIDED)
+
+
+def _as_written(path: Path) -> Rig:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
+    nested = document.get("cameras")  # as caliscope has it, by number
+    if isinstance(nested, dict) and nested.keys().isdisjoint(_CAMERA_KEYS):
+        tables = {f"cam_{number}": table for number, table in nested.items()}
+    else:
+        tables = document
     cameras = []
-    for key, table in document.items():
+    for key, table in tables.items():
         if key in _NOT_CAMERAS or not isinstance(table, dict) or table.keys().isdisjoint(_CAMERA_KEYS):
+            continue
+        if table.get("ignore") is True:
             continue
         where = f"{path}, camera {key!r}"
         name = table.get("name", key)
