@@ -116,6 +116,13 @@ EXTERNAL: Final = (
              partial(_data_set, "h36m")),
     External("3dpw", "3DPW, to evaluate", "https://virtualhumans.mpi-inf.mpg.de/3DPW",
              "non-commercial research", "preprocess ROOT", partial(_data_set, "3dpw")),
+    External("lsp", "Leeds Sports Poses, to train on", "http://sam.johnson.io/research/lsp.html",
+             "research", "preprocess ROOT", partial(_data_set, "lsp")),
+    External("mpii", "MPII Human Pose, to train on", "http://human-pose.mpi-inf.mpg.de", "BSD, simplified",
+             "preprocess ROOT", partial(_data_set, "mpii")),
+    External("coco", "COCO keypoints, to train on", "https://cocodataset.org",
+             "annotations CC BY 4.0; pictures their photographers'", "preprocess ROOT",
+             partial(_data_set, "coco")),
 )  # fmt: skip
 """In the order of who needs them first."""
 

@@ -184,11 +184,11 @@ def _write_json(file: Path | None, document: Mapping[str, object]) -> None:
 
 
 def preprocess(
-    dataset: Annotated[str, Argument(help="mpi-inf-3dhp, h36m or 3dpw.")],
+    dataset: Annotated[str, Argument(help="mpi-inf-3dhp, h36m, 3dpw, lsp, mpii or coco.")],
     root: Annotated[Path, Argument(help="Folder that the data set was unpacked in.")],
     out: Annotated[Path, Option("--out", "-o", help="The .npz to write.")],
     openpose: Annotated[Path | None, Option(help="OpenPose's JSON, in folders as below ROOT.")] = None,
-    split: Annotated[str | None, Option(help="train or test; 3DPW has validation, too.")] = None,
+    split: Annotated[str | None, Option(help="train or test; others: docs/training.md.")] = None,
     every: Annotated[int | None, Option(min=1, help="Take one frame in so many; else the usual.")] = None,
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from models.datasets import h36m, mpi_inf_3dhp, threedpw
+from models.datasets import coco, h36m, lsp, mpi_inf_3dhp, mpii, threedpw
 
-DATASETS: Final = (mpi_inf_3dhp, h36m, threedpw)
+DATASETS: Final = (mpi_inf_3dhp, h36m, threedpw, lsp, mpii, coco)

@@ -233,6 +233,12 @@ def detected(folder: Path | None, imgname: str, part: Array) -> Array:
     return found
 
 
+def check_picture(root: Path, imgname: str, archive: str) -> None:
+    """Raises ``InputError`` when a picture is not there; ``archive`` holds it."""
+    if not (root / imgname).is_file():
+        raise InputError(f"{root / imgname}: is not there. Unpack {archive} again.")
+
+
 def check_openpose(folder: Path | None, rows: Sequence[PersonRow]) -> None:
     """Raises ``InputError`` when OpenPose's results were given and none belongs to any row."""
     if folder is None or any(r.openpose.any() for r in rows):

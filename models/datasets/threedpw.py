@@ -17,7 +17,7 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.datasets.rows import Array, Part, PersonRow, box_of, damaged, detected
+from models.datasets.rows import Array, Part, PersonRow, box_of, check_picture, damaged, detected
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import EXTRA_24
@@ -89,8 +89,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             if not valid[p, i] or seen.sum() < 2:
                 continue
             imgname = f"imageFiles/{sequence}/image_{i:05d}.jpg"
-            if not (part.root / imgname).is_file():
-                raise InputError(f"{part.root / imgname}: is not there. Unpack imageFiles.zip again.")
+            check_picture(part.root, imgname, "imageFiles.zip")
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
             root = torch.tensor(R) @ roma.rotvec_to_rotmat(torch.tensor(pose[i, :3]))
             joints = _on_24(flat[i])

@@ -1,0 +1,87 @@
+"""COCO keypoints (Lin et al. 2014): people in photographs, with up to 17 points marked.
+
+::
+
+    annotations/person_keypoints_train2014.json
+    train2014/COCO_train2014_000000000009.jpg
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from models.crops import MARGIN
+from models.datasets.rows import Part, PersonRow, check_picture, damaged, detected
+from pipeline.errors import InputError
+from pipeline.skeleton import EXTRA_24, POINT_ORDERS
+
+NAME: Final = "coco"
+SPLITS: Final = ("train2014", "val2014", "train2017", "val2017")
+EVERY: Final = dict.fromkeys(SPLITS, 1)
+
+_PLACES: Final = tuple(EXTRA_24.index(name) for name in POINT_ORDERS["coco_17"])
+_LIMBS: Final = slice(5, 17)
+"""Those that are not of the face."""
+
+
+def parts(root: Path, split: str) -> tuple[Part, ...]:
+    """The annotations of a split.
+
+    Raises:
+        InputError: there are none.
+    """
+    name = f"annotations/person_keypoints_{split}.json"
+    if not (root / name).is_file():
+        raise InputError(f"{root}: no {name}. Unpack COCO's annotations_trainval{split[-4:]}.zip there.")
+    return (Part(root, name, split),)
+
+
+def missing(found: tuple[Part, ...]) -> str:
+    """Nothing: it is one file."""
+    return ""
+
+
+def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+    """A row for every ``every``-th person of whom the 12 joints of the limbs are marked.
+
+    Raises:
+        InputError: the file is damaged or holds something else, or a picture is missing.
+    """
+    for person, name in _whole_people(part)[::every]:
+        points = np.asarray(person["keypoints"], np.float64).reshape(17, 3)
+        imgname = f"{part.split}/{name}"
+        check_picture(part.root, imgname, f"{part.split}.zip")
+        joints = np.zeros((len(EXTRA_24), 3))
+        joints[list(_PLACES)] = np.c_[points[:, :2], np.ones(17)] * (points[:, 2:] > 0)
+        x, y, width, height = person["bbox"]
+        yield PersonRow(
+            id=f"{NAME}/{part.split}/{Path(name).stem}/0/{person['id']:06d}",
+            instant=str(person["id"]),
+            imgname=imgname,
+            box=np.array([x + width / 2, y + height / 2, MARGIN * max(width, height)]),
+            camera="0",
+            part=joints,
+            openpose=detected(openpose, imgname, joints),
+        )
+
+
+def _whole_people(part: Part) -> list[tuple[dict[str, Any], str]]:
+    """Annotations of whole people, and the files that they are in."""
+    file = part.root / part.name
+    try:
+        document = json.loads(file.read_bytes())
+        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
+        found = []
+        for person in document["annotations"]:
+            points = np.asarray(person["keypoints"], np.float64).reshape(17, 3)
+            if (points[_LIMBS, 2] > 0).all():
+                np.asarray(person["bbox"], np.float64).reshape(4)
+                found.append((person | {"id": int(person["id"])}, names[person["image_id"]]))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise damaged(file, e) from e
+    return found
