@@ -65,32 +65,33 @@ def _top(
 
 @app.command()
 def run(
-    recording: Annotated[str, Argument(help="Folder or URL with videos/, keypoints/ and calibration.toml.")],
+    recording: Annotated[
+        list[str],
+        Argument(
+            help="Folder or URL with videos, keypoints and calibration, or what there is of these; "
+            "or the video of each camera."
+        ),
+    ],
     out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results.")],
     people: People = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
     """Reconstruct a recording: results.zarr, overlay videos, report.html. Run again to continue."""
-    from pipeline.batch.dataset import check_out, fingerprint, opened
+    from pipeline.batch.dataset import opened_for_run
     from pipeline.batch.manifest import counted
-    from pipeline.batch.storage import absolute, join, listing, parse_location, published
+    from pipeline.batch.storage import join, parse_location
     from pipeline.results import REPORT
     from stages.graph import check_files
     from stages.inspect import inspect
 
     cfg = _run_config(config, settings, _people(people))
     check_files(cfg)
-    source, home = parse_location(recording), parse_location(out)
-    with listing(source) as tree:
-        check_out(source, tree, tree, home)
-        with (
-            opened(source, tree, tree, f"run {absolute(home)}") as read,
-            published(home, fingerprint(cfg, tree, tree) if isinstance(home, str) else "") as folder,
-        ):
-            found = inspect(read.without_keypoints() if cfg.detect.when == "always" else read)
-            screen.print_recording(found, source)
-            result = _run(found, folder, cfg, home)
+    home = parse_location(out)
+    with opened_for_run(recording, home, cfg) as (read, folder):
+        found = inspect(read.without_keypoints() if cfg.detect.when == "always" else read)
+        screen.print_recording(found, ", ".join(recording))
+        result = _run(found, folder, cfg, home)
     screen.print_result(result)
     for file in result.files:
         print_file(join(home, str(file.relative_to(folder))))

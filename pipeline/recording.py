@@ -5,11 +5,13 @@ What the keypoints say of the order of their points, unit and cameras is found o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +38,7 @@ from pipeline.layout import (
     pair_names,
     recordings_in,
 )
-from pipeline.results import DETECTIONS
+from pipeline.results import DETECTIONS, Results
 from pipeline.settings import SETTINGS, Stated, read_stated
 from pipeline.timeline import Timeline, common_timeline
 from pipeline.video import VideoInfo
@@ -77,6 +79,8 @@ class Recording:
     """Facts about the recording that are guessed, doubtful or wrong."""
     known_order: PointOrder | None = None
     """None until the recording is inspected."""
+    files: tuple[Path, ...] = ()
+    """The videos, where the recording is nothing but these."""
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -173,27 +177,54 @@ def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
         raise InputError(f"{folder} does not exist")
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml)"
+            f"{folder} is a file; a recording is a folder (videos/, keypoints/, calibration.toml), or, for "
+            "run, the video of each camera"
         )
     with reading(folder):
         return _find(folder, folder_chain(folder, inherit))
 
 
-def _find(folder: Path, chain: Sequence[Path]) -> Recording:
-    """Open ``folder``; chain: the folders whose settings and calibration hold, from the top down to it."""
+def open_videos(files: Sequence[Path]) -> Recording:
+    """Open the recording that is nothing but these video files, one a camera, called as they are.
+
+    Nothing else in their folders counts. Raises ``InputError`` as ``find_recording`` does.
+    """
+    by_name: dict[str, Path] = {}
+    for file in (file.absolute() for file in files):
+        if not file.is_file():
+            wrong = "is a folder" if file.is_dir() else "there is no such file"
+            raise InputError(f"{file}: {wrong}; give one folder, or the video of each camera")
+        name = normalize("NFC", file.stem)
+        if name in by_name:
+            raise InputError(f"two videos of camera {name}: {by_name[name]} and {file}; rename one")
+        by_name[name] = file
+    folder = Path(os.path.commonpath([file.parent for file in by_name.values()]))
+    with reading(folder):
+        return replace(_find(folder, (), by_name), files=tuple(by_name.values()))
+
+
+def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None = None) -> Recording:
+    """Open ``folder``; chain: the folders whose settings and calibration hold, from the top down to it.
+
+    only: videos by camera; nothing else in the folder counts then.
+    """
     stated = read_stated(chain)
     findings: list[Finding] = []
     notes: list[tuple[str, str]] = []
 
-    calibration = calibration_of(chain, stated, notes, findings)
+    calibration = None if only else calibration_of(chain, stated, notes, findings)
     scale = stated.calibration.metres_per_unit or 1.0
     rig = read_calibration(calibration, metres_per_unit=scale) if calibration else None
-    video_files = find_videos(folder, findings)
-    findings += unread_videos(folder)
-    folders, keypoints_at = find_keypoints(folder, stated, findings)
+    folders: dict[str, Path] = {}
+    keypoints_at = TO_DETECT
+    video_files = dict(only or {})
+    if not only:
+        video_files = find_videos(folder, findings)
+        findings += unread_videos(folder)
+        folders, where = find_keypoints(folder, stated, findings)
+        keypoints_at = where or keypoints_at
     if not folders:
-        _check_videos(folder, video_files, calibrated=rig is not None)
-        keypoints_at = TO_DETECT
+        _check_videos(folder, video_files, calibrated=rig is not None or only is not None)
     whose = "the calibration"
     if rig is None:
         whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
@@ -250,7 +281,7 @@ def _find(folder: Path, chain: Sequence[Path]) -> Recording:
         notes=tuple(notes),
         findings=tuple(findings),
     )
-    return found if found.has_keypoints else _with_earlier(found)
+    return found if found.has_keypoints or only else _with_earlier(found)
 
 
 def _check_videos(folder: Path, videos: Mapping[str, Path], *, calibrated: bool) -> None:
@@ -271,6 +302,16 @@ def _check_videos(folder: Path, videos: Mapping[str, Path], *, calibrated: bool)
             f"as Pose2Sim writes it) in {EXPECTED}. Nor videos in which to detect people: "
             "videos/<camera>.mp4, or the videos alone"
         )
+
+
+def reopen(results: Results, stated: Path | None = None) -> Recording:
+    """Open the recording of results: as stated, else as their summary says.
+
+    Raises ``InputError`` when it is not known, not there or cannot be used.
+    """
+    folder = results.recording(stated)
+    files = () if stated else results.video_files
+    return open_videos(files) if files else find_recording(folder)
 
 
 def _with_earlier(recording: Recording) -> Recording:

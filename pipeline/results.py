@@ -95,6 +95,8 @@ class RunSummary(Summary):
     config: Mapping[str, Any]
     body: Mapping[str, str]
     versions: Mapping[str, str]
+    video_files: tuple[str, ...] = ()
+    """Absolute paths of the videos, where the recording is nothing but these."""
 
     def write(self, out: Path) -> None:
         """Write to the folder ``out``, whole or not at all. Raises ``InputError``."""
@@ -260,6 +262,12 @@ class Results:
     def store(self) -> Store:
         """Raises ``InputError`` when there is none."""
         return Store(self.store_path)
+
+    @property
+    def video_files(self) -> tuple[Path, ...]:
+        """Videos that the recording is, by its summary, if it is nothing but these."""
+        made = read_summary(self.folder)
+        return () if made is None else tuple(map(Path, made.video_files))
 
     def recording(self, stated: Path | None = None) -> Path:
         """Folder of the recording: as stated, else as the summary says.

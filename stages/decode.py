@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from pipeline.batches import FrameBatch
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.recording import find_recording
+from pipeline.recording import reopen
 from pipeline.results import Results
 from pipeline.video import VideoInfo, read_frames
 
@@ -66,12 +66,11 @@ def videos_of(results: Results, recording: Path | None = None) -> list[VideoInfo
 
     Raises ``InputError`` when the recording is not there, or has not these cameras.
     """
-    folder, names = results.recording(recording), results.store().contents.rig.names
-    found = find_recording(folder)
+    found, names = reopen(results, recording), results.store().contents.rig.names
     videos = dict(zip(found.rig.names, found.videos, strict=True))
     if not set(names) <= set(videos):
         raise InputError(
-            f"{folder}: has the cameras {', '.join(videos)}, the results those called {', '.join(names)}. "
-            "Name the recording they came from: --recording FOLDER."
+            f"{found.path}: has the cameras {', '.join(videos)}, the results those called "
+            f"{', '.join(names)}. Name the recording they came from: --recording FOLDER."
         )
     return [videos[name] for name in names]

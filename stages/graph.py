@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically, writing
-from pipeline.recording import Recording, find_recording
+from pipeline.recording import Recording, reopen
 from pipeline.results import (
     MOSAIC,
     REPORT,
@@ -291,6 +291,7 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     made = RunSummary(
         **vars(summary),
         recording=str(recording.path.resolve()),
+        video_files=tuple(str(file.resolve()) for file in recording.files),
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
@@ -321,7 +322,7 @@ def check_apart(folder: Path, results: Results) -> None:
     """Raise ``InputError`` when drawings in ``folder`` would lie among the recording's own files."""
     recording = recording_of(results.folder)
     if recording is not None and folder.resolve().is_relative_to(recording.resolve()):
-        found = find_recording(recording)
+        found = reopen(results)
         check_place(folder, found.path, _inputs(found))
 
 

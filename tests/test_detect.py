@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 import run_pipeline
 from pipeline.detections import Detections
 from pipeline.errors import NobodyFound
-from pipeline.recording import find_recording
-from pipeline.results import DETECTIONS
+from pipeline.recording import find_recording, reopen
+from pipeline.results import DETECTIONS, Results
+from pipeline.summary import summarise
 from pipeline.video import VideoWriter, probe, read_frames
 from stages import graph
 from stages.decode import DecodeConfig, decode
@@ -172,6 +173,20 @@ def test_the_person_is_found_where_another_detector_found_them(filmed: Path, tmp
     alone = find_recording(folder)
     assert not alone.has_keypoints
     assert "detections_unused" in {f.code for f in alone.findings}
+
+
+@SHARED
+def test_a_video_file_is_a_recording(filmed: Path, tmp_path: Path) -> None:
+    phone, out = tmp_path / "phone.mp4", tmp_path / "out"
+    shutil.copy(filmed / "videos" / "cam01.mp4", phone)
+    (tmp_path / "calibration.toml").write_text("of another recording")
+    words = ["run", phone, "--out", out, "--set", "detect.model=full", "--set", "render.overlay=false"]
+    told = CliRunner().invoke(run_pipeline.app, [str(word) for word in words])
+    assert told.exit_code == 0, told.output
+    assert summarise(Results(out).store()).people[0].frames_fitted == FRAMES
+    found = reopen(Results(out))
+    assert found.files == (phone,)
+    assert [video.path for video in found.videos if video] == [phone]
 
 
 def test_videos_of_nobody_are_told_and_make_no_mesh(

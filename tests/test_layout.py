@@ -25,7 +25,7 @@ from recordings import (
 
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.errors import InputError
-from pipeline.recording import Recording, find_recording
+from pipeline.recording import Recording, find_recording, open_videos
 
 TIME = np.arange(24) / 10
 
@@ -345,3 +345,22 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
         find_recording(session / "b", inherit=session)
     (session / "b" / "recording.yaml").write_text("calibration: {path: calibration.toml}\n")
     assert find_recording(session / "b", inherit=session).calibration == own
+
+
+def test_video_files_are_a_recording_of_nothing_else(folder: Path) -> None:
+    add_videos(folder)
+    files = [folder / "videos" / f"cam0{k}.mp4" for k in (3, 1)]
+    found = open_videos(files)
+    assert found.rig.names == ("cam01", "cam03")
+    assert found.path == folder / "videos"
+    assert found.calibration is None
+    assert not found.has_keypoints
+    (folder / "cam01.mp4").write_bytes(files[1].read_bytes())
+    assert open_videos([files[0], folder / "cam01.mp4"]).path == folder
+    for wrong, message in (
+        ([files[1], folder / "cam01.mp4"], "two videos of camera cam01"),
+        ([files[1], folder / "cam09.mp4"], r"cam09\.mp4: there is no such file"),
+        ([folder, files[1]], "is a folder; give one folder, or the video of each camera"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_videos(wrong)

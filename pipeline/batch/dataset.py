@@ -5,17 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pipeline.batch.storage import Location, fetched, join
+from pipeline.batch.storage import (
+    Location,
+    absolute,
+    fetched,
+    join,
+    listing,
+    parse_location,
+    published,
+)
 from pipeline.config import Config, named_files
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.layout import is_recording, sources
-from pipeline.recording import Recording, find_recording
+from pipeline.recording import Recording, find_recording, open_videos
 from pipeline.results import DETECTIONS, INSIDE, STORE, check_place
 
 
@@ -90,6 +98,29 @@ def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = Non
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
+@contextmanager
+def opened_for_run(given: Sequence[str], out: Location, cfg: Config) -> Iterator[tuple[Recording, Path]]:
+    """A recording, by its folder or URL or by its video files, and the folder to leave its results in.
+
+    Raises ``InputError``.
+    """
+    source = parse_location(given[0])
+    if len(given) > 1 or (isinstance(source, Path) and source.is_file()):
+        recording = open_videos([Path(file) for file in given])
+        if isinstance(out, Path):
+            check_place(out, recording.path, recording.files)
+        with published(out, _digest(cfg, [f"{file} {_stamp(file)}" for file in recording.files])) as folder:
+            yield recording, folder
+        return
+    with listing(source) as tree:
+        check_out(source, tree, tree, out)
+        with (
+            opened(source, tree, tree, f"run {absolute(out)}") as recording,
+            published(out, fingerprint(cfg, tree, tree) if isinstance(out, str) else "") as folder,
+        ):
+            yield recording, folder
+
+
 def within(dataset: Location, tree: Path, out: Location) -> Path | None:
     """Path of ``out`` as seen by the tree of the data set; None where neither can hold the other."""
     if isinstance(out, Path) or isinstance(dataset, Path):
@@ -131,13 +162,17 @@ def fingerprint(cfg: Config, folder: Path, dataset: Path) -> str:
     Settings and cameras count by what they say; videos, keypoints and files that the configuration names, as
     weights, by name, size and time of change. What cannot be read is passed over: the run will tell.
     """
-    values = cfg.model_dump(mode="json")
-    parts = [json.dumps(values, sort_keys=True)]
-    parts += [_stamp(file) for file in named_files(cfg) if file.is_file()]
     try:
-        parts += [f"{os.path.relpath(path, dataset)} {_stamp(path)}" for path in sources(folder, dataset)]
+        inputs = [f"{os.path.relpath(path, dataset)} {_stamp(path)}" for path in sources(folder, dataset)]
     except (InputError, OSError) as e:
-        parts.append(str(e))
+        inputs = [str(e)]
+    return _digest(cfg, inputs)
+
+
+def _digest(cfg: Config, inputs: Sequence[str]) -> str:
+    parts = [json.dumps(cfg.model_dump(mode="json"), sort_keys=True)]
+    parts += [_stamp(file) for file in named_files(cfg) if file.is_file()]
+    parts += inputs
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
