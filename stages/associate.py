@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from models.geometry.association import MatchConfig, TrackerState, pick_people, track_person
+from models.geometry.association import MatchConfig
 from models.geometry.people import Ownership, count_at_end, track_people
-from models.geometry.tracks import Tracks
+from models.geometry.tracks import MAX_TRACKS, Tracks
 from pipeline.batches import DetectionBatch, KeypointBatch, State
 from pipeline.cameras import Array, Rig
 
-_TRACKS = "associate/tracks"
+_TRACKS, _FOLLOWED = "associate/tracks", "associate/followed"
+_NOBODY = -1
 _FAR_PX = 1e6
 """Points that undistort to further out are missing: a lens model has an inverse near the picture only."""
 
@@ -28,17 +29,36 @@ def associate(
     """People who are known over time: one ``KeypointBatch`` for every batch of detections.
 
     A batch has the people of ``cfg.people`` who are there in one of its frames, or were before and may
-    return; an id never changes. With ``main`` it depends on itself and on those before it alone, else on
-    those of the next ``cfg.presence_s``, too: somebody must have been there for that long to count, and has
-    been there from the first sight on then.
+    return; an id never changes. It depends on the batches before it and of the next ``cfg.presence_s``:
+    somebody must have been there for that long to count, and has been there from the first sight on then.
 
     state: what was ``carried`` after the batch before the first of ``items``; with it the batches are bit for
     bit those of an unbroken run.
     """
-    batches = (_undistorted(batch, rig) for batch in items)
-    if cfg.people == "main":
-        return _main(batches, cfg, rig, state or {})
-    return _everybody(batches, cfg, rig, state or {})
+    state = state or {}
+    tracks = Tracks.of_table(state[_TRACKS].numpy()) if _TRACKS in state else Tracks.none()
+    followed = state[_FOLLOWED].numpy() if _FOLLOWED in state else np.array([_NOBODY])
+    named: dict[int, int] = {}
+    held: deque[_Owned] = deque()
+    for batch in items:
+        b = _undistorted(batch, rig)
+        ownership, tracks = track_people(rig, b.xy_px, b.confidence, b.when, tracks, cfg)
+        named |= ownership.named
+        held.append(_Owned(b, ownership, torch.from_numpy(tracks.table())))
+        while held and b.when[-1] - held[0].points.when[-1] >= cfg.presence_s:
+            done = held.popleft().of_people(named, cfg.most_at_once, followed)
+            followed = done.ids.numpy()
+            yield done
+        kept = set().union(*(owned.ownership.tracks.tolist() for owned in held))
+        named = {serial: person for serial, person in named.items() if serial in kept}
+    if held:
+        last = held[-1].points
+        frames = last.batch.start + len(last.when)
+        named |= count_at_end(rig, tracks, frames, float(last.when[-1]), cfg).named
+    for owned in held:
+        done = owned.of_people(named, cfg.most_at_once, followed)
+        followed = done.ids.numpy()
+        yield done
 
 
 @dataclass(frozen=True)
@@ -87,60 +107,47 @@ def _undistorted(batch: DetectionBatch, rig: Rig) -> _Undistorted:
     return _Undistorted(batch, np.concatenate([points, sure], -1), when)
 
 
-def _main(
-    batches: Iterator[_Undistorted], cfg: MatchConfig, rig: Rig, state: State
-) -> Iterator[KeypointBatch]:
-    """One person at a time. Somebody else who is followed later gets an id of their own."""
-    tracker = unpacked(state)
-    for b in batches:
-        sighting, tracker = track_person(rig, b.xy_px, b.confidence, b.when, tracker, cfg)
-        ids = np.array(sighting.known, dtype=np.int64)
-        shown = pick_people(b.points, sighting.detection, np.nan)[:, :, None]
-        followed = (sighting.person[:, None] == ids)[..., None, None]
-        yield b.of_people(np.where(followed, shown, np.nan), ids, packed(tracker))
+@dataclass(frozen=True)
+class _Owned:
+    """A batch whose detections are given to tracks."""
 
+    points: _Undistorted
+    ownership: Ownership
+    tracks: torch.Tensor
+    """Restart state of the tracker after it."""
 
-def _everybody(
-    batches: Iterator[_Undistorted], cfg: MatchConfig, rig: Rig, state: State
-) -> Iterator[KeypointBatch]:
-    tracks = Tracks.of_table(state[_TRACKS].numpy()) if _TRACKS in state else Tracks.none()
-    named: dict[int, tuple[int, float]] = {}
-    held: deque[tuple[_Undistorted, Ownership, State]] = deque()
-    for b in batches:
-        owned, tracks = track_people(rig, b.xy_px, b.confidence, b.when, tracks, cfg)
-        named |= owned.named
-        held.append((b, owned, {_TRACKS: torch.from_numpy(tracks.table())}))
-        while held and b.when[-1] - held[0][0].when[-1] >= cfg.presence_s:
-            yield _with_people(*held.popleft(), named)
-        kept = set().union(*(o.tracks.tolist() for _, o, _ in held))
-        named = {serial: who for serial, who in named.items() if serial in kept}
-    if held:
-        last = held[-1][0]
-        frames = last.batch.start + len(last.when)
-        named |= count_at_end(rig, tracks, frames, float(last.when[-1]), cfg).named
-    while held:
-        yield _with_people(*held.popleft(), named)
+    def of_people(
+        self, named: Mapping[int, int], most_at_once: int | None, followed: NDArray[np.int64]
+    ) -> KeypointBatch:
+        """The batch of those who are followed in it or were, ids (N,), and may return.
 
+        Of those who are there at once, if they are more than wanted, those with the lowest ids are followed.
+        """
+        b, owned = self.points, self.ownership
+        person = np.array([named.get(serial, -1) for serial in owned.tracks.tolist()], np.int64)
+        there = np.unique(person[person >= 0])
+        present = (owned.alive[:, :, None] & (person[:, None] == there)).any(1)
+        shown = present if most_at_once is None else present & (present.cumsum(1) <= most_at_once)
+        known = np.isin(followed, np.concatenate([there, owned.lost]))
+        ids = np.union1d(there[shown.any(0)], followed[known])
 
-def _with_people(
-    b: _Undistorted, owned: Ownership, state: State, named: Mapping[int, tuple[int, float]]
-) -> KeypointBatch:
-    """The batch of everybody who is there, with what their detections show together."""
-    there = {s: named[s] for s in owned.tracks.tolist() if s in named and named[s][1] <= b.when[-1]}
-    ids = np.array(sorted({person for person, _ in there.values()} | {*owned.lost.tolist()}), dtype=np.int64)
-    views, frames, _, keypoints, values = b.points.shape
-    shown = np.full((views, frames, len(ids), keypoints, values), np.nan)
-    flips = list(b.batch.skeleton.flips)
-    for serial, (person, since) in there.items():
-        p = int(np.searchsorted(ids, person))
-        mine = (owned.serial == serial) & (b.when >= since)[:, None]
-        for part in (mine & ~owned.fragment, mine & owned.fragment):
-            for v, t, d in np.argwhere(part).tolist():
-                points = b.points[v, t, d]
-                points = points[flips] if owned.exchanged[v, t, d] else points
-                new = (points[:, 4] > 0) & ~(shown[v, t, p, :, 4] > 0)
-                shown[v, t, p, new] = points[new]
-    return b.of_people(shown, ids, state)
+        views, frames, _, keypoints, values = b.points.shape
+        points = np.full((views, frames, len(ids), keypoints, values), np.nan)
+        flips = list(b.batch.skeleton.flips)
+        for serial, who in zip(owned.tracks.tolist(), person.tolist(), strict=True):
+            if who not in ids:
+                continue
+            p = int(np.searchsorted(ids, who))
+            mine = (owned.serial == serial) & shown[:, there == who]
+            for part in (mine & ~owned.fragment, mine & owned.fragment):
+                for v, t, d in np.argwhere(part).tolist():
+                    one = b.points[v, t, d]
+                    one = one[flips] if owned.exchanged[v, t, d] else one
+                    new = (one[:, 4] > 0) & ~(points[v, t, p, :, 4] > 0)
+                    points[v, t, p, new] = one[new]
+        state = np.full(2 * MAX_TRACKS, _NOBODY)
+        state[: len(ids)] = ids
+        return b.of_people(points, ids, {_TRACKS: self.tracks, _FOLLOWED: torch.from_numpy(state)})
 
 
 def _with_nobody(batch: DetectionBatch) -> DetectionBatch:
@@ -149,26 +156,4 @@ def _with_nobody(batch: DetectionBatch) -> DetectionBatch:
         batch,
         image_px=pad(batch.image_px, (0, 0, 0, 0, 0, 1), value=torch.nan),
         confidence=pad(batch.confidence, (0, 0, 0, 1)),
-    )
-
-
-def packed(tracker: TrackerState) -> State:
-    """Restart state of the stage that follows one person."""
-    sights = zip(tracker.ids, tracker.sight, strict=True)
-    return {f"associate/{i}/sight": torch.tensor(sight) for i, sight in sights} | {
-        "associate/next_id": torch.tensor(tracker.next_id),
-        "associate/scores": torch.from_numpy(tracker.scores),
-    }
-
-
-def unpacked(state: State) -> TrackerState:
-    """The tracker that ``packed`` made the state of; a new one where the state holds none."""
-    if "associate/next_id" not in state:
-        return TrackerState()
-    names = {int(n.split("/")[1]): n for n in state if n.startswith("associate/") and n.endswith("/sight")}
-    return TrackerState(
-        next_id=int(state["associate/next_id"]),
-        ids=tuple(sorted(names)),
-        sight=np.array([state[names[i]].numpy() for i in sorted(names)]).reshape(-1, 5),
-        scores=state["associate/scores"].numpy(),
     )

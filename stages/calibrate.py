@@ -20,8 +20,9 @@ from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
 from models.geometry.agreement import MAX_LAG
-from models.geometry.association import MatchConfig, TrackerState, pick_people, track_person
+from models.geometry.association import MatchConfig, pick_people
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
+from models.geometry.people import follow_longest
 from models.geometry.selfcalibration import find_cameras, moved, out_of_step, same_person
 from models.geometry.tracking import figures, tracks
 from models.geometry.up import upright
@@ -230,7 +231,7 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
             f"for a few seconds of movement; {_DO}"
         )
     # With cameras, people are matched by geometry, track or no track: once more from all of it.
-    who = track_person(bundle.rig, xy, confidence, time_s, TrackerState(), match)[0].detection
+    who = follow_longest(bundle.rig, xy, confidence, time_s, match)
     again = _sight(xy, confidence, who)
     alone = [
         n for n, w, s in zip(names, who, sight.seen, strict=True) if (w >= 0).sum() < 0.3 * s.any(1).sum()
@@ -264,7 +265,7 @@ def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig
     people = recording.people(at)
     xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
     time_s = recording.timeline.time_s[at]
-    who = track_person(rig, xy, confidence, time_s, TrackerState(), match)[0].detection
+    who = follow_longest(rig, xy, confidence, time_s, match)
     sight = _sight(xy, confidence, who)
     there = spread(np.flatnonzero(who[0] >= 0), cfg.frames)
     looks, trust = (torch.from_numpy(x[0, there][:, None]).float() for x in (sight.xy_px, sight.confidence))

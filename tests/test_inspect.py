@@ -29,7 +29,8 @@ from recordings import SMALL_PEOPLE as PEOPLE
 from recordings import SMALL_RIG as RIG
 from scipy.spatial.transform import Rotation
 
-from models.geometry.association import MatchConfig, TrackerState, track_person
+from models.geometry.association import MatchConfig
+from models.geometry.people import follow_longest
 from models.geometry.point_order import TOP_CONFIDENCE
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
@@ -468,9 +469,9 @@ def test_a_camera_that_is_mostly_left_out_is_told() -> None:
 def unused(found: Recording) -> tuple[tuple[MissingData, ...], list[Finding]]:
     """What is missing and told after the matching that a run would do."""
     people = found.people(np.arange(len(found)))
-    xy, confidence, cfg = found.undistort(people[..., :2]), people[..., 2].astype(np.float64), MatchConfig()
-    sighting, _ = track_person(found.rig, xy, confidence, found.timeline.time_s, TrackerState(), cfg)
-    chosen = sighting.detection
+    xy, confidence = found.undistort(people[..., :2]), people[..., 2].astype(np.float64)
+    cfg = MatchConfig(presence_s=0.3)
+    chosen = follow_longest(found.rig, xy, confidence, found.timeline.time_s, cfg)
     missing = missing_data(found, chosen >= 0)
     return missing, left_out(found.rig.names, missing, chosen >= 0)
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from crowds import walkers
 from recordings import figure, ring, seen
 
 from models.geometry.association import MatchConfig
 from models.geometry.people import has_human_proportions, track_people
 from models.geometry.tracks import Tracks
+from models.geometry.triangulation import triangulate
 from pipeline.batches import DetectionBatch, KeypointBatch
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
@@ -192,6 +194,56 @@ def test_at_most_so_many(most: int) -> None:
     batches = tracked(shuffled(people), MatchConfig(people=most))
     assert everybody(batches) == [*range(most)]
     assert len(matches(batches, people)) == most
+
+
+def test_main_is_one_person_who_is_taken_up_again_when_back() -> None:
+    """While they are away somebody else is followed, under an id of their own."""
+    people = crossing(180)
+    people[:, 60:110, 0] = np.nan, np.nan, 0  # 1.7 s
+    people[:, :, 1, :, 2] *= 0.8
+    people[:, :5, 1] = np.nan, np.nan, 0  # comes second
+    batches = tracked(shuffled(people), MatchConfig(people="main", max_reach_m=3))
+    assert everybody(batches) == [0, 1]
+    for person, frames in ((0, [*range(60), *range(110, 180)]), (1, range(90, 110))):
+        given = image(batches, person)
+        there = np.isfinite(given).any((0, 2, 3))
+        assert np.flatnonzero(there).tolist() == [*frames]
+        assert np.abs(given - people[:, :, person, :, :2])[:, there].max() < 1e-2
+    assert batches[-1].ids.tolist() == [0, 1], "the other may be followed again"
+    rest = iter([*detections(shuffled(people))][4:])
+    again = list(associate(rest, MatchConfig(people="main", max_reach_m=3), RIG, batches[3].carried))
+    for a, b in zip(again, batches[4:], strict=True):
+        assert_same(a, b)
+
+
+def test_one_camera_takes_up_who_is_back_in_its_picture() -> None:
+    rig = RIG.select(RIG.names[:1])
+    ways = ((0, -0.9), (0, -0.7)), ((0, 0.9), (0, 0.8))
+    people = np.stack([seen(rig, walker(150, *way)) for way in ways], 2)
+    people[:, 60:100, 0] = np.nan, np.nan, 0
+    for reidentify, ids in ((True, [0, 1]), (False, [0, 1, 2])):
+        batches = tracked(shuffled(people), MatchConfig(reidentify=reidentify), rig)
+        assert everybody(batches) == ids
+
+
+@pytest.mark.parametrize("seed", [31, 32])
+def test_main_is_never_somebody_else_among_people_who_hide_each_other(seed: int) -> None:
+    crowd = walkers(4, 4, 3.0, seed)
+    one, all_ = (
+        list(associate(crowd.batches(), MatchConfig(people=people, reidentify=True), crowd.rig))
+        for people in ("main", "all")
+    )
+    assert everybody(one) == [0]
+    np.testing.assert_array_equal(image(one, 0), image(all_, 0))
+    nearest = []
+    for b in one:
+        points = triangulate(
+            crowd.rig, b.xy_px[:, :, 0].double().numpy(), b.confidence[:, :, 0].numpy()
+        ).points
+        away = np.linalg.norm(crowd.world[b.start : b.start + len(points)] - points[:, None], axis=-1)
+        nearest += np.nanmean(away[np.isfinite(points).any((1, 2))], 2).argmin(1).tolist()
+    assert len(nearest) > 80
+    assert len({*nearest}) == 1
 
 
 def test_one_camera_follows_everybody_in_its_picture() -> None:

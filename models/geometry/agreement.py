@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from models.geometry.association import (
     MatchConfig,
     Proposals,
-    TrackerState,
     masked_median,
     pick_people,
     propose,
-    track_person,
 )
+from models.geometry.people import follow_longest
 from models.geometry.triangulation import ray_gap, rays, triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.formats.keypoints.files import Floats
@@ -49,6 +48,8 @@ _WORSE = 2.0
 """A camera looks wrong when it is this many times further off than any other ..."""
 _REST = 0.4
 """... or when the rest disagrees this much less without it than without any other."""
+_AGREEMENT_M: Final = 0.08
+"""Stricter than where people are told apart: what is compared are the cameras."""
 _VISIBLE = 0.003
 """Error below which no camera is called wrong, radians: 5 px at a focal length of 1700 px."""
 
@@ -265,8 +266,7 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         one = rig.select([name])
         for s in stretches:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
-            chosen, _ = track_person(one, *sight, s.time_s, TrackerState(), cfg)
-            person[v] += (chosen.detection >= 0).sum() / frames
+            person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
     return Agreement(person, none, none, none, None, (None,) * views, np.zeros(views))
 
 
@@ -276,11 +276,8 @@ def _most_lag(frames: int) -> int:
 
 
 def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
-    views, cfg = len(rig), MatchConfig()
-    followed = []
-    for s in stretches:
-        chosen, _ = track_person(rig, s.xy_px, s.confidence, s.time_s, TrackerState(), cfg)
-        followed.append(chosen.detection)
+    views, cfg = len(rig), MatchConfig(agreement_m=_AGREEMENT_M)
+    followed = [follow_longest(rig, s.xy_px, s.confidence, s.time_s, cfg) for s in stretches]
     picked = list(zip(stretches, followed, strict=True))
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)

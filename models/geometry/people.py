@@ -50,8 +50,9 @@ class Ownership:
     """Tracks that the detections of some frames belong to. Axes: V views, T frames, D detections."""
 
     tracks: Ints
-    """(N,) numbers of all tracks that were there in one of the frames"""
-
+    """(N,) numbers of all tracks that were there in one of the frames, rising"""
+    alive: Bools
+    """(T, N) the track lived on after the frame, seen or not"""
     serial: Ints
     """(V, T, D) number of the track, −1 for none."""
     exchanged: Bools
@@ -60,9 +61,8 @@ class Ownership:
     """(V, T, D) another detection of the view shows more of the same person."""
     lost: Ints
     """(L,) ids of people who have gone and may return"""
-    named: Mapping[int, tuple[int, float]]
-    """Number of each track that counts → the person's id, and the time from which its detections are that
-    person's."""
+    named: Mapping[int, int]
+    """Number of each track that counts → the person's id"""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,7 @@ class _Seen:
     @property
     def scale(self) -> Array:
         """(M,) metres a pixel, if the person is a grown one."""
-        known = np.where((self.confidence > 0)[..., None], self.xy_px, np.nan)
-        middle = finite_median(np.swapaxes(known, 1, 2))[:, None]
-        size = finite_median(np.linalg.norm(known - middle, axis=-1))
-        return np.asarray(EXTENT_M / np.maximum(size, 1e-6))
+        return _pixel_m(np.where((self.confidence > 0)[..., None], self.xy_px, np.nan))
 
     def exchange(self, which: Bools) -> _Seen:
         """The detections with left and right exchanged where ``which`` (M,)."""
@@ -130,7 +127,7 @@ def track_people(
     there = known.sum(-1) >= LIMITS.fragment_shared
     serial = np.full((views, frames, count), -1, np.int64)
     exchanged, fragment = np.zeros((2, views, frames, count), bool)
-    alive, named = {*tracks.serial.tolist()}, dict[int, tuple[int, float]]()
+    alive, named = [], dict[int, int]()
     for t, now in enumerate(time_s.tolist()):
         v, d = np.nonzero(there[:, t])
         seen = _Seen(v, d, xy_px[v, t, d], confidence[v, t, d], ray[v, t, d], rig.centres[v])
@@ -139,11 +136,31 @@ def track_people(
         v, d = v[owned], d[owned]
         serial[v, t, d] = tracks.serial[matched.owner[owned]]
         exchanged[v, t, d], fragment[v, t, d] = matched.exchanged[owned], matched.fragment[owned]
-        alive |= {*tracks.serial.tolist()}
         named |= tracks.named
-        tracks = _without_ended(tracks, now, cfg)
+        tracks = _without_ended(rig, tracks, now, cfg)
+        alive.append(tracks.serial)
+    all_ = np.unique(np.concatenate([*alive, serial[serial >= 0]]))
+    there = np.array([np.isin(all_, serials) for serials in alive]).reshape(frames, len(all_))
     lost = tracks.lost[:, 0].astype(np.int64)
-    return Ownership(np.array(sorted(alive), np.int64), serial, exchanged, fragment, lost, named), tracks
+    return Ownership(all_, there, serial, exchanged, fragment, lost, named), tracks
+
+
+def follow_longest(rig: Rig, xy_px: Array, confidence: Array, time_s: Array, cfg: MatchConfig) -> Ints:
+    """(V, T) index of the detection of the person who is in most pictures of some frames; −1 for none.
+
+    Arguments as of ``track_people``.
+    """
+    owned, tracks = track_people(rig, xy_px, confidence, time_s - time_s[0], Tracks.none(), cfg)
+    last = float(time_s[-1] - time_s[0])
+    named = {**owned.named, **count_at_end(rig, tracks, len(time_s), last, cfg).named}
+    # Where cameras stand wrong nobody may count.
+    who = np.array([named.get(serial, -1 - serial) for serial in owned.tracks.tolist()], np.int64)
+    best = np.full(owned.serial.shape[:2], -1)
+    for person in sorted({*who.tolist()}, key=lambda who: (who < 0, abs(who))):
+        mine = np.isin(owned.serial, owned.tracks[who == person]) & ~owned.fragment
+        if mine.sum() > (best >= 0).sum():
+            best = np.where(mine.any(2), mine.argmax(2), -1)
+    return best
 
 
 def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -> tuple[_Matched, Tracks]:
@@ -153,8 +170,8 @@ def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -
     owner = matched.owner.copy()
     born: list[Array] = []
     for points, members in _births(rig, matched.seen, owner < 0, cfg):
-        apart = np.linalg.norm(tracks.points - points, axis=-1)
-        if finite_median(apart).min(initial=np.inf) < _metres(rig, LIMITS.near_m, matched.seen, members):
+        apart = finite_median(np.linalg.norm(tracks.points - points, axis=-1))
+        if np.fmin.reduce(apart, initial=np.inf) * _unit_m(rig, points[None])[0] < LIMITS.near_m:
             continue
         owner[members] = len(tracks.serial) + len(born)
         born.append(points)
@@ -397,7 +414,6 @@ def _with_born(tracks: Tracks, born: list[Array], now: float) -> Tracks:
     new = Tracks(
         serial=tracks.next_serial + np.arange(count),
         id=np.full(count, -1),
-        since_s=np.full(count, now),
         points=points,
         point_s=np.where(known, now, -np.inf),
         velocity=np.zeros((count, 3)),
@@ -426,14 +442,11 @@ def _counted(
         others = _looking_at(rig, trunk_middle(tracks.points)) - 1
         ripe &= tracks.evidence >= LIMITS.view_share * others * tracks.age
     order = np.flatnonzero(ripe)
-    order = order[np.lexsort((tracks.serial[order], -tracks.evidence[order]))]
-    if isinstance(cfg.people, int):
-        order = order[: max(0, cfg.people - int((tracks.id >= 0).sum()))]
-    waits = ripe.copy()
-    waits[order] = False
-    tracks = replace(tracks, since_s=np.where(waits, now, tracks.since_s), id=tracks.id.copy())
+    strength = tracks.evidence / _unit_m(rig, tracks.points)  # before one camera who is larger in its picture
+    order = order[np.lexsort((tracks.serial[order], -strength[order]))]
+    tracks = replace(tracks, id=tracks.id.copy())
     for n in order.tolist():
-        person = _returned(tracks, n, cfg)
+        person = _returned(rig, tracks, n, cfg)
         if person is None:
             tracks.id[n] = tracks.next_id
             tracks = replace(tracks, next_id=tracks.next_id + 1)
@@ -444,13 +457,14 @@ def _counted(
     return tracks
 
 
-def _returned(tracks: Tracks, n: int, cfg: MatchConfig) -> int | None:
+def _returned(rig: Rig, tracks: Tracks, n: int, cfg: MatchConfig) -> int | None:
     """Id of the person who is track n again: lost, or not measured since, in reach of its birth and in time;
     of several the nearest."""
     waiting = np.flatnonzero((tracks.id >= 0) & (tracks.measured_s <= tracks.born_s[n]))
     lost = np.concatenate([tracks.lost, _sights(tracks, waiting)])
     away_s = np.maximum(tracks.born_s[n] - lost[:, 4], 0)
     distance = np.linalg.norm(lost[:, 1:4] - tracks.birthplace[n], axis=1)
+    distance *= _unit_m(rig, tracks.points[[n]])[0]
     reach = np.minimum(cfg.reach_m + cfg.speed_m_s * away_s, cfg.max_reach_m)
     near = (away_s <= cfg.lost_s) & (distance <= reach)
     return int(lost[np.where(near, distance, np.inf).argmin(), 0]) if near.any() else None
@@ -477,14 +491,15 @@ def count_at_end(rig: Rig, tracks: Tracks, frames: int, now: float, cfg: MatchCo
     return _counted(rig, tracks, now, short, min(LIMITS.evidence, (frames - 1) // 2))
 
 
-def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
+def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     """The tracks that live on; of two on one body the one with an id, or the older one."""
     unseen, counts = now - tracks.measured_s, tracks.id >= 0
     young = ~counts & ((unseen > LIMITS.young_s) | (tracks.support < LIMITS.young_support))
-    gone = (unseen > cfg.away_s) | (tracks.support < LIMITS.lost_support) | young
+    gone = (unseen > cfg.away_s + 1e-6) | (tracks.support < LIMITS.lost_support) | young
+    unit_m = _unit_m(rig, tracks.points)
     for a, b in combinations(np.flatnonzero(~gone), 2):
         if not gone[a] and not gone[b]:
-            apart = np.linalg.norm(tracks.points[a] - tracks.points[b], axis=-1)
+            apart = unit_m[a] * np.linalg.norm(tracks.points[a] - tracks.points[b], axis=-1)
             if np.isfinite(apart).sum() >= LIMITS.shared and finite_median(apart) < LIMITS.same_m:
                 gone[b if counts[a] or not counts[b] else a] = True
     kept = np.flatnonzero(~gone)
@@ -498,6 +513,13 @@ def _without_ended(tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     return replace(tracks.take(kept), lost=lost)
 
 
-def _metres(rig: Rig, metres: float, seen: _Seen, members: Ints) -> float:
-    """A distance in the unit of a track's points."""
-    return metres if len(rig) > 1 else metres / float(seen.scale[members[0]])
+def _unit_m(rig: Rig, points: Array) -> Array:
+    """(N,) metres that the unit of bodies (N, K, 3) is: with a single camera they are in pixels."""
+    return np.ones(len(points)) if len(rig) > 1 else _pixel_m(points)
+
+
+def _pixel_m(points: Array) -> Array:
+    """(N,) metres a pixel of people (N, K, C), NaN where missing, if they are grown ones."""
+    middle = finite_median(np.swapaxes(points, 1, 2))[:, None]
+    size = finite_median(np.linalg.norm(points - middle, axis=-1))
+    return np.asarray(EXTENT_M / np.maximum(size, 1e-6))

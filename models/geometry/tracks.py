@@ -76,8 +76,6 @@ class Tracks:
     """(N,) number of the track, in order of birth."""
     id: Ints
     """(N,) id of the person, −1 for a track that does not count."""
-    since_s: Array
-    """(N,) time from which its detections are that person's."""
     points: Array
     """(N, K, 3) keypoints, metres, world, NaN where not known; with a single camera pixels, and 0."""
     point_s: Array
@@ -110,19 +108,17 @@ class Tracks:
         k = len(BODY_25)
         number, zero = np.zeros(0, np.int64), np.zeros(0)
         points, times, moves = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
-        return cls(
-            number, number, zero, points, times, moves, zero, zero, zero, moves, zero, zero, zero, zero
-        )
+        return cls(number, number, points, times, moves, zero, zero, zero, moves, zero, zero, zero, zero)
 
     def take(self, index: Ints) -> Self:
         """Those tracks, in that order."""
         return replace(self, **{name: getattr(self, name)[index] for name in TRACK_ARRAYS})
 
     @property
-    def named(self) -> dict[int, tuple[int, float]]:
-        """Number of each track that counts → the person's id, and since when."""
-        rows = zip(self.serial.tolist(), self.id.tolist(), self.since_s.tolist(), strict=True)
-        return {serial: (person, since) for serial, person, since in rows if person >= 0}
+    def named(self) -> dict[int, int]:
+        """Number of each track that counts → the person's id."""
+        rows = zip(self.serial.tolist(), self.id.tolist(), strict=True)
+        return {serial: person for serial, person in rows if person >= 0}
 
     def table(self) -> Array:
         """(2 MAX_TRACKS + 1, C) all of it: a row a track, a row a lost person, the next numbers; else NaN."""
