@@ -38,6 +38,7 @@ from pipeline.layout import (
     pair_names,
     recordings_in,
 )
+from pipeline.numbering import Numbered, Numbering, find_numbering, numbering_doubts
 from pipeline.results import DETECTIONS, Results
 from pipeline.settings import SETTINGS, Stated, read_stated
 from pipeline.timeline import Timeline, common_timeline
@@ -66,6 +67,8 @@ class Recording:
     keypoints: tuple[KeypointFiles | None, ...]
     first_frame: int
     """Number of the keypoint file that belongs to frame 0 of a camera."""
+    step: Fraction
+    """Frames of a camera from one number to the next: 2 for files of every second frame that were counted."""
     timeline: Timeline
     calibration: Path | None
     """None where there is none."""
@@ -118,7 +121,7 @@ class Recording:
         people = found.people()
         files = tuple(people.get(name) for name in self.rig.names)
         notes = tuple((k, f"{found.path.name}" if k == "keypoints" else v) for k, v in self.notes)
-        return replace(self, keypoints=files, first_frame=0, notes=notes)
+        return replace(self, keypoints=files, first_frame=0, step=Fraction(1), notes=notes)
 
     def without_keypoints(self) -> Recording:
         """The recording before people are detected in its videos.
@@ -138,7 +141,7 @@ class Recording:
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
         index = self.timeline.frame_index[:, frames]
-        return np.where(index >= 0, index + self.first_frame, -1)
+        return Numbering(self.first_frame, self.step).of(index)
 
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
         """Everybody in these frames, as detected: (V, T, D, K, 3) of x, y (pixels of the video frame,
@@ -261,8 +264,10 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     else:
         rig, focal_stated = _guess_intrinsics(folder, rig, videos, stated, findings)
 
-    first_frame = _first_frame(stated, videos, files, notes)
-    timeline = _timeline_of(folder, rig.names, videos, files, stated, first_frame, findings)
+    cameras = Numbered(rig.names, tuple(len(v.times_s) if v else None for v in videos), files)
+    pictures = next((v.first_number for v in videos if v and v.pictures), None)
+    numbering = find_numbering(cameras, stated.keypoints, pictures, notes, findings)
+    timeline = _timeline_of(folder, cameras, videos, stated, numbering, findings)
     notes.append(("keypoints", keypoints_at))
     duration = f"{timeline.duration_s:.2f} s at {float(timeline.rate):.6g} fps"
     notes.append(("time line", f"{len(timeline)} frames, {duration}"))
@@ -273,7 +278,8 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         rig=rig,
         videos=videos,
         keypoints=files,
-        first_frame=first_frame,
+        first_frame=numbering.first,
+        step=numbering.step,
         timeline=timeline,
         calibration=calibration,
         focal_stated=focal_stated,
@@ -464,36 +470,15 @@ def _fit_sizes(
     return rig
 
 
-def _first_frame(
-    stated: Stated,
-    videos: Sequence[VideoInfo | None],
-    files: Sequence[KeypointFiles | None],
-    notes: list[tuple[str, str]],
-) -> int:
-    """Number of the keypoint file of a camera's first frame."""
-    if stated.keypoints.first_frame is not None:
-        return stated.keypoints.first_frame
-    both = [(len(v.times_s), f) for v, f in zip(videos, files, strict=True) if v and f]
-    if numbered := [v.first_number for v in videos if v and v.pictures]:
-        # Pictures and keypoints have numbers: each other's, but where all cameras have as many of both.
-        lows = {int(f.numbers[0]) for frames, f in both if f.numbers[-1] - f.numbers[0] + 1 == frames}
-        return lows.pop() if len(lows) == 1 and len(both) == len(numbered) else numbered[0]
-    # Numbered 1 to N for N frames: counted from 0, the last file of every camera would belong to no frame.
-    if both and all(f.numbers[0] >= 1 and f.numbers[-1] == frames for frames, f in both):
-        notes.append(("frame numbers", "keypoint files count from 1, since their last is the videos' length"))
-        return 1
-    return 0
-
-
 def _timeline_of(
     folder: Path,
-    names: Sequence[str],
+    cameras: Numbered,
     videos: Sequence[VideoInfo | None],
-    files: Sequence[KeypointFiles | None],
     stated: Stated,
-    first_frame: int,
+    numbering: Numbering,
     findings: list[Finding],
 ) -> Timeline:
+    names, files = cameras.names, cameras.files
     yaml_path = folder / SETTINGS
     for name in stated.frame_offset:
         if name not in names:
@@ -511,12 +496,12 @@ def _timeline_of(
             first.append(0)
         else:
             assert camera is not None  # every camera has a video or keypoints
-            low, high = (int(camera.numbers[i]) - first_frame for i in (0, -1))
+            low, high = (numbering.frame(int(camera.numbers[i])) for i in (0, -1))
             last_file = camera.file(int(camera.numbers[-1]))
             if high < 0:
                 raise InputError(
                     f"{last_file} is the last file of {name}, but its number is below keypoints.first_frame "
-                    f"({first_frame}) in {yaml_path}"
+                    f"({numbering.first}) in {yaml_path}"
                 )
             if high > 50_000_000:
                 raise InputError(
@@ -528,7 +513,7 @@ def _timeline_of(
         if abs(offset) >= len(own):
             raise InputError(f"{yaml_path}: frame_offset of {name} is {offset}, but it has {len(own)} frames")
         times.append(own - (own[offset] if offset >= 0 else offset / float(rates[-1])))
-    findings += _numbering_doubts(names, videos, files, first_frame)
+    findings += numbering_doubts(cameras, numbering)
 
     timeline = common_timeline(times, rates, first)
     if not len(timeline):
@@ -575,56 +560,6 @@ def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list
     )
     findings.append(Finding("fps_assumed", sentence))
     return ASSUMED_FPS
-
-
-def _numbering_doubts(
-    names: Sequence[str],
-    videos: Sequence[VideoInfo | None],
-    files: Sequence[KeypointFiles | None],
-    first_frame: int,
-) -> list[Finding]:
-    """Keypoint files that are missing, that belong to no frame, or that count from another number."""
-    doubts = []
-    there = [(n, len(v.times_s) if v else None, f) for n, v, f in zip(names, videos, files, strict=True) if f]
-    for name, frames, camera in there:
-        low, high = int(camera.numbers[0]), int(camera.numbers[-1])
-        shifted = frames == high - low + 1 and low != first_frame
-        if shifted:
-            # It is one number for all cameras: what mends one must not spoil another.
-            fits_all = all(
-                f.numbers[0] >= low and (n is None or f.numbers[-1] < low + n) for _, n, f in there
-            )
-            remedy = (
-                f"state it in recording.yaml, keypoints: {{first_frame: {low}}}"
-                if fits_all
-                else f"number its {camera.unit} from {first_frame} on, as those of the others"
-            )
-            sentence = (
-                f"keypoint {camera.unit} of {name} are numbered {low} to {high}, and its video has {frames} "
-                f"frames: if number {low} is the first, {remedy}"
-            )
-            doubts.append(Finding("keypoints_renumbered", sentence, name))
-        first, last = low, high
-        if frames is not None and not shifted:
-            first, last = first_frame, first_frame + frames - 1
-        inside = camera.numbers[(camera.numbers >= first) & (camera.numbers <= last)]
-        missing = last - first + 1 - len(inside)
-        if missing and camera.lists_empty_frames:
-            # The number after the first that has no follower, unless the first itself is not there.
-            follows = np.diff(inside, append=last + 2) == 1
-            gap = first if not len(inside) or inside[0] > first else int(inside[follows.argmin()]) + 1
-            sentence = (
-                f"{missing} of {last - first + 1} keypoint files of {name} are missing, the first of them "
-                f"number {gap}"
-            )
-            doubts.append(Finding("keypoints_missing", sentence, name, missing))
-        if frames is not None and (beyond := int((camera.numbers - first_frame >= frames).sum())):
-            sentence = (
-                f"{beyond} keypoint {camera.unit} of {name} are not used: their numbers are past its video's "
-                f"last frame, {frames - 1}"
-            )
-            doubts.append(Finding("keypoints_past_end", sentence, name, beyond))
-    return doubts
 
 
 def _describe(

@@ -32,7 +32,10 @@ class StatedKeypoints(Config):
     """The folder that holds one folder a camera."""
     scale: float | tuple[float, float] | None = None
     """Factor, or those of x and y, from the pictures that the keypoints were made on to the videos'."""
-    first_frame: int | None = Field(default=None, ge=0)
+    step: int | str | None = None
+    """Frames from one number of the files to the next: 2 where every second frame has a file and these were
+    counted, 1/2 where numbers go up by two from frame to frame."""
+    first_frame: int | None = None
     """Number of the keypoint file that belongs to a video's first frame; 0 unless only 1 can be."""
 
     @property
@@ -46,6 +49,18 @@ class StatedKeypoints(Config):
         for factor in value if isinstance(value, tuple) else [value]:
             if factor is not None and not 0 < factor < math.inf:
                 raise ValueError(f"{factor} must be positive")
+        return value
+
+    @field_validator("step")
+    @classmethod
+    def _whole_step(cls, value: int | str | None) -> int | str | None:
+        if value is not None:
+            try:
+                step = Fraction(str(value).replace(" ", ""))
+            except (ValueError, ZeroDivisionError):
+                raise ValueError(f"{value!r} is neither a number nor a fraction such as 1/2") from None
+            if step <= 0 or 1 not in (step.numerator, step.denominator):
+                raise ValueError(f"{value} must be a whole number, or one over such a number")
         return value
 
     @field_validator("format")

@@ -130,8 +130,10 @@ def identity(recording: Recording) -> dict[str, Any]:
     how = asdict(recording.point_order)
     return {
         "format": {k: how[k] for k in ("name", "normalised")}
+        | {"picture_scale": list(recording.point_order.picture_scale)}
         | {"confidence_scale": list(recording.point_order.confidence_scale)},
         "first_frame": recording.first_frame,
+        "step": str(recording.step),
         "keypoints": digests,
     }
 

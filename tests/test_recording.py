@@ -214,6 +214,39 @@ def test_numbers_that_begin_at_one(tmp_path: Path) -> None:
     assert (found.people(np.array([0]))[..., 2] == 0).all()
 
 
+@pytest.mark.parametrize(("numbers", "step"), [(range(0, 12), "2"), (range(1, 48, 2), "1/2")])
+def test_files_of_every_second_frame_are_told(tmp_path: Path, numbers: range, step: str) -> None:
+    folder, ahead = tmp_path, 2 if step == "2" else 1
+    for v, name in enumerate(RIG.names):
+        for i, number in enumerate(numbers):
+            write_people(folder / "keypoints" / name, name, number, [PEOPLE[v, ahead * i]])
+    write_calibration(RIG, folder / "calibration.toml")
+    add_videos(folder)
+    first = f", first_frame: {numbers[0]}" if numbers[0] else ""
+    for stated in (None, f"keypoints: {{step: {step}{first}}}"):
+        if stated:
+            state(folder, stated)
+        found = ready(folder)
+        assert [f.code for f in found.findings] == ([] if stated else ["keypoints_renumbered"])
+        assert stated or said(found, rf"keypoints: \{{step: {step}{first}\}} states it, .*step: 1")
+        assert_are(found.people(np.arange(0, 24, ahead))[:, :, 0], PEOPLE[:, ::ahead])
+    state(folder, "keypoints: {step: 1}")
+    found = find_recording(folder)
+    assert {f.code for f in found.findings} & {"keypoints_missing", "keypoints_renumbered"}
+    assert found.step == 1
+
+
+def test_files_that_were_counted_after_frames_were_dropped(folder: Path) -> None:
+    add_videos(folder)
+    for t in (21, 22, 23):
+        (folder / "keypoints" / "cam02" / f"cam02_{t:012d}_keypoints.json").unlink()
+    found = find_recording(folder)
+    assert [(f.code, f.camera) for f in found.findings] == [("keypoints_renumbered", "cam02")]
+    assert said(found, "file n is taken as frame n. If .*first_frame: -3")
+    state(folder, "keypoints: {first_frame: -3}")
+    assert find_recording(folder).keypoint_numbers(np.arange(5))[1].tolist() == [-1, -1, -1, 0, 1]
+
+
 def test_numbers_that_begin_at_one_need_not_count_from_one(folder: Path) -> None:
     add_videos(folder)
     for name in RIG.names:
@@ -263,7 +296,7 @@ def test_files_that_count_from_another_number(folder: Path) -> None:
         renumber(camera, by)
     found = find_recording(folder)
     for name in RIG.names:
-        assert said(found, f"of {name} are numbered 5 to 28, .* state it in .*first_frame: 5")
+        assert said(found, f"of {name} are numbered 5 to 28, .* file 0 is taken as .*first_frame: 5")
     state(folder, "keypoints: {first_frame: 5}")
     assert find_recording(folder).warnings == ()
 
