@@ -132,7 +132,7 @@ def _calibration_above(
         )
         findings.append(Finding("calibration_unread", sentence))
     try:
-        path, others = find_calibration(above)
+        path, others = find_calibration(above, session=True)
     except (InputError, OSError) as error:
         findings.append(
             Finding("calibration_unread", f"the calibrations one folder up are not used: {error}")

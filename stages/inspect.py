@@ -64,6 +64,8 @@ MAX_OUTSIDE_SHARE: Final = 0.05
 """Share of a camera's keypoints outside its picture that is not worth a word."""
 MAX_SPAN_M: Final = 100.0
 """Distance between cameras above which the unit cannot be metres, where the person does not tell it."""
+SQUARE_M: Final = (0.004, 0.2)
+"""Sides of the squares of calibration boards, metres."""
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which point order, scales and unit are checked."""
 
@@ -145,7 +147,8 @@ def _inspect_bodies(recording: Recording) -> Recording:
         rig = in_metres(rig, UNITS[guess])
         sentence = (
             f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
-            f"apart then, not {span:.0f} m; state it in recording.yaml, calibration: {{unit: {guess}}}"
+            f"apart then, not {span:.0f} m, {_tall(bodies, known)}; state it in recording.yaml, "
+            f"calibration: {{unit: {guess}}}"
         )
         findings.append(Finding("unit_guessed", sentence))
     findings += _doubt_scales(rig, image, known)
@@ -286,6 +289,12 @@ def _files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_
     return numbers, np.stack(have)
 
 
+def _tall(bodies: Array, known: PointOrder) -> str:
+    """The height of the person by whom a unit is decided, in words."""
+    height = HEIGHT_BY_LIMBS * limb_sum(bodies, [known.name])
+    return "and nobody shows it" if math.isnan(height) else f"and the person is {height:.1f} m tall"
+
+
 def _doubt_size(limbs: float, metres: float) -> list[Finding]:
     """A finding where a person with arms and legs of this sum (in the calibration's lengths times ``metres``)
     would be too tall or too small for a human. NaN limbs say nothing."""
@@ -293,11 +302,18 @@ def _doubt_size(limbs: float, metres: float) -> list[Finding]:
     if math.isnan(height) or HEIGHT_M[0] <= height <= HEIGHT_M[1]:
         return []
     factor = LIMBS_M / limbs
+    unit = metres * factor
     child = " unless it is a small child," if 0.6 < height < HEIGHT_M[0] else ""
+    suspect = "the unit of the calibration or the size of its board is wrong"
+    if SQUARE_M[0] <= unit <= SQUARE_M[1]:
+        suspect = (
+            f"the lengths of the calibration look like squares of its board, of about {1000 * unit:.0f} mm, "
+            "or its unit is wrong"
+        )
     sentence = (
-        f"by arms and legs the person is {height:.2f} m tall:{child} the unit of the calibration or the size "
-        f"of its board is wrong. Lengths {factor:.3g} times as long would make it an adult of "
-        f"{HEIGHT_BY_LIMBS * LIMBS_M:.1f} m; recording.yaml: calibration: {{unit: {metres * factor:.3g}}}"
+        f"by arms and legs the person is {height:.2f} m tall:{child} {suspect}. Lengths {factor:.3g} "
+        "times as long would make it an adult of "
+        f"{HEIGHT_BY_LIMBS * LIMBS_M:.1f} m; recording.yaml: calibration: {{unit: {unit:.3g}}}"
     )
     return [Finding("person_size", sentence)]
 

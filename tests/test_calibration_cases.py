@@ -42,6 +42,12 @@ def test_the_calibration_that_lies_there_is_used(case: str, codes: set[Code]) ->
         np.testing.assert_allclose(found.rig.centres[order], want, atol=2e-3)
 
 
+def test_squares_of_a_board_are_named_as_the_unit() -> None:
+    found = inspect(find_recording(CASES / "board_in_squares"))
+    (sentence,) = [f.sentence for f in found.findings if f.code == "person_size"]
+    assert "squares of its board, of about 39 mm" in sentence
+
+
 def test_a_session_says_how_many_recordings_it_holds() -> None:
     with pytest.raises(InputError, match="holds 2 recordings: Trial_1, Trial_2"):
         find_recording(CASES / "pose2sim_trial_of_session")

@@ -337,7 +337,10 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
     alone = find_recording(session / "a")
     assert alone.calibration == session / "calibration.toml"
     assert "calibration_above" in codes(alone)
-    (session / "calibration.toml").rename(tmp_path / "calibration.toml")
+    (session / "S00_Calibration").mkdir()
+    (session / "calibration.toml").rename(session / "S00_Calibration" / "Calib.toml")
+    assert find_recording(session / "a").calibration == session / "S00_Calibration" / "Calib.toml"
+    (session / "S00_Calibration").rename(session / "walk_after_calibration")
     with pytest.raises(InputError, match="neither a calibration"):
         find_recording(session / "a")
     (session / "b" / "recording.yaml").write_text("calibration: {path: ../calibration.toml}\n")

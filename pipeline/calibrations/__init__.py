@@ -61,6 +61,9 @@ FORMATS: Final[tuple[CalibrationFormat, ...]] = (
 
 _PLACE: Final = re.compile(r"calib|camera|^sparse$|^colmap$")
 """Folders that hold calibrations, by their plain name; COLMAP calls its models' folder ``sparse``."""
+_SESSION_PLACE: Final = re.compile(r"^([a-z]?\d+[_-])?(calib|camera)")
+"""Folders of a session that hold its calibration, as S00_Calibration: a narrow choice, since what lies beside
+a trial may be another's."""
 _MAX_DEPTH: Final = 3
 """Levels below such a folder that are searched: caliscope has calibration/extrinsic/capture_volume/."""
 _FOLDERS_OF_CAMERAS: Final = 2
@@ -90,19 +93,21 @@ _DATA_SUFFIXES: Final = frozenset(
 )
 
 
-def find_calibration(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
+def find_calibration(folder: Path, *, session: bool = False) -> tuple[Path | None, tuple[Path, ...]]:
     """First file of a recording's calibration, None where there is none, and those of the ones not chosen.
 
     Looked for in the folder and in folders inside it that are called after calibrations or cameras
     (``calibration_places``). ``calibration.toml`` in the folder itself comes first, then the same name below
     it. Without either, one candidate; of several, the first where all that can be read are the same cameras.
 
+    session: the folder is one of trials, whose own folders may be called after anything.
+
     Raises:
         InputError: there are several that none is first among.
     """
     found = [
         files[0]
-        for place in calibration_places(folder)
+        for place in calibration_places(folder, _SESSION_PLACE if session else _PLACE)
         for calibration_format in FORMATS
         for files in calibration_format.find(place)
     ]
@@ -144,7 +149,7 @@ def _alike(one: Rig, other: Rig) -> bool:
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(shape(one), shape(other), strict=True))
 
 
-def calibration_places(folder: Path) -> list[Path]:
+def calibration_places(folder: Path, called: re.Pattern[str] = _PLACE) -> list[Path]:
     """The folder, then folders in it that are called after calibrations or cameras, and what is in them."""
 
     def below(place: Path, depth: int) -> list[Path]:
@@ -155,7 +160,7 @@ def calibration_places(folder: Path) -> list[Path]:
 
     if not folder.is_dir():
         return []
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and is_calibration_place(p.name))
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and called.search(plain(p.name)))
     return [folder, *(q for p in inside for q in below(p, _MAX_DEPTH))]
 
 
