@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.geometry.triangulation import _solve_symmetric, along_rays, ray_gap, rays, triangulate
+from models.geometry.triangulation import along_rays, ray_gap, rays, solve_symmetric, triangulate
 from pipeline.cameras import Rig
 
 
@@ -211,6 +211,6 @@ def test_a_system_that_is_nearly_singular_leaves_the_point_where_it_is() -> None
     a[1, :, 2] = a[1, :, 1] * (1 + 1e-6 * rng.normal(size=5))
     a[2] = 0
     symmetric, b, before = a.transpose(0, 2, 1) @ a, rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
-    x = _solve_symmetric(np.concatenate([symmetric, b[..., None]], -1), before)
+    x = solve_symmetric(np.concatenate([symmetric, b[..., None]], -1), before)
     assert np.allclose(x[0], np.linalg.solve(symmetric[0], b[0]))
     assert np.array_equal(x[1:], before[1:])

@@ -129,7 +129,7 @@ def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations
             weight = np.where(np.isfinite(r), conf / (1 + (r / scale) ** 2) ** 2 / z**2, 0)
         weighted = system[..., :3] * np.repeat(weight.T, 2, axis=1)[..., None]
         normal = weighted.transpose(0, 2, 1) @ system
-        x = _solve_symmetric(normal, x)
+        x = solve_symmetric(normal, x)
 
     r, _ = residuals(x)
     residual = np.where(seen & found & np.isfinite(r), r, np.nan)
@@ -144,7 +144,7 @@ def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations
     )
 
 
-def _solve_symmetric(system: Array, otherwise: Array) -> Array:
+def solve_symmetric(system: Array, otherwise: Array) -> Array:
     """Solve N systems A x = b given as (N, 3, 4) [A | b], A symmetric; ``otherwise`` where A is singular.
 
     By cofactors: at 3 × 3 a tenth of the time of a batched LAPACK call.

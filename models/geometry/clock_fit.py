@@ -1,0 +1,180 @@
+"""Offsets and drifts of calibrated cameras' clocks from rays that meet when they show one moment.
+
+Minimised is the distance of every two cameras' rays of a point, less its own mean over time, which comes from
+calibration and detector (Gauss–Newton, Geman–McClure).
+
+A camera's clock reads t when it is offset + (1 + drift) t on the first camera's clock.
+
+Axes: V views, Q instants, J points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+
+from models.geometry.trajectories import STEP_S, Trajectories
+from pipeline.cameras import Array
+from pipeline.timeline import spread
+
+MIN_SPAN_S: Final = 1.0
+"""Time that the cameras must have in common."""
+MAX_DRIFT: Final = 5e-3
+"""No clock is worse; nor is one video's frame rate stated as another's."""
+_TOLD: Final = 2.0
+"""Errors are up to twice and a half of what the fit's covariance says (90 % of the runs)."""
+_SCALE_M: Final = (0.1, 0.009)
+"""Robust scale, first and least."""
+_DAMP: Final = (0.2, 60, 2e-6)
+"""Largest step, seconds; iterations; and the step at which they end, seconds."""
+_BLOCK_S: Final = 0.3
+"""Errors of a detector last so long: blocks of this length are independent."""
+_INSTANTS: Final = (600, 25, 200)
+"""Instants compared, at so many points; of more points fewer instants, but so many."""
+
+
+@dataclass(frozen=True)
+class ClockFit:
+    """Offsets and drifts of V clocks."""
+
+    offset_s: Array
+    drift: Array
+    sigma_s: Array
+    """(V,) of the offset at ``middle_s``."""
+    drift_sigma: Array
+    """(V,) NaN where no drift was fitted."""
+    middle_s: float
+    span_s: float
+    """Middle and length of the time that all cameras show, seconds."""
+
+    @property
+    def late_s(self) -> Array:
+        """(V,) by how much less each clock reads than the first one at the middle: its offset there."""
+        return np.asarray(self.middle_s - (self.middle_s - self.offset_s) / (1 + self.drift))
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Cross product of (3, ...) arrays: numpy's takes four times as long."""
+    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+
+
+def _gaps(base: Array, one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    """Signed distance (Q, J) of two rays, metres, and its derivatives by the offsets of their cameras.
+
+    one, two: directions (3, Q, J) of any length, and their change by the camera's offset.
+    """
+    normal = _cross(one[0], two[0])
+    length = np.sqrt((normal**2).sum(0))
+    size = np.sqrt((one[0] ** 2).sum(0) * (two[0] ** 2).sum(0))
+    safe = np.where(length > 0.05 * size, length, np.nan)
+    gap = np.tensordot(base, normal, 1) / safe
+
+    def derivative(turned: Array) -> Array:
+        along = (normal * turned).sum(0) / safe
+        return np.asarray((np.tensordot(base, turned, 1) - gap * along) / safe)
+
+    return gap, derivative(_cross(one[1], two[0])), derivative(_cross(one[0], two[1]))
+
+
+def common_span(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) -> tuple[float, float]:
+    """Begin and end of the time that all cameras show, on the recording's clock."""
+    begin = max(o + (1 + d) * c.time_s[0] for c, o, d in zip(cameras, offset_s, drift, strict=True))
+    end = min(o + (1 + d) * c.time_s[-1] for c, o, d in zip(cameras, offset_s, drift, strict=True))
+    return float(begin), float(end)
+
+
+def _instants(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) -> Array:
+    """(Q,) instants at which at least two cameras show somebody, spread over the common span."""
+    begin, end = common_span(cameras, offset_s, drift)
+    tau = np.arange(begin, end, STEP_S)
+    if not len(tau):
+        return tau
+    seen = np.zeros(len(tau), np.int64)
+    for c, o, d in zip(cameras, offset_s, drift, strict=True):
+        own = (tau - o) / (1 + d)
+        at = np.clip(np.searchsorted(c.time_s, own), 0, len(c.time_s) - 1)
+        seen += (np.abs(c.time_s[at] - own) <= STEP_S) & (c.confidence.max(1) > 0)[at]
+    at = np.flatnonzero(seen >= 2)
+    count, points, least = _INSTANTS
+    most = max(count * points // max(cameras[0].point.shape[1], points), least)
+    return np.asarray(tau[spread(at, most)] if len(at) else tau[:0])
+
+
+def refine(
+    cameras: Sequence[Trajectories], centres: Array, offset_s: Array, drift: Array, *, with_drift: bool
+) -> ClockFit | None:
+    """Offsets, and drifts, near given ones, of cameras after the first; None where there is too little.
+
+    cameras: trajectories of directions in the world. centres: (V, 3) metres.
+    """
+    views = len(cameras)
+    offset, drifts = offset_s.copy(), drift.copy()
+    tau = _instants(cameras, offset, drifts)
+    begin, end = common_span(cameras, offset, drifts)
+    if end - begin < MIN_SPAN_S or len(tau) < 2 * views:
+        return None
+    middle = (begin + end) / 2
+    half = (end - begin) / 2
+    free = np.arange(1, 2 * views if with_drift else views)
+    free = free[free != views]  # columns: offsets of all cameras, then drifts × half; the first has none
+    scale = _SCALE_M[0]
+    blocks = np.minimum(((tau - begin) / _BLOCK_S).astype(np.int64), int((end - begin) / _BLOCK_S))
+    system = score = np.zeros((0, 0))
+    for _ in range(_DAMP[1]):
+        system, right = np.zeros((2 * views, 2 * views)), np.zeros(2 * views)
+        score = np.zeros((blocks[-1] + 1, 2 * views))
+        square = total = 0.0
+        rays, seen = [], []
+        for c, o, d in zip(cameras, offset, drifts, strict=True):
+            place, moves, confidence = c.at((tau - o) / (1 + d))
+            rays.append((place.transpose(2, 0, 1), -moves.transpose(2, 0, 1) / (1 + d)))
+            seen.append(confidence)
+        for a, b in combinations(range(views), 2):
+            gap, by_a, by_b = _gaps(centres[b] - centres[a], rays[a], rays[b])
+            weight = np.sqrt(seen[a] * seen[b])
+            bad = ~np.isfinite(gap)
+            weight = np.where(bad, 0, weight)
+            gap = np.where(bad, 0, gap)
+            late = ((tau - middle) / half)[:, None]
+            by_a, by_b = np.where(bad, 0, by_a), np.where(bad, 0, by_b)
+            mean = np.zeros(gap.shape[1])
+            for _ in range(3):
+                trust = weight / (1 + ((gap - mean) / scale) ** 2) ** 2
+                mean = (trust * gap).sum(0) / np.maximum(trust.sum(0), 1e-9)
+            rest = gap - mean
+            trust = weight / (1 + (rest / scale) ** 2) ** 2
+            columns = np.stack([by_a, by_b, by_a * late, by_b * late])
+            columns -= ((trust * columns).sum(1) / np.maximum(trust.sum(0), 1e-9))[:, None]
+            at = np.array([a, b, views + a, views + b])
+            pushed = trust * columns
+            system[np.ix_(at, at)] += np.einsum("cqj,dqj->cd", pushed, columns, optimize=True)
+            force = (pushed * rest).sum(2)
+            right[at] += force.sum(1)
+            np.add.at(score, (blocks[:, None], at), force.T)
+            square += float((trust * rest**2).sum())
+            total += float(trust.sum())
+        normal = system[np.ix_(free, free)]
+        ridge = 1e-9 * np.trace(normal) / len(free) + 1e-12
+        step = np.zeros(2 * views)
+        step[free] = -np.linalg.solve(normal + ridge * np.eye(len(free)), right[free])
+        step = np.clip(step, -_DAMP[0], _DAMP[0])
+        change = step[views:] / half
+        offset += step[:views] - change * middle
+        drifts += change
+        if not (np.isfinite(offset).all() and np.abs(drifts).max() < 2 * MAX_DRIFT) or total < 1:
+            return None
+        scale = float(np.clip(2.5 * np.sqrt(square / total) + 0.004, _SCALE_M[1], scale))
+        if np.abs(step).max() < _DAMP[2]:
+            break
+    inverse = np.linalg.pinv(system[np.ix_(free, free)])
+    covariance = inverse @ (score[:, free].T @ score[:, free]) @ inverse
+    sigma = np.zeros(2 * views)
+    sigma[free] = _TOLD * np.sqrt(np.diag(covariance))
+    return ClockFit(
+        offset, drifts, sigma[:views], sigma[views:] / half if with_drift else np.full(views, np.nan), middle,
+        end - begin,
+    )  # fmt: skip

@@ -1,0 +1,266 @@
+"""Residual of pairs of cameras over the lag between their clocks, and the offsets that fit all pairs at once.
+
+A lag says how much later the first of two cameras reads: its clock shows t + lag when the second one's shows
+t. All lags are whole multiples of ``trajectories.STEP_S``.
+
+Axes: C pairs of cameras, G groups of points, L lags, J points, N and S instants, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.geometry.trajectories import STEP_S, Trajectories
+from pipeline.cameras import Array
+from pipeline.timeline import spread
+
+Ints = NDArray[np.int64]
+
+GAP_M: Final = 0.03
+"""Distance of two rays at which a point counts for half: a detector's noise at some metres."""
+PIXELS: Final = 8.0
+"""The same for distances from epipolar lines."""
+_SAMPLES: Final = (160, 25, 60)
+"""Instants, spread over a camera's trajectories, at which a lag is judged, at so many points; of more points
+fewer instants, but so many."""
+_EPIPOLAR_SAMPLES: Final = 60
+_EPIPOLAR_POINTS: Final = 12
+"""Points, at least, that a fundamental matrix is fitted to: below eight there is none."""
+_OVERLAP: Final = 0.5
+"""A lag counts at which two cameras have this share of what they have in common at the best one."""
+_SWEEPS: Final = 10
+
+
+@dataclass(frozen=True)
+class LagCurves:
+    """Cost of every lag between every two cameras."""
+
+    lag: Ints
+    """(L,) steps, rising by one."""
+    pairs: tuple[tuple[int, int], ...]
+    cost: Array
+    """(C, G, L) robust mean residual between 0 and 1; NaN where too little is in common."""
+    weight: Array
+    """(C,) points and instants that a pair has in common, as sums of confidences."""
+
+    def views(self) -> int:
+        return 1 + max(b for _, b in self.pairs)
+
+    def mean(self) -> Array:
+        """(C, L) over the groups."""
+        return np.asarray(self.cost.mean(1))
+
+    def component(self, least: float) -> list[int]:
+        """Cameras that hang together by pairs of at least this weight: the largest set, of equals the one
+        with the first camera."""
+        views = self.views()
+        group = list(range(views))
+        for (a, b), weight, cost in zip(self.pairs, self.weight, self.mean(), strict=True):
+            if weight >= least and np.isfinite(cost).any():
+                group = [group[a] if g == group[b] else g for g in group]
+        sets = [[v for v in range(views) if group[v] == g] for g in dict.fromkeys(group)]
+        return max(sets, key=len)
+
+
+def ray_curves(
+    cameras: Sequence[Trajectories], centres: Array, reach_s: float, groups: Sequence[Ints]
+) -> LagCurves:
+    """Curves of calibrated cameras: robust mean distance of the rays of a point, of each group of points.
+
+    cameras: trajectories of directions in the world. centres: (V, 3) metres.
+    """
+    unit = [_normalised(c) for c in cameras]
+    pairs = tuple(combinations(range(len(cameras)), 2))
+    steps = round(reach_s / STEP_S)
+    found = [_pair_curve(unit[a], unit[b], centres[b] - centres[a], steps, groups) for a, b in pairs]
+    return LagCurves(
+        np.arange(-steps, steps + 1), pairs, np.stack([c for c, _ in found]), np.array([w for _, w in found])
+    )
+
+
+def _normalised(camera: Trajectories) -> Trajectories:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = camera.point / np.linalg.norm(camera.point, axis=-1, keepdims=True)
+    return replace(camera, point=np.where(camera.confidence[..., None] > 0, unit, 0))
+
+
+def _lagged(one: Trajectories, two: Trajectories, lag: Ints, samples: int) -> list[tuple[Ints, Ints]]:
+    """Instants (S,) of the first and of the second camera that show one moment, at every lag."""
+    number = np.round(one.time_s / STEP_S).astype(np.int64)
+    other = np.round(two.time_s / STEP_S).astype(np.int64)
+    seen = np.flatnonzero(one.confidence.any(1))
+    own = spread(seen, samples) if len(seen) else seen
+    out = []
+    for steps in lag.tolist():
+        wanted = number[own] - steps
+        at = np.clip(np.searchsorted(other, wanted), 0, len(other) - 1)
+        match = other[at] == wanted
+        out.append((own[match], at[match]))
+    return out
+
+
+def _pair_curve(
+    one: Trajectories, two: Trajectories, base: Array, steps: int, groups: Sequence[Ints]
+) -> tuple[Array, float]:
+    lag = np.arange(-steps, steps + 1)
+    cost = np.full((len(groups), len(lag)), np.nan)
+    weight = np.zeros((len(groups), len(lag)))
+    # base · (a × b) = a · (b × base); |a × b|² = 1 − (a · b)².
+    turned = np.cross(two.point, base)
+    count, points_each, least = _SAMPLES
+    samples = max(count * points_each // max(one.point.shape[1], points_each), least)
+    for k, (i, j) in enumerate(_lagged(one, two, lag, samples)):
+        a = one.point[i]
+        w = np.sqrt(one.confidence[i] * two.confidence[j])
+        volume = np.einsum("sjx,sjx->sj", a, turned[j])
+        sin2 = 1 - np.einsum("sjx,sjx->sj", a, two.point[j]) ** 2
+        w = np.where(sin2 > 0.0025, w, 0)
+        u2 = volume**2 / np.where(w > 0, sin2, 1) / GAP_M**2
+        bad = (w * (u2 / (1 + u2))).sum(0)
+        total = w.sum(0)
+        for g, points in enumerate(groups):
+            weight[g, k] = total[points].sum()
+            if weight[g, k] > 0:
+                cost[g, k] = bad[points].sum() / weight[g, k]
+    most = weight.max(1, keepdims=True)
+    return np.where(weight >= np.maximum(_OVERLAP * most, 1e-9), cost, np.nan), float(weight.sum(0).max())
+
+
+def epipolar_curves(cameras: Sequence[Trajectories], reach_s: float, groups: Sequence[Ints]) -> LagCurves:
+    """Curves of uncalibrated cameras: at each lag a fundamental matrix is fitted to all points, the residual
+    is the distance from its epipolar lines (Hartley and Zisserman, Multiple View Geometry, 11.2 and 11.4.3).
+
+    cameras: trajectories in pixels.
+    """
+    pairs = tuple(combinations(range(len(cameras)), 2))
+    steps = round(reach_s / STEP_S)
+    lag = np.arange(-steps, steps + 1)
+    cost = np.full((len(pairs), len(groups), len(lag)), np.nan)
+    weight = np.zeros(len(pairs))
+    for p, (a, b) in enumerate(pairs):
+        total = np.zeros(len(lag))
+        for k, (i, j) in enumerate(_lagged(cameras[a], cameras[b], lag, _EPIPOLAR_SAMPLES)):
+            w = np.sqrt(cameras[a].confidence[i] * cameras[b].confidence[j])
+            total[k] = w.sum()
+            for g, points in enumerate(groups):
+                cost[p, g, k] = epipolar_cost(
+                    cameras[a].point[i][:, points], cameras[b].point[j][:, points], w[:, points]
+                )
+        weight[p] = total.max()
+        cost[p][:, total < _OVERLAP * weight[p]] = np.nan
+    return LagCurves(lag, pairs, cost, weight)
+
+
+def epipolar_cost(one: Array, two: Array, weight: Array, iterations: int = 4) -> float:
+    """Robust mean distance of points (..., 2) in two pictures from the epipolar lines of the fundamental
+    matrix that fits them best, between 0 and 1; NaN for too few."""
+    known = weight > 0
+    w = weight[known]
+    if len(w) < _EPIPOLAR_POINTS:
+        return float("nan")
+    x, size_x = _centred(one[known], w)
+    y, size_y = _centred(two[known], w)
+    design = (y[:, :, None] * x[:, None]).reshape(-1, 9)
+    scale = np.sqrt(size_x * size_y)
+    trust = w
+    for _ in range(iterations):
+        f = np.linalg.eigh((design * trust[:, None]).T @ design)[1][:, 0].reshape(3, 3)
+        u, s, v = np.linalg.svd(f)
+        f = (u * [s[0], s[1], 0]) @ v
+        fx, fy = x @ f.T, y @ f
+        slope = fx[:, 0] ** 2 + fx[:, 1] ** 2 + fy[:, 0] ** 2 + fy[:, 1] ** 2
+        off2 = (y * fx).sum(1) ** 2 / (slope + 1e-12) * scale**2
+        trust = w / (1 + off2 / max(4.9 * float(np.median(off2)), 1.0)) ** 2
+    u2 = off2 / PIXELS**2
+    return float((w * u2 / (1 + u2)).sum() / w.sum())
+
+
+def _centred(xy: Array, weight: Array) -> tuple[Array, float]:
+    """Points (N, 2) as (N, 3) homogeneous ones about their middle and of unit size, and that size."""
+    middle = np.average(xy, axis=0, weights=weight)
+    size = max(float(np.sqrt(np.average(((xy - middle) ** 2).sum(1), weights=weight) / 2)), 1e-6)
+    return np.concatenate([(xy - middle) / size, np.ones((len(xy), 1))], 1), size
+
+
+@dataclass(frozen=True)
+class Consistent:
+    """Offsets that make the sum of the costs of all pairs least."""
+
+    steps: Ints
+    """(V,) of each camera's clock, those of the first one 0; 0, too, for one that is not among ``views``."""
+    change: Ints
+    """(M,) steps, rising by one from twice the largest lag to either side."""
+    curve: Array
+    """(V, M) mean cost of a camera's pairs when its offset alone changes by so much; NaN if unknown."""
+
+
+def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> Consistent:
+    """Offsets of ``views`` for which the pairs' costs (C, L), weighted, add up to least.
+
+    Descent camera by camera, each over all its offsets, from the best lags to each camera; so cycles close.
+    """
+    reach = int(curves.lag[-1])
+    filled = np.where(np.isfinite(cost), cost, 1.0)
+    beyond = np.ones((len(cost), 2 * reach))
+    table = np.concatenate([beyond, filled, beyond], 1)  # index: lag + 3 reach
+    weight = curves.weight / max(float(curves.weight.max(initial=0)), 1e-9)
+    lag = curves.lag
+
+    def of_camera(v: int, steps: Ints, others: Sequence[int]) -> Array:
+        """(L,) cost of camera v at the offsets ``lag``, given those of others."""
+        total, weights = np.zeros(len(lag)), 1e-12
+        for p, (a, b) in enumerate(curves.pairs):
+            if v in (a, b) and (a + b - v) in others:
+                # The offset of b less that of a is by how much a reads later.
+                between = lag - steps[a] if v == b else steps[b] - lag
+                at = np.clip(between + 3 * reach, 0, table.shape[1] - 1)
+                total += weight[p] * table[p, at]
+                weights += float(weight[p])
+        return np.asarray(total / weights)
+
+    best, best_cost = np.zeros(curves.views(), np.int64), np.inf
+    for root in views:
+        steps = np.zeros(curves.views(), np.int64)
+        known = [root]
+        while len(known) < len(views):  # next whoever agrees best with those that are known
+            rest = {v: of_camera(v, steps, known) for v in views if v not in known}
+            v = min(rest, key=lambda v: float(rest[v].min()))
+            steps[v] = lag[int(rest[v].argmin())]
+            known.append(v)
+        for _ in range(_SWEEPS):
+            before = steps.copy()
+            for v in views:
+                if v != root:
+                    steps[v] = lag[int(of_camera(v, steps, views).argmin())]
+            if (steps == before).all():
+                break
+        total = sum(float(of_camera(v, steps, views)[steps[v] + reach]) for v in views)
+        if total < best_cost:
+            best, best_cost = np.where(np.isin(np.arange(len(steps)), views), steps - steps[root], 0), total
+    change, curve = _about(curves, cost, best, views)
+    steps = np.where(np.isin(np.arange(len(best)), views), best - best[views[0]], 0)
+    return Consistent(steps, change, curve)
+
+
+def _about(curves: LagCurves, cost: Array, steps: Ints, views: Sequence[int]) -> tuple[Ints, Array]:
+    """``change`` and ``curve`` of ``Consistent``."""
+    reach = int(curves.lag[-1])
+    change = np.arange(-2 * reach, 2 * reach + 1)
+    curve = np.full((curves.views(), len(change)), np.nan)
+    for v in views:
+        sums, weights = np.zeros((2, len(change)))
+        for p, (a, b) in enumerate(curves.pairs):
+            if v in (a, b) and (a + b - v) in views:
+                at = steps[b] - steps[a] + (change if v == b else -change) + reach
+                known = (at >= 0) & (at < len(curves.lag))
+                known[known] &= np.isfinite(cost[p, at[known]])
+                sums[known] += curves.weight[p] * cost[p, at[known]]
+                weights[known] += curves.weight[p]
+        curve[v] = np.where(weights > 0, sums / np.maximum(weights, 1e-12), np.nan)
+    return change, curve
