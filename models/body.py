@@ -140,6 +140,19 @@ class Body:
         moved = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
         return replace(self, keypoints=self.keypoints.to(device=device), **moved)
 
+    def with_point_offsets(self, offsets_mm: Mapping[str, tuple[float, float, float]]) -> Self:
+        """Body whose keypoints lie elsewhere in the rest pose by so much, in the body's axes: x left, y up,
+        z ahead.
+
+        offsets_mm: by point, or, without L and R, of the left one, which the right one mirrors.
+        """
+        points = self.keypoints.points_template.clone()
+        for point, name in zip(points, self.keypoints.keypoint_skeleton.names, strict=True):
+            mirror = (-1, 1, 1) if name.startswith("R") else (1, 1, 1)
+            offset = offsets_mm.get(name) or offsets_mm.get(name[1:], (0, 0, 0))
+            point += points.new_tensor(offset) * points.new_tensor(mirror) / 1000
+        return replace(self, keypoints=replace(self.keypoints, points_template=points))
+
     def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
         """Posed mesh (N, V, 3), metres, float32.
 

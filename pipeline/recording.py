@@ -112,6 +112,12 @@ class Recording:
         return any(files is not None for files in self.keypoints)
 
     @property
+    def detected_order(self) -> str | None:
+        """Order of the points of the detector; None where the keypoints are files of unknown order."""
+        orders = {files.known_order for files in self.keypoints if files is not None}
+        return orders.pop() if len(orders) == 1 else None
+
+    @property
     def videos_by_name(self) -> dict[str, VideoInfo]:
         """Video of each camera that has one."""
         return {name: v for name, v in zip(self.rig.names, self.videos, strict=True) if v is not None}

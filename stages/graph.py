@@ -40,6 +40,7 @@ from pipeline.results import (
     read_summary,
     recording_of,
 )  # fmt: skip
+from pipeline.skeleton import DETECTOR_OFFSETS_MM
 from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
 from stages.associate import associate
@@ -131,6 +132,7 @@ def run(
         recording, detecting = detect_missing(
             recording, out, cfg.detect, partial(decode, cfg=cfg.decode), watch
         )
+        body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
         recording = place_cameras(inspect(recording), out, body, cfg)
         results = open_results(recording, out, cfg, body, net)
         return _run(_Job(recording, out, cfg, body, net, results, begun, detecting), progress, threads)

@@ -215,7 +215,7 @@ def _ready(
     trunks: Array,
 ) -> Recording:
     up, doubts = _decide_up(recording, rig, trunks)
-    if _detected_order(recording):
+    if recording.detected_order:
         known = replace(known, how="detected")
     notes = [(k, f"{v}: {known.name}, {known.how}" if k == "keypoints" else v) for k, v in recording.notes]
     return replace(
@@ -227,14 +227,8 @@ def _ready(
     )
 
 
-def _detected_order(recording: Recording) -> str | None:
-    """Order that the detector of the keypoints states; None of files of unknown order."""
-    orders = {files.known_order for files in recording.keypoints if files is not None}
-    return orders.pop() if len(orders) == 1 else None
-
-
 def _stated_order(recording: Recording) -> str | None:
-    return _detected_order(recording) or recording.stated.keypoints.format
+    return recording.detected_order or recording.stated.keypoints.format
 
 
 def _decide_up(recording: Recording, rig: Rig, trunks: Array) -> tuple[Array | None, list[Finding]]:

@@ -732,3 +732,17 @@ def test_a_keypoint_body_has_the_points_of_its_skeletons(name: str) -> None:
         replace(k, **{name: k.tensors[name][1:]})
     with pytest.raises(ValueError, match=r"points_template has shape \(25, 3\), expected \(24, 3\)"):
         replace(k, keypoint_skeleton=EXTRA_24)
+
+
+def test_points_of_a_detector_lie_elsewhere_on_either_side(body: Body) -> None:
+    before = body.keypoints.points_template
+    moved = (
+        body.with_point_offsets({"Hip": (10, -40, 5), "Neck": (0, 7, 0)}).keypoints.points_template - before
+    )
+    by_name = dict(zip(BODY_25.names, (1000 * moved).round(decimals=6).tolist(), strict=True))
+    assert by_name.pop("LHip") == [10, -40, 5]
+    assert by_name.pop("RHip") == [-10, -40, 5]
+    assert by_name.pop("Neck") == [0, 7, 0]
+    assert not any(any(offset) for offset in by_name.values())
+    hips = [before[BODY_25.index(f"{side}Hip"), 0] for side in "LR"]
+    assert hips[0] > 0 > hips[1], "x is left"

@@ -22,6 +22,7 @@ from pipeline.detections import Detections
 from pipeline.errors import NobodyFound
 from pipeline.recording import find_recording, reopen
 from pipeline.results import DETECTIONS, Results
+from pipeline.skeleton import BODY_25
 from pipeline.summary import summarise
 from pipeline.video import VideoWriter, probe, read_frames
 from stages import graph
@@ -126,6 +127,9 @@ def test_videos_alone_are_reconstructed_and_looked_at_once(
     assert done.times[1].busy > 0
     assert done.summary.people[0].frames_fitted == FRAMES - 2
     assert done.summary.reprojection_median_px < 12
+    store = Results(out).store()
+    hips = store.array("people/0/keypoints_3d")[:, BODY_25.index("MidHip"), :3]
+    assert np.linalg.norm(hips - store.array("people/0/joints")[:, 0], axis=1).min() > 0.03, "BlazePose's"
 
     # Other settings of the fit: what was detected is read, and no video is decoded.
     kept = contents(out / DETECTIONS)
