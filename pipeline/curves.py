@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.skeleton import SMPL_24, Skeleton
 from pipeline.store import Store
 
 Floats = NDArray[np.float32]
 
-BINS: Final = 1000
-"""Points of a curve: about the pixels of a plot's width."""
-
-
-def _limbs() -> dict[str, tuple[str, str, str, str]]:
-    bends = {
-        "hip": ("neck", "pelvis", "{}_hip", "{}_knee"),
-        "knee": ("{}_hip", "{}_knee", "{}_knee", "{}_ankle"),
-        "ankle": ("{}_knee", "{}_ankle", "{}_ankle", "{}_foot"),
-        "shoulder": ("neck", "pelvis", "{}_shoulder", "{}_elbow"),
-        "elbow": ("{}_shoulder", "{}_elbow", "{}_elbow", "{}_wrist"),
-    }
-    sides = ("left", "right")
-    found = {}
-    for joint, (a, b, c, d) in bends.items():
-        for side in sides:
-            found[f"{side} {joint}"] = (a.format(side), b.format(side), c.format(side), d.format(side))
-    return found
-
-
-ANGLES: Final = MappingProxyType(_limbs())
-"""Angle between two bones, each from one SMPL joint to another: name → (from, to, from, to). 0 when they are
-in line: a straight knee, a thigh in line with the trunk, an arm that hangs down, a pointed foot."""
-
-
-def joint_angles(joints: NDArray[np.floating[Any]], skeleton: Skeleton = SMPL_24) -> NDArray[np.float64]:
-    """Joints (..., J, 3) → the ``ANGLES`` (..., A), degrees from 0 to 180; NaN where joints are."""
-    index = np.array([[skeleton.index(j) for j in four] for four in ANGLES.values()])
-    a, b, c, d = np.moveaxis(joints.astype(np.float64)[..., index, :], -2, 0)
-    one, two = b - a, d - c
-    # atan2 keeps its digits where the cosine of a nearly straight limb has none left.
-    across = np.linalg.norm(np.cross(one, two), axis=-1)
-    angle: NDArray[np.float64] = np.degrees(np.arctan2(across, (one * two).sum(-1)))
-    return angle
+BINS: Final = 4000
+"""Points of the curves of one person: a few for each pixel of a plot, so that one can look closer ..."""
+FEWEST_BINS: Final = 1000
+"""... and of each of many people, who share them: one for each pixel."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +46,7 @@ class Curves:
     unsure: Floats
     """(P, B) share of frames with a pose that was not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, A, B) ``ANGLES``, frames of unsure poses included."""
+    """(P, A, B) joint angles as the store names them, frames of unsure poses included."""
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
@@ -111,15 +79,18 @@ class _Bins:
             return (self._total / np.where(self._count, self._count, np.nan)).astype(np.float32)
 
 
-def curves(store: Store, bins: int = BINS) -> Curves:
-    """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer."""
+def curves(store: Store, bins: int | None = None) -> Curves:
+    """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer.
+
+    Without ``bins``, as many as ``BINS`` and the number of people give.
+    """
     c = store.contents
     views, frames, people = len(c.rig), len(c.time_s), len(store.ids)
-    bins = min(bins, frames)
+    bins = min(bins or max(FEWEST_BINS, BINS // max(people, 1)), frames)
     first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
-    angles, acceleration = _Bins(bins, people, len(ANGLES)), _Bins(bins, people)
+    angles, acceleration = _Bins(bins, people, len(c.angles)), _Bins(bins, people)
     sampled = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
     before = np.full((people, 2, len(c.skeleton), 3), np.nan)
     for first, last in store.stretches():
@@ -137,7 +108,9 @@ def curves(store: Store, bins: int = BINS) -> Curves:
         posed = np.isfinite(joints).all((2, 3))
         fitted.add(at, valid.astype(float))
         unsure.add(at, (posed & ~valid).astype(float))
-        angles.add(at, np.moveaxis(joint_angles(joints, c.skeleton), -1, 1))
+        if c.angles:
+            measured = store.people(store.ids, "angles", a, b, axis=0)
+            angles.add(at, np.moveaxis(np.asarray(measured, np.float64), -1, 1))
         sure = np.where(valid[..., None, None], joints, np.nan)
         with_past = np.concatenate([before, sure], 1)
         acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))

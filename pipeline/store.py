@@ -13,13 +13,15 @@
                           joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
                           valid (T,)  status (T,) why not: its attributes name the codes
                           keypoints_2d (V,T,K,3) pixels of the video frame and confidence
+                          angles (T,A) degrees: its attributes name and define the joint angles
     people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
                           pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and how far
                           off it takes its rotations to be; not there when none ran
     state/<stage>/        restart state: (windows, ...) of what each stage carries out of each window, or
                           state/<stage>/<id>/ where that is about a person
 
-Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
+Rotations are axis-angle (radians), lengths metres, the world that of the calibration. Each array's metadata
+has its units and the names of its axes (``pipeline/schema.py``). ``frame_index`` is the
 number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
 person's group is made when the person is first there; windows without the person are never written and read
 as missing.
@@ -36,8 +38,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -49,9 +52,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, Status, check_points
+from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, check_points
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.schema import BETAS, FIXED, PERSON, RECORDING, REGRESSION, STATE_UNITS, ArrayKind, angle_kind
 from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
@@ -61,29 +65,8 @@ _CHECKED_STATES = 64
 """Windows before the one to go on with whose restart state is checked: the regressor begins some earlier."""
 _Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
 _CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
-_PERSON = {
-    "global_orient": "T 3",
-    "body_pose": "T L 3",
-    "transl": "T 3",
-    "joints": "T J 3",
-    "keypoints_3d": "T K 4",
-    "reprojection_px": "T V",
-    "valid": "T",
-    "status": "T",
-    "keypoints_2d": "V T K 3",
-}
-"""Arrays of a person that are written window by window, and their axes as in ``pipeline/batches.py``."""
-_REGRESSION = {
-    "regression/global_orient": "T 3",
-    "regression/body_pose": "T L 3",
-    "regression/betas": "T B",
-    "regression/transl": "T 3",
-    "regression/pose_sigma": "T L",
-}
 _FILE_NAMES: Any = {"name": "default", "separator": "."}
 """Chunks are files beside each other, not in a folder for every axis, of which a long recording had many."""
-_KINDS: Mapping[str, tuple[str, Any]] = {"valid": ("bool", False), "status": ("uint8", int(Status.NOT_SEEN))}
-"""Type and missing value of the arrays that are not float32 and NaN."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +92,20 @@ class Contents:
     skeleton: Skeleton = SMPL_24
     """Of the joints."""
     keypoint_skeleton: Skeleton = BODY_25
+    angles: Mapping[str, str] = field(default_factory=dict)
+    """Name of each joint angle that is kept, in order, and its definition; none where none are measured."""
 
-    @property
-    def person_arrays(self) -> Mapping[str, str]:
-        """Arrays of a person that are written window by window, and their axes."""
-        return _PERSON | _REGRESSION if self.regression else _PERSON
+    @cached_property
+    def person_arrays(self) -> Mapping[str, ArrayKind]:
+        """Arrays of a person that are written window by window."""
+        angles = {"angles": angle_kind(self.angles)} if self.angles else {}
+        return {**PERSON, **angles, **(REGRESSION if self.regression else {})}
 
     def shape(self, name: str, frames: int) -> list[int]:
         """Shape of an array of a person over so many frames."""
         sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas, "K": len(self.keypoint_skeleton)}
-        sizes |= {"J": len(self.skeleton), "L": len(self.skeleton) - 1}
-        return [int(x) if x.isdigit() else sizes[x] for x in self.person_arrays[name].split()]
+        sizes |= {"J": len(self.skeleton), "L": len(self.skeleton) - 1, "A": len(self.angles), **FIXED}
+        return [sizes[axis] for axis in self.person_arrays[name].axes.split()]
 
     def attributes(self) -> dict[str, Any]:
         return {
@@ -135,6 +121,7 @@ class Contents:
             "window": self.window,
             "betas": self.num_betas,
             "regression": self.regression,
+            "angles": {"names": [*self.angles], "definitions": [*self.angles.values()]},
             "skeletons": {
                 "joints": asdict(self.skeleton),
                 "keypoints": asdict(self.keypoint_skeleton),
@@ -197,13 +184,18 @@ class Store:
         building = path.with_name(path.name + ".new")
         shutil.rmtree(building, ignore_errors=True)
         root = zarr.create_group(building, attributes=contents.attributes())
-        arrays = {n: getattr(contents.rig, n) for n in _CAMERA_ARRAYS} | {"frame_index": contents.frame_index}
+        arrays = {f"cameras/{n}": np.asarray(getattr(contents.rig, n)) for n in _CAMERA_ARRAYS}
+        arrays |= {"cameras/frame_index": contents.frame_index, "time_s": contents.time_s}
+        root.create_group("cameras")
         for name, data in arrays.items():
-            root.require_group("cameras").create_array(name, data=np.asarray(data))
-        root.create_array("time_s", data=contents.time_s)
+            root.create_array(name, data=data, **RECORDING[name].metadata())
         windows = -(-len(contents.time_s) // contents.window)
-        root.create_array("done", shape=(windows,), chunks=(1,), dtype="bool", fill_value=False)
-        root.create_array("files", shape=(windows,), chunks=(1,), dtype="int32", fill_value=0)
+        for name in ("done", "files"):
+            kind = RECORDING[name]
+            root.create_array(
+                name, shape=(windows,), chunks=(1,), dtype=kind.dtype, fill_value=kind.missing,
+                **kind.metadata(),
+            )  # fmt: skip
         for name in ("people", "state"):
             root.create_group(name)
         building.rename(path)
@@ -213,7 +205,8 @@ class Store:
     def resume(cls, path: Path, contents: Contents, ignore: Sequence[str] = ()) -> Store:
         """The store at ``path``, to go on writing, or a new one where there is none.
 
-        ``ignore`` names sections of the configuration that do not change what is stored.
+        ``ignore`` names sections of the configuration that do not change what is stored. The store may have
+        another way up: see ``turn_up``.
 
         Raises:
             InputError: the store there was made from another recording, body or configuration; the message
@@ -225,7 +218,7 @@ class Store:
         old_attrs, new_attrs = store.contents.attributes(), contents.attributes()
         for attrs in (old_attrs, new_attrs):
             attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
-            del attrs["up"]  # of drawings only
+            del attrs["up"]  # of drawings and angles only
         differences = [*_differences(old_attrs, new_attrs)]
         for name, old, new in (
             ("the frames' times", store.contents.time_s, contents.time_s),
@@ -246,9 +239,6 @@ class Store:
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         store._undo_damage()
-        if not np.array_equal(store.contents.rig.up, contents.rig.up):
-            store._root.attrs["up"] = contents.rig.up.tolist()
-            return cls(path, write=True)
         return store
 
     def _undo_damage(self) -> None:
@@ -284,8 +274,8 @@ class Store:
 
     def _file(self, name: str, window: int) -> Path:
         """The file that holds a window of an array, whether it is there or not."""
-        axes = self.contents.person_arrays.get(name.split("/", 2)[2]) if name.startswith("people/") else None
-        at = [0] * (len(axes.split()) if axes else self._array(name).ndim)
+        kind = self.contents.person_arrays.get(name.split("/", 2)[2]) if name.startswith("people/") else None
+        at = [0] * (len(kind.axes.split()) if kind else self._array(name).ndim)
         at[_time_axis(name)] = window
         return self.path / name / ".".join(["c", *map(str, at)])
 
@@ -309,6 +299,7 @@ class Store:
             window=attrs["window"],
             num_betas=attrs["betas"],
             regression=attrs["regression"],
+            angles=_definitions(attrs.get("angles", {})),
             skeleton=skeletons.get("joints", SMPL_24),
             keypoint_skeleton=skeletons.get("keypoints", BODY_25),
         )
@@ -390,15 +381,18 @@ class Store:
         for first in range(0, windows, step):
             yield first, min(first + step, windows) - 1
 
-    def write(self, batch: FitBatch) -> None:
+    def write(self, batch: FitBatch, angles: torch.Tensor | None = None) -> None:
         """Write one window of frames, then mark it done.
 
+        angles: (T, P, A) degrees, of the contents' ``angles``; left out where there are none.
+
         Raises:
-            ValueError: the batch does not cover exactly one window, or has other joints or keypoints.
+            ValueError: the batch does not cover exactly one window, or has other joints, keypoints or angles.
             InputError: the disk is full or the folder cannot be written.
         """
         batch = batch.to("cpu")
         carried, seen = batch.carried, batch.keypoints
+        self._check_angles(batch, angles)
         with self._writing(batch) as (k, put):
             for p, person in enumerate(seen.ids.tolist()):
                 self._make_person(person)
@@ -415,6 +409,8 @@ class Store:
                         [seen.image_px[:, :, p], seen.confidence[:, :, p, :, None]], -1
                     ),
                 }
+                if angles is not None:
+                    values["angles"] = angles[:, p]
                 for name, value in values.items():
                     put(f"people/{person}/{name}", value)
                 self._array(f"people/{person}/betas")[:] = np.asarray(batch.params.betas[p])
@@ -422,6 +418,29 @@ class Store:
                 self._write_state(k, f"state/{name}", np.asarray(tensor))
             self._array("files")[k] = len(seen.ids) * len(self.contents.person_arrays) + len(carried)
             self._array("done")[k] = True
+
+    def turn_up(
+        self, up: NDArray[np.float64], measure: Callable[[FitBatch, NDArray[np.float64]], torch.Tensor]
+    ) -> Store:
+        """The store with another way up, and with the angles of its windows as ``measure`` finds them then.
+
+        Interrupted, it still has the old one: the same call begins again.
+        """
+        for k in np.flatnonzero(self.done).tolist() if self.contents.angles else ():
+            batch = self.read(k)
+            angles = measure(batch, up)
+            self._check_angles(batch, angles)
+            with self._writing(batch) as (_, put):
+                for p, person in enumerate(batch.keypoints.ids.tolist()):
+                    put(f"people/{person}/angles", angles[:, p])
+        self._root.attrs["up"] = up.tolist()
+        return Store(self.path, write=True)
+
+    def _check_angles(self, batch: FitBatch, angles: torch.Tensor | None) -> None:
+        shape = None if angles is None else tuple(angles.shape)
+        expected = (*batch.status.shape, len(self.contents.angles)) if self.contents.angles else None
+        if shape != expected:
+            raise ValueError(f"angles from frame {batch.start} on have shape {shape}, expected {expected}")
 
     def write_regression(self, batch: PoseBatch) -> None:
         """Write the regressor's poses of one window of frames, which comes before the window itself.
@@ -431,7 +450,7 @@ class Store:
         with self._writing(batch) as (_, put):
             for p, person in enumerate(batch.keypoints.ids.tolist()):
                 self._make_person(person)
-                for name in _REGRESSION:
+                for name in REGRESSION:
                     value = getattr(batch, name.rpartition("/")[2])[:, p]
                     put(f"people/{person}/{name}", _axis_angle(value) if value.ndim > 2 else value)
 
@@ -466,18 +485,16 @@ class Store:
             building = path.with_name(path.name + ".new")
             shutil.rmtree(building, ignore_errors=True)
             group = zarr.create_group(building)
-            for name in c.person_arrays:
+            for name, kind in c.person_arrays.items():
                 where, _, last = name.rpartition("/")
-                dtype, missing = _KINDS.get(name, ("float32", np.nan))
-                array = (group.require_group(where) if where else group).create_array(
+                (group.require_group(where) if where else group).create_array(
                     last, shape=c.shape(name, len(c.time_s)), chunks=tuple(c.shape(name, c.window)),
-                    chunk_key_encoding=_FILE_NAMES, dtype=dtype, fill_value=missing,
+                    chunk_key_encoding=_FILE_NAMES, dtype=kind.dtype, fill_value=kind.missing,
+                    **kind.metadata(),
                 )  # fmt: skip
-                if name == "status":
-                    array.attrs["codes"] = {s.name.lower(): int(s) for s in Status}
             group.create_array(
-                "betas", shape=(c.num_betas,), chunk_key_encoding=_FILE_NAMES, dtype="float32",
-                fill_value=np.nan,
+                "betas", shape=(c.num_betas,), chunk_key_encoding=_FILE_NAMES, dtype=BETAS.dtype,
+                fill_value=BETAS.missing, **BETAS.metadata(),
             )  # fmt: skip
             building.rename(path)
 
@@ -492,6 +509,8 @@ class Store:
                 dtype=values.dtype,
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
                 compressors=[ZstdCodec(checksum=True)],  # damage is noticed, not gone on with
+                dimension_names=["window", *(f"axis_{i}" for i in range(values.ndim))],
+                attributes={"units": STATE_UNITS},
             )
         self._array(name)[window] = values
 
@@ -553,7 +572,7 @@ class Store:
             return torch.from_numpy(np.stack([self.array(f"people/{i}/{name}", a, b) for i in ids], axis))
         shape = self.contents.shape(name, b - a)
         shape.insert(axis, 0)
-        return torch.zeros(shape, dtype=getattr(torch, _KINDS.get(name, ("float32", None))[0]))
+        return torch.zeros(shape, dtype=getattr(torch, self.contents.person_arrays[name].dtype))
 
     def _keypoints(self, ids: tuple[int, ...], a: int, b: int) -> KeypointBatch:
         c = self.contents
@@ -571,9 +590,15 @@ class Store:
         )
 
 
+def _definitions(table: Mapping[str, Any]) -> dict[str, str]:
+    """Name and definition of each angle, in order; none in results of versions that did not measure any."""
+    return dict(zip(table.get("names", ()), table.get("definitions", ()), strict=True))
+
+
 def _time_axis(name: str) -> int:
     """The axis of an array along which it is cut into windows."""
-    return 1 if name.endswith("/keypoints_2d") else 0
+    kind = PERSON.get(name.rpartition("/")[2])
+    return kind.time_axis if kind else 0
 
 
 def _rows(name: str, start: int, stop: int | None) -> tuple[slice, ...]:
@@ -599,4 +624,9 @@ def _differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
         return [
             d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
         ]
-    return [] if old == new else [f"{where}: {old} → {new}"]
+    return [] if old == new else [f"{where}: {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

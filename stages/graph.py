@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.angles import DEFINITIONS, fitted_angles
 from models.body import Body, load_body
 from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
@@ -372,9 +373,12 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         regression=net is not None,
         skeleton=body.skeleton,
         keypoint_skeleton=body.keypoints.keypoint_skeleton,
+        angles=DEFINITIONS,
     )
     with writing(out, "Choose another --out."):
-        return Store.resume(out / STORE, contents, ignore=NOT_RESULTS)
+        results = Store.resume(out / STORE, contents, ignore=NOT_RESULTS)
+        up = recording.rig.up
+        return results if np.array_equal(results.contents.rig.up, up) else results.turn_up(up, fitted_angles)
 
 
 def versions() -> dict[str, str]:

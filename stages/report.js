@@ -5,10 +5,10 @@
   const { summary, cameras, people, curves } = data;
 
   // ---- arrays -------------------------------------------------------------------------------------
-  const unpack = ({ shape, base64 }) => {
-    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-    return { shape, values: new Float32Array(bytes.buffer) };
-  };
+  const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer;
+  const unpack = ({ shape, base64, step }) => ({
+    shape, values: Float32Array.from(new Int16Array(bytes(base64)), (x) => (x === -32768 ? NaN : x * step)),
+  });
   const rows = ({ shape, values }) => {
     const n = shape[shape.length - 1];
     return Array.from({ length: values.length / n }, (_, i) => values.subarray(i * n, (i + 1) * n));
@@ -19,7 +19,7 @@
     const high = curve.high ? rows(unpack(curve.high)) : mean;
     return mean.map((m, i) => ({ mean: m, low: low[i], high: high[i] }));
   };
-  const first = unpack(curves.first_frame).values;
+  const first = new Int32Array(bytes(curves.first_frame.base64)); // frame of each bin
   const bins = first.length;
   const joints = unpack(curves.joints).values; // (people, bins, joints, 3)
   const joint = (p, b, j) => {
@@ -40,10 +40,11 @@
     return node;
   };
   const number = (x, digits = 1) => (x === null || x === undefined || Number.isNaN(x) ? "–" : x.toFixed(digits));
-  const clock = (s) => {
-    if (data.frames / data.fps < 100) return `${s.toFixed(s < 10 && data.frames / data.fps < 10 ? 2 : 1)} s`;
+  const clock = (s, span = data.frames / data.fps) => {
+    if (data.frames / data.fps < 100) return `${s.toFixed(span < 10 ? 2 : 1)} s`;
     const whole = Math.round(s);
-    const text = `${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")}:${String(whole % 60).padStart(2, "0")}`;
+    const seconds = span < 10 ? (s % 60).toFixed(1).padStart(4, "0") : String(whole % 60).padStart(2, "0");
+    const text = `${String(Math.floor(((span < 10 ? s : whole) % 3600) / 60)).padStart(2, "0")}:${seconds}`;
     return whole >= 3600 ? `${Math.floor(whole / 3600)}:${text}` : text;
   };
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -54,18 +55,27 @@
 
   // ---- the moment that all plots show ---------------------------------------------------------------
   let frame = 0;
+  const whole = [0, Math.max(1, data.frames - 1)];
+  let view = whole; // first and last frame of all plots over time
+  let marked = null; // the stretch that is being dragged out, to look closer
   const watchers = [];
   const drawings = [];
   let asked = false;
   const redraw = () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => { asked = false; drawings.forEach((draw) => draw()); });
+    requestAnimationFrame(() => { asked = false; drawings.forEach((d) => d.paint()); });
   };
   const binOf = (f) => Math.min(bins - 1, Math.max(0, Math.floor((f * bins) / data.frames)));
   const show = (f, from) => {
     frame = Math.min(data.frames - 1, Math.max(0, Math.round(f)));
     watchers.forEach((watch) => watch(from));
+    redraw();
+  };
+  const zoom = (from, to) => {
+    const [a, b] = [Math.max(whole[0], Math.round(from)), Math.min(whole[1], Math.round(to))];
+    view = b - a < 4 ? view : [a, b];
+    watchers.forEach((watch) => watch(video));
     redraw();
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -90,9 +100,11 @@
       draw(g, width, h);
     };
     new ResizeObserver(([entry]) => { width = entry.contentRect.width; redraw(); }).observe(node);
-    drawings.push(paint);
+    drawings.push({ node, paint });
     return node;
   };
+  /** Draw no longer what has been taken off the page. */
+  const forget = () => drawings.splice(0, drawings.length, ...drawings.filter((d) => d.node.isConnected));
 
   // ---- hovering -------------------------------------------------------------------------------------
   const tip = el("div", { class: "tip", hidden: "" });
@@ -113,39 +125,49 @@
     const span = end - first[b] > 1 ? `frames ${first[b]}–${end - 1}` : `frame ${first[b]}`;
     return `${span} · ${clock(first[b] / data.fps)}`;
   };
-  /** Hover tells values, press and drag moves the shown frame. `at(event)` is the share of the width. */
+  /** Hover tells values, a click goes to that moment, a drag looks closer. `at(event)` is the share of the width. */
   const follow = (node, at, values) => {
-    let down = false;
-    node.addEventListener("pointerdown", (e) => { down = true; node.setPointerCapture(e.pointerId); show(at(e) * (data.frames - 1)); });
-    node.addEventListener("pointerup", () => { down = false; });
-    node.addEventListener("pointercancel", () => { down = false; });
+    let from = null;
+    const frameAt = (e) => view[0] + at(e) * (view[1] - view[0]);
+    const far = (e) => from !== null && Math.abs(e.clientX - from.x) > 5;
+    node.addEventListener("pointerdown", (e) => { from = { x: e.clientX, frame: frameAt(e) }; node.setPointerCapture(e.pointerId); });
+    node.addEventListener("pointerup", (e) => {
+      if (far(e)) zoom(Math.min(from.frame, frameAt(e)), Math.max(from.frame, frameAt(e)));
+      else if (from) show(frameAt(e));
+      from = marked = null;
+      redraw();
+    });
+    node.addEventListener("pointercancel", () => { from = marked = null; redraw(); });
+    node.addEventListener("dblclick", () => zoom(...whole));
     node.addEventListener("pointerleave", hideTip);
     node.addEventListener("pointermove", (e) => {
-      const x = at(e);
-      if (down) show(x * (data.frames - 1));
-      const b = binOf(x * (data.frames - 1));
+      if (far(e)) { marked = [from.frame, frameAt(e)]; redraw(); }
+      const b = binOf(frameAt(e));
       showTip(e, moment(b), values(b, e));
     });
   };
 
   // ---- axes -----------------------------------------------------------------------------------------
-  const ticks = (low, high, count) => {
+  const stepOf = (low, high, count) => {
     const raw = (high - low) / Math.max(1, count);
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = power * [1, 2, 5, 10].find((s) => s * power >= raw * 0.999);
+    return power * [1, 2, 5, 10].find((s) => s * power >= raw * 0.999);
+  };
+  const ticks = (low, high, count) => {
+    const step = stepOf(low, high, count);
     const found = [];
     for (let k = Math.ceil(low / step); k * step <= high + step * 1e-6; k++) found.push(k * step);
     return found;
   };
   const timeAxis = (g, left, right, y, top) => {
-    const end = (data.frames - 1) / data.fps || 1 / data.fps;
+    const [start, end] = view.map((f) => f / data.fps);
     g.fillStyle = css("--dim");
     g.textAlign = "center";
     g.textBaseline = "top";
-    for (const t of ticks(0, end, Math.max(2, (right - left) / 95))) {
-      const x = left + ((right - left) * t) / end;
+    for (const t of ticks(start, end, Math.max(2, (right - left) / 95))) {
+      const x = left + ((right - left) * (t - start)) / (end - start);
       if (top !== null) { g.strokeStyle = css("--grid"); line(g, [[x, top], [x, y]]); }
-      g.fillText(clock(t), Math.min(Math.max(x, left + 12), right - 14), y + 5);
+      g.fillText(clock(t, end - start), Math.min(Math.max(x, left + 12), right - 14), y + 5);
     }
   };
   const line = (g, points) => {
@@ -153,31 +175,59 @@
     points.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y)));
     g.stroke();
   };
+  /** The shown moment, and the stretch that is being dragged out. */
   const playhead = (g, left, right, top, bottom) => {
-    const x = left + ((right - left) * frame) / Math.max(1, data.frames - 1);
+    const x = (f) => left + ((right - left) * (f - view[0])) / (view[1] - view[0]);
+    if (marked) {
+      g.fillStyle = `rgba(${css("--heat")}, .18)`;
+      g.fillRect(x(Math.min(...marked)), top, Math.abs(x(marked[1]) - x(marked[0])), bottom - top);
+    }
+    if (frame < view[0] || frame > view[1]) return;
     g.strokeStyle = css("--text");
     g.globalAlpha = 0.55;
     g.lineWidth = 1;
-    line(g, [[x, top], [x, bottom]]);
+    line(g, [[x(frame), top], [x(frame), bottom]]);
     g.globalAlpha = 1;
   };
 
   // ---- curves over time -----------------------------------------------------------------------------
   const LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 22;
-  /** series: [{name, colour, mean, low, high}] */
-  const chart = (label, unit, series, height, digits = 1) => {
+  /** First and last bin of each of at most so many groups that cover the view. */
+  const grouped = (columns) => {
+    const [a, b] = view.map(binOf);
+    const n = Math.max(1, Math.min(b - a + 1, Math.floor(columns)));
+    return Array.from({ length: n }, (_, k) => [a + Math.floor((k * (b - a + 1)) / n), a + Math.floor(((k + 1) * (b - a + 1)) / n) - 1]);
+  };
+  /** Least, mean and greatest of a series in each group; null where it has no value. */
+  const thinned = (s, groups) => groups.map(([a, b]) => {
+    let [low, high, sum, count] = [Infinity, -Infinity, 0, 0];
+    for (let i = a; i <= b; i++) {
+      if (Number.isNaN(s.mean[i])) continue;
+      if (s.low[i] < low) low = s.low[i];
+      if (s.high[i] > high) high = s.high[i];
+      sum += s.mean[i];
+      count++;
+    }
+    return count ? { frame: first[a], low, mean: sum / count, high } : null;
+  });
+  /** series: [{name, colour, dash, mean, low, high}]; a jump by more than `jump` is not joined. */
+  const chart = (label, unit, series, height, digits = 1, jump = Infinity) => {
     const off = new Set();
     const draw = (g, w, h) => {
       const [l, r, t, b] = [LEFT, w - RIGHT, TOP, h - BOTTOM];
-      let [least, most] = [0, 0];
-      for (const s of series) if (!off.has(s)) for (const v of s.high) if (v > most) most = v;
-      for (const s of series) if (!off.has(s)) for (const v of s.low) if (v < least) least = v;
+      const groups = grouped(r - l);
+      const shown = series.filter((s) => !off.has(s)).map((s) => ({ ...s, points: thinned(s, groups) }));
+      let [least, most] = [Infinity, -Infinity];
+      for (const p of shown.flatMap((s) => s.points)) if (p) { least = Math.min(least, p.low); most = Math.max(most, p.high); }
+      if (most < least) [least, most] = [0, 1];
+      // From 0, unless that is far away.
+      if (most > 0 && least < 2 * (most - least)) least = Math.min(least, 0);
+      if (least < 0 && -most < 2 * (most - least)) most = Math.max(most, 0);
       if (most === least) most = least + 1;
-      const marks = ticks(least, most, Math.max(2, (b - t) / 44));
-      const step = marks.length > 1 ? marks[1] - marks[0] : most - least;
+      const step = stepOf(least, most, Math.max(2, (b - t) / 30));
       const roof = Math.ceil(most / step - 1e-6) * step;
-      if (roof > marks[marks.length - 1] + step / 2) marks.push(roof);
-      const x = (i) => l + ((r - l) * first[i]) / Math.max(1, data.frames - 1);
+      const marks = ticks(least, roof, Math.round((roof - least) / step));
+      const x = (f) => l + ((r - l) * (f - view[0])) / (view[1] - view[0]);
       const y = (v) => b - ((b - t) * (v - least)) / (roof - least);
       g.lineWidth = 1;
       timeAxis(g, l, r, b, t);
@@ -189,28 +239,35 @@
         g.fillStyle = css("--dim");
         g.fillText(step < 1 ? v.toFixed(step < 0.1 ? 2 : 1) : String(Math.round(v)), l - 7, y(v));
       }
-      for (const s of series) {
-        if (off.has(s)) continue;
-        for (let i = 0; i < bins; i++) {
+      g.save();
+      g.beginPath(); g.rect(l - 1, 0, r - l + 2, h); g.clip();
+      for (const { points, colour, dash } of shown) {
+        g.fillStyle = g.strokeStyle = colour;
+        g.lineJoin = "round";
+        for (let i = 0; i < points.length; i++) {
           let end = i;
-          while (end < bins && !Number.isNaN(s.mean[end])) end++;
+          const joined = (k) => k === i || Math.abs(points[k].mean - points[k - 1].mean) <= jump;
+          while (end < points.length && points[end] && joined(end)) end++;
           if (end === i) continue; // a gap is left open
-          g.fillStyle = g.strokeStyle = s.colour;
-          if (s.low !== s.mean && end - i > 1) {
-            g.globalAlpha = 0.2;
+          const part = points.slice(i, end);
+          if (part.length > 1 && part.some((p) => p.high > p.low)) {
+            g.globalAlpha = 0.25;
             g.beginPath();
-            for (let k = i; k < end; k++) g.lineTo(x(k), y(s.high[k]));
-            for (let k = end - 1; k >= i; k--) g.lineTo(x(k), y(s.low[k]));
+            for (const p of part) g.lineTo(x(p.frame), y(p.high));
+            for (const p of part.reverse()) g.lineTo(x(p.frame), y(p.low));
             g.fill();
             g.globalAlpha = 1;
+            part.reverse();
           }
           g.lineWidth = 1.4;
-          g.lineJoin = "round";
-          if (end - i === 1) { g.beginPath(); g.arc(x(i), y(s.mean[i]), 1.6, 0, 7); g.fill(); }
-          else line(g, Array.from({ length: end - i }, (_, k) => [x(i + k), y(s.mean[i + k])]));
-          i = end;
+          g.setLineDash(dash || []);
+          if (part.length === 1) { g.beginPath(); g.arc(x(part[0].frame), y(part[0].mean), 1.6, 0, 7); g.fill(); }
+          else line(g, part.map((p) => [x(p.frame), y(p.mean)]));
+          g.setLineDash([]);
+          i = end - 1;
         }
       }
+      g.restore();
       playhead(g, l, r, t, b);
     };
     const node = canvas("plot", label, height, draw);
@@ -224,13 +281,13 @@
     }));
     const legend = el("div", { class: "legend" }, series.map((s) => {
       const button = el("button", {
-        type: "button", "aria-pressed": "true", title: s.name,
+        type: "button", "aria-pressed": "true", title: s.title || s.name,
         onclick: () => {
           if (off.has(s)) off.delete(s); else off.add(s);
           button.setAttribute("aria-pressed", String(!off.has(s)));
           redraw();
         },
-      }, el("i", { style: { background: s.colour } }), el("span", {}, s.name));
+      }, el("i", { style: s.dash ? { background: "none", height: "0", borderRadius: "0", borderTop: `3px dashed ${s.colour}` } : { background: s.colour } }), el("span", {}, s.name));
       return button;
     }));
     return { node, legend };
@@ -256,7 +313,9 @@
       left = side(g);
       const right = w - RIGHT;
       const heat = css("--heat");
-      const columns = Math.min(bins, Math.ceil(right - left));
+      const groups = grouped(right - left);
+      const mean = (values, [a, b]) => { let n = 0; for (let i = a; i <= b; i++) n += values[i] || 0; return n / (b - a + 1); };
+      const x = (f) => left + ((right - left) * (f - view[0])) / (view[1] - view[0] + 1);
       names.forEach((name, row) => {
         const y = row * (high + 3) + (row >= cameras.length ? 6 : 0);
         g.save();
@@ -266,18 +325,20 @@
         g.fillText(name, person ? 14 : 0, y + high / 2 + 0.5);
         if (person) { g.fillStyle = person.colour; g.fillRect(0, y + high / 2 - 5, 10, 10); }
         g.restore();
-        for (let i = 0; i < bins; i++) {
-          const x0 = left + ((right - left) * i) / bins, x1 = left + ((right - left) * (i + 1)) / bins;
+        for (const group of groups) {
+          const x0 = Math.max(left, x(first[group[0]])), x1 = Math.min(right, x(group[1] + 1 < bins ? first[group[1] + 1] : data.frames));
           if (row < cameras.length) {
-            const share = seen[row][i];
-            if (pictures[row][i] < 0.5) g.fillStyle = css("--none");
-            else g.fillStyle = `rgba(${heat}, ${Number.isNaN(share) ? 0 : 0.06 + 0.94 * share})`;
+            if (mean(pictures[row], group) < 0.5) g.fillStyle = css("--none");
+            else g.fillStyle = `rgba(${heat}, ${0.06 + 0.94 * mean(seen[row], group)})`;
           } else {
             const p = row - cameras.length;
-            const [f, c] = [fitted[p][i], unsure[p][i]];
-            g.fillStyle = f >= 0.5 ? css("--good") : c > 0 && c >= 0.5 - f ? okabe[1] : css("--none");
+            const [f, c] = [mean(fitted[p], group), mean(unsure[p], group)];
+            const doubted = f < 0.5 && c > 0 && c >= 0.5 - f;
+            g.fillStyle = f < 0.5 && !doubted ? css("--none") : person ? person.colour : doubted ? okabe[1] : css("--good");
+            g.globalAlpha = person && doubted ? 0.4 : 1;
           }
-          g.fillRect(x0, y, columns < bins ? Math.max(1, x1 - x0) : x1 - x0 + 0.35, high);
+          g.fillRect(x0, y, x1 - x0 + 0.35, high);
+          g.globalAlpha = 1;
         }
       });
       timeAxis(g, left, right, h - BOTTOM, null);
@@ -300,7 +361,7 @@
       el("i", { style: { background, height: "10px" } }), el("span", {}, text));
     const legend = el("div", { class: "legend" },
       key("linear-gradient(90deg, rgba(var(--heat), .06), rgb(var(--heat)))", "keypoints seen, 0 to 100 %"), key("var(--none)", "no picture / no pose"),
-      key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap, or too far off"));
+      people.length > 1 ? key(people[0].colour, "fitted; pale: bridged over a gap, or too far off") : [key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap, or too far off")]);
     return card("w12", "Coverage", legend, node);
   };
 
@@ -393,7 +454,13 @@
         g.lineCap = "butt";
       });
     };
-    const node = canvas("space", "Cameras and the person's path in space", (w) => (data.mosaic ? Math.min(580, w * 0.95) : Math.min(560, w * 0.6)), draw);
+    const node = canvas("space", "Cameras and the person's path in space", (w) => alongside() || Math.min(560, w * 0.6), draw);
+    // Down to where the video beside it ends.
+    const alongside = () => {
+      if (!video || innerWidth <= 980) return 0;
+      return Math.max(240, video.getBoundingClientRect().bottom - node.getBoundingClientRect().top);
+    };
+    if (video) new ResizeObserver(redraw).observe(video);
     node.tabIndex = 0;
     let held = null;
     node.addEventListener("pointerdown", (e) => { held = [e.clientX, e.clientY]; node.setPointerCapture(e.pointerId); node.focus({ preventScroll: true }); });
@@ -461,6 +528,18 @@
       })));
   };
 
+  const peopleTable = () => {
+    if (people.length < 2) return "";
+    return card("w12", "People", null, table(
+      ["person", "<there", "height, m", "frames fitted", "bridged", "too far off", "no pose", "acceleration, mm/frame²"],
+      summary.people.map((p, i) => {
+        const at = rows(unpack(curves.fitted))[i].reduce((found, share, b) => (share > 0 ? [found[0] ?? b, b] : found), []);
+        const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: people[i].colour, marginRight: "8px" } }), p.id);
+        return [name, at.length ? `${clock(first[at[0]] / data.fps)} to ${clock(first[at[1]] / data.fps)}` : "–", people[i].height_m ? people[i].height_m.toFixed(2) : "–",
+          `${p.frames_fitted} (${number((100 * p.frames_fitted) / data.frames, 0)} %)`, String(p.frames_bridged), String(p.frames_far_off), String(p.frames_without_pose), number(p.jitter_mm, 2)];
+      })));
+  };
+
   const timing = () => {
     const stages = summary.stages || [];
     const longest = Math.max(1e-9, ...stages.map((s) => s.total));
@@ -490,10 +569,11 @@
 
   const settings = () => {
     const list = (entries) => el("dl", {}, entries.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, typeof v === "string" ? v : JSON.stringify(v))]));
+    const set = (value) => value !== null && value !== undefined;
     const flat = (value, at = "") => Object.entries(value).flatMap(([k, v]) =>
-      v && typeof v === "object" && !Array.isArray(v) ? flat(v, `${at}${k}.`) : [[at + k, v]]);
+      v && typeof v === "object" && !Array.isArray(v) ? flat(v, `${at}${k}.`) : set(v) ? [[at + k, v]] : []);
     const parts = Object.entries(summary.config || {});
-    const plain = parts.filter(([, v]) => !v || typeof v !== "object");
+    const plain = parts.filter(([, v]) => set(v) && typeof v !== "object");
     return [
       card("w8", "Configuration", null, plain.length ? list(plain) : null,
         parts.filter(([, v]) => v && typeof v === "object").map(([name, value]) => el("details", {}, el("summary", {}, name), list(flat(value))))),
@@ -512,22 +592,37 @@
   const page = document.getElementById("page");
   const nobody = () => el("div", { class: "empty" }, "Nobody has been fitted yet.");
   const angleRows = curveRows(curves.angles_deg);
+  const angleNames = Object.keys(data.angles);
+  /** Joint angles that share a plot: left and right of one, or those of two parts of the trunk. */
+  const angleGroups = () => {
+    const groups = new Map();
+    const part = /^(hip|knee|ankle)/;
+    angleNames.forEach((name, i) => {
+      const [, owner, rest] = name.match(/^([a-z]+)_(.+)$/);
+      const sided = owner === "left" || owner === "right";
+      const section = !sided ? "Trunk" : part.test(rest) ? "Legs" : "Arms";
+      const title = sided ? rest.replaceAll("_", " ") : `${{ pelvis: "pelvis and trunk", trunk: "pelvis and trunk", spine: "spine and neck", neck: "spine and neck" }[owner] || owner}: ${rest}`;
+      if (!groups.has(section)) groups.set(section, new Map());
+      const plots = groups.get(section);
+      if (!plots.has(title)) plots.set(title, []);
+      plots.get(title).push({ i, name: owner, title: data.angles[name] });
+    });
+    return ["Legs", "Arms", "Trunk"].filter((s) => groups.has(s)).map((s) => [s, groups.get(s)]);
+  };
   const angles = () => {
-    if (!people.length) return card("w12", "Joint angles", null, nobody());
-    const host = el("div", { class: "small" });
-    const fill = (p) => {
-      host.replaceChildren();
-      for (let i = 0; i < data.angles.length; i += 2) {
-        const name = data.angles[i].replace("left ", "");
-        const series = ["left", "right"].map((side, k) => ({ name: side, colour: okabe[k], ...angleRows[p * data.angles.length + i + k] }));
-        const { node, legend } = chart(`${name} angle over time`, "°", series, 150, 0);
-        host.append(el("div", {}, el("div", { class: "head" }, el("h3", {}, name), legend), node));
-      }
-      host.append(el("p", { class: "note" }, "The angle between two bones, 0° when they are in line: a straight knee or elbow, a thigh in line with the trunk, an arm that hangs down, a pointed foot."));
-    };
+    if (!people.length || !angleNames.length) return card("w12", "Joint angles", null, nobody());
+    const host = el("div");
+    const fill = (p) => host.replaceChildren(...angleGroups().flatMap(([section, plots]) => [
+      el("h3", { class: "section" }, section),
+      el("div", { class: "small" }, [...plots].map(([title, members]) => {
+        const series = members.map(({ i, name, title }, k) => ({ name, title, colour: okabe[k], dash: k ? [5, 3] : null, ...angleRows[p * angleNames.length + i] }));
+        const { node, legend } = chart(`${title} over time`, "°", series, 140, 0, 180);
+        return el("div", {}, el("div", { class: "head" }, el("h3", {}, title), legend), node);
+      })),
+    ]), el("p", { class: "note" }, "Degrees; 0 in an upright stance with hanging arms. Flexion bends forwards, at the knee backwards; an ankle's is dorsiflexion. Each legend's tooltip defines its angle; the store has all of them as people/<id>/angles."));
     fill(0);
     const choose = people.length > 1
-      ? el("select", { "aria-label": "person", onchange: (e) => { fill(Number(e.target.value)); redraw(); } }, people.map((p, i) => el("option", { value: i }, `person ${p.id}`)))
+      ? el("select", { "aria-label": "person", onchange: (e) => { fill(Number(e.target.value)); forget(); redraw(); } }, people.map((p, i) => el("option", { value: i }, `person ${p.id}`)))
       : "degrees";
     return card("w12", "Joint angles", choose, host);
   };
@@ -563,7 +658,7 @@
       mosaic() || "", space(),
       card("w12", "Reprojection error, px", errorChart.legend, errorChart.node,
         binned ? el("p", { class: "note" }, `Lines are means, bands reach from the least to the greatest value: ${data.frames} frames share ${bins} points.`) : ""),
-      coverage(), angles(),
+      coverage(), peopleTable(), angles(),
       card("w12", "Joint acceleration (jitter), mm/frame²", people.length > 1 ? jitterChart.legend : null, jitterChart.node),
       cameraTable(), timing(), shape(), ...settings()),
   );
@@ -594,7 +689,14 @@
     video.addEventListener("play", () => { button.textContent = "❚❚"; });
     video.addEventListener("pause", () => { button.textContent = "▶"; });
   }
-  watchers.push(() => { slider.value = frame; told.textContent = `frame ${frame} · ${clock(frame / data.fps)}`; });
-  page.append(el("div", { class: "bar" }, button, slider, told), el("footer", {}, `Made by ${data.software}. Press on a plot to go to that moment.`), tip);
+  const wide = el("button", { class: "wide", type: "button", hidden: "", onclick: () => zoom(...whole) });
+  watchers.push(() => {
+    slider.value = frame;
+    told.textContent = `frame ${frame} · ${clock(frame / data.fps)}`;
+    wide.hidden = view[0] === whole[0] && view[1] === whole[1];
+    wide.textContent = `frames ${view[0]}–${view[1]}: show all`;
+  });
+  page.append(el("div", { class: "bar" }, button, slider, wide, told),
+    el("footer", {}, `Made by ${data.software}. Click on a plot to go to that moment; drag over it to look closer, double-click to see all of it again.`), tip);
   show(0, video);
 })();

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from models.angles import fitted_angles
 from pipeline.batches import FitBatch, PoseBatch
 from pipeline.store import Store
 
 
 def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> Iterator[FitBatch]:
-    """Write what comes in to ``results`` and pass it on.
+    """Write what comes in to ``results``, with its joint angles where it keeps them, and pass it on.
 
     With ``replay`` the windows that an earlier run has already written come first, so that what follows sees
     the recording from its beginning; and each window is passed on as the store keeps it, so that what follows
@@ -19,8 +20,9 @@ def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> 
     if replay:
         for k in range(first):
             yield results.read(k)
+    up, measured = results.contents.rig.up, bool(results.contents.angles)
     for k, batch in enumerate(items, first):
-        results.write(batch)
+        results.write(batch, fitted_angles(batch, up) if measured else None)
         yield results.read(k) if replay else batch
 
 

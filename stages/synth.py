@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationInfo, field_validator
 
+from models.angles import DEFINITIONS, fitted_angles
 from models.body import Body, pose_keypoints
 from models.synthetic.cameras import ring_rig
 from models.synthetic.crowd import make_crowd
@@ -236,6 +237,7 @@ def _write_windows(
             num_betas=body.num_betas,
             skeleton=body.skeleton,
             keypoint_skeleton=body.keypoints.keypoint_skeleton,
+            angles=DEFINITIONS,
         ),
     )
     for name in rig.names:
@@ -264,7 +266,7 @@ def _write_windows(
                         writers[v].write(picture)
 
                 list(pool.map(record, range(len(rig))))
-            truth.write(batch)
+            truth.write(batch, fitted_angles(batch, rig.up))
             progress(b - a)
     return truth
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from builders import FRAMES, WINDOW, batch, contents, status
 
-from pipeline.curves import ANGLES, curves, joint_angles
-from pipeline.skeleton import SMPL_24
+from models.angles import DEFINITIONS, fitted_angles
+from pipeline.curves import BINS, curves
 from pipeline.store import Store
 
 
 def written(path, windows=3):
-    store = Store.create(path, contents())
+    store = Store.create(path, replace(contents(), angles=DEFINITIONS))
     for k in range(windows):
-        store.write(batch(k))
+        store.write(batch(k), fitted_angles(batch(k), store.contents.rig.up))
     return store
 
 
@@ -52,7 +52,7 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
             acceleration[t] = 1000 * np.linalg.norm(second, axis=-1).mean()
     for curve, values in (
         (found.reprojection_px, px),
-        (found.angles_deg, joint_angles(joints)[:, None]),
+        (found.angles_deg, store.array("people/0/angles").astype(float)[:, None]),
         (found.acceleration_mm, acceleration[:, None]),
     ):
         for have, want in zip((curve.low, curve.mean, curve.high), three(values, groups), strict=True):
@@ -66,11 +66,14 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_is_nan(tmp_path):
-    store = Store.create(tmp_path / "s.zarr", contents())
+    store = Store.create(tmp_path / "s.zarr", replace(contents(), angles=DEFINITIONS))
     fit = batch(0)
     joints, valid, px = fit.joints.clone(), torch.ones_like(fit.valid), fit.reprojection_px.clone()
     joints[2:4], valid[2:5], px[1] = torch.nan, False, torch.nan
-    store.write(replace(fit, joints=joints, status=status(valid), reprojection_px=px))
+    changed = replace(fit, joints=joints, status=status(valid), reprojection_px=px)
+    angles = fitted_angles(changed, store.contents.rig.up)
+    angles[2:4] = torch.nan
+    store.write(changed, angles)
     found = curves(store)
     assert np.isnan(found.reprojection_px.mean[1]).all()
     assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()
@@ -84,40 +87,6 @@ def test_a_store_without_a_window(tmp_path):
     found = curves(Store.create(tmp_path / "s.zarr", contents()))
     assert np.isnan(found.joints).all()
     assert (found.pictures == 1).all()
-
-
-def place(**points):
-    joints = np.full((24, 3), np.nan)
-    for name, at in points.items():
-        joints[SMPL_24.index(name)] = at
-    return dict(zip(ANGLES, joint_angles(joints), strict=True))
-
-
-def test_angles_of_limbs_that_are_known():
-    bent = place(left_hip=[0, 1, 0], left_knee=[0, 0.5, 0], left_ankle=[0, 0.5, -0.5])
-    assert bent["left knee"] == pytest.approx(90)
-    assert np.isnan(bent["right knee"])
-    straight = place(left_hip=[0, 1, 0], left_knee=[0, 0.5, 0], left_ankle=[0, 0, 0])
-    assert straight["left knee"] == pytest.approx(0, abs=1e-9)
-    arms = place(
-        neck=[0, 1.5, 0],
-        pelvis=[0, 1, 0],
-        left_shoulder=[0.2, 1.4, 0],
-        left_elbow=[0.5, 1.4, 0],
-        right_shoulder=[-0.2, 1.4, 0],
-        right_elbow=[-0.2, 1.7, 0],
-    )
-    assert arms["left shoulder"] == pytest.approx(90)
-    assert arms["right shoulder"] == pytest.approx(180)
-
-
-def test_joints_are_found_by_their_names(tmp_path):
-    order = [*SMPL_24.flips]
-    other = replace(SMPL_24, names=tuple(SMPL_24.names[i] for i in order))
-    store = Store.create(tmp_path / "other.zarr", replace(contents(), skeleton=other))
-    store.write(replace(batch(0), joints=batch(0).joints[:, :, order], skeleton=other))
-    usual = written(tmp_path / "usual.zarr", windows=1)
-    np.testing.assert_array_equal(curves(store).angles_deg.mean, curves(usual).angles_deg.mean)
 
 
 def test_memory_does_not_grow_with_length(tmp_path):
@@ -136,6 +105,6 @@ def test_memory_does_not_grow_with_length(tmp_path):
         found = curves(store)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert found.joints.shape[1] == 1000
+        assert found.joints.shape[1] == BINS
     whole = 54_000 * 24 * 3 * 8
     assert peaks[1] - peaks[0] < whole / 4, peaks

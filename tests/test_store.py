@@ -11,6 +11,7 @@ import zarr
 from builders import COCO_17, FRAMES, WINDOW, batch, contents, on_coco, rig
 from scipy.spatial.transform import Rotation
 
+from models.angles import DEFINITIONS, fitted_angles
 from pipeline.batches import FitBatch, PoseBatch, Status
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, SMPL_24
@@ -140,6 +141,75 @@ def test_a_lost_file_of_the_regression_undoes_its_window(tmp_path):
         store.write(batch(k))
     (store.path / "people/0/regression/betas/c.1.0").unlink()
     assert Store.resume(store.path, about).done.tolist() == [True, False, True]
+
+
+def with_angles():
+    return replace(contents(), regression=True, angles=DEFINITIONS)
+
+
+def test_angles_are_those_of_the_fit_and_say_what_they_are(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", with_angles())
+    for k in range(3):
+        store.write_regression(regression(k))
+        store.write(batch(k), fitted_angles(batch(k), store.contents.rig.up))
+    kept = zarr.open(store.path, mode="r")["people/0/angles"]
+    assert kept.attrs["units"] == "deg"
+    named = dict(zip(kept.attrs["names"], kept.attrs["definitions"], strict=True))
+    assert named == DEFINITIONS == Store(store.path).contents.angles
+    assert kept.chunks == (WINDOW, len(DEFINITIONS))
+    fit = store.read(0, 2)
+    np.testing.assert_allclose(kept[...], fitted_angles(fit, store.contents.rig.up)[:, 0], atol=1e-3)
+    (store.path / "people/0/angles/c.1.0").unlink()
+    assert Store.resume(store.path, with_angles()).done.tolist() == [True, False, True]
+
+
+def test_angles_are_measured_where_they_are_kept(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    with pytest.raises(ValueError, match=r"shape \(8, 1, 32\), expected None"):
+        store.write(batch(0), fitted_angles(batch(0), rig().up))
+    store = Store.create(tmp_path / "t.zarr", replace(contents(), angles=DEFINITIONS))
+    with pytest.raises(ValueError, match=r"shape None, expected \(8, 1, 32\)"):
+        store.write(batch(0))
+    assert not store.done.any()
+
+
+def test_another_way_up_changes_the_angles_that_depend_on_it(tmp_path):
+    about = replace(contents(), angles=DEFINITIONS)
+    turned = replace(about, rig=replace(rig(), known_up=np.array([0.0, 0, 1])))
+    one, other = (Store.create(tmp_path / name, c) for name, c in (("a", about), ("b", turned)))
+    for store in (one, other):
+        for k in (0, 1):
+            store.write(batch(k), fitted_angles(batch(k), store.contents.rig.up))
+    before = one.array("people/0/angles")
+    one = Store.resume(one.path, turned).turn_up(turned.rig.up, fitted_angles)
+    after = one.array("people/0/angles")
+    np.testing.assert_allclose(after, other.array("people/0/angles"), atol=1e-3)
+    world = np.array([name.split("_")[0] in ("pelvis", "trunk") for name in DEFINITIONS])
+    assert (abs(after - before)[: 2 * WINDOW].max(0) > 1)[world].all()
+    np.testing.assert_allclose(after[:, ~world], before[:, ~world], atol=1e-3)
+    assert one.contents.rig.up.tolist() == Store(one.path).contents.rig.up.tolist() == [0, 0, 1]
+    assert one.digest == other.digest
+
+
+def test_every_array_has_units_and_named_axes(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", with_angles())
+    for k in range(3):
+        store.write_regression(regression(k))
+        store.write(batch(k), fitted_angles(batch(k), store.contents.rig.up))
+    arrays = {n: a for n, a in zarr.open(store.path).members(max_depth=None) if isinstance(a, zarr.Array)}
+    assert len(arrays) > 25
+    for name, array in arrays.items():
+        assert array.attrs["units"], name
+        assert len({*array.metadata.dimension_names}) == array.ndim, name
+    axes = {
+        n: dict(zip(a.metadata.dimension_names, a.shape, strict=True))
+        for n, a in arrays.items()
+        if not n.startswith("state/")
+    }
+    for dimension in ("time", "camera", "joint", "keypoint", "beta", "window"):
+        assert len({sizes[dimension] for sizes in axes.values() if dimension in sizes}) == 1, dimension
+    assert axes["people/0/keypoints_2d"]["time"] == FRAMES
+    assert arrays["people/0/joints"].attrs["units"] == "m"
 
 
 def test_without_a_regressor_nothing_is_kept_of_it(written):

@@ -1,0 +1,97 @@
+"""Arrays of ``results.zarr``: axes, units, types and missing values, as each array's metadata states them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.batches import Status
+
+DIMENSIONS: Final = MappingProxyType(
+    {
+        "T": "time", "V": "camera", "J": "joint", "L": "joint_after_root", "K": "keypoint", "B": "beta",
+        "A": "angle", "W": "window", "xyz": "xyz", "xyzc": "xyz_confidence", "xyc": "xy_confidence",
+        "wh": "width_height", "row": "row", "column": "column", "coefficient": "coefficient",
+    }
+)  # fmt: skip
+"""Name of each axis in the files."""
+FIXED: Final = MappingProxyType({"xyz": 3, "xyzc": 4, "xyc": 3})
+"""Lengths of the axes that have the same in every store."""
+STATE_UNITS: Final = "internal"
+"""Units of restart state, which only the stage that wrote it reads."""
+
+
+@dataclass(frozen=True)
+class ArrayKind:
+    """An array of the store."""
+
+    axes: str
+    """Keys of ``DIMENSIONS``."""
+    units: str
+    """As UCUM spells them: m, s, rad, deg; px for pixels; 1 for none."""
+    dtype: str = "float32"
+    missing: Any = np.nan
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def time_axis(self) -> int:
+        return self.axes.split().index("T")
+
+    def metadata(self) -> dict[str, Any]:
+        """Names of the axes, and attributes, as ``create_array`` takes them."""
+        return {
+            "dimension_names": [DIMENSIONS[axis] for axis in self.axes.split()],
+            "attributes": {"units": self.units, **self.attributes},
+        }
+
+
+PERSON: Final = MappingProxyType(
+    {
+        "global_orient": ArrayKind("T xyz", "rad"),
+        "body_pose": ArrayKind("T L xyz", "rad"),
+        "transl": ArrayKind("T xyz", "m"),
+        "joints": ArrayKind("T J xyz", "m"),
+        "keypoints_3d": ArrayKind("T K xyzc", "m, confidence 1"),
+        "reprojection_px": ArrayKind("T V", "px"),
+        "valid": ArrayKind("T", "1", "bool", False),
+        "status": ArrayKind(
+            "T", "1", "uint8", int(Status.NOT_SEEN), {"codes": {s.name.lower(): int(s) for s in Status}}
+        ),
+        "keypoints_2d": ArrayKind("V T K xyc", "px, confidence 1"),
+    }
+)
+"""Arrays of a person that are written window by window, and their axes as in ``pipeline/batches.py``."""
+REGRESSION: Final = MappingProxyType(
+    {
+        "regression/global_orient": ArrayKind("T xyz", "rad"),
+        "regression/body_pose": ArrayKind("T L xyz", "rad"),
+        "regression/betas": ArrayKind("T B", "1"),
+        "regression/transl": ArrayKind("T xyz", "m"),
+        "regression/pose_sigma": ArrayKind("T L", "rad"),
+    }
+)
+BETAS: Final = ArrayKind("B", "1")
+RECORDING: Final = MappingProxyType(
+    {
+        "time_s": ArrayKind("T", "s", "float64"),
+        "done": ArrayKind("W", "1", "bool", False),
+        "files": ArrayKind("W", "1", "int32", 0),
+        "cameras/K": ArrayKind("V row column", "px"),
+        "cameras/dist": ArrayKind("V coefficient", "1"),
+        "cameras/R": ArrayKind("V row column", "1"),
+        "cameras/t": ArrayKind("V xyz", "m"),
+        "cameras/size": ArrayKind("V wh", "px"),
+        "cameras/frame_index": ArrayKind("V T", "1"),
+    }
+)
+"""Arrays of the recording."""
+
+
+def angle_kind(definitions: Mapping[str, str]) -> ArrayKind:
+    """Array of joint angles, with the definition of each."""
+    named = {"names": [*definitions], "definitions": [*definitions.values()]}
+    return ArrayKind("T A", "deg", attributes=named)
