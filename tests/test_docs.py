@@ -12,8 +12,10 @@ import models.formats
 import pipeline.calibrations
 import pipeline.formats.keypoints
 import run_pipeline
+from models.angles import DEFINITIONS
 from models.body import load_body
 from pipeline.config import load
+from pipeline.schema import PERSON
 from pipeline.skeleton import POINT_ORDERS
 from stages.graph import RunConfig
 from stages.synth import SynthConfig, write_recording
@@ -71,7 +73,18 @@ def test_the_python_of_the_documents_runs(tmp_path):
     exec(compile(code, "docs/python.md", "exec"), values)
     assert values["names"][0] == "pelvis"
     assert values["joints"].shape == (30, 24, 3)
+    assert values["knee_deg"].shape == (30,)
+    assert -10 < values["knee_deg"].min() < values["knee_deg"].max() < 150
     assert values["vertices"].shape[1:] == (1, int(values["triangles"].max()) + 1, 3)
+
+
+def test_every_array_and_angle_is_in_the_document_of_results():
+    told = DOCS["docs/results.md"]
+    for name in (*PERSON, "betas", "angles"):
+        assert f"| `people/<id>/{name}` |" in told, name
+    for name in DEFINITIONS:
+        joint, _, motion = name.replace("right_", "left_").rpartition("_")
+        assert any(f"`{joint}_" in line and f"_{motion}`" in line for line in told.splitlines()), name
 
 
 def test_readme_is_short():
