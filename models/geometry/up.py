@@ -137,13 +137,32 @@ def balance(points: Array, up: Array) -> Array:
     return up
 
 
-def upright(rig: Rig, points: Array) -> tuple[Rig, Array]:
+def upright(rig: Rig, points: Array, up: Array | None = None) -> tuple[Rig, Array]:
     """Cameras and a person's points (T, K, 3) in a world that stands upright.
 
-    z is up, y ahead of the first camera, the origin on the floor below the person.
+    z is ``up`` (3,), which is ``guess_up`` where it is not given, y ahead of the first camera, the origin on
+    the floor below the person.
+    """
+    up = guess_up(rig, points) if up is None else up
+    ahead = rig.R[0, 2] - up * (rig.R[0, 2] @ up)
+    if np.linalg.norm(ahead) < 0.1:  # it looks down, or up
+        ahead = -rig.R[0, 1] - up * (-rig.R[0, 1] @ up)
+    ahead /= np.linalg.norm(ahead)
+    turn = np.stack([np.cross(ahead, up), ahead, up])
+    turned = points @ turn.T
+    feet_z = turned[:, [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")], 2]
+    all_z = feet_z if np.isfinite(feet_z).any() else turned[..., 2]
+    middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
+    origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])
+    r = rig.R @ turn.T
+    return replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), turned - origin
 
-    Up is what ``balance`` says and what is level in the pictures: few cameras are held askew, so those whose
-    x axis is nearly level make it exactly so. A guess, good to some degrees.
+
+def guess_up(rig: Rig, points: Array) -> Array:
+    """Up (3,) by a person's points (T, K, 3) and the cameras, good to some degrees.
+
+    It is what ``balance`` says and what is level in the pictures: few cameras are held askew, so those whose
+    x axis is nearly level make it exactly so.
     """
     overhead = -rig.R[:, 1].mean(0)
     overhead /= np.linalg.norm(overhead)
@@ -163,15 +182,4 @@ def upright(rig: Rig, points: Array) -> tuple[Rig, Array]:
         lean = np.eye(3) / np.radians(_LEAN_DEG) ** 2
         up = np.linalg.solve(system + lean, lean @ body)
         up /= np.linalg.norm(up)
-    ahead = rig.R[0, 2] - up * (rig.R[0, 2] @ up)
-    if np.linalg.norm(ahead) < 0.1:  # it looks down, or up
-        ahead = -rig.R[0, 1] - up * (-rig.R[0, 1] @ up)
-    ahead /= np.linalg.norm(ahead)
-    turn = np.stack([np.cross(ahead, up), ahead, up])
-    turned = points @ turn.T
-    feet_z = turned[:, [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")], 2]
-    all_z = feet_z if np.isfinite(feet_z).any() else turned[..., 2]
-    middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
-    origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])
-    r = rig.R @ turn.T
-    return replace(rig, R=r, t=rig.t + np.einsum("vij,j->vi", r, origin)), turned - origin
+    return up
