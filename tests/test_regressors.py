@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from models.rotations import geodesic_degrees, rotation_between
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
+from models.weights import read_weights
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25
 
@@ -382,6 +384,13 @@ def movers():
     pose = torch.cat(poses)
     known = Poses(pose, torch.full((120,), 0.9), torch.zeros(120, dtype=torch.long), ("synth",))
     return Projections(known, BODY).sample(120, 4, Difficulty(), seeded(7))
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "uncalibrated"])
+def test_the_shipped_nets_have_weights_of_16_bits_and_compute_with_32(kind):
+    shipped = files("models.assets") / f"regressor_{kind}.safetensors"
+    assert all(x.dtype == torch.float16 for x in read_weights(shipped.read_bytes())[0].values())
+    assert all(x.dtype == torch.float32 for x in load_regressor(kind).state_dict().values())
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("calibrated", 40.0), ("uncalibrated", 65.0)])
