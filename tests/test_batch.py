@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,8 @@ from pipeline.batch.workers import available_gb, processors
 from pipeline.config import Config, NamesFile
 from pipeline.errors import InputError
 from pipeline.layout import is_recording
-from pipeline.summary import Summary
+from pipeline.summary import PersonSummary, Summary
+from pipeline.video import VideoWriter
 
 RIG = ring(3, size=(320, 180))
 PERSON = seen(RIG, figure(np.arange(6) / 5), noise_px=0.2)
@@ -63,7 +66,15 @@ def run(recording, out, cfg, progress):
     for file in files:
         file.write_text("")
     warnings = (*recording.warnings, "the cameras were estimated")
-    return Done(Summary(len(recording), 30.0, 0.2, True, 1.5, 1.6, (), ()), files, warnings)
+    people = (PersonSummary("0", 6, 0, 0, None), PersonSummary("1", 3, 0, 3, None)) if what == "film" else ()
+    if what == "film":
+        for name, red in (("overlay_a.mp4", 0), ("mosaic.mp4", 200)):
+            files = (*files, out / name)
+            with VideoWriter(out / name, 30, threads=1) as video:
+                for blue in (0, 0, 250, 0, 0):
+                    pixels = np.full((360, 640, 3), (red, 60, blue), np.uint8)
+                    video.write(av.VideoFrame.from_ndarray(pixels, "rgb24"))
+    return Done(Summary(len(recording), 30.0, 0.2, True, 1.5, 1.6, (), people), files, warnings)
 
 
 def make(folder, behaviour=""):
@@ -375,6 +386,27 @@ def test_the_page_escapes_what_comes_from_outside():
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22%26/log.txt"' in text
     assert text.count("&lt;script&gt;") == 7
     assert "2 recordings: 1 done, 1 failed" in text
+
+
+def test_the_page_shows_a_picture_and_the_share_that_was_fitted(tmp_path):
+    """Of the middle of the mosaic; nothing of a recording without videos."""
+    make(tmp_path / "data/s/a", "film")
+    make(tmp_path / "data/s/b")
+    work(tmp_path / "data", tmp_path / "out", workers=1)
+    rows = read_manifest(tmp_path / "out")
+    assert rows["s/a"].fitted == 0.75
+    assert rows["s/b"].fitted is None
+    picture = cv2.imread(str(tmp_path / "out/s/a/thumbnail.jpg"))
+    assert picture.shape == (180, 320, 3)
+    np.testing.assert_allclose(picture.reshape(-1, 3).mean(0), [250, 60, 200], atol=12)
+    text = (tmp_path / "out/batch.html").read_text()
+    assert '<a href="s/a/report.html"><img src="s/a/thumbnail.jpg"' in text
+    assert text.count("<img") == 1
+    assert '<span class="little">75 %</span>' in text
+    shutil.copy(tmp_path / "out/s/a/thumbnail.jpg", tmp_path / "kept.jpg")
+    (tmp_path / "out/s/a/thumbnail.jpg").unlink()
+    assert [e.row.name for e in work(tmp_path / "data", tmp_path / "out", workers=1)][-1] == "s/a"
+    assert (tmp_path / "out/s/a/thumbnail.jpg").read_bytes() == (tmp_path / "kept.jpg").read_bytes()
 
 
 def call(capfd, monkeypatch, *words, command="batch"):

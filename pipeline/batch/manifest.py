@@ -16,10 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.batch.storage import Location, absolute, read_text, write_text
 from pipeline.errors import InputError
-from pipeline.results import LOG
+from pipeline.results import LOG, THUMBNAIL
 
 MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
+WELL_FITTED: Final = 0.9
+"""Share of frames fitted below which something is wrong that can be mended, as docs/results.md has it."""
 State = Literal["pending", "running", "done", "failed"]
 
 
@@ -39,6 +41,8 @@ class Entry:
     """Frame rate of the recording."""
     seconds: float | None = None
     """That the last attempt took."""
+    fitted: float | None = None
+    """Share of frames that were fitted, mean over the people."""
     reprojection_px: float | None = None
     """Median over all cameras."""
     warnings: tuple[str, ...] = ()
@@ -80,12 +84,15 @@ _STYLE: Final = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #8884; }
-tr > :first-child, tr > :nth-child(2), tr > :last-child { text-align: left; }
+tr > :nth-child(-n+3), tr > :last-child { text-align: left; }
+td:first-child { width: 10rem; }
+img { display: block; width: 10rem; border-radius: 4px; }
+.little { font-weight: 600; color: #cf222e; }
 td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
 td p { margin: 0; white-space: pre-wrap; }
-.done td:nth-child(2) { color: #1a7f37; }
-.failed td:nth-child(2) { font-weight: 600; }
-.failed td:nth-child(2), .error { color: #cf222e; }
+.done td:nth-child(3) { color: #1a7f37; }
+.failed td:nth-child(3) { font-weight: 600; }
+.failed td:nth-child(3), .error { color: #cf222e; }
 """
 
 
@@ -95,8 +102,11 @@ def page(title: str, rows: Sequence[Entry]) -> str:
     def number(value: float | None, digits: int = 0) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
+    def address(path: str) -> str:
+        return html.escape(quote(os.fsencode(path)))
+
     def link(path: str, text: str) -> str:
-        return f'<a href="{html.escape(quote(os.fsencode(path)))}">{text}</a>'
+        return f'<a href="{address(path)}">{text}</a>'
 
     def line(row: Entry) -> str:
         name = html.escape(row.name)
@@ -106,19 +116,29 @@ def page(title: str, rows: Sequence[Entry]) -> str:
         notes += "".join(f"<p>{html.escape(text)}</p>" for text in row.warnings)
         if row.attempts:
             notes += f"<p>{link(f'{row.name}/{LOG}', LOG)}</p>"
+        picture = ""
+        if THUMBNAIL in row.files:
+            picture = f'<img src="{address(f"{row.name}/{THUMBNAIL}")}" alt="" loading="lazy">'
+            picture = link(row.report, picture) if row.report else picture
+        share = "" if row.fitted is None else f"{100 * row.fitted:.0f} %"
+        if row.fitted is not None and row.fitted < WELL_FITTED:
+            share = f'<span class="little">{share}</span>'
         cells = (
-            number(row.frames), number(row.fps, 2), number(row.reprojection_px, 1), number(row.seconds),
-            str(row.attempts or ""),
+            number(row.frames), number(row.fps, 2), share, number(row.reprojection_px, 1),
+            number(row.seconds), str(row.attempts or ""),
         )  # fmt: skip
         return (
-            f'<tr class="{row.state}"><td>{name}</td><td>{row.state}</td>'
+            f'<tr class="{row.state}"><td>{picture}</td><td>{name}</td><td>{row.state}</td>'
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + f"<td>{notes}</td></tr>"
         )
 
     states = Counter(row.state for row in rows)
     counts = ", ".join(f"{states[s]} {s}" for s in ("done", "running", "pending", "failed") if states[s])
-    heads = ("recording", "state", "frames", "fps", "reprojection, px", "seconds", "attempts", "messages")
+    heads = (
+        "", "recording", "state", "frames", "fps", "fitted", "reprojection, px", "seconds", "attempts",
+        "messages",
+    )  # fmt: skip
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -126,7 +146,7 @@ def page(title: str, rows: Sequence[Entry]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" \
-content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+content="default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)} – Multi-SPIN</title>
 <style>{_STYLE}</style>

@@ -19,16 +19,21 @@ from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import cv2
 import torch
 
 from pipeline.batch.storage import Location, StorageError, absolute, fetched, join, published
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
-from pipeline.results import LOG
+from pipeline.results import LOG, MOSAIC, THUMBNAIL
 from pipeline.summary import Summary
+from pipeline.video import probe, read_frames
+
+THUMBNAIL_WIDTH: Final = 320
+"""Pixels."""
 
 
 class Result(Protocol):
@@ -128,7 +133,8 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
                     for warning in result.warnings:
                         if warning not in warnings:
                             _log(f"warning: {warning}")
-            files = tuple(file.relative_to(out).as_posix() for file in result.files)
+                    picture = _thumbnail(out, result)
+            files = tuple(file.relative_to(out).as_posix() for file in (*result.files, *picture))
     except InputError as e:
         again = isinstance(e, StorageError)
         return "failed", {"error": str(e), "warnings": warnings, "again": again}
@@ -138,10 +144,34 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
     return "done", {
         "frames": result.summary.frames,
         "fps": result.summary.fps,
+        "fitted": _fitted(result.summary),
         "reprojection_px": result.summary.reprojection_median_px,
         "warnings": result.warnings,
         "files": files,
     }
+
+
+def _thumbnail(out: Path, result: Result) -> list[Path]:
+    """Write a small picture of the middle of the mosaic, or else of the first video; none without videos."""
+    videos = sorted((f for f in result.files if f.suffix == ".mp4"), key=lambda file: file.name != MOSAIC)
+    if not videos:
+        return []
+    info = probe(videos[0])
+    frame = next(read_frames(info, [len(info.times_s) // 2]))
+    if frame is None:
+        return []
+    scale = THUMBNAIL_WIDTH / frame.width
+    size = THUMBNAIL_WIDTH, max(1, round(frame.height * scale))
+    small = cv2.resize(frame.to_ndarray(format="bgr24"), size, interpolation=cv2.INTER_AREA)
+    (out / THUMBNAIL).write_bytes(cv2.imencode(".jpg", small)[1].tobytes())
+    return [out / THUMBNAIL]
+
+
+def _fitted(summary: Summary) -> float | None:
+    """Share of the frames that were fitted, mean over the people."""
+    if not summary.people or not summary.frames:
+        return None
+    return sum(p.frames_fitted for p in summary.people) / (summary.frames * len(summary.people))
 
 
 def _log(text: str) -> None:
