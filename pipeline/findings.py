@@ -20,7 +20,8 @@ Code = Literal[
     "fps_assumed", "fps_unused", "frame_missing", "frame_offset", "frames_unused", "rates_differ",
     # Keypoints and the person.
     "coordinates_normalised", "coordinates_outside", "confidence_scaled", "format_doubtful",
-    "format_unchecked", "keypoints_resized", "limbs_doubtful", "person_size",
+    "format_unchecked", "keypoints_resized", "limbs_doubtful", "people_left_out",
+    "person_size", "sides_exchanged",
 ]  # fmt: skip
 
 

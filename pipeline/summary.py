@@ -27,6 +27,8 @@ class CameraSummary:
     frames_without_person: int
     """Frames in which this camera does not show the person, or its keypoints are missing."""
     frames_without_picture: int
+    sides_exchanged: int | None = None
+    """Detections of people whose left and right were exchanged back; None where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from models.geometry.people import Ownership, count_at_end, track_people
 from models.geometry.tracks import MAX_TRACKS, Tracks
 from pipeline.batches import DetectionBatch, KeypointBatch, State
 from pipeline.cameras import Array, Rig
+from pipeline.findings import Finding
 
-_TRACKS, _FOLLOWED = "associate/tracks", "associate/followed"
+_TRACKS, _FOLLOWED, _SIDES = "associate/tracks", "associate/followed", "associate/sides"
 _NOBODY = -1
+MAX_EXCHANGED_SHARE: Final = 0.05
+"""Share of a camera's detections, exchanged left for right, that is worth a word."""
 _FAR_PX = 1e6
 """Points that undistort to further out are missing: a lens model has an inverse near the picture only."""
 
@@ -37,7 +41,6 @@ def associate(
     """
     state = state or {}
     tracks = Tracks.of_table(state[_TRACKS].numpy()) if _TRACKS in state else Tracks.none()
-    followed = state[_FOLLOWED].numpy() if _FOLLOWED in state else np.array([_NOBODY])
     named: dict[int, int] = {}
     held: deque[_Owned] = deque()
     for batch in items:
@@ -46,8 +49,8 @@ def associate(
         named |= ownership.named
         held.append(_Owned(b, ownership, torch.from_numpy(tracks.table())))
         while held and b.when[-1] - held[0].points.when[-1] >= cfg.presence_s:
-            done = held.popleft().of_people(named, cfg.most_at_once, followed)
-            followed = done.ids.numpy()
+            done = held.popleft().of_people(named, cfg.most_at_once, state)
+            state = done.state
             yield done
         kept = set().union(*(owned.ownership.tracks.tolist() for owned in held))
         named = {serial: person for serial, person in named.items() if serial in kept}
@@ -56,9 +59,46 @@ def associate(
         frames = last.batch.start + len(last.when)
         named |= count_at_end(rig, tracks, frames, float(last.when[-1]), cfg).named
     for owned in held:
-        done = owned.of_people(named, cfg.most_at_once, followed)
-        followed = done.ids.numpy()
+        done = owned.of_people(named, cfg.most_at_once, state)
+        state = done.state
         yield done
+
+
+def sides_exchanged(state: State) -> list[int]:
+    """Detections of each camera, up to a restart state, whose left and right were exchanged back."""
+    return [int(n) for n in state[_SIDES][:, 1]]
+
+
+def check_people(
+    state: State, rig: Rig, frames: int, rate: float, shown: int, cfg: MatchConfig
+) -> list[Finding]:
+    """Findings about the people of a recording, from the restart state at its end: who was left out and why,
+    and cameras in which left and right were often exchanged.
+
+    shown: number of people who were followed.
+    """
+    found = []
+    for name, (given, exchanged) in zip(rig.names, state[_SIDES].tolist(), strict=True):
+        if exchanged >= MAX_EXCHANGED_SHARE * max(given, 1):
+            sentence = (
+                f"camera {name}: left and right were exchanged in {exchanged} of {given} detections, and are "
+                "put right: a detector that has many people from behind, or a mirrored picture?"
+            )
+            found.append(Finding("sides_exchanged", sentence, name, exchanged))
+    tracks = Tracks.of_table(state[_TRACKS].numpy())
+    tracks = count_at_end(rig, tracks, frames, (frames - 1) / rate, cfg)
+    reasons = (
+        (tracks.brief, f"seen for less than {cfg.presence_s:g} s (associate.presence_s)"),
+        (tracks.doubtful, "seen by too few of the cameras that look there: a reflection or a picture?"),
+        (
+            tracks.next_id - shown if cfg.most_at_once else 0,
+            f"there while others were followed (people: {cfg.people})",
+        ),
+    )
+    for count, why in reasons:
+        if count > 0:
+            found.append(Finding("people_left_out", f"people left out: {count}, {why}"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,10 +156,8 @@ class _Owned:
     tracks: torch.Tensor
     """Restart state of the tracker after it."""
 
-    def of_people(
-        self, named: Mapping[int, int], most_at_once: int | None, followed: NDArray[np.int64]
-    ) -> KeypointBatch:
-        """The batch of those who are followed in it or were, ids (N,), and may return.
+    def of_people(self, named: Mapping[int, int], most_at_once: int | None, before: State) -> KeypointBatch:
+        """The batch of those who are followed in it, or were before and may return.
 
         Of those who are there at once, if they are more than wanted, those with the lowest ids are followed.
         """
@@ -128,17 +166,21 @@ class _Owned:
         there = np.unique(person[person >= 0])
         present = (owned.alive[:, :, None] & (person[:, None] == there)).any(1)
         shown = present if most_at_once is None else present & (present.cumsum(1) <= most_at_once)
+        followed = before[_FOLLOWED].numpy() if before else np.array([_NOBODY])
         known = np.isin(followed, np.concatenate([there, owned.lost]))
         ids = np.union1d(there[shown.any(0)], followed[known])
 
         views, frames, _, keypoints, values = b.points.shape
         points = np.full((views, frames, len(ids), keypoints, values), np.nan)
         flips = list(b.batch.skeleton.flips)
+        sides = before[_SIDES].numpy().copy() if before else np.zeros((views, 2), np.int64)
         for serial, who in zip(owned.tracks.tolist(), person.tolist(), strict=True):
             if who not in ids:
                 continue
             p = int(np.searchsorted(ids, who))
             mine = (owned.serial == serial) & shown[:, there == who]
+            sides[:, 0] += mine.sum((1, 2))
+            sides[:, 1] += (mine & owned.exchanged).sum((1, 2))
             for part in (mine & ~owned.fragment, mine & owned.fragment):
                 for v, t, d in np.argwhere(part).tolist():
                     one = b.points[v, t, d]
@@ -147,7 +189,8 @@ class _Owned:
                     points[v, t, p, new] = one[new]
         state = np.full(2 * MAX_TRACKS, _NOBODY)
         state[: len(ids)] = ids
-        return b.of_people(points, ids, {_TRACKS: self.tracks, _FOLLOWED: torch.from_numpy(state)})
+        after = {_FOLLOWED: torch.from_numpy(state), _SIDES: torch.from_numpy(sides)}
+        return b.of_people(points, ids, {_TRACKS: self.tracks, **after})
 
 
 def _with_nobody(batch: DetectionBatch) -> DetectionBatch:

@@ -44,7 +44,7 @@ from pipeline.results import (
 from pipeline.skeleton import DETECTOR_OFFSETS_MM
 from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
-from stages.associate import associate
+from stages.associate import associate, check_people, sides_exchanged
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_missing, read_all
@@ -291,8 +291,12 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     missing = missing_data(recording, shown)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
     doubts = left_out(names, missing, shown) if len(names) > 1 else []
+    state, people = job.results.state(len(job.results.done)), job.cfg.associate
+    rate = float(recording.timeline.rate)
+    doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
+    counts = zip(summary.cameras, sides_exchanged(state), strict=True)
     made = RunSummary(
-        **vars(summary),
+        **vars(summary) | {"cameras": tuple(replace(camera, sides_exchanged=n) for camera, n in counts)},
         recording=str(recording.path.resolve()),
         video_files=tuple(str(file.resolve()) for file in recording.files),
         store=job.results.digest,

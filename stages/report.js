@@ -516,7 +516,7 @@
   const cameraTable = () => {
     const missing = summary.missing || {};
     return card("w12", "Cameras", null, table(
-      ["camera", "picture", "median px", "mean px", "keypoints", "person seen", "not seen", "no picture", "<why the person is not there"],
+      ["camera", "picture", "median px", "mean px", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
       summary.cameras.map((c, v) => {
         const why = Object.entries((missing[c.name] || {}).frames || {}).map(([reason, count]) => {
           const example = missing[c.name].examples[reason];
@@ -524,7 +524,8 @@
         }).join(", ");
         const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
         return [name, cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_mean_px), String(c.keypoints),
-          String(c.frames_with_person), String(c.frames_without_person), String(c.frames_without_picture), why || "–"];
+          String(c.frames_with_person), String(c.frames_without_person), String(c.frames_without_picture),
+          String(c.sides_exchanged ?? "–"), why || "–"];
       })));
   };
 

@@ -132,12 +132,20 @@ def print_contents(results: Store, where: Location) -> None:
 
 def print_summary(summary: Summary) -> None:
     rows = table(
-        "Reprojection error", "camera", "median px", "mean px", "person seen", "not seen", "no picture"
+        "Reprojection error",
+        "camera",
+        "median px",
+        "mean px",
+        "person seen",
+        "not seen",
+        "no picture",
+        "sides put right",
     )
     for c in summary.cameras:
         rows.add_row(
             escape(c.name), number(c.reprojection_median_px), number(c.reprojection_mean_px),
             str(c.frames_with_person), str(c.frames_without_person), str(c.frames_without_picture),
+            "–" if c.sides_exchanged is None else str(c.sides_exchanged),
         )  # fmt: skip
     rows.add_row("all", number(summary.reprojection_median_px), number(summary.reprojection_mean_px))
     console.print(rows)

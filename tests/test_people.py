@@ -18,7 +18,7 @@ from models.geometry.triangulation import triangulate
 from pipeline.batches import DetectionBatch, KeypointBatch
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
-from stages.associate import associate
+from stages.associate import associate, check_people, sides_exchanged
 
 RATE, WINDOW = 30, 24
 RIG = ring(4)
@@ -138,6 +138,39 @@ def test_who_is_shown_by_half_of_the_cameras_that_look_there_is_a_phantom(views:
     people = crossing()
     people[views:, :, 1] = np.nan, np.nan, 0
     assert everybody(tracked(people)) == ids
+
+
+def checked(people: np.ndarray, cfg: MatchConfig = ALL, rig: Rig = RIG) -> list[tuple[str, str | None, int]]:
+    """Codes, cameras and counts of the findings about people (V, T, D, K, 3)."""
+    batches = tracked(people, cfg, rig)
+    found = check_people(batches[-1].carried, rig, people.shape[1], RATE, len(everybody(batches)), cfg)
+    counts = [
+        f.frames or int(next(w for w in f.sentence.replace(",", " ").split() if w.isdigit())) for f in found
+    ]
+    return [(f.code, f.camera, count) for f, count in zip(found, counts, strict=True)]
+
+
+def test_who_is_left_out_is_told_with_the_reason() -> None:
+    people = crossing()
+    assert checked(people) == []
+    short = people.copy()
+    short[:, 20:, 1] = np.nan, np.nan, 0  # 0.7 s
+    assert checked(short) == [("people_left_out", None, 1)]
+    few = people.copy()
+    few[2:, :, 1] = np.nan, np.nan, 0
+    assert checked(few) == [("people_left_out", None, 1)]
+    assert checked(people, MatchConfig(people="main")) == [("people_left_out", None, 1)]
+    assert checked(people, MatchConfig(people=2)) == []
+
+
+def test_exchanged_sides_are_counted_by_camera() -> None:
+    people = crossing()
+    wrong = np.random.default_rng(3).random(people.shape[1:3]) < 0.2
+    wrong[0] = False
+    people[2][wrong] = people[2][wrong][:, FLIPS]
+    people[1, 40, 0] = people[1, 40, 0][FLIPS]  # not worth a word
+    assert checked(shuffled(people)) == [("sides_exchanged", "cam03", int(wrong.sum()))]
+    assert sides_exchanged(tracked(people)[-1].carried) == [0, 1, int(wrong.sum()), 0]
 
 
 def test_cameras_that_look_elsewhere_do_not_count() -> None:

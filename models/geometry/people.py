@@ -488,7 +488,8 @@ def _looking_at(rig: Rig, places: Array) -> Ints:
 def count_at_end(rig: Rig, tracks: Tracks, frames: int, now: float, cfg: MatchConfig) -> Tracks:
     """Tracks at the end of a recording: if it is short, half of it is as good as ``cfg.presence_s``."""
     short = cfg.model_copy(update={"presence_s": min(cfg.presence_s, now / 2)})
-    return _counted(rig, tracks, now, short, min(LIMITS.evidence, (frames - 1) // 2))
+    tracks = _counted(rig, tracks, now, short, min(LIMITS.evidence, (frames - 1) // 2))
+    return _with_left_out(tracks, tracks.id < 0, cfg)
 
 
 def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
@@ -496,6 +497,7 @@ def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tr
     unseen, counts = now - tracks.measured_s, tracks.id >= 0
     young = ~counts & ((unseen > LIMITS.young_s) | (tracks.support < LIMITS.young_support))
     gone = (unseen > cfg.away_s + 1e-6) | (tracks.support < LIMITS.lost_support) | young
+    tracks = _with_left_out(tracks, gone & ~counts, cfg)
     unit_m = _unit_m(rig, tracks.points)
     for a, b in combinations(np.flatnonzero(~gone), 2):
         if not gone[a] and not gone[b]:
@@ -511,6 +513,14 @@ def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tr
     # Whoever returns must be there for some time before that is sure.
     lost = lost[now - lost[:, 4] <= cfg.lost_s + cfg.presence_s + LIMITS.young_s]
     return replace(tracks.take(kept), lost=lost)
+
+
+def _with_left_out(tracks: Tracks, which: Bools, cfg: MatchConfig) -> Tracks:
+    """The tracks, with those that never counted (N,) among ``brief`` and ``doubtful``."""
+    there_s = np.where(which & (tracks.evidence >= LIMITS.evidence), tracks.measured_s - tracks.born_s, -1.0)
+    long = there_s >= cfg.presence_s - 1e-6
+    brief = ~long & (there_s >= cfg.presence_s / 2)
+    return replace(tracks, brief=tracks.brief + int(brief.sum()), doubtful=tracks.doubtful + int(long.sum()))
 
 
 def _unit_m(rig: Rig, points: Array) -> Array:

@@ -102,6 +102,10 @@ class Tracks:
     measured last, seconds"""
     next_serial: int = 0
     next_id: int = 0
+    brief: int = 0
+    """Tracks that ended before they had been there for long enough to count, but for half of that."""
+    doubtful: int = 0
+    """Tracks that ended and never counted, as too few of the cameras that look there showed somebody."""
 
     @classmethod
     def none(cls) -> Self:
@@ -128,7 +132,7 @@ class Tracks:
         out = np.full((2 * MAX_TRACKS + 1, rows.shape[1]), np.nan)
         out[: len(rows)] = rows
         out[MAX_TRACKS : MAX_TRACKS + len(self.lost), :5] = self.lost
-        out[-1, :2] = self.next_serial, self.next_id
+        out[-1, :4] = self.next_serial, self.next_id, self.brief, self.doubtful
         return out
 
     @classmethod
@@ -142,12 +146,12 @@ class Tracks:
             width = int(np.prod(like.shape[1:], dtype=int))
             part = rows[:, at : at + width].reshape(len(rows), *like.shape[1:])
             parts[name], at = part.astype(like.dtype), at + width
-        return cls(**parts, lost=lost, next_serial=int(table[-1, 0]), next_id=int(table[-1, 1]))
+        serial, person, brief, doubtful = table[-1, :4].astype(int).tolist()
+        return cls(**parts, lost=lost, next_serial=serial, next_id=person, brief=brief, doubtful=doubtful)
 
 
-TRACK_ARRAYS: Final = tuple(
-    f.name for f in fields(Tracks) if f.name != "lost" and not f.name.startswith("next")
-)
+_WITHOUT_AXIS: Final = ("lost", "next_serial", "next_id", "brief", "doubtful")
+TRACK_ARRAYS: Final = tuple(f.name for f in fields(Tracks) if f.name not in _WITHOUT_AXIS)
 
 
 def trunk_middle(points: Array) -> Array:
