@@ -1,6 +1,6 @@
 """Round the weights of a keypoint network to half precision, as they ship.
 
-    python -m models.assets.halve_weights DIR/weights.safetensors models/assets/regressor_calibrated.safetensors
+    python -m models.assets.halve_weights DIR/weights.safetensors models/assets/regressor_<name>.safetensors
 
 The file is half as large; the network computes with 32 bits as before.
 """
