@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 from pipeline.errors import InputError, NobodyFound
 from pipeline.skeleton import POINT_ORDERS
-from stages import commands, screen
+from stages import calibration, commands, screen
 from stages.commands import Configs, Sets, stoppable
 from stages.screen import console, print_file, warn
 
@@ -477,6 +477,9 @@ for _command in (
     commands.data,
 ):
     app.command()(_command)
+
+
+app.add_typer(calibration.app, name="calibration")
 
 
 def main() -> None:

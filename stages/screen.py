@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pipeline.batch.manifest import Entry
     from pipeline.batch.process import Event
     from pipeline.batch.storage import Location
+    from pipeline.cameras import Rig
     from pipeline.recording import Recording
     from pipeline.store import Store
     from pipeline.summary import Summary
@@ -118,6 +119,27 @@ def print_check(found: Recording, check: Check) -> None:
         warn(finding.sentence)
     if not findings:
         console.print(f"Nothing {'else ' * bool(found.warnings)}looks wrong.")
+
+
+def print_rig(rig: Rig, path: object, unit: str) -> None:
+    """Print the cameras of a calibration: lens, place and nearest other camera, in a unit of this name."""
+    import numpy as np
+
+    heads = ("picture", "focal px", "field of view", "distortion", f"place, {unit}", f"nearest, {unit}")
+    rows = table(escape(str(path)), "camera", *heads)
+    gaps = np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1)
+    for v, name in enumerate(rig.names):
+        w, h = rig.size[v]
+        fx, fy = rig.K[v, [0, 1], [0, 1]]
+        count = int(np.flatnonzero(rig.dist[v]).max(initial=-1)) + 1
+        wide = 2 * np.degrees(np.arctan(w / 2 / fx))
+        rows.add_row(
+            escape(name), f"{w}×{h}" if w else "–", f"{fx:.1f}, {fy:.1f}", f"{wide:.0f}°" if w else "–",
+            f"{'fisheye ' if rig.fisheye[v] else ''}{count or 'none'}",
+            ", ".join(f"{x:.3f}" for x in rig.centres[v]),
+            f"{np.delete(gaps[v], v).min():.3f}" if len(rig) > 1 else "–",
+        )  # fmt: skip
+    console.print(rows)
 
 
 def print_contents(results: Store, where: Location) -> None:

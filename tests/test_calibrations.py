@@ -32,7 +32,10 @@ from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
-WRITERS: Mapping[object, Callable[[Rig, Path], None]] = {pose2sim: write_calibration}
+WRITERS: Mapping[object, Callable[[Rig, Path], None]] = {
+    pose2sim: write_calibration,
+    easymocap_format: lambda rig, path: easymocap_format.write_calibration(rig, path.parent),
+}
 
 EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 
@@ -103,13 +106,19 @@ def test_a_file_that_is_missing_is_an_error_by_name(folder: Path, form: object) 
 def test_what_is_written_reads_back(tmp_path: Path, form: object) -> None:
     lens = np.array([0.05, -0.02, 0.004, -0.001, 0, 0, 0, 0])
     fisheye = replace(TRUTH, dist=np.stack([lens, TRUTH.dist[0]]), fisheye=(True, False))
-    for k, rig in enumerate((TRUTH, ring(4), fisheye)):
+    rational = replace(TRUTH, dist=TRUTH.dist + 0.01, names=("vorne ü", "1"))
+    for k, rig in enumerate((TRUTH, ring(4), rational, fisheye)):
+        if form is easymocap_format and any(rig.fisheye):
+            with pytest.raises(InputError, match="front: EasyMocap's format holds no fisheye lens"):
+                WRITERS[form](rig, tmp_path / "intri.yml")
+            continue
         folder = tmp_path / str(k)
         folder.mkdir()
         WRITERS[form](rig, folder / next(iter(BY_HAND[form].files)))
         path, _ = find_calibration(folder)
         assert path is not None
         assert read_calibration(path).fisheye == rig.fisheye
+        assert read_calibration(path).names == rig.names
         assert moved_px(rig, read_calibration(path)) < 0.01
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pipeline.calibrations.checks import Camera, distortion, numbers, picture_si
 from pipeline.calibrations.opencv import load_yaml, matrix
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 
 DESCRIPTION: Final = "OpenCV YAML of EasyMocap (intri.yml with extri.yml)"
 
@@ -129,3 +132,33 @@ class _Document:
         """Numbers, flat, of a camera's key that must be there."""
         value, where = self.get(prefix, name)
         return numbers(_present(value, where), count, where)
+
+
+def write_calibration(rig: Rig, folder: Path) -> None:
+    """Write ``intri.yml`` and ``extri.yml``. Reading them back gives the same rig to 1e-12 (relative).
+
+    Raises:
+        InputError: a fisheye lens, for which the format has no place, or they cannot be written.
+    """
+    for name, fisheye in zip(rig.names, rig.fisheye, strict=True):
+        if fisheye:
+            raise InputError(f"camera {name}: EasyMocap's format holds no fisheye lens; write TOML instead")
+    head = ["%YAML:1.0", "---", "names:", *(f"   - {json.dumps(n, ensure_ascii=False)}" for n in rig.names)]
+    intri, extri = [*head], [*head]
+    for v, name in enumerate(rig.names):
+        dist = rig.dist[v] if rig.dist[v, 5:].any() else rig.dist[v, :5]
+        intri += [_matrix_lines(f"K_{name}", rig.K[v]), _matrix_lines(f"dist_{name}", dist[None])]
+        if rig.size[v].all():
+            intri += [f"H_{name}: {rig.size[v, 1]}", f"W_{name}: {rig.size[v, 0]}"]
+        vector = np.asarray(cv2.Rodrigues(rig.R[v])[0])
+        extri += [_matrix_lines(f"R_{name}", vector), _matrix_lines(f"Rot_{name}", rig.R[v])]
+        extri += [_matrix_lines(f"T_{name}", rig.t[v, :, None])]
+    for file, lines in (("intri.yml", intri), ("extri.yml", extri)):
+        write_atomically(folder / file, "\n".join([*lines, ""]))
+
+
+def _matrix_lines(key: str, values: Array) -> str:
+    rows, cols = values.shape
+    data = ", ".join(map(repr, values.ravel().tolist()))
+    head = key if re.fullmatch(r"\w+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
+    return f"{head}: !!opencv-matrix\n   rows: {rows}\n   cols: {cols}\n   dt: d\n   data: [{data}]"
