@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from unicodedata import normalize
 
@@ -27,7 +28,10 @@ from pipeline.formats.keypoints import find_cameras
 from pipeline.results import DETECTIONS, STORE
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
-_KEYPOINT_FOLDERS: Final = ("keypoints", "pose", "openpose", ".", "pose-sync", "pose-associated")
+_KEYPOINT_FOLDERS: Final = (
+    "keypoints", "pose", "openpose", "annots", ".", "pose-sync", "pose-associated", "predictions",
+    "alphapose",
+)  # fmt: skip
 
 
 def is_recording(folder: Path, inherit: Path | None = None) -> bool:
@@ -65,7 +69,7 @@ def sources(folder: Path, inherit: Path | None = None) -> Iterator[Path]:
         yield from calibration_files(calibration)
     yield from find_videos(folder, []).values()
     keypoints = find_keypoints(folder, stated, [])[0]
-    yield from keypoints.values()
+    yield from dict.fromkeys(path if path.exists() else path.parent for path in keypoints.values())
     if not keypoints and (folder / DETECTIONS).exists():
         yield folder / DETECTIONS
 
@@ -197,13 +201,48 @@ def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
     """Keypoints in a folder by camera: the name of the camera's folder, without ``_json``, or file."""
     found: dict[str, Path] = {}
     for path in find_cameras(place, names):
-        name = normalize("NFC", path.name.removesuffix("_json") if path.is_dir() else path.stem)
+        name = path.stem if path.is_file() else path.name.removesuffix("_json")
+        name = normalize("NFC", name)
         if name in found:
             raise InputError(
                 f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"
             )
         found[name] = path
     return found
+
+
+_MAYBE_KEYPOINTS: Final = MappingProxyType(
+    {
+        ".json": "OpenPose's, a folder a camera",
+        ".pkl": "MMPose's JSON, or an npz of frames × people × points × 3",
+        **dict.fromkeys((".csv", ".h5", ".mat", ".txt", ".xml"), "an npz of frames × people × points × 3"),
+    }
+)
+"""Suffixes that keypoints have, and the nearest thing that is read."""
+
+
+def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
+    """Findings on files that lie where keypoints are looked for, and are of no format."""
+    findings = []
+    place_names = (
+        [stated.keypoints.path] if stated.keypoints.path else [n for n in _KEYPOINT_FOLDERS if n != "."]
+    )
+    for place in (folder / name for name in place_names):
+        if not place.is_dir():
+            continue
+        cameras = find_cameras(place)
+        flat = any(not path.exists() for path in cameras)
+        inside = [p for p in sorted(place.iterdir()) if p not in cameras and p.name[0] != "."]
+        inside += [f for p in inside if p.is_dir() for f in sorted(p.iterdir())]
+        for suffix, nearest in _MAYBE_KEYPOINTS.items():
+            unread = [p for p in inside if p.suffix.lower() == suffix and p.is_file()]
+            if unread and not (flat and suffix == ".json"):
+                sentence = (
+                    f"{len(unread)} {suffix} files in {place.relative_to(folder)}/ are not read, the first "
+                    f"is {unread[0].relative_to(place)}; the nearest that would be: {nearest}"
+                )
+                findings.append(Finding("keypoints_unread", sentence, None, len(unread)))
+    return findings
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -37,6 +37,7 @@ from pipeline.layout import (
     natural,
     pair_names,
     recordings_in,
+    unread_keypoints,
 )
 from pipeline.numbering import Numbered, Numbering, find_numbering, numbering_doubts
 from pipeline.results import DETECTIONS, Results
@@ -225,6 +226,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     scale = stated.calibration.metres_per_unit or 1.0
     rig = read_calibration(calibration, metres_per_unit=scale) if calibration else None
     folders: dict[str, Path] = {}
+    unread: list[Finding] = []
     keypoints_at = TO_DETECT
     video_files = dict(only or {})
     if not only:
@@ -232,8 +234,10 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         findings += unread_videos(folder)
         folders, where = find_keypoints(folder, stated, findings)
         keypoints_at = where or keypoints_at
+        unread = unread_keypoints(folder, stated)
+        findings += unread
     if not folders:
-        _check_videos(folder, video_files, calibrated=rig is not None or only is not None)
+        _check_videos(folder, video_files, unread, calibrated=rig is not None or only is not None)
     whose = "the calibration"
     if rig is None:
         whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
@@ -296,7 +300,9 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     return found if found.has_keypoints or only else _with_earlier(found)
 
 
-def _check_videos(folder: Path, videos: Mapping[str, Path], *, calibrated: bool) -> None:
+def _check_videos(
+    folder: Path, videos: Mapping[str, Path], unread: Sequence[Finding], *, calibrated: bool
+) -> None:
     """Raise ``InputError`` for a folder without keypoints where there are no videos either, or these lie
     beside the folders of recordings."""
     loose = not calibrated and all(file.parent == folder for file in videos.values())
@@ -312,7 +318,7 @@ def _check_videos(folder: Path, videos: Mapping[str, Path], *, calibrated: bool)
         raise InputError(
             f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
             f"as Pose2Sim writes it) in {EXPECTED}. Nor videos in which to detect people: "
-            "videos/<camera>.mp4, or the videos alone"
+            f"videos/<camera>.mp4, or the videos alone{'. '.join(['', *(f.sentence for f in unread)])}"
         )
 
 

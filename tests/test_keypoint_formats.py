@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,16 @@ from recordings import write_people
 from pipeline.errors import InputError
 from pipeline.formats.keypoints import (
     FORMATS,
+    arrays,
+    coco_annotations,
     coco_results,
+    easymocap_annots,
     find_cameras,
+    flat,
     index_keypoints,
+    mmpose,
     openpose,
+    openpose_list,
     read_views,
 )
 
@@ -27,7 +34,58 @@ OTHER = [[310, 20, 0.75], [320, 30.25, 0.5], [330, 40, 1]]
 TRUTH = {4: [ONE, OTHER], 7: [OTHER]}
 """People of a frame in every file of ``BY_HAND``; in frame 5 there is nobody."""
 
-BY_HAND: Mapping[object, Mapping[str, str]] = {
+
+def saved(*frames: list[list[list[float]]]) -> bytes:
+    """An npz of these people."""
+    array = np.full((len(frames), 2, 3, 3), np.nan, np.float32)
+    for t, people in enumerate(frames):
+        array[t, : len(people)] = np.array(people).reshape(-1, 3, 3)
+    content = io.BytesIO()
+    np.savez(content, keypoints=array)
+    return content.getvalue()
+
+
+BY_HAND: Mapping[object, Mapping[str, str | bytes]] = {
+    arrays: {"cam01.npz": saved([], [], [], [], [ONE, OTHER], [], [], [OTHER])},
+    coco_annotations: {
+        "cam01.json": """{"images": [{"id": 40, "file_name": "a/cam01_4.jpg"},
+            {"id": 50, "file_name": "5.jpg"}, {"id": 70, "file_name": "7.png"}],
+            "annotations": [
+            {"id": 1, "image_id": 40, "keypoints": [0,0,0,20.5,30,0.5,22,41,0.25], "bbox": [1, 2, 3, 4]},
+            {"id": 2, "image_id": 70, "keypoints": [310,20,0.75,320,30.25,0.5,330,40,1]},
+            {"id": 3, "image_id": 40, "keypoints": [310,20,0.75,320,30.25,0.5,330,40,1]}],
+            "categories": [{"id": 1, "name": "person"}]}"""
+    },
+    mmpose: {
+        "cam01.json": """{"meta_info": {"dataset_name": "coco"}, "instance_info": [
+            {"frame_id": 4, "instances": [
+                {"keypoints": [[0,0],[20.5,30],[22,41]], "keypoint_scores": [0,0.5,0.25], "bbox_score": 1},
+                {"keypoints": [[310,20],[320,30.25],[330,40]], "keypoint_scores": [0.75,0.5,1]}]},
+            {"frame_id": 5, "instances": []},
+            {"frame_id": 7, "instances": [
+                {"keypoints": [[310,20],[320,30.25],[330,40]], "keypoint_scores": [0.75,0.5,1]}]}]}"""
+    },
+    openpose_list: {
+        "cam01.json": """[{"frame": 4, "people": [{"pose_keypoints_2d": [0,0,0,20.5,30,0.5,22,41,0.25]},
+            {"pose_keypoints_2d": [310,20,0.75,320,30.25,0.5,330,40,1]}]}, {"frame": 5, "people": []},
+            {"frame": 7, "people": [{"pose_keypoints_2d": [310,20,0.75,320,30.25,0.5,330,40,1]}]}]"""
+    },
+    easymocap_annots: {
+        "cam01/000004.json": """{"filename": "images/cam01/000004.jpg", "height": 480, "annots": [
+            {"personID": 0, "bbox": [0,0,9,9,1], "keypoints": [[0,0,0],[20.5,30,0.5],[22,41,0.25]]},
+            {"personID": 1, "keypoints": [[310,20,0.75],[320,30.25,0.5],[330,40,1]]}]}""",
+        "cam01/000005.json": '{"filename": "images/cam01/000005.jpg", "annots": []}',
+        "cam01/000007.json": """{"filename": "images/cam01/000007.jpg", "annots": [
+            {"personID": 1, "keypoints": [[310,20,0.75],[320,30.25,0.5],[330,40,1]]}]}""",
+    },
+    flat: {
+        "cam01_000000000004_keypoints.json": """{"version":1.3,"people":[
+            {"pose_keypoints_2d":[0,0,0,20.5,30,0.5,22,41,0.25]},
+            {"pose_keypoints_2d":[310,20,0.75,320,30.25,0.5,330,40,1]}]}""",
+        "cam01_000000000005_keypoints.json": '{"version":1.3,"people":[]}',
+        "cam01_000000000007_keypoints.json": """{"version":1.3,"people":[
+            {"pose_keypoints_2d":[310,20,0.75,320,30.25,0.5,330,40,1]}]}""",
+    },
     coco_results: {
         "cam01/alphapose-results.json": """[
             {"image_id":"4.jpg","category_id":1,"keypoints":[0,0,0,20.5,30,0.5,22,41,0.25],"score":1.1},
@@ -47,21 +105,29 @@ BY_HAND: Mapping[object, Mapping[str, str]] = {
 """Files of one camera in each format, written by hand from its description."""
 
 SAME_FRAME: Mapping[object, Mapping[str, str]] = {
+    coco_annotations: {
+        "cam01.json": """{"images": [{"id": 1, "file_name": "a_7.jpg"}, {"id": 2, "file_name": "b_7.jpg"}],
+            "annotations": [{"image_id": 1, "keypoints": []}, {"image_id": 2, "keypoints": []}]}"""
+    },
+    mmpose: {"cam01.json": '[{"frame_id": 7, "instances": []}, {"frame_id": 7, "instances": []}]'},
+    openpose_list: {"cam01.json": '[{"frame": 7, "people": []}, {"frame": 7, "people": []}]'},
+    easymocap_annots: {"cam01/other_7.json": '{"annots":[]}'},
+    flat: {"cam01_7.json": '{"people":[]}'},
     coco_results: {
         "cam01/alphapose-results.json": """[{"image_id":"a_7.jpg","keypoints":[]},
             {"image_id":"a_8.jpg","keypoints":[]},{"image_id":"b_7.jpg","keypoints":[]}]"""
     },
     openpose: {"cam01/other_7.json": '{"people":[]}'},
 }
-"""Files that, beside or in place of those, make two pictures of frame 7."""
+"""Files that, beside or in place of those, make two pictures of frame 7; rows of an array cannot."""
 
 EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 
 
-def put(place: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
-    for name, text in files.items():
+def put(place: Path, files: Mapping[str, str | bytes]) -> tuple[Path, ...]:
+    for name, content in files.items():
         (place / name).parent.mkdir(exist_ok=True)
-        (place / name).write_text(text)
+        (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return tuple(place / name for name in files)
 
 
@@ -84,14 +150,15 @@ def test_files_written_by_hand_are_found_and_read(tmp_path: Path, form: object) 
     assert find_cameras(tmp_path, "*_json") == []
     assert next(f for f in FORMATS if f.find(tmp_path, path.name)) is form
     files = index_keypoints(path)
-    assert (files.path, files.unnumbered) == (path, 0)
-    assert {*files.numbers.tolist()} | {5} == {4, 5, 7}
-    assert files.has(np.array([-1, 4, 6, 7])).tolist() == [False, True, False, True]
+    assert (files.path, files.unnumbered) == (path.parent if form is flat else path, 0)
+    if form is not arrays:  # which has a row for every frame
+        assert {*files.numbers.tolist()} | {5} == {4, 5, 7}
+        assert files.has(np.array([-1, 4, 6, 7])).tolist() == [False, True, False, True]
     for number, people in TRUTH.items():
         file = files.file(number)
         assert file is not None
         assert file.is_file()
-        assert path in (file, file.parent)
+        assert path in (file, file.parent) or (form is flat and path.parent == file.parent)
         found, reason = files.people(number, 3)
         assert (found.dtype, reason) == (np.float32, "")
         np.testing.assert_array_equal(found, expected(people))
@@ -122,11 +189,11 @@ def test_a_file_cut_short_is_told(tmp_path: Path, form: object) -> None:
         file.write_bytes(whole)
 
 
-@EVERY_FORMAT
+@pytest.mark.parametrize("form", SAME_FRAME, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_two_pictures_of_one_frame_are_refused(tmp_path: Path, form: object) -> None:
     put(tmp_path, {**BY_HAND[form], **SAME_FRAME[form]})
     (path,) = find_cameras(tmp_path)
-    with pytest.raises(InputError, match=r"cam01.*frame 7\b"):
+    with pytest.raises(InputError, match=r"cam01.*frame 7\b|frame 7 .*cam01"):
         index_keypoints(path)
 
 

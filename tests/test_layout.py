@@ -25,6 +25,7 @@ from recordings import (
 
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.errors import InputError
+from pipeline.layout import sources
 from pipeline.recording import Recording, find_recording, open_videos
 
 TIME = np.arange(24) / 10
@@ -367,3 +368,34 @@ def test_video_files_are_a_recording_of_nothing_else(folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             open_videos(wrong)
+
+
+def test_files_of_no_format_are_told_with_the_nearest(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE])
+    for name in RIG.names:
+        (folder / "keypoints" / f"{name}.pkl").touch()
+    found = find_recording(folder)
+    assert [(f.code, f.frames) for f in found.findings if f.code != "fps_assumed"] == [
+        ("keypoints_unread", 3)
+    ]
+    assert said(
+        found, "3 .pkl files in keypoints/ are not read, the first is cam01.pkl; the nearest .* MMPose's JSON"
+    )
+    for name in RIG.names:
+        shutil.rmtree(folder / "keypoints" / name)
+    with pytest.raises(InputError, match=r"no keypoints found; .* 3 \.pkl files in keypoints/ are not read"):
+        find_recording(folder)
+
+
+def test_all_cameras_in_one_folder(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path, RIG, [PEOPLE])
+    want = find_recording(folder)
+    for name in RIG.names:
+        for file in (folder / "keypoints" / name).iterdir():
+            file.rename(folder / "keypoints" / file.name)
+        (folder / "keypoints" / name).rmdir()
+    found = find_recording(folder)
+    assert found.rig.names == want.rig.names
+    assert [len(f) for f in found.keypoints if f] == [24] * 3
+    assert found.warnings == want.warnings
+    assert folder / "keypoints" in [*sources(folder)]

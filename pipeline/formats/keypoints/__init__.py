@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints import coco_results, openpose
+from pipeline.formats.keypoints import (
+    arrays,
+    coco_annotations,
+    coco_results,
+    easymocap_annots,
+    flat,
+    mmpose,
+    openpose,
+    openpose_list,
+)
 from pipeline.formats.keypoints.files import Floats, KeypointFiles
 
 
@@ -41,7 +50,9 @@ class KeypointFileFormat(Protocol):
         """
 
 
-FORMATS: Final[tuple[KeypointFileFormat, ...]] = (coco_results, openpose)
+FORMATS: Final[tuple[KeypointFileFormat, ...]] = (
+    arrays, coco_annotations, mmpose, openpose_list, coco_results, easymocap_annots, openpose, flat,
+)  # fmt: skip
 """The first that finds a camera reads it; OpenPose's takes any folder with JSON files."""
 
 EXPECTED: Final = " or ".join(form.DESCRIPTION for form in FORMATS)

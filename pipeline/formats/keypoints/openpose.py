@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +55,19 @@ class FrameFiles(KeypointFiles):
 
 def find(place: Path, names: str) -> list[Path]:
     """Folders that hold a JSON file."""
-    return [
-        p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.is_dir() and _holds_json(p)
-    ]
+    return [p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.is_dir() and a_json(p)]
 
 
 def read(path: Path) -> FrameFiles:
     """Index of a folder; its files are not opened."""
+    return index_folder(path, FrameFiles)
+
+
+F = TypeVar("F", bound=FrameFiles)
+
+
+def index_folder(path: Path, kind: type[F], camera: str = "") -> F:
+    """Index of the JSON files of a folder whose names begin with that of a camera. Raises ``InputError``."""
     numbers = array("q")
     exceptions: dict[int, str] = {}
     pattern: tuple[str, str] | None = None
@@ -73,6 +79,8 @@ def read(path: Path) -> FrameFiles:
             if extension.lower() != "json" or not dot or entry.name.startswith("."):
                 continue
             found = find_number(stem)
+            if camera and (not found or camera_of(stem[: found.start()]) != camera):
+                continue
             if not found:
                 unnumbered += 1
                 continue
@@ -89,7 +97,7 @@ def read(path: Path) -> FrameFiles:
                 shortest = min(shortest, len(digits))
     unique = np.unique(np.frombuffer(numbers, dtype=np.int64))
     prefix, suffix = pattern or ("", ".json")
-    files = FrameFiles(path, unique, unnumbered, prefix, width, suffix, exceptions)
+    files = kind(path, unique, unnumbered, prefix, width, suffix, exceptions)
     if len(unique) != len(numbers):
         counts = np.unique(np.frombuffer(numbers, dtype=np.int64), return_counts=True)[1]
         twice = int(unique[counts > 1][0])
@@ -111,15 +119,28 @@ def persons_in(content: bytes) -> list[Any]:
     people = document.get("people") if isinstance(document, dict) else None
     if not isinstance(people, list):
         raise Unreadable("no list of people")
-    # ``pose_keypoints`` is how OpenPose before 1.2 spelled it.
-    return [p.get("pose_keypoints_2d", p.get("pose_keypoints")) for p in people if isinstance(p, dict)]
+    return people_of({"people": people})
 
 
-def _holds_json(folder: Path) -> bool:
+def people_of(frame: Mapping[str, Any]) -> list[Any]:
+    """Point list of each person of a frame. ``pose_keypoints`` is how OpenPose before 1.2 spelled it."""
+    people = (p for p in frame["people"] if isinstance(p, dict))
+    return [p.get("pose_keypoints_2d", p.get("pose_keypoints")) for p in people]
+
+
+def camera_of(prefix: str) -> str:
+    """Name of a camera by what comes before the frame number in the names of its files."""
+    return prefix.rstrip("_-. ")
+
+
+def a_json(folder: Path) -> Path | None:
+    """One of the JSON files of a folder, None where there is none."""
     if folder.name.startswith("."):
-        return False
+        return None
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(".json") for entry in entries)
+        names = (e.name for e in entries if e.name.lower().endswith(".json") and not e.name.startswith("."))
+        name = next(names, None)
+    return folder / name if name else None
 
 
 _OTHER_PARTS: Final = (

@@ -1,0 +1,103 @@
+"""Arrays of numpy, one file a camera: (T, P, K, 3) of x, y and confidence, or (T, K, 3) of one person.
+
+An ``.npy`` holds it; of an ``.npz``, the one array or that called ``keypoints``, and ``mask`` (T, P, K) says
+what is there, as XRMoCap has them. Frame t is row t.
+"""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.formats.keypoints.files import Floats, KeypointFiles, Unreadable
+
+DESCRIPTION: Final = "NumPy arrays (npz or npy, frames × people × points × 3, one file a camera)"
+
+_DAMAGE: Final = (
+    OSError, ValueError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError,
+    SyntaxError, TypeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and zipfile raise for damaged files."""
+_SUFFIXES: Final = (".npz", ".npy")
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPeople(KeypointFiles):
+    """People of an array, which is kept: 32 MB for an hour of one person with 25 points at 30 fps."""
+
+    array_file: Path
+    people_px: Floats
+    """(T, P, K, 3)"""
+
+    unit = "frames"
+
+    def file(self, number: int) -> Path | None:
+        return self.array_file if 0 <= number < len(self.people_px) else None
+
+    def content(self, number: int) -> bytes:
+        if not 0 <= number < len(self.people_px):
+            return b""
+        return bytes(number.to_bytes(8, "little") + self.people_px[number].tobytes())
+
+    def persons(self, content: bytes) -> list[Any]:
+        points = self.people_px.shape[2]
+        try:
+            people = np.frombuffer(content[8:], np.float32).reshape(-1, 3 * points)
+        except ValueError:
+            raise Unreadable("not an array") from None
+        return [person.tolist() for person in people if np.isfinite(person).any()]
+
+
+def find(place: Path, names: str) -> list[Path]:
+    """Files, and folders whose only file is one."""
+    return [
+        p
+        for p in sorted(place.iterdir())
+        if fnmatchcase(p.name, names) and p.name[0] != "." and _array_in(p) is not None
+    ]
+
+
+def _array_in(path: Path) -> Path | None:
+    if not path.is_dir():
+        return path if path.suffix.lower() in _SUFFIXES else None
+    inside = [p for p in path.iterdir() if p.suffix.lower() in (*_SUFFIXES, ".json")]
+    return inside[0] if len(inside) == 1 and inside[0].suffix.lower() in _SUFFIXES else None
+
+
+def read(path: Path) -> ArrayPeople:
+    """The array of a camera. Raises ``InputError`` where there is none of this shape."""
+    file = _array_in(path)
+    if file is None:
+        raise InputError(f"{path}: holds no array")
+    expected = "expected frames × people × points × 3 numbers: x, y, confidence"
+    try:
+        with file.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                array: NDArray[Any] = loaded
+            else:
+                arrays = loaded
+                name = "keypoints" if "keypoints" in arrays.files else arrays.files[0]
+                if name != "keypoints" and len(arrays.files) > 1:
+                    raise InputError(f"{file}: none of {', '.join(arrays.files)} is called keypoints")
+                array = np.array(arrays[name], np.float32)
+                if "mask" in arrays.files:
+                    array[..., 2] *= arrays["mask"].reshape(array.shape[:-1]) > 0
+    except _DAMAGE as error:
+        raise InputError(f"{file}: cannot be read as an array ({error}); {expected}") from None
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
+        raise InputError(f"{file}: an array of {array.shape} {array.dtype}; {expected}")
+    numbers = np.arange(len(array))
+    return ArrayPeople(path, numbers, 0, file, np.ascontiguousarray(array, np.float32))
