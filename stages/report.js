@@ -153,18 +153,22 @@
     const power = 10 ** Math.floor(Math.log10(raw));
     return power * [1, 2, 5, 10].find((s) => s * power >= raw * 0.999);
   };
-  const ticks = (low, high, count) => {
-    const step = stepOf(low, high, count);
+  const multiples = (step, low, high) => {
     const found = [];
-    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-6; k++) found.push(k * step);
+    for (let k = Math.ceil(low / step - 1e-6); k * step <= high + step * 1e-6; k++) found.push(k * step);
     return found;
+  };
+  /** Seconds between marks: of a second, a minute and an hour the parts that people count in. */
+  const clockStep = (span, count) => {
+    const raw = span / Math.max(1, count);
+    return raw < 10 ? stepOf(0, span, count) : [10, 15, 30, 60, 120, 300, 600, 900, 1800].find((s) => s >= raw) || 3600 * Math.ceil(raw / 3600);
   };
   const timeAxis = (g, left, right, y, top) => {
     const [start, end] = view.map((f) => f / data.fps);
     g.fillStyle = css("--dim");
     g.textAlign = "center";
     g.textBaseline = "top";
-    for (const t of ticks(start, end, Math.max(2, (right - left) / 95))) {
+    for (const t of multiples(clockStep(end - start, Math.max(2, (right - left) / 95)), start, end)) {
       const x = left + ((right - left) * (t - start)) / (end - start);
       if (top !== null) { g.strokeStyle = css("--grid"); line(g, [[x, top], [x, y]]); }
       g.fillText(clock(t, end - start), Math.min(Math.max(x, left + 12), right - 14), y + 5);
@@ -226,7 +230,7 @@
       if (most === least) most = least + 1;
       const step = stepOf(least, most, Math.max(2, (b - t) / 30));
       const roof = Math.ceil(most / step - 1e-6) * step;
-      const marks = ticks(least, roof, Math.round((roof - least) / step));
+      const marks = multiples(step, least, roof);
       const x = (f) => l + ((r - l) * (f - view[0])) / (view[1] - view[0]);
       const y = (v) => b - ((b - t) * (v - least)) / (roof - least);
       g.lineWidth = 1;
@@ -361,7 +365,7 @@
       el("i", { style: { background, height: "10px" } }), el("span", {}, text));
     const legend = el("div", { class: "legend" },
       key("linear-gradient(90deg, rgba(var(--heat), .06), rgb(var(--heat)))", "keypoints seen, 0 to 100 %"), key("var(--none)", "no picture / no pose"),
-      people.length > 1 ? key(people[0].colour, "fitted; pale: bridged over a gap, or too far off") : [key("var(--good)", "fitted"), key(okabe[1], "bridged over a gap, or too far off")]);
+      key(people.length > 1 ? people[0].colour : "var(--good)", "fitted"), key(people.length > 1 ? `${people[0].colour}66` : okabe[1], "bridged over a gap, or too far off"));
     return card("w12", "Coverage", legend, node);
   };
 
@@ -532,7 +536,7 @@
   const peopleTable = () => {
     if (people.length < 2) return "";
     return card("w12", "People", null, table(
-      ["person", "<there", "height, m", "frames fitted", "bridged", "too far off", "no pose", "acceleration, mm/frame²"],
+      ["person", "<from, to", "height, m", "frames fitted", "bridged", "too far off", "no pose", "acceleration, mm/frame²"],
       summary.people.map((p, i) => {
         const at = rows(unpack(curves.fitted))[i].reduce((found, share, b) => (share > 0 ? [found[0] ?? b, b] : found), []);
         const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: people[i].colour, marginRight: "8px" } }), p.id);
@@ -585,7 +589,7 @@
 
   // ---- the page -------------------------------------------------------------------------------------
   const median = (values) => { const v = values.filter((x) => x !== null).sort((a, b) => a - b); return v.length ? v[v.length >> 1] : null; };
-  const tile = (value, unit, label) => el("div", { class: "tile" }, el("b", {}, value, unit ? el("small", {}, unit) : null), el("span", {}, label));
+  const tile = (value, unit, label) => el("div", { class: "tile" }, el("b", {}, value, unit ? [" ", el("small", {}, unit)] : null), el("span", {}, label));
   const fittedFrames = summary.people.reduce((n, p) => n + p.frames_fitted, 0);
   const wantedFrames = data.frames * Math.max(1, people.length);
   const title = String(summary.recording).split(/[\\/]/).filter(Boolean).pop() || "recording";

@@ -250,6 +250,11 @@ def test_in_a_browser(tmp_path):
         ):
             assert said in text
         assert browser.execute_script("return window.ran") is None
+        ends = (
+            "return ['video', 'canvas.space'].map(s => "
+            "Math.round(document.querySelector(s).getBoundingClientRect().bottom))"
+        )
+        wait(lambda: len({*browser.execute_script(ends)}) == 1)  # nothing empty below either
         picture = browser.execute_script("return document.querySelector('canvas.plot').toDataURL()")
         wait(lambda: browser.execute_script("return document.querySelector('video').readyState") >= 2)
         browser.execute_script(
@@ -269,6 +274,8 @@ def test_in_a_browser(tmp_path):
         tiles = "return [...document.querySelectorAll('.tile')].map(t => t.getBoundingClientRect().top)"
         wait(lambda: browser.execute_script("return innerWidth") <= 800)
         assert len({*browser.execute_script(tiles)}) == 1, "five in a row"
+        held = "return [...document.querySelectorAll('.tile')].every(t => t.scrollWidth <= t.clientWidth)"
+        assert browser.execute_script(held)
         width = "return [document.documentElement.scrollWidth, innerWidth]"
         browser.set_window_size(420, 900)
         wait(lambda: browser.execute_script(width)[1] < 600)
