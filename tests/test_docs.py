@@ -1,9 +1,11 @@
 """What the documents say is so: commands, stages, settings, files."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -62,20 +64,41 @@ def test_commands_in_the_documents_are_understood(name, line):
         pass
 
 
-def test_the_python_of_the_documents_runs(tmp_path):
-    write_recording(tmp_path / "RECORDING", SynthConfig(seconds=1, videos=False), load_body())
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Folder with RECORDING and OUT, and the names that the Python of docs/python.md leaves."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_recording(folder / "RECORDING", SynthConfig(seconds=1, videos=False), load_body())
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS["docs/python.md"], re.M | re.S)
-    code = "\n".join(blocks).replace('"RECORDING"', repr(str(tmp_path / "RECORDING")))
-    code = code.replace('"OUT', f'"{tmp_path}/OUT').replace(
+    code = "\n".join(blocks).replace('"RECORDING"', repr(str(folder / "RECORDING")))
+    code = code.replace('"OUT', f'"{folder}/OUT').replace(
         "RunConfig()", 'RunConfig(render={"overlay": False, "mosaic": False})'
     )
     values = {}
     exec(compile(code, "docs/python.md", "exec"), values)
+    return folder, values
+
+
+def test_the_python_of_the_documents_runs(ran):
+    _, values = ran
     assert values["names"][0] == "pelvis"
     assert values["joints"].shape == (30, 24, 3)
     assert values["knee_deg"].shape == (30,)
     assert -10 < values["knee_deg"].min() < values["knee_deg"].max() < 150
     assert values["vertices"].shape[1:] == (1, int(values["triangles"].max()) + 1, 3)
+
+
+def test_the_notebook_runs(ran, monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = json.loads((ROOT / "docs" / "results.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    values = {}
+    exec(code.replace("multispin-demo/results", str(ran[0] / "OUT")), values)
+    assert "person 0: 100% valid" in capsys.readouterr().out
+    assert np.isfinite(values["pelvis"]).all()
+    assert 0.3 < values["speed"] < 2
+    assert len(values["axis"].lines) == 1
+    values["plt"].close("all")
 
 
 def test_every_array_and_angle_is_in_the_document_of_results():
