@@ -262,7 +262,9 @@ def detect(
     openpose: Annotated[
         bool, Option("--json", help="For other tools, too: openpose-json/<camera>/*.json, BODY_25.")
     ] = False,
-    model: Annotated[str, Option(help="heavy, or full: 3 times as fast, at times left for right.")] = "heavy",
+    model: Annotated[
+        str, Option(help="heavy; full: 3 times as fast, at times left for right; or an ONNX file.")
+    ] = "heavy",
     device: Annotated[str, Option(help="cpu, or cuda where onnxruntime-gpu is installed.")] = "cpu",
 ) -> None:
     """Detect people in videos, once for many runs: detections.zarr beside them. Run again to continue."""

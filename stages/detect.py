@@ -15,16 +15,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Annotated, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.detectors.landmarks import ORDER
-from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
+from models.detectors.detector import PeopleDetector, load_detector
+from models.detectors.networks import LANDMARKS
 from pipeline.batches import FrameBatch
-from pipeline.config import Config
+from pipeline.config import Config, NamesFile
 from pipeline.detections import CHUNK, Detections, Detector
 from pipeline.engine import StageTimes
 from pipeline.errors import NobodyFound
@@ -57,8 +57,9 @@ class DetectConfig(Config):
 
     when: Literal["missing", "always"] = "missing"
     """missing: in a recording without keypoints; always: instead of those that it has."""
-    model: Literal["heavy", "full"] = "heavy"
-    """Network of the landmarks; full takes a quarter of the time and exchanges left and right at times."""
+    model: Annotated[str, NamesFile(unless=tuple(LANDMARKS))] = "heavy"
+    """heavy; full, which takes a quarter of the time and exchanges left and right at times; or an ONNX file
+    of RTMPose, ViTPose, RTMO or YOLO-pose."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda needs onnxruntime-gpu."""
     every: int = Field(default=8, ge=1)
@@ -69,27 +70,27 @@ class DetectConfig(Config):
 
 @dataclass(frozen=True)
 class Detected:
-    """People in the pictures of V cameras at one moment, and what the next moment needs to know."""
+    """People in a picture, and what the next one needs to know."""
 
-    frame: int
-    people: tuple[Floats | None, ...]
-    """(D, K, 3) of each camera: x and y in pixels, confidence; None without a picture."""
-    state: TrackerState
+    people: Floats
+    """(D, K, 3) x and y in pixels, confidence."""
+    state: NDArray[np.float64]
 
 
 def detect(
-    items: Iterator[FrameBatch], networks: Networks, state: TrackerState, rules: TrackingRules | None = None
+    items: Iterator[FrameBatch], detector: PeopleDetector, state: NDArray[np.float64]
 ) -> Iterator[Detected]:
-    """Detect people moment after moment. state: that of the moment before the first of ``items``."""
+    """Detect people in the pictures of one video. state: after the picture before the first of ``items``.
+
+    Nobody is in a picture that is not there, and the state waits.
+    """
+    nobody = np.zeros((0, len(POINT_ORDERS[detector.order]), 3), np.float32)
     for batch in items:
-        for i, frames in enumerate(batch.by_time()):
-            pictures = [None if frame is None else to_rgb(frame) for frame in frames]
-            state, found = detect_people(networks, pictures, state, rules)
-            people = (
-                None if picture is None else one.landmarks.points
-                for picture, one in zip(pictures, found, strict=True)
-            )
-            yield Detected(batch.start + i, tuple(people), state)
+        for (frame,) in batch.by_time():
+            people = nobody
+            if frame is not None:
+                state, people = detector.detect(to_rgb(frame), state)
+            yield Detected(people, state)
 
 
 def read_all(pictures: int, done: Iterator[int]) -> None:
@@ -132,14 +133,13 @@ def detect_videos(
     Returns also where the time went, in seconds of processor, if there was something to do. Raises
     ``InputError``.
     """
-    networks, rules = load_networks(cfg.model, cfg.device), TrackingRules(every=cfg.every)
-    files = {"finder": networks.finder.sha256, "landmarks": networks.landmarks.sha256}
-    state_size = len(_to_vector(TrackerState.start(1)))
-    found = Detections.resume(path, Detector(ORDER, files, cfg.every), videos, state_size)
+    detector = load_detector(cfg.model, cfg.device, cfg.every)
+    origin = Detector(detector.order, detector.networks, cfg.every)
+    found = Detections.resume(path, origin, videos, len(detector.start()))
     if found.complete:
         return found, ()
     streams = [
-        _chunks(decode, videos[name], done, state, networks, rules)
+        _chunks(decode, videos[name], done, detector.start() if state is None else state, detector)
         for name, done, state in zip(found.names, found.done, found.states(), strict=True)
     ]
     times = StageTimes("detect: decode"), StageTimes("detect")
@@ -195,9 +195,8 @@ def _chunks(
     decode: Decode,
     video: VideoInfo,
     first: int,
-    state: NDArray[np.float64] | None,
-    networks: Networks,
-    rules: TrackingRules,
+    state: NDArray[np.float64],
+    detector: PeopleDetector,
 ) -> Generator[_Chunk]:
     """Detect people in a video, from a chunk on. state: after the chunk before."""
     decoded_s = [0.0]
@@ -212,33 +211,16 @@ def _chunks(
             yield item
 
     index = np.arange(len(video.times_s))[None]
-    tracker = TrackerState.start(1) if state is None else _of_vector(state)
     with closing(cast("Generator[FrameBatch]", decode([video], index, start=first * CHUNK))) as pictures:
-        moments = detect(timed(pictures), networks, tracker, rules)
+        detected = detect(timed(pictures), detector, state)
         while True:
             begun, decoded_s[0] = time.thread_time(), 0.0
-            chunk = [*islice(moments, CHUNK)]
+            chunk = [*islice(detected, CHUNK)]
             if not chunk:
                 return
-            nobody = np.zeros((0, len(POINT_ORDERS[ORDER]), 3), np.float32)
-            people = [nobody if one.people[0] is None else one.people[0] for one in chunk]
+            people = [one.people for one in chunk]
             seconds = time.thread_time() - begun
-            yield _Chunk(people, _to_vector(chunk[-1].state), decoded_s[0], seconds - decoded_s[0])
-
-
-def _to_vector(state: TrackerState) -> NDArray[np.float64]:
-    """State of one camera as one row of numbers."""
-    return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
-
-
-def _of_vector(vector: NDArray[np.float64]) -> TrackerState:
-    start = TrackerState.start(1).arrays()
-    parts = np.split(vector, np.cumsum([array.size for array in start.values()])[:-1])
-    arrays = {
-        name: part.reshape(like.shape).astype(like.dtype)
-        for (name, like), part in zip(start.items(), parts, strict=True)
-    }
-    return TrackerState(**arrays)
+            yield _Chunk(people, chunk[-1].state, decoded_s[0], seconds - decoded_s[0])
 
 
 def write_openpose(found: Detections, videos: Mapping[str, VideoInfo], folder: Path) -> Generator[int]:

@@ -17,6 +17,8 @@ import numpy as np
 
 from models.angles import DEFINITIONS, fitted_angles
 from models.body import Body, load_body
+from models.detectors.networks import LANDMARKS
+from models.detectors.pose_networks import load_pose_network
 from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
@@ -101,6 +103,8 @@ def check_files(cfg: RunConfig) -> None:
     """
     if cfg.body is not None:
         load_body(cfg.body)
+    if cfg.detect.model not in LANDMARKS:
+        load_pose_network(Path(cfg.detect.model))
     if cfg.regress.weights not in ("default", "none"):
         load_net(cfg.regress.model_copy(update={"device": "cpu"}))
 

@@ -10,7 +10,7 @@ import pytest
 from detector_scenes import frames, needs_balancing, networks
 from test_detector_refinement import slow
 
-from models.detectors.landmarks import CENTRE, ORDER, TOP, Landmarks, place_landmarks
+from models.detectors.landmarks import CENTRE, ORDER, TOP, Landmarks, confidence, place_landmarks
 from models.detectors.networks import Network
 from models.detectors.refinement import refine
 from models.detectors.rois import cut_rois, roi_matrix, roi_towards
@@ -20,12 +20,10 @@ SUBJECT_CAM03 = np.array([[560.0, 790.0, 1150.0, 0.1]])
 """ROI of the man in the first frame of the third camera."""
 
 
-def landmarks(visibility: float = 1.0, heat_peak: float = 1.0, people: int = 1) -> Landmarks:
+def landmarks(people: int) -> Landmarks:
     shape = (people, 33)
-    return Landmarks(
-        np.zeros((*shape, 2)), np.full(shape, visibility), np.ones(shape), np.full(shape, heat_peak),
-        np.arange(people, dtype=float), np.zeros((people, 4)), np.zeros((people, 4)),
-    )  # fmt: skip
+    count, roi = np.arange(people, dtype=float), np.zeros((people, 4))
+    return Landmarks(np.zeros((*shape, 2)), np.ones(shape), count, roi, roi)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +33,8 @@ def landmarks(visibility: float = 1.0, heat_peak: float = 1.0, people: int = 1) 
 def test_confidence_falls_with_low_visibility_and_low_peaks(
     visibility: float, heat_peak: float, want: float
 ) -> None:
-    found = landmarks(visibility, heat_peak)
-    assert found.confidence == pytest.approx(np.full((1, 33), want))
-    assert found.points.shape == (1, 33, 3)
-    assert found.points.dtype == np.float32
+    found = confidence(np.full((1, 33), visibility), np.full((1, 33), heat_peak))
+    assert found == pytest.approx(np.full((1, 33), want))
 
 
 def test_landmarks_come_back_from_the_crop_to_the_picture() -> None:
@@ -63,14 +59,17 @@ def test_landmarks_come_back_from_the_crop_to_the_picture() -> None:
         ends = np.linalg.inv(roi_matrix(roi[n]))
         centre, top = (ends[:2, :2] @ in_crop[n, k] + ends[:2, 2] for k in (CENTRE, TOP))
         assert found.next_roi[n] == pytest.approx(roi_towards(centre, top), rel=1e-5)
-    assert found.visibility == pytest.approx(1 / (1 + np.exp(-raw[:, :33, 3])), rel=1e-5)
     assert found.person == pytest.approx([0.9, 0.2])
-    assert found.heat_peak.max() < 0.01
+    assert not found.confidence.any()
+    assert found.points.shape == (2, 33, 3)
+    assert found.points.dtype == np.float32
     assert len(POINT_ORDERS[ORDER]) == 33
 
 
 def test_nobody_and_some() -> None:
-    none = place_landmarks(networks().landmarks, np.zeros((0, 3, 256, 256), np.float32), np.zeros((0, 4)))
+    none = place_landmarks(
+        networks().landmarks.network, np.zeros((0, 3, 256, 256), np.float32), np.zeros((0, 4))
+    )
     assert len(none) == 0
     assert none.points.shape == (0, 33, 3)
     three = landmarks(people=3)
@@ -82,7 +81,7 @@ def test_nobody_and_some() -> None:
 @needs_balancing
 def test_the_man_in_a_picture() -> None:
     (picture,) = frames(3)
-    network = networks().landmarks
+    network = networks().landmarks.network
     first = place_landmarks(network, cut_rois(picture, SUBJECT_CAM03), SUBJECT_CAM03)
     assert first.person[0] > 0.99
     second = place_landmarks(network, cut_rois(picture, first.next_roi), first.next_roi)
@@ -99,7 +98,7 @@ def test_the_man_in_a_picture() -> None:
 @needs_balancing
 def test_real_heat_maps_refine_in_a_patch_as_on_the_whole_map() -> None:
     crops = np.concatenate([cut_rois(frames(camera)[0], SUBJECT_CAM03) for camera in (3, 4)])
-    out = networks().landmarks.run(crops)
+    out = networks().landmarks.network.run(crops)
     start = out["landmarks"].reshape(2, 39, 5)[:, :TOP, :2].astype(np.float64) / 4
     found = refine(start, out["heatmaps"][:, :TOP])
     moved = np.argwhere((found != start).any(-1))
@@ -114,8 +113,8 @@ def test_people_of_several_pictures_in_one_batch_get_the_bits_of_one_by_one() ->
     rng = np.random.default_rng(2)
     roi = SUBJECT_CAM03 + rng.normal(0, 1, (7, 4)) * [40, 40, 60, 0.2]
     crops = np.concatenate([cut_rois(frames(1 + n % 4)[0], roi[n : n + 1]) for n in range(7)])
-    together = place_landmarks(networks().landmarks, crops, roi)
+    together = place_landmarks(networks().landmarks.network, crops, roi)
     for n in range(7):
-        one = place_landmarks(networks().landmarks, crops[n : n + 1], roi[n : n + 1])
+        one = place_landmarks(networks().landmarks.network, crops[n : n + 1], roi[n : n + 1])
         for field in fields(Landmarks):
             assert np.array_equal(getattr(one, field.name)[0], getattr(together, field.name)[n]), field.name

@@ -16,6 +16,7 @@ from models.detectors.landmarks import Landmarks
 from models.detectors.rois import BLAZEPOSE_JOINTS, COCO_JOINTS, roi_towards
 from models.detectors.tracking import (
     MAX_TRACKS,
+    BlazePose,
     Networks,
     PeopleInPicture,
     TrackerState,
@@ -26,7 +27,7 @@ from models.detectors.tracking import (
 GREY = np.full((720, 1280, 3), 100, np.uint8)
 HEIGHT = 300.0
 RULES = TrackingRules(every=4)
-NO_NETWORKS = Networks(None, None)  # type: ignore[arg-type]
+NO_NETWORKS = Networks(None, BlazePose(None))  # type: ignore[arg-type]
 
 
 class World:
@@ -71,7 +72,7 @@ class World:
                 xy[k, list(BLAZEPOSE_JOINTS)] = self.joints(at)
                 person[k] = 0.9
                 after[k] = roi_towards(np.array(at), np.array(at) - [0, self.reach])
-        return Landmarks(xy, *np.ones((3, n, 33)), person, roi, after)
+        return Landmarks(xy, np.ones((n, 33)), person, roi, after)
 
 
 @pytest.fixture

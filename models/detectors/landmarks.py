@@ -41,16 +41,12 @@ HEAT_SPAN: Final = (0.3, 0.7)
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Landmarks of N people in pictures. K = 33, in the order ``ORDER``."""
+    """Landmarks of N people in pictures, K of each, in the order of their network."""
 
     xy_px: Array
     """(N, K, 2) in the picture."""
-    visibility: Array
+    confidence: Array
     """(N, K) 0 to 1."""
-    presence: Array
-    """(N, K) 0 to 1: whether the landmark lies in the ROI at all."""
-    heat_peak: Array
-    """(N, K) largest value of the heat map, 0 to 1."""
     person: Array
     """(N,) 0 to 1: whether there is a person in the ROI."""
     roi: Array
@@ -62,14 +58,6 @@ class Landmarks:
         return len(self.person)
 
     @property
-    def confidence(self) -> Array:
-        """(N, K) 0 to 1. Measured against triangulation from three other cameras: visibility tells errors
-        apart only where it is low, and the peak of the heat map tells the rest."""
-        low, high = HEAT_SPAN
-        sure = np.clip((self.heat_peak - low) / (high - low), 0, 1)
-        return np.asarray(np.clip(self.visibility / SURE_VISIBILITY, 0, 1) * sure)
-
-    @property
     def points(self) -> Floats:
         """(N, K, 3) x and y in pixels of the picture, and confidence."""
         return np.concatenate([self.xy_px, self.confidence[..., None]], -1).astype(np.float32)
@@ -78,6 +66,17 @@ class Landmarks:
         """Landmarks of some of the people."""
         chosen = np.asarray(index, np.int64) if isinstance(index, list) else index
         return Landmarks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def confidence(visibility: Array, heat_peak: Array) -> Array:
+    """Confidence of landmarks, 0 to 1, of their visibility and the largest value of their heat maps.
+
+    Measured against triangulation from three other cameras: visibility tells errors apart only where it is
+    low, and the peak of the heat map tells the rest.
+    """
+    low, high = HEAT_SPAN
+    sure = np.clip((heat_peak - low) / (high - low), 0, 1)
+    return np.asarray(np.clip(visibility / SURE_VISIBILITY, 0, 1) * sure)
 
 
 def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
@@ -100,9 +99,7 @@ def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
     xy = np.einsum("nij,nkj->nki", back[:, :2, :2], in_crop) + back[:, None, :2, 2]
     return Landmarks(
         xy[:, :count],
-        sigmoid(raw[:, :count, 3]),
-        sigmoid(raw[:, :count, 4]),
-        peaks(heatmaps[:, :count]),
+        confidence(sigmoid(raw[:, :count, 3]), peaks(heatmaps[:, :count])),
         out["presence"][:, 0].astype(np.float64),
         roi,
         roi_towards(xy[:, CENTRE], xy[:, TOP]),

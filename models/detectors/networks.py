@@ -56,7 +56,7 @@ class Network:
         Each picture gets the same bits whatever others it comes with. N may be 0.
         """
         (name,) = self.inputs
-        step = MAX_BATCH[self.device]
+        step = self.inputs[name][0] or MAX_BATCH[self.device]
         parts = [
             self.session.run([*self.outputs], {name: pictures[k : k + step]})
             for k in range(0, len(pictures), step)

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.crops import Pixels
 from models.detectors.finder import MIN_SCORE, find_people, load_finder
-from models.detectors.landmarks import Landmarks, load_landmark_network, place_landmarks
+from models.detectors.landmarks import ORDER, Landmarks, load_landmark_network, place_landmarks
 from models.detectors.networks import Device, Network
 from models.detectors.rois import (
     BLAZEPOSE_JOINTS,
     COCO_JOINTS,
-    CROP,
     cut_rois,
     roi_of_coco,
     same_person,
@@ -30,6 +29,7 @@ from models.detectors.rois import (
 )
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 MAX_TRACKS: Final = 6
@@ -49,17 +49,60 @@ class TrackingRules:
     """``Landmarks.person`` below which a track ends, as in MediaPipe."""
 
 
+class Landmarker(Protocol):
+    """Network that places the points of one person in a crop."""
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def order(self) -> str:
+        """Order of the points, a name in ``skeleton.POINT_ORDERS``."""
+
+    @property
+    def joints(self) -> Sequence[int]:
+        """The 12 joints of ``COCO_JOINTS`` among the points."""
+
+    def first_roi(self, coco: Array) -> Array:
+        """ROI (N, 4) of people of whom the finder's 17 points (N, 17, 3) are known."""
+
+    def cut(self, picture: Pixels, roi: Array) -> Floats:
+        """Crops (N, 3, H, W) of ROIs (N, 4) of an RGB picture (H, W, 3)."""
+
+    def place(self, crops: Floats, roi: Array) -> Landmarks:
+        """Place the points in crops of ROIs (N, 4) of any pictures."""
+
+
+@dataclass(frozen=True)
+class BlazePose:
+    """The landmark networks that ship."""
+
+    network: Network
+
+    order: ClassVar = ORDER
+    joints: ClassVar = BLAZEPOSE_JOINTS
+
+    def first_roi(self, coco: Array) -> Array:
+        return roi_of_coco(coco)
+
+    def cut(self, picture: Pixels, roi: Array) -> Floats:
+        return cut_rois(picture, roi)
+
+    def place(self, crops: Floats, roi: Array) -> Landmarks:
+        return place_landmarks(self.network, crops, roi)
+
+
 @dataclass(frozen=True)
 class Networks:
-    """The finder and the landmark network."""
+    """The finder and what places the points of those whom it finds."""
 
     finder: Network
-    landmarks: Network
+    landmarks: Landmarker
 
 
 def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
     """Load the networks that ship; model: ``heavy`` or ``full``. Raises ``InputError``."""
-    return Networks(load_finder(device), load_landmark_network(model, device))
+    return Networks(load_finder(device), BlazePose(load_landmark_network(model, device)))
 
 
 @dataclass(frozen=True)
@@ -148,7 +191,8 @@ def detect_people(
         if picture is None:
             people.append(PeopleInPicture(np.zeros(0, np.int64), seen[v]))
             continue
-        people.append(_advance(after, v, seen[v], rules, _size(picture)))
+        joints = seen[v].xy_px[:, list(networks.landmarks.joints)]
+        people.append(_advance(after, v, seen[v], joints, _continues(seen[v], rules, _size(picture))))
         lost = not _continues(seen[v], rules, _size(picture))[: len(tracked[v])].all()
         after.search_in[v] = 0 if lost else rules.every - 1 if v in due else state.search_in[v] - 1
     return after, people
@@ -172,7 +216,7 @@ def _look_for_people(
     found_people = find_people(networks.finder, searched, rules.min_score)
     for v, picture, found in zip(due, searched, found_people, strict=True):
         tracks = state.tracks(v)
-        roi = roi_of_coco(found.points)
+        roi = networks.landmarks.first_roi(found.points)
         known = same_person(
             found.points[:, None, list(COCO_JOINTS), :2],
             state.joints_px[v, None, :tracks],
@@ -192,30 +236,31 @@ def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> 
     return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
 
 
-def _look(network: Network, pictures: Sequence[Pixels | None], roi: Sequence[Array]) -> list[Landmarks]:
+def _look(landmarker: Landmarker, pictures: Sequence[Pixels | None], roi: Sequence[Array]) -> list[Landmarks]:
     """Landmarks in the ROIs (N, 4) of each picture, through the network in one batch."""
-    everywhere = np.concatenate(roi) if roi else np.zeros((0, 4))
-    crops = np.zeros((len(everywhere), 3, CROP, CROP), np.float32)
+    everywhere = np.concatenate(roi)
     ends = np.cumsum([len(one) for one in roi]).tolist()
     starts = [0, *ends[:-1]]
-    for picture, one, start, end in zip(pictures, roi, starts, ends, strict=True):
-        if picture is not None and len(one):
-            crops[start:end] = cut_rois(picture, one)
-    found = place_landmarks(network, crops, everywhere)
+    dark = np.zeros((1, 1, 3), np.uint8)
+    crops = [
+        landmarker.cut(dark if picture is None else picture, one)
+        for picture, one in zip(pictures, roi, strict=True)
+    ]
+    found = landmarker.place(np.concatenate(crops), everywhere)
     return [found.select(np.arange(start, end)) for start, end in zip(starts, ends, strict=True)]
 
 
 def _advance(
-    state: TrackerState, camera: int, seen: Landmarks, rules: TrackingRules, size: tuple[int, int]
+    state: TrackerState, camera: int, seen: Landmarks, joints: Array, there: NDArray[np.bool_]
 ) -> PeopleInPicture:
     """People in a camera's picture; writes its tracks into the state.
 
-    seen: first the tracks, in the state's order, then those who are new. A track ends where nobody is seen in
+    seen: first the tracks, in the state's order, then those who are new; joints (N, 12, 2) of them, and
+    whether they are there (N,). A track ends where nobody is seen in
     it any more, and where its person is that of an older track.
     """
-    joints = seen.xy_px[:, list(BLAZEPOSE_JOINTS)]
     kept: list[int] = []
-    for n in np.flatnonzero(_continues(seen, rules, size)).tolist():
+    for n in np.flatnonzero(there).tolist():
         side = np.minimum(seen.roi[kept, 2], seen.roi[n, 2])
         if len(kept) < MAX_TRACKS and not same_person(joints[kept], joints[n], side).any():
             kept.append(n)

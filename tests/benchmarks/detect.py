@@ -133,8 +133,8 @@ def speed(
     crop = cut_rois(picture, roi)
     whole = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
     parts: dict[str, Callable[[], object]] = {
-        "landmark_network": lambda: networks.landmarks.session.run(None, {"input": crop}),
-        "person": lambda: place_landmarks(networks.landmarks, cut_rois(picture, roi), roi),
+        "landmark_network": lambda: networks.landmarks.network.session.run(None, {"input": crop}),
+        "person": lambda: place_landmarks(networks.landmarks.network, cut_rois(picture, roi), roi),
         "crop": lambda: cut_rois(picture, roi),
         "finder_network": lambda: networks.finder.session.run(None, {"input": whole}),
         "finder": lambda: find_people(networks.finder, [picture]),

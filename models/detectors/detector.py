@@ -1,0 +1,105 @@
+"""Detectors of people in the pictures of one video, one after the other: those that ship, others by file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.crops import Pixels
+from models.detectors.finder import load_finder
+from models.detectors.networks import LANDMARKS, Device
+from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pose_network
+from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
+
+State = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+
+class PeopleDetector(Protocol):
+    """Detector whose result depends on the pictures before only by a state, one row of numbers."""
+
+    @property
+    def order(self) -> str:
+        """Order of the points, a name in ``skeleton.POINT_ORDERS``."""
+
+    @property
+    def networks(self) -> Mapping[str, str]:
+        """sha256 of each network by its task."""
+
+    def start(self) -> State:
+        """State (S,) before the first picture."""
+
+    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+        """State after an RGB picture (H, W, 3), and the people (D, K, 3) in it: x, y, confidence."""
+
+
+@dataclass(frozen=True)
+class TrackingDetector:
+    """Finder now and then, and a network that places points in a crop of each person."""
+
+    tracked: Networks
+    rules: TrackingRules
+
+    @property
+    def order(self) -> str:
+        return self.tracked.landmarks.order
+
+    @property
+    def networks(self) -> Mapping[str, str]:
+        return {"finder": self.tracked.finder.sha256, "landmarks": self.tracked.landmarks.network.sha256}
+
+    def start(self) -> State:
+        return _to_vector(TrackerState.start(1))
+
+    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+        after, (people,) = detect_people(self.tracked, [picture], _of_vector(state), self.rules)
+        return _to_vector(after), people.landmarks.points
+
+
+@dataclass(frozen=True)
+class PictureDetector:
+    """Network that finds everybody in each picture, whatever was in the one before."""
+
+    whole: PictureNetwork
+
+    @property
+    def order(self) -> str:
+        return self.whole.order
+
+    @property
+    def networks(self) -> Mapping[str, str]:
+        return {"pictures": self.whole.network.sha256}
+
+    def start(self) -> State:
+        return np.zeros(1)
+
+    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+        return state, self.whole.find(picture)
+
+
+def load_detector(model: str = "heavy", device: Device = "cpu", every: int = 8) -> PeopleDetector:
+    """Load a detector. model: ``heavy``, ``full`` or an ONNX file. Raises ``InputError``."""
+    rules = TrackingRules(every=every)
+    if model in LANDMARKS:
+        return TrackingDetector(load_networks(model, device), rules)
+    network = load_pose_network(Path(model), device)
+    if isinstance(network, CropNetwork):
+        return TrackingDetector(Networks(load_finder(device), network), rules)
+    return PictureDetector(network)
+
+
+def _to_vector(state: TrackerState) -> State:
+    """State of one camera as one row of numbers."""
+    return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
+
+
+def _of_vector(vector: State) -> TrackerState:
+    like = TrackerState.start(1).arrays()
+    parts = np.split(vector, np.cumsum([array.size for array in like.values()])[:-1])
+    arrays = zip(like.items(), parts, strict=True)
+    return TrackerState(**{name: part.reshape(a.shape).astype(a.dtype) for (name, a), part in arrays})

@@ -1,0 +1,255 @@
+"""Pose networks of a user's own: ONNX files of four families, known by their inputs and outputs.
+
+================  ==============================================  ======================================
+family            outputs, of an input (N, 3, H, W)               input
+================  ==============================================  ======================================
+RTMPose (SimCC)   (N, K, sW) and (N, K, sH), scores along x, y    a person upright, RGB, ImageNet's scale
+ViTPose           (N, K, H / f, W / f), heat maps                 the same
+RTMO              (N, M, 5) boxes and (N, M, K, 3) points         whole picture at the top left, BGR, 0–255
+YOLO-pose         (N, 5 + 3K, M), or (N, M, 6 + 3K)               whole picture in the middle, RGB, 0–1
+================  ==============================================  ======================================
+
+K tells the order of the points: COCO's 17, HALPE's 26 or COCO-WholeBody's 133, whose first 17 are COCO's.
+Jiang et al. 2023 (RTMPose), Xu et al. 2022 (ViTPose), Lu et al. 2024 (RTMO), Maji et al. 2022 (YOLO-pose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar, Final, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.crops import Pixels, warp_part
+from models.detectors.landmarks import Landmarks
+from models.detectors.networks import Device, Network, load_network
+from models.detectors.rois import COCO_JOINTS, MARGIN, roi_matrix
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Family = Literal["simcc", "heatmaps", "rtmo", "yolo", "yolo_nms"]
+
+ORDERS: Final = MappingProxyType({17: "coco_17", 26: "halpe_26", 133: "coco_wholebody_133"})
+"""Order of the points by their number."""
+EXPECTED: Final = (
+    "an input (N, 3, height, width) and, for K = 17, 26 or 133 points, outputs (N, K, s·width) and (N, K, "
+    "s·height) of RTMPose, (N, K, height/f, width/f) of ViTPose, (N, M, 5) and (N, M, K, 3) of RTMO, or "
+    "(N, 5+3K, M) or (N, M, 6+3K) of YOLO-pose"
+)
+FREE_SIDE: Final = 640
+"""Side of the input, pixels, of a network that takes any."""
+MEAN: Final = np.array([123.675, 116.28, 103.53], np.float32)
+STD: Final = np.array([58.395, 57.12, 57.375], np.float32)
+"""Of red, green and blue in ImageNet."""
+PAD: Final = 114
+"""Grey beside a whole picture, RTMO's and YOLO's."""
+MIN_BOX: Final = 0.3
+"""Score of a person in a whole picture below which there is none."""
+MAX_OVERLAP: Final = 0.65
+"""Intersection over union of two boxes above which they are one person's."""
+MIN_SEEN: Final = 0.3
+"""Score of a point that lies in a person's box."""
+MIN_FOUND: Final = 0.1
+"""The same of the finder's points, whose scores are lower."""
+_BEST_JOINTS: Final = 6
+"""Joints whose mean score tells whether there is a person: half of them may be hidden."""
+
+
+@dataclass(frozen=True)
+class CropNetwork:
+    """Network that places the points of one upright person in a crop: RTMPose or ViTPose."""
+
+    network: Network
+    family: Family
+    size: tuple[int, int]
+    """Width and height of the input, pixels."""
+    order: str
+
+    joints: ClassVar = COCO_JOINTS
+
+    @property
+    def side(self) -> int:
+        """Of the square around the input, pixels."""
+        return max(self.size)
+
+    def first_roi(self, coco: Array) -> Array:
+        """ROI (N, 4) of the finder's points (N, 17, 3)."""
+        return self._roi(coco[..., :2], coco[..., 2] > MIN_FOUND)
+
+    def _roi(self, xy: Array, seen: NDArray[np.bool_]) -> Array:
+        """ROI (N, 4) of the square around the inputs that hold the points (N, K, 2); NaN without points."""
+        low = np.where(seen[..., None], xy, np.inf).min(1)
+        high = np.where(seen[..., None], xy, -np.inf).max(1)
+        low[~np.isfinite(low)] = high[~np.isfinite(high)] = np.nan
+        scale = ((high - low) / self.size).max(1)
+        return np.stack([*((low + high) / 2).T, MARGIN * self.side * scale, np.zeros(len(xy))], -1)
+
+    def _matrix(self, roi: Array) -> Array:
+        """(3, 3) from the picture to the input. The middle comes to size / 2, in ViTPose's half a pixel
+        before."""
+        matrix = roi_matrix(roi, self.side)
+        matrix[:2, 2] -= (self.side - np.array(self.size)) // 2 + (0.5 if self.family == "heatmaps" else 0)
+        return matrix
+
+    def cut(self, picture: Pixels, roi: Array) -> Floats:
+        """Inputs (N, 3, H, W) for ROIs (N, 4) of an RGB picture (H, W, 3)."""
+        width, height = self.size
+        out = np.empty((len(roi), 3, height, width), np.float32)
+        for one, r in zip(out, roi, strict=True):
+            pixels = warp_part(picture, self._matrix(r), self.side)[:height, :width]
+            one[:] = ((pixels - MEAN) / STD).transpose(2, 0, 1)
+        return out
+
+    def place(self, crops: Floats, roi: Array) -> Landmarks:
+        """Place the points in inputs (N, 3, H, W) of ROIs (N, 4) of any pictures."""
+        outputs = [*self.network.run(crops).values()]
+        if self.family == "simcc":
+            xy, score = _of_simcc(*_x_first(outputs, self.size), self.size)
+        else:
+            xy, score = _of_heatmaps(outputs[0], self.size)
+        back = np.array([np.linalg.inv(self._matrix(r)) for r in roi]).reshape(-1, 3, 3)
+        xy = np.einsum("nij,nkj->nki", back[:, :2, :2], xy) + back[:, None, :2, 2]
+        best = np.sort(score[:, list(COCO_JOINTS)], 1)[:, -_BEST_JOINTS:]
+        return Landmarks(xy, score, best.mean(1), roi, self._roi(xy, score > MIN_SEEN))
+
+
+@dataclass(frozen=True)
+class PictureNetwork:
+    """Network that finds everybody in the whole picture, with their points: RTMO or YOLO-pose."""
+
+    network: Network
+    family: Family
+    size: tuple[int, int]
+    """Width and height of the input, pixels."""
+    order: str
+
+    def find(self, picture: Pixels) -> Floats:
+        """People (D, K, 3) in an RGB picture (H, W, 3), the surest first: x, y in pixels, and score."""
+        inputs, scale, shift = self.letterbox(picture)
+        outputs = [*self.network.run(inputs[None]).values()]
+        if self.family == "rtmo":
+            boxes, points = sorted((out[0] for out in outputs), key=np.ndim)
+            corners, score = boxes[:, :4], boxes[:, 4]
+        else:
+            rows = outputs[0][0] if self.family == "yolo_nms" else outputs[0][0].T
+            corners, score = rows[:, :4].copy(), rows[:, 4]
+            first = 6 if self.family == "yolo_nms" else 5
+            points = rows[:, first:].reshape(len(rows), -1, 3)
+            if self.family == "yolo":  # centre and size
+                corners[:, :2] -= corners[:, 2:] / 2
+                corners[:, 2:] += corners[:, :2]
+        boxes_px = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        kept = cv2.dnn.NMSBoxes(boxes_px.tolist(), score.tolist(), MIN_BOX, MAX_OVERLAP)
+        people = points[np.array(kept, np.int64).ravel()].astype(np.float32)
+        people[..., :2] = (people[..., :2] - shift) / scale
+        people[..., 2] = people[..., 2].clip(0, 1)
+        return np.asarray(people, np.float32)
+
+    def letterbox(self, picture: Pixels) -> tuple[Floats, float, Floats]:
+        """Input (3, H, W) of an RGB picture; scale and shift (2,) from its pixels to those of the input."""
+        width, height = self.size
+        scale = min(width / picture.shape[1], height / picture.shape[0])
+        w, h = (max(1, round(scale * n)) for n in picture.shape[1::-1])
+        rtmo = self.family == "rtmo"
+        x, y = (0, 0) if rtmo else ((width - w) // 2, (height - h) // 2)
+        canvas = np.full((height, width, 3), PAD, np.uint8)
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        canvas[y : y + h, x : x + w] = cv2.resize(picture, (w, h), interpolation=how)
+        inputs = canvas[..., ::-1] if rtmo else canvas / np.float32(255)
+        return inputs.transpose(2, 0, 1).astype(np.float32), scale, np.array([x, y], np.float32)
+
+
+def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | PictureNetwork:
+    """Load an ONNX file and find out its family.
+
+    Raises:
+        InputError: it cannot be read or run, or is of no family; says what it has and what is expected.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as e:
+        raise InputError(
+            f"detect.model: {file}: cannot be read ({e.strerror}). Give heavy, full, or an ONNX file."
+        ) from e
+    network = load_network(content, str(file), device)
+    shape = next(iter(network.inputs.values()), ())
+    size = FREE_SIDE, FREE_SIDE
+    shapes: dict[str, tuple[int, ...]] = {}
+    if len(network.inputs) == 1 and len(shape) == 4 and shape[1] in (3, None) and shape[0] in (1, None):
+        size = shape[3] or FREE_SIDE, shape[2] or FREE_SIDE
+        shapes = _try(network, size)
+    family, points = _family(shapes, size)
+    if family is None or points not in ORDERS:
+        gives: Mapping[str, tuple[int | None, ...]] = shapes or network.outputs
+        raise InputError(
+            f"detect.model: {file}: takes {dict(network.inputs)} and gives {dict(gives)}; expected {EXPECTED}"
+        )
+    kind = CropNetwork if family in ("simcc", "heatmaps") else PictureNetwork
+    return kind(network, family, size, ORDERS[points])
+
+
+def _try(network: Network, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Shape of each output for one grey picture."""
+    try:
+        return {n: out.shape for n, out in network.run(np.zeros((1, 3, *size[::-1]), np.float32)).items()}
+    except Exception as e:  # onnxruntime's errors share no base class of their own
+        raise InputError(f"detect.model: {network.name}: fails on a picture of {size}: {e}") from e
+
+
+def _family(shapes: Mapping[str, tuple[int, ...]], size: tuple[int, int]) -> tuple[Family | None, int]:
+    """Family of a network with outputs of these shapes for one picture, and the number of its points."""
+    width, height = size
+    first, *others = sorted(shapes.values(), key=len) or [()]
+    if not others and len(first) == 4 and height * first[3] == width * first[2] and first[2] < height:
+        return "heatmaps", first[1]
+    if not others and len(first) == 3:
+        if first[1] < first[2]:
+            return "yolo", (first[1] - 5) // 3 if first[1] % 3 == 2 else 0
+        return "yolo_nms", (first[2] - 6) // 3 if first[2] % 3 == 0 else 0
+    if len(others) == 1 and len(first) == 3:
+        (second,) = others
+        if len(second) == 4 and first[2] == 5 and second[3] == 3 and first[1] == second[1]:
+            return "rtmo", second[2]
+        if len(second) == 3 and first[1] == second[1] and first[2] * second[2] % (width * height) == 0:
+            return "simcc", first[1]
+    return None, 0
+
+
+def _x_first(outputs: list[Floats], size: tuple[int, int]) -> tuple[Floats, Floats]:
+    """The two outputs of SimCC, that along x first."""
+    a, b = outputs
+    return (a, b) if a.shape[2] * size[1] == b.shape[2] * size[0] else (b, a)
+
+
+def _of_simcc(x: Floats, y: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Points (N, K, 2) in pixels of the input, and scores (N, K), of SimCC's scores along x and y."""
+    xy = np.stack([x.argmax(-1) * (size[0] / x.shape[-1]), y.argmax(-1) * (size[1] / y.shape[-1])], -1)
+    return xy, np.minimum(x.max(-1), y.max(-1)).clip(0, 1).astype(np.float64)
+
+
+def _of_heatmaps(heatmaps: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Points (N, K, 2) in pixels of the input, and scores (N, K), of heat maps (N, K, H, W), 0 to 1.
+
+    The top of a parabola through the logarithms of the largest value and its neighbours (Zhang et al. 2020).
+    The outer cells lie at the outer pixels of the input (Huang et al. 2020).
+    """
+    n, k, height, width = heatmaps.shape
+    flat = heatmaps.reshape(n * k, height * width)
+    cell = np.stack(np.divmod(flat.argmax(-1), width)[::-1], -1)  # across, down
+    logs = np.log(np.maximum(heatmaps, 1e-6)).reshape(n * k, height, width).astype(np.float64)
+    rows, limits = np.arange(n * k), np.array([width, height]) - 1
+    offset = np.zeros((n * k, 2))
+    for axis, step in enumerate(np.eye(2, dtype=np.int64)):
+        around = [np.clip(cell + d * step, 0, limits) for d in (-1, 0, 1)]
+        before, here, after = (logs[rows, at[:, 1], at[:, 0]] for at in around)
+        bend = before - 2 * here + after
+        inside = (cell[:, axis] > 0) & (cell[:, axis] < limits[axis]) & (bend < -1e-9)
+        offset[:, axis] = np.where(inside, (before - after) / np.where(inside, 2 * bend, 1), 0)
+    xy = (cell + offset.clip(-0.5, 0.5)) * ((np.array(size) - 1) / limits)
+    return xy.reshape(n, k, 2), flat.max(-1).clip(0, 1).reshape(n, k).astype(np.float64)
