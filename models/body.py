@@ -105,6 +105,19 @@ class KeypointBody:
         arrays: dict[str, Any] = dict(points)
         return replace(self, keypoint_skeleton=skeleton, **arrays)
 
+    def with_point_offsets(self, offsets_mm: Mapping[str, tuple[float, float, float]]) -> Self:
+        """Body whose keypoints lie elsewhere in the rest pose by so much, in the body's axes: x left, y up,
+        z ahead.
+
+        offsets_mm: by point, or, without L and R, of the left one, which the right one mirrors.
+        """
+        points = self.points_template.clone()
+        for point, name in zip(points, self.keypoint_skeleton.names, strict=True):
+            mirror = (-1, 1, 1) if name.startswith("R") else (1, 1, 1)
+            offset = offsets_mm.get(name) or offsets_mm.get(name[1:], (0, 0, 0))
+            point += points.new_tensor(offset) * points.new_tensor(mirror) / 1000
+        return replace(self, points_template=points)
+
 
 @dataclass(frozen=True, eq=False)
 class Body:
@@ -141,17 +154,8 @@ class Body:
         return replace(self, keypoints=self.keypoints.to(device=device), **moved)
 
     def with_point_offsets(self, offsets_mm: Mapping[str, tuple[float, float, float]]) -> Self:
-        """Body whose keypoints lie elsewhere in the rest pose by so much, in the body's axes: x left, y up,
-        z ahead.
-
-        offsets_mm: by point, or, without L and R, of the left one, which the right one mirrors.
-        """
-        points = self.keypoints.points_template.clone()
-        for point, name in zip(points, self.keypoints.keypoint_skeleton.names, strict=True):
-            mirror = (-1, 1, 1) if name.startswith("R") else (1, 1, 1)
-            offset = offsets_mm.get(name) or offsets_mm.get(name[1:], (0, 0, 0))
-            point += points.new_tensor(offset) * points.new_tensor(mirror) / 1000
-        return replace(self, keypoints=replace(self.keypoints, points_template=points))
+        """Body whose keypoints lie elsewhere, as ``KeypointBody.with_point_offsets``."""
+        return replace(self, keypoints=self.keypoints.with_point_offsets(offsets_mm))
 
     def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
         """Posed mesh (N, V, 3), metres, float32.

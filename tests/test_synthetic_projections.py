@@ -13,6 +13,7 @@ from models.body import load_body, pose_keypoints
 from models.regressors.kinematics import to_local
 from models.rotations import geodesic_degrees
 from models.synthetic.projections import TEST, Difficulty, Projections
+from pipeline.skeleton import BODY_25
 
 BODY = load_body().keypoints
 CLEAN = Difficulty(noise=0.0)
@@ -95,3 +96,43 @@ def test_a_detector_without_feet_finds_none():
     lacking = ~feet.any(-1).any(-1)
     assert 0.3 < float(lacking.float().mean()) < 0.7
     assert (s.confidence[lacking][:, :, :15] > 0).float().mean() > 0.9
+
+
+def shifts_mm(s):
+    """(N, V, 25) from the body's own points to what is found, millimetres at the person."""
+    cam = s.points[:, None] @ s.R.mT + s.t[:, :, None]
+    true = cam @ s.K.mT
+    px = (s.xy_px - true[..., :2] / true[..., 2:]).norm(dim=-1)
+    return 1000 * px * cam[..., 2] / s.true_focal[..., None]
+
+
+def test_blazepose_has_its_points_elsewhere_and_no_small_toes():
+    s = samples(count=200, difficulty=Difficulty(noise=0.0, blazepose=1.0))
+    shift = shifts_mm(s)
+    small = [i for i, name in enumerate(BODY_25.names) if name.endswith("SmallToe")]
+    assert s.confidence[..., small].eq(0).all()
+    assert s.xy_px[:, :, small].isnan().all()
+    # Of a displacement in space a picture shows π / 4 on average, when it is seen from all sides.
+    for name, length in (("LHip", 41.5), ("RHip", 41.5), ("LAnkle", 17.0), ("Nose", 0.0)):
+        seen = shift[..., BODY_25.index(name)]
+        assert seen[seen.isfinite()].mean() == pytest.approx(0.785 * length, rel=0.25, abs=0.1)
+    half = samples(count=400, views=1, difficulty=Difficulty(noise=0.0, blazepose=0.5))
+    hip = shifts_mm(half)[..., BODY_25.index("LHip")]
+    assert 0.35 < float((hip[hip.isfinite()] > 2).float().mean()) < 0.65
+
+
+def test_blazepose_errs_as_it_was_measured_to():
+    """Median 25 mm at the person, more of hips than of ankles; left and right are right."""
+    proj = Projections(some_poses(), BODY)
+    proj.blazepose = torch.zeros(25, 3)  # its errors alone
+    s = proj.sample(400, 4, replace(TEST, blazepose=1.0), seeded(0))
+    error = shifts_mm(s)
+    known = error.isfinite()
+    assert 18 < float(error[known].median()) < 32
+    hip, ankle = (error[..., [BODY_25.index(s + part) for s in "LR"]] for part in ("Hip", "Ankle"))
+    assert hip[hip.isfinite()].median() > 1.5 * ankle[ankle.isfinite()].median()
+    assert float((error[known] > 300).float().mean()) < 0.002
+    sure = s.confidence[known]
+    assert float((sure > 0.75).float().mean()) > 0.85
+    small = error[known] < 60
+    assert abs(np.corrcoef(sure[small], error[known][small])[0, 1]) < 0.2

@@ -16,10 +16,10 @@ from torch import Tensor
 from models.body import KeypointBody, global_rotations
 from models.regressors.kinematics import GlobalKinematics
 from models.synthetic.cameras import cameras_around
-from models.synthetic.detector import detect_people
+from models.synthetic.detector import blazepose_people, detect_people
 from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
-from pipeline.skeleton import BODY_25, SMPL_24
+from pipeline.skeleton import BODY_25, DETECTOR_OFFSETS_MM, SMPL_24
 
 BETA_SIGMA: Final = 1.5
 _FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25.names)
@@ -43,6 +43,8 @@ class Difficulty:
     """Share of the samples whose keypoints are defined 6–20 mm (standard deviation) elsewhere on the body."""
     no_feet: float = 0.0
     """Share of the samples whose detector does not know feet, as COCO's."""
+    blazepose: float = 0.0
+    """Share of the samples whose detector is BlazePose heavy, which ships, instead of OpenPose."""
     around: float = math.pi
     """The cameras stand within so many radians of the way the person faces."""
 
@@ -81,6 +83,8 @@ class Projections:
     def __init__(self, poses: Poses, body: KeypointBody, device: torch.device | str = "cpu") -> None:
         self.sampler = Sampler(poses.to(device))
         self.kinematics = GlobalKinematics(body).to(device)
+        its = body.with_point_offsets(DETECTOR_OFFSETS_MM["blazepose_33"])
+        self.blazepose = (its.points_template - body.points_template).to(device, torch.float32)
 
     def sample(self, count: int, views: int, d: Difficulty, rng: torch.Generator) -> Projected:
         """``count`` people before ``views`` cameras each, on the generator's device."""
@@ -106,8 +110,7 @@ class Projections:
         if d.bias:
             k = points.shape[1]
             sigma = uniform(rng, 0.006, 0.02, count, k, 1) * chance(rng, d.bias, count, 1, 1)
-            carried = (self.kinematics.weights @ turned.flatten(2)).view(count, k, 3, 3)
-            shown = points + (carried @ (sigma * normal(count, k, 3))[..., None])[..., 0]
+            shown = points + self._carried(sigma * normal(count, k, 3), turned)
 
         ahead = torch.atan2(rotations[:, 0, 0, 2], rotations[:, 0, 2, 2])
         K, R, t, size = cameras_around(joints, ahead, d.around, views, rng)
@@ -116,6 +119,14 @@ class Projections:
             easier = chance(rng, d.easy, count, 1, 1)
             noise = torch.where(easier, noise * uniform(rng, 0, 1, count, 1, 1), noise)
         xy, confidence = detect_people(_project(K, R, t, shown), size, noise, rng)
+        if d.blazepose:
+            # Measured on one man: others differ, by a third of it.
+            more = 1 + normal(count, 1, 1) / 3
+            its = shown + self._carried(more * self.blazepose, turned)
+            other = blazepose_people(_project(K, R, t, its), size, noise, rng)
+            ships = chance(rng, d.blazepose, count, 1, 1)
+            xy = torch.where(ships[..., None], other[0], xy)
+            confidence = torch.where(ships, other[1], confidence)
 
         if d.no_feet:
             lacks = chance(rng, d.no_feet, count, 1, 1) & torch.tensor(_FEET)
@@ -141,6 +152,11 @@ class Projections:
             true_focal=K[..., 0, 0], true_R=true_R, true_t=t,
             xy_px=xy, confidence=confidence, category=self.sampler.poses.category[index],
         )  # fmt: skip
+
+    def _carried(self, offsets: Tensor, turned: Tensor) -> Tensor:
+        """Offsets (N, K, 3) in the rest pose → in the pose, of joints turned (N, J, 3, 3)."""
+        carried = (self.kinematics.weights @ turned.flatten(2)).view(*offsets.shape[:2], 3, 3)
+        return (carried @ offsets[..., None])[..., 0]
 
 
 def _project(K: Tensor, R: Tensor, t: Tensor, points: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class KeypointsConfig(Config):
     """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
     no_feet: float = Field(0.1, ge=0, le=1)
     """Share of samples from a detector that does not know feet."""
+    blazepose: float = Field(0.0, ge=0, le=1)
+    """Share of samples from BlazePose heavy, the detector that ships; the others are from OpenPose."""
     check_samples: int = Field(250, ge=1)
     """Held-out samples of each number of views that the net is compared with."""
 
@@ -178,6 +180,7 @@ def batches(
     d = Difficulty(
         easy=cfg.easy, varied_poses=True, calibration=cfg.calibration, focal=cfg.focal, bias=cfg.bias,
         no_feet=cfg.no_feet,
+        blazepose=cfg.blazepose,
     )  # fmt: skip
     views = int(torch.randint(1, 5, (), generator=rng, device=device))
     return [projections.sample(half, v, d, rng) for v in (views, 9 - views)]

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/regression.py --motion POSES.npz [--json FILE] [--samples N] [--fits N]
 
-Truth is synthetic: poses of clips that no training saw (whole ones, whole subjects where the names tell), the
-default body with random shapes, random cameras, and a detector's errors (``models.synthetic.projections``).
-It shares body and kind of noise with the training, so it compares regressors and does not predict accuracy on
-pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in millimetres from
-the pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's solver on single
-frames, started from the calibrated net, on the first ``--fits`` samples; its pose prior has seen some of the
-clips. One thread, CPU seconds.
+Truth is synthetic: poses of clips that no training saw (whole ones, whole subjects where the names tell),
+the default body with random shapes, random cameras, and a detector's errors
+(``models.synthetic.projections``): OpenPose's and, in a row of their own, those of BlazePose heavy, which
+ships. It shares body and kind of noise with the training, so it compares regressors and does not predict
+accuracy on pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in
+millimetres from the pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's
+solver on single frames, started from the calibrated net, on the first ``--fits`` samples; its pose prior
+has seen some of the clips. One thread, CPU seconds.
 """
 
 from __future__ import annotations
@@ -226,6 +227,7 @@ def show(figures: Figures) -> None:
         row(title, f"{prefix}mpjpe_mm", f"{prefix}pa_mpjpe_mm")
         row("  median", f"{prefix}mpjpe_median_mm", f"{prefix}pa_mpjpe_median_mm")
         row("  22 joints, without hands", f"{prefix}mpjpe22_mm", f"{prefix}pa_mpjpe22_mm")
+        row("  of BlazePose heavy", f"{prefix}blazepose_mpjpe_mm", f"{prefix}blazepose_pa_mpjpe_mm")
     row("calibrated, the samples that are fitted", "start_mpjpe_mm", "start_pa_mpjpe_mm")
     row("  + fit of single frames", "fit_mpjpe_mm", "fit_pa_mpjpe_mm")
     row("triangulation and inverse kinematics", "ik_start_mpjpe_mm", "ik_start_pa_mpjpe_mm")
@@ -277,6 +279,9 @@ def main() -> None:
         s = draw(poses, views, args.samples)
         for prefix, net in zip(("", "uncal_"), nets, strict=True):
             regress(net, prefix, s, poses, figures)
+            ships = draw(poses, views, args.samples, replace(TEST, blazepose=1.0))
+            for name, error in zip(("mpjpe", "pa_mpjpe"), keypoint_net_errors(net, ships), strict=True):
+                figures[f"{prefix}blazepose_{name}_mm_{views}"] = round(1e3 * float(np.nanmean(error)), 1)
         fitted = s.map(lambda x: x[: args.fits])
         fit_single_frames(nets[0], fitted, figures, str(views))
         if views in DROPPED:
