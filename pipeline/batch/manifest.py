@@ -86,6 +86,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #8884; }
 tr > :nth-child(-n+3), tr > :last-child { text-align: left; }
 td:first-child { width: 10rem; }
+td:nth-child(n+3):not(:last-child) { white-space: nowrap; }
 img { display: block; width: 10rem; border-radius: 4px; }
 .little { font-weight: 600; color: #cf222e; }
 td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
