@@ -410,7 +410,7 @@ class Store:
                     ),
                 }
                 if angles is not None:
-                    values["angles"] = angles[:, p]
+                    values["angles"] = angles[:, p].cpu()
                 for name, value in values.items():
                     put(f"people/{person}/{name}", value)
                 self._array(f"people/{person}/betas")[:] = np.asarray(batch.params.betas[p])
