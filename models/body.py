@@ -10,10 +10,7 @@ needs; ``Body.vertices`` gives the whole mesh, through smplx.
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -30,6 +27,7 @@ from torch import Tensor
 
 from models.constants import constant
 from models.rotations import product
+from pipeline.archives import read_npz
 from pipeline.errors import InputError
 from pipeline.pickles import StandIn, unpickle_arrays
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25, Skeleton
@@ -406,11 +404,8 @@ def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
 
 def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        if not zipfile.is_zipfile(io.BytesIO(content)):
-            raise ValueError("no zip archive")
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {k: archive[k] for k in (*_REQUIRED, *_OPTIONAL) if k in archive.files}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return {**read_npz(content, (*_REQUIRED, *_OPTIONAL))}
+    except (ValueError, OSError) as error:
         raise InputError(
             f"{path}: damaged, cut short or no .npz ({error}). Copy the file again; if it holds arrays of "
             "Python objects, give the .pkl it was made from."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.archives import read_npz
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import SMPL_24
@@ -92,8 +92,8 @@ def load_pose_prior(path: Path | None = None) -> PosePrior:
             raw = unpickle_arrays(content)
             arrays = [np.asarray(raw[k], np.float64) for k in ("means", "covars", "weights")]
         else:
-            with np.load(io.BytesIO(content), allow_pickle=False) as d:
-                arrays = [np.asarray(d[k], np.float64) for k in ("means", "covariances", "weights")]
+            d = read_npz(content)
+            arrays = [np.asarray(d[k], np.float64) for k in ("means", "covariances", "weights")]
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(
             f"{path}: no pose prior ({error!r}). Give SMPLify's gmm_08.pkl or a file made by "

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortened
+from pipeline.yamls import MAX_CHARACTERS, read_yaml
 
 
 class Config(BaseModel):
@@ -70,9 +70,9 @@ def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -
         if not equals or not key.strip():
             raise InputError(f"--set {setting}: expected key=value, such as --set render.mosaic=false")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise InputError(f"--set {setting}: the value is not YAML ({_first_line(e)})") from e
+            value = read_yaml(text)
+        except ValueError as e:
+            raise InputError(f"--set {setting}: the value is not YAML ({e})") from e
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         _merge(values, value, f"--set {setting}", origin)
@@ -84,20 +84,20 @@ def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if (size := file.stat().st_size) > 4 * MAX_CHARACTERS:
+            raise InputError(
+                f"{file}: {size} bytes, expected settings of at most {MAX_CHARACTERS} characters"
+            )
+        found = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror})") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError(f"{file}: not YAML ({_first_line(e)})") from e
+    except ValueError as e:
+        raise InputError(f"{file}: not YAML ({e})") from e
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise InputError(f"{file}: expected keys and values, found {type(found).__name__}")
     return found
-
-
-def _first_line(e: Exception) -> str:
-    return " ".join(str(e).split())
 
 
 def _merge(
@@ -130,7 +130,7 @@ def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
 def reason(error: Any) -> str:
     """Fault of a value, and the value, from one of the ``errors()`` of a ``ValidationError``."""
     own = error.get("ctx", {}).get("error") if error["type"] == "value_error" else None
-    text, shown = error["msg"] if own is None else str(own), repr(error["input"])
+    text, shown = error["msg"] if own is None else str(own), shortened(repr(error["input"]), 200)
     return text if own is not None and shown in text else f"{text}, got {shown}"
 
 
@@ -141,3 +141,18 @@ def _keys(model: type[BaseModel], at: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += _keys(field.annotation, f"{at}{name}.")
     return keys
+
+
+def differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
+    """Keys whose values differ between two nested mappings, as lines ``key: old → new``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [
+            d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
+        ]
+    return [] if old == new else [f"{where}: {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,12 +1,28 @@
 """The one exception that means: the user can mend this."""
 
+from typing import Final
+
+MAX_MESSAGE: Final = 2000
+"""Characters of a message: what a damaged file is quoted with may have millions."""
+
+
+def shortened(text: str, most: int = MAX_MESSAGE) -> str:
+    """A text of at most so many characters: of a longer one its beginning and its end."""
+    if len(text) <= most:
+        return text
+    kept = most - 5
+    return f"{text[: kept - kept // 3]} ... {text[len(text) - kept // 3 :]}"
+
 
 class InputError(Exception):
     """Something the user gave cannot be used.
 
-    The message names the file, camera and frame, says what was expected, what came and what to do next. The
-    command line prints it without a traceback and exits with status 2.
+    The message names the file, camera and frame, says what was expected, what came and what to do next, in at
+    most ``MAX_MESSAGE`` characters. The command line prints it without a traceback and exits with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class NobodyFound(InputError):

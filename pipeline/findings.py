@@ -14,8 +14,8 @@ Code = Literal[
     "calibration_above", "calibration_chosen", "calibration_unread", "distortion_scaled",
     "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",
     "camera_alone", "camera_copied", "camera_left_out", "camera_off", "camera_shows_nobody",
-    "camera_unused", "cameras_exchanged", "no_agreement", "focal_unused", "size_guessed", "unit_guessed",
-    "up_doubtful", "up_unused",
+    "camera_unused", "cameras_disagree", "cameras_exchanged", "no_agreement", "focal_unused",
+    "size_guessed", "unit_guessed", "up_doubtful", "up_unused",
     # Time.
     "fps_assumed", "fps_unused", "frame_missing", "frame_offset", "frames_unused", "rates_differ",
     # Keypoints and the person.

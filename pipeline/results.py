@@ -116,9 +116,10 @@ def read_summary(out: Path) -> RunSummary | None:
 def drawn_videos(summary: bytes) -> frozenset[str]:
     """Names of the videos that the text of a ``summary.json`` says were drawn; of damaged text none."""
     try:
-        return frozenset(Path(str(name)).name for name in json.loads(summary)["videos"])
-    except (ValueError, KeyError, TypeError):
+        names = {Path(str(name)).name for name in json.loads(summary)["videos"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
         return frozenset()
+    return frozenset(name for name in names if name.endswith(".mp4"))
 
 
 def drawn_into(folder: Path) -> frozenset[str]:
@@ -133,7 +134,7 @@ def recording_of(out: Path) -> Path | None:
     """Recording that the summary in ``out`` names; None when it names none, or there is no summary."""
     try:
         return Path(json.loads((out / SUMMARY).read_bytes())["recording"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -146,7 +147,8 @@ def clear(out: Path) -> None:
         return
     videos = sorted(drawn_into(out))
     for name in (SUMMARY, REPORT, *videos, *map(part_name, videos)):
-        (out / name).unlink(missing_ok=True)
+        if not (out / name).is_dir():  # a damaged summary may name anything
+            (out / name).unlink(missing_ok=True)
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +19,9 @@ DIMENSIONS: Final = MappingProxyType(
     }
 )  # fmt: skip
 """Name of each axis in the files."""
+MAX_FRAMES: Final = 50_000_000
+"""Frames that a store can have: ten days of 60 a second."""
+MAX_CAMERAS: Final = 1000
 FIXED: Final = MappingProxyType({"xyz": 3, "xyzc": 4, "xyc": 3})
 """Lengths of the axes that have the same in every store."""
 STATE_UNITS: Final = "internal"
@@ -95,3 +98,17 @@ def angle_kind(definitions: Mapping[str, str]) -> ArrayKind:
     """Array of joint angles, with the definition of each."""
     named = {"names": [*definitions], "definitions": [*definitions.values()]}
     return ArrayKind("T A", "deg", attributes=named)
+
+
+def check_shapes(shape_of: Callable[[str], tuple[int, ...]], views: int, window: int) -> None:
+    """Raise ``ValueError`` where arrays of ``RECORDING`` claim other sizes than one another, or impossible
+    ones: before they are read, as zarr makes up what no file holds.
+    """
+    frames = shape_of("time_s")[0]
+    if not (0 < frames <= MAX_FRAMES and 0 < window <= MAX_FRAMES and views <= MAX_CAMERAS):
+        raise ValueError(f"{views} cameras, {frames} frames in windows of {window}")
+    sizes = {"V": views, "T": frames, "W": -(-frames // window)}
+    for name, kind in RECORDING.items():
+        for axis, length in zip(kind.axes.split(), shape_of(name), strict=True):
+            if length != sizes.get(axis, length) or length > MAX_FRAMES:
+                raise ValueError(f"{name} has shape {shape_of(name)}, expected {kind.axes} of {sizes}")

@@ -54,8 +54,19 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, check_points
 from pipeline.cameras import Rig
-from pipeline.errors import InputError
-from pipeline.schema import BETAS, FIXED, PERSON, RECORDING, REGRESSION, STATE_UNITS, ArrayKind, angle_kind
+from pipeline.config import differences
+from pipeline.errors import InputError, shortened
+from pipeline.schema import (
+    BETAS,
+    FIXED,
+    PERSON,
+    RECORDING,
+    REGRESSION,
+    STATE_UNITS,
+    ArrayKind,
+    angle_kind,
+    check_shapes,
+)
 from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
@@ -173,10 +184,10 @@ class Store:
             self.contents = self._read_contents(attrs)
             self.digest = self.contents.digest()
             """Stores of one digest hold the same results once they are complete."""
-        except (KeyError, ValueError, TypeError, OSError) as e:
-            raise InputError(
-                f"{path}: damaged results store ({type(e).__name__}: {e}). Remove it and run again."
-            ) from e
+        except InputError:
+            raise
+        except Exception as e:  # metadata may be any JSON, at which zarr raises anything
+            raise self._damaged("the store", e) from e
 
     @classmethod
     def create(cls, path: Path, contents: Contents) -> Store:
@@ -219,7 +230,7 @@ class Store:
         for attrs in (old_attrs, new_attrs):
             attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
             del attrs["up"]  # of drawings and angles only
-        differences = [*_differences(old_attrs, new_attrs)]
+        changes = [*differences(old_attrs, new_attrs)]
         for name, old, new in (
             ("the frames' times", store.contents.time_s, contents.time_s),
             ("which video frames are used", store.contents.frame_index, contents.frame_index),
@@ -229,9 +240,9 @@ class Store:
             ),
         ):
             if not np.array_equal(old, new):
-                differences.append(f"{name} differ")
-        if differences:
-            shown = "\n  ".join(differences[:8])
+                changes.append(f"{name} differ")
+        if changes:
+            shown = "\n  ".join(changes[:8])
             raise InputError(
                 f"{path}: was made by a run that differs from this one:\n  {shown}\n"
                 "Use the same settings to continue it, choose another --out, or remove it to start again."
@@ -280,6 +291,7 @@ class Store:
         return self.path / name / ".".join(["c", *map(str, at)])
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
+        check_shapes(lambda name: self._array(name).shape, len(attrs["cameras"]), int(attrs["window"]))
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
         frame_index = cameras.pop("frame_index")
         # Results of earlier versions do not say what is up, nor which their points are: the usual ones.
@@ -313,12 +325,32 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         found = self._arrays.get(name)
         if found is None:  # opening an array takes as long as writing a window of it
-            opened = self._root[name]
-            if not isinstance(opened, zarr.Array):
-                raise KeyError(name)
-            # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
-            found = self._arrays[name] = opened.with_config({"write_empty_chunks": True})
+            try:
+                opened = self._root[name]
+                if not isinstance(opened, zarr.Array):
+                    raise KeyError(name)
+                # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
+                found = opened.with_config({"write_empty_chunks": True})
+            except Exception as e:  # as above
+                raise self._damaged(name, e) from e
+            self._check_person(name, found)
+            self._arrays[name] = found
         return found
+
+    def _check_person(self, name: str, found: zarr.Array[Any]) -> None:
+        """Raise ``InputError`` where an array of a person is not as it is written."""
+        last = name.split("/", 2)[-1]
+        if name.startswith("people/") and last in (c := self.contents).person_arrays:
+            wanted = tuple(c.shape(last, len(c.time_s))), tuple(c.shape(last, c.window))
+            if (found.shape, found.chunks) != wanted or found.dtype.name != c.person_arrays[last].dtype:
+                raise self._damaged(name, f"{found.shape} {found.dtype.name} in {found.chunks}, not {wanted}")
+
+    def _damaged(self, name: str, reason: object) -> InputError:
+        kind = f"{type(reason).__name__}: " if isinstance(reason, Exception) else ""
+        return InputError(
+            f"{self.path}: {name} is damaged ({kind}{shortened(str(reason), 500)}). Remove the store and run "
+            "again."
+        )
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Frames or rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
@@ -328,14 +360,11 @@ class Store:
         Raises:
             InputError: it is not there or its files are damaged.
         """
+        array = self._array(name)
         try:
-            return np.asarray(self._array(name)[_rows(name, start, stop)])
-        except (KeyError, ValueError, RuntimeError, OSError) as e:
-            stretch = f" at {start}–{stop - 1}" if stop is not None else ""
-            raise InputError(
-                f"{self.path}: {name} is damaged{stretch} ({type(e).__name__}: {e}). Remove the store and "
-                "run again."
-            ) from e
+            return np.asarray(array[_rows(name, start, stop)])
+        except Exception as e:  # codecs raise anything, too
+            raise self._damaged(f"{name} at {start}–{stop - 1}" if stop is not None else name, e) from e
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -516,8 +545,11 @@ class Store:
 
     def _state_names(self) -> list[str]:
         """Every array of restart state, by its path."""
-        found = cast(zarr.Group, self._root["state"]).members(max_depth=None)
-        return [f"state/{name}" for name, array in found if isinstance(array, zarr.Array)]
+        try:
+            found = cast(zarr.Group, self._root["state"]).members(max_depth=None)
+            return [f"state/{name}" for name, array in found if isinstance(array, zarr.Array)]
+        except Exception as e:  # as above
+            raise self._damaged("state", e) from e
 
     def state(self, window: int) -> State:
         """Restart state of all stages before a window; empty before the first.
@@ -615,18 +647,3 @@ def _matrix(axis_angle: torch.Tensor) -> torch.Tensor:
     """(..., 3) → (..., 3, 3) float32; NaN stays NaN."""
     matrices: torch.Tensor = roma.rotvec_to_rotmat(axis_angle.double())
     return matrices.float()
-
-
-def _differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
-    """Keys whose values differ between two nested mappings, as lines ``key: old → new``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [
-            d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
-        ]
-    return [] if old == new else [f"{where}: {_short(old)} → {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ from stages.associate import associate, check_people, sides_exchanged
 from stages.calibrate import CalibrateConfig, calibrate, identity
 from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_missing, read_all
-from stages.inspect import check_recording, inspect, left_out, missing_data
+from stages.inspect import check_recording, doubt_cameras, inspect, left_out, missing_data, sample
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
 from stages.render import Footage, RenderConfig, render, video_names
@@ -343,7 +344,8 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
     if placed is recording:
         return recording
     if len(placed.rig) > 1:
-        placed = replace(placed, findings=(*placed.findings, *check_recording(placed).findings()))
+        doubts = doubt_cameras(placed.rig, sample(placed)), check_recording(placed).findings()
+        placed = replace(placed, findings=(*placed.findings, *dict.fromkeys(chain(*doubts))))
     for finding in placed.findings[len(recording.findings) :]:
         _log.warning(finding.sentence)
     return placed

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.geometry.agreement import (
     MIN_FRAMES,
     Agreement,
+    Disagreement,
     Stretch,
     best_bodies,
     compare_cameras,
@@ -30,6 +31,7 @@ from models.geometry.agreement import (
     stretches_of,
 )
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
+from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
 from models.geometry.picture_scale import APPLIED, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
@@ -152,7 +154,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         )
         findings.append(Finding("unit_guessed", sentence))
     findings += _doubt_scales(rig, image, known)
-    findings += _disagreements(rig, image)
+    findings += doubt_cameras(rig, image)
     findings += doubts
     findings += [Finding("camera_copied", sentence) for sentence in calibration_doubts(rig)]
     people = people_at_once(rig, image)
@@ -338,13 +340,47 @@ def _doubt_scales(rig: Rig, image: Floats, known: PointOrder) -> list[Finding]:
     return findings
 
 
-def _disagreements(rig: Rig, image: Floats) -> list[Finding]:
-    """Cameras that show people (V, T, P, K, 3) but seldom the one on whom the others agree."""
-    found = find_disagreement(rig, image, _SAMPLE)
-    if found is None:
-        return []
-    if found.exchanged is not None:
+def sample(recording: Recording) -> Floats:
+    """Everybody (V, T, P, K, 3) in some frames of an inspected recording: pixels and confidence."""
+    return recording.people(spread(np.arange(len(recording)), _SAMPLE))
+
+
+def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
+    """Cameras that show people (V, T, P, K, 3) but elsewhere than the others, or other people than they."""
+    found, misplaced = find_disagreement(rig, image, _SAMPLE), find_misplaced(rig, image)
+    if found is not None and found.exchanged is not None:
         return [_exchanged(rig.names, found.exchanged)]
+    alone = _alone(rig.names, found) if found is not None else []
+    if misplaced is None:
+        return alone
+    finding = _misplaced(rig.names, misplaced)
+    nobody = finding.camera is None and len(rig) > MIN_CAMERAS  # any of them could be called alone
+    return [finding, *(f for f in alone if not nobody and f.camera != finding.camera)]
+
+
+def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
+    v = int(np.nanargmax(found.offset_m)) if found.camera is None else found.camera
+    off = f"{1000 * found.offset_m[v]:.0f} mm ({found.offset_px[v]:.0f} px)"
+    if found.camera is not None:
+        return Finding(
+            "camera_off",
+            f"camera {cameras[v]} is not where the calibration says: it sees the person {off} from where the "
+            f"others do, who agree to {1000 * found.rest_m[v]:.0f} mm without it; calibrate it again",
+            cameras[v],
+        )
+    which = (
+        "three cannot tell which of them is wrong"
+        if len(cameras) == MIN_CAMERAS
+        else "whichever is left out, the others do not agree"
+    )
+    return Finding(
+        "cameras_disagree",
+        f"the cameras see the person up to {off} from where the others do, and {which}: is this the "
+        "calibration of these videos, and has no camera been moved since?",
+    )
+
+
+def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
     return [
         Finding(
             "camera_alone",
@@ -353,7 +389,7 @@ def _disagreements(rig: Rig, image: Floats) -> list[Finding]:
             name,
             int(a),
         )
-        for name, a, n in zip(rig.names, found.alone, found.shows, strict=True)
+        for name, a, n in zip(cameras, found.alone, found.shows, strict=True)
         if a >= max(MIN_FRAMES, MAX_DISAGREEING_SHARE * n)
     ]
 
@@ -477,13 +513,6 @@ class Check:
             found.append(Finding("no_agreement", sentence))
         if self.swapped is not None:
             found.append(_exchanged(self.cameras, self.swapped))
-        if agreement.suspect is not None:
-            v = agreement.suspect
-            sentence = (
-                f"camera {self.cameras[v]} looks wrong: it is {agreement.left_out_px[v]:.0f} px off what the "
-                f"others say, and without it they agree to {agreement.rest_px[v]:.1f} px; calibrate it again"
-            )
-            found.append(Finding("camera_off", sentence, self.cameras[v]))
         for name, lag in zip(self.cameras, agreement.lag, strict=True):
             if lag:
                 sentence = (
@@ -510,7 +539,7 @@ def check_recording(recording: Recording) -> Check:
     centres, pair = rig.centres, None
     compared = recording.placed and len(rig) > 1
     if compared:
-        pair = find_exchanged(rig, recording.people(spread(np.arange(frames), _SAMPLE)))
+        pair = find_exchanged(rig, sample(recording))
         agreement = compare_cameras(rig, stretches, exchanged=pair is not None)
         distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     else:

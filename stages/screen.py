@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
+from pipeline.errors import shortened
+
 if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from models.evaluation.protocols import Protocol
     from models.evaluation.scores import Evaluation
@@ -41,7 +43,7 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isat
 
 
 def warn(sentence: str) -> None:
-    console.print(f"[yellow]warning:[/yellow] {escape(sentence)}")
+    console.print(f"[yellow]warning:[/yellow] {escape(shortened(sentence))}")
 
 
 def print_file(file: object, told: str = "") -> None:

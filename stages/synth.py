@@ -37,6 +37,7 @@ from pipeline.results import TRUTH
 from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
+from pipeline.yamls import read_yaml
 
 Array = NDArray[np.float64]
 
@@ -196,9 +197,9 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
             )
         return False
     try:
-        before = yaml.safe_load(mark.read_text(encoding="utf-8"))
+        before = read_yaml(mark.read_text(encoding="utf-8"))
         settings = dict(before["settings"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         before, settings = None, {}
     differs = [
         f"{k} is {settings.get(k)} there, {v} here"

@@ -6,11 +6,15 @@ import html
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from inspect import isawaitable
+from ipaddress import ip_address
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import av
 import cv2
@@ -202,7 +206,8 @@ def serve_viewer(
     frames = Frames(store, body)
     if not frames.count() and not live:
         raise InputError(f"{store.path}: nothing is done yet. Add --live to wait for it.")
-    server = viser.ViserServer(host=host, port=port, label="Multi-SPIN", verbose=False)
+    with _own_pages_only(host):
+        server = viser.ViserServer(host=host, port=port, label="Multi-SPIN", verbose=False)
     try:
         page = _Page(server, frames, videos, live)
         with closing(page):
@@ -210,6 +215,55 @@ def serve_viewer(
             page.run()
     finally:
         server.stop()
+
+
+def is_own_page(host: str, headers: Mapping[str, str | None]) -> bool:
+    """Whether a request comes from the viewer's own page, at an address of this machine.
+
+    Any web page that is open in the same browser can reach this machine, and a name of its own can lead here
+    (DNS rebinding): the name in ``Host`` must be an address, this machine's name or where the viewer was told
+    to listen, and ``Origin``, which browsers send, the same.
+    """
+    asked = headers.get("Host") or ""
+    try:
+        name = urlsplit(f"//{asked}").hostname or ""
+    except ValueError:
+        return False
+    own = gethostname().lower()
+    if name not in {host.lower(), "localhost", own, f"{own}.local"}:
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+    origin = headers.get("Origin")
+    return origin is None or origin in (f"http://{asked}", f"https://{asked}")
+
+
+@contextmanager
+def _own_pages_only(host: str) -> Iterator[None]:
+    """Let a viser server that is started meanwhile refuse what ``is_own_page`` does not let in.
+
+    viser has no setting for it: what it passes to the library of its web sockets is completed.
+    """
+    from websockets.asyncio import server as sockets
+
+    serve = sockets.serve
+
+    def checked_serve(*args: Any, process_request: Any, **options: Any) -> Any:
+        async def checked(connection: Any, request: Any) -> Any:
+            headers = {name: ", ".join(request.headers.get_all(name)) or None for name in ("Host", "Origin")}
+            if not is_own_page(host, headers):
+                return connection.respond(403, "Not for pages of other sites.\n")
+            answer = process_request(connection, request)
+            return await answer if isawaitable(answer) else answer
+
+        return serve(*args, process_request=checked, **options)
+
+    vars(sockets)["serve"] = checked_serve
+    try:
+        yield
+    finally:
+        vars(sockets)["serve"] = serve
 
 
 def wait_for_store(path: Path) -> None:

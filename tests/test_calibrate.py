@@ -122,7 +122,7 @@ def test_a_calibration_that_is_there_is_used_as_it_is(placed: tuple[Recording, P
     assert again.rig.t.tobytes() == corrected.t.tobytes()
     assert f"{out / 'calibration.toml'}, which is not as a run has written it" in " ".join(again.warnings)
     last = again.findings[-1]
-    assert (last.code, last.camera) == ("camera_off", "cam01")  # it is checked as others are
+    assert (last.code, last.camera) == ("camera_alone", "cam01")  # it is checked as others are
 
 
 def test_a_run_that_goes_on_says_what_the_first_one_said(

@@ -102,7 +102,7 @@ def test_a_store_that_does_not_say_it_holds_the_usual_points(written):
     assert (older.contents.skeleton, older.contents.keypoint_skeleton) == (SMPL_24, BODY_25)
     content["attributes"]["skeletons"] = {"joints": {"names": ["pelvis"], "flips": [1], "bones": []}}
     meta.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="damaged results store"):
+    with pytest.raises(InputError, match="is damaged"):
         Store(written.path)
 
 
@@ -303,7 +303,7 @@ def test_clear_refusals(tmp_path, written):
     with pytest.raises(InputError, match=r"multispin 0\.1 in store format 1, .*: run again"):
         Store(copy)
     (copy / "zarr.json").write_text(meta.read_text()[:100])
-    with pytest.raises(InputError, match="damaged results store"):
+    with pytest.raises(InputError, match="is damaged"):
         Store(copy)
 
 
@@ -413,7 +413,7 @@ def test_people_come_and_go(tmp_path):
 def test_damage_is_named(written):
     chunk = written.path / "people/0/transl/c.0.0"
     chunk.write_bytes(chunk.read_bytes()[:5])
-    with pytest.raises(InputError, match=r"people/0/transl is damaged at 0–7 .*Remove the store"):
+    with pytest.raises(InputError, match=r"people/0/transl at 0–7 is damaged .*Remove the store"):
         written.read(0)
     shutil.rmtree(written.path / "people/0/joints")
     with pytest.raises(InputError, match="people/0/joints is damaged"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -158,6 +159,24 @@ def test_results_of_other_cameras_or_points_are_not_compared(truth: Store, tmp_p
     empty = Store.create(tmp_path / "empty.zarr", truth.contents)
     with pytest.raises(InputError, match="has nobody in it"):
         compare_to_truth(empty, truth, body())
+
+
+def test_the_truth_of_another_recording_is_refused(truth: Store, tmp_path: Path) -> None:
+    contents = truth.contents
+    for name, other, message in (
+        ("rate", replace(contents, rate=Fraction(25)), "have 20 and 25 frames a second"),
+        ("size", replace(contents, rig=replace(contents.rig, size=contents.rig.size * 2)), "640x480 pixels"),
+        (
+            "short",
+            replace(contents, time_s=contents.time_s[:20], frame_index=contents.frame_index[:, :20]),
+            "10 of 30 frames are not among the 20 of the truth",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare_to_truth(truth, Store.create(tmp_path / name, other), body())
+    cfg = SynthConfig(cameras=3, seconds=1.5, fps=20, size=(320, 240), window=12, seed=5, videos=False)
+    with pytest.raises(InputError, match="are of two recordings: keypoints lie"):
+        compare_to_truth(truth, write_recording(tmp_path / "seed5", cfg, body()), body())
 
 
 def test_frames_without_the_truth_are_not_compared(truth: Store, tmp_path: Path) -> None:

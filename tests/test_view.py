@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoWriter
 from stages.synth import SynthConfig, write_recording
-from stages.view import KEPT_WINDOWS, Frames, Pictures, error_colours, serve_viewer
+from stages.view import KEPT_WINDOWS, Frames, Pictures, error_colours, is_own_page, serve_viewer
 
 ROOT = Path(__file__).parents[1]
 BODY = load_body()
@@ -238,6 +240,48 @@ def browser(tmp_path_factory):
     pytest.importorskip("viser", reason="viser comes with the extra 'view'")
     with chromium(tmp_path_factory.mktemp("profile"), size=(1000, 700), webgl=True) as found:
         yield found
+
+
+@pytest.mark.parametrize(
+    ("asked", "origin", "own"),
+    [
+        ("localhost:8080", None, True),
+        ("localhost:9090", "http://localhost:9090", True),  # through a tunnel
+        ("192.168.0.7:8080", "http://192.168.0.7:8080", True),
+        ("[::1]:8080", "http://[::1]:8080", True),
+        ("localhost:8080", "http://evil.example", False),
+        ("localhost:8080", "http://localhost:3000", False),
+        ("localhost:8080", "null", False),
+        ("evil.example:8080", "http://evil.example:8080", False),
+        ("evil.example", None, False),
+        ("127.0.0.1.evil.example", None, False),
+        ("[", None, False),
+        (None, None, False),
+    ],
+)
+def test_pages_of_other_sites_are_not_the_viewers(asked, origin, own):
+    assert is_own_page("127.0.0.1", {"Host": asked, "Origin": origin}) == own
+    if asked == "evil.example":
+        assert is_own_page("evil.example", {"Host": asked, "Origin": None}), "told to listen there"
+
+
+def test_other_sites_are_refused(tmp_path):
+    """By the running server: the page as well as the web socket."""
+    viser = pytest.importorskip("viser", reason="viser comes with the extra 'view'")
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    write_recording(tmp_path, SynthConfig(seconds=0.5, cameras=2, size=(320, 240), videos=False), BODY)
+    with served(tmp_path / "truth.zarr", "--port", "0") as address:
+        there = f"ws://{address.removeprefix('http://')}"
+        protocol = [f"viser-v{viser.__version__}"]
+        with connect(there, origin=address.rstrip("/"), subprotocols=protocol) as socket:
+            assert socket.recv(timeout=20)
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(there, origin="http://evil.example", subprotocols=protocol)
+        foreign = urllib.request.Request(address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(foreign, timeout=20)
 
 
 def test_in_a_browser(browser, tmp_path):

@@ -12,9 +12,8 @@ and ``t`` (N, 3) of the camera, NaN where not known; ``action`` (N,), for a tabl
 from __future__ import annotations
 
 import io
+import math
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from models.crops import extent_box
+from pipeline.archives import read_npz
+from pipeline.calibrations.checks import MAX_SKEWNESS, short
 from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.formats.keypoints.openpose import read_people
@@ -139,12 +139,10 @@ def read_rows(file: Path) -> RowArrays:
             that it should not have.
     """
     try:
-        # A file opened here is closed, too, when it turns out to be damaged.
-        with file.open("rb") as content, NpzFile(content) as archive:
-            found = {k: archive[k] for k in _SHAPES if k in archive.files}
+        found = read_npz(file, _SHAPES)
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror or e}). Check the path.") from e
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
+    except ValueError as e:
         raise InputError(f"{file}: no .npz of arrays, or damaged ({e}). Make it again: preprocess.") from e
     lacks = [k for k in ("imgname", "center", "scale") if k not in found]
     if lacks:
@@ -156,6 +154,9 @@ def read_rows(file: Path) -> RowArrays:
         if array.dtype.kind not in ("US" if key in _TEXTS else "fiub"):
             kind = "texts" if key in _TEXTS else "numbers"
             raise InputError(f"{file}: {key} is of {array.dtype}, expected {kind}.")
+        if key not in _TEXTS and len(bad := np.flatnonzero(~_possible(key, array))):
+            value = short(array[bad[0]].tolist())
+            raise InputError(f"{file}: {key} of row {bad[0]} is {value}, which it cannot be.")
     numbered = np.arange(n)
     out: dict[str, NDArray[Any]] = {}
     for key, shape in _SHAPES.items():
@@ -171,6 +172,29 @@ def read_rows(file: Path) -> RowArrays:
     box = np.concatenate([out.pop("center"), 200 * out.pop("scale")[:, None]], 1)
     box[~((box[:, 2] > 0) & np.isfinite(box).all(1))] = np.nan
     return out | {"box": box}
+
+
+_MOST: Final = 1e7
+"""Pixels or metres that no row is about."""
+_MAY_LACK: Final = ("center", "scale", "K", "dist", "R", "t")
+"""NaN where they are not known."""
+
+
+def _possible(key: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) True where the values (N, ...) of a row are numbers that there can be."""
+    x = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)
+    unknown = np.isnan(x).any(1) & (key in _MAY_LACK)
+    x = np.where(np.isnan(x), 0 if key in _MAY_LACK else np.inf, x)
+    possible: NDArray[np.bool_] = np.asarray((np.abs(x) < (2**53 if key == "group" else _MOST)).all(1))
+    x = np.where(possible[:, np.newaxis], x, 0)
+    if key == "K":
+        possible &= unknown | (x[:, [0, 4]] > 0).all(1)
+    elif key == "R":
+        r = x.reshape(-1, 3, 3)
+        possible &= unknown | (np.abs(r @ r.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) < MAX_SKEWNESS)
+    elif key == "group":
+        possible &= (x == np.round(x)).all(1)
+    return possible
 
 
 def box_of(xy: Array) -> Array:

@@ -8,7 +8,6 @@ own, placed by the rule in ``extra_24``: they are approximate, and what is measu
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.body import Body, KeypointBody, load_body, pose_keypoints
+from pipeline.archives import read_npy
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17, SMPL_24, Skeleton
 
@@ -209,8 +209,8 @@ def read_regressor(path: Path, joints: int, vertices: int = 6890) -> tuple[NDArr
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror}). {FROM_SPIN}.") from e
     try:
-        matrix = np.asarray(np.load(io.BytesIO(content), allow_pickle=False), np.float64)
-    except (ValueError, EOFError, TypeError) as e:
+        matrix = np.asarray(read_npy(content), np.float64)
+    except (ValueError, TypeError) as e:
         raise InputError(f"{path}: no array of numbers ({e}). {FROM_SPIN}.") from e
     if matrix.shape != (joints, vertices):
         raise InputError(

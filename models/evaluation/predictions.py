@@ -281,6 +281,8 @@ class _Scene:
         """The solver's bodies of single frames, from where the network stands, in the rows' own cameras."""
         shown = (views.confidence[:, :, 0] > 0).sum(-1) >= MIN_KEYPOINTS
         known = r.seen.any(1) & shown.any(1)  # of the others the network's word is all there is
+        if not known.any():
+            return r
         orient, transl = to_world(r, views.R, views.t, self.body)
         start = torch.cat([orient[:, None], r.body_pose], 1)[known].double()
         held = start.clone()

@@ -44,14 +44,8 @@ _GAIN = 0.03
 """A lag is believed when it lowers the error by this share: on a recording in step the gain is below 0.01."""
 _FLAT = 1.25
 """Without an error this many times the least at some lag, nothing moves enough to tell."""
-_WORSE = 2.0
-"""A camera looks wrong when it is this many times further off than any other ..."""
-_REST = 0.4
-"""... or when the rest disagrees this much less without it than without any other."""
 _AGREEMENT_M: Final = 0.08
 """Stricter than where people are told apart: what is compared are the cameras."""
-_VISIBLE = 0.003
-"""Error below which no camera is called wrong, radians: 5 px at a focal length of 1700 px."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +59,6 @@ class Agreement:
     left_out_px: Array
     """(V,) that distance from the triangulation of the other cameras only, once the lags below are taken out;
     NaN with two cameras."""
-    rest_px: Array
-    """(V,) the largest median residual among the other cameras when this one is left out; NaN with two."""
-    suspect: int | None
-    """The camera without which the rest agrees clearly better, if there is one."""
     lag: tuple[int | None, ...]
     """Frames of the time line by which each camera is late: at t + lag it shows what the others show at t.
     None where too little moves to tell; the first of two cameras has 0."""
@@ -88,7 +78,8 @@ class Disagreement:
     """Two cameras that agree with the rest on one another's keypoints."""
 
 
-def _undistorted(rig: Rig, image: Floats) -> Array:
+def undistorted(rig: Rig, image: Floats) -> Array:
+    """Pixels (V, T, P, K, 2) without the lens, of points (V, T, P, K, 3) of the video frames."""
     return np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
 
 
@@ -97,7 +88,7 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    return propose(rig, _undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
+    return propose(rig, undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
 
 
 def people_at_once(rig: Rig, image: Floats) -> int:
@@ -178,7 +169,7 @@ def best_bodies(rig: Rig, image: Floats) -> Array:
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    xy, proposals = _undistorted(rig, image), find_bodies(rig, image)
+    xy, proposals = undistorted(rig, image), find_bodies(rig, image)
     there = proposals.score[:, 0] > 0
     chosen = proposals.person[there, 0].T
     xy_picked = pick_people(xy[:, there], chosen, np.nan)
@@ -215,7 +206,6 @@ class _Comparison:
     """(V,) share of the frames in which a camera shows anybody."""
     residual_px: Array
     left_out_px: Array
-    rest_px: Array
     lag: list[int | None]
     gain: Array
 
@@ -223,7 +213,7 @@ class _Comparison:
 def compare_cameras(rig: Rig, stretches: Sequence[Stretch], *, exchanged: bool) -> Agreement:
     """Compare two or more placed cameras with one another.
 
-    exchanged: two cameras are known to be exchanged, so that nothing can be said of lags and of a suspect.
+    exchanged: two cameras are known to be exchanged, so that nothing can be said of lags.
     """
     now = _compare(rig, stretches)
     # A late camera makes the others look late: move the worst one, and look again.
@@ -250,8 +240,6 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch], *, exchanged: bool) 
         person=now.person,
         residual_px=now.residual_px,
         left_out_px=aligned.left_out_px,
-        rest_px=aligned.rest_px,
-        suspect=None if exchanged else _suspect(rig, aligned.left_out_px, aligned.rest_px),
         lag=tuple(known),
         lag_gain=np.where([bool(lag) for lag in known], gains, 0),
     )
@@ -267,7 +255,7 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         for s in stretches:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
             person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
-    return Agreement(person, none, none, none, None, (None,) * views, np.zeros(views))
+    return Agreement(person, none, none, (None,) * views, np.zeros(views))
 
 
 def _most_lag(frames: int) -> int:
@@ -283,7 +271,7 @@ def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
     cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
 
-    left_out, rest, gain = np.full(views, np.nan), np.full(views, np.nan), np.zeros(views)
+    left_out, gain = np.full(views, np.nan), np.zeros(views)
     lag: list[int | None] = [None] * views
     if views == 2:
         errors = _pair_errors(rig, np.where(confidence[..., None] > 0, xy, np.nan), cuts)
@@ -291,11 +279,10 @@ def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
         without = triangulate(rig, xy, others)
-        rest[v] = np.fmax.reduce(_medians(np.delete(without.residual_px, v, 0)))
         expected = np.split(rig.project(without.points)[v], cuts)
         # Whoever stands closest to where the others see the person, agreed on or not.
         saw = [
-            _closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
+            closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
         ]
         miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
         left_out[v] = _median(np.linalg.norm(miss, axis=-1))
@@ -306,7 +293,6 @@ def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
         residual_px=_medians(triangulate(rig, xy, confidence).residual_px),
         left_out_px=left_out,
-        rest_px=rest,
         lag=lag,
         gain=gain,
     )
@@ -320,22 +306,7 @@ def stretches_of(frames: int) -> list[NDArray[np.int64]]:
     return [np.arange(start, start + _BLOCK) for start in starts]
 
 
-def _suspect(rig: Rig, left_out: Array, rest: Array) -> int | None:
-    if not np.isfinite(left_out).any():
-        return None
-    v = int(np.nanargmax(left_out))
-    if left_out[v] < _VISIBLE * rig.K[v, [0, 1], [0, 1]].mean():
-        return None
-    # Of three cameras a wrong one spoils what the others are compared with, or leaves them nothing to be
-    # compared with. That the rest agrees once it is gone tells.
-    other_left_out, other_rest = (np.delete(x, v)[np.isfinite(np.delete(x, v))] for x in (left_out, rest))
-    alone = not other_left_out.size
-    worse = not alone and left_out[v] > _WORSE * other_left_out.max()
-    better_without = other_rest.size > 0 and rest[v] < _REST * other_rest.min()
-    return v if alone or worse or better_without else None
-
-
-def _closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
+def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     """(T, P, K, 2), (T, P, K) and where the person should be (T, K, 2) → its points (T, K, 2), NaN unseen."""
     saw = np.where(confidence[..., None] > 0, xy, np.nan)
     miss = np.linalg.norm(saw - expected[:, None], axis=-1)

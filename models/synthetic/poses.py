@@ -17,6 +17,7 @@ from models.body import forward_kinematics, load_body, pelvis_at_rest
 from models.fit.problem import HINGES
 from models.priors import PosePrior, load_pose_prior
 from models.synthetic.people import animate, make_people
+from pipeline.archives import read_npz
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
@@ -113,9 +114,9 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
     """
     wanted = ("body_pose", "trans", "clip_id", "clip_name", "clip_category")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as d:
-            pose, trans, clip, names, categories = (d[k] for k in wanted)
-    except Exception as error:  # a damaged file can fail in any way
+        d = read_npz(path, wanted)
+        pose, trans, clip, names, categories = (d[k] for k in wanted)
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
         ) from error

@@ -24,6 +24,7 @@ from models.image_regressor import crop_camera
 from models.rotations import solve_3x3
 from models.training.loop import Bodies, picture_id, spin_score
 from models.training.published import PublishedRows
+from pipeline.archives import read_npy
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
@@ -54,13 +55,14 @@ def static_fits(
 
 def _read(path: Path, rows: PublishedRows) -> NDArray[np.float64]:
     try:
-        fits = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+        fits = read_npy(path.read_bytes())
+    except (OSError, ValueError) as e:
         raise InputError(f"{path}: cannot be read as SPIN's fits ({e}). Check the path.") from e
     want = (len(rows.imgname), _POSE + _BETAS)
-    if not isinstance(fits, np.ndarray) or fits.shape != want or fits.dtype.kind != "f":
-        found = getattr(fits, "shape", "an archive")
-        raise InputError(f"{path}: has shape {found}, expected {want}, a fit for each row of {rows.path}.")
+    if fits.shape != want or fits.dtype.kind != "f":
+        raise InputError(
+            f"{path}: has shape {fits.shape}, expected {want}, a fit for each row of {rows.path}."
+        )
     return fits.astype(np.float64)
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
@@ -33,7 +33,7 @@ from models.training.images import ImagesConfig, ImageTask
 from models.training.keypoints import KeypointsConfig, KeypointTask
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.files import write_whole
+from pipeline.files import locked, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +195,8 @@ def train(
     constant learning rate to what a training of so many is. resume None: go on where there is a checkpoint.
 
     Raises ``InputError`` when data or first weights cannot be read, when ``out`` has or lacks a checkpoint
-    where it should not, or cannot be written, and when the loss is no number any more.
+    where it should not, or cannot be written, or another training is at work there, and when the loss is no
+    number any more.
     """
     if cfg.precision != "32" and cfg.net != "images":
         raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
@@ -204,9 +205,10 @@ def train(
         fabric.launch()
     if cfg.batch % fabric.world_size:
         raise InputError(f"batch: {cfg.batch} samples cannot be shared among {fabric.world_size} processes.")
-    run = _Run(cfg, out, fabric, minutes)
-    run.open(init, resume)
-    yield from run.steps(stop)
+    with locked(out, "training") if fabric.is_global_zero else nullcontext():
+        run = _Run(cfg, out, fabric, minutes)
+        run.open(init, resume)
+        yield from run.steps(stop)
 
 
 class _Run:
@@ -498,8 +500,8 @@ def _curves(out: Path, step: int) -> Any:
     steps will be made again."""
     file = out / "metrics.jsonl"
     if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [x for n, x in enumerate(lines, 1) if x.endswith("\n") and _step_of(x, file, n) <= step]
         write_whole(file, "".join(kept).encode())
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -507,6 +509,17 @@ def _curves(out: Path, step: int) -> Any:
         _log.info("no TensorBoard curves: pip install 'multispin[train]' for them")
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _step_of(line: str, file: Path, number: int) -> float:
+    """The step that a row of metrics is about. Raises ``InputError`` where it is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(
+            f"{file}: line {number} is damaged. Remove that line, or the file, then go on with --resume: "
+            "only curves are made of it."
+        ) from None
 
 
 def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:

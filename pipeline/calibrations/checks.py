@@ -21,6 +21,16 @@ UNITS: Final[Mapping[str, float]] = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 MAX_SKEWNESS: Final = 1e-3
 """Largest departure of R Rᵀ from the identity that rounding to few digits explains."""
 
+PIXEL_ASPECTS: Final = {1.0: 0.1} | {
+    ratio: 0.02
+    for n in (12 / 11, 10 / 11, 16 / 11, 40 / 33, 4 / 3, 8 / 9, 32 / 27, 64 / 45)
+    for ratio in (n, 1 / n)
+}
+"""Width of a pixel by its height → how far off a calibration may be: square ones, and those of DV, HDV and
+broadcast video (ITU-R BT.601), also of cameras that stand upright."""
+MAX_PIXEL_SKEW: Final = 0.01
+"""Share of fx: 0 in OpenCV's calibrations, a thousandth where it is estimated."""
+
 MIN_SEPARATION_M: Final = 0.01
 """Nearer to each other, two cameras are probably one that was copied."""
 
@@ -90,12 +100,17 @@ def check_intrinsics(rig: Rig, view: int, where: str) -> None:
     fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
     if not (fx > 0 and fy > 0):
         raise InputError(f"{where}, matrix: focal lengths must be positive, got fx = {fx:g}, fy = {fy:g}")
-    if not 0.5 < fx / fy < 2:
-        raise InputError(f"{where}, matrix: fx = {fx:g} and fy = {fy:g} differ by more than a factor of 2")
+    if not any(abs(fx / fy / aspect - 1) < PIXEL_ASPECTS[aspect] for aspect in PIXEL_ASPECTS):
+        raise InputError(
+            f"{where}, matrix: fx = {fx:g} and fy = {fy:g}, which no camera has: its pixels are square, or "
+            "those of a video format. One of the two is wrong"
+        )
     if not np.allclose([k[1, 0], k[2, 0], k[2, 1], k[2, 2]], [0, 0, 0, 1], rtol=0, atol=1e-9):
         raise InputError(
             f"{where}, matrix: expected [[fx, skew, cx], [0, fy, cy], [0, 0, 1]], got {k.tolist()}"
         )
+    if abs(k[0, 1]) > MAX_PIXEL_SKEW * fx:
+        raise InputError(f"{where}, matrix: a skew of {k[0, 1]:g}, which no camera has: it should be 0")
     if w and h:
         if not (-0.5 * w < cx < 1.5 * w and -0.5 * h < cy < 1.5 * h):
             raise InputError(

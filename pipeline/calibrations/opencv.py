@@ -20,6 +20,7 @@ from pipeline.calibrations.checks import (
 )
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+from pipeline.yamls import read_yaml
 
 DESCRIPTION: Final = "OpenCV or ROS YAML (one file a camera)"
 
@@ -93,10 +94,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         # OpenCV writes "%YAML:1.0", which is no YAML directive.
-        values = yaml.load(re.sub(r"\A%YAML.*\n(---)?", "", text), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"{path}: not OpenCV YAML: {text}") from error
+        values = read_yaml(re.sub(r"\A%YAML.*\n(---)?", "", text), _Loader)
+    except ValueError as error:
+        raise InputError(f"{path}: not OpenCV YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: not OpenCV YAML: expected keys such as names, K_<camera>")
     return values

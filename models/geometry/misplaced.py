@@ -1,0 +1,147 @@
+"""Cameras that stand or look elsewhere than their calibration says: where the others see the person is not
+where they do, by more than a detector's errors explain.
+
+Every camera is left out in turn: the person is triangulated without it and projected into it. The errors of
+single keypoints cancel out over a body; what is left is the camera's offset.
+
+Axes: V views, T frames, P people, K keypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.geometry.agreement import closest_person, find_bodies, undistorted
+from models.geometry.association import pick_people
+from models.geometry.triangulation import triangulate
+from pipeline.cameras import Array, Rig
+from pipeline.formats.keypoints.files import Floats
+
+MIN_CAMERAS: Final = 3
+"""Two cameras agree on a person wherever they stand, but for the distance between their rays."""
+MIN_POINTS: Final = 6
+"""Keypoints of a body that make an offset, and frames that make a verdict."""
+MIN_OFFSET_M: Final = 0.015
+"""Smaller offsets have other reasons, too: a detector sees joints elsewhere from the back than from the
+front."""
+MIN_NOISE_FACTOR: Final = 2.0
+"""An offset is of the camera that is so many times what the keypoints' own errors leave of it. In recordings
+that are right it reaches 1.2, in a real one 1.6: tests/benchmarks/calibration_check.json."""
+MAX_UNEXPLAINED: Final = 0.2
+"""Share of the offset, or of ``MIN_NOISE_FACTOR`` times the noise, that may remain when it is taken to be a
+linear function of where the person is in the picture, as that of a wrong calibration is. The offset of a late
+camera follows the person's velocity."""
+MAX_SCATTER_M: Final = 0.06
+"""Distance of a body's keypoints from such a function beyond which the camera shows somebody else: 26 mm
+where keypoints are 6 px off, three times that for another pose."""
+MIN_LEAD: Final = 2.0
+"""The camera is named whose offset is so many times the next one's, or without which the rest agrees so many
+times better than without any other."""
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """Disagreement of the cameras with one another."""
+
+    offset_m: Array
+    """(V,) metres at the person, between what the camera saw and what the others say; NaN where these say
+    nothing."""
+    offset_px: Array
+    """(V,)"""
+    rest_m: Array
+    """(V,) the largest offset among the others, once this camera is left out; NaN where one of them then
+    agrees with nobody."""
+    camera: int | None
+    """The camera that is wrong, where one can be told."""
+
+
+def find_misplaced(rig: Rig, image: Floats) -> Misplaced | None:
+    """The cameras' disagreement, where there is more than keypoints explain; None where all is well.
+
+    image: (V, T, P, K, 3) pixels of the video frames and confidence; some 40 frames are enough.
+    """
+    views = len(rig)
+    if views < MIN_CAMERAS:
+        return None
+    xy, confidence = undistorted(rig, image), image[..., 2].astype(np.float64)
+    person = find_bodies(rig, image).person[:, 0].T
+    saw, sure = pick_people(xy, person, np.nan), pick_people(confidence, person, 0)
+    shows = (confidence > 0).any((2, 3)).sum(1) >= MIN_POINTS
+    offset = np.full((views, 2), np.nan)
+    rest, wrong = np.full(views, np.nan), np.zeros(views, bool)
+    for v in range(views):
+        without = np.where((np.arange(views) == v)[:, None, None], 0, sure)
+        points = triangulate(rig, saw, without).points
+        expected, depth = rig.project(points), rig.to_camera(points)[..., 2]
+        metres = depth / rig.K[:, [0, 1], [0, 1]].mean(1)[:, None, None]
+        own = closest_person(xy[v], confidence[v], expected[v])
+        offset[v], wrong[v] = _offset(own - expected[v], expected[v], metres[v])
+        seen = np.where(without[..., None] > 0, saw, np.nan) - expected
+        others = [u for u in range(views) if u != v and shows[u]]
+        rest[v] = np.max([_offset(seen[u], expected[u], metres[u])[0][1] for u in others], initial=0)
+    if not wrong.any():
+        return None
+    return Misplaced(offset[:, 1], offset[:, 0], rest, _culprit(offset[:, 1], rest))
+
+
+def _offset(miss_px: Array, at_px: Array, metres_per_px: Array) -> tuple[Array, bool]:
+    """Median offset of a body (pixels, metres), NaN where too little is seen, and whether it is the camera's.
+
+    miss_px: (T, K, 2) from where a point should be to where it was seen; at_px: (T, K, 2) where it should be;
+    metres_per_px: (T, K) at the point.
+    """
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(miss_px).all(-1))
+    enough = known.sum(1) >= MIN_POINTS
+    if enough.sum() < MIN_POINTS:
+        return np.full(2, np.nan), False
+    known = known[enough]
+    miss = np.where(known[..., None], miss_px[enough], np.nan)
+    body = np.nanmedian(miss, 1)
+    # Of the median of n numbers, from the median of their distances to it; Gaussian errors.
+    noise = (
+        1.4826 * 1.2533 * np.nanmedian(np.abs(miss - body[:, None]), 1) / np.sqrt(known.sum(1, keepdims=True))
+    )
+    scale = np.nanmedian(np.where(known, metres_per_px[enough], np.nan), 1)
+    where = np.nanmedian(np.where(known[..., None], at_px[enough], np.nan), 1)
+    px, metres = _size(body), _size(body * scale[:, None])
+    usual_px = MIN_NOISE_FACTOR * _size(noise)
+    off = metres > MIN_OFFSET_M and px > usual_px
+    if not off or _size(_without_trend(body, where)) > max(usual_px, MAX_UNEXPLAINED * px):
+        return np.array([px, metres]), False
+    from_body = _without_trend((miss - body[:, None])[known], (at_px[enough] - where[:, None])[known])
+    return np.array([px, metres]), _size(from_body * metres_per_px[enough][known][:, None]) < MAX_SCATTER_M
+
+
+def _size(vectors: Array) -> float:
+    return float(np.median(np.linalg.norm(vectors, axis=-1)))
+
+
+def _without_trend(values: Array, at: Array) -> Array:
+    """Values (N, 2) less their best linear function of places (N, 2), fitted without outliers."""
+    design = np.concatenate(
+        [(at - at.mean(0)) / (np.abs(at - at.mean(0)).max() + 1e-9), np.ones((len(at), 1))], 1
+    )
+    weight = np.ones(len(at))
+    for _ in range(5):
+        trend = design @ np.linalg.lstsq(design * weight[:, None], values * weight[:, None], rcond=None)[0]
+        off = np.linalg.norm(values - trend, axis=1)
+        weight = 1 / np.sqrt(np.maximum(off, np.median(off) + 1e-9))  # least absolute distances
+    return np.asarray(values - trend)
+
+
+def _culprit(offset: Array, rest: Array) -> int | None:
+    """The camera that is wrong, from the offsets (V,) and those of the others without it (V,)."""
+    if len(rest) > MIN_CAMERAS:
+        # Those that are right outvote one that is far off: without any of them the rest agrees as well.
+        far = int(np.nanargmax(offset))
+        if offset[far] >= MIN_LEAD * np.fmax.reduce(np.delete(offset, far), initial=0):
+            return far if rest[far] < MIN_OFFSET_M else None
+    if not np.isfinite(rest).any():
+        return None
+    best = int(np.nanargmin(rest))
+    clear = MIN_LEAD * rest[best] <= np.fmin.reduce(np.delete(rest, best), initial=np.inf)
+    return best if clear and rest[best] < MIN_OFFSET_M else None

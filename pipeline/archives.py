@@ -1,0 +1,83 @@
+"""Arrays of ``.npz`` and ``.npy`` files, which are looked through before room is made for them."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import shortened
+
+UNPACKED_MOST: Final = 256 << 20
+"""Bytes that any archive may unpack to ..."""
+UNPACKED_RATIO: Final = 20
+"""... and a larger one, by its own size: coordinates shrink to a half or so, a bomb to a thousandth."""
+
+
+def read_npz(file: Path | bytes, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Arrays of a ``.npz``, those of these names that it has, or all.
+
+    file: its path, or its content. Raises ``OSError``, and ``ValueError`` with a short reason where it is no
+    archive of plain arrays, is damaged, or claims to hold more than its size allows.
+    """
+    source: IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+    with source:
+        try:
+            return _members(source, names)
+        except OSError:
+            raise
+        except MemoryError:
+            raise ValueError("its arrays do not fit into memory") from None
+        except Exception as error:  # damage makes zipfile, zlib and numpy's parser of headers raise anything
+            raise ValueError(_reason(error)) from error
+
+
+def read_npy(content: bytes) -> NDArray[Any]:
+    """The array of a ``.npy`` file. Raises ``ValueError`` with a short reason where it holds none."""
+    try:
+        return _array(io.BytesIO(content), len(content))
+    except Exception as error:  # as above
+        raise ValueError(_reason(error)) from error
+
+
+def _members(source: IO[bytes], names: Collection[str] | None) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(source) as archive:
+        size = source.seek(0, io.SEEK_END)
+        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+        unpacked = sum(m.file_size for m in members)
+        if unpacked > max(UNPACKED_MOST, UNPACKED_RATIO * size):
+            raise ValueError(
+                f"unpacks to {unpacked / 1e6:.0f} MB, {unpacked / max(1, size):.0f} times its size"
+            )
+        found = {}
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if names is None or name in names:
+                with archive.open(member) as content:
+                    found[name] = _array(content, member.file_size)
+        return found
+
+
+def _array(content: IO[bytes], size: int) -> NDArray[Any]:
+    """The array of a ``.npy`` stream of so many bytes."""
+    version = np.lib.format.read_magic(content)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(content)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, not numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"claims an array of shape {shape} in {size} bytes")
+    content.seek(0)
+    return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
+
+
+def _reason(error: Exception) -> str:
+    return shortened(" ".join(str(error).split()) or type(error).__name__, 200)
