@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -46,7 +46,8 @@ class Curves:
     unsure: Floats
     """(P, B) share of frames with a pose that was not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, A, B) joint angles as the store names them, frames of unsure poses included."""
+    """(P, A, B) joint angles as the store names them, frames of unsure poses included. Means are those of
+    directions: 180 and −180 are one."""
     acceleration_mm: Curve
     """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
     joints: Floats
@@ -90,7 +91,8 @@ def curves(store: Store, bins: int | None = None) -> Curves:
     first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
-    angles, acceleration = _Bins(bins, people, len(c.angles)), _Bins(bins, people)
+    angles, sine, cosine = (_Bins(bins, people, len(c.angles)) for _ in range(3))
+    acceleration = _Bins(bins, people)
     sampled = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
     before = np.full((people, 2, len(c.skeleton), 3), np.nan)
     for first, last in store.stretches():
@@ -109,8 +111,10 @@ def curves(store: Store, bins: int | None = None) -> Curves:
         fitted.add(at, valid.astype(float))
         unsure.add(at, (posed & ~valid).astype(float))
         if c.angles:
-            measured = store.people(store.ids, "angles", a, b, axis=0)
-            angles.add(at, np.moveaxis(np.asarray(measured, np.float64), -1, 1))
+            measured = np.asarray(store.people(store.ids, "angles", a, b, axis=0), np.float64).swapaxes(1, 2)
+            angles.add(at, measured)
+            sine.add(at, np.sin(np.radians(measured)))
+            cosine.add(at, np.cos(np.radians(measured)))
         sure = np.where(valid[..., None, None], joints, np.nan)
         with_past = np.concatenate([before, sure], 1)
         acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))
@@ -127,7 +131,7 @@ def curves(store: Store, bins: int | None = None) -> Curves:
         pictures=shown.mean(),
         fitted=fitted.mean(),
         unsure=unsure.mean(),
-        angles_deg=angles.curve(),
+        angles_deg=replace(angles.curve(), mean=np.degrees(np.arctan2(sine.mean(), cosine.mean()))),
         acceleration_mm=acceleration.curve(),
         joints=sampled,
     )

@@ -7,7 +7,7 @@ import torch
 from builders import FRAMES, WINDOW, batch, contents, status
 
 from models.angles import DEFINITIONS, fitted_angles
-from pipeline.curves import BINS, curves
+from pipeline.curves import BINS, FEWEST_BINS, curves
 from pipeline.store import Store
 
 
@@ -52,11 +52,16 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
             acceleration[t] = 1000 * np.linalg.norm(second, axis=-1).mean()
     for curve, values in (
         (found.reprojection_px, px),
-        (found.angles_deg, store.array("people/0/angles").astype(float)[:, None]),
         (found.acceleration_mm, acceleration[:, None]),
     ):
         for have, want in zip((curve.low, curve.mean, curve.high), three(values, groups), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, equal_nan=True)
+    angles = store.array("people/0/angles").astype(float)[:, None]
+    low, _, high = three(angles, groups)
+    np.testing.assert_allclose(found.angles_deg.low, low, rtol=1e-4)
+    np.testing.assert_allclose(found.angles_deg.high, high, rtol=1e-4)
+    mean = np.stack([np.exp(1j * np.radians(angles[group])).mean(0) for group in groups], -1)
+    np.testing.assert_allclose(found.angles_deg.mean, np.degrees(np.angle(mean)), atol=0.05)
     for v in range(len(store.contents.rig)):
         share = (store.array("people/0/keypoints_2d")[v, :, :, 2] > 0).mean(1)
         np.testing.assert_allclose(found.keypoints_seen[v], [share[g].mean() for g in groups], rtol=1e-5)
@@ -108,3 +113,22 @@ def test_memory_does_not_grow_with_length(tmp_path):
         assert found.joints.shape[1] == BINS
     whole = 54_000 * 24 * 3 * 8
     assert peaks[1] - peaks[0] < whole / 4, peaks
+
+
+def test_the_mean_of_angles_that_go_round_is_between_them(tmp_path):
+    """Of 179 and −179 it is 180, not 0."""
+    store = Store.create(tmp_path / "s.zarr", replace(contents(), angles={"a": "b"}))
+    turning = torch.tensor([179.0, -179.0] * (WINDOW // 2))[:, None, None]
+    store.write(batch(0), turning)
+    mean = curves(store, 2).angles_deg.mean[0, 0]
+    assert abs(mean[0]) > 179
+
+
+@pytest.mark.parametrize(("people", "bins"), [(1, BINS), (2, BINS // 2), (6, FEWEST_BINS)])
+def test_people_share_the_points(people, bins, tmp_path):
+    frames = BINS + 1
+    times = {"time_s": np.arange(frames) / 30, "frame_index": np.tile(np.arange(frames), (2, 1))}
+    store = Store.create(tmp_path / "s.zarr", replace(contents(), window=1000, **times))
+    for person in range(people):
+        store._make_person(person)
+    assert curves(store).fitted.shape == (people, bins)
