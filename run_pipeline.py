@@ -292,39 +292,58 @@ def render(
 @app.command()
 def export(
     out: Annotated[str, Argument(help="Folder that `run` has written, or its results.zarr.")],
-    file: Annotated[Path, Argument(help="What to write: .glb, .bvh, .trc, .npz or .obj.")],
-    person: Annotated[int, Option(min=0, help="Number of the person.")] = 0,
+    file: Annotated[Path, Argument(help="What to write: .glb, .bvh, .trc, .c3d, .npz, .csv, ...")],
+    person: Annotated[str, Option(help="Number of the person, or all.")] = "0",
     start: Annotated[int, Option(min=0, help="First frame; the one of an .obj.")] = 0,
     end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    gaps: Annotated[str | None, Option(help="Frames without a pose: hold, nan or interpolate.")] = None,
+    fps: Annotated[str | None, Option(help="Frames a second, as 60 or 30000/1001.")] = None,
+    cameras: Annotated[bool, Option("--cameras", help="Write the cameras, too: into a .glb.")] = False,
     body: Annotated[Path | None, Option(help="The SMPL file of the results, if it has moved.")] = None,
 ) -> None:
-    """Write a person for other tools; the suffix of FILE says what. A file that is there is replaced.
+    """Write people for other tools; the suffix of FILE says what. A file that is there is replaced.
 
     .glb: skinned, animated body, metres (Blender, three.js, Windows). .bvh: skeleton's motion, centimetres,
-    degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .npz: SMPL parameters under AMASS's names,
-    poses of 24 joints, metres; betas are those of the run's body. .obj: mesh of one frame, metres.
+    degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .c3d: joints and markers, millimetres.
+    .npz: SMPL+H parameters under AMASS's names (aitviewer, Blender's SMPL-X add-on); .smpl.npz: SMPL's under
+    smplx's; betas are those of the run's body. .csv: joints' positions, and joint angles. .mot: joint angles.
+    .obj: mesh of one frame. NAME.easymocap, NAME.openpose: folders of EasyMocap's and OpenPose's JSON.
 
-    Up in the calibration becomes y, and z in .npz, by quarter turns; what became of each axis is printed.
-    Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back; in .trc
-    y, z, x, as in Pose2Sim's; in .npz nothing turns.
+    Up in the calibration becomes y, and z in .npz, .csv and .c3d, by quarter turns; what became of each axis
+    is printed. Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back;
+    in .trc y, z, x, as in Pose2Sim's; in .npz nothing turns.
 
-    Frames without a pose: interpolated in .glb and .bvh, NaN in .npz, and empty in .trc with all others that
-    are not valid.
+    Frames without a pose: interpolated in .glb and .bvh, empty in .trc with all others that are not valid,
+    and NaN, or nothing, in the others; --gaps says otherwise. All people: a file each, NAME_p0.glb, or one
+    folder.
     """
     import torch
 
     from models.body import load_body
     from models.formats import find_format
     from pipeline.results import body_file
-    from stages.export import export_person
+    from stages.decode import videos_of
+    from stages.export import export_people, options_of
 
     find_format(file)
     torch.set_num_threads(1)
-    store = _results(out).store()
-    told, warnings = export_person(store, load_body(body_file(store, body)), file, person, start, end)
-    for warning in warnings:
-        warn(warning)
-    print_file(file, told)
+    results = _results(out)
+    store = results.store()
+    videos: dict[str, str] | None = None
+    if cameras:
+        found = videos_of(results) if results.folder != store.path else []
+        names = store.contents.rig.names
+        videos = {n: str(v.path.resolve()) for n, v in zip(names, found, strict=False) if v}
+    people = store.ids if person == "all" else [int(person)] if person.isdecimal() else None
+    if people is None:
+        raise InputError(f"--person {person}: expected a number, or all")
+    options = options_of(start, end, gaps, fps, videos)
+    for path, told, warnings in export_people(
+        store, load_body(body_file(store, body)), file, people, options
+    ):
+        for warning in warnings:
+            warn(warning)
+        print_file(path, told)
 
 
 def _results(out: str) -> Results:

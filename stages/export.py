@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import numpy as np
 import roma
@@ -10,28 +14,126 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
-from models.formats import find_format
-from models.formats.take import Take, pose_blend_mm
-from models.formats.traits import Traits, axes_of
+from models.formats import FOLDERS, ExportFormat, FolderFormat, find_format, glb
+from models.formats.take import Take, Views, pose_blend_mm
+from models.formats.traits import Traits, as_it_is, axes_of
 from pipeline.errors import InputError
 from pipeline.files import write_whole, writing
 from pipeline.store import Store
 
+Gaps = Literal["hold", "nan", "interpolate"]
+"""Frames without a pose: that of the frame before, none, or between those around."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What of the results is written, and how."""
+
+    start: int = 0
+    stop: int | None = None
+    """The frame after the last; None for the end, in a format of one frame for that after ``start``."""
+    gaps: Gaps | None = None
+    """None: as the format has it."""
+    fps: Fraction | None = None
+    """None: the rate of the results."""
+    cameras: Mapping[str, str] | None = None
+    """Video of each camera of the results, '' for none; None where no cameras are written."""
+
+
+def options_of(
+    start: int, stop: int | None, gaps: str | None, fps: str | None, cameras: Mapping[str, str] | None
+) -> ExportOptions:
+    """Options as they are given on the command line. Raises ``InputError``."""
+    if gaps not in (None, *get_args(Gaps)):
+        raise InputError(f"--gaps {gaps}: expected {', '.join(get_args(Gaps))}")
+    try:
+        rate = None if fps is None else Fraction(fps.replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate is not None and not 0 < rate <= 10_000:
+        raise InputError(f"--fps {fps}: expected frames a second, such as 60 or 30000/1001")
+    return ExportOptions(start, stop, cast("Gaps | None", gaps), rate, cameras)
+
+
+def export_people(
+    results: Store, body: Body, file: Path, people: Sequence[int], options: ExportOptions
+) -> Iterator[tuple[Path, str, list[str]]]:
+    """Write people, each to a file of their own where the format holds one: ``take_p1.glb``.
+
+    Gives, for each file, its path, a sentence on what was written, and others on what the user must know.
+    Raises ``InputError`` as ``export_person`` does.
+    """
+    export_format = find_format(file)
+    suffix = export_format.TRAITS.suffix
+    if any(export_format is folder_format for folder_format in FOLDERS):
+        yield (file, *_export_folder(results, body, file, people, options))
+        return
+    for person in people:
+        name = (
+            f"{file.name[: -len(suffix)]}_p{person}{file.name[-len(suffix) :]}"
+            if len(people) > 1
+            else file.name
+        )
+        yield (file.with_name(name), *export_person(results, body, file.with_name(name), person, options))
+
 
 def export_person(
-    results: Store, body: Body, file: Path, person: int = 0, start: int = 0, stop: int | None = None
+    results: Store, body: Body, file: Path, person: int = 0, options: ExportOptions | None = None
 ) -> tuple[str, list[str]]:
-    """Write frames ``start:stop`` of a person to ``file``, whole or not at all, over one that is there.
+    """Write a person to ``file``, whole or not at all, over one that is there.
 
-    ``body``: the one that the results were made with. ``.obj`` takes the frame ``start`` alone.
-
-    Returns a sentence on what was written, and others on what the user must know.
+    ``body``: the one that the results were made with. Returns a sentence on what was written, and others on
+    what the user must know.
 
     Raises ``InputError`` for an unknown suffix, another body, results that lack the person or frames, frames
     without a pose, and a file that cannot be written.
     """
+    options = options or ExportOptions()
     export_format = find_format(file)
     traits = export_format.TRAITS
+    take, turn, warnings = _take(results, body, file, person, options)
+    if options.cameras is not None:
+        if traits.suffix != ".glb":
+            raise InputError(f"{file}: only a .glb holds cameras. Leave out --cameras.")
+        content = glb.encode(
+            take, body, file.name, glb.scene_cameras(results.contents.rig, turn, options.cameras)
+        )
+    else:
+        content = cast(ExportFormat, export_format).encode(take, body, file.name)
+    with writing(file, "Choose another place."):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
+    return _told(results, body, traits, f"person {person}", take, turn), warnings
+
+
+def _export_folder(
+    results: Store, body: Body, folder: Path, people: Sequence[int], options: ExportOptions
+) -> tuple[str, list[str]]:
+    """Write people to the files of a folder that is not there yet, or is empty."""
+    export_format = cast(FolderFormat, find_format(folder))
+    if options.cameras is not None:
+        raise InputError(f"{folder}: only a .glb holds cameras. Leave out --cameras.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already. Move it away, or choose another name.")
+    takes, said = [], list[str]()
+    for person in people:
+        take, turn, warnings = _take(results, body, folder, person, options)
+        takes.append(take)
+        said += [f"person {person}: {warning}" for warning in warnings]
+    with writing(folder, "Choose another place."):
+        for name, content in export_format.files(takes, body):
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    who = f"person {people[0]}" if len(people) == 1 else f"people {', '.join(map(str, people))}"
+    return _told(results, body, export_format.TRAITS, who, takes[0], turn), said
+
+
+def _take(
+    results: Store, body: Body, file: Path, person: int, options: ExportOptions
+) -> tuple[Take, NDArray[np.float64], list[str]]:
+    """Motion of a person as it is to be written, how its world was turned, and sentences for the user."""
+    traits, start, stop = find_format(file).TRAITS, options.start, options.stop
     made_with = results.contents.body
     if body.sha256 != made_with["sha256"]:
         raise InputError(
@@ -40,34 +142,56 @@ def export_person(
         )
     if traits.single_frame and stop is None:
         stop = start + 1
-    take = read_take(results, person, start, stop)
+    take = read_take(results, person, start, stop, views=traits.views)
     if traits.single_frame and len(take.time_s) != 1:
         last = start + len(take.time_s) - 1
         raise InputError(
             f"{file}: an {traits.suffix} holds one frame, and {start} to {last} are more. Leave out --end."
         )
-    known = take.valid if traits.gaps == "empty" else take.posed
-    frames = f"frames {start} to {start + len(known) - 1}" if len(known) > 1 else f"frame {start}"
+    known = take.valid if traits.gaps == "empty" and options.gaps is None else take.posed
     if not known.any():
         what = "a valid pose" if traits.gaps == "empty" else "a pose"
+        frames = _frames(take)
         raise InputError(f"{results.path}: person {person} has nowhere {what} in {frames}. Choose others.")
+    if options.gaps == "nan" and traits.gaps == "bridged":
+        raise InputError(
+            f"{file}: a {traits.suffix} needs a pose in every frame. Choose --gaps hold or interpolate."
+        )
+    if options.fps is not None and traits.views:
+        raise InputError(f"{file}: shows the videos' frames. Leave out --fps.")
+    warnings = _gaps(take, traits, options.gaps)
+    if options.gaps in ("hold", "interpolate"):
+        take = take.filled(body, hold=options.gaps == "hold")
+    if options.fps is not None:
+        take = take.resampled(options.fps, body)
+    turn = traits.turn(results.contents.rig.up)
+    return take.turned(turn, body), turn, [*warnings, *_left_out(take, body, traits)]
+
+
+def _frames(take: Take) -> str:
+    last = take.first + len(take.time_s) - 1
+    return f"frames {take.first} to {last}" if last > take.first else f"frame {last}"
+
+
+def _told(results: Store, body: Body, traits: Traits, who: str, take: Take, turn: NDArray[np.float64]) -> str:
     up = results.contents.rig.up
-    turn = traits.turn(up)
-    take = take.turned(turn, body)
-    with writing(file, "Choose another place."):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, export_format.encode(take, body, file.name))
-    told = (
-        f"person {person}, {frames}, {traits.unit}, {'xyz'[int((turn @ up).argmax())]} up: x, y, z of the "
-        f"file are {axes_of(turn)} of the calibration's world"
-    )
-    if traits.betas:
-        told += f"; betas are those of the body {body.name}"
-    return told, [*_gaps(take, traits), *_left_out(take, body, traits)]
+    told = f"{who}, {_frames(take)}, {traits.unit}"
+    if traits.turn is as_it_is:
+        told += ", in the calibration's world"
+    else:
+        told += (
+            f", {'xyz'[int((turn @ up).argmax())]} up: x, y, z of the file are {axes_of(turn)} of the "
+            "calibration's world"
+        )
+    return told + (f"; betas are those of the body {body.name}" if traits.betas else "")
 
 
-def read_take(results: Store, person: int, start: int = 0, stop: int | None = None) -> Take:
+def read_take(
+    results: Store, person: int, start: int = 0, stop: int | None = None, *, views: bool = False
+) -> Take:
     """Frames ``start:stop`` of a person, in the world of the calibration; without ``stop``, to the end.
+
+    views: with the pictures of the person.
 
     Raises ``InputError`` when there is no such person, or not all of these frames are there.
     """
@@ -93,6 +217,10 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
     posed = np.isfinite(vectors).all((1, 2))
     if posed.any():
         rotations[posed] = roma.rotvec_to_rotmat(torch.from_numpy(vectors[posed])).numpy()
+    angles = read("angles") if c.angles else np.empty((stop - start, 0))
+    seen = None
+    if views:
+        seen = Views(c.rig, read("keypoints_2d"))
     return Take(
         first=start,
         rate=c.rate,
@@ -104,28 +232,34 @@ def read_take(results: Store, person: int, start: int = 0, stop: int | None = No
         points=read("keypoints_3d")[..., :3],
         point_names=c.keypoint_skeleton.names,
         valid=results.array(f"people/{person}/valid", start, stop),
+        person=person,
+        angles=angles,
+        angle_names=tuple(c.angles),
+        views=seen,
     )
 
 
-def _gaps(take: Take, traits: Traits) -> list[str]:
+def _gaps(take: Take, traits: Traits, chosen: Gaps | None) -> list[str]:
     """Sentences on frames without a pose, and on those whose pose is not to be trusted."""
     frames, posed = len(take.time_s), take.posed
     lost, doubted = int((~posed).sum()), int((posed & ~take.valid).sum())
-    if traits.gaps == "empty":
+    how = chosen or {"bridged": "interpolate"}.get(traits.gaps, traits.gaps)
+    if how == "empty":
         gaps = int((~take.valid).sum())
         return [f"{gaps} of {frames} frames are not valid: they are left empty."] if gaps else []
     said = []
-    if lost and traits.gaps == "nan":
-        said.append(f"{lost} of {frames} frames have no pose: they are NaN.")
+    if lost and how in ("nan", "left out"):
+        said.append(f"{lost} of {frames} frames have no pose: they are {'NaN' if how == 'nan' else how}.")
     elif lost:
         at = np.flatnonzero(posed)
         between = int((~posed[at[0] : at[-1]]).sum())
+        middle = "hold the one before" if how == "hold" else "are interpolated between those around them"
         said.append(
-            f"{lost} of {frames} frames have no pose: {between} are interpolated between those around them, "
+            f"{lost} of {frames} frames have no pose: {between} {middle}, "
             f"{lost - between} before the first or after the last hold that one."
         )
     if doubted:
-        marked = ", and valid says which" if traits.gaps == "nan" else ""
+        marked = ", and valid says which" if how == "nan" and traits.gaps == "nan" else ""
         said.append(
             f"{doubted} of {frames} frames have a pose that is not to be trusted: it is kept{marked}."
         )

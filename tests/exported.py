@@ -21,7 +21,7 @@ from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Contents, Store
-from stages.export import export_person
+from stages.export import ExportOptions, export_person
 
 T, WINDOW = 12, 5
 RATE = Fraction(30000, 1001)
@@ -162,7 +162,8 @@ HAS_POSE = [t for t in range(T) if t not in LOST]
 
 
 def write(truth: Truth, file: Path, *args: Any) -> list[str]:
-    _, warnings = export_person(truth.store, body(), file, *args)
+    person, start, stop = (*args, 0, 0, None)[:3] if not args else (*args, *(0, 0, None)[len(args) :])
+    _, warnings = export_person(truth.store, body(), file, person, ExportOptions(start, stop))
     return warnings
 
 

@@ -151,7 +151,8 @@ def test_every_order_of_points_is_in_the_table():
 
 
 def test_every_export_is_in_the_table():
-    assert first_column("Exports") == {form.TRAITS.suffix for form in models.formats.FORMATS}
+    formats = (*models.formats.FORMATS, *models.formats.FOLDERS)
+    assert first_column("Exports") == {form.TRAITS.suffix for form in formats}
 
 
 def test_the_default_file_holds_every_setting_at_its_default_with_a_reason():

@@ -83,7 +83,12 @@ def test_the_command_says_what_it_wrote(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.fbx", "the suffix says what is written, and there is none for this. Choose .glb"),
+        ("a.fbx", "FBX is not written. Write a .glb"),
+        ("a.xyz", "the suffix says what is written, and there is none for this. Choose .glb"),
+        ("a.bvh --gaps nan", "a .bvh needs a pose in every frame"),
+        ("a.trc --gaps often", "--gaps often: expected hold, nan, interpolate"),
+        ("a.trc --fps 0", "--fps 0: expected frames a second"),
+        ("a.trc --cameras", "names no recording"),
         ("new/deep/a.glb --person 3", "there is no person 3; those there are: 0"),
         ("a.glb --start 8 --end 20", "there is no frame 19; those that are done are 0 to 11"),
         ("a.glb --start 5 --end 7", "person 0 has nowhere a pose in frames 5 to 6"),

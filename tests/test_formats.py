@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import ezc3d
 import numpy as np
 import pytest
+import torch
 from exported import (
+    HAS_POSE,
+    LOST,
     NEAR,
+    RATE,
     TO_Y,
     Bvh,
     Gltf,
@@ -20,12 +29,15 @@ from exported import (
     rig,
     write,
 )
+from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
-from models.formats import FORMATS, ExportFormat, find_format
+from models.formats import FORMATS, ExportFormat, find_format, glb, mot
+from models.formats.take import Take, rest_joints
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
 from pipeline.errors import InputError
+from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import SMPL_24, SMPL_OF_BODY_25
-from stages.export import read_take
+from stages.export import ExportOptions, export_people, read_take
 
 
 def joints_of_glb(file: Path) -> dict[str, np.ndarray]:
@@ -53,6 +65,39 @@ def joints_of_npz(file: Path) -> dict[str, np.ndarray]:
         return dict(zip(SMPL_24.names, np.moveaxis(arrays["joints"], 1, 0), strict=True))
 
 
+def joints_of_smpl(file: Path) -> dict[str, np.ndarray]:
+    """Joints as smplx poses them: its own forward pass, with the shipped body's rest joints."""
+    with np.load(file, allow_pickle=False) as arrays:
+        pose = np.concatenate([arrays["global_orient"], arrays["body_pose"]], 1).reshape(-1, 24, 3)
+        betas, transl = (torch.from_numpy(arrays[name]) for name in ("betas", "transl"))
+        assert arrays["fps"].item() == pytest.approx(30000 / 1001)
+    matrices = batch_rodrigues(torch.from_numpy(pose).reshape(-1, 3)).reshape(-1, 24, 3, 3)
+    k = body().keypoints
+    rest = k.joints_template.float() + torch.einsum("jcb,tb->tjc", k.joints_shapedirs.float(), betas)
+    placed, _ = batch_rigid_transform(matrices, rest, torch.tensor(SMPL_24.parents))
+    return dict(zip(SMPL_24.names, (placed + transl[:, None]).numpy().swapaxes(0, 1), strict=True))
+
+
+def joints_of_c3d(file: Path) -> dict[str, np.ndarray]:
+    read = ezc3d.c3d(str(file))
+    labels = read["parameters"]["POINT"]["LABELS"]["value"]
+    assert read["parameters"]["POINT"]["UNITS"]["value"] == ["mm"]
+    assert read["header"]["points"]["first_frame"] == 7
+    assert read["parameters"]["POINT"]["RATE"]["value"][0] == pytest.approx(30000 / 1001)
+    points = read["data"]["points"][:3].transpose(1, 2, 0) / 1000
+    return {name: points[labels.index(name)] for name in SMPL_24.names}
+
+
+def joints_of_csv(file: Path) -> dict[str, np.ndarray]:
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["frame"] for row in rows] == ["7", "8", "9", "10"]
+    return {
+        name: np.array([[float(row[f"{name}_{axis}_m"]) for axis in "xyz"] for row in rows])
+        for name in SMPL_24.names
+    }
+
+
 def joints_of_obj(file: Path) -> dict[str, np.ndarray]:
     vertices, _ = read_obj(file.read_text())
     joints = body().J_regressor.double().numpy() @ vertices
@@ -65,11 +110,17 @@ READERS: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], float]] = {
     ".bvh": (joints_of_bvh, NEAR),
     ".trc": (joints_of_trc, NEAR),
     ".npz": (joints_of_npz, NEAR),
+    ".smpl.npz": (joints_of_smpl, NEAR),
+    ".c3d": (joints_of_c3d, NEAR),
+    ".csv": (joints_of_csv, NEAR),
     ".obj": (joints_of_obj, 0.01),
 }
 """Joints (T, 3) by SMPL's names, metres, in the world of the file; and how near they come."""
 
-EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.TRAITS.suffix)
+EVERY_FORMAT = pytest.mark.parametrize(
+    "form", [form for form in FORMATS if form is not mot], ids=lambda f: f.TRAITS.suffix
+)
+"""But for that without positions."""
 
 
 @EVERY_FORMAT
@@ -102,7 +153,9 @@ def test_a_world_is_upright_and_not_mirrored(form: ExportFormat) -> None:
 def test_suffixes_choose_the_format() -> None:
     for form in FORMATS:
         assert find_format(Path(f"a{form.TRAITS.suffix.upper()}")) is form
-    with pytest.raises(InputError, match=r"a\.fbx: the suffix .* Choose \.glb"):
+    with pytest.raises(InputError, match=r"a\.xyz: the suffix .* Choose \.glb"):
+        find_format(Path("a.xyz"))
+    with pytest.raises(InputError, match=r"a\.fbx: FBX is not written. Write a \.glb"):
         find_format(Path("a.fbx"))
 
 
@@ -127,3 +180,154 @@ def test_worlds_are_turned_and_never_mirrored(up: str) -> None:
         np.testing.assert_allclose(points @ turn.T, np.stack(said, -1))
     np.testing.assert_allclose(points @ y_up(axis).T, TO_Y[up](points))
     np.testing.assert_array_equal(rig(axis).up, axis)
+
+
+def export(truth: Truth, file: Path, options: ExportOptions) -> list[str]:
+    ((_, _, warnings),) = export_people(truth.store, body(), file, [0], options)
+    return warnings
+
+
+def test_angles_are_a_motion_of_opensim(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    take = read_take(truths("z").store, 0, 1, 5)
+    with pytest.raises(InputError, match=r"a\.mot: these results have no joint angles"):
+        list(mot.encode(take, body(), "a.mot"))
+    angles = np.array([[10.0, -170.5], [20, 175], [np.nan, np.nan], [30, -175]])
+    take = replace(take, angles=angles, angle_names=("left_knee_flexion", "pelvis_rotation"))
+    text = b"".join(mot.encode(take, body(), "a.mot")).decode().splitlines()
+    assert text[:7] == ["a.mot", "version=1", "nRows=4", "nColumns=3", "inDegrees=yes", "endheader",
+                        "time\tleft_knee_flexion\tpelvis_rotation"]  # fmt: skip
+    rows = np.array([line.split("\t") for line in text[7:]], float)
+    np.testing.assert_allclose(rows[:, 1:], angles, atol=1e-6)
+    np.testing.assert_allclose(rows[:, 0], take.time_s, atol=1e-6)
+    finer = take.resampled(RATE * 2, body())
+    assert finer.angles[3, 1] == pytest.approx(np.nan, nan_ok=True)
+    assert finer.angles[1].tolist() == pytest.approx([15, -177.75])  # the shorter way round
+    heads = next(iter(table_rows(take)))
+    assert heads.endswith("left_knee_flexion_deg,pelvis_rotation_deg")
+
+
+def table_rows(take: Take) -> list[str]:
+    return b"".join(find_format(Path("a.csv")).encode(take, body(), "a.csv")).decode().splitlines()
+
+
+def test_easymocap_turns_about_the_origin(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    truth = truths("y")
+    warnings = export(truth, tmp_path / "a.easymocap", ExportOptions())
+    assert warnings[0] == "person 0: 4 of 12 frames have no pose: they are left out."
+    pelvis = rest_joints(body(), truth.betas.numpy())[0]
+    for t in (1, 7):
+        (person,) = json.loads((tmp_path / "a.easymocap" / "smpl" / f"{t:06d}.json").read_text())
+        assert (person["id"], person["poses"][0][:3]) == (0, [0, 0, 0])
+        turn = batch_rodrigues(torch.tensor(person["Rh"])).numpy()[0]
+        # EasyMocap: R(Rh) x + Th of a body that is posed with the first three at 0.
+        np.testing.assert_allclose(turn @ pelvis + person["Th"][0], truth.joints[t, 0], atol=1e-5)
+        (points,) = json.loads((tmp_path / "a.easymocap" / "keypoints3d" / f"{t:06d}.json").read_text())
+        np.testing.assert_allclose(np.array(points["keypoints3d"])[:, :3], truth.points[t], atol=1e-5)
+    assert json.loads((tmp_path / "a.easymocap" / "smpl" / "000005.json").read_text()) == []
+    with pytest.raises(InputError, match="is there already"):
+        export(truth, tmp_path / "a.easymocap", ExportOptions())
+
+
+def test_openpose_shows_the_body_in_every_picture(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    truth, cameras = truths("z"), rig(direction("z"))
+    export(truth, tmp_path / "a.openpose", ExportOptions(1, 5))
+    want = cameras.project(truth.points[4], distorted=True)
+    for v, name in enumerate(cameras.names):
+        file = tmp_path / "a.openpose" / "reprojected" / name / f"{name}_000000000004_keypoints.json"
+        found, _ = read_people(file, 25)
+        there = np.isfinite(want[v]).all(-1)
+        np.testing.assert_allclose(found[0, there, :2], want[v][there], atol=2e-3)
+    assert read_people(tmp_path / "a.openpose" / "associated" / "a" / "a_000000000004_keypoints.json", 25)[1]
+
+
+@pytest.mark.parametrize("gaps", ["hold", "interpolate"])
+def test_gaps_are_filled_where_that_is_asked_for(
+    truths: Callable[[str], Truth], tmp_path: Path, gaps: str
+) -> None:
+    truth = truths("z")
+    export(truth, tmp_path / "a.npz", ExportOptions(gaps=gaps))
+    with np.load(tmp_path / "a.npz") as found:
+        joints, valid = found["joints"], found["valid"]
+    assert valid.all()
+    np.testing.assert_allclose(joints[HAS_POSE], truth.joints[HAS_POSE], atol=NEAR)
+    np.testing.assert_allclose(joints[[0, 11]], truth.joints[[1, 10]], atol=NEAR)
+    held = np.abs(joints[5] - truth.joints[4]).max()
+    assert held < NEAR if gaps == "hold" else held > 0.01
+    if gaps == "interpolate":
+        transl = truth.transl.numpy()
+        middle = (transl[4] * 2 + transl[7]) / 3 + rest_joints(body(), truth.betas.numpy())[0]
+        np.testing.assert_allclose(joints[5, 0], middle, atol=NEAR)
+
+
+def test_another_rate_goes_by_slerp(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    truth = truths("z")
+    export(truth, tmp_path / "a.npz", ExportOptions(1, 5, fps=RATE * 2))
+    export(truth, tmp_path / "b.npz", ExportOptions(1, 5, fps=RATE * 2 / 3))
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["mocap_framerate"].item() == pytest.approx(float(RATE) * 2)
+        joints = found["joints"]
+        np.testing.assert_allclose(found["time_s"], (1 + np.arange(7) / 2) / float(RATE), atol=1e-9)
+    np.testing.assert_allclose(joints[::2], truth.joints[1:5], atol=NEAR)
+    # Between two frames every bone is as long as in them.
+    parents = np.array(SMPL_24.parents[1:])
+    lengths = np.linalg.norm(joints[:, 1:] - joints[:, parents], axis=-1)
+    np.testing.assert_allclose(lengths[1::2], lengths[[0]].repeat(3, 0), atol=NEAR)
+    with np.load(tmp_path / "b.npz") as found:
+        np.testing.assert_allclose(found["joints"][[0, 2]], truth.joints[[1, 4]], atol=NEAR)
+    gaps = read_take(truth.store, 0).resampled(RATE * 2, body())
+    assert {*np.flatnonzero(~gaps.posed)} == {0, 1, 9, 10, 11, 12, 13, 21, 22}
+    assert set(LOST) == {0, 5, 6, 11}
+
+
+def test_a_glb_holds_the_cameras(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    truth, cameras = truths("z"), rig(direction("z"))
+    export(truth, tmp_path / "a.glb", ExportOptions(1, 5, cameras={"a": "/videos/a.mp4"}))
+    document = Gltf.read((tmp_path / "a.glb").read_bytes()).document
+    nodes = [document["nodes"][i] for i in document["scenes"][0]["nodes"] if "camera" in document["nodes"][i]]
+    assert [n["name"] for n in nodes] == ["a", "b"]
+    assert [n["extras"]["video"] for n in nodes] == ["/videos/a.mp4", ""]
+    points = truth.points[4]
+    for v, node in enumerate(nodes):
+        lens = document["cameras"][node["camera"]]["perspective"]
+        x, y, z, w = node["rotation"]
+        turn = np.array([
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ])  # fmt: skip
+        seen = (TO_Y["z"](points) - node["translation"]) @ turn
+        half = np.tan(lens["yfov"] / 2)
+        ndc = seen[:, :2] / -seen[:, 2:] / [half * lens["aspectRatio"], half]
+        size, middle = cameras.size[v], cameras.K[v, :2, 2]
+        pixels = middle + ndc * [1, -1] * size / 2
+        np.testing.assert_allclose(pixels, cameras.project(points)[v], atol=1e-3)
+    with pytest.raises(InputError, match=r"only a \.glb holds cameras"):
+        export(truth, tmp_path / "a.bvh", ExportOptions(1, 5, cameras={}))
+    assert glb.scene_cameras(cameras, np.eye(3), {})[0]["node"]["extras"]["K"] == cameras.K[0].tolist()
+
+
+def test_a_c3d_of_more_frames_than_its_header_can_count(tmp_path: Path) -> None:
+    frames = 66_000
+    zero = np.zeros((frames, 24, 3))
+    take = Take(
+        first=0, rate=Fraction(100), time_s=np.arange(frames) / 100, rotations=np.empty((0, 24, 3, 3)),
+        betas=np.zeros(10), transl=zero[:, 0], joints=zero + np.arange(frames)[:, None, None] / 1e6,
+        points=zero[:, :0], point_names=(), valid=np.ones(frames, bool),
+    )  # fmt: skip
+    (tmp_path / "a.c3d").write_bytes(b"".join(find_format(Path("a.c3d")).encode(take, body(), "a.c3d")))
+    read = ezc3d.c3d(str(tmp_path / "a.c3d"))
+    np.testing.assert_allclose(read["data"]["points"][0, 3], np.arange(65535) / 1000, atol=1e-4)
+    assert read["parameters"]["POINT"]["LONG_FRAMES"]["value"] == [frames]
+    # This reader ends where the header does; the frames beyond are there: x, y, z, residual as floats.
+    content = (tmp_path / "a.c3d").read_bytes()
+    begin = 512 * (int.from_bytes(content[16:18], "little") - 1)
+    data = np.frombuffer(content, "<f4", frames * 24 * 4, begin).reshape(frames, 24, 4)
+    np.testing.assert_allclose(data[:, 5, 0], np.arange(frames) / 1000, atol=1e-2)
+    last = read["parameters"]["TRIAL"]["ACTUAL_END_FIELD"]["value"]
+    assert int(last[0]) % 65536 + 65536 * int(last[1]) == frames
+
+
+def test_all_people_get_a_file_each(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    truth = truths("z")
+    found = export_people(truth.store, body(), tmp_path / "a.smpl.npz", [0, 0], ExportOptions(1, 3))
+    assert [path.name for path, _, _ in found] == ["a_p0.smpl.npz", "a_p0.smpl.npz"]

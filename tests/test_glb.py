@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from models.formats import glb
 from pipeline.skeleton import SMPL_24
-from stages.export import export_person, read_take
+from stages.export import ExportOptions, export_person, read_take
 
 
 @pytest.mark.parametrize("up", TO_Y)
@@ -108,6 +108,6 @@ def test_pose_blend_shapes_are_left_out_and_that_is_said(
     number = int(said[-1].split("up to ")[1].split()[0])
     # Where skins of several joints meet, the blend of their rotations shortens what it turns.
     assert 0.9 * worst < number < 1.3 * worst
-    export_person(truth.store, blended, tmp_path / "a.obj", 0, 4)
+    export_person(truth.store, blended, tmp_path / "a.obj", 0, ExportOptions(4))
     vertices, _ = read_obj((tmp_path / "a.obj").read_text())
     np.testing.assert_allclose(vertices, TO_Y["z"](truth.vertices(4, blended)), atol=NEAR)

@@ -1,16 +1,17 @@
 """Export formats: one module each, and the choice by a file's suffix.
 
-A format is a module with its ``TRAITS`` and a function ``encode``, and a line in ``FORMATS``.
+A format is a module with its ``TRAITS`` and a function ``encode``, and a line in ``FORMATS``; one that is a
+folder has ``files``, and a line in ``FOLDERS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from models.body import Body
-from models.formats import amass, bvh, glb, obj, trc
+from models.formats import amass, bvh, c3d, easymocap, glb, mot, obj, openpose, smpl, table, trc
 from models.formats.take import Take
 from models.formats.traits import Traits
 from pipeline.errors import InputError
@@ -28,13 +29,27 @@ class ExportFormat(Protocol):
         """
 
 
-FORMATS: Final[tuple[ExportFormat, ...]] = (glb, bvh, trc, amass, obj)
+class FolderFormat(Protocol):
+    """Module that writes a folder with all people."""
+
+    TRAITS: Traits
+
+    def files(self, takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
+        """Path inside the folder and content of each file, of takes of the same frames."""
 
 
-def find_format(file: Path) -> ExportFormat:
+FORMATS: Final[tuple[ExportFormat, ...]] = (glb, bvh, trc, c3d, smpl, amass, table, mot, obj)
+"""The first whose suffix the file's name ends in writes it."""
+FOLDERS: Final[tuple[FolderFormat, ...]] = (easymocap, openpose)
+
+
+def find_format(file: Path) -> ExportFormat | FolderFormat:
     """Format that a file's suffix names. Raises ``InputError`` when it names none."""
-    for export_format in FORMATS:
-        if export_format.TRAITS.suffix == file.suffix.lower():
+    formats: tuple[ExportFormat | FolderFormat, ...] = (*FORMATS, *FOLDERS)
+    for export_format in formats:
+        if file.name.lower().endswith(export_format.TRAITS.suffix):
             return export_format
-    known = ", ".join(f"{f.TRAITS.suffix} ({f.TRAITS.description})" for f in FORMATS)
+    if file.suffix.lower() == ".fbx":
+        raise InputError(f"{file}: FBX is not written. Write a .glb, which Blender opens and exports as FBX.")
+    known = ", ".join(f"{f.TRAITS.suffix} ({f.TRAITS.description})" for f in formats)
     raise InputError(f"{file}: the suffix says what is written, and there is none for this. Choose {known}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.formats.take import Array, Take, rest_joints, rest_vertices
 from models.formats.traits import Traits
+from pipeline.cameras import Rig
 from pipeline.skeleton import Skeleton
 
 TRAITS: Final = Traits(
@@ -25,8 +27,8 @@ TRAITS: Final = Traits(
 )
 
 
-def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
-    """Skinned, animated body; gaps are filled.
+def encode(take: Take, body: Body, name: str, cameras: Sequence[Mapping[str, Any]] = ()) -> Iterator[bytes]:
+    """Skinned, animated body; gaps are filled. cameras: of ``scene_cameras``.
 
     Metres; seconds from the take's first frame. Rest pose and skin weights are the body's in the shape of the
     take; all weights are kept, in as many sets of four as that takes, the largest first. Pose blend shapes
@@ -53,8 +55,12 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     document = {
         "asset": {"version": "2.0", "generator": f"multispin {metadata.version('multispin')}"},
         "scene": 0,
-        "scenes": [{"nodes": [0, joints_count]}],
-        "nodes": [*_joint_nodes(body.skeleton, rest), {"name": "body", "mesh": 0, "skin": 0}],
+        "scenes": [{"nodes": [0, *range(joints_count, joints_count + 1 + len(cameras))]}],
+        "nodes": [
+            *_joint_nodes(body.skeleton, rest),
+            {"name": "body", "mesh": 0, "skin": 0},
+            *({**camera["node"], "camera": i} for i, camera in enumerate(cameras)),
+        ],
         "meshes": [{"name": body.name, "primitives": [primitive]}],
         "materials": [_SKIN],
         "skins": [skin],
@@ -63,6 +69,8 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
         "bufferViews": buffer.views,
         "buffers": [{"byteLength": len(buffer.data)}],
     }
+    if cameras:
+        document["cameras"] = [camera["camera"] for camera in cameras]
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + len(buffer.data)
@@ -70,6 +78,46 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
     yield struct.pack("<I4s", len(text), b"JSON") + text
     yield struct.pack("<I4s", len(buffer.data), b"BIN\0")
     yield bytes(buffer.data)
+
+
+def scene_cameras(rig: Rig, turn: Array, videos: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rig's cameras as ``camera`` and ``node`` of glTF, in a world turned by ``turn`` (3, 3).
+
+    A camera of glTF looks along its −z, y up, through the middle of the picture. What it lacks is in the
+    node's extras, Blender's custom properties: the video, its size, K, distortion, and the principal point as
+    Blender's shift.
+    """
+    found = []
+    for v, name in enumerate(rig.names):
+        (w, h), k = (int(n) for n in rig.size[v]), rig.K[v]
+        axes = turn @ rig.R[v].T @ np.diag([1.0, -1, -1])
+        extras = {
+            "video": videos.get(name, ""),
+            "size": [w, h],
+            "K": k.tolist(),
+            "distortion": rig.dist[v].tolist(),
+            "fisheye": bool(rig.fisheye[v]),
+            "shift_x": ((w - 1) / 2 - k[0, 2]) / max(w, h),
+            "shift_y": (k[1, 2] - (h - 1) / 2) / max(w, h),
+        }
+        lens = {
+            "yfov": 2 * math.atan(h / 2 / k[1, 1]),
+            "aspectRatio": w * k[1, 1] / (h * k[0, 0]),
+            "znear": 0.01,
+        }
+        node = {
+            "name": name,
+            "translation": (turn @ rig.centres[v]).tolist(),
+            "rotation": roma.rotmat_to_unitquat(torch.from_numpy(axes)).tolist(),
+            "extras": extras,
+        }
+        found.append(
+            {
+                "camera": {"name": name, "type": "perspective", "perspective": {**lens, "znear": 0.01}},
+                "node": node,
+            }
+        )
+    return found
 
 
 def _joint_nodes(skeleton: Skeleton, rest: Array) -> list[dict[str, Any]]:

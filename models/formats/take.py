@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Final
 
 import numpy as np
 import roma
 import torch
 from numpy.typing import NDArray
 
-from models.body import Body
+from models.body import Body, pose_keypoints
+from pipeline.cameras import Rig
 
 Array = NDArray[np.float64]
+Frames = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Cameras that show a person, and what was seen in them."""
+
+    rig: Rig
+    keypoints: Array
+    """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +51,13 @@ class Take:
     """Names of the keypoints."""
     valid: NDArray[np.bool_]
     """(T,) the fit was accepted."""
+    person: int = 0
+    """Number of the person."""
+    angles: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """(T, A) joint angles, degrees; A is 0 where the results have none."""
+    angle_names: tuple[str, ...] = ()
+    views: Views | None = None
+    """Pictures of the person, for formats that show them."""
 
     @property
     def posed(self) -> NDArray[np.bool_]:
@@ -58,11 +77,11 @@ class Take:
             points=self.points @ turn.T,
         )
 
-    def without_gaps(self) -> Take:
+    def without_gaps(self, *, hold: bool = False) -> Take:
         """Motion with a rotation and a place in every frame; joints and points are left as they are.
 
-        Between frames that have a pose: slerp of each joint's rotation, and straight on. Before the first and
-        after the last one: that one.
+        Between frames that have a pose: slerp of each joint's rotation, and straight on; with ``hold``, the
+        one before. Before the first and after the last one: that one.
 
         Raises ``ValueError`` when no frame has a pose.
         """
@@ -71,17 +90,93 @@ class Take:
             raise ValueError("no frame has a pose")
         if known.all():
             return self
-        frames = np.flatnonzero(known)
-        at = np.clip(self.time_s, self.time_s[frames[0]], self.time_s[frames[-1]])
-        before = frames[np.searchsorted(self.time_s[frames], at, "right") - 1]
-        after = frames[np.searchsorted(self.time_s[frames], at, "left")]
+        before, after, share = self._around(np.flatnonzero(known), self.time_s)
+        return self._between(before, after, np.where(known | hold, 0, share))
+
+    def filled(self, body: Body, *, hold: bool = False) -> Take:
+        """Motion as ``without_gaps`` has it, with the joints, points and angles of all frames."""
+        known = self.posed
+        if known.all():
+            return replace(self, valid=np.ones_like(known))
+        moved = self.without_gaps(hold=hold)
+        joints, points = moved._posed_points(body)
+        before, after, share = self._around(np.flatnonzero(known), self.time_s)
+        angles = _mixed_angles(self.angles, before, after, np.where(known | hold, 0, share))
+        return replace(
+            moved,
+            joints=np.where(known[:, None, None], self.joints, joints),
+            points=np.where(known[:, None, None], self.points, points),
+            angles=angles,
+            valid=np.ones_like(known),
+        )
+
+    def resampled(self, rate: Fraction, body: Body) -> Take:
+        """Motion at another rate, from the first frame on, by slerp between the two frames around each time.
+
+        A time of which either has no pose has none. Points are taken to move straight between frames.
+        """
+        count = int((self.time_s[-1] - self.time_s[0]) * float(rate) + 1e-6) + 1
+        at = self.time_s[0] + np.arange(count) / float(rate)
+        before, after, share = self._around(np.arange(len(self.time_s)), at)
+        share = np.where(share > 1 - 1e-6, 1, np.where(share < 1e-6, 0, share))
+        before, after = np.where(share == 1, after, before), np.where(share == 0, before, after)
+        there = self.posed[before] & self.posed[after]
+        steady = replace(self, rotations=np.nan_to_num(self.rotations), transl=np.nan_to_num(self.transl))
+        moved = replace(steady._between(before, after, share), time_s=at, rate=rate)
+        joints, _ = moved._posed_points(body)
+        moved.rotations[~there], moved.transl[~there], joints[~there] = np.nan, np.nan, np.nan
+        part = share[:, None, None]
+        return replace(
+            moved,
+            first=round(self.first * rate / self.rate),
+            joints=joints,
+            points=(1 - part) * self.points[before] + part * self.points[after],
+            angles=_mixed_angles(self.angles, before, after, share),
+            valid=self.valid[before] & self.valid[after],
+            views=None,
+        )
+
+    def _around(
+        self, frames: NDArray[np.int64], at: Array
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        """Of these frames, the one before and the one after each time, and the share of the way between."""
+        own = self.time_s[frames]
+        at = np.clip(at, own[0], own[-1])
+        before = frames[np.searchsorted(own, at, "right") - 1]
+        after = frames[np.searchsorted(own, at, "left")]
         step_s = self.time_s[after] - self.time_s[before]
-        share = np.where(known, 0, (at - self.time_s[before]) / np.where(step_s > 0, step_s, 1))
+        return before, after, (at - self.time_s[before]) / np.where(step_s > 0, step_s, 1)
+
+    def _between(self, before: Frames, after: Frames, share: Array) -> Take:
+        """Rotations and places this share of the way from one frame to another."""
         start, stop = (torch.from_numpy(self.rotations[i]) for i in (before, after))
         way = roma.rotmat_to_rotvec(start.mT @ stop)
         rotations = start @ roma.rotvec_to_rotmat(torch.from_numpy(share)[:, None, None] * way)
         transl = (1 - share[:, None]) * self.transl[before] + share[:, None] * self.transl[after]
         return replace(self, rotations=rotations.numpy(), transl=transl)
+
+    def _posed_points(self, body: Body) -> tuple[Array, Array]:
+        """Joints (T, J, 3) and points (T, K, 3) of the rotations, some frames at a time."""
+        found = []
+        for i in range(0, len(self.transl), _CHUNK):
+            part = slice(i, i + _CHUNK)
+            rotations, transl = (torch.from_numpy(x[part]) for x in (self.rotations, self.transl))
+            found.append(pose_keypoints(body.keypoints, rotations, torch.from_numpy(self.betas), transl))
+        joints, points = (np.concatenate([f[i].numpy() for f in found]) for i in (0, 1))
+        return joints, points
+
+
+_CHUNK: Final = 4096
+"""Frames that are posed at once."""
+
+
+def _mixed_angles(angles: Array, before: Frames, after: Frames, share: Array) -> Array:
+    """Angles (T, A) in degrees this share of the shorter way from one frame to another."""
+    if not angles.size:
+        return np.empty((len(share), angles.shape[1]))
+    way = angles[after] - angles[before]
+    mixed = angles[before] + share[:, None] * (way - 360 * np.rint(way / 360))
+    return np.where(share[:, None] == 0, angles[before], mixed)
 
 
 def rest_joints(body: Body, betas: Array) -> Array:

@@ -46,6 +46,11 @@ def axes_of(turn: Array) -> str:
     return ", ".join(f"{'-' if row.sum() < 0 else ''}{'xyz'[int(np.abs(row).argmax())]}" for row in turn)
 
 
+def as_it_is(up: Array) -> Array:
+    """The identity (3, 3): the world of the calibration."""
+    return np.eye(3)
+
+
 @dataclass(frozen=True)
 class Traits:
     """Properties of an export format that the user is told of, and that decide on what it is given."""
@@ -56,10 +61,12 @@ class Traits:
     unit: str = "metres"
     turn: Callable[[Array], Array] = y_up
     """``up`` (3,) → rotation (3, 3) of the calibration's world to that of the file."""
-    gaps: Literal["bridged", "nan", "empty"] = "bridged"
+    gaps: Literal["bridged", "nan", "empty", "left out"] = "bridged"
     """Frames without a pose. ``empty``: neither is there anything where a pose is not valid."""
     single_frame: bool = False
     blend_shapes: bool = True
     """False: the mesh moves by skinning alone."""
+    views: bool = False
+    """The file shows the cameras' pictures of the person."""
     betas: bool = False
     """The file gives the betas, which mean nothing to another body."""

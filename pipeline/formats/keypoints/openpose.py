@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -151,16 +151,21 @@ _OTHER_PARTS: Final = (
 
 
 def write_people(file: Path, people: NDArray[np.floating[Any]]) -> None:
-    """Write the people (D, K, 3) of a picture, pixels and confidence, that have a point; a missing point is
-    0, 0, 0."""
+    """Write the people (D, K, 3) of a picture as ``people_json`` has them."""
+    file.write_text(people_json(people, [-1] * len(people)), encoding="utf-8")
+
+
+def people_json(people: NDArray[np.floating[Any]], ids: Sequence[int]) -> str:
+    """Content of a file with the people (D, K, 3) of a picture, pixels and confidence, that have a point; a
+    missing point is 0, 0, 0."""
     empty: list[float] = []
     listed = [
         {
-            "person_id": [-1],
+            "person_id": [person_id],
             "pose_keypoints_2d": np.nan_to_num(person).astype(float).round(3).ravel().tolist(),
             **dict.fromkeys(_OTHER_PARTS, empty),
         }
-        for person in people
+        for person_id, person in zip(ids, people, strict=True)
         if (person[:, 2] > 0).any()
     ]
-    file.write_text(json.dumps({"version": 1.3, "people": listed}, separators=(",", ":")), encoding="utf-8")
+    return json.dumps({"version": 1.3, "people": listed}, separators=(",", ":"))

@@ -1,0 +1,43 @@
+"""OpenPose's JSON of the fitted body in every picture, and of what was seen of the person there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from models.body import Body
+from models.formats.take import Take
+from models.formats.traits import Traits, as_it_is
+from pipeline.formats.keypoints.openpose import people_json
+
+TRAITS: Final = Traits(
+    suffix=".openpose",
+    description="folder with OpenPose's JSON of the body in every picture, and of what was seen",
+    unit="pixels",
+    turn=as_it_is,
+    gaps="left out",
+    views=True,
+)
+
+
+def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
+    """``reprojected/<camera>/<camera>_<frame>_keypoints.json`` and ``associated/...``.
+
+    Pixels of the video frames. Reprojected points have the confidence 1; ``person_id`` is the person's.
+    """
+    ids = [take.person for take in takes]
+    for i in range(len(takes[0].time_s)):
+        for take in takes:
+            assert take.views is not None  # TRAITS.views
+        views = [take.views for take in takes if take.views is not None]
+        rig = views[0].rig
+        drawn = np.stack([rig.project(take.points[i], distorted=True) for take in takes], 1)  # (V, P, K, 2)
+        inside = np.isfinite(drawn).all(-1, keepdims=True)
+        reprojected = np.concatenate([np.where(inside, drawn, np.nan), inside], -1)
+        for v, name in enumerate(rig.names):
+            file = f"{name}/{name}_{takes[0].first + i:012d}_keypoints.json"
+            yield f"reprojected/{file}", people_json(reprojected[v], ids).encode()
+            seen = np.stack([view.keypoints[v, i] for view in views])
+            yield f"associated/{file}", people_json(seen, ids).encode()
