@@ -102,4 +102,4 @@ def _of_vector(vector: State) -> TrackerState:
     like = TrackerState.start(1).arrays()
     parts = np.split(vector, np.cumsum([array.size for array in like.values()])[:-1])
     arrays = zip(like.items(), parts, strict=True)
-    return TrackerState(**{name: part.reshape(a.shape).astype(a.dtype) for (name, a), part in arrays})
+    return TrackerState.from_arrays({name: part.reshape(a.shape) for (name, a), part in arrays})

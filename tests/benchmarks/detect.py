@@ -1,8 +1,11 @@
 """How fast and how right the detector is on a real recording, and what it costs beside its bare networks.
 
     python tests/benchmarks/detect.py RECORDING [--model heavy] [--frames 99] [--rounds 15] [--json FILE]
+    python tests/benchmarks/detect.py RECORDING --threads-only
 
-RECORDING is a calibrated folder with videos and keypoints, such as shared/data/balancing. One thread.
+RECORDING is a calibrated folder with videos and keypoints, such as shared/data/balancing. One thread, but for
+``--threads-only``: seconds of the whole pass of all videos, as ``run`` does it, on one thread and on one a
+processor, in turns; ratios are medians over three rounds, on a machine that does nothing else.
 
 ``speed``: milliseconds of processor time, by turns within each round; the ratios are medians over rounds.
 ``person`` is a crop, its landmarks and their refinement; ``finder`` a search of a whole picture.
@@ -28,8 +31,10 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import cv2  # noqa: E402
@@ -58,7 +63,9 @@ from pipeline.cameras import Rig  # noqa: E402
 from pipeline.formats.keypoints.points import to_body_25  # noqa: E402
 from pipeline.recording import Recording, find_recording  # noqa: E402
 from pipeline.skeleton import BODY_25, MIDPOINTS  # noqa: E402
-from pipeline.video import probe, read_frames  # noqa: E402
+from pipeline.video import VideoInfo, probe, read_frames  # noqa: E402
+from stages.decode import DecodeConfig, decode  # noqa: E402
+from stages.detect import DetectConfig, detect_videos  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -74,10 +81,14 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=99)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--threads-only", action="store_true")
     parser.add_argument("--picture", type=Path, help="draw the middle frame of each camera to this file")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     recording = inspect(find_recording(args.recording))
+    if args.threads_only:
+        print(json.dumps(threads(recording.videos_by_name, args.model), indent=2))
+        return
     videos = sorted((args.recording / "videos").iterdir())
     networks = load_networks(args.model)
     pictures, people, cost = detect(networks, videos, args.frames)
@@ -123,6 +134,29 @@ def detect(
         "decode_ms_per_picture": round(1e3 * decoding / frames / len(videos), 2),
     }
     return middle, people, cost
+
+
+def threads(videos: Mapping[str, VideoInfo], model: str, rounds: int = 3) -> dict[str, object]:
+    """Seconds of a whole pass on one thread and on one a processor, and processor time of both."""
+    wall: list[list[float]] = []
+    busy: list[list[float]] = []
+    for _ in range(rounds):
+        wall.append([])
+        busy.append([])
+        for count in (1, 0):
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter(), time.process_time()
+                cfg = DetectConfig(model=model, threads=count)
+                detect_videos(videos, Path(folder) / "d.zarr", cfg, partial(decode, cfg=DecodeConfig()))
+                wall[-1].append(time.perf_counter() - began[0])
+                busy[-1].append(time.process_time() - began[1])
+    one, many = np.median(wall, 0)
+    return {
+        "seconds": {"one_thread": round(one, 1), "one_a_processor": round(many, 1)},
+        "ratio": round(float(np.median(np.divide(*np.transpose(wall)[::-1]))), 3),
+        "processor_time_ratio": round(float(np.median(np.divide(*np.transpose(busy)[::-1]))), 3),
+        "load": os.getloadavg()[0],
+    }
 
 
 def speed(
