@@ -40,6 +40,10 @@ People = Annotated[
     str | None, Option("--people", help="Who is reconstructed: all (the default), main, or at most so many.")
 ]
 
+Sync = Annotated[
+    str | None, Option("--sync", help="Cameras' clocks: auto (the default), off, or a sync.yaml.")
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -74,6 +78,7 @@ def run(
     ],
     out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results.")],
     people: People = None,
+    sync: Sync = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -85,7 +90,7 @@ def run(
     from stages.graph import check_files
     from stages.inspect import inspect
 
-    cfg = _run_config(config, settings, _people(people))
+    cfg = _run_config(config, settings, _options(people, sync))
     check_files(cfg)
     home = parse_location(out)
     with opened_for_run(recording, home, cfg) as (read, folder):
@@ -117,6 +122,7 @@ def batch(
     only: Annotated[str, Option(help="Only recordings whose name matches, such as 'session1/*'.")] = "*",
     dry_run: Annotated[bool, Option("--dry-run", help="Say what is there and what is wrong.")] = False,
     people: People = None,
+    sync: Sync = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -134,7 +140,7 @@ def batch(
         raise InputError(f"--engine {engine}: expected local or ray")
     if address is not None and engine != "ray":
         raise InputError(f"--address {address}: only with --engine ray")
-    cfg = _run_config(config, settings, _people(people))
+    cfg = _run_config(config, settings, _options(people, sync))
     if engine == "local":  # else what is named need only be where the tasks run
         check_files(cfg)
     source, home = parse_location(dataset), parse_location(out)
@@ -166,6 +172,7 @@ def info(
     from pipeline.results import Results
     from pipeline.summary import summarise
     from stages.inspect import check_recording, inspect
+    from stages.sync import SyncConfig, estimate_clocks
 
     where = parse_location(path)
     with listing(where) as tree:
@@ -182,6 +189,7 @@ def info(
                 read = inspect(found)
                 screen.print_recording(read, where)
                 if read.has_keypoints:
+                    read = screen.print_sync(read, estimate_clocks(read, SyncConfig()))
                     screen.print_check(read, check_recording(read))
 
 
@@ -432,8 +440,9 @@ def demo(
         print_file(file)
 
 
-def _people(people: str | None) -> dict[str, str]:
-    return {} if people is None else {f"associate.people={people}": f"--people {people}"}
+def _options(people: str | None, sync: str | None) -> dict[str, str]:
+    given = (("associate.people", "--people", people), ("sync.use", "--sync", sync))
+    return {f"{key}={value}": f"{name} {value}" for key, name, value in given if value is not None}
 
 
 def _run_config(

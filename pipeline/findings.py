@@ -17,7 +17,8 @@ Code = Literal[
     "camera_unused", "cameras_disagree", "cameras_exchanged", "no_agreement", "focal_unused",
     "size_guessed", "unit_guessed", "up_doubtful", "up_unused",
     # Time.
-    "fps_assumed", "fps_unused", "frame_missing", "frame_offset", "frames_unused", "rates_differ",
+    "clock_unknown", "clocks_set", "fps_assumed", "fps_unused",
+    "frame_missing", "frame_offset", "frames_unused", "rates_differ",
     # Keypoints and the person.
     "coordinates_normalised", "coordinates_outside", "confidence_scaled", "format_doubtful",
     "format_unchecked", "keypoints_resized", "limbs_doubtful", "people_left_out",

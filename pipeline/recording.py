@@ -21,6 +21,7 @@ from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.calibrations.pose2sim import is_corrected
 from pipeline.cameras import Array, Rig
+from pipeline.clocks import Clock, OwnTimes, stated_clocks
 from pipeline.detections import Detections
 from pipeline.errors import InputError
 from pipeline.files import reading
@@ -42,7 +43,7 @@ from pipeline.layout import (
 from pipeline.numbering import Numbered, Numbering, find_numbering, numbering_doubts
 from pipeline.results import DETECTIONS, Results
 from pipeline.settings import SETTINGS, Stated, read_stated
-from pipeline.timeline import Timeline, common_timeline
+from pipeline.timeline import Timeline
 from pipeline.video import VideoInfo
 
 FOCAL_BY_SIDE: Final = 1.0
@@ -70,6 +71,9 @@ class Recording:
     """Number of the keypoint file that belongs to frame 0 of a camera."""
     step: Fraction
     """Frames of a camera from one number to the next: 2 for files of every second frame that were counted."""
+    own_times: OwnTimes
+    clocks: tuple[Clock, ...]
+    """(V,) as stated, or as estimated once the recording is synchronised."""
     timeline: Timeline
     calibration: Path | None
     """None where there is none."""
@@ -153,9 +157,28 @@ class Recording:
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
         """Everybody in these frames, as detected: (V, T, D, K, 3) of x, y (pixels of the video frame,
         distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
-        order = self.point_order
-        raw = read_views(self.keypoints, self.keypoint_numbers(frames), order.points)
+        return self.people_in(self.timeline.frame_index[:, frames], min_confidence)
+
+    def people_in(self, index: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
+        """Everybody in frames (V, N) of the cameras' own, −1 for none: (V, N, D, K, 3) as ``people``."""
+        order, numbers = self.point_order, Numbering(self.first_frame, self.step).of(index)
+        raw = read_views(self.keypoints, numbers, order.points)
         return to_body_25(to_pixels(raw, order, self.rig.size, min_confidence), order.name)
+
+    def with_clocks(self, clocks: Sequence[Clock]) -> Recording:
+        """The recording on the time line of these clocks.
+
+        Raises ``InputError`` where the cameras share no time then.
+        """
+        if tuple(c.numbers for c in clocks) == tuple(c.numbers for c in self.clocks):
+            return replace(self, clocks=tuple(clocks))
+        line = self.own_times.timeline(clocks)
+        if not len(line):
+            raise InputError(f"{self.path}: the cameras share no time: {self.own_times.spans(clocks)}")
+        kept = [f for f in self.findings if f.code not in ("frames_unused", "rates_differ", "frame_missing")]
+        findings = (*kept, *self.own_times.findings(line))
+        notes = tuple((k, describe_line(line) if k == "time line" else v) for k, v in self.notes)
+        return replace(self, clocks=tuple(clocks), timeline=line, findings=findings, notes=notes)
 
     def camera_times(self, frames: NDArray[np.int64]) -> Array:
         """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""
@@ -169,6 +192,11 @@ class Recording:
     def undistort(self, xy_px: Floats) -> Array:
         """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""
         return np.stack([self.rig.undistort(v, xy_px[v].astype(np.float64)) for v in range(len(self.rig))])
+
+
+def describe_line(line: Timeline) -> str:
+    """Length and rate, for people."""
+    return f"{len(line)} frames, {line.duration_s:.2f} s at {float(line.rate):.6g} fps"
 
 
 def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
@@ -277,10 +305,9 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     cameras = Numbered(rig.names, tuple(len(v.times_s) if v else None for v in videos), files)
     pictures = next((v.first_number for v in videos if v and v.pictures), None)
     numbering = find_numbering(cameras, stated.keypoints, pictures, notes, findings)
-    timeline = _timeline_of(folder, cameras, videos, stated, numbering, findings)
+    own_times, clocks, timeline = _timeline_of(folder, cameras, videos, stated, numbering, findings)
     notes.append(("keypoints", keypoints_at))
-    duration = f"{timeline.duration_s:.2f} s at {float(timeline.rate):.6g} fps"
-    notes.append(("time line", f"{len(timeline)} frames, {duration}"))
+    notes.append(("time line", describe_line(timeline)))
     for v, name in enumerate(rig.names):
         notes.append((f"camera {name}", _describe(videos[v], files[v], rig.size[v], folder)))
     found = Recording(
@@ -290,6 +317,8 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         keypoints=files,
         first_frame=numbering.first,
         step=numbering.step,
+        own_times=own_times,
+        clocks=clocks,
         timeline=timeline,
         calibration=calibration,
         focal_stated=focal_stated,
@@ -489,14 +518,9 @@ def _timeline_of(
     stated: Stated,
     numbering: Numbering,
     findings: list[Finding],
-) -> Timeline:
-    names, files = cameras.names, cameras.files
+) -> tuple[OwnTimes, tuple[Clock, ...], Timeline]:
+    names, files = tuple(cameras.names), cameras.files
     yaml_path = folder / SETTINGS
-    for name in stated.frame_offset:
-        if name not in names:
-            raise InputError(
-                f"{yaml_path}: frame_offset: no camera is called {name!r}; known: {', '.join(names)}"
-            )
     fps = _stated_rate(stated, [v.rate for v in videos if v and not v.pictures], findings)
     times: list[Array] = []
     rates: list[Fraction] = []
@@ -521,41 +545,18 @@ def _timeline_of(
                 )
             own = np.arange(high + 1) / float(fps)
             first.append(max(low, 0))
-        offset = stated.frame_offset.get(name, 0)
-        if abs(offset) >= len(own):
-            raise InputError(f"{yaml_path}: frame_offset of {name} is {offset}, but it has {len(own)} frames")
-        times.append(own - (own[offset] if offset >= 0 else offset / float(rates[-1])))
+        times.append(own)
     findings += numbering_doubts(cameras, numbering)
-
-    timeline = common_timeline(times, rates, first)
+    own_times = OwnTimes(names, tuple(times), tuple(rates), tuple(first))
+    clocks = stated_clocks(yaml_path, own_times, stated.frame_offset, stated.sync)
+    timeline = own_times.timeline(clocks)
     if not len(timeline):
-        spans = ", ".join(
-            f"{n} from {t[f]:.2f} s to {t[-1]:.2f} s" for n, t, f in zip(names, times, first, strict=True)
+        raise InputError(
+            f"{folder}: the cameras share no time: {own_times.spans(clocks)}; recording.yaml: check "
+            f"{'sync' if stated.sync else 'frame_offset'}"
         )
-        raise InputError(f"{folder}: the cameras share no time: {spans}; recording.yaml: check frame_offset")
-    unused = [
-        f"{name} {before} at its start and {after} at its end"
-        for name, own, index, start in zip(names, times, timeline.frame_index, first, strict=True)
-        for before, after in [
-            (int(index[index >= 0].min(initial=len(own))) - start, len(own) - 1 - index.max())
-        ]
-        if before or after
-    ]
-    if unused:
-        sentence = (
-            f"all cameras share {len(timeline)} frames, {timeline.duration_s:.2f} s; frames not used: "
-            f"{'; '.join(unused)}"
-        )
-        findings.append(Finding("frames_unused", sentence))
-    if len(set(rates)) > 1:
-        shown = ", ".join(f"{n} {float(r):.6g}" for n, r in zip(names, rates, strict=True))
-        sentence = f"frame rates differ ({shown} fps): frames are matched by time stamp"
-        findings.append(Finding("rates_differ", sentence))
-    for name, count in zip(names, (timeline.frame_index < 0).sum(1), strict=True):
-        if count:
-            sentence = f"camera {name} has no frame at {count} of {len(timeline)} instants"
-            findings.append(Finding("frame_missing", sentence, name, int(count)))
-    return timeline
+    findings += own_times.findings(timeline)
+    return own_times, clocks, timeline
 
 
 def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list[Finding]) -> Fraction:

@@ -31,6 +31,8 @@ SUMMARY: Final = "summary.json"
 REPORT: Final = "report.html"
 CALIBRATION: Final = "calibration.toml"
 """Cameras that were estimated from a person."""
+SYNC: Final = "sync.yaml"
+"""Clocks of the cameras."""
 LOG: Final = "log.txt"
 """Messages of the runs of a batch."""
 MOSAIC: Final = "mosaic.mp4"
@@ -82,6 +84,8 @@ class RunSummary(Summary):
     """File names of the videos that the run drew."""
     calibration: Mapping[str, Any]
     """file, and estimated: whether it was estimated from a person."""
+    sync: Mapping[str, Any]
+    """How the cameras' clocks were set, each clock, and its residual over lag."""
     format: Mapping[str, Any]
     """Keypoint format: name, and how it was found."""
     regressor: str

@@ -12,6 +12,7 @@ from unicodedata import normalize
 from pydantic import Field, field_validator
 
 from pipeline.calibrations.checks import UNITS
+from pipeline.clocks import Clock
 from pipeline.config import Config, load
 from pipeline.errors import InputError
 from pipeline.skeleton import find_order
@@ -98,6 +99,8 @@ class Stated(Config):
     calibration: StatedCalibration = StatedCalibration()
     frame_offset: dict[str, int] = Field(default_factory=dict)
     """Per camera: the frame that shows the same moment as frame 0 of a camera without an offset."""
+    sync: dict[str, Clock] = Field(default_factory=dict)
+    """Clock of each camera, as in ``sync.yaml``."""
     focal_px: float | dict[str, float] | None = None
     """Focal length in pixels of the videos, of all cameras or by camera, where there is no calibration."""
     picture_size: tuple[int, int] | None = None
@@ -107,7 +110,7 @@ class Stated(Config):
     up: tuple[float, float, float] | None = None
     """Direction in the calibration's world that is up: x, y and z, or an axis such as z or -y."""
 
-    @field_validator("frame_offset", "focal_px", mode="before")
+    @field_validator("frame_offset", "sync", "focal_px", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         # YAML reads a camera called 1 as a number.

@@ -14,6 +14,10 @@ from pipeline.cameras import Array
 
 _ROUNDING_S = 1e-3
 """Containers round time stamps, Matroska to a millisecond."""
+_SAME = 0.05
+"""Share of a frame's interval by which a frame is off an instant and still shows it."""
+MAX_GAP_FRAMES = 2
+"""Nothing is interpolated between frames that are further apart."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Timeline:
     """(V, T) index into the camera's own frames; −1 where it has none at that time."""
     rates: tuple[Fraction, ...]
     """Frames a second of each camera's own clock."""
+    later: Array | None = None
+    """(V, T) by how much later than the camera's frame an instant is, as a share of the interval to its
+    neighbour on that side; 0 where that frame shows the instant itself. None: everywhere."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -59,12 +66,25 @@ def common_timeline(
     count = np.arange(max(low, 0), high + 1)
     grid = origin + count / rate
     index = np.full((len(spans), len(grid)), -1, dtype=np.int64)
+    later = np.zeros(index.shape)
     for v, times in enumerate(spans):
         right = np.minimum(np.searchsorted(times, grid), len(times) - 1)
         left = np.maximum(right - 1, 0)
         nearest = np.where(np.abs(grid - times[left]) <= np.abs(times[right] - grid), left, right)
         index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest + skip[v], -1)
-    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index, tuple(rates))
+        later[v] = np.where(index[v] >= 0, _share(times, nearest, grid, 1 / float(rates[v])), 0)
+    between = later if later.any() else None
+    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index, tuple(rates), between)
+
+
+def _share(times: Array, nearest: NDArray[np.int64], grid: Array, interval: float) -> Array:
+    """(T,) by how much later than the nearest of a camera's frames instants are, as ``Timeline.later``."""
+    late = grid - times[nearest]
+    beside = np.clip(nearest + np.sign(late).astype(np.int64), 0, len(times) - 1)
+    apart = np.abs(times[beside] - times[nearest])
+    near = np.abs(late) <= max(_ROUNDING_S, _SAME * interval)
+    usable = ~near & (apart > 0) & (apart <= MAX_GAP_FRAMES * interval + _ROUNDING_S)
+    return np.where(usable, late / np.where(apart > 0, apart, 1), 0)
 
 
 def spread(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.findings import Finding
+from pipeline.identity import identity
 from pipeline.recording import Recording
 from pipeline.results import CALIBRATION, STORE
 from pipeline.timeline import spread
@@ -117,28 +118,6 @@ def calibrate(
         calibration=path,
         findings=(*recording.findings, finding),
     )
-
-
-def identity(recording: Recording) -> dict[str, Any]:
-    """Identity of all that a fit reads, so that it goes on with no other keypoints: how they are read, a
-    digest a camera of the frame numbers and of twenty files spread over them."""
-    digests = {}
-    for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
-        digest = hashlib.sha256()
-        if files is not None:
-            digest.update(files.numbers.tobytes())
-            for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
-                digest.update(files.content(int(files.numbers[k])))
-        digests[name] = digest.hexdigest()[:16]
-    how = asdict(recording.point_order)
-    return {
-        "format": {k: how[k] for k in ("name", "normalised")}
-        | {"picture_scale": list(recording.point_order.picture_scale)}
-        | {"confidence_scale": list(recording.point_order.confidence_scale)},
-        "first_frame": recording.first_frame,
-        "step": str(recording.step),
-        "keypoints": digests,
-    }
 
 
 def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig) -> dict[str, str]:

@@ -28,6 +28,7 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically, writing
+from pipeline.identity import identity
 from pipeline.recording import Recording, reopen
 from pipeline.results import (
     MOSAIC,
@@ -48,7 +49,7 @@ from pipeline.skeleton import DETECTOR_OFFSETS_MM
 from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
 from stages.associate import associate, check_people, sides_exchanged
-from stages.calibrate import CalibrateConfig, calibrate, identity
+from stages.calibrate import CalibrateConfig, calibrate
 from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_missing, read_all
 from stages.inspect import check_recording, doubt_cameras, inspect, left_out, missing_data, sample
@@ -58,12 +59,13 @@ from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
 from stages.smplify import SmplifyConfig, smplify
 from stages.store import store, store_regression
+from stages.sync import SyncConfig, Synced, synchronise
 
 _log = logging.getLogger(__name__)
 
-NOT_RESULTS = ("body", "calibrate", "detect", "decode", "render")
-"""Parts of the configuration that do not change what is stored, or, as body, cameras and keypoints, are
-compared by content."""
+NOT_RESULTS = ("body", "calibrate", "detect", "decode", "render", "sync")
+"""Parts of the configuration that do not change what is stored, or, as body, cameras, keypoints and
+clocks, are compared by content."""
 
 
 class RunConfig(Config):
@@ -72,6 +74,7 @@ class RunConfig(Config):
     body: Path | None = None
     """SMPL .pkl or .npz of your own; null: the body that ships."""
     detect: DetectConfig = DetectConfig()
+    sync: SyncConfig = SyncConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     keypoints: KeypointsConfig = KeypointsConfig()
     associate: MatchConfig = MatchConfig()
@@ -139,9 +142,11 @@ def run(
             recording, out, cfg.detect, partial(decode, cfg=cfg.decode), watch
         )
         body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
-        recording = place_cameras(inspect(recording), out, body, cfg)
+        recording, synced = synchronise(inspect(recording), out, cfg.sync)
+        recording = place_cameras(recording, out, body, cfg)
         results = open_results(recording, out, cfg, body, net)
-        return _run(_Job(recording, out, cfg, body, net, results, begun, detecting), progress, threads)
+        job = _Job(recording, out, cfg, body, net, results, begun, detecting, synced)
+        return _run(job, progress, threads)
 
 
 def _run(job: _Job, progress: Callable[[int], None], threads: bool) -> RunResult:
@@ -179,6 +184,7 @@ class _Job:
     """Reading of the clock when the run began."""
     detecting: tuple[StageTimes, ...]
     """Where the time of a detection went."""
+    synced: Synced
 
     @property
     def videos(self) -> list[Path]:
@@ -307,6 +313,7 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
+        sync=job.synced.shown(names),
         format=asdict(recording.point_order),
         regressor=describe(job.cfg.regress, job.net),
         # What makes the results doubtful first.

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
+from models.geometry.between_frames import between_frames
 from pipeline.batches import DetectionBatch
 from pipeline.config import Config
-from pipeline.formats.keypoints.files import MIN_CONFIDENCE
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats
 from pipeline.recording import Recording
 
 
@@ -29,7 +31,7 @@ def keypoints(recording: Recording, cfg: KeypointsConfig, start_chunk: int = 0) 
     frames = len(recording)
     for start in range(start_chunk * cfg.window, frames, cfg.window):
         at = np.arange(start, min(start + cfg.window, frames))
-        people = torch.from_numpy(recording.people(at, cfg.min_confidence))
+        people = torch.from_numpy(people_at(recording, at, cfg.min_confidence))
         yield DetectionBatch(
             start=start,
             rate=recording.timeline.rate,
@@ -37,3 +39,22 @@ def keypoints(recording: Recording, cfg: KeypointsConfig, start_chunk: int = 0) 
             image_px=people[..., :2],
             confidence=people[..., 2],
         )
+
+
+def people_at(recording: Recording, at: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
+    """Everybody at instants of the time line, (V, T, D, K, 3) as ``Recording.people``: where a camera's frame
+    lies beside an instant, as between it and its neighbours, never further apart than ``MAX_GAP_FRAMES``."""
+    line = recording.timeline
+    if line.later is None or not line.later[:, at].any():
+        return recording.people(at, min_confidence)
+    index, later = line.frame_index[:, at], line.later[:, at]
+    around = np.where(index >= 0, index + np.array([-1, 0, 1])[:, None, None], -1)  # (3, V, T)
+    own = [np.unique(around[:, v]) for v in range(len(index))]
+    most = max(map(len, own))
+    wanted = np.stack([np.pad(n, (0, most - len(n)), constant_values=-1) for n in own])
+    people = recording.people_in(wanted, min_confidence)
+    out = []
+    for v, frames in enumerate(own):
+        before, near, after = (people[v, np.searchsorted(frames, n)] for n in around[:, v])
+        out.append(between_frames(before, near, after, later[v]))
+    return np.stack(out)

@@ -647,6 +647,50 @@
     if (told.length) warnings.push(`${who}of ${data.frames} frames, ${told.join(", ")}.`);
   }
 
+  /** Residual of each camera when its clock alone is off by a lag: a sharp valley is a clock that is well known. */
+  const clocks = () => {
+    const { how, cameras: set, curves: found } = summary.sync || {};
+    if (!found || !found.lag_s.length) return "";
+    const lines = Object.entries(found.cameras);
+    const [low, high] = [found.lag_s[0], found.lag_s[found.lag_s.length - 1]];
+    const top = 1.05 * Math.max(...lines.flatMap(([, line]) => line.filter((y) => y !== null)), 1e-9);
+    const plot = canvas("curve", "Residual over lag of each camera", 200, (g, width, height) => {
+      const [left, bottom] = [44, height - 22];
+      const x = (s) => left + ((s - low) / (high - low)) * (width - left - 8);
+      const y = (v) => bottom - (v / top) * (bottom - 8);
+      g.strokeStyle = css("--grid");
+      g.fillStyle = css("--dim");
+      for (let i = 0; i <= 4; i++) {
+        const lag = low + (i / 4) * (high - low);
+        g.strokeRect(x(lag), 8, 0, bottom - 8);
+        g.textAlign = i === 0 ? "left" : i === 4 ? "right" : "center";
+        g.fillText(`${lag.toFixed(2)} s`, x(lag), height - 6);
+      }
+      g.textAlign = "right";
+      for (let i = 0; i <= 2; i++) g.fillText(((i / 2) * top).toFixed(0), left - 6, y((i / 2) * top) + 4);
+      for (const [name, line] of lines) {
+        g.strokeStyle = cameraColour(cameras.findIndex((c) => c.name === name));
+        g.lineWidth = 1.5;
+        g.beginPath();
+        let on = false;
+        line.forEach((v, i) => {
+          if (v === null) { on = false; return; }
+          if (on) g.lineTo(x(found.lag_s[i]), y(v)); else g.moveTo(x(found.lag_s[i]), y(v));
+          on = true;
+        });
+        g.stroke();
+      }
+    });
+    const rows = Object.entries(set).map(([name, c]) => {
+      const v = cameras.findIndex((camera) => camera.name === name);
+      const sure = c.sigma_s === null || c.sigma_s === undefined ? "–" : `${(1000 * c.sigma_s).toFixed(0)} ms`;
+      return [el("b", { style: { color: cameraColour(v) } }, name), `${c.offset_s.toFixed(3)} s`, c.drift_ppm ? `${c.drift_ppm.toFixed(0)} ppm` : "–", sure, c.method || "–"];
+    });
+    return card("w12", `Clocks: residual over lag, ${found.unit}`, null, plot,
+      table(["camera", "starts at", "drift", "sure to", "by"], rows),
+      el("p", { class: "note" }, `${how}. Each line is the residual of one camera when its clock alone is off by a lag from where it was found.`));
+  };
+
   page.append(
     el("header", {},
       el("div", {}, el("h1", {}, title), el("p", { class: "path" }, summary.recording),
@@ -665,7 +709,7 @@
         binned ? el("p", { class: "note" }, `Lines are means, bands reach from the least to the greatest value: ${data.frames} frames share ${bins} points.`) : ""),
       coverage(), peopleTable(), angles(),
       card("w12", "Joint acceleration (jitter), mm/frame²", people.length > 1 ? jitterChart.legend : null, jitterChart.node),
-      cameraTable(), timing(), shape(), ...settings()),
+      cameraTable(), clocks(), timing(), shape(), ...settings()),
   );
 
   // ---- play -----------------------------------------------------------------------------------------

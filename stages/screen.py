@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pipeline.summary import Summary
     from stages.graph import RunResult
     from stages.inspect import Check
+    from stages.sync import Synced
 
 Follow = Callable[[int, Mapping[str, float]], None]
 """Called with the rows of a batch, and the errors so far."""
@@ -101,6 +102,21 @@ def print_recording(found: Recording, where: Location) -> None:
     console.print(rows)
     for warning in found.warnings:
         warn(warning)
+
+
+def print_sync(found: Recording, synced: Synced) -> Recording:
+    """Print the clocks that a run would set; the recording on the time line of these."""
+    names = found.rig.names
+    if len(names) < 2:
+        return found
+    head, *rows = synced.rows(names)
+    shown = table(f"Are the cameras in step? {synced.how}", *head)
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    for finding in synced.findings:
+        warn(finding.sentence)
+    return found.with_clocks(synced.clocks)
 
 
 def print_check(found: Recording, check: Check) -> None:

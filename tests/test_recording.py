@@ -161,9 +161,7 @@ def test_videos_of_different_length_rate_and_start(folder: Path) -> None:
     found = find_recording(folder)
     assert (len(found), found.timeline.rate) == (20, 10)
     assert said(found, "all cameras share 20 frames, 2.00 s.*cam01 0 at its start and 4 at its end")
-    assert said(
-        found, r"frame rates differ \(cam01 10, cam02 10, cam03 20 fps\): frames are matched by time stamp"
-    )
+    assert said(found, r"frame rates differ \(cam01 10, cam02 10, cam03 20 fps\): keypoints are interpolated")
     assert np.array_equal(found.timeline.frame_index[2], np.arange(20) * 2)
 
 

@@ -29,6 +29,17 @@ EVIL = "<script>window.ran='camera'</script><img src=x onerror=window.ran=1>".re
 CLOSING = "</script><script>window.ran='warning'</script>"
 
 
+LAG_S = (-0.04, 0.0, 0.04)
+SYNC = {
+    "how": "clocks set by the people's movement",
+    "cameras": {
+        "left": {"offset_s": 0.0, "drift_ppm": 0.0, "sigma_s": 0.0, "confidence": 1.0, "method": "reference"},
+        "right": {"offset_s": 0.25, "drift_ppm": 0.0, "sigma_s": 0.005, "confidence": 0.99, "method": "rays"},
+    },
+    "curves": {"lag_s": LAG_S, "unit": "mm", "cameras": {"left": [40, 20, 45], "right": [None, 21, 44]}},
+}
+
+
 def filled(path, names=("left", "right"), windows=3):
     store = Store.create(path, replace(contents(), rig=replace(rig(), names=names), angles=DEFINITIONS))
     for k in range(windows):
@@ -50,6 +61,7 @@ def summary(names=("left", "right"), **changed):
         store="abc",
         videos=(),
         calibration={"file": "/data/walk/calibration.toml", "estimated": False},
+        sync=SYNC,
         format={"name": "body_25", "how": "stated"},
         regressor="keypoints",
         warnings=(),
@@ -235,7 +247,7 @@ def test_in_a_browser(tmp_path):
     file.write_text(report(filled(tmp_path / "s.zarr", names), told, load_body()), encoding="utf-8")
     with chromium(tmp_path / "profile") as browser:
         plots = opened(browser, file)
-        assert len(plots) == 4 + 10 + 6, "of legs and arms on both sides, and of the trunk"
+        assert len(plots) == 4 + 1 + 10 + 6, "the clocks, legs and arms on both sides, and the trunk"
         assert all(c[2] > 200 and c[3] > 60 for c in plots), plots
         text = browser.execute_script("return document.body.innerText")
         for said in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,3 +125,31 @@ def test_spread_keeps_both_ends() -> None:
     assert len(spread(frames, 40)) == 40
     assert np.array_equal(spread(frames[:7], 40), frames[:7])
     assert len(spread(frames[:0], 40)) == 0
+
+
+def test_instants_between_frames_say_where() -> None:
+    """30 and 25 frames a second, the second camera 10 ms late."""
+    times = [np.arange(90) / 30, np.arange(75) / 25 + 0.01]
+    line = common_timeline(times, [Fraction(30), Fraction(25)])
+    assert line.later is not None
+    grid = times[1][line.frame_index[1]]
+    frame, later = line.frame_index[0], line.later[0]
+    assert np.abs(later).max() <= 0.5 + 1e-9
+    assert np.allclose((frame + later)[:-1] / 30, grid[:-1], atol=1e-9)
+    assert (frame[-1], later[-1]) == (89, 0), "there is no frame after it"
+    assert (line.later[1] == 0).all()
+
+
+@pytest.mark.parametrize(("missing", "said"), [(1, True), (2, False)])
+def test_nothing_is_interpolated_across_a_gap_of_more_than_two_frames(missing: int, said: bool) -> None:
+    own = np.delete(np.arange(60) / 30, np.arange(20, 20 + missing))
+    line = common_timeline([own, np.arange(60) / 29.9 + 0.012], [Fraction(30), Fraction(299, 10)])
+    assert line.later is not None
+    before = np.flatnonzero(line.frame_index[0] == 19)[0]
+    assert bool(line.later[0, before] != 0) == said
+    assert line.later[0, before - 1] != 0
+
+
+def test_cameras_in_step_have_no_instants_between_frames() -> None:
+    times = [np.arange(50) / 25, np.arange(100) / 50 + 4e-4]
+    assert common_timeline(times, [Fraction(25), Fraction(50)]).later is None

@@ -159,6 +159,35 @@ def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s:
     )
 
 
+def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Array) -> Clocks:
+    """Clocks that were found from a stretch of a recording, from trajectories over more stretches of it.
+
+    Those of a camera that was refused stay as they are, as do all where the stretches do not tell more.
+    """
+    views = [v for v, reason in enumerate(clocks.refused) if reason is None]
+    if len(views) < 2:
+        return clocks
+    some = [cameras[v] for v in views]
+    start = refine(some, centres[views], clocks.offset_s[views], clocks.drift[views], with_drift=True)
+    if start is None or np.abs(start.offset_s - clocks.offset_s[views]).max() > 4 * EVIDENCE.apart_s:
+        return clocks
+    offset, drift, drift_sigma = clocks.offset_s.copy(), clocks.drift.copy(), clocks.drift_sigma.copy()
+    offset[views], drift[views] = start.offset_s, start.drift
+    drift_sigma[views] = np.hypot(start.drift_sigma, 2 * EVIDENCE.floor_s / start.span_s)
+    return replace(clocks, offset_s=offset, drift=drift, drift_sigma=drift_sigma)
+
+
+def told_clocks(clocks: Clocks, middle_s: float) -> Clocks:
+    """Clocks without the drifts that are not significant; right in the middle of the recording then."""
+    told = np.abs(clocks.drift) > EVIDENCE.drift_sigmas * np.nan_to_num(clocks.drift_sigma, nan=np.inf)
+    late = middle_s - (middle_s - clocks.offset_s) / (1 + clocks.drift)
+    return replace(
+        clocks,
+        drift=np.where(told, clocks.drift, 0),
+        offset_s=np.where(told, clocks.offset_s, late),
+    )
+
+
 def _fine(
     cameras: Sequence[Trajectories],
     centres: Array | None,

@@ -75,6 +75,17 @@ class Trajectories:
         )
 
 
+def padded_points(track: Trajectories, points: int) -> Trajectories:
+    """Trajectories with as many points, those that are added never known."""
+    more = ((0, 0), (0, max(points - track.point.shape[1], 0)))
+    return Trajectories(
+        track.time_s,
+        np.pad(track.point, (*more, (0, 0))),
+        np.pad(track.velocity, (*more, (0, 0))),
+        np.pad(track.confidence, more),
+    )
+
+
 def joined_stretches(parts: Sequence[Trajectories]) -> Trajectories:
     """Trajectories of the same points over several stretches of time, which may overlap: then the first one
     that covers an instant counts."""

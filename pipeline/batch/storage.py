@@ -26,7 +26,7 @@ from fsspec.core import url_to_fs
 from pipeline.calibrations import is_calibration_place
 from pipeline.errors import InputError
 from pipeline.files import LOCK, locked, write_atomically, writing
-from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, drawn_videos
+from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, SYNC, drawn_videos
 
 Location = Path | str
 """A folder of this machine, or the URL of one elsewhere."""
@@ -237,7 +237,7 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
 
 def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
     """Names of the files at a URL that the run has left there which wrote this summary."""
-    known = {SUMMARY, REPORT, CALIBRATION, log} | drawn_videos(summary)
+    known = {SUMMARY, REPORT, CALIBRATION, SYNC, log} | drawn_videos(summary)
     return [name for name in names if name in known or name.startswith(_STORES)]
 
 

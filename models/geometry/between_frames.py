@@ -1,0 +1,65 @@
+"""Keypoints at instants between two frames of a camera."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.geometry.association import masked_median
+from pipeline.cameras import Array
+from pipeline.formats.keypoints.files import Floats
+
+_REACH: Final = 0.5
+"""Distance from frame to frame below which two detections are one person, by the person's size."""
+
+
+def between_frames(before: Floats, near: Floats, after: Floats, later: Array) -> Floats:
+    """Everybody near instants (T, D, K, 3), moved to these.
+
+    before, near, after: detections of three frames in a row, in any order: x, y and confidence; NaN, NaN, 0
+    where missing. later: (T,) by how much later than the near frame an instant is, by the interval to its
+    neighbour on that side. A point moves as from the near frame to that neighbour, or, where that misses it,
+    as from the other one; where only the near frame misses it, it lies between the two.
+    """
+    forth = np.asarray(later >= 0)[:, None, None, None]
+    share = np.abs(later)[:, None, None, None]
+    ahead = _same_people(near, np.where(forth, _padded(after, before), _padded(before, after)))
+    behind = _same_people(near, np.where(forth, _padded(before, after), _padded(after, before)))
+    here, there, back = ((x[..., 2:] > 0) for x in (near, ahead, behind))
+    xy = np.where(there, near[..., :2] + share * (ahead[..., :2] - near[..., :2]), near[..., :2])
+    on = here & ~there & back
+    xy = np.where(on, near[..., :2] + share * (near[..., :2] - behind[..., :2]), xy)
+    only = ~here & there & back
+    xy = np.where(only, behind[..., :2] + (1 + share) / 2 * (ahead[..., :2] - behind[..., :2]), xy)
+    sure = np.where(only, np.minimum(ahead[..., 2:], behind[..., 2:]), near[..., 2:])
+    exact = share == 0
+    out = np.concatenate([np.where(here | only, xy, np.nan), sure], -1)
+    return np.where(exact, near, out).astype(near.dtype)
+
+
+def _padded(people: Floats, like: Floats) -> Floats:
+    """People (T, D, K, 3) with as many places as others need, too."""
+    more = max(like.shape[1] - people.shape[1], 0)
+    nobody = np.full((len(people), more, *people.shape[2:]), [np.nan, np.nan, 0.0], dtype=people.dtype)
+    return np.concatenate([people, nobody], 1)
+
+
+def _same_people(near: Floats, other: Floats) -> Floats:
+    """Of the people (T, E, K, 3) of another frame, those who are the people (T, D, K, 3) of this one, each
+    the nearest to the other; missing where there is none."""
+    seen, also = near[..., 2] > 0, other[..., 2] > 0
+    both = np.asarray(seen[:, :, None] & also[:, None])
+    apart = np.linalg.norm(near[:, :, None, :, :2] - other[:, None, :, :, :2], axis=-1)
+    distance = masked_median(np.where(both, apart, 0)[..., None], both)[..., 0]  # (T, D, E)
+    middle = masked_median(np.where(seen[..., None], near[..., :2], 0), seen)
+    off = np.linalg.norm(near[..., :2] - middle[:, :, None], axis=-1)
+    size = masked_median(np.where(seen, off, 0)[..., None], seen)[..., 0]
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    nearest: NDArray[np.int64] = distance.argmin(2)
+    mutual = np.take_along_axis(distance.argmin(1), nearest, 1) == np.arange(near.shape[1])
+    least = np.take_along_axis(distance, nearest[..., None], 2)[..., 0]
+    same = mutual & (least < _REACH * np.nan_to_num(size))
+    picked = np.take_along_axis(other, nearest[..., None, None], 1)
+    return np.where(same[..., None, None], picked, np.array([np.nan, np.nan, 0], other.dtype))

@@ -1,0 +1,320 @@
+"""Before the stages: clocks of cameras that were started by hand, from the people they show.
+
+Not a stage that batches flow through: the time line must be known before the first frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from models.geometry.synchronisation import NO_SPAN, Clocks, extend_clocks, find_clocks, told_clocks
+from models.geometry.trajectories import Trajectories, joined_stretches, padded_points
+from models.geometry.unsynchronised import OwnDetections, seen_trajectories
+from pipeline.cameras import Array
+from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
+from pipeline.config import Config
+from pipeline.findings import Finding
+from pipeline.identity import identity
+from pipeline.recording import Recording
+from pipeline.results import SYNC
+from pipeline.timeline import spread
+
+_log = logging.getLogger(__name__)
+
+IN_STEP_S: Final = 0.008
+"""Cameras nearer than that are in step: cameras that are triggered together seem to be 3 to 8 ms apart."""
+_WHOLE_S, _MAIN_S, _MORE_S = 75.0, 30.0, 6.0
+"""A recording up to the first is read whole; of a longer one the second in its middle, and stretches as long
+as the third over the rest of it."""
+_STRETCHES: Final = 8
+_LOOKED: Final = 200
+"""Instants at which a long recording is looked into before."""
+_LEAST_FRAMES: Final = 10
+_STRETCH_LAG_S: Final = 0.5
+"""Difference of clocks that is looked for where they are nearly known."""
+_HALF_FRAME_S: Final = 1 / 60
+
+
+class SyncConfig(Config):
+    """Clocks of cameras."""
+
+    use: str = "auto"
+    """auto: what the people's movement shows is applied; off: cameras are in step, but for what
+    recording.yaml states; or the path of a sync.yaml."""
+    search_s: float = Field(default=5.0, gt=0, le=60)
+    """Largest difference between two clocks that is looked for, seconds."""
+
+    @field_validator("use", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML's word for it
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Outcome of the synchronisation of a recording."""
+
+    clocks: tuple[Clock, ...]
+    """(V,) to go by."""
+    findings: tuple[Finding, ...]
+    how: str
+    """A sentence for people."""
+    lag_s: tuple[float, ...] = ()
+    curves: Mapping[str, tuple[float | None, ...]] | None = None
+    """Camera → its residual when its clock alone is off by each lag, millimetres or pixels."""
+    unit: str = ""
+
+    def shown(self, names: Sequence[str]) -> dict[str, Any]:
+        """For the summary and the report."""
+        clocks = {n: c.model_dump(mode="json") for n, c in zip(names, self.clocks, strict=True)}
+        curves = {"lag_s": self.lag_s, "unit": self.unit, "cameras": self.curves or {}}
+        return {"how": self.how, "cameras": clocks, "curves": curves}
+
+    def rows(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """A table for people: a head, then one row a camera."""
+        rows: list[tuple[str, ...]] = [("camera", "starts at", "drift", "sure to", "by")]
+        for name, c in zip(names, self.clocks, strict=True):
+            sure = "-" if c.sigma_s is None else f"{1000 * c.sigma_s:.0f} ms"
+            drift = f"{c.drift_ppm:+.0f} ppm" if c.drift_ppm else "-"
+            rows.append((name, f"{c.offset_s:+.4f} s", drift, sure, c.method or "-"))
+        return rows
+
+
+def synchronise(recording: Recording, out: Path, cfg: SyncConfig) -> tuple[Recording, Synced]:
+    """The inspected recording on the time line of its cameras' clocks, and how these were found.
+
+    Writes ``out/sync.yaml``. One that is there is used where it was made from the same recording and
+    settings, so that a run that goes on has the same clocks.
+
+    Raises:
+        InputError: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
+    """
+    names = recording.rig.names
+    if cfg.use == "auto" and len(names) > 1 and not recording.stated.sync:
+        path, source = out / SYNC, _source(recording, cfg)
+        kept = read_sync(path) if path.is_file() else None
+        if kept is None or kept.source != source:
+            write_sync(path, _content(names, estimate_clocks(recording, cfg), source))
+            kept = read_sync(path)
+        synced = _of_content(names, kept)
+    else:
+        synced = _given(recording, cfg)
+    for finding in synced.findings:
+        _log.warning(finding.sentence)
+    moved = recording.with_clocks(synced.clocks)
+    return replace(moved, findings=(*moved.findings, *synced.findings)), synced
+
+
+def _given(recording: Recording, cfg: SyncConfig) -> Synced:
+    """Clocks that are stated, or left alone."""
+    if cfg.use not in ("auto", "off"):
+        path = Path(cfg.use)
+        stated = read_sync(path).sync
+        lacking = [n for n in recording.rig.names if n not in stated]
+        found = [
+            Finding("clock_unknown", f"{path}: says nothing of camera {n}: its clock stays as it is", n)
+            for n in lacking
+        ]
+        pairs = zip(recording.rig.names, recording.clocks, strict=True)
+        return Synced(tuple(stated.get(n, c) for n, c in pairs), tuple(found), f"clocks of {path.name}")
+    how = "clocks as stated in recording.yaml" if recording.stated.sync else "not looked for"
+    return Synced(recording.clocks, (), how)
+
+
+def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
+    """Clocks of an inspected recording by the people whom its cameras show; those that it has where nothing
+    better can be told. Changes and writes nothing."""
+    names = recording.rig.names
+    lacking = [v for v, k in enumerate(recording.keypoints) if k is None]
+    views = [v for v in range(len(names)) if v not in lacking]
+    if len(views) < 2:
+        return Synced(recording.clocks, (), "fewer than two cameras have keypoints")
+    found = _found(recording, views, cfg.search_s)
+    if found is None:
+        return Synced(recording.clocks, (), "the cameras share too little time to be compared")
+    middle = float(np.mean([t[-1] for t in recording.own_times.times_s])) / 2
+    found = told_clocks(found, middle)
+    believed = [k for k, reason in enumerate(found.refused) if reason is None]
+    off = [
+        abs(found.offset_s[k]) > max(IN_STEP_S, 2 * found.sigma_s[k]) or found.drift[k] != 0 for k in believed
+    ]
+    clocks, findings = list(recording.clocks), []
+    for k, v in enumerate(views):
+        reason = found.refused[k]
+        before = recording.clocks[v]
+        if reason is not None:
+            clocks[v] = before.model_copy(update={"method": f"none: {reason}"})
+            continue
+        sigma = float(found.sigma_s[k])
+        chance = math.erf(_HALF_FRAME_S / (sigma * math.sqrt(2))) if sigma else 1.0
+        method = ("rays" if recording.placed else "epipolar lines") if k != believed[0] else "reference"
+        known = {"sigma_s": round(sigma, 5), "confidence": round(chance, 4), "method": method}
+        clocks[v] = before.model_copy(update=known)
+        if any(off):
+            # What was found is on top of what is stated.
+            more = 1 + float(found.drift[k])
+            clocks[v] = clocks[v].model_copy(
+                update={
+                    "offset_s": round(float(found.offset_s[k]) + more * before.offset_s, 6),
+                    "drift_ppm": round((more * (1 + before.drift_ppm * 1e-6) - 1) * 1e6, 3),
+                }
+            )
+    findings += _refusals([names[v] for v in views], found)
+    if not believed:
+        how = "no camera's clock could be compared with another's: all stay as they are"
+    elif not any(off):
+        how = "the cameras are in step"
+    else:
+        how = "clocks set by the people's movement"
+        worst = max(believed, key=lambda k: abs(float(found.offset_s[k])))
+        late = float(found.offset_s[worst])
+        findings.insert(
+            0, Finding("clocks_set", _sentence(names[views[worst]], late, names[views[believed[0]]]))
+        )
+    scale = 1000.0 if found.unit == "m" else 1.0
+    curves = {
+        names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in found.curve[k].tolist())
+        for k, v in enumerate(views)
+    }
+    lag_s = tuple(round(x, 3) for x in found.lag_s.tolist())
+    return Synced(tuple(clocks), tuple(findings), how, lag_s, curves, "mm" if found.unit == "m" else "px")
+
+
+def _sentence(camera: str, late_s: float, reference: str) -> str:
+    which = "after" if late_s > 0 else "before"
+    return (
+        f"the cameras are out of step: {camera} was started {abs(late_s):.3f} s {which} {reference}, by the "
+        "people's movement; their clocks are set by it (sync.yaml has all; --sync off leaves them)"
+    )
+
+
+def _refusals(cameras: Sequence[str], found: Clocks) -> list[Finding]:
+    """A finding for each reason why clocks stay as they are; none where a recording is too short to tell."""
+    findings = []
+    for reason in dict.fromkeys(r for r in found.refused if r not in (None, NO_SPAN)):
+        which = [k for k, r in enumerate(found.refused) if r == reason]
+        some = ", ".join(cameras[k] for k in which)
+        answers = [
+            f"{cameras[k]} {' or '.join(f'{a:+.3f} s' for a in found.answers_s[k])}"
+            for k in which
+            if any(found.answers_s[k])
+        ]
+        sentence = (
+            f"whether cameras are in step cannot be told of {some}: {reason}"
+            f"{': ' * bool(answers)}{', '.join(answers)}. Their clocks stay as they are; recording.yaml can "
+            f"state them, sync: {{{cameras[which[0]]}: {{offset_s: ...}}}}"
+        )
+        findings.append(Finding("clock_unknown", sentence, cameras[which[0]] if len(which) == 1 else None))
+    return findings
+
+
+def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks | None:
+    """Clocks of some cameras, on top of those that are stated; None where they share too little time."""
+    rig = recording.rig.select([recording.rig.names[v] for v in views]) if recording.placed else None
+    moments = [recording.clocks[v].moment(recording.own_times.times_s[v]) for v in views]
+    begin, end = min(float(m[0]) for m in moments), max(float(m[-1]) for m in moments)
+    long = end - begin > _WHOLE_S
+    middle = (begin + end) / 2
+    span = _busiest(recording, moments[0], views[0], (begin, end)) if long else (begin, end)
+    zero = np.zeros(len(views))
+
+    def seen(span: tuple[float, float], offset_s: Array, drift: Array) -> list[OwnDetections]:
+        """Everybody at a time on the recording's clock, by each camera's own."""
+        parts = []
+        for k, v in enumerate(views):
+            own = [(s - offset_s[k]) / (1 + drift[k]) for s in span]
+            at = np.flatnonzero((moments[k] >= own[0]) & (moments[k] <= own[1]))
+            index = np.full((len(recording.rig), len(at)), -1, dtype=np.int64)
+            index[v] = at
+            people = recording.people_in(index)[v]
+            xy = recording.rig.undistort(v, people[..., :2].astype(np.float64))
+            sure = np.where(np.isfinite(xy).all(-1), people[..., 2], 0).astype(np.float64)
+            if not sure.shape[1]:
+                xy, sure = np.full((len(at), 1, *xy.shape[2:]), np.nan), np.zeros((len(at), 1, sure.shape[2]))
+            parts.append(OwnDetections(moments[k][at], xy, sure))
+        return parts
+
+    known = seen(span, zero, zero)
+    if any(len(k.time_s) < _LEAST_FRAMES for k in known):
+        return None
+    cameras = seen_trajectories(rig, known, reach_s)
+    found = find_clocks(cameras, None if rig is None else rig.centres, reach_s)
+    if not long or rig is None or all(found.refused):
+        return found
+    starts = np.linspace(begin, end - _MORE_S, _STRETCHES)
+    stretches: list[list[Trajectories]] = [cameras]
+    # From the middle outwards: every stretch lies where the drift by those before still leads.
+    for start in sorted(starts, key=lambda s: abs(s + _MORE_S / 2 - middle)):
+        part = seen((start, start + _MORE_S), found.offset_s, found.drift)
+        if any(len(p.time_s) < _LEAST_FRAMES for p in part):
+            continue
+        more = seen_trajectories(rig, part, _STRETCH_LAG_S)
+        points = max(c.point.shape[1] for c in (*more, *stretches[0]))
+        stretches.append(more)
+        joined = [
+            joined_stretches([padded_points(s[k], points) for s in stretches]) for k in range(len(views))
+        ]
+        found = extend_clocks(found, joined, rig.centres)
+    return found
+
+
+def _busiest(
+    recording: Recording, moments: Array, view: int, span: tuple[float, float]
+) -> tuple[float, float]:
+    """The stretch of ``_MAIN_S`` in which two cameras show somebody most of the time; of equals the one
+    nearest to the middle. moments: of the frames of a camera."""
+    at = spread(np.arange(len(recording)), _LOOKED)
+    at = at[recording.timeline.frame_index[view, at] >= 0]
+    shows = (recording.people(at)[..., 2] > 0).any((2, 3)).sum(0) >= 2
+    when = moments[recording.timeline.frame_index[view, at]]
+    starts = np.linspace(span[0], span[1] - _MAIN_S, _LOOKED)
+    inside = [int(shows[(when >= s) & (when <= s + _MAIN_S)].sum()) for s in starts]
+    aside = np.abs(starts + _MAIN_S / 2 - sum(span) / 2)
+    start = float(starts[np.lexsort((aside, -np.array(inside)))[0]])
+    return start, start + _MAIN_S
+
+
+def _source(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
+    """Digests of all that clocks are estimated from, by what it is called."""
+    rig, own = recording.rig, recording.own_times
+    parts: dict[str, Any] = {
+        "cameras": [rig.K.tolist(), rig.dist.tolist(), rig.R.tolist(), rig.t.tolist()],
+        "times": [hashlib.sha256(t.tobytes()).hexdigest() for t in own.times_s],
+        "stated": [c.numbers for c in recording.clocks],
+        "keypoints": identity(recording),
+        "settings": cfg.model_dump(mode="json"),
+    }
+    return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}
+
+
+def _content(names: Sequence[str], synced: Synced, source: Mapping[str, str]) -> SyncFile:
+    curves = {"lag_s": list(synced.lag_s), "unit": synced.unit}
+    found = [{"code": f.code, "sentence": f.sentence, "camera": f.camera} for f in synced.findings]
+    residual = {n: list(c) for n, c in (synced.curves or {}).items()}
+    return SyncFile(
+        sync=dict(zip(names, synced.clocks, strict=True)),
+        source=dict(source),
+        curves=curves | {"cameras": residual, "how": synced.how, "findings": found},
+    )
+
+
+def _of_content(names: Sequence[str], content: SyncFile) -> Synced:
+    curves = content.curves
+    return Synced(
+        tuple(content.sync[n] for n in names),
+        tuple(Finding(f["code"], f["sentence"], f["camera"]) for f in curves["findings"]),
+        curves["how"],
+        tuple(curves["lag_s"]),
+        {n: tuple(c) for n, c in curves["cameras"].items()},
+        curves["unit"],
+    )

@@ -1,0 +1,171 @@
+"""Clocks of a recording's cameras: set before a run, kept beside its results, stated, taken from a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from clocks import Filmed, film, people_at, swaying
+from recordings import BALANCING, state, write_people
+
+from models.geometry.between_frames import between_frames
+from pipeline.calibrations.pose2sim import write_calibration
+from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
+from pipeline.errors import InputError
+from pipeline.identity import identity
+from pipeline.recording import Recording, find_recording
+from pipeline.results import SYNC
+from stages.inspect import inspect
+from stages.keypoints import KeypointsConfig, keypoints
+from stages.keypoints import people_at as people_of
+from stages.sync import SyncConfig, estimate_clocks, synchronise
+
+RATE = 30
+LATE = np.array([0.0, 0.31, -0.2])
+
+
+def write(folder: Path, filmed: Filmed) -> Path:
+    """The recording as files, without videos."""
+    for name, one in zip(filmed.rig.names, filmed.seen, strict=True):
+        points = np.concatenate([one.xy_px, one.confidence[..., None]], -1)
+        for t, people in enumerate(points):
+            write_people(folder / "keypoints" / name, name, t, list(people))
+    # What was seen is undistorted already.
+    write_calibration(replace(filmed.rig, dist=np.zeros_like(filmed.rig.dist)), folder / "calibration.toml")
+    state(folder, f"fps: {RATE}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out_of_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    filmed = film(people_at(1, 8, 21), 8, 21, (RATE,) * 3, offset_s=LATE)
+    return write(tmp_path_factory.mktemp("sync") / "rec", filmed)
+
+
+def ready(folder: Path) -> Recording:
+    return inspect(find_recording(folder))
+
+
+def test_clocks_are_set_written_and_read_again(out_of_step: Path, tmp_path: Path) -> None:
+    recording = ready(out_of_step)
+    assert recording.timeline.later is None
+    moved, synced = synchronise(recording, tmp_path, SyncConfig())
+    offsets = np.array([c.offset_s for c in moved.clocks])
+    assert np.abs(offsets - LATE).max() < 0.2 / RATE
+    assert [c.method for c in moved.clocks] == ["reference", "rays", "rays"]
+    assert "clocks_set" in {f.code for f in moved.findings}
+    assert moved.timeline.later is not None
+    kept = (tmp_path / SYNC).read_bytes()
+    again, same = synchronise(recording, tmp_path, SyncConfig())
+    assert same == synced
+    assert again.clocks == moved.clocks
+    assert (tmp_path / SYNC).read_bytes() == kept
+    # Other clocks are other results.
+    assert identity(moved) != identity(recording)
+
+    # The file is one that --sync takes, and its entries stand in recording.yaml.
+    by_file, _ = synchronise(recording, tmp_path / "other", SyncConfig(use=str(tmp_path / SYNC)))
+    assert [c.numbers for c in by_file.clocks] == [c.numbers for c in moved.clocks]
+    entries = {n: c.model_dump(exclude_none=True) for n, c in read_sync(tmp_path / SYNC).sync.items()}
+    stated = tmp_path / "stated"
+    stated.symlink_to(out_of_step)
+    try:
+        state(out_of_step, yaml.safe_dump({"fps": RATE, "sync": entries}))
+        by_hand = ready(stated)
+        assert np.array_equal(by_hand.timeline.frame_index, moved.timeline.frame_index)
+        kept_as_stated, how = synchronise(by_hand, tmp_path / "third", SyncConfig())
+        assert kept_as_stated.clocks == by_hand.clocks
+        assert "recording.yaml" in how.how
+        state(out_of_step, yaml.safe_dump({"fps": RATE, "frame_offset": {"cam02": -9}}))
+        (tmp_path / "fourth").mkdir()
+        finer, _ = synchronise(ready(stated), tmp_path / "fourth", SyncConfig())
+        assert np.abs(np.array([c.offset_s for c in finer.clocks]) - LATE).max() < 0.2 / RATE
+    finally:
+        state(out_of_step, f"fps: {RATE}")
+
+
+def test_off_leaves_clocks_alone(out_of_step: Path, tmp_path: Path) -> None:
+    recording = ready(out_of_step)
+    same, _ = synchronise(recording, tmp_path, SyncConfig(use="off"))
+    assert same.clocks == recording.clocks
+    assert not (tmp_path / SYNC).exists()
+
+
+def test_detections_are_those_of_the_common_moments(out_of_step: Path, tmp_path: Path) -> None:
+    recording = ready(out_of_step)
+    moved, _ = synchronise(recording, tmp_path, SyncConfig())
+    batches = list(keypoints(moved, KeypointsConfig()))
+    xy = np.concatenate([b.image_px.numpy() for b in batches], 1)[:, :, 0]
+    # The first camera's frames are the common moments; another's lie between two of its own.
+    own = film(people_at(1, 8, 21), 8, 21, (RATE,) * 3, offset_s=np.zeros(3))
+    first = moved.timeline.frame_index[0, 0]
+    truth = np.stack([o.xy_px[first : first + xy.shape[1], 0] for o in own.seen])
+    miss = np.linalg.norm(xy - truth, axis=-1)
+    nearest = np.linalg.norm(moved.people(np.arange(len(moved)))[:, :, 0, :, :2] - truth, axis=-1)
+    assert np.nanmedian(miss[1:]) < 1.05 * np.nanmedian(nearest[1:])
+
+
+def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
+    filmed = film(swaying(0.0, 22), 6, 22, (RATE,) * 3, offset_s=LATE)
+    recording = ready(write(tmp_path / "rec", filmed))
+    same, synced = synchronise(recording, tmp_path, SyncConfig())
+    assert [c.numbers for c in same.clocks] == [c.numbers for c in recording.clocks]
+    assert np.array_equal(same.timeline.frame_index, recording.timeline.frame_index)
+    assert [(f.code, f.camera) for f in synced.findings] == [("clock_unknown", None)]
+    assert "too little moves" in synced.findings[0].sentence
+
+
+def test_a_recording_in_step_stays_as_it_is(tmp_path: Path) -> None:
+    if not BALANCING.exists():
+        pytest.skip("needs the shared recording")
+    recording = ready(BALANCING)
+    same, synced = synchronise(recording, tmp_path, SyncConfig())
+    assert synced.how == "the cameras are in step"
+    assert same.timeline.later is None
+    assert np.array_equal(same.timeline.frame_index, recording.timeline.frame_index)
+    at = np.arange(8)
+    assert np.array_equal(people_of(same, at), recording.people(at), equal_nan=True)
+
+
+@pytest.mark.parametrize("late", [(0.0, 0.21, -0.33, 0.1)])
+def test_a_quiet_real_recording_that_is_shifted(late: tuple[float, ...]) -> None:
+    if not BALANCING.exists():
+        pytest.skip("needs the shared recording")
+    recording = ready(BALANCING)
+    whole = [round(s * 60) for s in late]
+    clocks = [Clock(offset_s=-k / 60) for k in whole]
+    found = estimate_clocks(recording.with_clocks(clocks), SyncConfig())
+    assert np.abs([c.offset_s for c in found.clocks]).max() < 0.25 / 60 + 0.25 / 60
+
+
+def test_a_file_that_is_none_is_refused(out_of_step: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        synchronise(ready(out_of_step), tmp_path, SyncConfig(use=str(tmp_path / "none.yaml")))
+    write_sync(tmp_path / "far.yaml", SyncFile(sync={"cam01": Clock(offset_s=100.0)}))
+    with pytest.raises(InputError, match="the cameras share no time: cam01 from 100"):
+        synchronise(ready(out_of_step), tmp_path, SyncConfig(use=str(tmp_path / "far.yaml")))
+
+
+def test_people_between_two_frames() -> None:
+    """Two people in another order in each frame, on straight ways; one point missing here and there."""
+    rng = np.random.default_rng(0)
+    start, speed = rng.uniform(100, 400, (2, 25, 2)), rng.uniform(-9, 9, (2, 1, 2))
+    start[1] += 500
+
+    def frame(t: float) -> np.ndarray:
+        return np.concatenate([start + t * speed, np.full((2, 25, 1), 0.8)], -1).astype(np.float32)
+
+    near, before, after = frame(0)[None], frame(-1)[None, ::-1].copy(), frame(1)[None, ::-1].copy()
+    nothing = [np.nan, np.nan, 0]
+    after[0, 1, 3], near[0, 0, 5], before[0, 1, 7] = nothing, nothing, nothing
+    for later in (0.4, -0.3):
+        found = between_frames(before, near, after, np.array([later]))
+        assert np.allclose(found[0], frame(later), atol=1e-3)
+    assert np.array_equal(between_frames(before, near, after, np.zeros(1)), near, equal_nan=True)
+    # Somebody else in the next frame is nobody to move to.
+    apart = after + np.array([300, 0, 0], np.float32)
+    alone = between_frames(apart, near, apart, np.array([0.4]))
+    assert np.array_equal(alone, near, equal_nan=True)
