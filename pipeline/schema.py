@@ -1,4 +1,30 @@
-"""Arrays of ``results.zarr``: axes, units, types and missing values, as each array's metadata states them."""
+"""Arrays of ``results.zarr``: axes, units, types and missing values, as each array's metadata states them.
+
+::
+
+    /                     attributes: format, version, software, config, body, fps [num, den], cameras,
+                          window, betas, regression, angles, up (unit vector of the world), skeletons of
+                          the joints and the keypoints: names, bones (parent, child), flips (mirror images)
+    time_s (T,)           seconds from the first frame
+    done (windows,)       true once everything of a window of frames is written
+    files (windows,)      in how many files that is, of people and state
+    cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
+    people/<id>/          global_orient (T,3)  body_pose (T,J-1,3)  betas (B,)  transl (T,3)
+                          joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
+                          valid (T,)  status (T,) why not: its attributes name the codes
+                          keypoints_2d (V,T,K,3) pixels of the video frame and confidence
+                          angles (T,A) degrees: its attributes name and define the joint angles
+    people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
+                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and how far
+                          off it takes its rotations to be; not there when none ran
+    state/<stage>/        restart state: (windows, ...) of what each stage carries out of each window, or
+                          state/<stage>/<id>/ where that is about a person
+
+Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
+number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
+person's group is made when the person is first there; windows without the person are never written and read
+as missing.
+"""
 
 from __future__ import annotations
 

@@ -1,30 +1,6 @@
 """``results.zarr``: one recording's results, as zarr format 3, readable with plain ``zarr.open``.
 
-::
-
-    /                     attributes: format, version, software, config, body, fps [num, den], cameras,
-                          window, betas, regression, up (unit vector of the world), skeletons of the joints
-                          and the keypoints: names, bones (parent, child), flips (the mirror images)
-    time_s (T,)           seconds from the first frame
-    done (windows,)       true once everything of a window of frames is written
-    files (windows,)      in how many files that is, of people and state
-    cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
-    people/<id>/          global_orient (T,3)  body_pose (T,J-1,3)  betas (B,)  transl (T,3)
-                          joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
-                          valid (T,)  status (T,) why not: its attributes name the codes
-                          keypoints_2d (V,T,K,3) pixels of the video frame and confidence
-                          angles (T,A) degrees: its attributes name and define the joint angles
-    people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
-                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and how far
-                          off it takes its rotations to be; not there when none ran
-    state/<stage>/        restart state: (windows, ...) of what each stage carries out of each window, or
-                          state/<stage>/<id>/ where that is about a person
-
-Rotations are axis-angle (radians), lengths metres, the world that of the calibration. Each array's metadata
-has its units and the names of its axes (``pipeline/schema.py``). ``frame_index`` is the
-number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
-person's group is made when the person is first there; windows without the person are never written and read
-as missing.
+``pipeline/schema.py`` lists its arrays.
 
 Chunks on T are windows: a write is whole chunks, by one writer, and ``done[k]`` comes last. So a store whose
 writer was killed is complete for every window that is done, and goes on from there.
@@ -311,7 +287,7 @@ class Store:
             window=attrs["window"],
             num_betas=attrs["betas"],
             regression=attrs["regression"],
-            angles=_definitions(attrs.get("angles", {})),
+            angles=_definitions(attrs.get("angles", {"names": [], "definitions": []})),
             skeleton=skeletons.get("joints", SMPL_24),
             keypoint_skeleton=skeletons.get("keypoints", BODY_25),
         )
@@ -623,8 +599,8 @@ class Store:
 
 
 def _definitions(table: Mapping[str, Any]) -> dict[str, str]:
-    """Name and definition of each angle, in order; none in results of versions that did not measure any."""
-    return dict(zip(table.get("names", ()), table.get("definitions", ()), strict=True))
+    """Name and definition of each angle, in order."""
+    return {str(k): str(v) for k, v in zip(table["names"], table["definitions"], strict=True)}
 
 
 def _time_axis(name: str) -> int:

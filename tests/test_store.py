@@ -96,7 +96,7 @@ def test_a_store_says_which_points_it_holds(tmp_path):
 def test_a_store_that_does_not_say_it_holds_the_usual_points(written):
     meta = written.path / "zarr.json"
     content = json.loads(meta.read_text())
-    del content["attributes"]["skeletons"]
+    del content["attributes"]["skeletons"], content["attributes"]["angles"]
     meta.write_text(json.dumps(content))
     older = Store.resume(written.path, contents())
     assert (older.contents.skeleton, older.contents.keypoint_skeleton) == (SMPL_24, BODY_25)
@@ -171,6 +171,18 @@ def test_angles_are_measured_where_they_are_kept(tmp_path):
     with pytest.raises(ValueError, match=r"shape None, expected \(8, 1, 32\)"):
         store.write(batch(0))
     assert not store.done.any()
+
+
+@pytest.mark.parametrize(
+    "table", [[], 5, {}, {"names": 3, "definitions": []}, {"names": ["a"], "definitions": []}]
+)
+def test_damaged_definitions_are_told(table, written):
+    meta = written.path / "zarr.json"
+    content = json.loads(meta.read_text())
+    content["attributes"]["angles"] = table
+    meta.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="is damaged"):
+        Store(written.path)
 
 
 def test_another_way_up_changes_the_angles_that_depend_on_it(tmp_path):
