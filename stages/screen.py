@@ -19,10 +19,14 @@ from tqdm import tqdm
 from pipeline.errors import shortened
 
 if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.evaluation.protocols import Protocol
     from models.evaluation.scores import Evaluation
     from models.evaluation.stores import Errors
     from models.external import Checked, External
+    from models.geometry.board_calibration import BoardCalibration
     from models.training.trainer import Progress
     from pipeline.batch.manifest import Entry
     from pipeline.batch.process import Event
@@ -156,6 +160,27 @@ def print_rig(rig: Rig, path: object, unit: str) -> None:
             f"{'fisheye ' if rig.fisheye[v] else ''}{count or 'none'}",
             ", ".join(f"{x:.3f}" for x in rig.centres[v]),
             f"{np.delete(gaps[v], v).min():.3f}" if len(rig) > 1 else "–",
+        )  # fmt: skip
+    console.print(rows)
+
+
+def print_board(found: BoardCalibration, px: NDArray[np.float64]) -> None:
+    """Print each camera that was calibrated with a board: lens, error, and how often it saw the board.
+
+    px: (V, T, N, 2) corners that were found.
+    """
+    import numpy as np
+
+    heads = ("focal px", "distortion", "error px", "pictures with the board", "used", "dropped", "corners")
+    rows = table("Cameras, by the board", "camera", *heads)
+    seen = np.isfinite(px[..., 0])
+    for v, name in enumerate(found.rig.names):
+        used = found.used[v]
+        rows.add_row(
+            escape(name), f"{found.rig.K[v, 0, 0]:.1f}",
+            ", ".join(f"{k:.4f}" for k in found.rig.dist[v, :4]), f"{found.error_px[v]:.2f}",
+            f"{int(seen[v].any(-1).sum())} of {len(used)}", str(int(used.sum())),
+            str(int(found.dropped[v].sum())), str(int(seen[v, used].sum())),
         )  # fmt: skip
     console.print(rows)
 

@@ -1,7 +1,8 @@
-"""Picture of a rig: the cameras from above and from the side."""
+"""Pictures of a rig: the cameras from above and from the side, and where they saw a calibration board."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import cv2
@@ -14,6 +15,9 @@ from pipeline.cameras import Array, Rig
 _SIDE_PX, _MARGIN_PX = 720, 90
 _INK, _GRID, _PAPER = (40, 40, 40), (225, 225, 225), (255, 255, 255)
 _AXES: Final = (((200, 60, 50), "x"), ((60, 150, 60), "y"), ((50, 90, 200), "z"))
+_CELL_PX: Final = (490, 360)
+"""Width and height of a camera's panel."""
+_DROPPED: Final = (230, 120, 30)
 _LENGTH: Final = 0.12
 """Length of a camera's frustum by the side of the scene."""
 
@@ -89,3 +93,26 @@ def _round(value: float) -> float:
     """The nearest of 1, 2 and 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(power * min((1, 2, 5, 10), key=lambda n: abs(n - value / power)))
+
+
+def draw_coverage(
+    rig: Rig, px: Array, used: NDArray[np.bool_], dropped: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """RGB picture with a panel a camera: corners (V, T, N, 2) of a board in its picture, dark where the view
+    (V, T) was used, orange where it was dropped, and light where too little was seen."""
+    columns = math.ceil(math.sqrt(len(rig)))
+    rows = math.ceil(len(rig) / columns)
+    sheet = np.full((rows * _CELL_PX[1], columns * _CELL_PX[0], 3), _GRID, np.uint8)
+    for v, name in enumerate(rig.names):
+        scale = min((_CELL_PX[k] - room) / int(rig.size[v, k]) for k, room in ((0, 10), (1, 40)))
+        w, h = (int(n * scale) for n in rig.size[v])
+        left, top = v % columns * _CELL_PX[0] + 5, v // columns * _CELL_PX[1] + 35
+        cv2.rectangle(sheet, (left, top), (left + w, top + h), _PAPER, -1)
+        for views, colour in ((~used[v] & ~dropped[v], _GRID), (dropped[v], _DROPPED), (used[v], _INK)):
+            points = px[v, views].reshape(-1, 2)
+            for x, y in points[np.isfinite(points).all(1)] * scale:
+                cv2.circle(sheet, (left + round(x), top + round(y)), 2, colour, -1, cv2.LINE_AA)
+        shown = f"{name}: {int(used[v].sum())} used, {int(dropped[v].sum())} dropped"
+        text = shown.encode("ascii", "replace").decode()
+        cv2.putText(sheet, text, (left, top - 12), FONT, 0.5, _INK, 1, cv2.LINE_AA)
+    return sheet
