@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Literal, Protocol, cast
 
 import numpy as np
@@ -138,13 +139,14 @@ def detect_videos(
     found = Detections.resume(path, origin, videos, len(detector.start()))
     if found.complete:
         return found, ()
+    stop = Event()
     streams = [
-        _chunks(decode, videos[name], done, detector.start() if state is None else state, detector)
+        _chunks(decode, videos[name], done, detector.start() if state is None else state, detector, stop)
         for name, done, state in zip(found.names, found.done, found.states(), strict=True)
     ]
     times = StageTimes("detect: decode"), StageTimes("detect")
     threads = min(cfg.threads or os.cpu_count() or 1, len(streams))
-    watch(sum(found.frames), _write_all(streams, found, threads, times))
+    watch(sum(found.frames), _write_all(streams, found, threads, times, stop))
     return found, times
 
 
@@ -163,9 +165,16 @@ class _Chunk:
 
 
 def _write_all(
-    streams: Sequence[Generator[_Chunk]], found: Detections, threads: int, times: Sequence[StageTimes]
+    streams: Sequence[Generator[_Chunk]],
+    found: Detections,
+    threads: int,
+    times: Sequence[StageTimes],
+    stop: Event,
 ) -> Generator[int]:
-    """Write what the streams of all videos give, on some threads; gives how many pictures are done."""
+    """Write what the streams of all videos give, on some threads; gives how many pictures are done.
+
+    stop: set when nobody asks any more, for the streams to end early.
+    """
     done = sum(min(k * CHUNK, frames) for k, frames in zip(found.done, found.frames, strict=True))
     yield done
     with ThreadPoolExecutor(threads, "multispin detect") as pool:
@@ -184,6 +193,7 @@ def _write_all(
                     done += len(chunk.people)
                     yield done
         finally:
+            stop.set()
             for future in pending:
                 future.cancel()
             wait(pending)
@@ -197,8 +207,9 @@ def _chunks(
     first: int,
     state: NDArray[np.float64],
     detector: PeopleDetector,
+    stop: Event,
 ) -> Generator[_Chunk]:
-    """Detect people in a video, from a chunk on. state: after the chunk before."""
+    """Detect people in a video, from a chunk on, until ``stop``. state: after the chunk before."""
     decoded_s = [0.0]
 
     def timed(items: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
@@ -206,7 +217,7 @@ def _chunks(
             begun = time.thread_time()
             item = next(items, None)
             decoded_s[0] += time.thread_time() - begun
-            if item is None:
+            if item is None or stop.is_set():
                 return
             yield item
 

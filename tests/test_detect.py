@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -191,6 +193,20 @@ def test_a_video_file_is_a_recording(filmed: Path, tmp_path: Path) -> None:
     found = reopen(Results(out))
     assert found.files == (phone,)
     assert [video.path for video in found.videos if video] == [phone]
+
+
+@SHARED
+def test_a_detection_that_is_interrupted_leaves_no_thread(filmed: Path, tmp_path: Path) -> None:
+    def interrupt(total: int, done: Iterator[int]) -> None:
+        assert [next(done), next(done)] in ([0, FRAMES], [0, FRAMES - 2])
+        raise KeyboardInterrupt
+
+    videos = {file.stem: probe(file) for file in sorted((filmed / "videos").iterdir())}
+    with pytest.raises(KeyboardInterrupt):
+        detect_videos(videos, tmp_path / "d", FULL, partial(decode, cfg=DecodeConfig()), interrupt)
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith("multispin detect")]
+    assert sum(Detections(tmp_path / "d").done) == 1
 
 
 def test_videos_of_nobody_are_told_and_make_no_mesh(
