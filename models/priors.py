@@ -88,7 +88,7 @@ def load_pose_prior(path: Path | None = None) -> PosePrior:
     source = files("models.assets") / "pose_prior.npz" if path is None else path
     try:
         content = source.read_bytes()
-        if source.name.endswith(".pkl"):
+        if source.name.lower().endswith(".pkl"):
             raw = unpickle_arrays(content)
             arrays = [np.asarray(raw[k], np.float64) for k in ("means", "covars", "weights")]
         else:

@@ -72,7 +72,7 @@ class RunConfig(Config):
     """Everything that can be set about ``run``."""
 
     body: Path | None = None
-    """SMPL .pkl or .npz of your own; null: the body that ships."""
+    """SMPL .pkl or .npz of your own, or a folder of models; null: the body that ships."""
     detect: DetectConfig = DetectConfig()
     sync: SyncConfig = SyncConfig()
     calibrate: CalibrateConfig = CalibrateConfig()

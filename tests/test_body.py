@@ -18,6 +18,7 @@ import pytest
 import scipy.sparse
 import smplx
 import torch
+from builders import smpl_file
 from numpy.typing import NDArray
 from smplx.utils import Struct
 
@@ -638,9 +639,29 @@ class TestModelFiles:
         with pytest.raises(InputError, match=r"model\.txt: .*\.pkl or \.npz"):
             load_body(tmp_path / "model.txt")
 
+    def test_capitals_and_a_folder_of_models(self, tmp_path: Path) -> None:
+        file = smpl_file(tmp_path)
+        inside = tmp_path / "models" / "smpl"
+        inside.mkdir(parents=True)
+        file.rename(inside / "SMPL_NEUTRAL.PKL")
+        (inside / "SMPL_MALE.pkl").touch()
+        body = load_body(inside / "SMPL_NEUTRAL.PKL")
+        assert load_body(tmp_path / "models").sha256 == body.sha256
+        (tmp_path / "models" / "smpl" / "SMPL_NEUTRAL.PKL").rename(
+            tmp_path / "models" / "smpl" / "SMPL_F.pkl"
+        )
+        with pytest.raises(
+            InputError, match=r"more than one SMPL in this folder: SMPL_F\.pkl, SMPL_MALE\.pkl"
+        ):
+            load_body(tmp_path / "models")
+        (tmp_path / "none").mkdir()
+        with pytest.raises(InputError, match="no SMPL in this folder: it is empty"):
+            load_body(tmp_path / "none")
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"posedirs": np.zeros((6890, 3, 93))}, "this is STAR, .* SMPL_NEUTRAL"),
             ({"v_template": None}, "no v_template in it"),
             ({"J_regressor": None, "f": None}, "no J_regressor, f in it"),
             (
