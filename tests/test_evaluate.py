@@ -129,7 +129,7 @@ def test_what_cannot_be_preprocessed_is_said(tmp_path: Path) -> None:
     root = make_mpi(tmp_path / "mpi")
     out = tmp_path / "out.npz"
     with pytest.raises(InputError, match="no such data set"):
-        call("preprocess", "coco", root, "--out", out)
+        call("preprocess", "panoptic", root, "--out", out)
     with pytest.raises(InputError, match="has train, test"):
         call("preprocess", "h36m", root, "--out", out, "--split", "validation")
     with pytest.raises(InputError, match="no person of the data set was found by OpenPose"):
