@@ -76,9 +76,18 @@ def run(
             "or the video of each camera."
         ),
     ],
-    out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results.")],
+    out: Annotated[
+        str | None, Option("--out", "-o", help="Folder or URL for the results; else RECORDING-results.")
+    ] = None,
+    cameras: Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")] = None,
+    start: Annotated[int, Option(min=0, help="First frame.")] = 0,
+    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
     people: People = None,
     sync: Sync = None,
+    device: Annotated[str | None, Option(help="Where networks run: auto, cpu, cuda, cuda:1.")] = None,
+    no_videos: Annotated[bool, Option("--no-videos", help="Draw nothing.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Start again where results are.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -86,14 +95,22 @@ def run(
     from pipeline.batch.dataset import opened_for_run
     from pipeline.batch.manifest import counted
     from pipeline.batch.storage import join, parse_location
-    from pipeline.results import REPORT
+    from pipeline.files import locked
+    from pipeline.results import REPORT, remove_run
     from stages.graph import check_files
     from stages.inspect import inspect
 
-    cfg = _run_config(config, settings, _options(people, sync))
+    options = _options(people, sync, device)
+    drawn = ["render.overlay=false", "render.mosaic=false"] if no_videos else []
+    cfg = _run_config(config, [*(settings or ()), *drawn], options)
     check_files(cfg)
-    home = parse_location(out)
-    with opened_for_run(recording, home, cfg) as (read, folder):
+    screen.be_quiet(quiet)
+    home = parse_location(_results_beside(recording[0]) if out is None else out)
+    with opened_for_run(recording, home, cfg) as (whole, folder):
+        read = whole.part(_names(cameras), start, end)
+        if overwrite:
+            with locked(folder):
+                remove_run(folder)
         found = inspect(read.without_keypoints() if cfg.detect.when == "always" else read)
         screen.print_recording(found, ", ".join(recording))
         result = _run(found, folder, cfg, home)
@@ -273,7 +290,7 @@ def render(
             "Leave them out; --set render.mosaic_size=[1280,720] gives its size."
         )
     given: list[tuple[str, str, object]] = [
-        ("--cameras", "cameras", [n for names in cameras for n in names.split(",")] if cameras else None),
+        ("--cameras", "cameras", _names(cameras) or None),
         ("--alpha", "opacity", alpha), ("--colour", "colours", colour or None), ("--scale", "scale", scale),
         ("--codec", "codec", codec), ("--crf", "crf", crf),
     ]  # fmt: skip
@@ -404,8 +421,7 @@ def synth(
         "size": list(size), "format": point_order,
     }  # fmt: skip
     _synth(out, values, load_body(), force=force)
-    results = out.resolve().with_name(f"{out.resolve().name}-results")
-    console.print(escape(f"Made {out}. Next: python run_pipeline.py run {out} --out {results}"))
+    console.print(escape(f"Made {out}. Next: python run_pipeline.py run {out}"))
 
 
 @app.command()
@@ -428,20 +444,36 @@ def demo(
 
     cfg = _run_config(config, settings)
     check_files(cfg)
-    body = load_body()
-    _synth(out / "recording", {"people": 2}, body)
-    found = inspect(find_recording(out / "recording"))
-    screen.print_recording(found, found.path)
-    home = out / INSIDE
-    result = _run(found, home, cfg, home)
-    screen.print_result(result)
-    screen.print_truth(compare_to_truth(Results(home).store(), Store(found.path / TRUTH), body))
+    body, home = load_body(), out / INSIDE
+    with stoppable():
+        _synth(out / "recording", {"people": 2}, body)
+        found = inspect(find_recording(out / "recording"))
+        screen.print_recording(found, found.path)
+        result = _run(found, home, cfg, home)
+        screen.print_result(result)
+        screen.print_truth(compare_to_truth(Results(home).store(), Store(found.path / TRUTH), body))
     for file in result.files:
         print_file(file)
 
 
-def _options(people: str | None, sync: str | None) -> dict[str, str]:
-    given = (("associate.people", "--people", people), ("sync.use", "--sync", sync))
+def _names(cameras: Sequence[str] | None) -> list[str]:
+    """Cameras of an option that is repeatable and takes several, with commas between."""
+    return [name for names in cameras or () for name in names.split(",")]
+
+
+def _results_beside(recording: str) -> str:
+    """Where results go that are told no place: beside the recording, or the first of its videos."""
+    if "://" in recording:
+        return f"{recording.rstrip('/')}-results"
+    path = Path(recording).absolute()
+    return str(path.with_name(f"{path.stem if path.is_file() else path.resolve().name}-results"))
+
+
+def _options(people: str | None, sync: str | None, device: str | None = None) -> dict[str, str]:
+    given = (
+        ("associate.people", "--people", people), ("sync.use", "--sync", sync),
+        ("regress.device", "--device", device),
+    )  # fmt: skip
     return {f"{key}={value}": f"{name} {value}" for key, name, value in given if value is not None}
 
 
@@ -492,7 +524,7 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
             f"--{'-'.join(str(p) for p in x['loc'][:1]).replace('_', '-')}: {reason(x)}" for x in e.errors()
         )
         raise InputError(option) from e
-    with screen.bar(cfg.frames, "frame", "synthesise") as bar:
+    with stoppable(), screen.bar(cfg.frames, "frame", "synthesise") as bar:
         write_recording(out, cfg, body, bar.update, force=force)
 
 

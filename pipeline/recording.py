@@ -149,6 +149,41 @@ class Recording:
         findings = tuple(f for f in self.findings if not f.code.startswith("keypoints_"))
         return replace(self, keypoints=(None,) * len(self.rig), notes=notes, findings=findings)
 
+    def part(self, cameras: Sequence[str], start: int, end: int | None) -> Recording:
+        """The recording of these cameras, all where none is named, and frames ``start:end``.
+
+        It is for before the recording is inspected. Raises ``InputError`` for one that it lacks.
+        """
+        names, line, stop = self.rig.names, self.timeline, len(self) if end is None else end
+        if unknown := [name for name in cameras if name not in names]:
+            raise InputError(
+                f"{self.path}: there is no camera {', '.join(unknown)}. The cameras are: {', '.join(names)}."
+            )
+        if not 0 <= start < stop <= len(self):
+            raise InputError(
+                f"{self.path}: frames {start} up to {stop} are not there; it has 0 to {len(self) - 1}, and "
+                "the end is the frame after the last."
+            )
+        keep = [v for v, name in enumerate(names) if not cameras or name in cameras]
+        if len(keep) == len(names) and stop - start == len(self):
+            return self
+        chosen = [names[v] for v in keep]
+        return replace(
+            self,
+            rig=self.rig.select(chosen),
+            videos=tuple(self.videos[v] for v in keep),
+            keypoints=tuple(self.keypoints[v] for v in keep),
+            focal_stated=tuple(self.focal_stated[v] for v in keep),
+            timeline=replace(
+                line,
+                time_s=line.time_s[start:stop] - line.time_s[start],
+                frame_index=line.frame_index[keep, start:stop],
+                rates=tuple(line.rates[v] for v in keep),
+            ),
+            notes=(*self.notes, ("taken", f"{', '.join(chosen)}; frames {start} to {stop - 1}")),
+            findings=tuple(f for f in self.findings if f.camera is None or f.camera in chosen),
+        )
+
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
         index = self.timeline.frame_index[:, frames]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import av
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
+from pipeline.files import write_atomically, writing
 from pipeline.store import Store
 from pipeline.summary import MissingData, Summary
 from pipeline.video import part_name
@@ -153,6 +154,25 @@ def clear(out: Path) -> None:
     for name in (SUMMARY, REPORT, *videos, *map(part_name, videos)):
         if not (out / name).is_dir():  # a damaged summary may name anything
             (out / name).unlink(missing_ok=True)
+
+
+def remove_run(out: Path) -> None:
+    """Delete the store of an earlier run in ``out``, its summary and report, and the videos that it names.
+
+    People that were detected and cameras that were estimated stay. Raises ``InputError`` where what is called
+    as a store is none.
+    """
+    store = out / STORE
+    with writing(out, "Choose another --out."):
+        if store.exists():
+            try:
+                ours = json.loads((store / "zarr.json").read_bytes())["attributes"]["format"] == "multispin"
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                ours = False
+            if not ours:
+                raise InputError(f"{store}: is not a store of results, or damaged. Remove it by hand.")
+            shutil.rmtree(store)
+        clear(out)
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:

@@ -63,26 +63,32 @@ def train(
     from pipeline.config import load
 
     torch.set_num_threads(1)
+    if not config:
+        raise InputError(
+            "--config: which training? Give a file of settings, such as configs/train_tiny.yaml, which takes "
+            "a minute; docs/training.md lists the others."
+        )
     more = [f"steps={max_steps}"] if max_steps else []
     more += [f"motion={motion}"] if motion else []
-    cfg = load(TrainConfig, config or (), [*(settings or ()), *more])
+    cfg = load(TrainConfig, config, [*(settings or ()), *more])
     if checkpoint is not None and not resume:
         raise InputError("--checkpoint: only with --resume. For weights alone there is --init.")
     # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
     stop = Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     going_on = (checkpoint or True) if resume else (None if resume_if_any else False)
+    screen.print_training(cfg, minutes, out)
     try:
         steps = training(cfg, out, minutes=minutes, init=init, resume=going_on, stop=stop.is_set)
         with closing(cast("Generator[Progress, None, None]", steps)):
-            tells = screen.follow_training(steps)
+            screen.follow_training(steps)
     finally:
         signal.signal(signal.SIGINT, before)
     if stop.is_set():
         sys.stderr.write("stopped. Run the same command with --resume to go on.\n")
         raise typer.Exit(130)
-    if tells:
-        print_file(out / "weights.safetensors")
+    if screen.tells():
+        screen.print_trained(out)
 
 
 def evaluate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import sys
@@ -19,6 +21,8 @@ from tqdm import tqdm
 from pipeline.errors import shortened
 
 if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from models.evaluation.stores import Errors
     from models.external import Checked, External
     from models.geometry.board_calibration import BoardCalibration
-    from models.training.trainer import Progress
+    from models.training.trainer import Progress, TrainConfig
     from pipeline.batch.manifest import Entry
     from pipeline.batch.process import Event
     from pipeline.batch.storage import Location
@@ -45,6 +49,12 @@ MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed; there may be thousands."""
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+
+def be_quiet(quiet: bool) -> None:
+    """Print neither tables nor warnings nor bars from now on, or do."""
+    console.quiet = quiet
+    logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.NOTSET)
 
 
 def warn(sentence: str) -> None:
@@ -71,7 +81,7 @@ def number(value: float | None) -> str:
 
 
 def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
-    return tqdm(total=total, unit=unit, desc=desc, dynamic_ncols=True)
+    return tqdm(total=total, unit=unit, desc=desc, dynamic_ncols=True, disable=console.quiet)
 
 
 @contextmanager
@@ -324,11 +334,40 @@ def _print_rows(rows: Sequence[Entry], home: Location) -> bool:
     return done == len(rows)
 
 
-def follow_training(steps: Iterator[Progress]) -> bool:
-    """Show how far a training is; True in the process that shows it, of several."""
+def tells() -> bool:
+    """True in the process, of several, that prints how a training goes."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def print_training(cfg: TrainConfig, minutes: float | None, out: Path) -> None:
+    """Print what is trained, for how long, and where to."""
+    if tells():
+        length = f"{cfg.steps} steps" if minutes is None else f"{minutes:g} minutes"
+        kind = "an image network" if cfg.net == "images" else f"a network on keypoints of {cfg.net} cameras"
+        console.print(escape(f"Training {kind} for {length} of {cfg.batch} samples, into {out}."))
+
+
+def print_trained(out: Path) -> None:
+    """Print where the weights are, their errors on held-out samples, and what to do next."""
+    best = out / "best.safetensors"
+    print_file(out / "weights.safetensors", "of the last step")
+    if best.exists():
+        print_file(best, "of the least error")
+    rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    errors = next(
+        (found for row in reversed(rows) if (found := {k: v for k, v in row.items() if "_mm" in k})), {}
+    )
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in errors.items())
+    console.print(f"Errors of the last step on held-out samples: {shown or 'none were measured'}.")
+    weights = best if best.exists() else out / "weights.safetensors"
+    console.print(escape(f"Next: python run_pipeline.py run RECORDING --set regress.weights={weights}"))
+
+
+def follow_training(steps: Iterator[Progress]) -> None:
+    """Show how far a training is."""
     shown = tqdm(
         total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}",
-        disable=os.environ.get("LOCAL_RANK", "0") != "0",  # several processes: the first one tells
+        disable=not tells(),
     )  # fmt: skip
     samples, began = 0, time.monotonic()
     with shown:
@@ -337,7 +376,6 @@ def follow_training(steps: Iterator[Progress]) -> bool:
             rate = samples / (time.monotonic() - began)
             shown.set_postfix_str(f"step {done.step}, {rate:.0f} samples/s, loss {done.loss:.3f}", False)
             shown.update(100 * done.share - shown.n)
-    return not shown.disable
 
 
 @contextmanager

@@ -94,7 +94,9 @@ class SynthConfig(Config):
     @property
     def rate(self) -> Fraction:
         """Frames a second."""
-        return Fraction(str(self.fps).replace(" ", ""))
+        rate = _rate(self.fps)
+        assert rate is not None  # by the validator
+        return rate
 
     @property
     def frames(self) -> int:
@@ -103,10 +105,9 @@ class SynthConfig(Config):
     @field_validator("fps")
     @classmethod
     def _possible_rate(cls, value: float | str) -> float | str:
-        try:
-            rate = Fraction(str(value).replace(" ", ""))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError("expected a number or a fraction such as 30000/1001") from None
+        rate = _rate(value)
+        if rate is None:
+            raise ValueError("expected a number or a fraction such as 30000/1001")
         if not 1 <= rate <= 1000:
             raise ValueError("expected 1 to 1000 frames a second")
         return value
@@ -204,14 +205,24 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
     differs = [
         f"{k} is {settings.get(k)} there, {v} here"
         for k, v in made_from["settings"].items()
-        if settings.get(k) != v
+        if settings.get(k) != v and not (k == "fps" and _rate(settings.get(k)) == _rate(v))
     ]
     if differs:
         raise InputError(
             f"{out}: holds a recording of other settings ({'; '.join(differs[:4])}). Choose another folder, "
             f"or --force to replace its {', '.join(_MADE[:-1])}."
         )
-    return bool(before == made_from) and (out / "calibration.toml").is_file()
+    if before is None or any(before.get(k) != made_from[k] for k in ("software", "body")):
+        return False
+    return (out / "calibration.toml").is_file()
+
+
+def _rate(fps: Any) -> Fraction | None:
+    """Frames a second of a number or a text; None where it is neither."""
+    try:
+        return Fraction(str(fps).replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def _write_windows(

@@ -374,3 +374,14 @@ def test_rates_are_rational() -> None:
     assert cfg.rate == Fraction(30000, 1001)
     assert cfg.frames == 300
     assert SynthConfig(fps=29.97).rate == Fraction(2997, 100)
+
+
+def test_rates_are_compared_as_numbers(tmp_path):
+    """`demo` says 30.0, `synth --fps` '30'."""
+    settings = {"cameras": 2, "seconds": 0.2, "size": (64, 64), "videos": False}
+    write_recording(tmp_path / "r", SynthConfig(fps=30.0, **settings), body())
+    before = (tmp_path / "r" / "synth.yaml").stat().st_mtime_ns
+    write_recording(tmp_path / "r", SynthConfig(fps="30", **settings), body())
+    assert (tmp_path / "r" / "synth.yaml").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"\(fps is 30.0 there, 25 here\)"):
+        write_recording(tmp_path / "r", SynthConfig(fps="25", **settings), body())

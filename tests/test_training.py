@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,15 +217,26 @@ def test_a_gpu_trains_as_well(kind, motion, tmp_path):
 def test_the_command_leaves_weights_that_load(motion, tmp_path):
     out = tmp_path / "out"
     sets = ["--set=batch=4", "--set=keypoints.width=32", "--set=keypoints.check_samples=5"]
-    asked = ["train", "--motion", str(motion), "--out", str(out), *sets]
+    config = str(Path(run_pipeline.__file__).parent / "configs" / "train_tiny.yaml")
+    asked = ["train", "--config", config, "--motion", str(motion), "--out", str(out), *sets]
     result = CliRunner().invoke(run_pipeline.app, [*asked, "--max-steps", "3"])
     assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert f"a network on keypoints of calibrated cameras for 3 steps of 4 samples, into {out}." in said
+    assert re.search(r"held-out samples: .*pa_mpjpe_mm_4 [0-9.]+", said), said
+    assert "Next: python run_pipeline.py run RECORDING --set regress.weights=" in said
     assert isinstance(load_regressor(out / "weights.safetensors"), CalibratedNet)
     rows = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [0, 3]
     result = CliRunner().invoke(run_pipeline.app, [*asked, "--max-steps", "4", "--resume-if-any"])
     assert result.exit_code == 0, result.output
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+
+
+def test_a_training_is_asked_which(tmp_path):
+    result = CliRunner().invoke(run_pipeline.app, ["train", "--out", str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert "--config: which training?" in str(result.exception)
 
 
 @pytest.mark.parametrize(
