@@ -1,6 +1,7 @@
 """Identity of people who cross at close range: the figures of ``associate.people=all``.
 
-    python tests/benchmarks/crowd.py [--json FILE] [--motion POSES.npz] [--seeds 201,202] [--only NAME]
+    python tests/benchmarks/crowd.py [--fit] [--json FILE] [--motion POSES.npz] [--seeds 201,202]
+        [--only NAME]
 
 Clips of motion capture (see ``models/synthetic/poses.py`` for the file) are laid over each other so that
 somebody is within 0.7 m of somebody nearly always and nobody nearer than 0.33 m; a simulated detector sees
@@ -9,6 +10,10 @@ them, and what it gives each person is triangulated. Printed are means and the w
 person-frame is right within 0.3 m, mean over the keypoints), identity switches, the longest run of frames
 under another person's id, frames in which ``people=main`` shows somebody else, person-frames missed and
 false, MPJPE of the triangulated keypoints; and the processor time of the association, a frame.
+
+With ``--fit`` bodies are fitted in some of the scenes. Printed are the MPJPE of the fitted bodies' keypoints,
+mean over people and that of the worst person; the share of the person-frames that are fitted; and that of the
+association in the processor time from detections to bodies. What FILE has of other figures stays there.
 """
 
 from __future__ import annotations
@@ -45,6 +50,9 @@ from models.synthetic.detections import Faults  # noqa: E402
 from models.synthetic.detector import Noise  # noqa: E402
 from pipeline.batches import KeypointBatch  # noqa: E402
 from stages.associate import associate  # noqa: E402
+from stages.keypoints import KeypointsConfig  # noqa: E402
+from stages.regress import RegressConfig, load_net, regress  # noqa: E402
+from stages.smplify import SmplifyConfig, smplify  # noqa: E402
 
 Array = np.ndarray
 CFG = MatchConfig(people="all")
@@ -91,6 +99,7 @@ SCENES = (
     Scene("4 x 5, 40 % in two parts", faults=replace(USUAL, split=0.4)),
     Scene("4 x 5, 1 phantom, 3 static", faults=replace(USUAL, phantoms=1.0, static_phantoms=3)),
 )
+FITTED = ("4 people x 5 views", "8 x 5", "4 x 5, 20 % left as right")
 TIMED = tuple(Scene(f"{p} x {v}", p, v, seconds=5.0) for v in (4, 8) for p in (1, 2, 4, 8))
 
 
@@ -265,12 +274,55 @@ def longest_run(which: Array) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def run(scene: Scene, path: Path, seed: int) -> Score:
+def scene_of(scene: Scene, path: Path, seed: int) -> tuple[Crowd, Array]:
+    """The recording, and the roots of its people on the floor (T, P, 2), metres."""
     frames = round(scene.seconds * scene.fps)
     world, roots = crossing(path, scene.people, frames, scene.fps, seed)
-    crowd = film(world, scene.cameras, Fraction(scene.fps), replace(scene.noise, seed=seed), scene.faults)
+    noise = replace(scene.noise, seed=seed)
+    return film(world, scene.cameras, Fraction(scene.fps), noise, scene.faults), roots
+
+
+def run(scene: Scene, path: Path, seed: int) -> Score:
+    crowd, roots = scene_of(scene, path, seed)
     found, ms = tracked(crowd)
     return score(crowd, found, roots, ms)
+
+
+@dataclass(frozen=True)
+class FitScore:
+    """Figures of the bodies of one run."""
+
+    mpjpe_mm: tuple[float, ...]
+    """Of each person, over 25 keypoints and the frames in which the fit is valid."""
+    fitted: float
+    """Share of the person-frames."""
+    association: float
+    """Share of the processor time from detections to bodies."""
+
+
+def fit(scene: Scene, path: Path, seed: int) -> FitScore:
+    """Bodies of a scene against its people, each of whom has the track that is near them most often."""
+    crowd, _ = scene_of(scene, path, seed)
+    body, net = load_body(), load_net(RegressConfig())
+    window = KeypointsConfig().window
+    begun = time.process_time()
+    found = list(associate(crowd.batches(window), CFG, crowd.rig))
+    associated = time.process_time()
+    poses = regress(iter(found), RegressConfig(), crowd.rig, body, net, window=window)
+    fits = list(smplify(poses, SmplifyConfig(), crowd.rig, body))
+    done = time.process_time()
+    ids = torch.tensor(sorted({i for batch in found for i in batch.ids.tolist()}))
+    fits = [batch.people(ids) for batch in fits]
+    points = torch.cat([batch.keypoints_3d[..., :3] for batch in fits]).numpy().astype(float)
+    points[~torch.cat([batch.valid for batch in fits]).numpy()] = np.nan
+    off = np.linalg.norm(crowd.world[:, :, None] - points[:, None], axis=-1).mean(-1)
+    truth, track = linear_sum_assignment(-(off < MATCH_M).sum(0))
+    own = off[:, truth, track]
+    return FitScore(
+        mpjpe_mm=tuple(float(x) for x in (1000 * np.nanmean(own, 0)).round(2)),
+        fitted=float(np.isfinite(own).mean()),
+        association=(associated - begun) / (done - begun),
+    )
 
 
 def main() -> None:
@@ -281,16 +333,44 @@ def main() -> None:
     parser.add_argument("--seeds", default="201,202,203,204,205,206,207,208")
     parser.add_argument("--only", default="", help="scenes whose names begin so; no times")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--fit", action="store_true", help="fit bodies")
     args = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [int(s) for s in args.seeds.split(",")]
+    figures = fits(args.motion, seeds, args.only) if args.fit else tracks(args.motion, seeds, args.only)
+    if args.json:
+        old = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
+        args.json.write_text(json.dumps(old | figures, indent=1) + "\n", encoding="utf-8")
+
+
+def fits(path: Path, seeds: Sequence[int], only: str) -> dict[str, object]:
+    """Print and return the figures of the fits."""
+    print(f"{'scene':34s} MPJPE mean  worst fitted % association %", flush=True)
+    table: dict[str, dict[str, object]] = {}
+    for scene in SCENES:
+        if scene.name not in FITTED or not scene.name.startswith(only):
+            continue
+        rows = [fit(scene, path, seed) for seed in seeds]
+        mm = [x for row in rows for x in row.mpjpe_mm]
+        print(
+            f"{scene.name:34s} {np.mean(mm):10.2f} {max(mm):6.2f} "
+            f"{100 * np.mean([r.fitted for r in rows]):8.2f} "
+            f"{100 * np.mean([r.association for r in rows]):13.1f}",
+            flush=True,
+        )
+        table[scene.name] = {str(s): rounded(r) for s, r in zip(seeds, rows, strict=True)}
+    return {"fits": table}
+
+
+def tracks(path: Path, seeds: Sequence[int], only: str) -> dict[str, object]:
+    """Print and return the figures of the tracks, and the times."""
     table: dict[str, dict[str, object]] = {}
     head = f"{'scene':34s} IDF1 mean  least switches longest main missed % false %  MPJPE worst  ids near %"
     print(head, flush=True)
     for scene in SCENES:
-        if not scene.name.startswith(args.only):
+        if not scene.name.startswith(only):
             continue
-        rows = [run(scene, args.motion, seed) for seed in seeds]
+        rows = [run(scene, path, seed) for seed in seeds]
         idf1, mm = ([getattr(r, k) for r in rows] for k in ("idf1", "mpjpe_mm"))
         print(
             f"{scene.name:34s} {np.mean(idf1):9.4f} {min(idf1):.4f} {sum(r.switches for r in rows):8d} "
@@ -302,15 +382,13 @@ def main() -> None:
         )
         table[scene.name] = {str(s): rounded(r) for s, r in zip(seeds, rows, strict=True)}
     times = {}
-    for scene in () if args.only else TIMED:
-        times[scene.name] = round(run(scene, args.motion, seeds[0]).ms_per_frame, 2)
+    for scene in () if only else TIMED:
+        times[scene.name] = round(run(scene, path, seeds[0]).ms_per_frame, 2)
         print(f"{scene.name:34s} {times[scene.name]:9.2f} ms a frame", flush=True)
-    if args.json:
-        figures = {"scenes": table, "ms_per_frame_people_x_views": times}
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return {"scenes": table, "ms_per_frame_people_x_views": times}
 
 
-def rounded(score: Score) -> dict[str, float]:
+def rounded(score: Score | FitScore) -> dict[str, float]:
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(score).items()}
 
 
