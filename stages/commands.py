@@ -168,17 +168,20 @@ def _compare(results: Path, truth: Path, where: Path | None) -> None:
     from dataclasses import asdict
 
     from models.body import load_body
-    from models.evaluation.stores import compare_to_truth
+    from models.evaluation.identity import Identity
+    from models.evaluation.stores import Errors, compare_identities, compare_to_truth
     from pipeline.results import Results, body_file
 
     found, right = Results(results).store(), Results(truth).store()
     errors = compare_to_truth(found, right, load_body(body_file(found)))
-    screen.print_errors(errors)
-    people = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(e).items()}
-        for e in errors
-    ]
-    _write_json(where, {"results": str(found.path), "truth": str(right.path), "people": people})
+    who = compare_identities(found, right)
+    screen.print_errors(errors, who)
+
+    def plain(figures: Errors | Identity) -> dict[str, object]:
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(figures).items()}
+
+    document = {"people": [plain(e) for e in errors], "identity": plain(who)}
+    _write_json(where, {"results": str(found.path), "truth": str(right.path), **document})
 
 
 def _write_json(file: Path | None, document: Mapping[str, object]) -> None:

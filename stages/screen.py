@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.evaluation.identity import Identity
     from models.evaluation.protocols import Protocol
     from models.evaluation.scores import Evaluation
     from models.evaluation.stores import Errors
@@ -404,8 +405,8 @@ def print_truth(errors: Sequence[Errors]) -> None:
     console.print(rows)
 
 
-def print_errors(errors: Sequence[Errors]) -> None:
-    """Print the errors of results against a truth, a column a person."""
+def print_errors(errors: Sequence[Errors], who: Identity) -> None:
+    """Print the errors of results against a truth, a column a person, and who was who."""
     names = {
         "person of the truth": "truth", "frames compared": "frames", "frames missed": "missed",
         "MPJPE, world, mm": "mpjpe_mm", "MPJPE, pelves together, mm": "mpjpe_pelvis_mm",
@@ -417,6 +418,11 @@ def print_errors(errors: Sequence[Errors]) -> None:
         values = [getattr(e, name) for e in errors]
         rows.add_row(label, *(number(v) if isinstance(v, float) else str(v) for v in values))
     console.print(rows)
+    console.print(
+        f"who is who: IDF1 {who.idf1:.3f}, MOTA {who.mota:.3f}, {who.switches} identity switches, "
+        f"{100 * who.missed:.1f} % missed, {100 * who.false:.1f} % false; joints of matched people "
+        f"{number(who.mpjpe_mm)} mm off"
+    )
 
 
 def print_scores(done: Evaluation, protocol: Protocol, dataset: str) -> None:

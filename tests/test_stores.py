@@ -15,7 +15,7 @@ from builders import COCO_17
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body
-from models.evaluation.stores import Errors, compare_to_truth
+from models.evaluation.stores import Errors, compare_identities, compare_to_truth
 from pipeline.batches import FitBatch
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -78,6 +78,23 @@ def test_the_truth_has_no_error(truth: Store) -> None:
         assert (same.mpjpe_mm, same.mpjpe_pelvis_mm, same.pve_mm, same.keypoints_px) == (0, 0, 0, 0)
         assert same.acceleration_mm == 0
         assert same.pa_mpjpe_mm == pytest.approx(0, abs=1e-3)
+
+
+def test_ids_are_compared_over_the_frames_that_both_have(truth: Store, tmp_path: Path) -> None:
+    def same(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x
+
+    of = compare_identities(changed(truth, tmp_path / "one.zarr", same, lost=slice(10, 16)), truth)
+    assert (of.switches, of.false, of.mpjpe_mm) == (0, 0, pytest.approx(0, abs=1e-3))
+    assert of.missed == pytest.approx(6 / FRAMES)
+    assert of.idf1 == pytest.approx(2 * (FRAMES - 6) / (2 * FRAMES - 6))
+
+    def exchanged(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return np.where((frames >= FRAMES // 3)[:, None, None, None], x[:, ::-1], x)
+
+    of = compare_identities(changed(truth, tmp_path / "two.zarr", exchanged), truth)
+    assert of.switches == 2
+    assert of.idf1 == pytest.approx(1 - (FRAMES // 3) / FRAMES)
 
 
 def test_a_shift_is_returned_and_goes_with_alignment(truth: Store, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
+from models.evaluation.identity import Identity, identity
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -68,6 +69,38 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
                 f"{results.path} and {truth.path}: have other {what} ({len(ours)}, {len(theirs)}), so "
                 "there is nothing to compare."
             )
+    names, rows = _shared_frames(results, truth)
+    rig = truth.contents.rig.select(names)
+    errors = []
+    for p in results.ids:
+        pairs = [_Pair(results, p, truth, q, rows) for q in truth.ids]
+        errors.append(_errors(min(pairs, key=_Pair.pelves_apart), body, rig))
+    return tuple(errors)
+
+
+def compare_identities(results: Store, truth: Store) -> Identity:
+    """Who is who in ``results``, by joints, in the frames that both have. Raises as ``compare_to_truth``."""
+    _, rows = _shared_frames(results, truth)
+    ours = np.flatnonzero((rows >= 0) & np.repeat(results.done, results.contents.window)[: len(rows)])
+
+    def joints(store: Store, frames: _Rows) -> Array:
+        return np.stack([_at(store, f"people/{person}/joints", frames) for person in store.ids], 1)
+
+    parts = []
+    for frames in np.array_split(ours, max(1, -(-len(ours) // _TOGETHER))):
+        one, other = joints(results, frames), joints(truth, rows[frames])
+        apart = np.linalg.norm(other[:, :, None] - one[:, None], axis=-1).mean(-1)
+        parts.append((apart, *(np.isfinite(x).all((2, 3)) for x in (other, one))))
+    return identity(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+_Rows = NDArray[np.int64]
+_TOGETHER = 240
+"""Frames of everybody's joints that are held at once."""
+
+
+def _shared_frames(results: Store, truth: Store) -> tuple[list[str], _Rows]:
+    """Cameras of both, and the row of the truth of each frame of the results. Raises ``InputError``."""
     names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
     if not names:
         raise InputError(
@@ -87,15 +120,7 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
             f"{results.path} and {truth.path}: are of two recordings: keypoints lie {100 * away:.0f} % of a "
             "person's height away from the truth's. Give the truth of the same recording."
         )
-    rig = truth.contents.rig.select(names)
-    errors = []
-    for p in results.ids:
-        pairs = [_Pair(results, p, truth, q, rows) for q in truth.ids]
-        errors.append(_errors(min(pairs, key=_Pair.pelves_apart), body, rig))
-    return tuple(errors)
-
-
-_Rows = NDArray[np.int64]
+    return names, rows
 
 
 def _difference(results: Store, truth: Store, names: list[str], rows: _Rows) -> str:

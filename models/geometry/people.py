@@ -196,8 +196,11 @@ def _match(rig: Rig, seen: _Seen, tracks: Tracks, now: float, cfg: MatchConfig) 
             if exchanged.any():
                 seen = seen.exchange(exchanged)
                 score, shared = _agreement(rig, points, seen, sigma)
+        before = owner, fragment
         owner = _assigned(score, shared, seen.view)
         fragment = _fragments(owner, score, shared, seen)
+        if points is not predicted and all(map(np.array_equal, before, (owner, fragment))):
+            break  # the bodies are those
         measured = _measured(rig, seen, owner, fragment, count)
         shift = finite_median(np.swapaxes(measured - points, 1, 2))
         enough = np.isfinite(measured[..., 0]).sum(1) >= 3

@@ -44,6 +44,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from crowds import USUAL, Crowd, film  # noqa: E402
 
 from models.body import load_body, pelvis_at_rest, pose_keypoints  # noqa: E402
+from models.evaluation.identity import MATCH_M, Identity, identity  # noqa: E402
 from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.synthetic.detections import Faults  # noqa: E402
@@ -67,7 +68,7 @@ MIN_FRAMES = 140
 """Of a clip: shorter ones repeat too soon."""
 JUMP_M = 0.2
 """Between frames of a clip: bad frames were cut out there."""
-NEAR_M, APART_M, MATCH_M = 0.7, 0.33, 0.3
+NEAR_M, APART_M = 0.7, 0.33
 PLACINGS = 300
 """Places and headings tried for each person."""
 Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -104,17 +105,9 @@ TIMED = tuple(Scene(f"{p} x {v}", p, v, seconds=5.0) for v in (4, 8) for p in (1
 
 
 @dataclass(frozen=True)
-class Score:
-    """Figures of one run."""
+class Score(Identity):
+    """Figures of one run; MPJPE is of triangulated keypoints."""
 
-    idf1: float
-    switches: int
-    longest: int
-    missed: float
-    """Share of the true person-frames."""
-    false: float
-    """Person-frames that are nobody's, by the true ones."""
-    mpjpe_mm: float
     ids: int
     main_wrong: int
     """Frames in which ``people=main`` shows anybody but the one it shows first."""
@@ -236,42 +229,16 @@ def score(crowd: Crowd, found: Sequence[KeypointBatch], roots: Array, ms: float)
         for person, points in there.items():
             away = np.linalg.norm(crowd.world[t] - points, axis=-1)
             gap[t, :, ids.index(person)] = np.nanmean(away, 1)
-    close = gap < MATCH_M
-    predicted = int(np.isfinite(gap).any(1).sum())
-    own = np.full(people, -1)
-    truth, track = linear_sum_assignment(-close.sum(0))
-    own[truth] = track
-    right = int(close.sum(0)[truth, track].sum())
-
-    match = np.full((frames, people), -1)
-    for t in range(frames):
-        for p, i in zip(*linear_sum_assignment(np.minimum(gap[t], 1.0)), strict=True):
-            if close[t, p, i]:
-                match[t, p] = i
-    switches = sum(int((np.diff(m[m >= 0]) != 0).sum()) for m in match.T)
-    wrong = (match >= 0) & (match != own)
-    matched = match >= 0
-    t, p = np.nonzero(matched)
+    there = np.isfinite(gap).any(1)
     apart = np.linalg.norm(roots[:, :, None] - roots[:, None], axis=-1) + np.diag(np.full(people, np.inf))
     return Score(
-        idf1=2 * right / (frames * people + predicted),
-        switches=switches,
-        longest=max(longest_run(w) for w in wrong.T),
-        missed=float(1 - matched.mean()),
-        false=(predicted - int(matched.sum())) / (frames * people),
-        mpjpe_mm=1000 * float(gap[t, p, match[t, p]].mean()) if len(t) else np.nan,
+        **vars(identity(gap, np.ones((frames, people), bool), there)),
         ids=len(ids),
         main_wrong=not_the_first(crowd),
         ms_per_frame=ms,
         nearest_m=float(apart.min()),
         near=float((apart.min((1, 2)) < NEAR_M).mean()),
     )
-
-
-def longest_run(which: Array) -> int:
-    """Length of the longest run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], which.astype(int), [0]])))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def scene_of(scene: Scene, path: Path, seed: int) -> tuple[Crowd, Array]:
