@@ -11,7 +11,7 @@ offset + (1 + drift) t on the clock of the recording. The file, whose entries ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -90,6 +90,10 @@ class OwnTimes:
     rates: tuple[Fraction, ...]
     first: tuple[int, ...]
     """Frame of each camera with which its keypoints begin."""
+
+    def select(self, views: Sequence[int]) -> OwnTimes:
+        """Those of some cameras."""
+        return OwnTimes(*(tuple(getattr(self, f.name)[v] for v in views) for f in fields(self)))
 
     def timeline(self, clocks: Sequence[Clock]) -> Timeline:
         """The time line of the cameras by their clocks; empty where they share no time."""

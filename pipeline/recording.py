@@ -87,6 +87,8 @@ class Recording:
     """Facts about the recording that are guessed, doubtful or wrong."""
     known_order: PointOrder | None = None
     """None until the recording is inspected."""
+    span: tuple[int, int | None] = (0, None)
+    """First frame of the whole time line that is taken, and the one after the last."""
     files: tuple[Path, ...] = ()
     """The videos, where the recording is nothing but these."""
 
@@ -174,12 +176,10 @@ class Recording:
             videos=tuple(self.videos[v] for v in keep),
             keypoints=tuple(self.keypoints[v] for v in keep),
             focal_stated=tuple(self.focal_stated[v] for v in keep),
-            timeline=replace(
-                line,
-                time_s=line.time_s[start:stop] - line.time_s[start],
-                frame_index=line.frame_index[keep, start:stop],
-                rates=tuple(line.rates[v] for v in keep),
-            ),
+            own_times=self.own_times.select(keep),
+            clocks=tuple(self.clocks[v] for v in keep),
+            timeline=line.select(keep).cut(start, end),
+            span=(start, end),
             notes=(*self.notes, ("taken", f"{', '.join(chosen)}; frames {start} to {stop - 1}")),
             findings=tuple(f for f in self.findings if f.camera is None or f.camera in chosen),
         )
@@ -207,7 +207,7 @@ class Recording:
         """
         if tuple(c.numbers for c in clocks) == tuple(c.numbers for c in self.clocks):
             return replace(self, clocks=tuple(clocks))
-        line = self.own_times.timeline(clocks)
+        line = self.own_times.timeline(clocks).cut(*self.span)
         if not len(line):
             raise InputError(f"{self.path}: the cameras share no time: {self.own_times.spans(clocks)}")
         kept = [f for f in self.findings if f.code not in ("frames_unused", "rates_differ", "frame_missing")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -42,6 +42,20 @@ class Timeline:
     @property
     def duration_s(self) -> float:
         return float(len(self) / self.rate)
+
+    def select(self, views: Sequence[int]) -> Timeline:
+        """The time line of these cameras."""
+        keep = list(views)
+        later = None if self.later is None else self.later[keep]
+        rates = tuple(self.rates[v] for v in keep)
+        return replace(self, frame_index=self.frame_index[keep], rates=rates, later=later)
+
+    def cut(self, start: int, end: int | None) -> Timeline:
+        """Instants ``start:end``, seconds from the first of them."""
+        part = slice(start, end)
+        time_s = self.time_s[part]
+        later = None if self.later is None else self.later[:, part]
+        return replace(self, time_s=time_s - time_s[:1], frame_index=self.frame_index[:, part], later=later)
 
 
 def common_timeline(
