@@ -131,8 +131,8 @@ def _calibration_above(
     if unread:
         names = ", ".join(os.path.relpath(p, chain[-1]) for p in unread[:5])
         sentence = (
-            f"{names}: looks like a calibration but is of no format that can be read, so not used; "
-            "docs/formats.md lists those, and calibration convert reads one by path"
+            f"{names}: looks like a calibration but is of no format that can be read, so it is not used; "
+            "docs/formats.md lists those that can"
         )
         findings.append(Finding("calibration_unread", sentence))
     try:
