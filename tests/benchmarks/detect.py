@@ -5,7 +5,7 @@
 
 RECORDING is a calibrated folder with videos and keypoints, such as shared/data/balancing. One thread, but for
 ``--threads-only``: seconds of the whole pass of all videos, as ``run`` does it, on one thread and on one a
-processor, in turns; ratios are medians over three rounds, on a machine that does nothing else.
+processor, less those in which the threads waited for a processor that another program had.
 
 ``speed``: milliseconds of processor time, by turns within each round; the ratios are medians over rounds.
 ``person`` is a crop, its landmarks and their refinement; ``finder`` a search of a whole picture.
@@ -33,7 +33,7 @@ import platform  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -136,27 +136,43 @@ def detect(
     return middle, people, cost
 
 
-def threads(videos: Mapping[str, VideoInfo], model: str, rounds: int = 3) -> dict[str, object]:
-    """Seconds of a whole pass on one thread and on one a processor, and processor time of both."""
-    wall: list[list[float]] = []
-    busy: list[list[float]] = []
-    for _ in range(rounds):
-        wall.append([])
-        busy.append([])
-        for count in (1, 0):
-            with tempfile.TemporaryDirectory() as folder:
-                began = time.perf_counter(), time.process_time()
-                cfg = DetectConfig(model=model, threads=count)
-                detect_videos(videos, Path(folder) / "d.zarr", cfg, partial(decode, cfg=DecodeConfig()))
-                wall[-1].append(time.perf_counter() - began[0])
-                busy[-1].append(time.process_time() - began[1])
-    one, many = np.median(wall, 0)
+def threads(videos: Mapping[str, VideoInfo], model: str) -> dict[str, object]:
+    """Seconds of a whole pass on one thread and on one a processor, without waiting for other programs."""
+    alone_s: dict[int, float] = {}
+    for count in (1, os.cpu_count() or 1):
+        before: dict[str, tuple[float, float]] = {}
+        after: dict[str, tuple[float, float]] = {}
+        wall_s = 0.0
+
+        def watch(total: int, done: Iterator[int]) -> None:
+            nonlocal before, after, wall_s
+            before, began = _schedule(), time.perf_counter()
+            for _ in done:
+                after = _schedule()
+            wall_s = time.perf_counter() - began
+
+        with tempfile.TemporaryDirectory() as folder:
+            cfg = DetectConfig(model=model, threads=count)
+            detect_videos(videos, Path(folder) / "d.zarr", cfg, partial(decode, cfg=DecodeConfig()), watch)
+        none = 0.0, 0.0
+        each = [np.subtract(after[thread], before.get(thread, none)) for thread in after]
+        busiest = max(ran for ran, _ in each)
+        alone_s[count] = max(wall_s - waited for ran, waited in each if ran > busiest / 2)
+    one, many = alone_s.values()
     return {
-        "seconds": {"one_thread": round(one, 1), "one_a_processor": round(many, 1)},
-        "ratio": round(float(np.median(np.divide(*np.transpose(wall)[::-1]))), 3),
-        "processor_time_ratio": round(float(np.median(np.divide(*np.transpose(busy)[::-1]))), 3),
-        "load": os.getloadavg()[0],
+        "threads": [*alone_s],
+        "seconds": [round(s, 1) for s in alone_s.values()],
+        "ratio": round(many / one, 2),
     }
+
+
+def _schedule() -> dict[str, tuple[float, float]]:
+    """Seconds that each thread has run, and waited for a processor (Linux)."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        ran, waited, _ = (task / "schedstat").read_text().split()
+        found[task.name] = int(ran) / 1e9, int(waited) / 1e9
+    return found
 
 
 def speed(
