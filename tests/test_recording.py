@@ -228,6 +228,7 @@ def test_files_of_every_second_frame_are_told(tmp_path: Path, numbers: range, st
         assert [f.code for f in found.findings] == ([] if stated else ["keypoints_renumbered"])
         assert stated or said(found, rf"keypoints: \{{step: {step}{first}\}} states it, .*step: 1")
         assert_are(found.people(np.arange(0, 24, ahead))[:, :, 0], PEOPLE[:, ::ahead])
+        assert found.keypoint_numbers(np.arange(3))[0].tolist() == ([0, -1, 1] if step == "2" else [1, 3, 5])
     state(folder, "keypoints: {step: 1}")
     found = find_recording(folder)
     assert {f.code for f in found.findings} & {"keypoints_missing", "keypoints_renumbered"}
