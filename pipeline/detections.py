@@ -150,12 +150,12 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """Of the videos."""
+        """Names of the videos."""
         return [video["name"] for video in self.videos]
 
     @property
     def frames(self) -> list[int]:
-        """Of each video."""
+        """Number of frames of each video."""
         return [video["frames"] for video in self.videos]
 
     def states(self) -> list[NDArray[np.float64] | None]:

@@ -56,8 +56,8 @@ def find_numbering(
     notes: list[tuple[str, str]],
     findings: list[Finding],
 ) -> Numbering:
-    """What is stated; else that by which all cameras have a file for each frame of their video, or for every
-    second one; else a file's number is its frame.
+    """The stated numbering; else that by which all cameras have a file for each frame of their video, or for
+    every second one; else a file's number is its frame.
 
     pictures: number of the first picture, where pictures stand for a video: they and the keypoints have each
     other's numbers.

@@ -202,12 +202,12 @@ def drawn_mark(store: str, settings: Mapping[str, Any]) -> str:
 
 
 def is_whole_drawing(file: Path, mark: str, frames: int) -> bool:
-    """Whether a video has this ``drawn_mark`` and so many frames."""
+    """True for a video with this ``drawn_mark`` and so many frames."""
     return _comment_and_frames(file) == (mark, frames)
 
 
 def _comment_and_frames(file: Path) -> tuple[str, int]:
-    """Of a video, as its header says; '' where that cannot be read, and 0 where its end is missing."""
+    """Comment and frames in a video's header; '' where it cannot be read, 0 where its end is missing."""
     comment = ""
     try:
         with av.open(str(file)) as container:

@@ -27,7 +27,7 @@ Gaps = Literal["hold", "nan", "interpolate"]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What of the results is written, and how."""
+    """Part of the results that is written, and how."""
 
     start: int = 0
     stop: int | None = None

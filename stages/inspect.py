@@ -164,7 +164,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
 def _find_picture_scale(
     rig: Rig, image: Floats, known: PointOrder, metres_per_unit: Sequence[float]
 ) -> tuple[list[Finding], PointOrder]:
-    """What tells that the keypoints were made on resized pictures, and the points' scale by it."""
+    """Finding that the keypoints were made on resized pictures, and the points' scale by it."""
     for metres in metres_per_unit:
         found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
         if found is None:

@@ -218,7 +218,7 @@ def serve_viewer(
 
 
 def is_own_page(host: str, headers: Mapping[str, str | None]) -> bool:
-    """Whether a request comes from the viewer's own page, at an address of this machine.
+    """True for a request that comes from the viewer's own page, at an address of this machine.
 
     Any web page that is open in the same browser can reach this machine, and a name of its own can lead here
     (DNS rebinding): the name in ``Host`` must be an address, this machine's name or where the viewer was told

@@ -1,6 +1,7 @@
 """Files, functions and lists of parameters are short enough to be read."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -57,3 +58,11 @@ def test_parameters():
 def test_the_command_line():
     assert len((ROOT / "run_pipeline.py").read_text(encoding="utf-8").splitlines()) <= MAX_COMMAND_LINE
     assert {"run_pipeline.py:run", "stages/commands.py:evaluate"} <= {*commands()}
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    for file, text in source():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                assert not re.match(r"(What|Of|How|Whether|The same)\b", first), f"{file}: {first}"

@@ -75,7 +75,7 @@ class CropNetwork:
 
     @property
     def side(self) -> int:
-        """Of the square around the input, pixels."""
+        """Side of the square around the input, pixels."""
         return max(self.size)
 
     def first_roi(self, coco: Array) -> Array:

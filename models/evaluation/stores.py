@@ -124,7 +124,7 @@ def _shared_frames(results: Store, truth: Store) -> tuple[list[str], _Rows]:
 
 
 def _difference(results: Store, truth: Store, names: list[str], rows: _Rows) -> str:
-    """What shows that two stores are not of one recording; '' for nothing."""
+    """Sign that two stores are not of one recording, in words; '' for none."""
     ours, theirs = results.contents, truth.contents
     if ours.rate != theirs.rate:
         return f"have {float(ours.rate):g} and {float(theirs.rate):g} frames a second"

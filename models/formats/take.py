@@ -139,7 +139,7 @@ class Take:
     def _around(
         self, frames: NDArray[np.int64], at: Array
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        """Of these frames, the one before and the one after each time, and the share of the way between."""
+        """Frame before and frame after each time, of these frames, and the share of the way between."""
         own = self.time_s[frames]
         at = np.clip(at, own[0], own[-1])
         before = frames[np.searchsorted(own, at, "right") - 1]

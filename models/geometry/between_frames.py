@@ -47,8 +47,8 @@ def _padded(people: Floats, like: Floats) -> Floats:
 
 
 def _same_people(near: Floats, other: Floats) -> Floats:
-    """Of the people (T, E, K, 3) of another frame, those who are the people (T, D, K, 3) of this one, each
-    the nearest to the other; missing where there is none."""
+    """People (T, D, K, 3) of another frame (T, E, K, 3) who are those of this one (T, D, K, 3), each the
+    nearest to the other; missing where there is none."""
     seen, also = near[..., 2] > 0, other[..., 2] > 0
     both = np.asarray(seen[:, :, None] & also[:, None])
     apart = np.linalg.norm(near[:, :, None, :, :2] - other[:, None, :, :, :2], axis=-1)

@@ -1,4 +1,4 @@
-"""What a detector finds of several people in one picture, with whose each detection is.
+"""Detections of several people in one picture, with whose each is.
 
 People who stand before each other, detections whose left and right are exchanged, bodies found in two parts,
 and phantoms where nobody is, come on top of the errors of single keypoints (``detector.detect``). All of it
