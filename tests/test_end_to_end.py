@@ -188,6 +188,39 @@ def test_without_threads_the_same_bits(recording, results, tmp_path):
     assert_same_stores(tmp_path / "results.zarr", out / "results.zarr")
 
 
+def kill(recording: Path, out: Path, rng: random.Random, kind: str, moment: float) -> None:
+    """Start a run, and kill -9 it after so many seconds (s), or soon after so many windows are done (k)."""
+    process = subprocess.Popen(
+        command("run", recording, "--out", out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    store = out / "results.zarr"
+    end = time.monotonic() + (moment if kind == "s" else 120)
+    while process.poll() is None and time.monotonic() < end:
+        if kind == "k" and store.exists() and int(Store(store).done.sum()) >= moment:
+            time.sleep(rng.uniform(0, 0.3))
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_of_four_people_killed_ten_times_ends_with_the_same_store(tmp_path):
+    cfg = SynthConfig(
+        seconds=9, size=(320, 240), people=4, leaving=1, exchanged=0.1, phantoms=0.2, videos=False
+    )
+    write_recording(tmp_path / "recording", cfg, load_body())
+    call("run", tmp_path / "recording", "--out", tmp_path / "whole")
+    whole = Store(tmp_path / "whole/results.zarr")
+    assert len(whole.ids) >= 4
+    rng = random.Random(1)
+    for k in range(10):
+        kill(tmp_path / "recording", tmp_path / "killed", rng, "k", k)
+    call("run", tmp_path / "recording", "--out", tmp_path / "killed")
+    assert_same_stores(tmp_path / "killed/results.zarr", whole.path)
+
+
 def test_killed_five_times_and_resumed(recording, results, tmp_path):
     out, _ = results
     rng = random.Random(0)
@@ -199,17 +232,7 @@ def test_killed_five_times_and_resumed(recording, results, tmp_path):
         *(("k", k) for k in sorted(rng.sample(range(windows), 3))),
     ]
     for kind, moment in moments:
-        process = subprocess.Popen(
-            command("run", recording, "--out", tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        end = time.monotonic() + (moment if kind == "s" else 120)
-        while process.poll() is None and time.monotonic() < end:
-            if kind == "k" and store.exists() and int(Store(store).done.sum()) >= moment:
-                time.sleep(rng.uniform(0, 0.3))
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(recording, tmp_path, rng, kind, moment)
     call("run", recording, "--out", tmp_path)
     assert_same_stores(store, out / "results.zarr")
     for video in ("mosaic.mp4", *(f"overlay_cam0{n}.mp4" for n in range(1, 5))):
