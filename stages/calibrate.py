@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
-from models.geometry.agreement import MAX_LAG
 from models.geometry.association import MatchConfig, pick_people
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.people import follow_longest
-from models.geometry.selfcalibration import find_cameras, moved, out_of_step, same_person
+from models.geometry.selfcalibration import find_cameras, moved, same_person
 from models.geometry.tracking import figures, tracks
 from models.geometry.up import guess_up, upright
 from models.regressors.keypoint_nets import load_regressor
@@ -205,13 +204,12 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     sight = Sight(np.concatenate([s.xy_px for s in picked]), np.concatenate([s.confidence for s in picked]))
     few = spread(np.arange(len(at)), cfg.frames)
     bundle = find_cameras(rig, sight.frames(few), size, focal)
-    step = int(at[1] - at[0]) if len(at) > 1 else 1
     if bundle is None:
         count = sight.seen.any(2).sum(1)
         counts = ", ".join(f"{n} shows it in {c} frames" for n, c in zip(names, count, strict=True))
         raise InputError(
             f"{recording.path}: where the cameras stand cannot be told from the person they see: "
-            f"{counts}. {_late(rig, sight, step)}They must show one person at the same time, "
+            f"{counts}. They must show one person at the same time, "
             f"for a few seconds of movement; {_DO}"
         )
     # With cameras, people are matched by geometry, track or no track: once more from all of it.
@@ -228,13 +226,13 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
         raise InputError(
             f"{recording.path}: the cameras move: {names[int(turned.argmax())]} turned by "
             f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. "
-            f"{_late(rig, sight, step)}Without a calibration only fixed cameras can be placed; {_DO}"
+            f"Without a calibration only fixed cameras can be placed; {_DO}"
         )
     if alone or not off < _OFF_M:
         raise InputError(
             f"{recording.path}: the cameras do not show one person at the same time ({1000 * off:.0f} mm off"
             f"{'; no agreement with ' + ', '.join(alone) if alone else ''}): are they in step, do they stand "
-            f"still, is the person in all of them? {_late(rig, sight, step)}If not, {_DO}"
+            f"still, is the person in all of them? If not, {_DO}"
         )
     rig, points = upright(bundle.rig, bundle.points)
     return replace(bundle, rig=rig, points=points)
@@ -275,16 +273,6 @@ def level_with(rig: Rig, xy_px: Array, confidence: Array) -> Rig | None:
     camera = replace(rig, R=np.eye(3)[None], t=np.zeros((1, 3)))
     up = guess_up(camera, points.numpy()) * np.array([1, 1, _STEEPER])
     return upright(camera, points.numpy(), up / np.linalg.norm(up))[0]
-
-
-def _late(rig: Rig, sight: Sight, step: int) -> str:
-    """A sentence about each camera that is out of step. sight: of every so many-th frame of the time line."""
-    late = {rig.names[v]: lag * step for v, lag in out_of_step(rig, sight, MAX_LAG).items()}
-    return "".join(
-        f"Camera {name} seems {abs(lag)} frames {'late' if lag > 0 else 'early'}; recording.yaml can mend "
-        f"that, frame_offset: {{{name}: {lag}}} (added to an offset that is there already). "
-        for name, lag in late.items()
-    )
 
 
 def _sight(xy: Array, confidence: Array, who: NDArray[np.int64]) -> Sight:

@@ -468,18 +468,10 @@ class Check:
             shares = zip(self.cameras, self.files, self.agreement.person, strict=True)
             alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
             return [("camera", "files", "shows somebody"), *alone]
-        head = ("camera", "nearest camera", "files", "shows person", "residual px", "left out px", "best lag")
+        head = ("camera", "nearest camera", "files", "shows person", "residual px", "left out px")
         rows: list[tuple[str, ...]] = [head]
         nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
         for v, name in enumerate(self.cameras):
-            lag = self.agreement.lag[v]
-            shown = (
-                "unknown"
-                if lag is None
-                else f"{lag:+d} ({100 * self.agreement.lag_gain[v]:.0f} %)"
-                if lag
-                else "0"
-            )
             rows.append(
                 (
                     name,
@@ -488,7 +480,6 @@ class Check:
                     f"{100 * self.agreement.person[v]:.0f} %",
                     px(float(self.agreement.residual_px[v])),
                     px(float(self.agreement.left_out_px[v])),
-                    shown,
                 )
             )
         return rows
@@ -513,14 +504,6 @@ class Check:
             found.append(Finding("no_agreement", sentence))
         if self.swapped is not None:
             found.append(_exchanged(self.cameras, self.swapped))
-        for name, lag in zip(self.cameras, agreement.lag, strict=True):
-            if lag:
-                sentence = (
-                    f"camera {name} seems {abs(lag)} frames {'late' if lag > 0 else 'early'}; recording.yaml "
-                    f"can mend that, frame_offset: {{{name}: {lag}}} (added to an offset that is there "
-                    "already)"
-                )
-                found.append(Finding("frame_offset", sentence, name, abs(lag)))
         return found
 
 
@@ -540,7 +523,7 @@ def check_recording(recording: Recording) -> Check:
     compared = recording.placed and len(rig) > 1
     if compared:
         pair = find_exchanged(rig, sample(recording))
-        agreement = compare_cameras(rig, stretches, exchanged=pair is not None)
+        agreement = compare_cameras(rig, stretches)
         distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     else:
         agreement = look_alone(rig, stretches)

@@ -7,12 +7,8 @@ import pytest
 from recordings import figure, ring, seen
 
 from models.geometry.agreement import (
-    MAX_LAG,
     Agreement,
     Stretch,
-    _best_lag,
-    _errors_by_lag,
-    _most_lag,
     closest_person,
     compare_cameras,
     find_bodies,
@@ -65,71 +61,7 @@ def stretch(rig: Rig, people: np.ndarray, rate: float = 20) -> Stretch:
 
 
 def compare(rig: Rig, people: np.ndarray) -> Agreement:
-    return compare_cameras(rig, [stretch(rig, people)], exchanged=False)
-
-
-def shifted(rig: Rig, frames: int, late: dict[int, int]) -> np.ndarray:
-    """People of cameras of which some are late by so many frames. They move faster and faster: no two
-    moments are alike."""
-
-    def moving(lag: int) -> np.ndarray:
-        time_s = (np.arange(frames) - lag) / 20
-        return seen(rig, figure(0.4 * time_s + 0.08 * time_s**2), noise_px=1, seed=lag + 50)
-
-    people = moving(0)
-    for v, lag in late.items():
-        people[v] = moving(lag)[v]
-    return people
-
-
-def test_lags_that_leave_less_than_half_in_common_are_not_told() -> None:
-    rig = ring(4)
-    assert compare(rig, shifted(rig, 80, {1: 18, 3: -10})).lag == (0, 18, 0, -10)
-    lag = compare(rig, shifted(rig, 80, {1: 24, 3: -24})).lag
-    told = [k for k in lag if k is not None]
-    assert max(told) - min(told) <= 40
-
-
-def test_a_lag_beyond_the_search_is_not_told() -> None:
-    rig = ring(4)
-    assert compare(rig, shifted(rig, 160, {2: MAX_LAG - 2})).lag[2] == MAX_LAG - 2
-    assert compare(rig, shifted(rig, 160, {2: MAX_LAG + 4})).lag[2] is None
-
-
-@pytest.mark.parametrize("speed", [1.7, 0.8, -1.0])
-def test_somebody_else_who_fits_at_some_lag_by_chance_is_not_late(speed: float) -> None:
-    rig, time_s = ring(4), np.arange(80) / 20
-    people = seen(rig, figure(time_s, (0.8, -0.5)), noise_px=2)
-    people[1] = seen(rig, figure(speed * time_s, (0.6, -0.6), 2.0), noise_px=2, seed=1)[1]
-    assert compare(rig, people).lag == (0, None, 0, 0)
-
-
-def test_an_error_that_still_falls_where_the_search_ends_gives_no_lag() -> None:
-    falling = np.linspace(3, 1, 2 * MAX_LAG + 1)
-    assert _best_lag(falling) == (None, 0.0)
-    falling[-3] = 0.5
-    assert _best_lag(falling)[0] == MAX_LAG - 2
-
-
-@pytest.mark.parametrize(("least", "lag"), [(0.98, 0), (0.96, 3)])
-def test_a_lag_must_gain_something(least: float, lag: int) -> None:
-    errors = np.where(np.arange(-MAX_LAG, MAX_LAG + 1) == 0, 1, 2.0)
-    errors[MAX_LAG + 3] = least
-    assert _best_lag(errors) == (lag, pytest.approx(1 - least if lag else 0))
-
-
-def test_an_error_that_is_the_same_at_every_lag_gives_none() -> None:
-    errors = np.full(2 * MAX_LAG + 1, 1.2)
-    errors[MAX_LAG + 3] = 1.0
-    assert _best_lag(errors) == (None, 0.0)
-
-
-def test_lags_that_leave_little_to_compare_are_not_looked_at() -> None:
-    assert [_most_lag(n) for n in (12, 30, 200)] == [2, 15, MAX_LAG]
-    one = np.ones((120, 4))
-    one[40:] = np.nan
-    errors = _errors_by_lag([one], [one], lambda a, b: a - b)
-    assert (np.isfinite(errors) == (np.abs(np.arange(-MAX_LAG, MAX_LAG + 1)) <= 20)).all()
+    return compare_cameras(rig, [stretch(rig, people)])
 
 
 def test_a_camera_is_not_doubted_for_a_few_frames() -> None:

@@ -305,21 +305,6 @@ def test_views_of_different_people(tmp_path: Path) -> None:
     assert "calibration.toml" in str(error.value)
 
 
-def test_a_camera_that_is_late_is_named(tmp_path: Path) -> None:
-    late, frames = person(), 6
-    late[2, frames:] = late[2, :-frames].copy()
-    recording = ready(write(tmp_path / "r", [late]))
-    try:
-        warnings = place_cameras(recording, tmp_path, BODY, SETTINGS).warnings
-        said = " ".join(warnings)
-        assert place_cameras(recording, tmp_path, BODY, SETTINGS).warnings == warnings
-    except InputError as error:
-        said = str(error)
-    assert f"amera cam03 seems {frames} frames late" in said
-    assert f"frame_offset: {{cam03: {frames}}}" in said
-    assert said.count("frame_offset") == 1
-
-
 def test_a_far_longer_recording_is_estimated_from_where_people_are(tmp_path: Path) -> None:
     """Nobody for the first two thirds."""
     late = person()

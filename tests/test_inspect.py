@@ -1,4 +1,4 @@
-"""Inspection of a recording: it names the camera that is wrong or late, the format and the unit, and accuses
+"""Inspection of a recording: it names the camera that is wrong, the format and the unit, and accuses
 no other."""
 
 from __future__ import annotations
@@ -64,15 +64,9 @@ def codes(findings: Sequence[Finding]) -> list[tuple[str, str | None]]:
     return [(f.code, f.camera) for f in findings]
 
 
-def make(
-    folder: Path, views: int, *, late: tuple[int, int] = (0, 0), calibrated: Rig | None = None
-) -> Recording:
+def make(folder: Path, views: int, *, calibrated: Rig | None = None) -> Recording:
     rig = ring(views)
     people = seen(rig, figure(TIME), noise_px=2)
-    camera, frames = late
-    if frames:
-        earlier = seen(rig, figure(TIME - frames / 20), noise_px=2, seed=1)
-        people[camera] = earlier[camera]
     write_recording(folder, rig, [people], calibrated=calibrated)
     (folder / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
     return ready(folder)
@@ -98,47 +92,12 @@ def test_a_good_recording(tmp_path: Path) -> None:
     assert (check.agreement.person == 1).all()
     assert 1 < check.agreement.residual_px.min() <= check.agreement.residual_px.max() < 3
     assert check.agreement.left_out_px.max() < 6
-    assert check.agreement.lag == (0, 0, 0, 0)
     assert recording.findings == ()
     assert check.findings() == []
     rows = check.rows()
     assert len(rows) == 5
-    assert {len(row) for row in rows} == {7}
+    assert {len(row) for row in rows} == {6}
     assert rows[1][0] == "cam01"
-    assert rows[1][-1] == "0"
-
-
-def test_two_late_cameras_are_both_found(tmp_path: Path) -> None:
-    rig = ring(5)
-    people = seen(rig, figure(TIME), noise_px=2)
-    people[1] = seen(rig, figure(TIME - 0.2), noise_px=2, seed=1)[1]
-    people[3] = seen(rig, figure(TIME + 0.3), noise_px=2, seed=2)[3]
-    write_recording(tmp_path, rig, [people])
-    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
-    recording = ready(tmp_path)
-    assert check_recording(recording).agreement.lag == (0, 4, 0, -6, 0)
-    assert recording.findings == ()
-
-
-@pytest.mark.parametrize("views", [2, 3, 4])
-@pytest.mark.parametrize("frames", [3, -2])
-def test_a_late_camera_is_found(tmp_path: Path, views: int, frames: int) -> None:
-    check = check_recording(make(tmp_path, views, late=(1, frames)))
-    assert check.agreement.lag == (0, frames, *[0] * (views - 2))
-    assert check.agreement.lag_gain[1] > 0.2
-    finding = check.findings()[-1]
-    assert (finding.code, finding.camera, finding.frames) == ("frame_offset", "cam02", abs(frames))
-    assert f"frame_offset: {{cam02: {frames}}}" in finding.sentence
-
-
-def test_the_offset_that_is_proposed_mends_it(tmp_path: Path) -> None:
-    make(tmp_path, 3, late=(1, 3))
-    (tmp_path / "recording.yaml").write_text(
-        "{fps: 20, keypoints: {format: body_25}, frame_offset: {cam02: 3}}"
-    )
-    check = check_recording(ready(tmp_path))
-    assert check.agreement.lag == (0, 0, 0)
-    assert check.findings() == []
 
 
 @pytest.mark.parametrize(("views", "pair"), [(3, (0, 1)), (4, (0, 1)), (5, (1, 3)), (6, (0, 1))])
@@ -156,20 +115,6 @@ def test_exchanged_cameras_are_named_and_nobody_else(
     assert check.swapped == pair
     assert codes(check.findings()) == [("cameras_exchanged", None)]
     assert check.findings()[0].sentence.startswith(f"cameras {one} and {other} are exchanged")
-    assert set(check.agreement.lag) == {None}
-    assert check.rows()[1][-1] == "unknown"
-
-
-def test_a_lag_that_leaves_too_little_in_common_is_not_proposed(tmp_path: Path) -> None:
-    # One camera shows somebody else's motion: at some lag or other it fits by chance.
-    rig = ring(4)
-    people = seen(rig, figure(TIME[:30], (0.8, -0.5)), noise_px=2)
-    people[1] = seen(rig, figure(1.7 * TIME[29::-1], (-0.6, 0.9), 2.0), noise_px=2, seed=1)[1]
-    write_recording(tmp_path, rig, [people])
-    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
-    check = check_recording(ready(tmp_path))
-    assert check.agreement.lag[1] is None
-    assert all(lag in (0, None) for lag in check.agreement.lag)
 
 
 @pytest.mark.parametrize(
@@ -184,16 +129,6 @@ def test_a_lag_that_leaves_too_little_in_common_is_not_proposed(tmp_path: Path) 
 def test_a_turned_camera_is_found(tmp_path: Path, views: int, degrees: float, axis: str) -> None:
     recording = make(tmp_path, views, calibrated=turned(ring(views), 1, axis, degrees))
     assert codes(recording.findings) == [("camera_off", "cam02")]
-
-
-def test_someone_who_does_not_move_tells_no_lag(tmp_path: Path) -> None:
-    rig = ring(3)
-    people = seen(rig, figure(np.zeros(60)), noise_px=2)
-    write_recording(tmp_path, rig, [people])
-    check = check_recording(ready(tmp_path))
-    assert check.agreement.lag == (None, None, None)
-    assert check.rows()[1][-1] == "unknown"
-    assert check.findings() == []
 
 
 def test_cameras_that_agree_about_nobody(tmp_path: Path) -> None:
@@ -215,8 +150,6 @@ def test_a_camera_without_keypoints(tmp_path: Path) -> None:
     assert check.files.tolist() == [1, 1, 1, 0]
     assert check.agreement.person.tolist() == [1, 1, 1, 0]
     assert np.isnan(check.agreement.residual_px[3])
-    assert check.agreement.lag[:3] == (0, 0, 0)
-    assert check.agreement.lag[3] is None
     assert check.findings() == []
 
 
@@ -241,18 +174,8 @@ def balancing() -> Recording:
 def test_a_real_recording_as_it_is(balancing: Recording) -> None:
     assert doubt_cameras(balancing.rig, sample(balancing)) == []
     check = check_recording(balancing)
-    assert check.agreement.lag == (0, 0, 0, 0)
     assert check.findings() == []
     assert check.agreement.left_out_px.max() < 25
-
-
-@pytest.mark.parametrize("view", range(4))
-def test_a_real_recording_with_one_camera_three_frames_late(balancing: Recording, view: int) -> None:
-    line = balancing.timeline
-    index = line.frame_index[:, 3:].copy()
-    index[view] = line.frame_index[view, :-3]
-    late = replace(balancing, timeline=replace(line, time_s=line.time_s[:-3], frame_index=index))
-    assert check_recording(late).agreement.lag == tuple(3 if v == view else 0 for v in range(4))
 
 
 @pytest.mark.parametrize("view", range(4))
@@ -273,7 +196,6 @@ def test_cameras_that_stand_nobody_knows_where_are_not_compared(tmp_path: Path) 
     assert check.agreement.person.tolist() == [1, 0, 1]
     assert check.files.tolist() == [1, 1, 1]
     assert np.isnan(check.agreement.residual_px).all()
-    assert check.agreement.lag == (None, None, None)
     assert check.rows()[1] == ("cam01", "100 %", "100 %")
     (finding,) = check.findings()
     assert (finding.code, finding.camera) == ("camera_shows_nobody", "cam02")

@@ -14,12 +14,10 @@ from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight
 from models.geometry.selfcalibration import (
     _from_pair,
     _grown,
-    _late,
     _spread,
     find_cameras,
     handedness,
     moved,
-    out_of_step,
     pair_pose,
     same_person,
 )
@@ -147,56 +145,6 @@ def test_which_candidates_are_one_person() -> None:
         [Sight(one.xy[2:3], one.confidence[2:3])],
     ]
     assert same_person(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 0, 0]
-
-
-def test_who_is_out_of_step() -> None:
-    s, lag = walker(), 7
-    xy, confidence = s.xy.copy(), s.confidence.copy()
-    xy[2, lag:], confidence[2, lag:] = s.xy[2, :-lag], s.confidence[2, :-lag]
-    rig = unknown(s.rig)
-    three = rig.select(rig.names[:3])
-    assert out_of_step(three, Sight(xy[:3], confidence[:3]), 10) == {2: lag}
-    assert out_of_step(rig.select(rig.names[1:3]), Sight(xy[1:3], confidence[1:3]), 10) == {1: lag}
-    assert out_of_step(rig.select(rig.names[2:]), Sight(xy[2:], confidence[2:]), 10) == {1: -lag}
-    assert out_of_step(three, sight_of(s, [0, 1, 2]), 10) == {}
-
-
-@pytest.mark.parametrize(("score", "late"), [(1.1, {}), (1.2, {1: 3})])
-def test_a_lag_is_believed_that_fits_clearly_better(
-    score: float, late: dict[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter(np.where(np.arange(-10, 11) == 3, score, 1.0))
-    monkeypatch.setattr("models.geometry.selfcalibration._agreement", lambda *_, **__: next(scores))
-    s = walker()
-    assert out_of_step(unknown(s.rig).select(s.rig.names[:2]), sight_of(s, [0, 1]), 10) == late
-
-
-def test_half_of_the_frames_are_always_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = []
-
-    def agreement(pair: Rig, both: Sight, **_: int) -> float:
-        frames.append(both.confidence.shape[1])
-        return 1.0
-
-    monkeypatch.setattr("models.geometry.selfcalibration._agreement", agreement)
-    s = walker()
-    out_of_step(unknown(s.rig).select(s.rig.names[:2]), sight_of(s, [0, 1]).frames(slice(0, 20)), 15)
-    assert min(frames) == 10
-    assert len(frames) == 21
-
-
-def test_a_view_is_late_if_all_others_but_one_say_so() -> None:
-    def votes(*of_last: int) -> np.ndarray:
-        lag = np.zeros((len(of_last) + 1,) * 2)
-        lag[-1, :-1], lag[:-1, -1] = of_last, [-x for x in of_last]
-        return lag
-
-    assert _late(votes(7)) == {1: 7}
-    assert _late(votes(7, 8)) == {2: 8}
-    assert _late(votes(7, 0)) == {}
-    assert _late(votes(7, 6, 0)) == {3: 6}
-    assert _late(votes(7, 0, 20)) == {}
-    assert _late(votes(7, 7, 20, 0)) == {}
 
 
 def test_a_rig_of_a_mirrored_body_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_detections_are_those_of_the_common_moments(out_of_step: Path, tmp_path:
     miss = np.linalg.norm(xy - truth, axis=-1)
     nearest = np.linalg.norm(moved.people(np.arange(len(moved)))[:, :, 0, :, :2] - truth, axis=-1)
     assert np.nanmedian(miss[1:]) < 1.05 * np.nanmedian(nearest[1:])
+
+
+def test_cameras_without_a_calibration(out_of_step: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rec"
+    shutil.copytree(out_of_step, folder)
+    (folder / "calibration.toml").unlink()
+    state(folder, yaml.safe_dump({"fps": RATE, "picture_size": [960, 720]}))
+    recording = ready(folder)
+    assert not recording.placed
+    moved, _ = synchronise(recording, tmp_path, SyncConfig())
+    assert [c.method for c in moved.clocks] == ["reference", "epipolar lines", "epipolar lines"]
+    assert np.abs(np.array([c.offset_s for c in moved.clocks]) - LATE).max() < 0.25 / RATE
 
 
 def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:

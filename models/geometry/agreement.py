@@ -1,14 +1,14 @@
-"""Agreement of cameras: on whom they agree, how far each is off what the others say, and how late it is.
+"""Agreement of cameras: on whom they agree, and how far each is off what the others say.
 
 Every camera is compared with the others: the person is triangulated without it, projected into it, and
-compared with what it saw, also some frames earlier and later.
+compared with what it saw. Whether they are in step is ``synchronisation``'s to say.
 
 Axes: V views, T frames, P people, K keypoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -24,7 +24,7 @@ from models.geometry.association import (
     propose,
 )
 from models.geometry.people import follow_longest
-from models.geometry.triangulation import ray_gap, rays, triangulate
+from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
 from pipeline.formats.keypoints.files import Floats
 from pipeline.timeline import spread
@@ -34,16 +34,8 @@ AGREES: Final = 0.6
 somebody. One that agrees less often may be exchanged, late or badly placed: it is looked into, not named."""
 MIN_FRAMES: Final = 5
 """No camera is doubted for fewer frames than this, whatever their share is."""
-MAX_LAG: Final = 30
-"""Frames, to either side, over which synchronisation is looked for."""
 
 _BLOCK, _BLOCKS = 120, 4
-_OVERLAP = 10
-"""Frames, and half of a stretch, that two cameras must share at a lag for it to be looked at."""
-_GAIN = 0.03
-"""A lag is believed when it lowers the error by this share: on a recording in step the gain is below 0.01."""
-_FLAT = 1.25
-"""Without an error this many times the least at some lag, nothing moves enough to tell."""
 _AGREEMENT_M: Final = 0.08
 """Stricter than where people are told apart: what is compared are the cameras."""
 
@@ -57,13 +49,7 @@ class Agreement:
     residual_px: Array
     """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
     left_out_px: Array
-    """(V,) that distance from the triangulation of the other cameras only, once the lags below are taken out;
-    NaN with two cameras."""
-    lag: tuple[int | None, ...]
-    """Frames of the time line by which each camera is late: at t + lag it shows what the others show at t.
-    None where too little moves to tell; the first of two cameras has 0."""
-    lag_gain: Array
-    """(V,) share of the error that the lag takes away; 0 for lag 0."""
+    """(V,) that distance from the triangulation of the other cameras only; NaN with two cameras."""
 
 
 @dataclass(frozen=True)
@@ -187,115 +173,43 @@ class Stretch:
     time_s: Array
     """(T,)."""
 
-    def later(self, lags: list[int]) -> Stretch:
-        """This stretch with each camera's frames taken so many later; nobody beyond the ends."""
-        xy, confidence = np.full_like(self.xy_px, np.nan), np.zeros_like(self.confidence)
-        count = len(self.time_s)
-        for v, lag in enumerate(lags):
-            to, of = slice(max(-lag, 0), count - max(lag, 0)), slice(max(lag, 0), count + min(lag, 0))
-            xy[v, to], confidence[v, to] = self.xy_px[v, of], self.confidence[v, of]
-        return Stretch(xy, confidence, self.time_s)
 
-
-@dataclass(frozen=True)
-class _Comparison:
-    """Figures of ``Agreement``, for cameras moved in time or not."""
-
-    person: Array
-    shows: Array
-    """(V,) share of the frames in which a camera shows anybody."""
-    residual_px: Array
-    left_out_px: Array
-    lag: list[int | None]
-    gain: Array
-
-
-def compare_cameras(rig: Rig, stretches: Sequence[Stretch], *, exchanged: bool) -> Agreement:
-    """Compare two or more placed cameras with one another.
-
-    exchanged: two cameras are known to be exchanged, so that nothing can be said of lags.
-    """
-    now = _compare(rig, stretches)
-    # A late camera makes the others look late: move the worst one, and look again.
-    aligned, lags, gains = now, [0] * len(rig), np.zeros(len(rig))
-    unclear = np.array([lag is None or exchanged for lag in now.lag])
-    most = max(_most_lag(len(s.time_s)) for s in stretches)
-    for _ in range(2 * len(rig)):
-        v = int(np.where(unclear, 0, aligned.gain).argmax())
-        lag = aligned.lag[v]
-        if unclear[v] or not lag:
-            break
-        lags[v] += lag
-        gains[v] = max(gains[v], aligned.gain[v])
-        if max(lags) - min(lags) > most:  # with so little in common left, anything may fit
-            unclear[v], lags[v] = True, 0
-        aligned = _compare(rig, [s.later(lags) for s in stretches])
-    # In step, a camera agrees with the others. One that is wrong in another way fits somewhere by chance.
-    unclear |= (np.array(lags) != 0) & (aligned.person < AGREES * aligned.shows)
-    if any(lag for lag, no in zip(lags, unclear, strict=True) if no):
-        lags = [0 if no else lag for lag, no in zip(lags, unclear, strict=True)]
-        aligned = _compare(rig, [s.later(lags) for s in stretches])
-    known = [None if no else lag for lag, no in zip(lags, unclear, strict=True)]
-    return Agreement(
-        person=now.person,
-        residual_px=now.residual_px,
-        left_out_px=aligned.left_out_px,
-        lag=tuple(known),
-        lag_gain=np.where([bool(lag) for lag in known], gains, 0),
-    )
-
-
-def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
-    """Share of the frames in which each camera shows somebody, of cameras that cannot be compared."""
-    cfg, none, views = MatchConfig(), np.full(len(rig), np.nan), len(rig)
-    person = np.zeros(views)
-    frames = sum(len(s.time_s) for s in stretches)
-    for v, name in enumerate(rig.names):
-        one = rig.select([name])
-        for s in stretches:
-            sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
-            person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
-    return Agreement(person, none, none, (None,) * views, np.zeros(views))
-
-
-def _most_lag(frames: int) -> int:
-    """The largest lag at which two cameras still share enough of a stretch."""
-    return min(MAX_LAG, frames - max(_OVERLAP, -(-frames // 2)))
-
-
-def _compare(rig: Rig, stretches: Sequence[Stretch]) -> _Comparison:
+def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
+    """Compare two or more placed cameras with one another."""
     views, cfg = len(rig), MatchConfig(agreement_m=_AGREEMENT_M)
     followed = [follow_longest(rig, s.xy_px, s.confidence, s.time_s, cfg) for s in stretches]
     picked = list(zip(stretches, followed, strict=True))
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
     cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
-
-    left_out, gain = np.full(views, np.nan), np.zeros(views)
-    lag: list[int | None] = [None] * views
-    if views == 2:
-        errors = _pair_errors(rig, np.where(confidence[..., None] > 0, xy, np.nan), cuts)
-        lag[0], (lag[1], gain[1]) = 0, _best_lag(errors)
+    left_out = np.full(views, np.nan)
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
-        without = triangulate(rig, xy, others)
-        expected = np.split(rig.project(without.points)[v], cuts)
+        expected = np.split(rig.project(triangulate(rig, xy, others).points)[v], cuts)
         # Whoever stands closest to where the others see the person, agreed on or not.
         saw = [
             closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
         ]
         miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
         left_out[v] = _median(np.linalg.norm(miss, axis=-1))
-        lag[v], gain[v] = _best_lag(_shifted_errors(saw, expected))
-    shows = [(s.confidence > 0).any((2, 3)) for s in stretches]
-    return _Comparison(
-        shows=np.concatenate(shows, axis=1).mean(1),
+    return Agreement(
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
         residual_px=_medians(triangulate(rig, xy, confidence).residual_px),
         left_out_px=left_out,
-        lag=lag,
-        gain=gain,
     )
+
+
+def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
+    """Share of the frames in which each camera shows somebody, of cameras that cannot be compared."""
+    cfg, none = MatchConfig(), np.full(len(rig), np.nan)
+    person = np.zeros(len(rig))
+    frames = sum(len(s.time_s) for s in stretches)
+    for v, name in enumerate(rig.names):
+        one = rig.select([name])
+        for s in stretches:
+            sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
+            person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
+    return Agreement(person, none, none)
 
 
 def stretches_of(frames: int) -> list[NDArray[np.int64]]:
@@ -313,67 +227,6 @@ def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     median = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
     nearest = np.where(np.isnan(median), np.inf, median).argmin(1)
     return np.asarray(saw[np.arange(len(saw)), nearest])
-
-
-def _shifted_errors(saw: list[Array], expected: list[Array]) -> Array:
-    """Median distance at every lag, −MAX_LAG to MAX_LAG, between what a camera saw that much later and what
-    it should have seen. Each point's constant offset is taken out first: it comes from calibration and
-    detector, not from time, and would hide a frame or two."""
-    return _errors_by_lag(expected, saw, lambda e, s: np.linalg.norm(_without_offset(s - e), axis=-1))
-
-
-def _pair_errors(rig: Rig, xy: Array, cuts: NDArray[np.int64]) -> Array:
-    """Median distance between the rays of two cameras at every lag, the second camera's taken later."""
-    base = rig.centres[1] - rig.centres[0]
-    one, two = (np.split(d, cuts) for d in rays(rig, xy))
-
-    def gap(a: Array, b: Array) -> Array:
-        return np.abs(_without_offset(ray_gap(base, a, b)[..., None])[..., 0])
-
-    return _errors_by_lag(one, two, gap)
-
-
-def _errors_by_lag(one: list[Array], two: list[Array], error: Callable[[Array, Array], Array]) -> Array:
-    """Median error (T, K) of stretches at every lag, −MAX_LAG to MAX_LAG, of two behind one.
-
-    NaN where half of what can be compared is not there.
-    """
-    parts = [
-        [
-            error(a[max(-lag, 0) : len(a) - max(lag, 0)], b[max(lag, 0) : len(b) + min(lag, 0)])
-            for a, b in zip(one, two, strict=True)
-            if abs(lag) <= _most_lag(len(a))
-        ]
-        for lag in range(-MAX_LAG, MAX_LAG + 1)
-    ]
-    frames = np.array([sum(int(np.isfinite(p).any(1).sum()) for p in some) for some in parts])
-    enough = frames >= max(_OVERLAP, frames.max() / 2)
-    medians = [
-        _median(np.concatenate(some)) if ok else np.nan for some, ok in zip(parts, enough, strict=True)
-    ]
-    return np.array(medians)
-
-
-def _without_offset(values: Array) -> Array:
-    """(T, K, D) less each point's median over time."""
-    by_point: Array = values.transpose(1, 0, 2)
-    return np.asarray(values - masked_median(by_point, np.isfinite(by_point[..., 0])))
-
-
-def _best_lag(errors: Array) -> tuple[int | None, float]:
-    """Lag of the least error, and the share of the error at lag 0 that it saves; None: it cannot be told.
-
-    errors: at every lag, −MAX_LAG to MAX_LAG, NaN where too little is left to compare.
-    """
-    now = errors[MAX_LAG]
-    if not np.isfinite(now) or np.nanmax(errors) < _FLAT * np.nanmin(errors):
-        return None, 0.0
-    best = int(np.nanargmin(errors))
-    beside = errors[max(best - 1, 0) : best + 2]
-    if len(beside) < 3 or not np.isfinite(beside).all():
-        return None, 0.0  # still falling where the search ends
-    gain = 1 - errors[best] / max(now, 1e-12)
-    return (best - MAX_LAG, float(gain)) if gain > _GAIN else (0, 0.0)
 
 
 def _medians(values: Array) -> Array:

@@ -41,15 +41,9 @@ _SAME = 0.01
 """... until two of them end as near to each other in cost."""
 _LEAST = 30
 """Points that two views must share to tell where they stand."""
-_LAG_SEARCH_FRAMES, _LAG_SEARCH_ITERATIONS = 15, 150
-"""Frames, and iterations at most, of a pair of views at one lag: there are many lags."""
-_CLEARER = 1.15
-"""A lag is believed at which two views agree so many times better than in step."""
 
 
-def pair_pose(
-    one: Array, two: Array, *, error: float, iterations: int = 1000
-) -> tuple[Array, Array, NDArray[np.bool_]] | None:
+def pair_pose(one: Array, two: Array, *, error: float) -> tuple[Array, Array, NDArray[np.bool_]] | None:
     """Pose of a second camera from normalised image points (N, 2) of the same things in both.
 
     error: how far a point may lie from its epipolar line, in the unit of the points. Returns R (3, 3) and the
@@ -59,7 +53,7 @@ def pair_pose(
         return None
     cv2.setRNGSeed(0)
     essential, agree = cv2.findEssentialMat(
-        np.ascontiguousarray(one), np.ascontiguousarray(two), np.eye(3), cv2.RANSAC, 0.9999, error, iterations
+        np.ascontiguousarray(one), np.ascontiguousarray(two), np.eye(3), cv2.RANSAC, 0.9999, error, 1000
     )
     if essential is None or essential.shape != (3, 3):
         return None
@@ -276,54 +270,13 @@ def _importance(candidates: Sequence[Sight]) -> Array:
     return np.asarray(np.sqrt(heights / max(*heights, 1e-9)))
 
 
-def _agreement(pair: Rig, both: Sight, *, frames: int = _TRIED, iterations: int = 1000) -> float:
+def _agreement(pair: Rig, both: Sight) -> float:
     """Count of the points of two views that lie on epipolar lines of one geometry, times their share."""
-    few = both.frames(_spread(both, frames))
+    few = both.frames(_spread(both, _TRIED))
     seen = few.seen.all(0)
     normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
-    found = pair_pose(*normal, error=_pair_error(pair, few), iterations=iterations)
+    found = pair_pose(*normal, error=_pair_error(pair, few))
     return 0.0 if found is None else float(found[2].sum() ** 2 / max(len(found[2]), 1))
-
-
-def out_of_step(rig: Rig, sight: Sight, most: int) -> dict[int, int]:
-    """Views that are late, by so many frames: at t + lag they show what the others show at t.
-
-    Every pair of views at every lag up to ``most``: at the right one, most points lie on epipolar lines of
-    one geometry. A view is late of which all others say so, or all but one, to within two frames. With two
-    views it is the second one's lag. For views that fit nothing: for a rig, ``compare_cameras`` tells finer.
-    """
-    views, frames = len(rig), sight.confidence.shape[1]
-    most = min(most, frames // 2)
-    lag = np.zeros((views, views))
-    for a, b in combinations(range(views), 2):
-        pair = rig.select([rig.names[a], rig.names[b]])
-        scores = []
-        for k in range(-most, most + 1):
-            here, there = slice(max(-k, 0), frames - max(k, 0)), slice(max(k, 0), frames + min(k, 0))
-            both = Sight(
-                np.stack([sight.xy_px[a, here], sight.xy_px[b, there]]),
-                np.stack([sight.confidence[a, here], sight.confidence[b, there]]),
-            )
-            how = {"frames": _LAG_SEARCH_FRAMES, "iterations": _LAG_SEARCH_ITERATIONS}
-            scores.append(_agreement(pair, both, **how))
-        best = int(np.argmax(scores))
-        if scores[best] > _CLEARER * scores[most]:
-            lag[b, a], lag[a, b] = best - most, most - best
-    return _late(lag)
-
-
-def _late(lag: Array) -> dict[int, int]:
-    """Views that are late, from the frames (V, V) by which a view (row) is later than another one."""
-    views = len(lag)
-    if views == 2:
-        return {1: int(lag[1, 0])} if lag[1, 0] else {}
-    found = {}
-    for v in range(views):
-        others = np.delete(lag[v], v)
-        median = round(float(np.median(others)))
-        if median and ((others != 0) & (np.abs(others - median) <= 2)).sum() >= max(2, views - 2):
-            found[v] = median
-    return found
 
 
 def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:

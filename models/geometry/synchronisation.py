@@ -14,6 +14,7 @@ Axes: V views, J points, G groups, L lags, C pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -46,6 +47,8 @@ class Evidence:
     """Of points, that solve alone."""
     spread_s: float = 0.25 / 30
     """Standard error of the groups' mean above which too little moves: a quarter of a frame at 30 fps."""
+    lines_spread_s: float = 0.5 / 30
+    """The same without a calibration: so few points find the geometry less well than all of them do."""
     apart_s: float = 0.15
     """Distance of two answers that makes them different."""
     contrast: float = 0.1
@@ -142,8 +145,9 @@ def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s:
         alone.append(_seconds(near.steps) if own is None else own.late_s)
     spread_s = _spread(np.array(alone), views)
     moved = np.abs(fit.late_s - fit.late_s[views[0]] - found.steps * STEP_S)
+    limit = EVIDENCE.lines_spread_s if centres is None else EVIDENCE.spread_s
     for v in views:
-        sure = spread_s[v] <= EVIDENCE.spread_s and moved[v] <= EVIDENCE.apart_s
+        sure = spread_s[v] <= limit and moved[v] <= EVIDENCE.apart_s
         if not sure and refused[v] in (None, PERIODIC):
             refused[v], rivals[v] = STILL, None
     believed = [v for v in views if refused[v] is None]
@@ -173,8 +177,14 @@ def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Arra
         return clocks
     offset, drift, drift_sigma = clocks.offset_s.copy(), clocks.drift.copy(), clocks.drift_sigma.copy()
     offset[views], drift[views] = start.offset_s, start.drift
-    drift_sigma[views] = np.hypot(start.drift_sigma, 2 * EVIDENCE.floor_s / start.span_s)
+    drift_sigma[views] = np.hypot(start.drift_sigma, _drift_floor(start.span_s))
     return replace(clocks, offset_s=offset, drift=drift, drift_sigma=drift_sigma)
+
+
+def _drift_floor(span_s: float) -> float:
+    """Error of a drift by ``floor_s``: somebody who walks to and fro brings it in and takes it out again, so that
+    it falls faster than the span grows."""
+    return 3 * EVIDENCE.floor_s / span_s * math.sqrt(20 / span_s)
 
 
 def told_clocks(clocks: Clocks, middle_s: float) -> Clocks:
@@ -319,7 +329,7 @@ def _clocks(
         late, drift, sigma, drift_sigma = zero, zero, np.full(views, np.nan), np.full(views, np.nan)
     else:
         late, drift, sigma, drift_sigma = fit.late_s, fit.drift, fit.sigma_s, fit.drift_sigma
-        drift_sigma = np.hypot(drift_sigma, 2 * EVIDENCE.floor_s / fit.span_s)
+        drift_sigma = np.hypot(drift_sigma, _drift_floor(fit.span_s))
     believed = [v for v in range(views) if refused[v] is None]
     if believed and fit is not None:
         root = believed[0]
