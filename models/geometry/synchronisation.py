@@ -49,6 +49,9 @@ class Evidence:
     """Standard error of the groups' mean above which too little moves: a quarter of a frame at 30 fps."""
     lines_spread_s: float = 0.5 / 30
     """The same without a calibration: so few points find the geometry less well than all of them do."""
+    lines_span_s: float = 6.0
+    """Time that cameras without a calibration must have in common: in 3 s somebody who walked in place, with
+    another person beside, was found a third of a second off."""
     apart_s: float = 0.15
     """Distance of two answers that makes them different."""
     contrast: float = 0.1
@@ -131,7 +134,8 @@ def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s:
     fit = _fine(cameras, centres, views, _seconds(found.steps)) if len(views) > 1 else None
     if fit is None:
         begin, end = common_span(cameras, _seconds(found.steps), np.zeros(len(cameras)))
-        reason = NO_SPAN if end - begin < MIN_SPAN_S else STILL
+        least = MIN_SPAN_S if centres is not None else EVIDENCE.lines_span_s
+        reason = NO_SPAN if end - begin < least else STILL
         return _clocks(curves, found, None, [r or reason for r in refused], centres)
     rivals: list[float | None] = [None] * len(cameras)
     for v in views:
@@ -182,8 +186,7 @@ def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Arra
 
 
 def _drift_floor(span_s: float) -> float:
-    """Error of a drift by ``floor_s``: somebody who walks to and fro brings it in and takes it out again, so that
-    it falls faster than the span grows."""
+    """Error of a drift by ``floor_s``: people go to and fro, so that it falls faster than the span grows."""
     return 3 * EVIDENCE.floor_s / span_s * math.sqrt(20 / span_s)
 
 
@@ -239,7 +242,7 @@ def _seconds(steps: NDArray[np.int64]) -> Array:
 def _from_lines(cameras: Sequence[Trajectories], start_s: Array) -> ClockFit | None:
     """Offsets nearest to the lags at which the residual of each pair of uncalibrated cameras is least."""
     begin, end = common_span(cameras, start_s, np.zeros(len(cameras)))
-    if end - begin < MIN_SPAN_S:
+    if end - begin < EVIDENCE.lines_span_s:
         return None
     tau = np.linspace(begin, end, _LINE_INSTANTS)
     rows, lags, weights = [], [], []

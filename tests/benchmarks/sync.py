@@ -76,14 +76,18 @@ def clip(path: Path, number: int, seconds: float, seed: int) -> World:
 
 
 def measured(
-    world: World, seconds: float, seed: int, rates: Sequence[float], drift: float, **how: object
+    world: World,
+    seconds: float,
+    seed: int,
+    rates: Sequence[float],
+    drift: float,
+    *,
+    calibrated: bool = True,
+    faults: Faults | None = None,
 ) -> Row:
     rng = np.random.default_rng([seed, 8])
     drifts = np.concatenate([[0.0], drift * rng.choice([-1, 1], len(rates) - 1)])
-    faults = how.get("faults")
-    filmed = film(
-        world, seconds, seed, rates, drift=drifts, faults=faults if isinstance(faults, Faults) else None
-    )
+    filmed = film(world, seconds, seed, rates, drift=drifts, faults=faults)
     begun = time.process_time()
     found = filmed.clocks(calibrated=calibrated)
     taken = time.process_time() - begun
