@@ -100,8 +100,15 @@ def load_pose_prior(path: Path | None = None) -> PosePrior:
             "models/assets/bake_prior.py."
         ) from error
     means, covariances, weights = arrays
-    size = (len(weights), POSE_SIZE)
-    if means.shape != size or covariances.shape != (*size, POSE_SIZE):
+    size = (weights.size, POSE_SIZE)
+    finite = all(np.isfinite(x).all() for x in arrays)
+    if (
+        not finite
+        or weights.ndim != 1
+        or not weights.sum() > 0
+        or means.shape != size
+        or covariances.shape != (*size, POSE_SIZE)
+    ):
         raise InputError(
             f"{path}: means {means.shape}, covariances {covariances.shape}, weights {weights.shape} are no "
             f"mixture over the {POSE_SIZE} numbers of a body pose."

@@ -8,10 +8,10 @@ import yaml
 
 from pipeline.errors import shortened
 
-MAX_CHARACTERS: Final = 1_000_000
+MAX_CHARACTERS: Final = 500_000
 MAX_DEPTH: Final = 50
 """Lists and mappings inside one another; PyYAML's parser uses some frames of Python's stack for each."""
-MAX_NODES: Final = 100_000
+MAX_NODES: Final = 20_000
 """Values, those that an alias repeats counted as often as they are repeated."""
 
 

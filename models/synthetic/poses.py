@@ -120,12 +120,22 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
         raise InputError(
             f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
         ) from error
-    if pose.ndim != 3 or pose.shape[1:] != (len(SMPL_24), 3) or len({len(pose), len(trans), len(clip)}) != 1:
+    count = pose.shape[:1]
+    numbers = clip.dtype.kind in "iu" and all(
+        x.dtype.kind in "fiu" and np.isfinite(x).all() for x in (pose, trans)
+    )
+    if not numbers or (pose.shape, trans.shape, clip.shape) != (
+        (*count, len(SMPL_24), 3),
+        (*count, 3),
+        count,
+    ):
         raise InputError(
             f"{path}: body_pose {pose.shape}, trans {trans.shape} and clip_id {clip.shape} must be "
-            f"(N, {len(SMPL_24)}, 3), (N, 3) and (N,)."
+            f"numbers (N, {len(SMPL_24)}, 3), (N, 3) and (N,)."
         )
-    if len(names) != len(categories) or not np.isin(clip, np.arange(len(names))).all():
+    if names.ndim != 1 or not len(pose) or names.shape != categories.shape:
+        raise InputError(f"{path}: clip_name {names.shape}, clip_category {categories.shape}, {count} poses")
+    if not np.isin(clip, np.arange(len(names))).all():
         raise InputError(
             f"{path}: clip_id must number the {len(names)} names and {len(categories)} categories of clips, "
             f"from 0; it has {clip.min()} to {clip.max()}."

@@ -63,7 +63,7 @@ def read_manifest(out: Location) -> dict[str, Entry]:
         return {}
     try:
         rows = TypeAdapter(list[Entry]).validate_python(json.loads(text)["recordings"])
-    except (ValueError, KeyError, TypeError, ValidationError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
         raise InputError(
             f"{out}/{MANIFEST}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: "
             "results that are there will be found complete and taken over."

@@ -18,7 +18,7 @@ from test_easymocap import easymocap
 from models.body import load_body
 from pipeline.calibrations import read_calibration
 from pipeline.config import load
-from pipeline.errors import InputError
+from pipeline.errors import MAX_MESSAGE, InputError
 from pipeline.recording import find_recording
 from pipeline.video import probe, read_frames
 from stages.graph import RunConfig
@@ -74,7 +74,7 @@ def original(tmp_path_factory):
 
 def survives(what, cases, rng):
     """Call ``what(mutate)`` for each case; how many were refused with a message."""
-    refused = 0
+    refused = longest = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case in range(cases):
         begun = time.monotonic()
@@ -82,9 +82,11 @@ def survives(what, cases, rng):
             what(lambda content: mutated(content, rng))
         except InputError as error:
             refused += len(str(error)) > 20  # a message
+            longest = max(longest, len(str(error)))
         except Exception as error:
             raise AssertionError(f"case {case}: {type(error).__name__}: {error}") from error
         assert time.monotonic() - begun < SECONDS, f"case {case} hangs"
+    assert longest <= MAX_MESSAGE
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < 500, f"{grown:.0f} MB more"
     return refused
