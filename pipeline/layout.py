@@ -169,7 +169,7 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
     if stated.keypoints.path is not None:
         place = stated_path(folder, stated.keypoints.path, "keypoints.path")
         cameras = _cameras_in(place)
-        if not cameras:
+        if not cameras or [*cameras] == [place.name]:  # nothing, or the files of one camera alone
             raise InputError(
                 f"{folder / 'recording.yaml'}: keypoints.path: {place} holds no folder with JSON files"
             )
