@@ -28,8 +28,9 @@ from models.training.loop import LoopConfig
 from models.training.losses import LossConfig
 from models.training.samples import Sampling
 from models.training.sources import SourceConfig, open_source
-from models.training.trainer import TrainConfig, train
+from models.training.trainer import TrainConfig, _curves, train
 from pipeline.errors import InputError
+from pipeline.files import locked
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 12
@@ -106,7 +107,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import models.image_regressor
-from models.training.trainer import train
+from models.training.trainer import _curves, train
 from test_trainer import WIDTH, killed_config, small_encoder
 models.image_regressor.make_encoder = small_encoder
 models.image_regressor.SIZES["resnet50"] = WIDTH
@@ -379,3 +380,14 @@ def test_what_cannot_be_shared_or_computed_is_refused(tmp_path):
         list(train(keypoint_config(batch=9), tmp_path))
     with pytest.raises(InputError, match="keypoint nets compute with 32 bits"):
         list(train(keypoint_config(precision="bf16"), tmp_path))
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path, "training"), pytest.raises(InputError, match="another training is at work here"):
+        next(train(keypoint_config(steps=2), tmp_path))
+
+
+def test_a_damaged_row_of_metrics_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is damaged"):
+        _curves(tmp_path, 5)
