@@ -107,7 +107,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import models.image_regressor
-from models.training.trainer import _curves, train
+from models.training.trainer import train
 from test_trainer import WIDTH, killed_config, small_encoder
 models.image_regressor.make_encoder = small_encoder
 models.image_regressor.SIZES["resnet50"] = WIDTH

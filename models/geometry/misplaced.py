@@ -30,14 +30,14 @@ MIN_OFFSET_M: Final = 0.015
 front."""
 MIN_NOISE_FACTOR: Final = 2.0
 """An offset is of the camera that is so many times what the keypoints' own errors leave of it. In recordings
-that are right it reaches 1.2, in a real one 1.6: tests/benchmarks/calibration_check.json."""
+that are right it reached 1.2, in a real one 1.6; what is found: tests/benchmarks/misplaced.json."""
 MAX_UNEXPLAINED: Final = 0.2
 """Share of the offset, or of ``MIN_NOISE_FACTOR`` times the noise, that may remain when it is taken to be a
 linear function of where the person is in the picture, as that of a wrong calibration is. The offset of a late
 camera follows the person's velocity."""
 MAX_SCATTER_M: Final = 0.06
-"""Distance of a body's keypoints from such a function beyond which the camera shows somebody else: 26 mm
-where keypoints are 6 px off, three times that for another pose."""
+"""Distance of a body's keypoints from such a function beyond which the camera shows somebody else: twice what a
+poor detector is off by, less than two poses differ by."""
 MIN_LEAD: Final = 2.0
 """The camera is named whose offset is so many times the next one's, or without which the rest agrees so many
 times better than without any other."""
