@@ -36,8 +36,8 @@ MAX_UNEXPLAINED: Final = 0.2
 linear function of where the person is in the picture, as that of a wrong calibration is. The offset of a late
 camera follows the person's velocity."""
 MAX_SCATTER_M: Final = 0.06
-"""Distance of a body's keypoints from such a function beyond which the camera shows somebody else: twice what a
-poor detector is off by, less than two poses differ by."""
+"""Distance of a body's keypoints from such a function beyond which the camera shows somebody else: twice what
+a poor detector is off by, less than two poses differ by."""
 MIN_LEAD: Final = 2.0
 """The camera is named whose offset is so many times the next one's, or without which the rest agrees so many
 times better than without any other."""
