@@ -87,6 +87,8 @@ class Recording:
     """Facts about the recording that are guessed, doubtful or wrong."""
     known_order: PointOrder | None = None
     """None until the recording is inspected."""
+    as_found: Recording | None = None
+    """The recording before it was inspected."""
     span: tuple[int, int | None] = (0, None)
     """First frame of the whole time line that is taken, and the one after the last."""
     files: tuple[Path, ...] = ()

@@ -90,8 +90,8 @@ def inspect(recording: Recording) -> Recording:
         return recording
     with reading(recording.path):
         if recording.calibration is not None and len(recording.rig) > 1:
-            return _inspect_bodies(recording)
-        return _inspect_pictures(recording)
+            return replace(_inspect_bodies(recording), as_found=recording)
+        return replace(_inspect_pictures(recording), as_found=recording)
 
 
 def _inspect_bodies(recording: Recording) -> Recording:
