@@ -141,9 +141,9 @@ class Rig:
         elif seen.any():
             # The default of 5 fixed-point steps leaves over a pixel at the corners of a k1 = −0.3 lens.
             stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
-            out[seen] = cv2.undistortPoints(
-                flat[seen, None], self.K[view], self.dist[view], P=self.K[view], criteria=stop
-            )[:, 0]
+            k, shown = self.K[view], flat[seen, None]
+            shown[..., 0] -= k[0, 1] * (shown[..., 1] - k[1, 2]) / k[1, 1]  # OpenCV takes no skew off
+            out[seen] = cv2.undistortPoints(shown, k, self.dist[view], P=k, criteria=stop)[:, 0]
         return out.reshape(px.shape)
 
 

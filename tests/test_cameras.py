@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -57,6 +59,15 @@ def test_undistortion_is_the_inverse_of_projection() -> None:
     assert np.isfinite(RIG.undistort(0, K[:2, 2][None])).all(), "on the axis"
     beyond = K[:2, 2] + K[0, 0] * np.array([[1.9, 0.0], [np.nan, 0.0]])
     assert np.isnan(RIG.undistort(0, beyond)).any(1).all()
+
+
+def test_undistortion_takes_the_skew_off_and_puts_it_on() -> None:
+    skew = np.zeros((2, 3, 3))
+    skew[:, 0, 1] = 4.0
+    rig = replace(RIG, K=RIG.K + skew)
+    points = points_before(rig, 1, 30)
+    straight = rig.undistort(1, rig.project(points, distorted=True)[1])
+    assert np.abs(straight - rig.project(points)[1]).max() < 1e-5
 
 
 @pytest.mark.parametrize("view", [0, 1])
