@@ -48,6 +48,8 @@ def _check_size(text: str) -> None:
                 if event.anchor is not None:
                     sizes[event.anchor] = 1
             case yaml.AliasEvent():
+                if any(anchor == event.anchor for anchor, _ in within):
+                    raise ValueError(f"{event.anchor} holds itself")
                 nodes += sizes.get(event.anchor or "", 1)
         if len(within) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")

@@ -97,6 +97,14 @@ def test_a_missing_file(tmp_path):
         load(Run, [tmp_path / "none.yaml"])
 
 
+def test_a_value_that_holds_itself(tmp_path):
+    (tmp_path / "c.yaml").write_text("fit: &a\n  overlap: {b: *a}\n")
+    with pytest.raises(InputError, match=r"c\.yaml: not YAML \(a holds itself\)"):
+        load(Run, [tmp_path / "c.yaml"])
+    (tmp_path / "c.yaml").write_text("fit: &a {overlap: 3}\nfit: *a\n")
+    assert load(Run, [tmp_path / "c.yaml"]).fit.overlap == 3
+
+
 class Names(Config):
     weights: Annotated[str, NamesFile(unless=("default",))] = "default"
     device: str = "auto"
