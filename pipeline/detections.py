@@ -103,13 +103,14 @@ class Detections:
                 raise ValueError(f"{attrs.get('format')}, version {attrs.get('version')}")
             self.detector = Detector(**attrs["detector"])
             self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
-            self.done = [int(np.asarray(self._array(v, "done")[()])) for v in range(len(self.videos))]
-            """Count of the chunks that are written, video by video."""
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise _damaged(path, f"{type(e).__name__}: {e}") from e
+        self.done = [int(self._read(v, "done", ())) for v in range(len(self.videos))]
+        """Count of the chunks that are written, video by video."""
         for v, done in enumerate(self.done):
-            for chunk in range(done):
-                file = path / str(v) / "people" / f"c.{chunk}.0.0.0"
+            names = [f"people/c.{chunk}.0.0.0" for chunk in range(done)]
+            names += [f"state/c.{(done - 1) % 2}.0"] if done else []
+            for file in (path / str(v) / name for name in names):
                 if not file.is_file() or not file.stat().st_size:
                     raise _damaged(path, f"{file.relative_to(path)} is missing")
 
@@ -160,10 +161,7 @@ class Detections:
 
     def states(self) -> list[NDArray[np.float64] | None]:
         """Restart state (S,) of each video after what is done of it; None before its first chunk."""
-        return [
-            np.asarray(self._array(v, "state")[(done - 1) % 2]) if done else None
-            for v, done in enumerate(self.done)
-        ]
+        return [self._read(v, "state", (done - 1) % 2) if done else None for v, done in enumerate(self.done)]
 
     def write(self, video: int, people: list[Floats], state: NDArray[np.float64]) -> None:
         """Write the next chunk of a video: the people (D, K, 3) of each frame, and the state (S,) after it.
@@ -186,14 +184,18 @@ class Detections:
 
     def _people_of(self, video: int) -> DetectedPeople:
         frames = min(self.done[video] * CHUNK, self.frames[video])
-        read = lru_cache(_KEPT_CHUNKS)(partial(self._read, video))
+        read = lru_cache(_KEPT_CHUNKS)(partial(self._read_chunk, video))
         return DetectedPeople(self.path, np.arange(frames), 0, self.detector.order, read)
 
-    def _read(self, video: int, chunk: int) -> Floats:
+    def _read_chunk(self, video: int, chunk: int) -> Floats:
+        return self._read(video, "people", slice(chunk * CHUNK, (chunk + 1) * CHUNK))
+
+    def _read(self, video: int, name: str, part: Any) -> NDArray[Any]:
+        """Part of an array. Raises ``InputError`` where its files are damaged."""
         try:
-            return np.asarray(self._array(video, "people")[chunk * CHUNK : (chunk + 1) * CHUNK])
-        except (ValueError, RuntimeError) as e:
-            raise _damaged(self.path, f"chunk {chunk} of {self.names[video]}: {e}") from e
+            return np.asarray(self._array(video, name)[part])
+        except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:
+            raise _damaged(self.path, f"{name} of {self.names[video]}: {e}") from e
 
     def _array(self, video: int, name: str) -> zarr.Array[Any]:
         # Empty chunks are written, too: one that is done has its file, or it was damaged.

@@ -117,7 +117,7 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 255
     chunk.write_bytes(content)
-    with pytest.raises(InputError, match=r"damaged detections \(chunk 0 of a"):
+    with pytest.raises(InputError, match=r"damaged detections \(people of a"):
         Detections(path).people()["a"].people(0, 33)
     chunk.unlink()
     with pytest.raises(InputError, match=r"c\.0\.0\.0\.0 is missing\)\. Remove it, then run again"):
@@ -125,3 +125,27 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
     (path / "zarr.json").write_text("{}")
     with pytest.raises(InputError, match="damaged detections"):
         Detections(path)
+
+
+@pytest.mark.parametrize("name", ["done/c", "state/c.0.0", "people/zarr.json", "state/zarr.json"])
+@pytest.mark.parametrize("content", [b"", b"of others", None])
+def test_a_damaged_file_of_any_array_is_told(
+    videos: dict[str, VideoInfo], tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    path = tmp_path / "detections.zarr"
+    write_rest(Detections.resume(path, DETECTOR, videos, 2))
+    file = path / "0" / name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    elif name == "done/c":
+        assert Detections(path).done == [0, 3], "detected again"
+        return
+    with pytest.raises(InputError, match=r"damaged detections \(.*Remove it, then run again"):
+        read_all(Detections(path))
+
+
+def read_all(found: Detections) -> None:
+    found.states()
+    for camera in found.people().values():
+        camera.anybody()
