@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx_files import onnx_file
 
-from models.detectors import tracking
+from models.detectors import pose_networks, tracking
 from models.detectors.detector import PictureDetector, TrackingDetector, load_detector
 from models.detectors.finder import FoundPeople
+from models.detectors.networks import Network, load_network
 from models.detectors.pose_networks import (
     MAX_OVERLAP,
     PAD,
@@ -113,6 +116,23 @@ def test_a_crop_networks_points_come_back_to_the_picture(tmp_path: Path, content
     dark = network.place(network.cut(0 * picture(), roi), roi)
     assert (dark.person < 0.3).all()
     assert np.isnan(dark.next_roi[:, :3]).all()
+
+
+@pytest.mark.parametrize("content", [simcc(17), heatmaps(17)])
+def test_nobody_is_found_in_no_crops_by_a_network_of_free_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def load(*args: Any) -> Network:
+        known = load_network(*args)
+        return replace(known, outputs={n: (None,) * len(shape) for n, shape in known.outputs.items()})
+
+    monkeypatch.setattr(pose_networks, "load_network", load)
+    network = load_pose_network(kept(tmp_path, content))
+    assert isinstance(network, CropNetwork)
+    nowhere = np.zeros((0, 4))
+    found = network.place(network.cut(picture(), nowhere), nowhere)
+    assert found.points.shape == (0, 17, 3)
+    assert found.next_roi.shape == (0, 4)
 
 
 def test_a_crop_network_tracks_whom_the_finder_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ Jiang et al. 2023 (RTMPose), Xu et al. 2022 (ViTPose), Lu et al. 2024 (RTMO), Ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Final, Literal
@@ -190,6 +190,8 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
         raise InputError(
             f"detect.model: {file}: takes {dict(network.inputs)} and gives {dict(gives)}; expected {EXPECTED}"
         )
+    # Of a length that the file leaves free: what a network gives for no picture has it, too.
+    network = replace(network, outputs={n: (None, *shape[1:]) for n, shape in shapes.items()})
     kind = CropNetwork if family in ("simcc", "heatmaps") else PictureNetwork
     return kind(network, family, size, ORDERS[points])
 
