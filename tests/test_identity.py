@@ -63,3 +63,10 @@ def test_who_is_not_there_is_not_missed() -> None:
     found = right()
     found[50:, 0] = np.nan
     assert compared(found, truth).mota == 1
+
+
+def test_two_near_misses_do_not_take_the_place_of_a_match() -> None:
+    """Crosswise they are 0.35 m away each, straight 0.05 and 0.75 m, which is more in sum."""
+    of = compared(np.tile([0.05, -0.35], (FRAMES, 1)), np.tile([0.0, 0.4], (FRAMES, 1)))
+    assert (of.missed, of.false, of.mota) == (0.5, 0.5, 0)
+    assert of.mpjpe_mm == pytest.approx(50)

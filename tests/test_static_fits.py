@@ -83,3 +83,9 @@ def test_people_of_whom_nothing_is_seen_have_no_fit(rows: PublishedRows, tmp_pat
     rows.part[3], rows.openpose[3] = 0, 0
     ((_, fits),) = static_fits(tmp_path / "fits.npy", rows, POINTS, shapes=True)
     assert fits.score.isinf().nonzero()[:, 0].tolist() == [3]
+
+
+def test_rows_without_a_box_have_no_fit(rows: PublishedRows, tmp_path: Path) -> None:
+    np.save(tmp_path / "fits.npy", true_fits(rows))
+    rows.box[:] = np.nan
+    assert not [*static_fits(tmp_path / "fits.npy", rows, POINTS, shapes=True)]

@@ -55,7 +55,7 @@ def identity(apart_m: NDArray[np.float64], true: NDArray[np.bool_], found: NDArr
 
     match = np.full((frames, people), -1)
     for t in range(frames):
-        one, other = linear_sum_assignment(np.minimum(apart[t], 1.0))
+        one, other = linear_sum_assignment(np.where(close[t], apart[t], 1.0))
         good = close[t, one, other]
         match[t, one[good]] = other[good]
     matched = match >= 0

@@ -47,7 +47,7 @@ def static_fits(
     """
     fits = _read(path, rows)
     boxed = np.flatnonzero(np.isfinite(rows.box).all(1) & np.isfinite(fits).all(1))
-    for at in np.array_split(boxed, -(-len(boxed) // _CHUNK)):
+    for at in np.array_split(boxed, max(1, -(-len(boxed) // _CHUNK))):
         if len(at):
             names = [[picture_id(rows.instant[i], rows.camera[i])] for i in at.tolist()]
             yield names, _placed(torch.from_numpy(fits[at]).float(), rows, at, points, shapes)
