@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from builders import COCO_17
 from scipy.spatial.transform import Rotation
 
@@ -194,6 +196,14 @@ def test_the_truth_of_another_recording_is_refused(truth: Store, tmp_path: Path)
     cfg = SynthConfig(cameras=3, seconds=1.5, fps=20, size=(320, 240), window=12, seed=5, videos=False)
     with pytest.raises(InputError, match="are of two recordings: keypoints lie"):
         compare_to_truth(truth, write_recording(tmp_path / "seed5", cfg, body()), body())
+
+
+def test_a_single_keypoint_in_a_picture_has_no_height_to_compare_by(truth: Store, tmp_path: Path) -> None:
+    path = shutil.copytree(truth.path, tmp_path / "edge.zarr")
+    for person in truth.ids:
+        zarr.open_array(path / f"people/{person}/keypoints_2d", mode="r+")[0, :, 1:, 2] = 0
+    for errors in compare_to_truth(truth, Store(path), body()):
+        assert errors.mpjpe_mm == 0
 
 
 def test_frames_without_the_truth_are_not_compared(truth: Store, tmp_path: Path) -> None:

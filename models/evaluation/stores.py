@@ -163,14 +163,15 @@ def _keypoints_apart(results: Store, truth: Store, names: list[str], rows: _Rows
 
 
 def _apart(points: Array, true: Array) -> float:
-    """Median distance of two people's keypoints (V, K, 3) in the height of the second in its picture."""
-    both = (points[..., 2] > 0) & (true[..., 2] > 0)
+    """Median distance of two people's keypoints (V, K, 3) in the height of the second in its picture; NaN
+    where no picture has both, and the second with a height."""
+    seen, y = true[..., 2] > 0, true[..., 1]
+    height = np.max(y, 1, where=seen, initial=-np.inf) - np.min(y, 1, where=seen, initial=np.inf)
+    both = (points[..., 2] > 0) & seen & (height > 0)[:, None]
     if not both.any():
         return float("nan")
-    y = np.where(true[..., 2] > 0, true[..., 1], np.nan)[both.any(1)]
-    height = np.nanmax(y, 1) - np.nanmin(y, 1)
-    distance = np.linalg.norm(points[..., :2] - true[..., :2], axis=-1)[both.any(1)]
-    return float(np.median((distance / height[:, None])[both[both.any(1)]]))
+    distance = np.linalg.norm(points[..., :2] - true[..., :2], axis=-1)
+    return float(np.median(distance[both] / np.broadcast_to(height[:, None], both.shape)[both]))
 
 
 def _truth_rows(results: Store, truth: Store, names: list[str]) -> _Rows:
