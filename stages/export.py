@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -60,21 +61,57 @@ def export_people(
 ) -> Iterator[tuple[Path, str, list[str]]]:
     """Write people, each to a file of their own where the format holds one: ``take_p1.glb``.
 
-    Gives, for each file, its path, a sentence on what was written, and others on what the user must know.
-    Raises ``InputError`` as ``export_person`` does.
+    Gives, for each file, its path, a sentence on what was written, and others on what the user must know. Of
+    several people those are left out who have nothing to show in these frames. Raises ``InputError`` as
+    ``export_person`` does, and where there is nobody.
     """
+    if not people:
+        raise InputError(f"{results.path}: has nobody in it, so there is nothing to write.")
     export_format = find_format(file)
     suffix = export_format.TRAITS.suffix
+    present, absent = _present(results, export_format.TRAITS, people, options)
     if any(export_format is folder_format for folder_format in FOLDERS):
-        yield (file, *_export_folder(results, body, file, people, options))
+        told, warnings = _export_folder(results, body, file, present, options)
+        yield file, told, absent + warnings
         return
-    for person in people:
+    for person in present:
         name = (
             f"{file.name[: -len(suffix)]}_p{person}{file.name[-len(suffix) :]}"
             if len(people) > 1
             else file.name
         )
-        yield (file.with_name(name), *export_person(results, body, file.with_name(name), person, options))
+        told, warnings = export_person(results, body, file.with_name(name), person, options)
+        yield file.with_name(name), told, absent + warnings
+        absent = []
+
+
+def _present(
+    results: Store, traits: Traits, people: Sequence[int], options: ExportOptions
+) -> tuple[Sequence[int], list[str]]:
+    """Those of several people who have what the file shows in the frames that are written, and sentences on
+    the others; everybody where nobody has."""
+    start, stop = _span(traits, options)
+    name, what = ("valid", "a valid pose") if _only_valid(traits, options) else ("global_orient", "a pose")
+    present = []
+    for person in people if len(people) > 1 else ():
+        values = results.array(f"people/{person}/{name}", start, stop)
+        if (values if name == "valid" else np.isfinite(values)).any():
+            present.append(person)
+    if not present:
+        return people, []
+    absent = [person for person in people if person not in present]
+    return present, [f"person {p} has nowhere {what} in these frames, and is left out." for p in absent]
+
+
+def _span(traits: Traits, options: ExportOptions) -> tuple[int, int | None]:
+    """First frame that is written, and the one after the last; None for the end."""
+    one = traits.single_frame and options.stop is None
+    return options.start, options.start + 1 if one else options.stop
+
+
+def _only_valid(traits: Traits, options: ExportOptions) -> bool:
+    """True where poses that are not valid are not written."""
+    return traits.gaps == "empty" and options.gaps is None
 
 
 def export_person(
@@ -133,24 +170,23 @@ def _take(
     results: Store, body: Body, file: Path, person: int, options: ExportOptions
 ) -> tuple[Take, NDArray[np.float64], list[str]]:
     """Motion of a person as it is to be written, how its world was turned, and sentences for the user."""
-    traits, start, stop = find_format(file).TRAITS, options.start, options.stop
+    traits = find_format(file).TRAITS
+    start, stop = _span(traits, options)
     made_with = results.contents.body
     if body.sha256 != made_with["sha256"]:
         raise InputError(
             f"{body.name}: is not the body that {results.path} was made with, which was {made_with['name']} "
             f"(sha256 {made_with['sha256'][:12]}, this is {body.sha256[:12]}). Say where that is: --body."
         )
-    if traits.single_frame and stop is None:
-        stop = start + 1
     take = read_take(results, person, start, stop, views=traits.views)
     if traits.single_frame and len(take.time_s) != 1:
         last = start + len(take.time_s) - 1
         raise InputError(
             f"{file}: an {traits.suffix} holds one frame, and {start} to {last} are more. Leave out --end."
         )
-    known = take.valid if traits.gaps == "empty" and options.gaps is None else take.posed
-    if not known.any():
-        what = "a valid pose" if traits.gaps == "empty" else "a pose"
+    only_valid = _only_valid(traits, options)
+    if not (take.valid if only_valid else take.posed).any():
+        what = "a valid pose" if only_valid else "a pose"
         frames = _frames(take)
         raise InputError(f"{results.path}: person {person} has nowhere {what} in {frames}. Choose others.")
     if options.gaps == "nan" and traits.gaps == "bridged":
@@ -220,7 +256,7 @@ def read_take(
     angles = read("angles") if c.angles else np.empty((stop - start, 0))
     seen = None
     if views:
-        seen = Views(c.rig, read("keypoints_2d"))
+        seen = Views(c.rig, partial(results.array, f"people/{person}/keypoints_2d"))
     return Take(
         first=start,
         rate=c.rate,

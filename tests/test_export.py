@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import roma
+import zarr
 from builders import smpl_file
 from exported import LOST, NEAR, Bvh, Gltf, T, Truth, body, make, write
 
 import run_pipeline
 from models.body import pose_keypoints
+from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
+from pipeline.store import Store
+from stages.export import ExportOptions, export_people
 
 
 def test_gaps_are_bridged_in_motion(truths: Callable[[str], Truth], tmp_path: Path) -> None:
@@ -140,3 +145,28 @@ def test_no_store_and_no_place_to_write(
     status, _, errors = command(capfd, monkeypatch, truths("z").store.path, tmp_path / "a.glb")
     assert status == 2
     assert "Is a directory" in errors
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.easymocap"])
+def test_of_all_people_those_are_written_who_are_there(tmp_path: Path, name: str) -> None:
+    one = make(tmp_path / "results.zarr").store
+    shutil.copytree(one.path / "people" / "0", one.path / "people" / "1")
+    zarr.open_array(one.path / "people/1/global_orient", mode="r+")[:5] = np.nan
+    store = Store(one.path)
+    early = list(export_people(store, body(), tmp_path / "early" / name, store.ids, ExportOptions(0, 5)))
+    assert [path.name for path, _, _ in early] == ["a_p0.csv" if name == "a.csv" else name]
+    assert "person 1 has nowhere a pose in these frames, and is left out." in early[0][2]
+    everybody = list(export_people(store, body(), tmp_path / name, store.ids, ExportOptions()))
+    assert len(everybody) == (2 if name == "a.csv" else 1)
+    with pytest.raises(InputError, match="person 0 has nowhere a pose in frames 5 to 6"):
+        list(export_people(store, body(), tmp_path / "none" / name, store.ids, ExportOptions(5, 7)))
+
+
+def test_results_without_people_have_nothing_to_write(
+    truths: Callable[[str], Truth], tmp_path: Path, capfd: Any, monkeypatch: Any
+) -> None:
+    empty = Store.create(tmp_path / "results.zarr", truths("z").store.contents)
+    for name in ("a.csv", "a.easymocap"):
+        code, _, err = command(capfd, monkeypatch, empty.path, tmp_path / name, "--person", "all")
+        assert code == 2
+        assert "has nobody in it" in err

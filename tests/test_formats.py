@@ -31,12 +31,13 @@ from exported import (
 )
 from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
-from models.formats import FORMATS, ExportFormat, find_format, glb, mot
+from models.formats import FORMATS, ExportFormat, find_format, glb, mot, openpose
 from models.formats.take import Take, rest_joints
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import SMPL_24, SMPL_OF_BODY_25
+from pipeline.store import Store
 from stages.export import ExportOptions, export_people, read_take
 
 
@@ -238,6 +239,30 @@ def test_openpose_shows_the_body_in_every_picture(truths: Callable[[str], Truth]
         there = np.isfinite(want[v]).all(-1)
         np.testing.assert_allclose(found[0, there, :2], want[v][there], atol=2e-3)
     assert read_people(tmp_path / "a.openpose" / "associated" / "a" / "a_000000000004_keypoints.json", 25)[1]
+
+
+def test_openpose_reads_the_pictures_in_pieces(
+    truths: Callable[[str], Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, read = truths("z").store, Store.array
+    seen = np.random.default_rng(0).uniform(1, 600, (2, 12, 25, 3)).round(3)
+    asked: list[int] = []
+
+    def array(self: Store, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        if not name.endswith("keypoints_2d"):
+            return read(self, name, start, stop)
+        found = seen[:, start:stop]
+        asked.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(Store, "array", array)
+    monkeypatch.setattr(openpose, "_FRAMES", 4)
+    list(export_people(store, body(), tmp_path / "a.openpose", [0], ExportOptions(1, 11)))
+    assert asked == [4, 4, 2]
+    for v, camera in enumerate("ab"):
+        for t in range(1, 11):
+            file = tmp_path / "a.openpose" / "associated" / camera / f"{camera}_{t:012d}_keypoints.json"
+            np.testing.assert_allclose(read_people(file, 25)[0][0, :, :2], seen[v, t, :, :2], atol=1e-3)
 
 
 @pytest.mark.parametrize("gaps", ["hold", "interpolate"])

@@ -21,6 +21,9 @@ TRAITS: Final = Traits(
     views=True,
 )
 
+_FRAMES: Final = 240
+"""Frames of everybody's keypoints in all pictures that are read at once."""
+
 
 def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
     """``reprojected/<camera>/<camera>_<frame>_keypoints.json`` and ``associated/...``.
@@ -28,16 +31,17 @@ def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
     Pixels of the video frames. Reprojected points have the confidence 1; ``person_id`` is the person's.
     """
     ids = [take.person for take in takes]
-    for i in range(len(takes[0].time_s)):
-        for take in takes:
-            assert take.views is not None  # TRAITS.views
-        views = [take.views for take in takes if take.views is not None]
-        rig = views[0].rig
+    views = [take.views for take in takes if take.views is not None]
+    assert len(views) == len(takes)  # TRAITS.views
+    rig, first, count = views[0].rig, takes[0].first, len(takes[0].time_s)
+    for i in range(count):
+        if i % _FRAMES == 0:
+            part = first + i, first + min(i + _FRAMES, count)
+            seen = np.stack([view.read_keypoints(*part) for view in views], 2)  # (V, frames, P, K, 3)
         drawn = np.stack([rig.project(take.points[i], distorted=True) for take in takes], 1)  # (V, P, K, 2)
         inside = np.isfinite(drawn).all(-1, keepdims=True)
         reprojected = np.concatenate([np.where(inside, drawn, np.nan), inside], -1)
         for v, name in enumerate(rig.names):
-            file = f"{name}/{name}_{takes[0].first + i:012d}_keypoints.json"
+            file = f"{name}/{name}_{first + i:012d}_keypoints.json"
             yield f"reprojected/{file}", people_json(reprojected[v], ids).encode()
-            seen = np.stack([view.keypoints[v, i] for view in views])
-            yield f"associated/{file}", people_json(seen, ids).encode()
+            yield f"associated/{file}", people_json(seen[v, i % _FRAMES], ids).encode()

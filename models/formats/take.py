@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
@@ -23,8 +24,9 @@ class Views:
     """Cameras that show a person, and what was seen in them."""
 
     rig: Rig
-    keypoints: Array
-    """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
+    read_keypoints: Callable[[int, int], NDArray[np.floating]]
+    """Number of the first frame and of the one after the last → (V, frames, K, 3) pixels of the video frames
+    and confidence; NaN, NaN, 0 where nothing was seen."""
 
 
 @dataclass(frozen=True, eq=False)
