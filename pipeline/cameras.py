@@ -126,6 +126,15 @@ class Rig:
         px: Array = n * focal + skew + self.K[:, :2, 2].reshape(shape)
         return px
 
+    def field_of_view_deg(self, view: int) -> float:
+        """Angle that a picture's width covers, degrees; of a pinhole lens before distortion."""
+        half = self.size[view, 0] / 2 / self.K[view, 0, 0]
+        if not self.fisheye[view]:
+            return float(2 * np.degrees(np.arctan(half)))
+        theta = np.linspace(0, np.pi, 1801)
+        reached = np.maximum.accumulate(_image_angle(theta, self.dist[view]))
+        return float(2 * np.degrees(np.interp(half, reached, theta)))
+
     def undistort(self, view: int, px: Array) -> Array:
         """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN.
 

@@ -165,9 +165,9 @@ def print_rig(rig: Rig, path: object, unit: str) -> None:
         w, h = rig.size[v]
         fx, fy = rig.K[v, [0, 1], [0, 1]]
         count = int(np.flatnonzero(rig.dist[v]).max(initial=-1)) + 1
-        wide = 2 * np.degrees(np.arctan(w / 2 / fx))
         rows.add_row(
-            escape(name), f"{w}×{h}" if w else "–", f"{fx:.1f}, {fy:.1f}", f"{wide:.0f}°" if w else "–",
+            escape(name), f"{w}×{h}" if w else "–", f"{fx:.1f}, {fy:.1f}",
+            f"{rig.field_of_view_deg(v):.0f}°" if w else "–",
             f"{'fisheye ' if rig.fisheye[v] else ''}{count or 'none'}",
             ", ".join(f"{x:.3f}" for x in rig.centres[v]),
             f"{np.delete(gaps[v], v).min():.3f}" if len(rig) > 1 else "–",

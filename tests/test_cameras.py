@@ -26,6 +26,17 @@ RIG = Rig(
 )
 
 
+def test_a_fisheye_lens_sees_more_than_its_focal_length_says() -> None:
+    edges = np.array([[-1.0, 355], [1279, 355]])
+    seen = np.degrees(
+        [np.arctan(cv2.fisheye.undistortPoints(e[None, None], K, LENS)[0, 0, 0]) for e in edges]
+    )
+    assert RIG.field_of_view_deg(0) == pytest.approx(np.ptp(seen), abs=0.05)
+    assert RIG.field_of_view_deg(1) == pytest.approx(2 * np.degrees(np.arctan(640 / 420)))
+    wide = replace(RIG, dist=np.zeros((2, 8)), size=np.array([[1600, 900]] * 2))
+    assert wide.field_of_view_deg(0) == pytest.approx(np.degrees(1600 / 420), abs=0.05)  # 218°
+
+
 def points_before(rig: Rig, view: int, degrees: float) -> Array:
     """(1000, 3) world points up to so many degrees off a camera's axis, 1 to 8 m away."""
     rng = np.random.default_rng(0)
