@@ -129,8 +129,9 @@ def _inspect_bodies(recording: Recording) -> Recording:
             findings += resized
             if found != known:
                 known, image = found, to_pixels(raw, found, rig.size)
-                guess, bodies = find_unit(rig, image, units)
-                scale, bodies = (1.0, bodies) if guess else (1.0, best_bodies(rig, image))
+                scale, (guess, bodies) = 1.0, find_unit(rig, image, units)
+                if guess is None:
+                    bodies = best_bodies(rig, image)
         known, doubts = decide_order(bodies, known, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None

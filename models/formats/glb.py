@@ -111,12 +111,8 @@ def scene_cameras(rig: Rig, turn: Array, videos: Mapping[str, str]) -> list[dict
             "rotation": roma.rotmat_to_unitquat(torch.from_numpy(axes)).tolist(),
             "extras": extras,
         }
-        found.append(
-            {
-                "camera": {"name": name, "type": "perspective", "perspective": {**lens, "znear": 0.01}},
-                "node": node,
-            }
-        )
+        camera = {"name": name, "type": "perspective", "perspective": lens}
+        found.append({"camera": camera, "node": node})
     return found
 
 
