@@ -33,7 +33,7 @@ from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.findings import Finding
-from pipeline.identity import identity
+from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording
 from pipeline.results import CALIBRATION, STORE
 from pipeline.timeline import spread
@@ -125,7 +125,7 @@ def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: Match
     parts = {
         "the focal lengths or picture sizes": [rig.K.tolist(), rig.size.tolist(), recording.focal_stated],
         "the time line (frame_offset, fps)": [str(line.rate), line.frame_index.tolist()],
-        "the keypoints": identity(recording),
+        "the keypoints": identity_of_inputs(recording),
         "the settings (calibrate, associate)": [c.model_dump(mode="json") for c in (cfg, match)],
         "the body": body.sha256,
     }

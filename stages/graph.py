@@ -28,7 +28,7 @@ from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_atomically, writing
-from pipeline.identity import identity
+from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, reopen
 from pipeline.results import (
     MOSAIC,
@@ -389,7 +389,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
         frame_index=recording.timeline.frame_index,
         body={"name": body.name, "sha256": body.sha256},
         config=cfg.model_dump(mode="json")
-        | {"recording": identity(recording), "regressor": digest(net) if net is not None else None},
+        | {"recording": identity_of_inputs(recording), "regressor": digest(net) if net is not None else None},
         window=cfg.keypoints.window,
         num_betas=body.num_betas,
         regression=net is not None,

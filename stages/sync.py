@@ -24,7 +24,7 @@ from pipeline.cameras import Array
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.config import Config
 from pipeline.findings import Finding
-from pipeline.identity import identity
+from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording
 from pipeline.results import SYNC
 from pipeline.timeline import spread
@@ -291,7 +291,7 @@ def _source(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
         "cameras": [rig.K.tolist(), rig.dist.tolist(), rig.R.tolist(), rig.t.tolist()],
         "times": [hashlib.sha256(t.tobytes()).hexdigest() for t in own.times_s],
         "stated": [c.numbers for c in recording.clocks],
-        "keypoints": identity(recording),
+        "keypoints": identity_of_inputs(recording),
         "settings": cfg.model_dump(mode="json"),
     }
     return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}

@@ -16,7 +16,7 @@ from models.geometry.between_frames import between_frames
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.errors import InputError
-from pipeline.identity import identity
+from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, find_recording
 from pipeline.results import SYNC
 from stages.inspect import inspect
@@ -65,7 +65,7 @@ def test_clocks_are_set_written_and_read_again(out_of_step: Path, tmp_path: Path
     assert again.clocks == moved.clocks
     assert (tmp_path / SYNC).read_bytes() == kept
     # Other clocks are other results.
-    assert identity(moved) != identity(recording)
+    assert identity_of_inputs(moved) != identity_of_inputs(recording)
 
     # The file is one that --sync takes, and its entries stand in recording.yaml.
     by_file, _ = synchronise(recording, tmp_path / "other", SyncConfig(use=str(tmp_path / SYNC)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from crowds import Crowd, along_y, film, stick, walkers
 
-from models.synthetic.detections import HIDDEN, CrowdDetector, Detections, Faults
+from models.synthetic.detections import HIDDEN, CrowdDetector, Faults, LabelledDetections
 from models.synthetic.detector import Noise, detect
 from models.synthetic.occlusion import hidden_by
 from pipeline.skeleton import BODY_25
@@ -23,13 +23,13 @@ def walking() -> Crowd:
     return walkers(3, 3, 4.0, seed=1)
 
 
-def found(faults: Faults, noise: Noise = EXACT) -> Detections:
+def found(faults: Faults, noise: Noise = EXACT) -> LabelledDetections:
     crowd = walking()
     bodies = crowd.world[::12].reshape(-1, 25, 3)
     return CrowdDetector(crowd.rig, noise, faults, bodies).find(crowd.world, 0)
 
 
-def of_person(found: Detections, p: int) -> np.ndarray:
+def of_person(found: LabelledDetections, p: int) -> np.ndarray:
     """(V, T, 25, 3) everything that is found of somebody."""
     mine = (found.person == p)[..., None] & (found.points[..., 2] > 0)
     return np.where(mine[..., None], found.points, np.nan)

@@ -20,7 +20,7 @@ from models.regressors.kinematics import six_to_matrix
 from models.regressors.layers import Estimate
 from models.synthetic.poses import read_poses
 from models.synthetic.projections import TEST, Difficulty, Projections
-from models.training.keypoints import KeypointsConfig, batches, keypoint_net_errors, make_net
+from models.training.keypoints import KeypointNetConfig, batches, keypoint_net_errors, make_net
 from models.training.losses import loss_of
 from models.training.trainer import TrainConfig, train
 from pipeline.config import load
@@ -32,7 +32,7 @@ CLEAN = Difficulty(noise=0.0)
 
 
 def small_net(kind="calibrated", poses=None):
-    return make_net(KeypointsConfig(width=32), kind, 0, poses or some_poses())
+    return make_net(KeypointNetConfig(width=32), kind, 0, poses or some_poses())
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_doubt_learns_from_the_error_and_does_not_teach_the_pose():
 
 
 def tiny(motion, iterations=2, reprojection=0.0, **more):
-    keypoints = KeypointsConfig(width=32, iterations=iterations, reprojection=reprojection, check_samples=10)
+    keypoints = KeypointNetConfig(
+        width=32, iterations=iterations, reprojection=reprojection, check_samples=10
+    )
     return TrainConfig(
         **{"batch": 16, "warmup_steps": 5, "seed": 3, "motion": motion, "keypoints": keypoints, **more}
     )
@@ -158,7 +160,7 @@ def test_reprojection_is_the_distance_to_the_rays(monkeypatch):
 
 
 def test_every_count_of_views_is_trained_equally_often():
-    projections, cfg = Projections(some_poses(), BODY), KeypointsConfig()
+    projections, cfg = Projections(some_poses(), BODY), KeypointNetConfig()
     seen = [tuple(b.K.shape[1] for b in batches(projections, cfg, 1, 0, step)) for step in range(40)]
     assert set(seen) == {(1, 8), (2, 7), (3, 6), (4, 5)}
     a, b = batches(projections, cfg, 2, 0, 3), batches(projections, cfg, 2, 0, 3)

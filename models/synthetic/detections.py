@@ -58,7 +58,7 @@ _STATIC_PX: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Detections:
+class LabelledDetections:
     """Detections of some frames, in no order. Axes: V views, T frames, D detections, K points."""
 
     points: Array
@@ -77,7 +77,7 @@ class CrowdDetector:
     bodies: Array
     """(N, K, 3) metres, world: bodies that phantoms look like, and between which they are."""
 
-    def find(self, world: Array, start: int) -> Detections:
+    def find(self, world: Array, start: int) -> LabelledDetections:
         """Detections of people ``world`` (T, P, K, 3), metres, NaN who is not there.
 
         The points are those of BODY_25, and others after them. start: number of the first frame.
@@ -98,7 +98,7 @@ class CrowdDetector:
                 order = np.random.default_rng([self.noise.seed, 6, start + t, v]).permutation(len(seen[v]))
                 out[v, t, : len(order)], person[v, t, : len(order)] = seen[v, order], who[v, order]
         person[~(out[..., 2] > 0).any(-1)] = -1
-        return Detections(out, person)
+        return LabelledDetections(out, person)
 
     def _hide(self, found: Array, hider: NDArray[np.int64], frame: int) -> None:
         """Change what is found (V, P, K, 3) of keypoints that others hide, in place."""

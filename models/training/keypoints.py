@@ -32,7 +32,7 @@ KeypointNetName = Literal["calibrated", "uncalibrated"]
 CHECKED_VIEWS: Final = (1, 2, 4, 8)
 
 
-class KeypointsConfig(Config):
+class KeypointNetConfig(Config):
     """A keypoint net, and the synthetic projections that it learns from."""
 
     width: int = Field(512, ge=8)
@@ -66,7 +66,7 @@ class KeypointTask:
 
     def __init__(
         self,
-        cfg: KeypointsConfig,
+        cfg: KeypointNetConfig,
         kind: KeypointNetName,
         batch: int,
         seed: int,
@@ -144,7 +144,7 @@ class KeypointTask:
         """Nothing."""
 
 
-def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Poses) -> KeypointNet:
+def make_net(cfg: KeypointNetConfig, name: KeypointNetName, seed: int, poses: Poses) -> KeypointNet:
     """A net with random weights whose first guess is the mean of the motion."""
     body = load_body().keypoints
     # Layers draw their weights from the global generator, which is to stay as it was.
@@ -169,7 +169,7 @@ def make_net(cfg: KeypointsConfig, name: KeypointNetName, seed: int, poses: Pose
 
 def batches(
     projections: Projections,
-    cfg: KeypointsConfig,
+    cfg: KeypointNetConfig,
     half: int,
     seed: int,
     step: int,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from models.replay import Replayed
 from models.training.images import ImagesConfig, ImageTask
-from models.training.keypoints import KeypointsConfig, KeypointTask
+from models.training.keypoints import KeypointNetConfig, KeypointTask
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.files import locked, write_whole
@@ -79,7 +79,7 @@ class TrainConfig(Config):
     """Checkpoints that are kept, the best one besides."""
     motion: Path | None = None
     """Motion capture, a .npz (models/synthetic/poses.py); without it poses are draws of the pose prior."""
-    keypoints: KeypointsConfig = KeypointsConfig()
+    keypoints: KeypointNetConfig = KeypointNetConfig()
     """Settings of keypoint nets."""
     images: ImagesConfig = ImagesConfig()
     """Settings of image nets."""

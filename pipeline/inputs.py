@@ -1,4 +1,4 @@
-"""Identity of what a fit reads: results are those of one recording."""
+"""Identity of what a fit reads: a result goes on with the same inputs only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.recording import Recording
 
 
-def identity(recording: Recording) -> dict[str, Any]:
+def identity_of_inputs(recording: Recording) -> dict[str, Any]:
     """Identity of all that a fit reads, so that it goes on with no other keypoints: how they are read, a
     digest a camera of the frame numbers and of twenty files spread over them."""
     digests = {}
