@@ -133,6 +133,8 @@ def test_videos_alone_are_a_recording_and_a_broken_one_is_found_too(tmp_path):
     (tmp_path / "results/results.zarr").mkdir(parents=True)
     for name in drawn:
         (tmp_path / f"results/{name}.mp4").write_bytes(b"x")
+        (tmp_path / f"results/render/{name}").mkdir(parents=True)
+        (tmp_path / f"results/render/{name}/{name}.mp4").write_bytes(b"x")
     assert [*find_recordings(tmp_path)] == ["s", "t"]
     (tmp_path / "t/recording.yaml").write_text("nonsense: 1")
     assert [*find_recordings(tmp_path)] == ["s", "t"]

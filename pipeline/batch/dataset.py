@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.layout import is_recording, sources
 from pipeline.recording import Recording, find_recording, open_videos
-from pipeline.results import DETECTIONS, INSIDE, STORE, check_place
+from pipeline.results import DETECTIONS, INSIDE, REDRAWN, STORE, check_place
 
 
 def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> dict[str, Path]:
@@ -78,9 +78,9 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
 
 
 def _is_results(folder: Path) -> bool:
-    """True for the OUT of a run: a store and files, without the folders that keypoints lie in."""
+    """True for the OUT of a run: a store, files and drawings, without the folders that keypoints lie in."""
     folders = {path.name for path in folder.iterdir() if path.is_dir()}
-    return STORE in folders and folders <= {STORE, DETECTIONS}
+    return STORE in folders and folders <= {STORE, DETECTIONS, REDRAWN}
 
 
 @contextmanager
