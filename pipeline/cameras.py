@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+MAX_CAMERAS: Final = 1000
+"""Cameras that a recording can have."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -232,17 +232,28 @@ def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
             continue
         cameras = find_cameras(place)
         flat = any(not path.exists() for path in cameras)
-        inside = [p for p in sorted(place.iterdir()) if p not in cameras and p.name[0] != "."]
-        inside += [f for p in inside if p.is_dir() for f in sorted(p.iterdir())]
+        files, folders = _listing(place, {path.name for path in cameras})
+        inside = [*files, *(f"{name}/{file}" for name in folders for file in _listing(place / name)[0])]
         for suffix, nearest in _MAYBE_KEYPOINTS.items():
-            unread = [p for p in inside if p.suffix.lower() == suffix and p.is_file()]
+            unread = [name for name in inside if name.lower().endswith(suffix)]
             if unread and not (flat and suffix == ".json"):
                 sentence = (
                     f"{len(unread)} {suffix} files in {place.relative_to(folder)}/ are not read, the first "
-                    f"is {unread[0].relative_to(place)}; the nearest that would be: {nearest}"
+                    f"is {unread[0]}; the nearest that would be: {nearest}"
                 )
                 findings.append(Finding("keypoints_unread", sentence, None, len(unread)))
     return findings
+
+
+def _listing(folder: Path, but: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Names of the files in a folder, and of the folders, without hidden ones and these."""
+    files: list[str] = []
+    folders: list[str] = []
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.name not in but and not entry.name.startswith("."):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(files), sorted(folders)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

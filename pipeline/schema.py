@@ -36,6 +36,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.batches import Status
+from pipeline.cameras import MAX_CAMERAS
 
 DIMENSIONS: Final = MappingProxyType(
     {
@@ -47,7 +48,6 @@ DIMENSIONS: Final = MappingProxyType(
 """Name of each axis in the files."""
 MAX_FRAMES: Final = 50_000_000
 """Frames that a store can have: ten days of 60 a second."""
-MAX_CAMERAS: Final = 1000
 FIXED: Final = MappingProxyType({"xyz": 3, "xyzc": 4, "xyc": 3})
 """Lengths of the axes that have the same in every store."""
 STATE_UNITS: Final = "internal"

@@ -25,6 +25,7 @@ from pipeline.calibrations import (
     read_calibration,
     unread_calibrations,
     vicon,
+    xrprimer,
 )
 from pipeline.calibrations import easymocap as easymocap_format
 from pipeline.calibrations.checks import calibration_doubts, in_metres
@@ -362,3 +363,11 @@ def test_a_camera_of_colmap_that_moves_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("side.png", "front/000002.jpg"))
     with pytest.raises(InputError, match="'front' moves from image to image"):
         read_calibration(file)
+
+
+def test_more_files_than_cameras_are_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.json").write_text('{"extrinsic_r": 0}')
+    assert [len(files) for files in xrprimer.find(tmp_path)] == [3]
+    monkeypatch.setattr(xrprimer, "MAX_CAMERAS", 2)
+    assert xrprimer.find(tmp_path) == []

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pipeline.formats.keypoints import (
     coco_annotations,
     coco_results,
     easymocap_annots,
+    files,
     find_cameras,
     flat,
     index_keypoints,
@@ -228,6 +230,26 @@ def test_what_no_format_finds_is_refused(tmp_path: Path) -> None:
         index_keypoints(tmp_path / "cam[1]")
     (tmp_path / "cam[1]" / "0.json").write_text(json.dumps({"people": []}))
     assert len(index_keypoints(tmp_path / "cam[1]")) == 1
+
+
+def test_many_files_in_a_folder_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_people(tmp_path, name, 0, [])
+        write_people(tmp_path, name, 1, [])
+    opened: list[Path] = []
+    open_file = Path.open
+
+    def note(file: Path, *args: Any) -> Any:
+        opened.append(file)
+        return open_file(file, *args)
+
+    monkeypatch.setattr(Path, "open", note)
+    for most, count in ((4, 4), (3, 2)):
+        monkeypatch.setattr(files, "MAX_CAMERAS", most)
+        opened.clear()
+        assert find_cameras(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+        assert len({*opened}) == count, "all that may be a camera's own; else one a camera"
+        assert len(index_keypoints(tmp_path / "a")) == 2
 
 
 def test_views_are_stacked_and_padded_with_nothing(tmp_path: Path) -> None:

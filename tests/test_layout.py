@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -207,8 +208,12 @@ def test_ten_and_a_hundred_are_not_the_same_camera(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path.name == "cam01":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
 
     monkeypatch.setattr("pipeline.layout.os.scandir", refuse)
     with pytest.raises(InputError, match=r"cam01: cannot be read \(Permission denied"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,11 +52,13 @@ class Camera:
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
     """Files of a folder with one of these suffixes, in lower case, by name; none that are hidden."""
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
-    )
+    with os.scandir(folder) as found:
+        names = sorted(
+            entry.name
+            for entry in found
+            if entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+        )
+    return [folder / name for name in names]
 
 
 def plain(name: str) -> str:

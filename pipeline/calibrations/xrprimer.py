@@ -23,7 +23,7 @@ from pipeline.calibrations.checks import (
     rotation,
     short,
 )
-from pipeline.cameras import Rig
+from pipeline.cameras import MAX_CAMERAS, Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "XRPrimer JSON (one file a camera)"
@@ -34,8 +34,11 @@ _HEAD: Final = 4096
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
-    """All JSON files that have ``extrinsic_r`` near their beginning: one calibration."""
-    files = tuple(p for p in files_in(folder, ".json") if _is_one(p))
+    """All JSON files that have ``extrinsic_r`` near their beginning: one calibration.
+
+    Where there are more files than a recording has cameras, they are keypoints, and none is opened."""
+    there = files_in(folder, ".json")
+    files = tuple(p for p in there if len(there) <= MAX_CAMERAS and _is_one(p))
     return [files] if files else []
 
 

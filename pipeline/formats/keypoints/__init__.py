@@ -74,7 +74,8 @@ def index_keypoints(path: Path) -> KeypointFiles:
     Raises:
         InputError: the files are of no format, or cannot be indexed.
     """
-    for form in FORMATS:
+    # Where the path is not there, it stands for files of one camera among those of others, which are many.
+    for form in FORMATS if path.exists() else (flat,):
         if form.find(path.parent, glob.escape(path.name)):
             return form.read(path)
     raise InputError(f"{path}: holds no keypoints of a known format; expected {EXPECTED}")

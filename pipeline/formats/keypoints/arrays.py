@@ -11,7 +11,6 @@ import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints.files import Floats, KeypointFiles, Unreadable
+from pipeline.formats.keypoints.files import Floats, KeypointFiles, Unreadable, find_paths, only_file
 
 DESCRIPTION: Final = "NumPy arrays (npz or npy, frames × people × points × 3, one file a camera)"
 
@@ -60,18 +59,12 @@ class ArrayPeople(KeypointFiles):
 
 def find(place: Path, names: str) -> list[Path]:
     """Files, and folders whose only file is one."""
-    return [
-        p
-        for p in sorted(place.iterdir())
-        if fnmatchcase(p.name, names) and p.name[0] != "." and _array_in(p) is not None
-    ]
+    return [p for p in find_paths(place, names) if _array_in(p) is not None]
 
 
 def _array_in(path: Path) -> Path | None:
-    if not path.is_dir():
-        return path if path.suffix.lower() in _SUFFIXES else None
-    inside = [p for p in path.iterdir() if p.suffix.lower() in (*_SUFFIXES, ".json")]
-    return inside[0] if len(inside) == 1 and inside[0].suffix.lower() in _SUFFIXES else None
+    file = only_file(path, *_SUFFIXES, ".json") if path.is_dir() else path
+    return file if file is not None and file.suffix.lower() in _SUFFIXES else None
 
 
 def read(path: Path) -> ArrayPeople:

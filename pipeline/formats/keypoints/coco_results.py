@@ -8,12 +8,11 @@ the frame; a frame in which nobody was found has no entry.
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints.files import find_number
+from pipeline.formats.keypoints.files import find_number, find_paths
 from pipeline.formats.keypoints.listed import LIST, ListedPeople, first_byte, only_json, read_list
 
 DESCRIPTION: Final = "COCO results (AlphaPose's, one list a camera)"
@@ -24,7 +23,7 @@ def find(place: Path, names: str) -> list[Path]:
 
     An empty file counts beside lists: it is one by name, and an error when it is read.
     """
-    matching = [p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.name[0] != "."]
+    matching = find_paths(place, names)
     files = [p for p in matching if p.suffix.lower() == ".json" and p.is_file()]
     if not all(first_byte(file) in (b"[", b"") for file in files):
         files = []

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.formats.keypoints.files import Unreadable, parse_json
+from pipeline.formats.keypoints.files import Unreadable, find_paths, parse_json
 from pipeline.formats.keypoints.listed import beginning
 from pipeline.formats.keypoints.openpose import FrameFiles, a_json, index_folder
 
@@ -33,7 +32,7 @@ class AnnotatedFrames(FrameFiles):
 
 def find(place: Path, names: str) -> list[Path]:
     """Folders in which a JSON file has annots."""
-    folders = (p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.is_dir())
+    folders = (p for p in find_paths(place, names) if p.is_dir())
     return [p for p in folders if (file := a_json(p)) is not None and b'"annots"' in beginning(file)]
 
 

@@ -6,15 +6,20 @@ A frame that cannot be used never stops a run: its view is missing then, with a 
 from __future__ import annotations
 
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import translate
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.cameras import MAX_CAMERAS
 
 Floats = NDArray[np.float32]
 
@@ -153,3 +158,26 @@ def find_number(stem: str) -> re.Match[str] | None:
     """
     found = _NUMBER.search(stem)
     return found if found and len(found[1]) <= 18 else None
+
+
+def find_paths(place: Path, names: str) -> list[Path]:
+    """Folders in a place, and files where there are not too many for one a camera, by name.
+
+    names: pattern that they match. Hidden ones do not count.
+    """
+    matches = re.compile(translate(names)).match
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(place) as found:
+        for entry in found:
+            if matches(entry.name) and not entry.name.startswith("."):
+                (folders if entry.is_dir() else files).append(entry.name)
+    return [place / name for name in sorted(folders + (files if len(files) <= MAX_CAMERAS else []))]
+
+
+def only_file(folder: Path, *suffixes: str) -> Path | None:
+    """The only file of a folder with one of these suffixes, in lower case, else None; none that is hidden."""
+    with os.scandir(folder) as found:
+        there = (e.name for e in found if e.name.lower().endswith(suffixes) and not e.name.startswith("."))
+        files = [folder / name for name in islice(there, 2)]
+    return files[0] if len(files) == 1 else None

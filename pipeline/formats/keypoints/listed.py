@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -17,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints.files import KeypointFiles, parse_json
+from pipeline.formats.keypoints.files import KeypointFiles, find_paths, only_file, parse_json
 
 _MAX_ENTRY: Final = 1_000_000
 """Bytes of the longest entry. One of 133 points, in all their digits, takes 8,000."""
@@ -152,9 +149,7 @@ def beginning(file: Path) -> bytes:
 def find_files(place: Path, names: str, holds: Callable[[bytes], bool]) -> list[Path]:
     """JSON files, and folders with one JSON file only, whose first bytes are such."""
     found = []
-    for path in sorted(place.iterdir()):
-        if not fnmatchcase(path.name, names) or path.name.startswith("."):
-            continue
+    for path in find_paths(place, names):
         file = only_json(path) if path.is_dir() else path if path.suffix.lower() == ".json" else None
         if file is not None and holds(beginning(file)):
             found.append(path)
@@ -163,7 +158,4 @@ def find_files(place: Path, names: str, holds: Callable[[bytes], bool]) -> list[
 
 def only_json(folder: Path) -> Path | None:
     """The only JSON file of a folder, else None."""
-    with os.scandir(folder) as entries_:
-        there = (e.name for e in entries_ if e.name.lower().endswith(".json") and not e.name.startswith("."))
-        files = [folder / name for name in islice(there, 2)]
-    return files[0] if len(files) == 1 else None
+    return only_file(folder, ".json")

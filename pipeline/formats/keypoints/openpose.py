@@ -7,7 +7,6 @@ import os
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +19,7 @@ from pipeline.formats.keypoints.files import (
     KeypointFiles,
     Unreadable,
     find_number,
+    find_paths,
     parse_json,
     to_people,
 )
@@ -55,7 +55,7 @@ class FrameFiles(KeypointFiles):
 
 def find(place: Path, names: str) -> list[Path]:
     """Folders that hold a JSON file."""
-    return [p for p in sorted(place.iterdir()) if fnmatchcase(p.name, names) and p.is_dir() and a_json(p)]
+    return [p for p in find_paths(place, names) if p.is_dir() and a_json(p)]
 
 
 def read(path: Path) -> FrameFiles:
