@@ -256,7 +256,9 @@ def read_take(
     angles = read("angles") if c.angles else np.empty((stop - start, 0))
     seen = None
     if views:
-        seen = Views(c.rig, partial(results.array, f"people/{person}/keypoints_2d"))
+        seen = Views(
+            c.rig, c.frame_index[:, start:stop], partial(results.array, f"people/{person}/keypoints_2d")
+        )
     return Take(
         first=start,
         rate=c.rate,

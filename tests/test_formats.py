@@ -13,6 +13,7 @@ import ezc3d
 import numpy as np
 import pytest
 import torch
+import zarr
 from exported import (
     HAS_POSE,
     LOST,
@@ -24,6 +25,7 @@ from exported import (
     Truth,
     body,
     direction,
+    make,
     opensim_tokens,
     read_obj,
     rig,
@@ -239,6 +241,18 @@ def test_openpose_shows_the_body_in_every_picture(truths: Callable[[str], Truth]
         there = np.isfinite(want[v]).all(-1)
         np.testing.assert_allclose(found[0, there, :2], want[v][there], atol=2e-3)
     assert read_people(tmp_path / "a.openpose" / "associated" / "a" / "a_000000000004_keypoints.json", 25)[1]
+
+
+def test_openpose_files_have_the_number_of_their_videos_frame(tmp_path: Path) -> None:
+    truth = make(tmp_path / "results.zarr")
+    late = zarr.open_array(truth.store.path / "cameras/frame_index", mode="r+")
+    late[1] = [-1, -1, *range(10)]
+    list(export_people(Store(truth.store.path), body(), tmp_path / "a.openpose", [0], ExportOptions(1, 5)))
+    want = rig(direction("z")).project(truth.points[4], distorted=True)
+    for v, camera, frames in ((0, "a", [1, 2, 3, 4]), (1, "b", [0, 1, 2])):
+        found = sorted((tmp_path / "a.openpose" / "reprojected" / camera).iterdir())
+        assert [f.name for f in found] == [f"{camera}_{t:012d}_keypoints.json" for t in frames]
+        np.testing.assert_allclose(read_people(found[-1], 25)[0][0, :, :2], want[v], atol=2e-3)
 
 
 def test_openpose_reads_the_pictures_in_pieces(

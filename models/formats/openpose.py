@@ -28,7 +28,9 @@ _FRAMES: Final = 240
 def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
     """``reprojected/<camera>/<camera>_<frame>_keypoints.json`` and ``associated/...``.
 
-    Pixels of the video frames. Reprojected points have the confidence 1; ``person_id`` is the person's.
+    A file's number is that of the frame in the camera's own video, as OpenPose counts; where a video has no
+    frame there is no file. Pixels of the video frames. Reprojected points have the confidence 1;
+    ``person_id`` is the person's.
     """
     ids = [take.person for take in takes]
     views = [take.views for take in takes if take.views is not None]
@@ -42,6 +44,8 @@ def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
         inside = np.isfinite(drawn).all(-1, keepdims=True)
         reprojected = np.concatenate([np.where(inside, drawn, np.nan), inside], -1)
         for v, name in enumerate(rig.names):
-            file = f"{name}/{name}_{first + i:012d}_keypoints.json"
+            if (frame := views[0].frame_index[v, i]) < 0:
+                continue
+            file = f"{name}/{name}_{frame:012d}_keypoints.json"
             yield f"reprojected/{file}", people_json(reprojected[v], ids).encode()
             yield f"associated/{file}", people_json(seen[v, i % _FRAMES], ids).encode()

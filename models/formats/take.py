@@ -24,6 +24,8 @@ class Views:
     """Cameras that show a person, and what was seen in them."""
 
     rig: Rig
+    frame_index: Frames
+    """(V, T) number of the frame of each camera's video, −1 for none."""
     read_keypoints: Callable[[int, int], NDArray[np.floating]]
     """Number of the first frame and of the one after the last → (V, frames, K, 3) pixels of the video frames
     and confidence; NaN, NaN, 0 where nothing was seen."""
