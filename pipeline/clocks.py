@@ -42,7 +42,8 @@ class Clock(Config):
     confidence: float | None = None
     """Chance that the offset is right to half a frame of 30 a second."""
     method: str | None = None
-    """rays, epipolar lines, or sound; reference; none, with the reason."""
+    """rays, epipolar lines (and that sound chose among several answers), or sound; reference; none, with the
+    reason."""
 
     def moment(self, own_s: Array) -> Array:
         """Moments on the recording's clock of times on the camera's own."""

@@ -18,7 +18,7 @@ Code = Literal[
     "size_guessed", "unit_guessed", "up_doubtful", "up_unused",
     # Time.
     "clock_unknown", "clocks_set", "fps_assumed", "fps_unused",
-    "frame_missing", "frames_unused", "rates_differ",
+    "frame_missing", "frames_unused", "rates_differ", "sound_contradicts", "sound_unused", "sound_used",
     # Keypoints and the person.
     "coordinates_normalised", "coordinates_outside", "confidence_scaled", "format_doubtful",
     "format_unchecked", "keypoints_resized", "limbs_doubtful", "people_left_out",

@@ -1,4 +1,4 @@
-"""Before the stages: clocks of cameras that were started by hand, from the people they show.
+"""Before the stages: clocks of cameras that were started by hand, from people who move, and from sound.
 
 Not a stage that batches flow through: the time line must be known before the first frame.
 """
@@ -9,15 +9,29 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from models.geometry.synchronisation import NO_SPAN, Clocks, extend_clocks, find_clocks, told_clocks
+from models.geometry.sound_lags import (
+    TRAVEL_LIMIT_S,
+    TRAVEL_SIGMA_S,
+    HeardClocks,
+    hear_clocks,
+)
+from models.geometry.synchronisation import (
+    EDGE,
+    NO_SPAN,
+    PERIODIC,
+    Clocks,
+    extend_clocks,
+    find_clocks,
+    told_clocks,
+)
 from models.geometry.trajectories import Trajectories, joined_stretches, padded_points
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
 from pipeline.cameras import Array
@@ -27,6 +41,7 @@ from pipeline.findings import Finding
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording
 from pipeline.results import SYNC
+from pipeline.sound import POWER_HZ, read_sound_power
 from pipeline.timeline import spread
 
 _log = logging.getLogger(__name__)
@@ -43,6 +58,13 @@ _LEAST_FRAMES: Final = 10
 _STRETCH_LAG_S: Final = 0.5
 """Difference of clocks that is looked for where they are nearly known."""
 _HALF_FRAME_S: Final = 1 / 60
+_SOUND_S: Final = 120.0
+"""Sound is listened to from a camera's first frame on, for so long."""
+_NEAR_SOUND_S: Final = 0.25
+"""Difference of clocks that is looked for about those by sound: its travel, and beside it a rise."""
+_CONTRADICTED: Final = "movement does not fit sound"
+_SOUND: Final = "sound"
+_REFERENCE: Final = "reference"
 
 
 class SyncConfig(Config):
@@ -53,8 +75,11 @@ class SyncConfig(Config):
     recording.yaml states; or the path of a sync.yaml."""
     search_s: float = Field(default=5.0, gt=0, le=60)
     """Largest difference between two clocks that is looked for, seconds."""
+    audio: Literal["auto", "off"] = "auto"
+    """auto: where every video has a sound track, clocks by sound are compared with those by movement, and
+    stand in where movement tells nothing."""
 
-    @field_validator("use", mode="before")
+    @field_validator("use", "audio", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML's word for it
@@ -144,11 +169,13 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
         return Synced(recording.clocks, (), "the cameras share too little time to be compared")
     middle = float(np.mean([t[-1] for t in recording.own_times.times_s])) / 2
     found = told_clocks(found, middle)
+    heard = _heard(recording, views, cfg) if cfg.audio == "auto" else None
+    found, methods, findings = _by_sound(recording, views, found, heard)
     believed = [k for k, reason in enumerate(found.refused) if reason is None]
     off = [
         abs(found.offset_s[k]) > max(IN_STEP_S, 2 * found.sigma_s[k]) or found.drift[k] != 0 for k in believed
     ]
-    clocks, findings = list(recording.clocks), []
+    clocks = list(recording.clocks)
     for k, v in enumerate(views):
         reason = found.refused[k]
         before = recording.clocks[v]
@@ -157,8 +184,7 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
             continue
         sigma = float(found.sigma_s[k])
         chance = math.erf(_HALF_FRAME_S / (sigma * math.sqrt(2))) if sigma else 1.0
-        method = ("rays" if recording.placed else "epipolar lines") if k != believed[0] else "reference"
-        known = {"sigma_s": round(sigma, 5), "confidence": round(chance, 4), "method": method}
+        known = {"sigma_s": round(sigma, 5), "confidence": round(chance, 4), "method": methods[k]}
         clocks[v] = before.model_copy(update=known)
         if any(off):
             # What was found is on top of what is stated.
@@ -175,12 +201,11 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
     elif not any(off):
         how = "the cameras are in step"
     else:
-        how = "clocks set by the people's movement"
+        how = f"clocks set by {_evidence(methods[k] for k in believed)}"
         worst = max(believed, key=lambda k: abs(float(found.offset_s[k])))
         late = float(found.offset_s[worst])
-        findings.insert(
-            0, Finding("clocks_set", _sentence(names[views[worst]], late, names[views[believed[0]]]))
-        )
+        reference = names[views[methods.index(_REFERENCE)]]
+        findings.insert(0, Finding("clocks_set", _sentence(names[views[worst]], late, reference, how)))
     scale = 1000.0 if found.unit == "m" else 1.0
     curves = {
         names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in found.curve[k].tolist())
@@ -190,11 +215,18 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
     return Synced(tuple(clocks), tuple(findings), how, lag_s, curves, "mm" if found.unit == "m" else "px")
 
 
-def _sentence(camera: str, late_s: float, reference: str) -> str:
+def _evidence(methods: Iterable[str]) -> str:
+    by = [m for m in methods if m != _REFERENCE]
+    movement = "the people's movement" if any(m != _SOUND for m in by) else ""
+    sound = "sound" if any(_SOUND in m for m in by) else ""
+    return " and ".join(filter(None, (movement, sound)))
+
+
+def _sentence(camera: str, late_s: float, reference: str, how: str) -> str:
     which = "after" if late_s > 0 else "before"
     return (
-        f"the cameras are out of step: {camera} was started {abs(late_s):.3f} s {which} {reference}, by the "
-        "people's movement; their clocks are set by it (sync.yaml has all; --sync off leaves them)"
+        f"the cameras are out of step: {camera} was started {abs(late_s):.3f} s {which} {reference}; {how} "
+        "(sync.yaml has all; --sync off leaves them)"
     )
 
 
@@ -268,6 +300,103 @@ def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks
     return found
 
 
+def _heard(recording: Recording, views: Sequence[int], cfg: SyncConfig) -> HeardClocks | None:
+    """Clocks by sound, on top of those that are stated; None where no video has a sound track."""
+    videos = [recording.videos[v] for v in views]
+    power = [None if video is None else read_sound_power(video, _SOUND_S) for video in videos]
+    if all(p is None for p in power):
+        return None
+    stated_s = [recording.clocks[v].offset_s for v in views]
+    return hear_clocks(power, stated_s, POWER_HZ, cfg.search_s)
+
+
+def _by_sound(
+    recording: Recording, views: Sequence[int], found: Clocks, heard: HeardClocks | None
+) -> tuple[Clocks, list[str], list[Finding]]:
+    """Clocks by movement and, where it tells nothing, by sound; the method of each; findings.
+
+    Of movement that repeats, the answer near the sound's is found. Sound is used where every camera hears
+    what another does, and no clock that movement is sure of contradicts it.
+    """
+    names = [recording.rig.names[v] for v in views]
+    movement = "rays" if recording.placed else "epipolar lines"
+    sure = [k for k, reason in enumerate(found.refused) if reason is None]
+    root = sure[0] if sure else 0
+    methods = [_REFERENCE if k == root else movement for k in range(len(views))]
+    if heard is None:
+        return found, methods, []
+    if any(heard.refused):
+        why = "; ".join(f"{n} {r}" for n, r in zip(names, heard.refused, strict=True) if r)
+        unused = Finding("sound_unused", f"sound cannot tell what movement does not: {why}")
+        return found, methods, [unused] * (len(sure) < len(views))
+    late_s = heard.offset_s - heard.offset_s[root]
+    middle = min(_SOUND_S, min(float(recording.own_times.times_s[v][-1]) for v in views)) / 2
+    by_movement = found.offset_s + found.drift * middle
+    apart = [k for k in sure if abs(late_s[k] - by_movement[k]) > TRAVEL_LIMIT_S]
+    if apart:
+        said = ", ".join(f"{names[k]} {by_movement[k]:+.3f} s and {late_s[k]:+.3f} s" for k in apart)
+        sentence = (
+            f"movement and sound contradict each other, by the clock of {names[root]}: {said}; "
+            "sound is not used"
+        )
+        return found, methods, [Finding("sound_contradicts", sentence)]
+    if all(r in (None, NO_SPAN) for r in found.refused):
+        return found, methods, []
+    near = _near(recording, views, late_s) if {PERIODIC, EDGE} & set(found.refused) else found
+    return _sound_where_refused(names, found, near or found, late_s, movement)
+
+
+def _near(recording: Recording, views: Sequence[int], late_s: Array) -> Clocks | None:
+    """Clocks by movement near those that are later than stated by ``late_s`` (V,)."""
+    clocks = list(recording.clocks)
+    for v, late in zip(views, late_s.tolist(), strict=True):
+        clocks[v] = clocks[v].model_copy(update={"offset_s": clocks[v].offset_s + late})
+    found = _found(replace(recording, clocks=tuple(clocks)), views, _NEAR_SOUND_S)
+    if found is None:
+        return None
+    found = told_clocks(found, float(np.mean([recording.own_times.times_s[v][-1] for v in views])) / 2)
+    return replace(found, offset_s=found.offset_s + (1 + found.drift) * late_s)
+
+
+def _sound_where_refused(
+    names: Sequence[str], before: Clocks, near: Clocks, late_s: Array, movement: str
+) -> tuple[Clocks, list[str], list[Finding]]:
+    """Clocks of movement near the sound's, those by sound where it refuses. before: without sound."""
+    offset_s, sigma_s = near.offset_s.copy(), near.sigma_s.copy()
+    refused: list[str | None] = list(near.refused)
+    sure = [k for k, reason in enumerate(refused) if reason is None]
+    methods, by_sound = [], []
+    for k, reason in enumerate(refused):
+        methods.append(movement if before.refused[k] is None else f"{movement}, chosen by sound")
+        if reason in (PERIODIC, EDGE):
+            refused[k] = _CONTRADICTED
+        elif reason not in (None, NO_SPAN):
+            refused[k], methods[k], sigma_s[k] = None, _SOUND, TRAVEL_SIGMA_S
+            offset_s[k] = late_s[k] if not sure else late_s[k] - late_s[sure[0]] + offset_s[sure[0]]
+            by_sound.append(k)
+    told = [k for k, reason in enumerate(refused) if reason is None]
+    root = (sure or told or [0])[0]
+    methods[root], sigma_s[root] = _REFERENCE, 0.0
+    offset_s = np.where([r is None for r in refused], offset_s - offset_s[root], 0)
+    findings = []
+    if by_sound:
+        sentence = (
+            f"clocks are by sound of {', '.join(names[k] for k in by_sound)}, where movement tells nothing: "
+            f"right to about {1000 * TRAVEL_SIGMA_S:.0f} ms, as sound travels 1 m in 3 ms"
+        )
+        findings.append(Finding("sound_used", sentence))
+    chosen = [names[k] for k in told if "chosen" in methods[k]]
+    if chosen:
+        sentence = (
+            f"movement alone has several answers; that near the sound's is taken, for {', '.join(chosen)}"
+        )
+        findings.append(Finding("sound_used", sentence))
+    clocks = replace(
+        near, offset_s=offset_s, sigma_s=sigma_s, refused=tuple(refused), answers_s=before.answers_s
+    )
+    return clocks, methods, findings
+
+
 def _busiest(
     recording: Recording, moments: Array, view: int, span: tuple[float, float]
 ) -> tuple[float, float]:
@@ -292,6 +421,7 @@ def _source(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
         "times": [hashlib.sha256(t.tobytes()).hexdigest() for t in own.times_s],
         "stated": [c.numbers for c in recording.clocks],
         "keypoints": identity_of_inputs(recording),
+        "videos": [0 if v is None or v.pictures else v.path.stat().st_size for v in recording.videos],
         "settings": cfg.model_dump(mode="json"),
     }
     return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}

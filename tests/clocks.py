@@ -79,6 +79,14 @@ def sampled(points: Array, hertz: float, before_s: float) -> World:
     return world
 
 
+def treadmill(seed: int) -> World:
+    """Somebody whose movement repeats every 2.24 s."""
+    half_s = 1.12
+    steps = people_at(1, 20, seed)(np.linspace(0, half_s, 121))
+    forth = np.concatenate([steps, steps[::-1]])  # there and back: it fits on to itself
+    return sampled(np.tile(forth, (16, 1, 1, 1)), len(forth) / (2 * half_s), 4.0)
+
+
 def swaying(amplitude_m: float, seed: int) -> World:
     """Somebody who stands still but for a slow sway."""
     stance = people_at(1, 2.0, seed)(np.array([0.0]))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from clocks import Filmed, film, people_at, swaying
+from clocks import Filmed, World, film, people_at, swaying, treadmill
 from recordings import BALANCING, state, write_people
+from sounds import heard, scene, write_sounding
 
 from models.geometry.between_frames import between_frames
 from pipeline.calibrations.pose2sim import write_calibration
@@ -129,6 +130,56 @@ def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path
     assert np.array_equal(same.timeline.frame_index, recording.timeline.frame_index)
     assert [(f.code, f.camera) for f in synced.findings] == [("clock_unknown", None)]
     assert "too little moves" in synced.findings[0].sentence
+
+
+def sounding(folder: Path, world: World, seconds: float, sound_late: np.ndarray) -> Recording:
+    """A recording out of step by ``LATE`` whose sound tracks are so by ``sound_late``; NaN for silence."""
+    filmed = film(world, seconds, 22, (RATE,) * 3, offset_s=LATE)
+    sound = scene(seconds + 6, 5)
+    (write(folder, filmed) / "videos").mkdir()
+    for v, (name, late) in enumerate(zip(filmed.rig.names, sound_late.tolist(), strict=True)):
+        track = np.zeros(int(seconds * 16000)) if np.isnan(late) else heard(sound, late, seconds, v)
+        write_sounding(folder / "videos" / f"{name}.mp4", track, fps=RATE, size=(960, 720))
+    return ready(folder)
+
+
+def test_sound_stands_in_where_nobody_moves(tmp_path: Path) -> None:
+    recording = sounding(tmp_path / "rec", swaying(0.0, 22), 6, LATE)
+    moved, synced = synchronise(recording, tmp_path, SyncConfig())
+    assert np.abs(np.array([c.offset_s for c in moved.clocks]) - LATE).max() < 0.005
+    assert [c.method for c in moved.clocks] == ["reference", "sound", "sound"]
+    assert [f.code for f in synced.findings] == ["clocks_set", "sound_used"]
+    again = estimate_clocks(recording, SyncConfig(audio="off"))
+    assert [f.code for f in again.findings] == ["clock_unknown"]
+    assert [c.numbers for c in again.clocks] == [c.numbers for c in recording.clocks]
+
+
+def test_a_silent_track_is_told_and_not_guessed(tmp_path: Path) -> None:
+    recording = sounding(tmp_path / "rec", swaying(0.0, 22), 6, np.array([0.0, np.nan, -0.2]))
+    same = estimate_clocks(recording, SyncConfig())
+    assert [c.numbers for c in same.clocks] == [c.numbers for c in recording.clocks]
+    assert [f.code for f in same.findings] == ["sound_unused", "clock_unknown"]
+    assert "cam02 is silent" in same.findings[0].sentence
+
+
+def test_sound_chooses_among_answers_of_movement_that_repeats(tmp_path: Path) -> None:
+    # Sound that travels: 9 ms off, so that the better offset is that of movement.
+    recording = sounding(tmp_path / "rec", treadmill(22), 14, LATE + np.array([0, 0.009, -0.009]))
+    alone = estimate_clocks(recording, SyncConfig(audio="off"))
+    assert [f.code for f in alone.findings] == ["clock_unknown"]
+    found = estimate_clocks(recording, SyncConfig())
+    assert [c.method for c in found.clocks] == ["reference", *["rays, chosen by sound"] * 2]
+    assert np.abs(np.array([c.offset_s for c in found.clocks]) - LATE).max() < 0.005
+    assert [f.code for f in found.findings] == ["clocks_set", "sound_used"]
+
+
+def test_sound_that_contradicts_movement_is_told(tmp_path: Path) -> None:
+    recording = sounding(tmp_path / "rec", people_at(1, 8, 21), 8, LATE + np.array([0, 0.5, 0]))
+    found = estimate_clocks(recording, SyncConfig())
+    assert np.abs(np.array([c.offset_s for c in found.clocks]) - LATE).max() < 0.2 / RATE
+    assert [c.method for c in found.clocks] == ["reference", "rays", "rays"]
+    assert [f.code for f in found.findings] == ["clocks_set", "sound_contradicts"]
+    assert "cam02 +0.3" in found.findings[1].sentence
 
 
 def test_a_recording_in_step_stays_as_it_is(tmp_path: Path) -> None:

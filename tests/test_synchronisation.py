@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clocks import RATES, REACH_S, film, people_at, sampled, swaying
+from clocks import RATES, REACH_S, film, people_at, swaying, treadmill
 
 from models.geometry.synchronisation import NO_VIEW, PERIODIC, STILL, find_clocks
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
@@ -69,10 +69,7 @@ def test_nobody_who_stands_still_sets_a_clock(amplitude_m: float, calibrated: bo
 
 def test_a_walk_of_one_period_has_two_answers() -> None:
     period = 1.12
-    steps = people_at(1, 20, 12)(np.linspace(0, period, 121))
-    forth = np.concatenate([steps, steps[::-1]])  # there and back: it fits on to itself
-    world = sampled(np.tile(forth, (16, 1, 1, 1)), len(forth) / (2 * period), 4.0)
-    filmed = film(world, 20, 12, (30, 30, 30), offset_s=np.array([0, 0.4, -0.3]))
+    filmed = film(treadmill(12), 20, 12, (30, 30, 30), offset_s=np.array([0, 0.4, -0.3]))
     found = filmed.clocks()
     assert set(found.refused) == {PERIODIC}
     for answers, true in zip(found.answers_s[1:], filmed.offset_s[1:], strict=True):

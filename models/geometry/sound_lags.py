@@ -1,0 +1,123 @@
+"""Offsets of cameras' clocks from what their microphones hear, for the moments at which sound reaches them.
+
+Sound travels 1 m in 3 ms: a camera that stands 3 m farther from the source seems to be started 9 ms earlier.
+
+Axes: V cameras, N values of the power of a sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import correlate, correlation_lags
+
+from pipeline.cameras import Array
+
+TRAVEL_SIGMA_S: Final = 0.015
+"""Standard deviation of an offset by sound: cameras that stand 5 m nearer to or farther from its source."""
+TRAVEL_LIMIT_S: Final = 0.1
+"""Largest error by the travel of sound, 34 m: offsets that are farther apart contradict each other."""
+NO_TRACK: Final = "has no sound track"
+SILENT: Final = "is silent"
+NOTHING_COMMON: Final = "has no sound that another has, or only such that repeats"
+
+_SILENCE: Final = 1e-7
+"""Power, −70 dB of full scale, that a track that is not silent exceeds."""
+_FLOOR: Final = 1e-9
+_ONSET_S: Final = (0.003, 0.05)
+"""Standard deviations of the two Gaussians whose difference makes onsets of the loudness stand out."""
+_SHARP: Final = 1.5
+"""Height of a peak over that of the next one, from which on it is believed."""
+_SIGNIFICANT: Final = 8.0
+"""The same over the standard deviation of the correlation: the highest of 5,000 lags of noise is at 4."""
+_CYCLE_S: Final = 0.02
+"""By how much lags around a cycle of cameras may lack to zero: one source's travel closes any cycle."""
+
+
+@dataclass(frozen=True)
+class HeardClocks:
+    """Offsets of V cameras by sound."""
+
+    offset_s: Array
+    """(V,) on top of those that were stated, that of the first camera heard 0; NaN where refused."""
+    refused: tuple[str | None, ...]
+    """(V,) reason why a camera has none."""
+
+
+def hear_clocks(
+    power: Sequence[Array | None], stated_s: Sequence[float], rate: float, reach_s: float
+) -> HeardClocks:
+    """Offsets of clocks by the correlation of the onsets of sounds of every two cameras.
+
+    power: (N,) of each camera from its clock's zero on, ``rate`` values a second; None without a sound track.
+    stated_s: offsets of the clocks as they are. reach_s: the largest lag that is looked for.
+    """
+    refused = [
+        NO_TRACK if p is None else SILENT if p.max(initial=0) < _SILENCE else NOTHING_COMMON for p in power
+    ]
+    sounds = {v: _onsets(p, rate) for v, p in enumerate(power) if p is not None and refused[v] != SILENT}
+    lags: dict[tuple[int, int], float] = {}
+    for a, b in combinations(sounds, 2):
+        lag = _lag(sounds[a], sounds[b], rate, stated_s[b] - stated_s[a], reach_s)
+        if lag is not None:
+            lags[a, b] = lag
+    offset = _closed(len(power), lags)
+    told = tuple(r if np.isnan(x) else None for r, x in zip(refused, offset, strict=True))
+    return HeardClocks(offset, told)
+
+
+def _onsets(power: Array, rate: float) -> Array:
+    """Changes of the loudness above its usual level, of unit norm."""
+    loudness = np.log1p(power / max(float(np.median(power)), _FLOOR))
+    fine, coarse = (gaussian_filter1d(loudness, s * rate) for s in _ONSET_S)
+    change = fine - coarse
+    return np.asarray(change / max(float(np.linalg.norm(change)), 1e-12))
+
+
+def _lag(one: Array, two: Array, rate: float, stated_s: float, reach_s: float) -> float | None:
+    """Offset of the second camera's clock less that of the first, on top of the one stated; None where no
+    single sharp peak tells it."""
+    lag_s = correlation_lags(len(one), len(two)) / rate - stated_s
+    near = np.abs(lag_s) <= reach_s
+    lag_s, match = lag_s[near], correlate(one, two, method="fft")[near]
+    if len(match) < 3:
+        return None
+    k = int(match.argmax())
+    aside = match[np.abs(lag_s - lag_s[k]) > TRAVEL_LIMIT_S]
+    if not 0 < k < len(match) - 1 or not len(aside):
+        return None
+    if match[k] < max(_SHARP * float(aside.max()), _SIGNIFICANT * float(aside.std()), 1e-9):
+        return None
+    left, peak, right = match[k - 1 : k + 2]
+    return float(lag_s[k] + 0.5 * (left - right) / (left - 2 * peak + right) / rate)
+
+
+def _closed(views: int, lags: dict[tuple[int, int], float]) -> Array:
+    """(V,) offsets that fit the lags of pairs best, without pairs that contradict the others; of the largest
+    set of cameras that hang together, NaN for the others."""
+    lags = dict(lags)
+    while True:
+        group = list(range(views))
+        for a, b in lags:
+            group = [group[a] if g == group[b] else g for g in group]
+        chosen = max(dict.fromkeys(group), key=group.count)
+        pairs = [(a, b) for a, b in lags if group[a] == chosen]
+        offset = np.full(views, np.nan)
+        if not pairs:
+            return offset
+        members = [v for v in range(views) if group[v] == chosen]
+        design = np.zeros((len(pairs), views))
+        design[np.arange(len(pairs)), [a for a, _ in pairs]] = -1
+        design[np.arange(len(pairs)), [b for _, b in pairs]] = 1
+        known = np.array([lags[p] for p in pairs])
+        solved = np.linalg.lstsq(design[:, members[1:]], known, rcond=None)[0]
+        offset[members] = np.concatenate([[0.0], solved])
+        miss = np.abs(design[:, members] @ offset[members] - known)
+        if miss.max() <= _CYCLE_S:
+            return offset
+        del lags[pairs[int(miss.argmax())]]
