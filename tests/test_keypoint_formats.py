@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recordings import write_people
 
+from pipeline import archives
 from pipeline.errors import InputError
 from pipeline.formats.keypoints import (
     FORMATS,
@@ -250,6 +251,15 @@ def test_many_files_in_a_folder_are_not_opened(tmp_path: Path, monkeypatch: pyte
         assert find_cameras(tmp_path) == [tmp_path / "a", tmp_path / "b"]
         assert len({*opened}) == count, "all that may be a camera's own; else one a camera"
         assert len(index_keypoints(tmp_path / "a")) == 2
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "UNPACKED_MOST", 1000)
+    np.savez_compressed(tmp_path / "cam01.npz", keypoints=np.zeros((1000, 1, 25, 3), np.float32))
+    with pytest.raises(InputError, match=r"cam01\.npz: cannot be read as an array \(unpacks to 0 MB, "):
+        index_keypoints(tmp_path / "cam01.npz")
 
 
 def test_views_are_stacked_and_padded_with_nothing(tmp_path: Path) -> None:

@@ -6,10 +6,7 @@ what is there, as XRMoCap has them. Frame t is row t.
 
 from __future__ import annotations
 
-import struct
-import tokenize
-import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,16 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.archives import read_npy, read_npz
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.files import Floats, KeypointFiles, Unreadable, find_paths, only_file
 
 DESCRIPTION: Final = "NumPy arrays (npz or npy, frames × people × points × 3, one file a camera)"
 
-_DAMAGE: Final = (
-    OSError, ValueError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError,
-    SyntaxError, TypeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What numpy and zipfile raise for damaged files."""
 _SUFFIXES: Final = (".npz", ".npy")
 
 
@@ -74,19 +67,8 @@ def read(path: Path) -> ArrayPeople:
         raise InputError(f"{path}: holds no array")
     expected = "expected frames × people × points × 3 numbers: x, y, confidence"
     try:
-        with file.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                array: NDArray[Any] = loaded
-            else:
-                arrays = loaded
-                name = "keypoints" if "keypoints" in arrays.files else arrays.files[0]
-                if name != "keypoints" and len(arrays.files) > 1:
-                    raise InputError(f"{file}: none of {', '.join(arrays.files)} is called keypoints")
-                array = np.array(arrays[name], np.float32)
-                if "mask" in arrays.files:
-                    array[..., 2] *= arrays["mask"].reshape(array.shape[:-1]) > 0
-    except _DAMAGE as error:
+        array = read_npy(file.read_bytes()) if file.suffix.lower() == ".npy" else _array_of(read_npz(file))
+    except (OSError, ValueError, IndexError, TypeError) as error:  # the mask may be anything
         raise InputError(f"{file}: cannot be read as an array ({error}); {expected}") from None
     if array.ndim == 3:
         array = array[:, None]
@@ -94,3 +76,14 @@ def read(path: Path) -> ArrayPeople:
         raise InputError(f"{file}: an array of {array.shape} {array.dtype}; {expected}")
     numbers = np.arange(len(array))
     return ArrayPeople(path, numbers, 0, file, np.ascontiguousarray(array, np.float32))
+
+
+def _array_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The one array, or that called ``keypoints`` where the ``mask`` is. Raises ``ValueError``."""
+    name = "keypoints" if "keypoints" in arrays or len(arrays) != 1 else next(iter(arrays))
+    if name not in arrays:
+        raise ValueError(f"none of {', '.join(arrays) or 'its arrays'} is called keypoints")
+    array = np.array(arrays[name])
+    if "mask" in arrays:
+        array[..., 2] *= arrays["mask"].reshape(array.shape[:-1]) > 0
+    return array
