@@ -21,6 +21,7 @@ from pipeline.skeleton import POINT_ORDERS
 from stages import calibration, commands, screen
 from stages.commands import Configs, Sets, stoppable
 from stages.screen import console, print_file, warn
+from stages.usage import context, make_app
 
 if TYPE_CHECKING:
     from models.body import Body
@@ -44,12 +45,7 @@ Sync = Annotated[
     str | None, Option("--sync", help="Cameras' clocks: auto (the default), off, or a sync.yaml.")
 ]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app(context_settings=context())
 
 
 def _show_version(wanted: bool) -> None:
@@ -402,7 +398,9 @@ def synth(
     phantoms: Annotated[float, Option(min=0, max=16, help="Detections of nobody in each picture.")] = 0.0,
     static_phantoms: Annotated[int, Option(min=0, max=16, help="Things taken for people all along.")] = 0,
     videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
-    size: Annotated[tuple[int, int], Option(help="Picture width and height.")] = (960, 720),
+    size: Annotated[
+        tuple[int, int], Option(help="Of the pictures; 960 720 if not given.", show_default=False)
+    ] = (960, 720),
     point_order: Annotated[
         str, Option("--format", help=f"Order of the keypoints: {', '.join(POINT_ORDERS)}.")
     ] = "body_25",

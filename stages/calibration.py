@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import typer
 from typer import Argument, Option
 
 from pipeline.errors import InputError
 from stages import screen
+from stages.usage import make_app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.cameras import Array, Rig
     from pipeline.video import VideoInfo
 
-app = typer.Typer(no_args_is_help=True, help="Convert a calibration, show one, or make one with a board.")
+app = make_app(help="Convert a calibration, show one, or make one with a board.")
 
 Source = Annotated[Path, Argument(metavar="IN", help="A calibration's file, or a folder that holds one.")]
 Unit = Annotated[str | None, Option(help="Unit of IN: m, cm, mm, or the metres in one, as 0.039.")]
@@ -72,7 +72,7 @@ def show(
 def calibrate(
     sources: Annotated[
         list[Path],
-        Argument(metavar="SOURCE...", help="A folder as of a recording, or each camera's video or pictures."),
+        Argument(metavar="SOURCE", help="A folder as of a recording, or each camera's video or pictures."),
     ],
     spec: Annotated[
         str, Option("--board", help="charuco:7x5:40mm[:4X4_50] (squares), chessboard:9x6:25mm (corners).")

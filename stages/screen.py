@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from tqdm import tqdm
 
 from pipeline.errors import shortened
+from stages.usage import NARROW
 
 if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pathlib import Path
@@ -46,6 +48,8 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
 
 Follow = Callable[[int, Mapping[str, float]], None]
 """Called with the rows of a batch, and the errors so far."""
+_UNLIMITED: Final = 10_000
+"""Columns that are enough for any table."""
 MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed; there may be thousands."""
 
@@ -75,6 +79,21 @@ def table(title: str, *columns: str) -> Table:
     for i, name in enumerate(columns):
         made.add_column(name, justify="right" if i else "left")
     return made
+
+
+def print_table(rows: Table) -> None:
+    """Print a table; where a narrow terminal would break its cells, each row as a list below its name."""
+    whole = Measurement.get(console, console.options.update(max_width=_UNLIMITED), rows).maximum
+    if whole <= console.width or console.width >= NARROW or not rows.show_header:
+        console.print(rows)
+        return
+    console.print(rows.title, style="bold")
+    names, *columns = rows.columns
+    for i, name in enumerate(names.cells):
+        console.print(name)
+        for column in columns:
+            if cell := list(column.cells)[i]:
+                console.print(f"  {column.header}: {cell}")
 
 
 def number(value: float | None) -> str:
@@ -114,7 +133,7 @@ def print_recording(found: Recording, where: Location) -> None:
     rows = table(escape(str(where)))
     for row in found.notes:
         rows.add_row(*map(escape, row))
-    console.print(rows)
+    print_table(rows)
     for warning in found.warnings:
         warn(warning)
 
@@ -128,7 +147,7 @@ def print_sync(found: Recording, synced: Synced) -> Recording:
     shown = table(f"Are the cameras in step? {synced.how}", *head)
     for row in rows:
         shown.add_row(*map(escape, row))
-    console.print(shown)
+    print_table(shown)
     for finding in synced.findings:
         warn(finding.sentence)
     return found.with_clocks(synced.clocks)
@@ -141,12 +160,12 @@ def print_check(found: Recording, check: Check) -> None:
     shown = table(f"{question} ({check.frames} frames looked at)", *head)
     for row in rows:
         shown.add_row(*map(escape, row))
-    console.print(shown)
+    print_table(shown)
     if check.compared:
         distances = table("Baselines, metres", "", *check.cameras)
         for name, metres in zip(check.cameras, check.distance_m, strict=True):
             distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in metres))
-        console.print(distances)
+        print_table(distances)
     findings = [finding for finding in check.findings() if finding not in found.findings]
     for finding in findings:
         warn(finding.sentence)
@@ -172,7 +191,7 @@ def print_rig(rig: Rig, path: object, unit: str) -> None:
             ", ".join(f"{x:.3f}" for x in rig.centres[v]),
             f"{np.delete(gaps[v], v).min():.3f}" if len(rig) > 1 else "–",
         )  # fmt: skip
-    console.print(rows)
+    print_table(rows)
 
 
 def print_board(found: BoardCalibration, px: NDArray[np.float64]) -> None:
@@ -193,7 +212,7 @@ def print_board(found: BoardCalibration, px: NDArray[np.float64]) -> None:
             f"{int(seen[v].any(-1).sum())} of {len(used)}", str(int(used.sum())),
             str(int(found.dropped[v].sum())), str(int(seen[v, used].sum())),
         )  # fmt: skip
-    console.print(rows)
+    print_table(rows)
 
 
 def print_contents(results: Store, where: Location) -> None:
@@ -203,7 +222,7 @@ def print_contents(results: Store, where: Location) -> None:
     rows.add_row("cameras", ", ".join(c.rig.names))
     rows.add_row("body", f"{c.body['name']} ({c.body['sha256'][:12]})")
     rows.add_row("windows done", f"{done} of {windows}{' (run again to continue)' * (done < windows)}")
-    console.print(rows)
+    print_table(rows)
 
 
 def print_summary(summary: Summary) -> None:
@@ -224,7 +243,7 @@ def print_summary(summary: Summary) -> None:
             "–" if c.sides_exchanged is None else str(c.sides_exchanged),
         )  # fmt: skip
     rows.add_row("all", number(summary.reprojection_median_px), number(summary.reprojection_mean_px))
-    console.print(rows)
+    print_table(rows)
     for p in summary.people:
         console.print(
             f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "
@@ -247,7 +266,7 @@ def print_times(result: RunResult, home: Location) -> None:
     rows = table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
     for t in result.times:
         rows.add_row(t.name, f"{t.busy:.1f}", f"{t.starved:.1f}", f"{t.blocked:.1f}", str(t.items))
-    console.print(rows)
+    print_table(rows)
     console.print(escape(f"regressor: {result.summary.regressor}"))
 
 
@@ -281,7 +300,7 @@ def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) ->
             escape(name), str(len(one.rig)), str(len(one)), f"{float(one.timeline.rate):.6g}",
             one.known_order.name if one.known_order else "to be detected", escape(calibration),
         )  # fmt: skip
-    console.print(rows)
+    print_table(rows)
     for name, text in told:
         warn(f"{name}: {text}")
     refused = sum(isinstance(one, str) for one in found.values())
@@ -402,7 +421,7 @@ def print_truth(errors: Sequence[Errors]) -> None:
     rows.add_row("vertices, PVE", *(f"{e.pve_mm:.1f} mm" for e in errors))
     rows.add_row("keypoints in the pictures", *(f"{e.keypoints_px:.1f} px" for e in errors))
     rows.add_row("frames compared", *(f"{e.frames} of {e.frames + e.missed}" for e in errors))
-    console.print(rows)
+    print_table(rows)
 
 
 def print_errors(errors: Sequence[Errors], who: Identity) -> None:
@@ -417,7 +436,7 @@ def print_errors(errors: Sequence[Errors], who: Identity) -> None:
     for label, name in names.items():
         values = [getattr(e, name) for e in errors]
         rows.add_row(label, *(number(v) if isinstance(v, float) else str(v) for v in values))
-    console.print(rows)
+    print_table(rows)
     console.print(
         f"who is who: IDF1 {who.idf1:.3f}, MOTA {who.mota:.3f}, {who.switches} identity switches, "
         f"{100 * who.missed:.1f} % missed, {100 * who.false:.1f} % false; joints of matched people "
@@ -437,7 +456,7 @@ def print_scores(done: Evaluation, protocol: Protocol, dataset: str) -> None:
     for name, means in [*done.metrics["actions"].items(), ("all", done.metrics)]:
         cells = [_measure(means[key]) for key in columns]
         rows.add_row(escape(name), *cells, str(means["rows"] - means["not_compared"]))
-    console.print(rows)
+    print_table(rows)
     if missed := done.metrics["not_compared"]:
         warn(f"{missed} of {len(done.row)} rows were not compared: nobody was seen, or no truth is known.")
     if other := done.metrics["rows_of_other_data"]:
@@ -458,7 +477,7 @@ def print_external(external: External, found: Checked) -> None:
     ):  # fmt: skip
         if text:
             rows.add_row(label, escape(text))
-    console.print(rows)
+    print_table(rows)
 
 
 def print_room(pictures: int, nbytes: int) -> None:

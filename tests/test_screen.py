@@ -53,3 +53,17 @@ def test_a_late_bar_is_not_there_before_its_time(capsys):
         update(4)
         update(6)
     assert "10/10" in capsys.readouterr().err
+
+
+def test_rows_of_a_wide_table_are_lists_in_a_narrow_terminal(capsys, monkeypatch):
+    rows = screen.table("Errors", "camera", "median px", "frames in which somebody is seen")
+    rows.add_row("cam01", "3.4", "58")
+    rows.add_row("all", "3.4", "")
+    monkeypatch.setattr(screen.console, "width", 40)
+    screen.print_table(rows)
+    narrow = capsys.readouterr().out.splitlines()
+    assert narrow[1:4] == ["cam01", "  median px: 3.4", "  frames in which somebody is seen: 58"]
+    assert narrow[4:] == ["all", "  median px: 3.4"]
+    monkeypatch.setattr(screen.console, "width", 80)
+    screen.print_table(rows)
+    assert "cam01   " in capsys.readouterr().out
