@@ -113,6 +113,11 @@ class Rig:
         x += self.t.reshape(len(self), *[1] * (points.ndim - 1), 3)
         return x
 
+    def metres_per_px(self, points: Array) -> Array:
+        """Length across the view of a pixel at world points (..., 3): (V, ...), depth over focal length."""
+        focal = self.K[:, [0, 1], [0, 1]].mean(1)
+        return np.asarray(self.to_camera(points)[..., 2] / focal.reshape(len(self), *[1] * (points.ndim - 1)))
+
     def project(self, points: Array, *, distorted: bool = False) -> Array:
         """World points (..., 3) → pixels (V, ..., 2); NaN behind a camera.
 

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,6 +102,10 @@ class RunSummary(Summary):
     config: Mapping[str, Any]
     body: Mapping[str, str]
     versions: Mapping[str, str]
+    triangulation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Camera → residual_px, residual_mm and verdict; empty where cameras cannot be compared."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """Quantity → its meaning in a sentence, and the limits of its verdicts."""
     video_files: tuple[str, ...] = ()
     """Absolute paths of the videos, where the recording is nothing but these."""
 

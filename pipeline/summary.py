@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.batches import Status
 from pipeline.store import Store
+from pipeline.verdicts import REPROJECTION, Verdict
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class CameraSummary:
     frames_without_picture: int
     sides_exchanged: int | None = None
     """Detections of people whose left and right were exchanged back; None where that is not known."""
+    reprojection_median_mm: float | None = None
+    """At the person: of each keypoint, pixels times its depth over the focal length."""
+    verdict: Verdict | None = None
+    """On that error, by ``REPROJECTION``."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,14 @@ class Summary:
     reprojection_mean_px: float | None
     cameras: tuple[CameraSummary, ...]
     people: tuple[PersonSummary, ...]
+    reprojection_median_mm: float | None = field(default=None, kw_only=True)
+    """At the person, over all cameras."""
+    verdict: Verdict | None = field(default=None, kw_only=True)
+    """On that error, by ``REPROJECTION``."""
 
 
 class _Distances:
-    """Mean and median of a stream of pixel distances, in bins of 0.05 px; 200 px and more share the last."""
+    """Mean and median of distances, pixels or mm, in bins of 0.05; 200 and more share the last."""
 
     STEP, BINS = 0.05, 4000
 
@@ -80,9 +89,10 @@ class _Distances:
         self.counts = np.zeros(self.BINS, dtype=np.int64)
         self.total = 0.0
 
-    def add(self, px: NDArray[np.float64]) -> None:
-        self.counts += np.bincount(np.minimum(px / self.STEP, self.BINS - 1).astype(int), minlength=self.BINS)
-        self.total += float(px.sum())
+    def add(self, values: NDArray[np.float64]) -> None:
+        at = np.minimum(values / self.STEP, self.BINS - 1).astype(int)
+        self.counts += np.bincount(at, minlength=self.BINS)
+        self.total += float(values.sum())
 
     def median(self) -> float | None:
         if not self.counts.any():
@@ -110,8 +120,8 @@ def summarise(store: Store) -> Summary:
     """Read a store from its first window to its last."""
     c = store.contents
     views, frames, ids = len(c.rig), len(c.time_s), store.ids
-    distances = [_Distances() for _ in range(views)]
-    everywhere = _Distances()
+    distances, distances_mm = ([_Distances() for _ in range(views)] for _ in range(2))
+    everywhere, everywhere_mm = _Distances(), _Distances()
     seen = np.zeros(views, dtype=int)
     fitted, bridged, far_off = (np.zeros(len(ids), int) for _ in range(3))
     written = 0
@@ -123,10 +133,15 @@ def summarise(store: Store) -> Summary:
         error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)
         error[batch.keypoints.confidence.numpy() == 0] = np.nan
         error[:, ~batch.valid.numpy()] = np.nan
+        error_mm = 1000 * error * c.rig.metres_per_px(points)
         for v in range(views):
-            px = error[v][np.isfinite(error[v])]
-            distances[v].add(px)
-            everywhere.add(px)
+            for values, own, all_views in (
+                (error[v], distances[v], everywhere),
+                (error_mm[v], distances_mm[v], everywhere_mm),
+            ):
+                known = values[np.isfinite(values)]
+                own.add(known)
+                all_views.add(known)
         seen += (batch.keypoints.confidence.numpy() > 0).any((2, 3)).sum(1)
         valid, posed = batch.valid.numpy(), np.isfinite(batch.joints.numpy()).all((2, 3))
         written += len(valid)
@@ -147,6 +162,8 @@ def summarise(store: Store) -> Summary:
         complete=store.first_missing == len(store.done),
         reprojection_median_px=everywhere.median(),
         reprojection_mean_px=everywhere.mean(),
+        reprojection_median_mm=everywhere_mm.median(),
+        verdict=REPROJECTION.verdict(everywhere_mm.median()),
         cameras=tuple(
             CameraSummary(
                 name=name,
@@ -156,6 +173,8 @@ def summarise(store: Store) -> Summary:
                 frames_with_person=int(seen[v]),
                 frames_without_person=int(written - seen[v]),
                 frames_without_picture=int((c.frame_index[v] < 0).sum()),
+                reprojection_median_mm=distances_mm[v].median(),
+                verdict=REPROJECTION.verdict(distances_mm[v].median()),
             )
             for v, name in enumerate(c.rig.names)
         ),

@@ -48,6 +48,7 @@ from pipeline.results import (
 from pipeline.skeleton import DETECTOR_OFFSETS_MM
 from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
+from pipeline.verdicts import REPROJECTION, TRIANGULATION
 from stages.associate import associate, check_people, sides_exchanged
 from stages.calibrate import CalibrateConfig, calibrate
 from stages.decode import DecodeConfig, decode
@@ -311,10 +312,13 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     rate = float(recording.timeline.rate)
     doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
     counts = zip(summary.cameras, sides_exchanged(state), strict=True)
+    agreement = check_recording(recording)
     made = RunSummary(
         **vars(summary) | {"cameras": tuple(replace(camera, sides_exchanged=n) for camera, n in counts)},
         recording=str(recording.path.resolve()),
         video_files=tuple(str(file.resolve()) for file in recording.files),
+        triangulation=agreement.triangulation([*recording.findings, *doubts]),
+        meanings={"triangulation": TRIANGULATION.sentence, "reprojection": REPROJECTION.sentence},
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},

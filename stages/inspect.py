@@ -55,6 +55,7 @@ from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.summary import MissingData
 from pipeline.timeline import spread
+from pipeline.verdicts import TRIANGULATION, Verdict
 
 MAX_DISAGREEING_SHARE: Final = 0.8
 """Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
@@ -71,6 +72,10 @@ SQUARE_M: Final = (0.004, 0.2)
 _SAMPLE: Final = 40
 """Frames, spread over the recording, on which point order, scales and unit are checked."""
 
+DOUBTS: Final = frozenset(
+    {"camera_alone", "camera_off", "cameras_disagree", "cameras_exchanged", "no_agreement"}
+)
+"""Codes of the findings that a camera is not where its calibration says, or shows others."""
 NOT_THE_PERSON: Final = "not the person"
 """Reason that a camera with people in its keypoints does not show the person."""
 ALONE: Final = "no second view"
@@ -459,19 +464,62 @@ class Check:
     swapped: tuple[int, int] | None
     """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """A table for people: a head, then one row a camera."""
+    @property
+    def residual_mm(self) -> Array:
+        """(V,) triangulation residual at the person; NaN where nobody was triangulated."""
+        return 1000 * self.agreement.residual_px * self.agreement.metres_per_px
 
-        def px(value: float) -> str:
+    def verdicts(self, findings: Sequence[Finding]) -> list[Verdict | None]:
+        """Verdict on each camera's residual; none is good or usable that findings doubt.
+
+        A camera that stands elsewhere bends the triangulation to itself: its residual alone says little.
+        """
+        doubted = {finding.camera for finding in findings if finding.code in DOUBTS}
+        nobody_named = None in doubted
+        return [
+            "look at it" if nobody_named or name in doubted else TRIANGULATION.verdict(float(mm))
+            for name, mm in zip(self.cameras, self.residual_mm, strict=True)
+        ]
+
+    def triangulation(self, findings: Sequence[Finding]) -> dict[str, dict[str, float | str | None]]:
+        """Camera → its residual and verdict, for a summary; empty where cameras were not compared."""
+
+        def known(value: float) -> float | None:
+            return None if math.isnan(value) else round(value, 3)
+
+        cells = zip(
+            self.cameras, self.agreement.residual_px, self.residual_mm, self.verdicts(findings), strict=True
+        )
+        return {
+            name: {"residual_px": known(float(px)), "residual_mm": known(float(mm)), "verdict": verdict}
+            for name, px, mm, verdict in (cells if self.compared else ())
+        }
+
+    def rows(self, findings: Sequence[Finding] = ()) -> list[tuple[str, ...]]:
+        """A table for people: a head, then one row a camera. findings: about the recording."""
+
+        def shown(value: float) -> str:
             return "-" if np.isnan(value) else f"{value:.1f}"
 
         if not self.compared:
             shares = zip(self.cameras, self.files, self.agreement.person, strict=True)
             alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
             return [("camera", "files", "shows somebody"), *alone]
-        head = ("camera", "nearest camera", "files", "shows person", "residual px", "left out px")
+        head = (
+            "camera",
+            "nearest",
+            "files",
+            "shows person",
+            "residual px",
+            "mm",
+            "left out px",
+            "mm",
+            "verdict",
+        )
         rows: list[tuple[str, ...]] = [head]
         nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
+        verdicts = self.verdicts(findings)
+        left_out_mm = 1000 * self.agreement.left_out_px * self.agreement.metres_per_px
         for v, name in enumerate(self.cameras):
             rows.append(
                 (
@@ -479,8 +527,11 @@ class Check:
                     f"{nearest[v].min():.2f} m",
                     f"{100 * self.files[v]:.0f} %",
                     f"{100 * self.agreement.person[v]:.0f} %",
-                    px(float(self.agreement.residual_px[v])),
-                    px(float(self.agreement.left_out_px[v])),
+                    shown(float(self.agreement.residual_px[v])),
+                    shown(float(self.residual_mm[v])),
+                    shown(float(self.agreement.left_out_px[v])),
+                    shown(float(left_out_mm[v])),
+                    verdicts[v] or "-",
                 )
             )
         return rows

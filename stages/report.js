@@ -520,17 +520,19 @@
   const cameraTable = () => {
     const missing = summary.missing || {};
     return card("w12", "Cameras", null, table(
-      ["camera", "picture", "median px", "mean px", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
+      ["camera", "picture", "reprojection px", "mm", "verdict", "triangulation px", "mm", "verdict", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
       summary.cameras.map((c, v) => {
         const why = Object.entries((missing[c.name] || {}).frames || {}).map(([reason, count]) => {
           const example = missing[c.name].examples[reason];
           return `${reason} ${count}${example ? ` (first: ${example})` : ""}`;
         }).join(", ");
         const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
-        return [name, cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_mean_px), String(c.keypoints),
+        const agree = (summary.triangulation || {})[c.name] || {};
+        return [name, cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_median_mm), c.verdict ?? "–",
+          number(agree.residual_px), number(agree.residual_mm), agree.verdict ?? "–", String(c.keypoints),
           String(c.frames_with_person), String(c.frames_without_person), String(c.frames_without_picture),
           String(c.sides_exchanged ?? "–"), why || "–"];
-      })));
+      })), Object.values(summary.meanings || {}).map((text) => el("p", { class: "note" }, text)));
   };
 
   const peopleTable = () => {
@@ -697,7 +699,8 @@
         el("p", { class: "dim" }, `${cameras.length} cameras · ${data.frames} frames · ${clock(summary.seconds)} · ${data.rate} fps`)),
       el("p", { class: "brand" }, data.software)),
     el("div", { class: "tiles" },
-      tile(number(summary.reprojection_median_px), "px", "reprojection error, median"),
+      tile(number(summary.reprojection_median_px), "px",
+        `reprojection error${summary.verdict ? `, ${number(summary.reprojection_median_mm)} mm: ${summary.verdict}` : ""}`),
       tile(number((100 * fittedFrames) / wantedFrames, fittedFrames === wantedFrames ? 0 : 1), "%", "of frames fitted"),
       tile(number(median(summary.people.map((p) => p.jitter_mm)), 2), "mm/frame²", "joint acceleration"),
       tile(people[0] && people[0].height_m ? people[0].height_m.toFixed(2) : "–", "m", people.length > 1 ? `height of person ${people[0].id}` : "height"),

@@ -20,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from pipeline.errors import shortened
+from pipeline.verdicts import REPROJECTION, TRIANGULATION
 from stages.usage import NARROW
 
 if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
@@ -53,7 +54,9 @@ _UNLIMITED: Final = 10_000
 MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed; there may be thousands."""
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+_TERMINAL: Final = sys.stdout.isatty()
+# Sentences are broken between words in a terminal, and not at all in a file.
+console = Console(highlight=False, soft_wrap=not _TERMINAL, width=None if _TERMINAL else 120)
 
 
 def be_quiet(quiet: bool) -> None:
@@ -68,7 +71,7 @@ def warn(sentence: str) -> None:
 
 def print_file(file: object, told: str = "") -> None:
     """Print the place of a file that was written, and a sentence about it."""
-    console.print(f"  {escape(str(file))}{': ' * bool(told)}{escape(told)}")
+    console.print(f"  {escape(str(file))}{': ' * bool(told)}{escape(told)}", soft_wrap=True)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -155,18 +158,19 @@ def print_sync(found: Recording, synced: Synced) -> Recording:
 
 def print_check(found: Recording, check: Check) -> None:
     """Print how the cameras agree, and every finding that the recording has not been warned of."""
-    head, *rows = check.rows()
+    findings = [finding for finding in check.findings() if finding not in found.findings]
+    head, *rows = check.rows([*found.findings, *findings])
     question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
     shown = table(f"{question} ({check.frames} frames looked at)", *head)
     for row in rows:
         shown.add_row(*map(escape, row))
     print_table(shown)
     if check.compared:
+        console.print(f"{TRIANGULATION.sentence} Left out: from what the other cameras say alone.")
         distances = table("Baselines, metres", "", *check.cameras)
         for name, metres in zip(check.cameras, check.distance_m, strict=True):
             distances.add_row(escape(name), *(f"{d:.2f}" if d else "" for d in metres))
         print_table(distances)
-    findings = [finding for finding in check.findings() if finding not in found.findings]
     for finding in findings:
         warn(finding.sentence)
     if not findings:
@@ -230,7 +234,9 @@ def print_summary(summary: Summary) -> None:
         "Reprojection error",
         "camera",
         "median px",
+        "mm",
         "mean px",
+        "verdict",
         "person seen",
         "not seen",
         "no picture",
@@ -238,12 +244,17 @@ def print_summary(summary: Summary) -> None:
     )
     for c in summary.cameras:
         rows.add_row(
-            escape(c.name), number(c.reprojection_median_px), number(c.reprojection_mean_px),
+            escape(c.name), number(c.reprojection_median_px), number(c.reprojection_median_mm),
+            number(c.reprojection_mean_px), c.verdict or "–",
             str(c.frames_with_person), str(c.frames_without_person), str(c.frames_without_picture),
             "–" if c.sides_exchanged is None else str(c.sides_exchanged),
         )  # fmt: skip
-    rows.add_row("all", number(summary.reprojection_median_px), number(summary.reprojection_mean_px))
+    rows.add_row(
+        "all", number(summary.reprojection_median_px), number(summary.reprojection_median_mm),
+        number(summary.reprojection_mean_px), summary.verdict or "–",
+    )  # fmt: skip
     print_table(rows)
+    console.print(REPROJECTION.sentence)
     for p in summary.people:
         console.print(
             f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "

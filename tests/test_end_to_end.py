@@ -312,11 +312,19 @@ def test_one_camera_needs_the_regressor(recording, tmp_path):
 def test_info_of_both_ends(recording, results):
     out, _ = results
     text = call("info", recording)
-    for word in ("Baselines, metres", "body_25", "best lag", "residual px", "left out px"):
+    for word in (
+        "Baselines, metres",
+        "body_25",
+        "in step?",
+        "residual px",
+        "left out px",
+        "Triangulation residual: ",
+    ):
         assert word in text
     text = call("info", out)
     assert "5 of 5" in text
     assert "median px" in text
+    assert "Reprojection error: " in text
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,21 @@ def test_a_good_recording(tmp_path: Path) -> None:
     assert check.findings() == []
     rows = check.rows()
     assert len(rows) == 5
-    assert {len(row) for row in rows} == {6}
+    assert {len(row) for row in rows} == {9}
     assert rows[1][0] == "cam01"
+    depth = np.linalg.norm(recording.rig.centres, axis=1)  # the person walks about the middle
+    np.testing.assert_allclose(
+        check.residual_mm, 1000 * check.agreement.residual_px * depth / recording.rig.K[:, 0, 0], rtol=0.3
+    )
+    assert check.verdicts([]) == ["good"] * 4
+    told = check.verdicts([Finding("camera_off", "stands elsewhere", "cam02")])
+    assert told == ["good", "look at it", "good", "good"]
+    assert check.verdicts([Finding("cameras_disagree", "nobody is named")]) == ["look at it"] * 4
+    assert check.triangulation([])["cam03"] == {
+        "residual_px": pytest.approx(check.agreement.residual_px[2], abs=1e-3),
+        "residual_mm": pytest.approx(check.residual_mm[2], abs=1e-3),
+        "verdict": "good",
+    }
 
 
 @pytest.mark.parametrize(("views", "pair"), [(3, (0, 1)), (4, (0, 1)), (5, (1, 3)), (6, (0, 1))])

@@ -7,6 +7,7 @@ from builders import FRAMES, batch, contents, rig, status
 
 from pipeline.store import Store
 from pipeline.summary import seen, summarise
+from pipeline.verdicts import REPROJECTION
 
 
 @pytest.fixture
@@ -27,29 +28,35 @@ def slow(store):
     c = store.contents
     points = store.array("people/0/keypoints_3d")[..., :3].astype(float)
     valid = store.array("people/0/valid")
-    px = []
+    px, mm = [], []
     for v in range(len(c.rig)):
         seen = store.array("people/0/keypoints_2d")[v].astype(float)
         error = np.linalg.norm(c.rig.project(points)[v] - c.rig.undistort(v, seen[..., :2]), axis=-1)
-        px.append(error[(seen[..., 2] > 0) & valid[:, None]])
+        used = (seen[..., 2] > 0) & valid[:, None]
+        px.append(error[used])
+        depth = (points @ c.rig.R[v].T + c.rig.t[v])[..., 2]
+        mm.append(px[-1] * 1000 * depth[used] / c.rig.K[v, [0, 1], [0, 1]].mean())
     joints = store.array("people/0/joints").astype(float)
     jitter = [
         np.linalg.norm(joints[t - 1] - 2 * joints[t] + joints[t + 1], axis=-1).mean()
         for t in range(1, FRAMES - 1)
         if valid[t - 1 : t + 2].all()
     ]
-    return px, 1000 * np.mean(jitter)
+    return px, mm, 1000 * np.mean(jitter)
 
 
 @pytest.mark.parametrize("stretch", [1, 16, 1000])
 def test_agrees_with_whole_arrays(store, monkeypatch, stretch):
     monkeypatch.setattr("pipeline.store.STRETCH", stretch)
-    px, jitter = slow(store)
+    px, mm, jitter = slow(store)
     summary = summarise(store)
     for v, camera in enumerate(summary.cameras):
         assert camera.keypoints == len(px[v])
         assert camera.reprojection_median_px == pytest.approx(np.median(px[v]), abs=0.1)
         assert camera.reprojection_mean_px == pytest.approx(px[v].mean(), rel=1e-4)
+        assert camera.reprojection_median_mm == pytest.approx(np.median(mm[v]), abs=0.1)
+        assert camera.verdict == REPROJECTION.verdict(camera.reprojection_median_mm) is not None
+    assert summary.reprojection_median_mm == pytest.approx(np.median(np.concatenate(mm)), abs=0.1)
     assert summary.people[0].jitter_mm == pytest.approx(jitter, rel=1e-3)
     assert summary.frames == FRAMES
     assert summary.complete

@@ -50,6 +50,8 @@ class Agreement:
     """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
     left_out_px: Array
     """(V,) that distance from the triangulation of the other cameras only; NaN with two cameras."""
+    metres_per_px: Array
+    """(V,) mean length of a pixel at the person; NaN where nobody was triangulated."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,13 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         ]
         miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
         left_out[v] = _median(np.linalg.norm(miss, axis=-1))
+    whole = triangulate(rig, xy, confidence)
+    found = whole.points[np.isfinite(whole.points).all(-1)]
     return Agreement(
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
-        residual_px=_medians(triangulate(rig, xy, confidence).residual_px),
+        residual_px=_medians(whole.residual_px),
         left_out_px=left_out,
+        metres_per_px=rig.metres_per_px(found).mean(1) if len(found) else np.full(views, np.nan),
     )
 
 
@@ -209,7 +214,7 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         for s in stretches:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
             person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
-    return Agreement(person, none, none)
+    return Agreement(person, none, none, none)
 
 
 def stretches_of(frames: int) -> list[NDArray[np.int64]]:

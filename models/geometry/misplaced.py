@@ -76,8 +76,7 @@ def find_misplaced(rig: Rig, image: Floats) -> Misplaced | None:
     for v in range(views):
         without = np.where((np.arange(views) == v)[:, None, None], 0, sure)
         points = triangulate(rig, saw, without).points
-        expected, depth = rig.project(points), rig.to_camera(points)[..., 2]
-        metres = depth / rig.K[:, [0, 1], [0, 1]].mean(1)[:, None, None]
+        expected, metres = rig.project(points), rig.metres_per_px(points)
         own = closest_person(xy[v], confidence[v], expected[v])
         offset[v], wrong[v] = _offset(own - expected[v], expected[v], metres[v])
         seen = np.where(without[..., None] > 0, saw, np.nan) - expected
