@@ -115,7 +115,7 @@ def test_readme_is_short():
 
 
 def test_every_stage_is_in_the_table():
-    others = {"__init__", "graph", "synth", "screen", "commands", "calibration"}
+    others = {"__init__", "graph", "synth", "screen", "usage", "commands", "calibration"}
     stages = {f.stem for f in (ROOT / "stages").glob("*.py")} - others
     section = DOCS["docs/stages.md"].split("\n## ")[0]
     table = {m[1] for m in re.finditer(r"^\| `(\w+)` \|", section, re.M)}
