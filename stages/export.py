@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.body import Body
 from models.formats import FOLDERS, ExportFormat, FolderFormat, find_format, glb
+from models.formats.long_take import PIECE, LongTake
 from models.formats.take import Take, Views, pose_blend_mm
 from models.formats.traits import Traits, as_it_is, axes_of
 from pipeline.errors import InputError
@@ -168,7 +168,7 @@ def _export_folder(
 
 def _take(
     results: Store, body: Body, file: Path, person: int, options: ExportOptions
-) -> tuple[Take, NDArray[np.float64], list[str]]:
+) -> tuple[LongTake, NDArray[np.float64], list[str]]:
     """Motion of a person as it is to be written, how its world was turned, and sentences for the user."""
     traits = find_format(file).TRAITS
     start, stop = _span(traits, options)
@@ -179,8 +179,8 @@ def _take(
             f"(sha256 {made_with['sha256'][:12]}, this is {body.sha256[:12]}). Say where that is: --body."
         )
     take = read_take(results, person, start, stop, views=traits.views)
-    if traits.single_frame and len(take.time_s) != 1:
-        last = start + len(take.time_s) - 1
+    if traits.single_frame and len(take) != 1:
+        last = start + len(take) - 1
         raise InputError(
             f"{file}: an {traits.suffix} holds one frame, and {start} to {last} are more. Leave out --end."
         )
@@ -204,12 +204,14 @@ def _take(
     return take.turned(turn, body), turn, [*warnings, *_left_out(take, body, traits)]
 
 
-def _frames(take: Take) -> str:
-    last = take.first + len(take.time_s) - 1
+def _frames(take: LongTake) -> str:
+    last = take.first + len(take) - 1
     return f"frames {take.first} to {last}" if last > take.first else f"frame {last}"
 
 
-def _told(results: Store, body: Body, traits: Traits, who: str, take: Take, turn: NDArray[np.float64]) -> str:
+def _told(
+    results: Store, body: Body, traits: Traits, who: str, take: LongTake, turn: NDArray[np.float64]
+) -> str:
     up = results.contents.rig.up
     told = f"{who}, {_frames(take)}, {traits.unit}"
     if traits.turn is as_it_is:
@@ -224,7 +226,7 @@ def _told(results: Store, body: Body, traits: Traits, who: str, take: Take, turn
 
 def read_take(
     results: Store, person: int, start: int = 0, stop: int | None = None, *, views: bool = False
-) -> Take:
+) -> LongTake:
     """Frames ``start:stop`` of a person, in the world of the calibration; without ``stop``, to the end.
 
     views: with the pictures of the person.
@@ -245,6 +247,36 @@ def read_take(
         has = ", ".join(map(str, results.ids)) or "nobody"
         raise InputError(f"{results.path}: there is no person {person}; those there are: {has}.")
 
+    return LongTake(
+        first=start,
+        rate=c.rate,
+        time_s=c.time_s[start:stop],
+        posed=np.concatenate(
+            [_posed(results, person, a, min(a + PIECE, stop)) for a in range(start, stop, PIECE)]
+        ),
+        valid=results.array(f"people/{person}/valid", start, stop),
+        betas=results.array(f"people/{person}/betas").astype(np.float64),
+        point_names=c.keypoint_skeleton.names,
+        angle_names=tuple(c.angles),
+        cut=lambda a, b: _read_frames(results, person, start + a, start + b, views=views),
+        piece=PIECE,
+    )
+
+
+def _posed(results: Store, person: int, start: int, stop: int) -> NDArray[np.bool_]:
+    """(T,) there is a pose."""
+    parts = [
+        results.array(f"people/{person}/{name}", start, stop).reshape(stop - start, -1)
+        for name in ("global_orient", "body_pose", "transl")
+    ]
+    return np.asarray(np.isfinite(np.concatenate(parts, 1)).all(1))
+
+
+def _read_frames(results: Store, person: int, start: int, stop: int, *, views: bool) -> Take:
+    """Frames ``start:stop`` of a person who is there."""
+    c = results.contents
+    seen = results.array(f"people/{person}/keypoints_2d", start, stop) if views else None
+
     def read(name: str) -> NDArray[np.float64]:
         return results.array(f"people/{person}/{name}", start, stop).astype(np.float64)
 
@@ -253,12 +285,6 @@ def read_take(
     posed = np.isfinite(vectors).all((1, 2))
     if posed.any():
         rotations[posed] = roma.rotvec_to_rotmat(torch.from_numpy(vectors[posed])).numpy()
-    angles = read("angles") if c.angles else np.empty((stop - start, 0))
-    seen = None
-    if views:
-        seen = Views(
-            c.rig, c.frame_index[:, start:stop], partial(results.array, f"people/{person}/keypoints_2d")
-        )
     return Take(
         first=start,
         rate=c.rate,
@@ -271,15 +297,15 @@ def read_take(
         point_names=c.keypoint_skeleton.names,
         valid=results.array(f"people/{person}/valid", start, stop),
         person=person,
-        angles=angles,
+        angles=read("angles") if c.angles else np.empty((stop - start, 0)),
         angle_names=tuple(c.angles),
-        views=seen,
+        views=Views(c.rig, c.frame_index[:, start:stop], seen) if seen is not None else None,
     )
 
 
-def _gaps(take: Take, traits: Traits, chosen: Gaps | None) -> list[str]:
+def _gaps(take: LongTake, traits: Traits, chosen: Gaps | None) -> list[str]:
     """Sentences on frames without a pose, and on those whose pose is not to be trusted."""
-    frames, posed = len(take.time_s), take.posed
+    frames, posed = len(take), take.posed
     lost, doubted = int((~posed).sum()), int((posed & ~take.valid).sum())
     how = chosen or {"bridged": "interpolate"}.get(traits.gaps, traits.gaps)
     if how == "empty":
@@ -304,12 +330,21 @@ def _gaps(take: Take, traits: Traits, chosen: Gaps | None) -> list[str]:
     return said
 
 
-def _left_out(take: Take, body: Body, traits: Traits) -> list[str]:
+def _left_out(take: LongTake, body: Body, traits: Traits) -> list[str]:
     """Sentences on what the format cannot hold."""
-    moved = 0.0 if traits.blend_shapes else pose_blend_mm(body, take.rotations[take.posed])
+    moved = 0.0 if traits.blend_shapes else _blend_mm(take, body)
     if not moved:
         return []
     return [
         f"{body.name} has pose blend shapes, which {traits.suffix} cannot hold: they are left out, and move "
         f"the skin by up to {moved:.0f} mm here. Joints are exact; .obj has them."
     ]
+
+
+def _blend_mm(take: LongTake, body: Body) -> float:
+    """``pose_blend_mm`` of up to two dozen frames spread over the take's poses."""
+    if not body.posedirs.any():
+        return 0.0
+    posed = np.flatnonzero(take.posed)
+    chosen = posed[:: -(-len(posed) // 24)].tolist()
+    return pose_blend_mm(body, np.concatenate([take.cut(t, t + 1).rotations for t in chosen]))

@@ -17,11 +17,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from models.body import Body, load_body, pose_keypoints
+from models.formats.take import Take
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
 from pipeline.skeleton import SMPL_24
 from pipeline.store import Contents, Store
-from stages.export import ExportOptions, export_person
+from stages.export import ExportOptions, export_person, read_take
 
 T, WINDOW = 12, 5
 RATE = Fraction(30000, 1001)
@@ -165,6 +166,12 @@ def write(truth: Truth, file: Path, *args: Any) -> list[str]:
     person, start, stop = (*args, 0, 0, None)[:3] if not args else (*args, *(0, 0, None)[len(args) :])
     _, warnings = export_person(truth.store, body(), file, person, ExportOptions(start, stop))
     return warnings
+
+
+def whole_take(truth: Truth, start: int = 0, stop: int | None = None) -> Take:
+    """Frames ``start:stop`` in memory."""
+    take = read_take(truth.store, 0, start, stop)
+    return take.cut(0, len(take))
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,14 @@ from exported import (
     opensim_tokens,
     read_obj,
     rig,
+    whole_take,
     write,
 )
 from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
-from models.formats import FORMATS, ExportFormat, find_format, glb, mot, openpose
+import stages.export
+from models.formats import FORMATS, ExportFormat, find_format, glb, mot
+from models.formats.long_take import LongTake
 from models.formats.take import Take, rest_joints
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
 from pipeline.errors import InputError
@@ -133,10 +136,10 @@ def test_a_file_holds_the_joints_of_the_store(
 ) -> None:
     truth, traits = truths(up), form.TRAITS
     first, stop = (7, 8) if traits.single_frame else (7, 11)
-    take = read_take(truth.store, 0, first, stop)
+    take = whole_take(truth, first, stop)
     turn = traits.turn(direction(up))
     file = tmp_path / f"a{traits.suffix}"
-    file.write_bytes(b"".join(form.encode(take.turned(turn, body()), body(), file.name)))
+    file.write_bytes(b"".join(form.encode(LongTake.of(take.turned(turn, body())), body(), file.name)))
     reader, near = READERS[traits.suffix]
     joints = reader(file)
     assert joints
@@ -191,18 +194,18 @@ def export(truth: Truth, file: Path, options: ExportOptions) -> list[str]:
 
 
 def test_angles_are_a_motion_of_opensim(truths: Callable[[str], Truth], tmp_path: Path) -> None:
-    take = read_take(truths("z").store, 0, 1, 5)
+    take = whole_take(truths("z"), 1, 5)
     with pytest.raises(InputError, match=r"a\.mot: these results have no joint angles"):
-        list(mot.encode(take, body(), "a.mot"))
+        list(mot.encode(LongTake.of(take), body(), "a.mot"))
     angles = np.array([[10.0, -170.5], [20, 175], [np.nan, np.nan], [30, -175]])
     take = replace(take, angles=angles, angle_names=("left_knee_flexion", "pelvis_rotation"))
-    text = b"".join(mot.encode(take, body(), "a.mot")).decode().splitlines()
+    text = b"".join(mot.encode(LongTake.of(take), body(), "a.mot")).decode().splitlines()
     assert text[:7] == ["a.mot", "version=1", "nRows=4", "nColumns=3", "inDegrees=yes", "endheader",
                         "time\tleft_knee_flexion\tpelvis_rotation"]  # fmt: skip
     rows = np.array([line.split("\t") for line in text[7:]], float)
     np.testing.assert_allclose(rows[:, 1:], angles, atol=1e-6)
     np.testing.assert_allclose(rows[:, 0], take.time_s, atol=1e-6)
-    finer = take.resampled(RATE * 2, body())
+    finer = LongTake.of(take).resampled(RATE * 2, body()).cut(0, 7)
     assert finer.angles[3, 1] == pytest.approx(np.nan, nan_ok=True)
     assert finer.angles[1].tolist() == pytest.approx([15, -177.75])  # the shorter way round
     heads = next(iter(table_rows(take)))
@@ -210,7 +213,9 @@ def test_angles_are_a_motion_of_opensim(truths: Callable[[str], Truth], tmp_path
 
 
 def table_rows(take: Take) -> list[str]:
-    return b"".join(find_format(Path("a.csv")).encode(take, body(), "a.csv")).decode().splitlines()
+    return (
+        b"".join(find_format(Path("a.csv")).encode(LongTake.of(take), body(), "a.csv")).decode().splitlines()
+    )
 
 
 def test_easymocap_turns_about_the_origin(truths: Callable[[str], Truth], tmp_path: Path) -> None:
@@ -270,7 +275,7 @@ def test_openpose_reads_the_pictures_in_pieces(
         return found
 
     monkeypatch.setattr(Store, "array", array)
-    monkeypatch.setattr(openpose, "_FRAMES", 4)
+    monkeypatch.setattr(stages.export, "PIECE", 4)
     list(export_people(store, body(), tmp_path / "a.openpose", [0], ExportOptions(1, 11)))
     assert asked == [4, 4, 2]
     for v, camera in enumerate("ab"):
@@ -349,11 +354,13 @@ def test_a_c3d_of_more_frames_than_its_header_can_count(tmp_path: Path) -> None:
     frames = 66_000
     zero = np.zeros((frames, 24, 3))
     take = Take(
-        first=0, rate=Fraction(100), time_s=np.arange(frames) / 100, rotations=np.empty((0, 24, 3, 3)),
+        first=0, rate=Fraction(100), time_s=np.arange(frames) / 100, rotations=np.zeros((frames, 24, 3, 3)),
         betas=np.zeros(10), transl=zero[:, 0], joints=zero + np.arange(frames)[:, None, None] / 1e6,
         points=zero[:, :0], point_names=(), valid=np.ones(frames, bool),
     )  # fmt: skip
-    (tmp_path / "a.c3d").write_bytes(b"".join(find_format(Path("a.c3d")).encode(take, body(), "a.c3d")))
+    (tmp_path / "a.c3d").write_bytes(
+        b"".join(find_format(Path("a.c3d")).encode(LongTake.of(take), body(), "a.c3d"))
+    )
     read = ezc3d.c3d(str(tmp_path / "a.c3d"))
     np.testing.assert_allclose(read["data"]["points"][0, 3], np.arange(65535) / 1000, atol=1e-4)
     assert read["parameters"]["POINT"]["LONG_FRAMES"]["value"] == [frames]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported import HAS_POSE, NEAR, RATE, TO_Y, Gltf, T, Truth, body, read_obj, write
+from exported import HAS_POSE, NEAR, RATE, TO_Y, Gltf, T, Truth, body, read_obj, whole_take, write
 from scipy.spatial.transform import Rotation
 
 from models.formats import glb
+from models.formats.long_take import LongTake
 from pipeline.skeleton import SMPL_24
-from stages.export import ExportOptions, export_person, read_take
+from stages.export import ExportOptions, export_person
 
 
 @pytest.mark.parametrize("up", TO_Y)
@@ -56,8 +57,8 @@ def test_all_skin_weights_are_kept(truths: Callable[[str], Truth], most: int) ->
     weights *= rng.uniform(0.05, 1, weights.shape)
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     other = replace(body(), weights=torch.from_numpy(weights))
-    take = read_take(truth.store, 0, 1, 5)
-    file = Gltf.read(b"".join(glb.encode(take, other, "a.glb")))
+    take = whole_take(truth, 1, 5)
+    file = Gltf.read(b"".join(glb.encode(LongTake.of(take), other, "a.glb")))
     found = file.attributes()
     sets = sum(n.startswith("JOINTS") for n in found)
     assert sets == -(-most // 4)
@@ -80,10 +81,10 @@ def test_viewers_of_one_set_of_weights_are_near(truths: Callable[[str], Truth], 
 
 
 def test_rotations_of_a_glb_go_the_short_way(truths: Callable[[str], Truth]) -> None:
-    take = read_take(truths("z").store, 0, 0, T).without_gaps()
+    take = whole_take(truths("z")).without_gaps()
     turns = Rotation.from_rotvec(np.linspace(0, 1.4 * 2 * np.pi, T)[:, None] * [0, 0, 1]).as_matrix()
     take = replace(take, rotations=turns[:, None] @ take.rotations)  # more than once round, every joint
-    file = Gltf.read(b"".join(glb.encode(take, body(), "a.glb")))
+    file = Gltf.read(b"".join(glb.encode(LongTake.of(take), body(), "a.glb")))
     outputs = [file.array(s["output"]) for s in file.document["animations"][0]["samplers"]]
     rotations = [x for x in outputs if x.shape[1] == 4]
     assert len(rotations) == len(SMPL_24)

@@ -8,11 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import DOUBTED, LOST, NEAR, POSE2SIM, RATE, TO_Y, T, Truth, body, opensim_tokens, write
+from exported import (
+    DOUBTED,
+    LOST,
+    NEAR,
+    POSE2SIM,
+    RATE,
+    TO_Y,
+    T,
+    Truth,
+    body,
+    opensim_tokens,
+    whole_take,
+    write,
+)
 
+from models.formats.long_take import LongTake
 from models.formats.trc import encode
 from pipeline.skeleton import BODY_25
-from stages.export import read_take
 
 
 @pytest.mark.parametrize("up", ["z", "y", "-y"])
@@ -51,10 +64,10 @@ def test_a_trc_holds_the_markers_with_gaps_where_nothing_is_sure(
 
 
 def test_markers_are_called_as_the_points_of_the_store(truths: Callable[[str], Truth]) -> None:
-    take = read_take(truths("z").store, 0)
+    take = whole_take(truths("z"))
     assert take.point_names == BODY_25.names
     few = replace(take, points=take.points[:, :3], point_names=("MidHip", "Nose", "Hat"))
-    (text,) = encode(few, body(), "few.trc")
+    text = b"".join(encode(LongTake.of(few), body(), "few.trc"))
     names, axes = text.decode().splitlines()[3:5]
     assert opensim_tokens(names)[2::3] == ["CHip", "Nose", "Hat"]
     assert opensim_tokens(axes)[-1] == "Z3"

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from models.body import Body
 from models.formats import amass, bvh, c3d, easymocap, glb, mot, obj, openpose, smpl, table, trc
-from models.formats.take import Take
+from models.formats.long_take import LongTake
 from models.formats.traits import Traits
 from pipeline.errors import InputError
 
@@ -22,7 +22,7 @@ class ExportFormat(Protocol):
 
     TRAITS: Traits
 
-    def encode(self, take: Take, body: Body, name: str) -> Iterator[bytes]:
+    def encode(self, take: LongTake, body: Body, name: str) -> Iterator[bytes]:
         """Content of a file called ``name``, in pieces.
 
         take: in the world that ``TRAITS.turn`` leads to; at least one frame has what the format shows.
@@ -34,7 +34,7 @@ class FolderFormat(Protocol):
 
     TRAITS: Traits
 
-    def files(self, takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
+    def files(self, people: Sequence[LongTake], body: Body) -> Iterator[tuple[str, bytes]]:
         """Path inside the folder and content of each file, of takes of the same frames."""
 
 

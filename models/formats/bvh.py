@@ -10,13 +10,14 @@ import roma
 import torch
 
 from models.body import Body
-from models.formats.take import Array, Take, rest_joints, rest_vertices
+from models.formats.long_take import LongTake
+from models.formats.take import Array, rest_joints, rest_vertices
 from models.formats.traits import Traits
 
 TRAITS: Final = Traits(suffix=".bvh", description="skeleton's motion", unit="centimetres")
 
 
-def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
+def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
     """Skeleton and its motion; gaps are filled.
 
     Centimetres, degrees, rotations in the order Z, X, Y. The rest pose is SMPL's T-pose, facing +z. The
@@ -50,24 +51,30 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
         lines.append(f"{indent}}}")
 
     describe(0, "")
-    angles = zxy_degrees(take.rotations)[:, order].reshape(len(take.time_s), -1)
-    rows = np.concatenate([100 * (take.transl + rest[0]), angles], 1)
-    lines += ["MOTION", f"Frames: {len(rows)}", f"Frame Time: {float(1 / take.rate):.9f}"]
-    form = " ".join(["%.6f"] * rows.shape[1])
-    lines += [form % tuple(row) for row in rows.tolist()]
+    lines += ["MOTION", f"Frames: {len(take)}", f"Frame Time: {float(1 / take.rate):.9f}"]
     yield ("\n".join(lines) + "\n").encode()
+    form = " ".join(["%.6f"] * (3 + 3 * len(order))) + "\n"
+    last = None
+    for piece in take.pieces():
+        angles = zxy_degrees(piece.rotations, last)
+        last = angles[-1]
+        rows = np.concatenate([100 * (piece.transl + rest[0]), angles[:, order].reshape(len(angles), -1)], 1)
+        yield "".join(form % tuple(row) for row in rows.tolist()).encode()
 
 
-def zxy_degrees(rotations: Array) -> Array:
+def zxy_degrees(rotations: Array, last: Array | None = None) -> Array:
     """Rotations (T, ..., 3, 3) = Rz(a) Rx(b) Ry(c) → (a, b, c) (T, ..., 3), degrees, without jumps over time.
 
     Of the two triples that make a rotation, (a, b, c) and (a + 180°, 180° − b, c + 180°), and of all that are
     whole turns from these, the one next to the frame before: a joint that bends past 90° can be interpolated.
+    last: angles of the frame before the first.
     """
     angles = roma.rotmat_to_euler("ZXY", torch.from_numpy(rotations), degrees=True).numpy()
     other = angles * [1, -1, 1] + 180
-    for t in range(1, len(angles)):
-        near = [x - 360 * np.rint((x - angles[t - 1]) / 360) for x in (angles[t], other[t])]
-        farther = np.abs(near[1] - angles[t - 1]).sum(-1) > np.abs(near[0] - angles[t - 1]).sum(-1)
-        angles[t] = np.where(farther[..., None], *near)
+    for t in range(len(angles)):
+        if last is not None:
+            near = [x - 360 * np.rint((x - last) / 360) for x in (angles[t], other[t])]
+            farther = np.abs(near[1] - last).sum(-1) > np.abs(near[0] - last).sum(-1)
+            angles[t] = np.where(farther[..., None], *near)
+        last = angles[t]
     return np.asarray(angles)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.body import Body
 from models.formats.amass import rotvecs
+from models.formats.long_take import LongTake
 from models.formats.take import Take, rest_joints
 from models.formats.traits import Traits, as_it_is
 
@@ -23,12 +24,17 @@ TRAITS: Final = Traits(
 )
 
 
-def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
+def files(people: Sequence[LongTake], body: Body) -> Iterator[tuple[str, bytes]]:
     """``smpl/<frame>.json``, ``[{id, Rh, Th, poses, shapes}]``, and ``keypoints3d/<frame>.json``.
 
     EasyMocap turns the whole body about the origin and not about the pelvis: with p the pelvis in the rest
     pose, Rh is SMPL's global orientation, Th = transl + p − R p, and the first three of ``poses`` are 0.
     """
+    for takes in zip(*(take.pieces() for take in people), strict=True):
+        yield from _files(takes, body)
+
+
+def _files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
     motions = [_motion(take, body) for take in takes]
     for i in range(len(takes[0].time_s)):
         people: list[dict[str, Any]] = []

@@ -7,15 +7,17 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import numpy as np
 import roma
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from models.body import Body
-from models.formats.take import Array, Take, rest_joints, rest_vertices
+from models.formats.long_take import LongTake
+from models.formats.take import Array, rest_joints, rest_vertices
 from models.formats.traits import Traits
 from pipeline.cameras import Rig
 from pipeline.skeleton import Skeleton
@@ -27,7 +29,9 @@ TRAITS: Final = Traits(
 )
 
 
-def encode(take: Take, body: Body, name: str, cameras: Sequence[Mapping[str, Any]] = ()) -> Iterator[bytes]:
+def encode(
+    take: LongTake, body: Body, name: str, cameras: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[bytes]:
     """Skinned, animated body; gaps are filled. cameras: of ``scene_cameras``.
 
     Metres; seconds from the take's first frame. Rest pose and skin weights are the body's in the shape of the
@@ -64,20 +68,21 @@ def encode(take: Take, body: Body, name: str, cameras: Sequence[Mapping[str, Any
         "meshes": [{"name": body.name, "primitives": [primitive]}],
         "materials": [_SKIN],
         "skins": [skin],
-        "animations": [_animation(take, rest, buffer)],
+        "animations": [_animation(take, len(body.skeleton), buffer)],
         "accessors": buffer.accessors,
         "bufferViews": buffer.views,
-        "buffers": [{"byteLength": len(buffer.data)}],
+        "buffers": [{"byteLength": buffer.size}],
     }
     if cameras:
         document["cameras"] = [camera["camera"] for camera in cameras]
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    length = 12 + 8 + len(text) + 8 + len(buffer.data)
+    length = 12 + 8 + len(text) + 8 + buffer.size
     yield struct.pack("<4sII", b"glTF", 2, length)
     yield struct.pack("<I4s", len(text), b"JSON") + text
-    yield struct.pack("<I4s", len(buffer.data), b"BIN\0")
+    yield struct.pack("<I4s", buffer.size, b"BIN\0")
     yield bytes(buffer.data)
+    yield from _keys(take, rest)
 
 
 def scene_cameras(rig: Rig, turn: Array, videos: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -126,15 +131,11 @@ def _joint_nodes(skeleton: Skeleton, rest: Array) -> list[dict[str, Any]]:
     return nodes
 
 
-def _animation(take: Take, rest: Array, buffer: _Buffer) -> dict[str, Any]:
-    """Translation of the root and rotation of every joint, a key for each frame."""
+def _animation(take: LongTake, joints: int, buffer: _Buffer) -> dict[str, Any]:
+    """Translation of the root and rotation of every joint, a key for each frame: what ``_keys`` gives."""
     times = buffer.add(take.time_s - take.time_s[0], bounds=True)
-    moves = [(0, "translation", buffer.add(take.transl + rest[0]))]
-    quaternions = roma.rotmat_to_unitquat(torch.from_numpy(take.rotations)).numpy()
-    for j, path in enumerate(np.moveaxis(quaternions, 1, 0)):
-        # q and −q are one rotation, but not to a viewer that goes straight from one to the other.
-        away = np.cumsum(np.r_[0, (path[1:] * path[:-1]).sum(1) < 0]) % 2 == 1
-        moves.append((j, "rotation", buffer.add(np.where(away[:, None], -path, path))))
+    moves = [(0, "translation", buffer.expect(len(take), 3))]
+    moves += [(j, "rotation", buffer.expect(len(take), 4)) for j in range(joints)]
     return {
         "name": "motion",
         "samplers": [{"input": times, "output": output} for _, _, output in moves],
@@ -142,6 +143,27 @@ def _animation(take: Take, rest: Array, buffer: _Buffer) -> dict[str, Any]:
             {"sampler": i, "target": {"node": node, "path": path}} for i, (node, path, _) in enumerate(moves)
         ],
     }
+
+
+def _keys(take: LongTake, rest: Array) -> Iterator[bytes]:
+    """Translations of the root, then rotations of each joint over all frames, by way of a file."""
+    frames, last = len(take), None
+    with TemporaryFile() as file:
+        for at, piece in zip(range(0, frames, take.piece), take.pieces(), strict=True):
+            quaternions = roma.rotmat_to_unitquat(torch.from_numpy(piece.rotations)).numpy()
+            # q and −q are one rotation, but not to a viewer that goes straight from one to the other.
+            before = np.concatenate([quaternions[:1] if last is None else last[None], quaternions[:-1]])
+            away = np.cumsum((quaternions * before).sum(-1) < 0, 0) % 2 == 1
+            paths = np.where(away[..., None], -quaternions, quaternions)
+            last = paths[-1]
+            file.seek(12 * at)
+            file.write((piece.transl + rest[0]).astype("<f4").tobytes())
+            for j in range(len(rest)):
+                file.seek(12 * frames + 16 * (j * frames + at))
+                file.write(paths[:, j].astype("<f4").tobytes())
+        file.seek(0)
+        while content := file.read(1 << 20):
+            yield content
 
 
 _SKIN: Final = {
@@ -161,28 +183,36 @@ class _Buffer:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.size = 0
         self.views: list[dict[str, Any]] = []
         self.accessors: list[dict[str, Any]] = []
 
     def add(self, array: NDArray[Any], *, bounds: bool = False, target: int | None = None) -> int:
         """Number of the accessor of rows (N,) or (N, 3 | 4 | 16); floats become single precision."""
         array = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else None)
-        kinds = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
-        types = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
         rows = array.reshape(len(array), -1)
-        view: dict[str, Any] = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
-        self.views.append(view | ({"target": target} if target else {}))
-        accessor: dict[str, Any] = {
-            "bufferView": len(self.views) - 1,
-            "componentType": kinds[array.dtype.name],
-            "count": len(rows),
-            "type": types[rows.shape[1]],
-        }
+        added = self.expect(*rows.shape, array.dtype, target)
         if bounds:
-            accessor |= {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()}
-        self.accessors.append(accessor)
+            self.accessors[added] |= {"min": rows.min(0).tolist(), "max": rows.max(0).tolist()}
         self.data += array.astype(array.dtype.newbyteorder("<")).tobytes()
         self.data += bytes(-len(self.data) % 4)
+        return added
+
+    def expect(self, count: int, width: int, dtype: DTypeLike = np.float32, target: int | None = None) -> int:
+        """Number of the accessor of rows (count, width), whose bytes come in the order of these calls."""
+        dtype = np.dtype(dtype)
+        kinds = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
+        types = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
+        length = count * width * dtype.itemsize
+        view: dict[str, Any] = {"buffer": 0, "byteOffset": self.size, "byteLength": length}
+        self.views.append(view | ({"target": target} if target else {}))
+        self.accessors.append({
+            "bufferView": len(self.views) - 1,
+            "componentType": kinds[dtype.name],
+            "count": count,
+            "type": types[width],
+        })  # fmt: skip
+        self.size += length + -length % 4
         return len(self.accessors) - 1
 
 

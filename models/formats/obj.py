@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from models.body import Body
+from models.formats.long_take import LongTake
 from models.formats.take import Array, Take
 from models.formats.traits import Traits
 
 TRAITS: Final = Traits(suffix=".obj", description="mesh of one frame", single_frame=True)
 
 
-def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
+def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
     """Vertices and faces of the first frame, metres, in the world of the take."""
-    lines = ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in _posed_vertices(take, body).tolist()]
+    lines = ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in _posed_vertices(take.cut(0, 1), body).tolist()]
     lines += ["f {} {} {}".format(*f) for f in (body.faces + 1).tolist()]
     yield ("\n".join(lines) + "\n").encode()
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from models.body import Body
+from models.formats.long_take import LongTake
 from models.formats.take import Take
 from models.formats.traits import Traits, as_it_is
 from pipeline.formats.keypoints.openpose import people_json
@@ -21,25 +22,25 @@ TRAITS: Final = Traits(
     views=True,
 )
 
-_FRAMES: Final = 240
-"""Frames of everybody's keypoints in all pictures that are read at once."""
 
-
-def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
+def files(people: Sequence[LongTake], body: Body) -> Iterator[tuple[str, bytes]]:
     """``reprojected/<camera>/<camera>_<frame>_keypoints.json`` and ``associated/...``.
 
     A file's number is that of the frame in the camera's own video, as OpenPose counts; where a video has no
     frame there is no file. Pixels of the video frames. Reprojected points have the confidence 1;
     ``person_id`` is the person's.
     """
+    for takes in zip(*(take.pieces() for take in people), strict=True):
+        yield from _files(takes)
+
+
+def _files(takes: Sequence[Take]) -> Iterator[tuple[str, bytes]]:
     ids = [take.person for take in takes]
     views = [take.views for take in takes if take.views is not None]
     assert len(views) == len(takes)  # TRAITS.views
-    rig, first, count = views[0].rig, takes[0].first, len(takes[0].time_s)
-    for i in range(count):
-        if i % _FRAMES == 0:
-            part = first + i, first + min(i + _FRAMES, count)
-            seen = np.stack([view.read_keypoints(*part) for view in views], 2)  # (V, frames, P, K, 3)
+    rig = views[0].rig
+    seen = np.stack([view.keypoints for view in views], 2)  # (V, T, P, K, 3)
+    for i in range(len(takes[0].time_s)):
         drawn = np.stack([rig.project(take.points[i], distorted=True) for take in takes], 1)  # (V, P, K, 2)
         inside = np.isfinite(drawn).all(-1, keepdims=True)
         reprojected = np.concatenate([np.where(inside, drawn, np.nan), inside], -1)
@@ -48,4 +49,4 @@ def files(takes: Sequence[Take], body: Body) -> Iterator[tuple[str, bytes]]:
                 continue
             file = f"{name}/{name}_{frame:012d}_keypoints.json"
             yield f"reprojected/{file}", people_json(reprojected[v], ids).encode()
-            yield f"associated/{file}", people_json(seen[v, i % _FRAMES], ids).encode()
+            yield f"associated/{file}", people_json(seen[v, i], ids).encode()

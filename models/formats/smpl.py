@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.body import Body
 from models.formats.amass import gender_of, rotvecs, saved
+from models.formats.long_take import LongTake
 from models.formats.take import Take
 from models.formats.traits import Traits, z_up
 
@@ -17,15 +19,15 @@ TRAITS: Final = Traits(
 )
 
 
-def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
+def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
     """``global_orient`` (T, 3), ``body_pose`` (T, 69), ``betas`` (T, B), ``transl`` (T, 3): what
     ``smplx.SMPL`` takes. NaN where there is no pose."""
-    vectors = rotvecs(take)
-    yield saved(
-        global_orient=vectors[:, 0],
-        body_pose=vectors[:, 1:].reshape(len(vectors), -1),
-        betas=np.tile(take.betas.astype(np.float32), (len(vectors), 1)),
-        transl=take.transl.astype(np.float32),
+    yield from saved(
+        map(_rows, take.pieces()),
+        global_orient=None,
+        body_pose=None,
+        betas=None,
+        transl=None,
         gender=np.array(gender_of(body)),
         fps=np.array(float(take.rate)),
         model=np.array(body.name),
@@ -33,3 +35,13 @@ def encode(take: Take, body: Body, name: str) -> Iterator[bytes]:
         valid=take.valid,
         time_s=take.time_s,
     )
+
+
+def _rows(piece: Take) -> dict[str, NDArray[np.float32]]:
+    vectors = rotvecs(piece)
+    return {
+        "global_orient": vectors[:, 0],
+        "body_pose": vectors[:, 1:].reshape(len(vectors), -1),
+        "betas": np.tile(piece.betas.astype(np.float32), (len(vectors), 1)),
+        "transl": piece.transl.astype(np.float32),
+    }

@@ -1,11 +1,11 @@
-"""Motion of one person, as every export format takes it."""
+"""Motion of one person over some frames, in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import roma
@@ -26,9 +26,12 @@ class Views:
     rig: Rig
     frame_index: Frames
     """(V, T) number of the frame of each camera's video, −1 for none."""
-    read_keypoints: Callable[[int, int], NDArray[np.floating]]
-    """Number of the first frame and of the one after the last → (V, frames, K, 3) pixels of the video frames
-    and confidence; NaN, NaN, 0 where nothing was seen."""
+    keypoints: NDArray[np.floating]
+    """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
+
+    def part(self, start: int, stop: int) -> Views:
+        """Frames ``start:stop``."""
+        return Views(self.rig, self.frame_index[:, start:stop], self.keypoints[:, start:stop])
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,7 @@ class Take:
             raise ValueError("no frame has a pose")
         if known.all():
             return self
-        before, after, share = self._around(np.flatnonzero(known), self.time_s)
+        before, after, share = frames_around(self.time_s, np.flatnonzero(known), self.time_s)
         return self._between(before, after, np.where(known | hold, 0, share))
 
     def filled(self, body: Body, *, hold: bool = False) -> Take:
@@ -104,7 +107,7 @@ class Take:
             return replace(self, valid=np.ones_like(known))
         moved = self.without_gaps(hold=hold)
         joints, points = moved._posed_points(body)
-        before, after, share = self._around(np.flatnonzero(known), self.time_s)
+        before, after, share = frames_around(self.time_s, np.flatnonzero(known), self.time_s)
         angles = _mixed_angles(self.angles, before, after, np.where(known | hold, 0, share))
         return replace(
             moved,
@@ -114,25 +117,19 @@ class Take:
             valid=np.ones_like(known),
         )
 
-    def resampled(self, rate: Fraction, body: Body) -> Take:
-        """Motion at another rate, from the first frame on, by slerp between the two frames around each time.
+    def mixed(self, before: Frames, after: Frames, share: Array, body: Body) -> Take:
+        """Motion this share of the way from one frame to another, (N,) each; the times are left to set.
 
-        A time of which either has no pose has none. Points are taken to move straight between frames.
+        Of two of which either has no pose, there is none. Points are taken to move straight between frames.
         """
-        count = int((self.time_s[-1] - self.time_s[0]) * float(rate) + 1e-6) + 1
-        at = self.time_s[0] + np.arange(count) / float(rate)
-        before, after, share = self._around(np.arange(len(self.time_s)), at)
-        share = np.where(share > 1 - 1e-6, 1, np.where(share < 1e-6, 0, share))
-        before, after = np.where(share == 1, after, before), np.where(share == 0, before, after)
         there = self.posed[before] & self.posed[after]
         steady = replace(self, rotations=np.nan_to_num(self.rotations), transl=np.nan_to_num(self.transl))
-        moved = replace(steady._between(before, after, share), time_s=at, rate=rate)
+        moved = steady._between(before, after, share)
         joints, _ = moved._posed_points(body)
         moved.rotations[~there], moved.transl[~there], joints[~there] = np.nan, np.nan, np.nan
         part = share[:, None, None]
         return replace(
             moved,
-            first=round(self.first * rate / self.rate),
             joints=joints,
             points=(1 - part) * self.points[before] + part * self.points[after],
             angles=_mixed_angles(self.angles, before, after, share),
@@ -140,16 +137,19 @@ class Take:
             views=None,
         )
 
-    def _around(
-        self, frames: NDArray[np.int64], at: Array
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        """Frame before and frame after each time, of these frames, and the share of the way between."""
-        own = self.time_s[frames]
-        at = np.clip(at, own[0], own[-1])
-        before = frames[np.searchsorted(own, at, "right") - 1]
-        after = frames[np.searchsorted(own, at, "left")]
-        step_s = self.time_s[after] - self.time_s[before]
-        return before, after, (at - self.time_s[before]) / np.where(step_s > 0, step_s, 1)
+    def part(self, start: int, stop: int) -> Take:
+        """Frames ``start:stop``, counted from the take's first."""
+        views = self.views and self.views.part(start, stop)
+        rows: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ROWS}
+        return replace(self, first=self.first + start, views=views, **rows)
+
+    @staticmethod
+    def joined(takes: Sequence[Take]) -> Take:
+        """Takes of one person one after another, without views; the frames between may be left out."""
+        rows: dict[str, Any] = {
+            name: np.concatenate([getattr(take, name) for take in takes]) for name in _ROWS
+        }
+        return replace(takes[0], views=None, **rows)
 
     def _between(self, before: Frames, after: Frames, share: Array) -> Take:
         """Rotations and places this share of the way from one frame to another."""
@@ -170,8 +170,20 @@ class Take:
         return joints, points
 
 
+_ROWS: Final = ("time_s", "rotations", "transl", "joints", "points", "valid", "angles")
+"""Fields that have a row for each frame."""
 _CHUNK: Final = 4096
 """Frames that are posed at once."""
+
+
+def frames_around(time_s: Array, frames: Frames, at: Array) -> tuple[Frames, Frames, Array]:
+    """Frame before and frame after each time ``at``, of these frames, and the share of the way between."""
+    own = time_s[frames]
+    at = np.clip(at, own[0], own[-1])
+    before = frames[np.searchsorted(own, at, "right") - 1]
+    after = frames[np.searchsorted(own, at, "left")]
+    step_s = time_s[after] - time_s[before]
+    return before, after, (at - time_s[before]) / np.where(step_s > 0, step_s, 1)
 
 
 def _mixed_angles(angles: Array, before: Frames, after: Frames, share: Array) -> Array:
@@ -195,13 +207,7 @@ def rest_vertices(body: Body, betas: Array) -> Array:
 
 
 def pose_blend_mm(body: Body, rotations: Array) -> float:
-    """Largest displacement of a vertex by pose blend shapes in poses (T, J, 3, 3), which skinning leaves out.
-
-    Of up to two dozen frames spread over them.
-    """
-    if not body.posedirs.any():
-        return 0.0
-    chosen = rotations[:: max(1, -(-len(rotations) // 24)), 1:]
-    feature = torch.from_numpy((chosen - np.eye(3)).reshape(len(chosen), -1)).to(body.posedirs.dtype)
-    moved = (feature @ body.posedirs).reshape(len(chosen), -1, 3)
+    """Largest move of a vertex by pose blend shapes, which skinning leaves out; poses (T, J, 3, 3)."""
+    feature = torch.from_numpy((rotations[:, 1:] - np.eye(3)).reshape(len(rotations), -1))
+    moved = (feature.to(body.posedirs.dtype) @ body.posedirs).reshape(len(rotations), -1, 3)
     return 1000 * float(moved.norm(dim=-1).max())
