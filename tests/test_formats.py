@@ -148,6 +148,30 @@ def test_a_file_holds_the_joints_of_the_store(
         np.testing.assert_allclose(placed, want, atol=near)
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.TRAITS.suffix)
+def test_a_file_is_written_piece_by_piece(truths: Callable[[str], Truth], form: ExportFormat) -> None:
+    take = whole_take(truths("z"))
+    angles = np.random.default_rng(0).uniform(-180, 180, (len(take.time_s), 2))
+    take = replace(take, angles=angles, angle_names=("left", "right"))
+    contents = {}
+    for piece in (2, 5, len(angles)):
+
+        def cut(start: int, stop: int, most: int = piece + 1) -> Take:
+            assert stop - start <= most, "a long take would be in memory at once"
+            return take.part(start, stop)
+
+        long = replace(LongTake.of(take), piece=piece, cut=cut)
+        takes = (
+            long,
+            long.filled(body()),
+            long.filled(body(), hold=True).turned(y_up(direction("z")), body()),
+            long.resampled(RATE * 2, body()),
+            long.filled(body()).resampled(RATE * 3 / 7, body()),
+        )
+        contents[piece] = [b"".join(form.encode(t, body(), "a")) for t in takes]
+    assert contents[2] == contents[5] == contents[len(angles)]
+
+
 @EVERY_FORMAT
 def test_a_world_is_upright_and_not_mirrored(form: ExportFormat) -> None:
     for up in TO_Y:
