@@ -84,7 +84,7 @@ def test_rotations_of_a_glb_go_the_short_way(truths: Callable[[str], Truth]) -> 
     take = whole_take(truths("z")).without_gaps()
     turns = Rotation.from_rotvec(np.linspace(0, 1.4 * 2 * np.pi, T)[:, None] * [0, 0, 1]).as_matrix()
     take = replace(take, rotations=turns[:, None] @ take.rotations)  # more than once round, every joint
-    file = Gltf.read(b"".join(glb.encode(LongTake.of(take), body(), "a.glb")))
+    file = Gltf.read(b"".join(glb.encode(replace(LongTake.of(take), piece=5), body(), "a.glb")))
     outputs = [file.array(s["output"]) for s in file.document["animations"][0]["samplers"]]
     rotations = [x for x in outputs if x.shape[1] == 4]
     assert len(rotations) == len(SMPL_24)
