@@ -202,7 +202,7 @@ def serve_viewer(
     try:
         import viser
     except ImportError as error:
-        raise InputError("the viewer needs viser: pip install 'multispin[view]'") from error
+        raise InputError("the viewer needs viser: pip install -e '.[view]'") from error
     frames = Frames(store, body)
     if not frames.count() and not live:
         raise InputError(f"{store.path}: nothing is done yet. Add --live to wait for it.")

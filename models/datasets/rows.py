@@ -280,7 +280,7 @@ def optional(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as e:
-        raise InputError(f"this data set needs {module}: pip install 'multispin[datasets]'") from e
+        raise InputError(f"this data set needs {module}: pip install -e '.[datasets]'") from e
 
 
 def damaged(file: Path, error: Exception) -> InputError:

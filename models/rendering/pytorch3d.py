@@ -35,7 +35,7 @@ def draw(
     except ImportError as error:
         raise InputError(
             f"render.backend=pytorch3d: PyTorch3D cannot be imported ({error}). Install it with "
-            "pip install 'multispin[pytorch3d]', or use render.backend=software."
+            "pip install -e '.[pytorch3d]', or use render.backend=software."
         ) from error
     screen = to_screen(vertices, faces, rig, view)
     if screen is None:

@@ -506,7 +506,7 @@ def _curves(out: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        _log.info("no TensorBoard curves: pip install 'multispin[train]' for them")
+        _log.info("no TensorBoard curves: pip install -e '.[train]' for them")
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 

@@ -42,9 +42,7 @@ class RayTasks:
         try:
             import ray
         except ImportError as e:
-            raise InputError(
-                "--engine ray: Ray is not installed. Install it: pip install 'multispin[ray]'"
-            ) from e
+            raise InputError("--engine ray: Ray is not installed. Install it: pip install -e '.[ray]'") from e
         self._ray: Any = ray
         self._needs, self._limit, self._here = needs, limit, str(Path.cwd())
         _connect(ray, address)

@@ -68,7 +68,7 @@ def _reaching(url: str) -> Iterator[None]:
     except InputError:
         raise
     except ImportError as e:
-        raise InputError(f"{url}: {e}. For s3:// it is: pip install 'multispin[s3]'") from e
+        raise InputError(f"{url}: {e}. For s3:// it is: pip install -e '.[s3]'") from e
     except FileNotFoundError as e:
         raise InputError(f"{url}: there is nothing there ({e})") from e
     except OSError as e:
