@@ -19,6 +19,7 @@ from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
 from models.training.crop_store import BLOCK, CropPlan, CropStore
 from models.training.published import PublishedRows
+from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
 
@@ -32,8 +33,15 @@ def crops_of_results(
     """Write the crops of a plan of ``plan_of_results`` to the store ``out``, or go on with it.
 
     videos: one a camera, in the results' order. Yields the number of pictures written, after each block;
-    close it to stop. Raises ``InputError`` when a video cannot be read or ``out`` not written.
+    close it to stop. Raises ``InputError`` when a video is missing or cannot be read, or ``out`` not written.
     """
+    rig = results.contents.rig
+    lacking = [rig.names[v] for v in np.unique(plan.label[:, 2]) if videos[v] is None]
+    if lacking:
+        raise InputError(
+            f"{results.path}: there is no video of {', '.join(lacking)} to cut people out of. Give "
+            "--recording where it has moved, or results of cameras that have one (run --cameras)."
+        )
     yield from _written(out, plan, partial(_from_results, results, videos, plan))
 
 

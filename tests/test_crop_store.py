@@ -67,6 +67,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "BLOCK", 4)
 
 
+def test_a_camera_without_a_video_gives_no_black_crops(filmed: SimpleNamespace, tmp_path: Path) -> None:
+    plan = plan_of_results(filmed.store, SIZE, fps=1000)
+    with pytest.raises(InputError, match=f"no video of {filmed.store.contents.rig.names[1]} to cut"):
+        next(crops_of_results(filmed.store, [filmed.videos[0], None], plan, tmp_path / "crops.zarr"))
+    assert not (tmp_path / "crops.zarr").exists()
+
+
 def test_crops_are_those_of_the_frames(filmed: SimpleNamespace, tmp_path: Path) -> None:
     plan = plan_of_results(filmed.store, SIZE, fps=1000)
     valid = np.concatenate([builders.batch(k).valid[:, 0].numpy() for k in range(3)])
