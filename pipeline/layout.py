@@ -157,7 +157,10 @@ def recordings_in(folder: Path) -> list[str]:
     inner = []
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not is_calibration_place(p.name)):
         try:
-            if find_calibration(sub)[0] or is_recording(sub, inherit=folder):
+            calibration = find_calibration(sub)[0]
+            # A run on the videos here leaves its cameras in its results, which are no recording.
+            stands = calibration is not None and not is_estimated(calibration)
+            if stands or is_recording(sub, inherit=folder):
                 inner.append(sub.name)
         except (InputError, OSError):
             continue

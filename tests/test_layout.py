@@ -26,7 +26,7 @@ from recordings import (
 
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.errors import InputError
-from pipeline.layout import sources
+from pipeline.layout import is_recording, sources
 from pipeline.recording import Recording, find_recording, open_videos
 
 TIME = np.arange(24) / 10
@@ -373,6 +373,17 @@ def test_video_files_are_a_recording_of_nothing_else(folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             open_videos(wrong)
+
+
+def test_videos_stay_a_recording_beside_the_cameras_that_their_run_estimated(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", 3)
+    estimate = tmp_path / "OUT" / "calibration.toml"
+    estimate.parent.mkdir()
+    write_calibration(ring(2), estimate)
+    assert not is_recording(tmp_path), "it holds one"
+    estimate.write_text(estimate.read_text().replace("[metadata]", "[metadata]\nestimated = true"))
+    assert is_recording(tmp_path)
 
 
 def test_files_of_no_format_are_told_with_the_nearest(tmp_path: Path) -> None:
