@@ -181,6 +181,7 @@ def info(
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch.dataset import opened
     from pipeline.batch.storage import fetched, join, listing, parse_location
+    from pipeline.files import reading
     from pipeline.layout import is_recording
     from pipeline.results import Results
     from pipeline.summary import summarise
@@ -189,9 +190,10 @@ def info(
 
     where = parse_location(path)
     with listing(where) as tree:
-        store = Results(tree).store_path
+        with reading(tree):
+            store = Results(tree).store_path
+            has_store = (store / "zarr.json").is_file()
         name = store.relative_to(tree).as_posix()
-        has_store = (store / "zarr.json").is_file()
         if has_store:
             with fetched(where, [name], f"process {os.getpid()}") as folder:
                 results = Results(folder / name).store()

@@ -180,6 +180,8 @@ def _numbered(folder: Path) -> dict[int, str]:
                 "picture's name must be its frame"
             )
         found[frame] = file.name
+    if not found:
+        raise InputError(f"{folder}: neither a video nor pictures with a number in their names")
     return found
 
 

@@ -119,9 +119,9 @@ def detect_missing(
     found, times = detect_videos(videos, out / DETECTIONS, cfg, decode, watch)
     if not any(people.anybody() for people in found.people().values()):
         raise NobodyFound(
-            f"{recording.path}: nobody was found in the {len(videos)} videos. People must be seen, about "
-            "upright and not much smaller than a fifth of the picture's height; or give keypoints of another "
-            "program."
+            f"{recording.path}: nobody was found in the videos of {', '.join(videos)}. People must be seen, "
+            "about upright and not much smaller than a fifth of the picture's height; or give keypoints of "
+            "another program."
         )
     return recording.with_detections(found), times
 

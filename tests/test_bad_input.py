@@ -37,6 +37,12 @@ def call(capfd, monkeypatch, *words: object) -> tuple[int, str]:
     return int(ended.value.code or 0), out + err
 
 
+def test_a_path_that_cannot_be_looked_at(capfd, monkeypatch) -> None:
+    status, text = call(capfd, monkeypatch, "info", "a" * 300)
+    assert status == 2
+    assert "cannot be read (File name too long)" in " ".join(text.split())
+
+
 def edit(file: Path, pattern: str, new: str) -> None:
     text, count = re.subn(pattern, new, file.read_text(), count=1, flags=re.S)
     assert count == 1

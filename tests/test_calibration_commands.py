@@ -41,6 +41,7 @@ def test_convert_to_toml_and_to_easymocap(tmp_path: Path) -> None:
         (("convert", "{}/rig.toml", "{}/out", "--unit", "-1"), "--unit -1: expected"),
         (("show", "{}/empty"), "holds no calibration of a known format"),
         (("show", "{}/rig.toml", "--out", "{}/rig.jpg"), "ends in .png"),
+        (("board", "{}/empty", "--board", "chessboard:9x6:25mm"), "empty: neither a video nor pictures"),
     ],
 )
 def test_mistakes(tmp_path: Path, words: tuple[str, ...], message: str) -> None:

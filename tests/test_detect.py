@@ -218,7 +218,7 @@ def test_videos_of_nobody_are_told_and_make_no_mesh(
     with pytest.raises(SystemExit) as ended:
         run_pipeline.main()
     assert ended.value.code == 1
-    assert "nobody was found in the 2 videos" in capfd.readouterr().err
+    assert "nobody was found in the videos of a, b." in capfd.readouterr().err
     assert not (out / "results.zarr").exists()
     with pytest.raises(NobodyFound):
         graph.run(find_recording(empty), out, graph.RunConfig.model_validate({"detect": {"model": "full"}}))
