@@ -152,5 +152,5 @@ def test_mistakes_are_told(tmp_path, capfd, monkeypatch, words, message):
 def test_ray_that_is_not_installed_is_named(tmp_path, monkeypatch):
     make(tmp_path / "data/a")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"pip install 'multispin\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[ray\]'"):
         [*process(tmp_path / "data", tmp_path / "out", Settings(), run, Capacity(engine="ray"))]

@@ -146,5 +146,5 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     (part,) = parts(make(tmp_path, names=("Eating.60457274",)), "test")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=rf"needs {module}: pip install 'multispin\[datasets\]'"):
+    with pytest.raises(InputError, match=rf"needs {module}: pip install -e '.\[datasets\]'"):
         list(rows(part, None, 5))
