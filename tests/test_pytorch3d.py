@@ -61,5 +61,5 @@ def test_nothing_to_see_is_none():
 def test_a_missing_pytorch3d_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch3d.renderer.mesh.rasterize_meshes", None)
     vertices, faces = sphere(n=8)
-    with pytest.raises(InputError, match=r"multispin\[pytorch3d\].*render.backend=software"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[pytorch3d\]'.*render.backend=software"):
         pytorch3d.draw(vertices[None], faces, small(), 0, np.array([BLUE]))

@@ -170,7 +170,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"Add --live"):
         serve_viewer(Store.create(tmp_path / "s.zarr", contents()), BODY, [None, None])
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(InputError, match=r"multispin\[view\]"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[view\]'"):
         serve_viewer(filled(tmp_path / "t.zarr"), BODY, [None, None])
 
 
