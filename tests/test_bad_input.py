@@ -213,7 +213,7 @@ def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
         assert re.search(rf"warning: camera {name} was left out of the fit in \d+ of the 30 frames", end), (
             text
         )
-    assert re.search(r"\n3 warnings: above, and in .*out/report\.html\.\n", end), text
+    assert re.search(r"\n4 warnings: above, and in .*out/report\.html\.\n", end), text
     assert json.loads((out / "summary.json").read_text())["warnings"][0].startswith(
         "camera cam03 was left out"
     )

@@ -498,7 +498,8 @@ def count_at_end(rig: Rig, tracks: Tracks, frames: int, now: float, cfg: MatchCo
 def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tracks:
     """The tracks that live on; of two on one body the one with an id, or the older one."""
     unseen, counts = now - tracks.measured_s, tracks.id >= 0
-    young = ~counts & ((unseen > LIMITS.young_s) | (tracks.support < LIMITS.young_support))
+    patience_s = np.clip(tracks.measured_s - tracks.born_s, LIMITS.young_s, max(LIMITS.young_s, cfg.away_s))
+    young = ~counts & ((unseen > patience_s) | (tracks.support < LIMITS.young_support))
     gone = (unseen > cfg.away_s + 1e-6) | (tracks.support < LIMITS.lost_support) | young
     tracks = _with_left_out(tracks, gone & ~counts, cfg)
     unit_m = _unit_m(rig, tracks.points)
