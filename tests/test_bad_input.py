@@ -235,7 +235,7 @@ def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
     )
     assert status == 0, text
     log = tmp_path / "all/recording/log.txt"
-    assert f"warning: recording: 3 warnings, in {log}; first: camera cam03 was left out of the fit" in text
+    assert f"warning: recording: 4 warnings, in {log}; first: camera cam03 was left out of the fit" in text
     assert "1 of 1 recording done." in text
     assert "camera cam04 was left out of the fit" in log.read_text()
     assert "camera cam04 was left out of the fit" in (tmp_path / "all/batch.html").read_text()
