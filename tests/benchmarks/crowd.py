@@ -307,7 +307,8 @@ def main() -> None:
     figures = fits(args.motion, seeds, args.only) if args.fit else tracks(args.motion, seeds, args.only)
     if args.json:
         old = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
-        args.json.write_text(json.dumps(old | figures, indent=1) + "\n", encoding="utf-8")
+        kept = {part: old.get(part, {}) | rows for part, rows in figures.items()}
+        args.json.write_text(json.dumps(old | kept, indent=1) + "\n", encoding="utf-8")
 
 
 def fits(path: Path, seeds: Sequence[int], only: str) -> dict[str, object]:
