@@ -176,19 +176,26 @@ def batch(
 
 @app.command()
 def info(
-    path: Annotated[str, Argument(help="A recording, or a folder that `run` has written; or its URL.")],
+    path: Annotated[
+        list[str],
+        Argument(
+            help="A recording, or a folder that `run` has written; or its URL; or the video of each camera."
+        ),
+    ],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
     from pipeline.batch.dataset import opened
     from pipeline.batch.storage import fetched, join, listing, parse_location
     from pipeline.files import reading
     from pipeline.layout import is_recording
+    from pipeline.recording import open_videos
     from pipeline.results import Results
     from pipeline.summary import summarise
-    from stages.inspect import check_recording, inspect
-    from stages.sync import SyncConfig, estimate_clocks
 
-    where = parse_location(path)
+    where = parse_location(path[0])
+    if len(path) > 1 or (isinstance(where, Path) and where.is_file()):
+        _print_checked(open_videos([Path(file) for file in path]), ", ".join(path))
+        return
     with listing(where) as tree:
         with reading(tree):
             store = Results(tree).store_path
@@ -201,11 +208,7 @@ def info(
                 screen.print_summary(summarise(results))
         if not has_store or is_recording(tree):
             with opened(where, tree, tree) as found:
-                read = inspect(found)
-                screen.print_recording(read, where)
-                if read.has_keypoints:
-                    read = screen.print_sync(read, estimate_clocks(read, SyncConfig()))
-                    screen.print_check(read, check_recording(read))
+                _print_checked(found, where)
 
 
 @app.command()
@@ -493,6 +496,17 @@ def _run_config(
         for setting, option in options.items():
             text = text.replace(f"--set {setting}", option)
         raise InputError(text) from None
+
+
+def _print_checked(found: Recording, where: Location) -> None:
+    from stages.inspect import check_recording, inspect
+    from stages.sync import SyncConfig, estimate_clocks
+
+    read = inspect(found)
+    screen.print_recording(read, where)
+    if read.has_keypoints:
+        read = screen.print_sync(read, estimate_clocks(read, SyncConfig()))
+        screen.print_check(read, check_recording(read))
 
 
 def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResult:

@@ -157,5 +157,5 @@ def stated_clocks(
         if abs(offset) >= len(times):
             raise InputError(f"{path}: frame_offset of {name} is {offset}, but it has {len(times)} frames")
         late = float(times[offset]) if offset >= 0 else offset / float(rate)
-        clocks.append(sync.get(name) or Clock(offset_s=-late))
+        clocks.append(sync.get(name) or Clock(offset_s=0.0 - late))
     return tuple(clocks)

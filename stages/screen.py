@@ -283,15 +283,17 @@ def print_times(result: RunResult, home: Location) -> None:
 
 def print_result(result: RunResult) -> None:
     """Print the numbers of a run, and why which camera does not show the person."""
+    from pipeline.batch.manifest import counted
+
     print_summary(result.summary)
     for camera, missing in result.summary.missing.items():
         if missing.frames:
             reasons = ", ".join(
-                f"{reason} {frames}"
+                f"{reason} in {counted(frames, 'frame')}"
                 + (f" (first: {example})" if (example := missing.examples.get(reason)) else "")
                 for reason, frames in missing.frames.items()
             )
-            console.print(f"{escape(camera)} does not show the person: {escape(reasons)}")
+            console.print(f"{escape(camera)}: {escape(reasons)}")
 
 
 def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:

@@ -152,7 +152,7 @@ def test_what_one_camera_lacks_is_counted_not_fatal(folder, tmp_path, capfd, mon
         capfd, monkeypatch, "run", folder, "--out", tmp_path / "out", "--set", "render.mosaic=false"
     )
     assert status == 0, text
-    assert re.search(r"cam03 does not show the person: .*nobody 2 \(first: .*no keypoint file 1", text)
+    assert re.search(r"cam03: .*nobody in 2 frames \(first: .*no keypoint file in 1 frame", text)
     missing = json.loads((tmp_path / "out" / "summary.json").read_text())["missing"]
     assert sum(missing["cam03"]["frames"].values()) == 5
     assert all(not missing[c]["frames"] for c in ("cam01", "cam02", "cam04"))

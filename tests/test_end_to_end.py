@@ -321,6 +321,8 @@ def test_info_of_both_ends(recording, results):
         "Triangulation residual: ",
     ):
         assert word in text
+    text = call("info", *(recording / "videos" / f"{name}.mp4" for name in ("cam01", "cam02")))
+    assert "run detects people in the videos" in text
     text = call("info", out)
     assert "5 of 5" in text
     assert "median px" in text
@@ -393,7 +395,7 @@ def test_a_list_of_alphapose_a_camera(tmp_path):
     words += ("--set", "render.overlay=false", "--set", "render.mosaic=false")
     text = call(*words)
     assert "coco_17, found: limbs fit a body" in text
-    assert "cam01 does not show the person: nobody 2" in text
+    assert "cam01: nobody in 2 frames" in text
     found, truth = (store_arrays(s) for s in (tmp_path / "results.zarr", CASES / "_truth" / "truth.zarr"))
     at = np.abs(found["time_s"][:, None] - truth["time_s"]).argmin(1)
     error_m = np.linalg.norm(found["people/0/joints"] - truth["people/0/joints"][at], axis=-1)
