@@ -184,7 +184,7 @@ def info(
     ],
 ) -> None:
     """Say what a recording holds and check it, or what a results folder holds. Changes nothing."""
-    from pipeline.batch.dataset import opened
+    from pipeline.batch.dataset import are_videos, opened
     from pipeline.batch.storage import fetched, join, listing, parse_location
     from pipeline.files import reading
     from pipeline.layout import is_recording
@@ -193,7 +193,7 @@ def info(
     from pipeline.summary import summarise
 
     where = parse_location(path[0])
-    if len(path) > 1 or (isinstance(where, Path) and where.is_file()):
+    if are_videos(path):
         _print_checked(open_videos([Path(file) for file in path]), ", ".join(path))
         return
     with listing(where) as tree:

@@ -37,8 +37,10 @@ def call(capfd, monkeypatch, *words: object) -> tuple[int, str]:
     return int(ended.value.code or 0), out + err
 
 
-def test_a_path_that_cannot_be_looked_at(capfd, monkeypatch) -> None:
-    status, text = call(capfd, monkeypatch, "info", "a" * 300)
+@pytest.mark.parametrize("command", ["info", "run"])
+def test_a_path_that_cannot_be_looked_at(capfd, monkeypatch, tmp_path, command) -> None:
+    words = ("--out", tmp_path) if command == "run" else ()
+    status, text = call(capfd, monkeypatch, command, "a" * 300, *words)
     assert status == 2
     assert "cannot be read (File name too long)" in " ".join(text.split())
 

@@ -98,6 +98,15 @@ def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = Non
         yield find_recording(top / folder.relative_to(tree), inherit=top)
 
 
+def are_videos(given: Sequence[str]) -> bool:
+    """True where a recording is given by its video files. Raises ``InputError`` where that cannot be seen."""
+    source = parse_location(given[0])
+    if len(given) > 1 or not isinstance(source, Path):
+        return len(given) > 1
+    with reading(source):
+        return source.is_file()
+
+
 @contextmanager
 def opened_for_run(given: Sequence[str], out: Location, cfg: Config) -> Iterator[tuple[Recording, Path]]:
     """A recording, by its folder or URL or by its video files, and the folder to leave its results in.
@@ -105,7 +114,7 @@ def opened_for_run(given: Sequence[str], out: Location, cfg: Config) -> Iterator
     Raises ``InputError``.
     """
     source = parse_location(given[0])
-    if len(given) > 1 or (isinstance(source, Path) and source.is_file()):
+    if are_videos(given):
         recording = open_videos([Path(file) for file in given])
         if isinstance(out, Path):
             check_place(out, recording.path, recording.files)
