@@ -239,12 +239,12 @@ def test_runs_to_folders_of_one_name_fetch_copies_of_their_own(tmp_path, capfd, 
         readers.append(reader)
         raise InputError("enough")
 
-    memory().pipe_file("/bucket/data/a", b"")
+    memory().pipe_file("/another/data/a", b"")
     monkeypatch.setattr("pipeline.batch.dataset.opened", noted)
     for name in "ab":
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        _, text = call(capfd, monkeypatch, "memory://bucket/data", "--out", "out", command="run")
+        _, text = call(capfd, monkeypatch, "memory://another/data", "--out", "out", command="run")
         assert "enough" in text
     assert readers == [f"run {tmp_path / name / 'out'}" for name in "ab"]
 
