@@ -499,7 +499,8 @@ def _run_config(
 
 
 def _print_checked(found: Recording, where: Location) -> None:
-    from stages.inspect import check_recording, inspect
+    from stages.check import check_recording
+    from stages.inspect import inspect
     from stages.sync import SyncConfig, estimate_clocks
 
     read = inspect(found)

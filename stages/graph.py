@@ -51,9 +51,10 @@ from pipeline.summary import seen, summarise
 from pipeline.verdicts import REPROJECTION, TRIANGULATION
 from stages.associate import associate, check_people, sides_exchanged
 from stages.calibrate import CalibrateConfig, calibrate
+from stages.check import check_recording, doubt_cameras, sample
 from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_missing, read_all
-from stages.inspect import check_recording, doubt_cameras, inspect, left_out, missing_data, sample
+from stages.inspect import inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
 from stages.render import Footage, RenderConfig, render, video_names

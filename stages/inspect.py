@@ -1,8 +1,7 @@
 """Inspection of a recording: every finding about it, made once, for ``info`` and ``run`` alike.
 
 Not a stage that batches flow through: before the first frame, order of the points, unit and up are found out
-(``inspect``); on demand, the cameras are compared (``check_recording``); after a run, the cameras it did
-without are named (``left_out``).
+(``inspect``); after a run, the cameras it did without are named (``left_out``).
 """
 
 from __future__ import annotations
@@ -10,28 +9,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.agreement import (
-    MIN_FRAMES,
-    Agreement,
-    Disagreement,
-    Stretch,
-    best_bodies,
-    compare_cameras,
-    find_disagreement,
-    find_exchanged,
-    look_alone,
-    people_at_once,
-    stretches_of,
-)
+from models.geometry.agreement import MIN_FRAMES, best_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
-from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
 from models.geometry.picture_scale import APPLIED, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
@@ -55,11 +41,8 @@ from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.summary import MissingData
 from pipeline.timeline import spread
-from pipeline.verdicts import TRIANGULATION, Verdict
+from stages.check import SAMPLE_FRAMES, doubt_cameras, files_at
 
-MAX_DISAGREEING_SHARE: Final = 0.8
-"""Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
-camera is named that agrees with no other. ``AGREES`` decides on a closer look."""
 MAX_LEFT_OUT_SHARE: Final = 0.5
 """Share of the frames in which a camera and another show somebody, from which on a camera is named that a run
 did not use."""
@@ -69,13 +52,7 @@ MAX_SPAN_M: Final = 100.0
 """Distance between cameras above which the unit cannot be metres, where the person does not tell it."""
 SQUARE_M: Final = (0.004, 0.2)
 """Sides of the squares of calibration boards, metres."""
-_SAMPLE: Final = 40
-"""Frames, spread over the recording, on which point order, scales and unit are checked."""
 
-DOUBTS: Final = frozenset(
-    {"camera_alone", "camera_off", "cameras_disagree", "cameras_exchanged", "no_agreement"}
-)
-"""Codes of the findings that a camera is not where its calibration says, or shows others."""
 NOT_THE_PERSON: Final = "not the person"
 """Reason that a camera with people in its keypoints does not show the person."""
 ALONE: Final = "no second view"
@@ -102,13 +79,13 @@ def inspect(recording: Recording) -> Recording:
 def _inspect_bodies(recording: Recording) -> Recording:
     """Point order, unit and up from the bodies on which the views of a calibrated rig agree."""
     folder, rig, files, stated = recording.path, recording.rig, recording.keypoints, recording.stated
-    numbers, have = _files_at(recording)
+    numbers, have = files_at(recording)
     both = np.flatnonzero(have.sum(0) >= 2)
     if not len(both):
         raise InputError(
             f"{folder}: at no time do two cameras have a keypoint file; check the frame numbers in the names"
         )
-    points = _point_count(recording, numbers[:, spread(both, 10 * _SAMPLE)])
+    points = _point_count(recording, numbers[:, spread(both, 10 * SAMPLE_FRAMES)])
     wanted = _stated_order(recording)
     known = PointOrder(
         wanted or orders_with(points)[0], "", picture_scale=stated.keypoints.picture_scale or (1.0, 1.0)
@@ -117,12 +94,12 @@ def _inspect_bodies(recording: Recording) -> Recording:
     units = dict(UNITS) if unit is None else {"m": 1.0}
     findings: list[Finding] = []
     try:
-        for count in (_SAMPLE, 10 * _SAMPLE):  # more where the person is seldom there
+        for count in (SAMPLE_FRAMES, 10 * SAMPLE_FRAMES):  # more where the person is seldom there
             raw = read_views(files, numbers[:, spread(both, count)], points)
             known = find_scales(raw, known)
             image = to_pixels(raw, known, rig.size)
             guess, bodies = find_unit(rig, image, units)
-            if len(bodies) >= _SAMPLE // 4 or count >= len(both):
+            if len(bodies) >= SAMPLE_FRAMES // 4 or count >= len(both):
                 break
         scale = 1.0
         if guess is None:
@@ -191,17 +168,17 @@ def _find_picture_scale(
 def _inspect_pictures(recording: Recording) -> Recording:
     """Point order and scales as far as pictures tell them: without a calibration, or with one camera."""
     folder, rig = recording.path, recording.rig
-    numbers, have = _files_at(recording)
+    numbers, have = files_at(recording)
     any_file = np.flatnonzero(have.any(0))
     if not len(any_file):
         raise InputError(
             f"{folder}: no keypoint file belongs to a frame of the recording; check the frame numbers in the "
             "names"
         )
-    points = _point_count(recording, numbers[:, spread(any_file, 10 * _SAMPLE)])
+    points = _point_count(recording, numbers[:, spread(any_file, 10 * SAMPLE_FRAMES)])
     wanted = _stated_order(recording)
     try:
-        raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * _SAMPLE)], points)
+        raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * SAMPLE_FRAMES)], points)
         scale = recording.stated.keypoints.picture_scale or (1.0, 1.0)
         known = PointOrder(wanted or orders_with(points)[0], "", picture_scale=scale)
         known = find_scales(raw, known)
@@ -281,16 +258,6 @@ def _trunks(bodies: Array, known: PointOrder) -> Array:
     return middle("Shoulder") - middle("Hip")
 
 
-def _files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(V, T) number of each camera's keypoint file, −1 for none, and where there is such a file."""
-    numbers = recording.keypoint_numbers(np.arange(len(recording)))
-    have = [
-        np.zeros(len(n), bool) if c is None else c.has(n)
-        for c, n in zip(recording.keypoints, numbers, strict=True)
-    ]
-    return numbers, np.stack(have)
-
-
 def _tall(bodies: Array, known: PointOrder) -> str:
     """The height of the person by whom a unit is decided, in words."""
     height = HEIGHT_BY_LIMBS * limb_sum(bodies, [known.name])
@@ -346,69 +313,6 @@ def _doubt_scales(rig: Rig, image: Floats, known: PointOrder) -> list[Finding]:
     return findings
 
 
-def sample(recording: Recording) -> Floats:
-    """Everybody (V, T, P, K, 3) in some frames of an inspected recording: pixels and confidence."""
-    return recording.people(spread(np.arange(len(recording)), _SAMPLE))
-
-
-def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
-    """Cameras that show people (V, T, P, K, 3) but elsewhere than the others, or other people than they."""
-    found, misplaced = find_disagreement(rig, image, _SAMPLE), find_misplaced(rig, image)
-    if found is not None and found.exchanged is not None:
-        return [_exchanged(rig.names, found.exchanged)]
-    alone = _alone(rig.names, found) if found is not None else []
-    if misplaced is None:
-        return alone
-    finding = _misplaced(rig.names, misplaced)
-    nobody = finding.camera is None and len(rig) > MIN_CAMERAS  # any of them could be called alone
-    return [finding, *(f for f in alone if not nobody and f.camera != finding.camera)]
-
-
-def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
-    v = int(np.nanargmax(found.offset_m)) if found.camera is None else found.camera
-    off = f"{1000 * found.offset_m[v]:.0f} mm ({found.offset_px[v]:.0f} px)"
-    if found.camera is not None:
-        return Finding(
-            "camera_off",
-            f"camera {cameras[v]} is not where the calibration says: it sees the person {off} from where the "
-            f"others do, who agree to {1000 * found.rest_m[v]:.0f} mm without it; calibrate it again",
-            cameras[v],
-        )
-    which = (
-        "three cannot tell which of them is wrong"
-        if len(cameras) == MIN_CAMERAS
-        else "whichever is left out, the others do not agree"
-    )
-    return Finding(
-        "cameras_disagree",
-        f"the cameras see the person up to {off} from where the others do, and {which}: is this the "
-        "calibration of these videos, and has no camera been moved since?",
-    )
-
-
-def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
-    return [
-        Finding(
-            "camera_alone",
-            f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: "
-            "moved, out of sync, exchanged with another camera, or somebody else?",
-            name,
-            int(a),
-        )
-        for name, a, n in zip(cameras, found.alone, found.shows, strict=True)
-        if a >= max(MIN_FRAMES, MAX_DISAGREEING_SHARE * n)
-    ]
-
-
-def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
-    one, other = (cameras[v] for v in pair)
-    return Finding(
-        "cameras_exchanged",
-        f"cameras {one} and {other} are exchanged: with the keypoints of the other, each agrees with the "
-        "rest; exchange the names of their keypoints and videos, or of their calibrations",
-    )
-
-
 def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
     """Points a person in the files of these numbers (V, T): one number, of a known order. Raises
     ``InputError``."""
@@ -444,151 +348,6 @@ def _point_count(recording: Recording, numbers: NDArray[np.int64]) -> int:
         shown = ", ".join(f"{n} ({len(p)})" for n, p in POINT_ORDERS.items())
         raise InputError(f"{folder}: {points} keypoints a person fit none of the known formats: {shown}")
     return points
-
-
-@dataclass(frozen=True)
-class Check:
-    """A closer look at the cameras of a recording. V cameras."""
-
-    cameras: tuple[str, ...]
-    frames: int
-    """Count of the frames looked at."""
-    compared: bool
-    """The cameras were compared; else each stands alone, and all that takes two is NaN or None."""
-    distance_m: Array
-    """(V, V) from camera to camera."""
-    files: Array
-    """(V,) share of the time line for which there is a keypoint file."""
-    agreement: Agreement
-    """Where cameras were not compared, ``person`` is about the one of whom there is most to see."""
-    swapped: tuple[int, int] | None
-    """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
-
-    @property
-    def residual_mm(self) -> Array:
-        """(V,) triangulation residual at the person; NaN where nobody was triangulated."""
-        return 1000 * self.agreement.residual_px * self.agreement.metres_per_px
-
-    def verdicts(self, findings: Sequence[Finding]) -> list[Verdict | None]:
-        """Verdict on each camera's residual; none is good or usable that findings doubt.
-
-        A camera that stands elsewhere bends the triangulation to itself: its residual alone says little.
-        """
-        doubted = {finding.camera for finding in findings if finding.code in DOUBTS}
-        nobody_named = None in doubted
-        return [
-            "look at it" if nobody_named or name in doubted else TRIANGULATION.verdict(float(mm))
-            for name, mm in zip(self.cameras, self.residual_mm, strict=True)
-        ]
-
-    def triangulation(self, findings: Sequence[Finding]) -> dict[str, dict[str, float | str | None]]:
-        """Camera → its residual and verdict, for a summary; empty where cameras were not compared."""
-
-        def known(value: float) -> float | None:
-            return None if math.isnan(value) else round(value, 3)
-
-        cells = zip(
-            self.cameras, self.agreement.residual_px, self.residual_mm, self.verdicts(findings), strict=True
-        )
-        return {
-            name: {"residual_px": known(float(px)), "residual_mm": known(float(mm)), "verdict": verdict}
-            for name, px, mm, verdict in (cells if self.compared else ())
-        }
-
-    def rows(self, findings: Sequence[Finding] = ()) -> list[tuple[str, ...]]:
-        """A table for people: a head, then one row a camera. findings: about the recording."""
-
-        def shown(value: float) -> str:
-            return "-" if np.isnan(value) else f"{value:.1f}"
-
-        if not self.compared:
-            shares = zip(self.cameras, self.files, self.agreement.person, strict=True)
-            alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
-            return [("camera", "files", "shows somebody"), *alone]
-        head = (
-            "camera",
-            "nearest",
-            "files",
-            "shows person",
-            "residual px",
-            "mm",
-            "left out px",
-            "mm",
-            "verdict",
-        )
-        rows: list[tuple[str, ...]] = [head]
-        nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
-        verdicts = self.verdicts(findings)
-        left_out_mm = 1000 * self.agreement.left_out_px * self.agreement.metres_per_px
-        for v, name in enumerate(self.cameras):
-            rows.append(
-                (
-                    name,
-                    f"{nearest[v].min():.2f} m",
-                    f"{100 * self.files[v]:.0f} %",
-                    f"{100 * self.agreement.person[v]:.0f} %",
-                    shown(float(self.agreement.residual_px[v])),
-                    shown(float(self.residual_mm[v])),
-                    shown(float(self.agreement.left_out_px[v])),
-                    shown(float(left_out_mm[v])),
-                    verdicts[v] or "-",
-                )
-            )
-        return rows
-
-    def findings(self) -> list[Finding]:
-        """Everything that looks wrong; empty when all is well."""
-        agreement = self.agreement
-        if not self.compared:
-            return [
-                Finding(
-                    "camera_shows_nobody",
-                    f"camera {name} shows nobody in the frames looked at: without a calibration, nothing "
-                    "tells where it stands; leave it out",
-                    name,
-                )
-                for name, share in zip(self.cameras, agreement.person, strict=True)
-                if not share
-            ]
-        found = []
-        if not agreement.person.any():
-            sentence = "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
-            found.append(Finding("no_agreement", sentence))
-        if self.swapped is not None:
-            found.append(_exchanged(self.cameras, self.swapped))
-        return found
-
-
-def check_recording(recording: Recording) -> Check:
-    """Look at up to 480 frames of an inspected recording in up to four stretches and compare the cameras.
-
-    Where they stand must be known for that. Without a calibration, or with one camera, each is looked at
-    alone.
-    """
-    rig, frames = recording.rig, len(recording)
-    stretches = []
-    for at in stretches_of(frames):
-        people = recording.people(at)
-        xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
-        stretches.append(Stretch(xy, confidence, recording.timeline.time_s[at]))
-    centres, pair = rig.centres, None
-    compared = recording.placed and len(rig) > 1
-    if compared:
-        pair = find_exchanged(rig, sample(recording))
-        agreement = compare_cameras(rig, stretches)
-        distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-    else:
-        agreement = look_alone(rig, stretches)
-        distance = np.full((len(rig), len(rig)), np.nan)
-    return Check(
-        cameras=rig.names,
-        frames=sum(len(s.time_s) for s in stretches),
-        compared=compared,
-        distance_m=distance,
-        files=_files_at(recording)[1].mean(1),
-        agreement=agreement,
-        swapped=pair,
-    )
 
 
 def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[MissingData, ...]:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from pipeline.recording import Recording
     from pipeline.store import Store
     from pipeline.summary import Summary
+    from stages.check import Check
     from stages.graph import RunResult
-    from stages.inspect import Check
     from stages.sync import Synced
 
 Follow = Callable[[int, Mapping[str, float]], None]

@@ -38,15 +38,8 @@ from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25, POINT_ORDERS
-from stages.inspect import (
-    MissingData,
-    check_recording,
-    doubt_cameras,
-    inspect,
-    left_out,
-    missing_data,
-    sample,
-)
+from stages.check import check_recording, doubt_cameras, sample
+from stages.inspect import MissingData, inspect, left_out, missing_data
 
 TIME = np.arange(80) / 20
 

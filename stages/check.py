@@ -1,0 +1,259 @@
+"""Comparison of a recording's cameras: whether each is where the calibration says, shows the person, and how
+well they agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.geometry.agreement import (
+    MIN_FRAMES,
+    Agreement,
+    Disagreement,
+    Stretch,
+    compare_cameras,
+    find_disagreement,
+    find_exchanged,
+    look_alone,
+    stretches_of,
+)
+from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
+from pipeline.cameras import Array, Rig
+from pipeline.findings import Finding
+from pipeline.formats.keypoints.files import Floats
+from pipeline.recording import Recording
+from pipeline.timeline import spread
+from pipeline.verdicts import TRIANGULATION, Verdict
+
+MAX_DISAGREEING_SHARE: Final = 0.8
+"""Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
+camera is named that agrees with no other. ``AGREES`` decides on a closer look."""
+SAMPLE_FRAMES: Final = 40
+"""Frames, spread over the recording, on which point order, scales, unit and cameras are checked."""
+DOUBTS: Final = frozenset(
+    {"camera_alone", "camera_off", "cameras_disagree", "cameras_exchanged", "no_agreement"}
+)
+"""Codes of the findings that a camera is not where its calibration says, or shows others."""
+
+
+def files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(V, T) number of each camera's keypoint file, −1 for none, and where there is such a file."""
+    numbers = recording.keypoint_numbers(np.arange(len(recording)))
+    have = [
+        np.zeros(len(n), bool) if c is None else c.has(n)
+        for c, n in zip(recording.keypoints, numbers, strict=True)
+    ]
+    return numbers, np.stack(have)
+
+
+def sample(recording: Recording) -> Floats:
+    """Everybody (V, T, P, K, 3) in some frames of an inspected recording: pixels and confidence."""
+    return recording.people(spread(np.arange(len(recording)), SAMPLE_FRAMES))
+
+
+def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
+    """Cameras that show people (V, T, P, K, 3) but elsewhere than the others, or other people than they."""
+    found, misplaced = find_disagreement(rig, image, SAMPLE_FRAMES), find_misplaced(rig, image)
+    if found is not None and found.exchanged is not None:
+        return [_exchanged(rig.names, found.exchanged)]
+    alone = _alone(rig.names, found) if found is not None else []
+    if misplaced is None:
+        return alone
+    finding = _misplaced(rig.names, misplaced)
+    nobody = finding.camera is None and len(rig) > MIN_CAMERAS  # any of them could be called alone
+    return [finding, *(f for f in alone if not nobody and f.camera != finding.camera)]
+
+
+def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
+    v = int(np.nanargmax(found.offset_m)) if found.camera is None else found.camera
+    off = f"{1000 * found.offset_m[v]:.0f} mm ({found.offset_px[v]:.0f} px)"
+    if found.camera is not None:
+        return Finding(
+            "camera_off",
+            f"camera {cameras[v]} is not where the calibration says: it sees the person {off} from where the "
+            f"others do, who agree to {1000 * found.rest_m[v]:.0f} mm without it; calibrate it again",
+            cameras[v],
+        )
+    which = (
+        "three cannot tell which of them is wrong"
+        if len(cameras) == MIN_CAMERAS
+        else "whichever is left out, the others do not agree"
+    )
+    return Finding(
+        "cameras_disagree",
+        f"the cameras see the person up to {off} from where the others do, and {which}: is this the "
+        "calibration of these videos, and has no camera been moved since?",
+    )
+
+
+def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
+    return [
+        Finding(
+            "camera_alone",
+            f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: "
+            "moved, out of sync, exchanged with another camera, or somebody else?",
+            name,
+            int(a),
+        )
+        for name, a, n in zip(cameras, found.alone, found.shows, strict=True)
+        if a >= max(MIN_FRAMES, MAX_DISAGREEING_SHARE * n)
+    ]
+
+
+def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
+    one, other = (cameras[v] for v in pair)
+    return Finding(
+        "cameras_exchanged",
+        f"cameras {one} and {other} are exchanged: with the keypoints of the other, each agrees with the "
+        "rest; exchange the names of their keypoints and videos, or of their calibrations",
+    )
+
+
+@dataclass(frozen=True)
+class Check:
+    """A closer look at the cameras of a recording. V cameras."""
+
+    cameras: tuple[str, ...]
+    frames: int
+    """Count of the frames looked at."""
+    compared: bool
+    """The cameras were compared; else each stands alone, and all that takes two is NaN or None."""
+    distance_m: Array
+    """(V, V) from camera to camera."""
+    files: Array
+    """(V,) share of the time line for which there is a keypoint file."""
+    agreement: Agreement
+    """Where cameras were not compared, ``person`` is about the one of whom there is most to see."""
+    swapped: tuple[int, int] | None
+    """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
+
+    @property
+    def residual_mm(self) -> Array:
+        """(V,) triangulation residual at the person; NaN where nobody was triangulated."""
+        return 1000 * self.agreement.residual_px * self.agreement.metres_per_px
+
+    def verdicts(self, findings: Sequence[Finding]) -> list[Verdict | None]:
+        """Verdict on each camera's residual; none is good or usable that findings doubt.
+
+        A camera that stands elsewhere bends the triangulation to itself: its residual alone says little.
+        """
+        doubted = {finding.camera for finding in findings if finding.code in DOUBTS}
+        nobody_named = None in doubted
+        return [
+            "look at it" if nobody_named or name in doubted else TRIANGULATION.verdict(float(mm))
+            for name, mm in zip(self.cameras, self.residual_mm, strict=True)
+        ]
+
+    def triangulation(self, findings: Sequence[Finding]) -> dict[str, dict[str, float | str | None]]:
+        """Camera → its residual and verdict, for a summary; empty where cameras were not compared."""
+
+        def known(value: float) -> float | None:
+            return None if math.isnan(value) else round(value, 3)
+
+        cells = zip(
+            self.cameras, self.agreement.residual_px, self.residual_mm, self.verdicts(findings), strict=True
+        )
+        return {
+            name: {"residual_px": known(float(px)), "residual_mm": known(float(mm)), "verdict": verdict}
+            for name, px, mm, verdict in (cells if self.compared else ())
+        }
+
+    def rows(self, findings: Sequence[Finding] = ()) -> list[tuple[str, ...]]:
+        """A table for people: a head, then one row a camera. findings: about the recording."""
+
+        def shown(value: float) -> str:
+            return "-" if np.isnan(value) else f"{value:.1f}"
+
+        if not self.compared:
+            shares = zip(self.cameras, self.files, self.agreement.person, strict=True)
+            alone = [(n, f"{100 * files:.0f} %", f"{100 * person:.0f} %") for n, files, person in shares]
+            return [("camera", "files", "shows somebody"), *alone]
+        head = (
+            "camera",
+            "nearest",
+            "files",
+            "shows person",
+            "residual px",
+            "mm",
+            "left out px",
+            "mm",
+            "verdict",
+        )
+        rows: list[tuple[str, ...]] = [head]
+        nearest = self.distance_m + np.diag(np.full(len(self.cameras), np.inf))
+        verdicts = self.verdicts(findings)
+        left_out_mm = 1000 * self.agreement.left_out_px * self.agreement.metres_per_px
+        for v, name in enumerate(self.cameras):
+            rows.append(
+                (
+                    name,
+                    f"{nearest[v].min():.2f} m",
+                    f"{100 * self.files[v]:.0f} %",
+                    f"{100 * self.agreement.person[v]:.0f} %",
+                    shown(float(self.agreement.residual_px[v])),
+                    shown(float(self.residual_mm[v])),
+                    shown(float(self.agreement.left_out_px[v])),
+                    shown(float(left_out_mm[v])),
+                    verdicts[v] or "-",
+                )
+            )
+        return rows
+
+    def findings(self) -> list[Finding]:
+        """Everything that looks wrong; empty when all is well."""
+        agreement = self.agreement
+        if not self.compared:
+            return [
+                Finding(
+                    "camera_shows_nobody",
+                    f"camera {name} shows nobody in the frames looked at: without a calibration, nothing "
+                    "tells where it stands; leave it out",
+                    name,
+                )
+                for name, share in zip(self.cameras, agreement.person, strict=True)
+                if not share
+            ]
+        found = []
+        if not agreement.person.any():
+            sentence = "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
+            found.append(Finding("no_agreement", sentence))
+        if self.swapped is not None:
+            found.append(_exchanged(self.cameras, self.swapped))
+        return found
+
+
+def check_recording(recording: Recording) -> Check:
+    """Look at up to 480 frames of an inspected recording in up to four stretches and compare the cameras.
+
+    Where they stand must be known for that. Without a calibration, or with one camera, each is looked at
+    alone.
+    """
+    rig, frames = recording.rig, len(recording)
+    stretches = []
+    for at in stretches_of(frames):
+        people = recording.people(at)
+        xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
+        stretches.append(Stretch(xy, confidence, recording.timeline.time_s[at]))
+    centres, pair = rig.centres, None
+    compared = recording.placed and len(rig) > 1
+    if compared:
+        pair = find_exchanged(rig, sample(recording))
+        agreement = compare_cameras(rig, stretches)
+        distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    else:
+        agreement = look_alone(rig, stretches)
+        distance = np.full((len(rig), len(rig)), np.nan)
+    return Check(
+        cameras=rig.names,
+        frames=sum(len(s.time_s) for s in stretches),
+        compared=compared,
+        distance_m=distance,
+        files=files_at(recording)[1].mean(1),
+        agreement=agreement,
+        swapped=pair,
+    )
