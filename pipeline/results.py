@@ -13,16 +13,18 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically, writing
-from pipeline.store import Store
 from pipeline.summary import MissingData, Summary
 from pipeline.video import part_name
+
+if TYPE_CHECKING:  # what only looks for files is not to wait for torch
+    from pipeline.store import Store
 
 STORE: Final = "results.zarr"
 DETECTIONS: Final = "detections.zarr"
@@ -293,6 +295,8 @@ class Results:
 
     def store(self) -> Store:
         """Raises ``InputError`` when there is none."""
+        from pipeline.store import Store
+
         return Store(self.store_path)
 
     @property

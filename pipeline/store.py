@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import roma
 import torch
 import zarr
 from numpy.typing import NDArray
@@ -616,10 +615,14 @@ def _rows(name: str, start: int, stop: int | None) -> tuple[slice, ...]:
 
 def _axis_angle(matrices: torch.Tensor) -> NDArray[np.float64]:
     """(..., 3, 3) → (..., 3); NaN stays NaN."""
+    import roma  # loads torch's compiler: as long as torch itself
+
     return np.asarray(roma.rotmat_to_rotvec(matrices.double()))
 
 
 def _matrix(axis_angle: torch.Tensor) -> torch.Tensor:
     """(..., 3) → (..., 3, 3) float32; NaN stays NaN."""
+    import roma
+
     matrices: torch.Tensor = roma.rotvec_to_rotmat(axis_angle.double())
     return matrices.float()

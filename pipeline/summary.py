@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pipeline.batches import Status
-from pipeline.store import Store
 from pipeline.verdicts import REPROJECTION, Verdict
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ def seen(store: Store) -> NDArray[np.bool_]:
 
 def summarise(store: Store) -> Summary:
     """Read a store from its first window to its last."""
+    import torch
+
+    from pipeline.batches import Status
+
     c = store.contents
     views, frames, ids = len(c.rig), len(c.time_s), store.ids
     distances, distances_mm = ([_Distances() for _ in range(views)] for _ in range(2))

@@ -1,8 +1,11 @@
-"""Help texts of every command: types in words, and lines that fit a narrow terminal."""
+"""Help texts of every command: types in words, and lines that fit a narrow terminal; what they wait for."""
 
 import re
+import subprocess
+import sys
 
 import pytest
+from recordings import SMALL_PEOPLE, SMALL_RIG, write_recording
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -40,3 +43,11 @@ def test_the_list_of_commands_has_whole_sentences():
     listed = help_of(width=60).split("Commands:")[1]
     assert "..." not in listed
     assert "Reconstruct a recording: results.zarr" in " ".join(listed.split())
+
+
+def test_a_recording_is_looked_at_without_waiting_for_torch(tmp_path):
+    recording = write_recording(tmp_path / "rec", SMALL_RIG, [SMALL_PEOPLE])
+    code = "import sys, run_pipeline; run_pipeline.app(standalone_mode=False); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "info", recording], capture_output=True, text=True)
+    assert "Do the cameras agree?" in done.stdout, done.stderr
+    assert done.stdout.endswith("False\n")
