@@ -20,6 +20,7 @@ from models.angles import DEFINITIONS, fitted_angles
 from models.body import Body, load_body
 from models.detectors.networks import LANDMARKS
 from models.detectors.pose_networks import load_pose_network
+from models.fit.windows import SmplifyConfig
 from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
@@ -59,7 +60,7 @@ from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
 from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
-from stages.smplify import SmplifyConfig, smplify
+from stages.smplify import smplify
 from stages.store import store, store_regression
 from stages.sync import SyncConfig, Synced, synchronise
 

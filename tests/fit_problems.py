@@ -13,7 +13,7 @@ from torch import Tensor
 from models.body import KeypointBody, pose_keypoints
 from models.fit.energy import evaluate_energy
 from models.fit.problem import (
-    STRAIGHT_RAD,
+    MIN_BEND_RAD,
     FitSettings,
     Motion,
     PoseTarget,
@@ -27,7 +27,7 @@ from models.fit.solver import (
     _retract,
     fit_uncalibrated,
 )
-from models.fit.system import System, linearise, share, split
+from models.fit.system import System, linearise, merge_roots, split_roots
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
 
 F64 = torch.float64
@@ -70,7 +70,7 @@ def small_problem(
     )
     # A knee that is not quite straight, which the hinges draw upon without its being bent backwards.
     start.rotations[1, 4, SMPL_24.index("left_knee")] = roma.rotvec_to_rotmat(
-        torch.tensor([STRAIGHT_RAD / 2, 0.1, 0.2], dtype=F64)
+        torch.tensor([MIN_BEND_RAD / 2, 0.1, 0.2], dtype=F64)
     )
     if uncalibrated:
         seen, start = apart(seen, start)
@@ -88,7 +88,7 @@ def small_problem(
             breaks,
             free_shape,
             prior=prior(),
-            toward=PoseTarget(pose, torch.rand(2, 1, 23, generator=g, dtype=F64) + 0.1),
+            pose_target=PoseTarget(pose, torch.rand(2, 1, 23, generator=g, dtype=F64) + 0.1),
         ),
         3 if uncalibrated else 1,
     )
@@ -123,7 +123,7 @@ def steps(pb: Problem, motion: Motion, x: Tensor) -> Motion:
     """The motion after the step x (n), all unknowns of all problems in a row."""
     n, free, size = sizes(pb, motion)
     pose, shape = x.split([n * free * size, n * SHAPE])
-    step = split(pose.view(n, free, size), pb.roots)
+    step = split_roots(pose.view(n, free, size), pb.roots)
     return _retract(pb, motion, step, shape.view(n, SHAPE).repeat_interleave(pb.roots, 0))
 
 
@@ -134,7 +134,7 @@ def unknowns(pb: Problem, motion: Motion) -> int:
 
 def linearised(pb: Problem, motion: Motion) -> System:
     st = evaluate_energy(pb, motion, ROBUST)
-    return share(linearise(pb, st, ROBUST), pb.roots)
+    return merge_roots(linearise(pb, st, ROBUST), pb.roots)
 
 
 def dense(sys: System, n: int) -> Tensor:
@@ -170,12 +170,17 @@ def rough_views(d: Scene, degrees: float, seed: int = 0) -> UncalibratedMotion:
 
 
 def solve_uncalibrated(
-    d: Scene, start: UncalibratedMotion, toward: PoseTarget | None = None
+    d: Scene, start: UncalibratedMotion, pose_target: PoseTarget | None = None
 ) -> UncalibratedFit:
     v = d.views()
     keypoints = body().keypoints
     return fit_uncalibrated(
-        keypoints, v.K, v.xy_px, v.confidence, start, FitSettings(d.rate, prior=prior(), toward=toward)
+        keypoints,
+        v.K,
+        v.xy_px,
+        v.confidence,
+        start,
+        FitSettings(d.rate, prior=prior(), pose_target=pose_target),
     )
 
 

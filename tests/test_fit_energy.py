@@ -122,8 +122,10 @@ def test_frames_that_are_held_tie_the_others_and_do_not_count() -> None:
     other = replace(start, rotations=rotations)
 
     def energy(m: Motion, weights: Weights) -> float:
-        toward = PoseTarget(start.rotations[:, :, 1:], torch.tensor([0.1], dtype=F64))
-        settings = FitSettings(60.0, 2, free_shape=False, weights=weights, prior=prior(), toward=toward)
+        pose_target = PoseTarget(start.rotations[:, :, 1:], torch.tensor([0.1], dtype=F64))
+        settings = FitSettings(
+            60.0, 2, free_shape=False, weights=weights, prior=prior(), pose_target=pose_target
+        )
         pb, motion, _ = prepare(body().keypoints, d.views(F64), m, settings)
         return float(evaluate_energy(pb, motion, ROBUST).energy)
 
@@ -138,7 +140,7 @@ def test_a_given_pose_costs_the_squared_angle_to_it_in_standard_deviations() -> 
     turn = roma.rotvec_to_rotmat(torch.tensor([0.01, 0.02, -0.02], dtype=F64))  # by 0.03
 
     def energy(pose: Tensor) -> float:
-        settings = FitSettings(60.0, toward=PoseTarget(pose, torch.tensor([0.1], dtype=F64)))
+        settings = FitSettings(60.0, pose_target=PoseTarget(pose, torch.tensor([0.1], dtype=F64)))
         pb, motion, _ = prepare(body().keypoints, d.views(F64), start, settings)
         return float(evaluate_energy(pb, motion, ROBUST).energy)
 

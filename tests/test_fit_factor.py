@@ -29,12 +29,12 @@ def test_structured_solves_are_the_dense_one(frames: int, uncalibrated: bool) ->
     pb, motion = small_problem(uncalibrated=uncalibrated)
     cut = replace(
         pb,
-        seen=pb.seen[:, :, :frames],
-        trust=pb.trust[:, :, :frames],
+        image_xy=pb.image_xy[:, :, :frames],
+        confidence_sq=pb.confidence_sq[:, :, :frames],
         focal=pb.focal[:, :, :frames],
         tied=(tied := pb.tied[: max(frames - 2, 0)]),
         bands=_bands(tied, frames, 0),
-        toward=tuple(x[:, :frames] for x in pb.toward or ()),
+        pose_target=tuple(x[:, :frames] for x in pb.pose_target or ()),
     )
     motion = motion.frames(0, frames)
     sys = linearised(cut, motion)

@@ -78,7 +78,7 @@ def test_a_keypoint_that_is_not_a_number_is_missing_whatever_its_confidence() ->
     xy, confidence = torch.nan_to_num(views.xy_px), torch.ones_like(views.confidence)
     xy[0, 0, 0, 3], xy[0, 0, 1, 5] = torch.nan, torch.tensor([torch.inf, 100])
     pb = problem(replace(views, xy_px=xy, confidence=confidence), torch.tensor([[0, 0, 4.0]] * 2))
-    missing = torch.zeros_like(pb.trust)
+    missing = torch.zeros_like(pb.confidence_sq)
     missing[0, 0, 0, 3] = missing[0, 0, 1, 5] = 1
-    assert torch.equal(pb.trust, 1 - missing)
-    assert pb.seen.isfinite().all()
+    assert torch.equal(pb.confidence_sq, 1 - missing)
+    assert pb.image_xy.isfinite().all()

@@ -37,7 +37,7 @@ from models.fit.solver import (
     UncalibratedMotion,
     _minimise,
     _with_offset_prior,
-    better_start,
+    choose_start,
     fit,
     fit_uncalibrated,
 )
@@ -430,12 +430,12 @@ def test_the_better_of_two_starts_for_each_problem() -> None:
 
     views = Views(*(torch.cat([x, x]) for x in vars(d.views()).values()))
     settings = FitSettings(60.0, prior=prior())
-    kept = better_start(body().keypoints, views, [two(good, bad), two(bad, good)], settings)
+    kept = choose_start(body().keypoints, views, [two(good, bad), two(bad, good)], settings)
     assert torch.equal(kept.rotations, torch.cat([good.rotations] * 2))
     # The first may be favoured: it is kept if it is not much worse.
     near = replace(good, transl=good.transl + 0.01)
     pairs = [two(near, bad), two(good, good)]
-    for favour, wanted in ((1.0, [good, good]), (0.5, [near, good])):
-        kept = better_start(body().keypoints, views, pairs, settings, favour=favour)
+    for max_energy_ratio, wanted in ((1.0, [good, good]), (0.5, [near, good])):
+        kept = choose_start(body().keypoints, views, pairs, settings, max_energy_ratio=max_energy_ratio)
         assert torch.equal(kept.transl, torch.cat([w.transl for w in wanted]))
         assert torch.equal(kept.rotations, torch.cat([w.rotations for w in wanted]))

@@ -135,14 +135,14 @@ def test_depth_shape_and_pose_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
         theta = roma.rotmat_to_rotvec(m.rotations[:, 0])
         back = [-sign * theta[:, SMPL_24.index(name), axis] for name, axis, sign in HINGES]
         return {
-            "_DEPTH": float((((m.transl - near.transl)[:, 0] * ahead).sum(-1)).abs().max()),
-            "_SHAPE": float(m.betas.norm(dim=-1).mean()),
-            "_ANGLE": float(torch.stack(back).exp().max()),
-            "_PRIOR": float(likely.evaluate(theta[None, :, 1:].flatten(2))[0].mean()),
+            "_DEPTH_WEIGHT": float((((m.transl - near.transl)[:, 0] * ahead).sum(-1)).abs().max()),
+            "_SHAPE_WEIGHT": float(m.betas.norm(dim=-1).mean()),
+            "_HINGE_WEIGHT": float(torch.stack(back).exp().max()),
+            "_PRIOR_WEIGHT": float(likely.evaluate(theta[None, :, 1:].flatten(2))[0].mean()),
         }
 
     held = measures()
-    assert held["_DEPTH"] < 0.03
+    assert held["_DEPTH_WEIGHT"] < 0.03
     for term, value in held.items():
         assert value < 0.95 * measures(term)[term], term
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.fit.energy import evaluate_energy
 from models.fit.problem import (
     HINGES,
-    STRAIGHT_RAD,
+    MIN_BEND_RAD,
 )
 from models.fit.system import linearise
 from pipeline.skeleton import SMPL_24
@@ -87,10 +87,10 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool, pose
     """JᵀJ of the residuals, the robust weights and the prior's component held."""
     pb, motion = small_problem(uncalibrated=uncalibrated, pose_blend=pose_blend)
     assert pb.prior is not None
-    assert pb.toward is not None
+    assert pb.pose_target is not None
     at = evaluate_energy(pb, motion, ROBUST)
     g2 = ROBUST**2
-    weight = (pb.trust * (g2 / (g2 + (at.miss**2).sum(2))) ** 2).sqrt()[:, :, None]
+    weight = (pb.confidence_sq * (g2 / (g2 + (at.residual**2).sum(2))) ** 2).sqrt()[:, :, None]
     root = torch.linalg.cholesky(pb.prior.precisions)[at.component]
 
     def residuals(x: Tensor) -> Tensor:
@@ -98,19 +98,19 @@ def test_normal_matrix_is_gauss_newton_of_the_residuals(uncalibrated: bool, pose
         theta = st.theta.flatten(2)
         turn = st.motion.rotations[:, :, pb.body.active]
         parts = [
-            weight * st.miss,
+            weight * st.residual,
             pb.w_acc.sqrt() * (st.points[:, :, 2:] - 2 * st.points[:, :, 1:-1] + st.points[:, :, :-2]),
             pb.w_spin.sqrt()[:, None, None] * (turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]),
             (root.mT @ (theta - pb.prior.means[at.component])[..., None]),
             pb.w_shape**0.5 * st.motion.betas,
             pb.w_offset[:, None, None] ** 0.5 * st.motion.offsets,
-            pb.toward[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.toward[0]),
+            pb.pose_target[1].sqrt()[..., None, None] * (turn[:, :, 1:] - pb.pose_target[0]),
             pb.w_sideways**0.5
             * torch.stack(
                 [st.motion.rotations[:, :, SMPL_24.index(n), a, 1 - a] for n, a, _ in HINGES]
             ).movedim(0, -1),
             pb.w_hinge**0.5
-            * (STRAIGHT_RAD - pb.body.hinges.sign * theta[..., pb.body.hinges.index]).clamp(min=0),
+            * (MIN_BEND_RAD - pb.body.hinges.sign * theta[..., pb.body.hinges.index]).clamp(min=0),
         ]
         return torch.cat([p[pb.roots :].reshape(-1) for p in parts])  # of the second problem
 

@@ -14,14 +14,15 @@ import torch
 from scenes import Scene, body, jitter_mm, mpjpe_mm, scene
 from torch import Tensor
 
-import stages.smplify
+import models.fit.windows
 from models.body import pose_keypoints
 from models.fit.problem import Schedule, Views, Weights
 from models.fit.solver import Fit, fit
+from models.fit.windows import SmplifyConfig
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, Status
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.skeleton import BODY_25
-from stages.smplify import SmplifyConfig, smplify
+from stages.smplify import smplify
 
 
 def batches(d: Scene, window: int = 24, first: int = 0) -> Iterator[PoseBatch]:
@@ -376,7 +377,7 @@ def test_people_together_go_through_the_solver_together(monkeypatch: pytest.Monk
         seen.append(tuple(views.confidence.shape[:3]))
         return fit(body, views, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages.smplify, "fit", watched)
+    monkeypatch.setattr(models.fit.windows, "fit", watched)
     scenes = [scene(12, "person", frames=72), scene(14, "person", frames=72)]
     list(smplify(together(scenes), SmplifyConfig(shape_frames=32), scenes[0].rig, body()))
     # Both shapes, with the first chunk; then windows of two held, 24 own and 8 later frames.

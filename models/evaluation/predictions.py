@@ -300,7 +300,7 @@ class _Scene:
             FitSettings(
                 30.0, weights=_SINGLE, prior=load_pose_prior(),
                 # One view shows half of a pose: the network knows more of the other half than a prior.
-                toward=target if seen.K.shape[1] == 1 else None,
+                pose_target=target if seen.K.shape[1] == 1 else None,
             ),
         ).motion  # fmt: skip
         turned = found.rotations[:, 0].clone()

@@ -1,4 +1,4 @@
-"""The energy of motions, and the state that its derivatives are taken at."""
+"""Energy of motions, with the intermediate results that its derivatives need."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import torch
 from torch import Tensor
 
 from models.body import global_rotations, pose_feature
-from models.fit.problem import JOINTS, STRAIGHT_RAD, LeverBody, Motion, Problem
+from models.fit.problem import JOINTS, MIN_BEND_RAD, LeverBody, Motion, Problem
 
-NEAR_M = 0.1
-"""What lies nearer to the camera, or behind it, is not in the picture."""
+MIN_DEPTH_M = 0.1
+"""Least depth at which a point is in the picture."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Motions and all that their energy was computed from; the Jacobian starts here."""
+    """Motions, their energy and its intermediate results."""
 
     motion: Motion
     G: Tensor  # (N, T, 24, 3, 3) global rotations
-    flat: Tensor  # (N, 3, T, 72) the same, for products with levers
+    flat: Tensor  # (N, 3, T, 72) G, for products with levers
     levers: Tensor  # (N, K, 24, 3)
     pose_offsets: Tensor  # (N, T, S, 3) by pose blend shapes, metres in the rest pose
     points: Tensor  # (N, 3, T, K)
     cam: Tensor  # (N, V, 3, T, K) normalised x, y and 1/z; 0 behind the camera
-    miss: Tensor  # (N, V, 2, T, K) in standard deviations
+    residual: Tensor  # (N, V, 2, T, K) reprojection, standard deviations
     theta: Tensor  # (N, T, A − 1, 3)
-    theta_slope: Tensor  # (N, T, (A − 1) 3) gradient of half the prior's and the hinges' energy
+    theta_grad: Tensor  # (N, T, (A − 1) 3) gradient of half the prior's and the hinges' energy
     component: Tensor  # (N, T) of the prior
     energy: Tensor  # (N,) float64
 
     def where(self, mask: Tensor, other: State) -> State:
-        """Per problem: this state where ``mask`` (N,), else the other one."""
+        """This state of problems where ``mask`` (N,), else the other one."""
         return _combined(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), self, other)
 
     def gather(self, rows: Tensor) -> State:
@@ -43,12 +43,12 @@ class State:
         return _combined(lambda x: x[rows], self)
 
     def scatter(self, rows: Tensor, part: State) -> State:
-        """This state with that of problems ``rows`` replaced."""
+        """This state with problems ``rows`` replaced by ``part``."""
         return _combined(lambda x, y: x.index_copy(0, rows, y), self, part)
 
 
 def _combined(fn: Callable[..., Tensor], *states: State) -> State:
-    """fn over the tensors that states have in the same places."""
+    """Apply fn to corresponding tensors of the states."""
 
     def over(*items: Any) -> Any:
         if isinstance(items[0], Tensor):
@@ -59,10 +59,9 @@ def _combined(fn: Callable[..., Tensor], *states: State) -> State:
 
 
 def sideways(pb: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Sines (N, T, 4) of the angles by which forearms and shanks leave their hinge's plane, and derivatives.
+    """Sines (N, T, 4) of the sideways bend of elbows and knees, and their derivatives (N, T, 4, 3).
 
-    It is the part of the lower bone, e, along the hinge's axis, h: R_he; its derivative (N, T, 4, 3) is
-    e × R_h.
+    The sine is the component of the lower bone e along the hinge's axis h, R_he; its derivative e × R_h.
     """
     hinges = pb.body.hinges
     row = motion.rotations[:, :, hinges.joint, hinges.axis]
@@ -86,7 +85,7 @@ def _blend_pose(body: LeverBody, motion: Motion, G: Tensor, points: Tensor) -> t
 
 
 def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
-    """Energy at a robust scale, in standard deviations, and what it was computed from."""
+    """State of the motions at a robust scale, standard deviations."""
     n, frames = motion.transl.shape[:2]
     G = global_rotations(motion.rotations)
     joint0, levers = pb.body.shaped(motion.betas, motion.offsets)
@@ -98,42 +97,42 @@ def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
     views = pb.R.shape[1]
     cam = pb.R.reshape(n, 3 * views, 3) @ points.reshape(n, 3, -1)
     cam = cam.reshape(n, views, 3, *points.shape[2:]) + pb.t[..., None, None]
-    front = cam[:, :, 2] > NEAR_M
+    front = cam[:, :, 2] > MIN_DEPTH_M
     iz = torch.where(front, 1 / cam[:, :, 2], 0)
     x, y = cam[:, :, 0] * iz, cam[:, :, 1] * iz
     fx, skew, fy = (pb.focal[..., i, None] for i in range(3))
-    dx, dy = x - pb.seen[..., 0], y - pb.seen[..., 1]
+    dx, dy = x - pb.image_xy[..., 0], y - pb.image_xy[..., 1]
     ux, uy = fx * dx + skew * dy, fy * dy
     r2 = ux * ux + uy * uy
     g2 = robust * robust
-    data = pb.trust * torch.where(front, g2 * r2 / (g2 + r2), g2)
+    data = pb.confidence_sq * torch.where(front, g2 * r2 / (g2 + r2), g2)
     energy = data[:, :, pb.held :].double().sum((1, 2, 3))
 
     theta = roma.rotmat_to_rotvec(motion.rotations[:, :, pb.body.active[1:]])
     row = theta.flatten(2)
-    slope = torch.zeros_like(row)
+    theta_grad = torch.zeros_like(row)
     component = torch.zeros(n, frames, dtype=torch.long, device=row.device)
     if pb.prior is not None:
-        distance, slope, component = pb.prior.evaluate(row)
+        distance, theta_grad, component = pb.prior.evaluate(row)
         energy = energy + distance[:, pb.held :].double().sum(1)
-    if pb.toward is not None:
-        off = motion.rotations[:, :, pb.body.active[1:]] - pb.toward[0]
-        distance = pb.toward[1] * (off * off).sum((-2, -1))
+    if pb.pose_target is not None:
+        change = motion.rotations[:, :, pb.body.active[1:]] - pb.pose_target[0]
+        distance = pb.pose_target[1] * (change * change).sum((-2, -1))
         energy = energy + distance[:, pb.held :].double().sum((1, 2))
     hinges = pb.body.hinges
-    back = (STRAIGHT_RAD - hinges.sign * row[..., hinges.index]).clamp(min=0)
-    slope[..., hinges.index] -= pb.w_hinge * hinges.sign * back
-    energy = energy + pb.w_hinge * (back * back)[:, pb.held :].double().sum((1, 2))
+    overextension = (MIN_BEND_RAD - hinges.sign * row[..., hinges.index]).clamp(min=0)
+    theta_grad[..., hinges.index] -= pb.w_hinge * hinges.sign * overextension
+    energy = energy + pb.w_hinge * (overextension**2)[:, pb.held :].double().sum((1, 2))
     side, _ = sideways(pb, motion)
     energy = energy + pb.w_sideways * (side * side)[:, pb.held :].double().sum((1, 2))
 
     if frames >= 3:
         tied = pb.tied.to(torch.float64)
-        bend = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
-        energy = energy + (pb.w_acc * bend * bend).double().sum((1, 3)) @ tied
-        turn = motion.rotations[:, :, pb.body.active]
-        turn = turn[:, 2:] - 2 * turn[:, 1:-1] + turn[:, :-2]
-        energy = energy + (pb.w_spin * (turn * turn).sum((3, 4))).double().sum(2) @ tied
+        acceleration = points[:, :, 2:] - 2 * points[:, :, 1:-1] + points[:, :, :-2]
+        energy = energy + (pb.w_acc * acceleration * acceleration).double().sum((1, 3)) @ tied
+        local = motion.rotations[:, :, pb.body.active]
+        spin = local[:, 2:] - 2 * local[:, 1:-1] + local[:, :-2]
+        energy = energy + (pb.w_spin * (spin * spin).sum((3, 4))).double().sum(2) @ tied
     if pb.free_shape:
         energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
         energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
@@ -147,7 +146,7 @@ def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
         torch.stack([x, y, iz], 2),
         torch.stack([ux, uy], 2),
         theta,
-        slope,
+        theta_grad,
         component,
         energy,
     )

@@ -1,7 +1,7 @@
-"""Cholesky factors of block-pentadiagonal matrices, and the damped step of the fit.
+"""Damped step of the fit, by Cholesky factors H = L Lᵀ of block-pentadiagonal matrices.
 
-``BandedFactor`` is LAPACK's, one problem after the other; ``CyclicFactor`` takes all problems and half of the
-frames at once, for a GPU. Both are H = L Lᵀ up to an order of the rows that only they know.
+``BandedFactor`` is LAPACK's, one problem after the other; ``CyclicFactor`` eliminates half of the frames of
+all problems at once, for a GPU. Each has its own order of the rows of L.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from models.fit.system import System
 def step(sys: System, damping: Tensor) -> tuple[Tensor, Tensor]:
     """Pose step (N, F, M) and shape step (N, S) of the damped system; NaN where it is not positive definite.
 
-    With H = L Lᵀ over the poses, the shape follows from its Schur complement, for which L⁻¹ of the border is
-    enough: only one vector is substituted back.
+    The shape follows from the Schur complement of the poses, which needs L⁻¹ of the border alone.
     """
     banded = sys.grad.device.type == "cpu" and sys.grad.shape[1] > 1
     cholesky = (BandedFactor if banded else CyclicFactor)(sys, damping)
@@ -39,9 +38,9 @@ class BandedFactor:
 
     def __init__(self, sys: System, damping: Tensor) -> None:
         n, frames, m = sys.grad.shape
-        # LAPACK's lower band holds column c's entries from the diagonal down, one column after the other. A
-        # frame's block column [upper triangle of H_tt | H_t,t+1 | H_t,t+2], stored by rows, is that when each
-        # row starts one later: a stride. What a row runs into at its end is the next one's zeroed triangle.
+        # LAPACK's lower band stores each column from the diagonal down. The rows of a frame's block row
+        # [upper triangle of H_tt | H_t,t+1 | H_t,t+2] are that when each starts one entry later: a stride.
+        # The entry past a row's end is in the zeroed triangle of the next.
         stored = sys.grad.new_zeros(n, frames, 3 * m * m + m)
         rows = stored[..., : 3 * m * m].view(n, frames, m, 3 * m)
         rows[..., :m] = sys.diag.triu()
@@ -63,14 +62,14 @@ class BandedFactor:
         """L⁻¹ rhs: (N, F, M, R) → (N, F M, R)."""
         if rhs.shape[-1] == 1:
             return self._solve(rhs.flatten(1, 2), "N")
-        # LAPACK takes them one at a time. Frame by frame they are matrix products, three times as fast.
+        # LAPACK solves them one at a time. Matrix products frame by frame are three times as fast.
         m = rhs.shape[2]
         out = rhs.clone()
         for x, (band, info) in zip(out.numpy(), self.bands, strict=True):
             if info:
                 x[:] = np.nan
                 continue
-            # Lᵀ by frames as above, each row one later; what lies below its diagonal is never read.
+            # Lᵀ by frames, each row one entry later; entries below its diagonal are never read.
             upper = torch.from_numpy(band.T).as_strided((len(x), m, 3 * m), (3 * m * m, 3 * m - 1, 1)).numpy()
             for t in range(len(x)):
                 for gap in range(1, min(t, 2) + 1):
@@ -94,16 +93,16 @@ class BandedFactor:
 class CyclicFactor:
     """Cholesky factor by cyclic reduction over blocks of two frames.
 
-    Every second block is eliminated at once, then every second one of those that are left: as many batched
-    steps as the logarithm of the frames (Golub and Van Loan, Matrix Computations, section 4.5.4).
+    Each batched step eliminates every second block that is left: log₂ of the frames in all (Golub and Van
+    Loan, Matrix Computations, section 4.5.4).
     """
 
     def __init__(self, sys: System, damping: Tensor) -> None:
         self.frames = sys.grad.shape[1]
         main, down = _pairs(sys, damping)
-        self.bad: Tensor = torch.zeros(len(main), dtype=torch.bool, device=main.device)
+        self.indefinite: Tensor = torch.zeros(len(main), dtype=torch.bool, device=main.device)
         self.levels: list[tuple[Tensor, Tensor, Tensor]] = []
-        """Of each level: L⁻¹ of the eliminated blocks, and L⁻¹ times their links to the left and right."""
+        """Per level: L⁻¹ of the eliminated blocks, and L⁻¹ times their left and right couplings."""
         while main.shape[1] > 1:
             inverse = self._inverse_factor(main[:, 1::2])
             left = inverse @ down[:, ::2]
@@ -117,27 +116,27 @@ class CyclicFactor:
 
     def _inverse_factor(self, blocks: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(blocks)
-        self.bad |= (info > 0).any(1)
+        self.indefinite |= (info > 0).any(1)
         eye = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
         inverse: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         return inverse
 
     def forward(self, rhs: Tensor) -> Tensor:
-        """L⁻¹ rhs: (N, F, M, R) → (N, rows, R), the rows of a level after those of the one before."""
+        """L⁻¹ rhs: (N, F, M, R) → (N, rows, R), level after level."""
         group = min(self.frames, 2)
         if self.frames % group:
             rhs = torch.cat([rhs, torch.zeros_like(rhs[:, :1])], 1)
         rest = rhs.reshape(len(rhs), -1, group * rhs.shape[2], rhs.shape[3])
-        done = []
+        halves = []
         for inverse, left, right in self.levels:
             half = inverse @ rest[:, 1::2]
             rest = rest[:, ::2].clone()
             rest[:, : left.shape[1]] -= left.mT @ half
             rest[:, 1 : right.shape[1] + 1] -= right.mT @ half[:, : right.shape[1]]
-            done.append(half)
-        done.append(self.last @ rest)
-        half = torch.cat(done, 1).flatten(1, 2)
-        return half.masked_fill(self.bad[:, None, None], torch.nan)
+            halves.append(half)
+        halves.append(self.last @ rest)
+        half = torch.cat(halves, 1).flatten(1, 2)
+        return half.masked_fill(self.indefinite[:, None, None], torch.nan)
 
     def backward(self, rhs: Tensor) -> Tensor:
         """L⁻ᵀ rhs: (N, rows, R) → (N, F, M, R)."""
@@ -149,22 +148,22 @@ class CyclicFactor:
             half = half - left @ x[:, : left.shape[1]]
             half[:, : right.shape[1]] -= right_part
             odd = inverse.mT @ half
-            both = x.new_empty(len(x), x.shape[1] + odd.shape[1], *x.shape[2:])
-            both[:, ::2], both[:, 1::2] = x, odd
-            x = both
+            merged = x.new_empty(len(x), x.shape[1] + odd.shape[1], *x.shape[2:])
+            merged[:, ::2], merged[:, 1::2] = x, odd
+            x = merged
         group = min(self.frames, 2)
         x = x.reshape(len(x), x.shape[1] * group, -1, rhs.shape[2])[:, : self.frames]
-        return x.masked_fill(self.bad[:, None, None, None], torch.nan)
+        return x.masked_fill(self.indefinite[:, None, None, None], torch.nan)
 
 
 def _pairs(sys: System, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Damped matrix as a block-tridiagonal one over pairs of frames: main blocks (N, P, 2M, 2M), of which the
-    lower triangle counts, and those below them (N, P − 1, 2M, 2M)."""
+    """Block-tridiagonal form over pairs of frames of the damped matrix: main blocks (N, P, 2M, 2M), of which
+    only the lower triangle is set, and the blocks below (N, P − 1, 2M, 2M)."""
     n, frames, m = sys.grad.shape
     diag = sys.diag + torch.diag_embed(damping[:, None, None] * sys.diag.diagonal(dim1=-2, dim2=-1))
     if frames == 1:
         return diag, diag[:, :0]
-    if frames % 2:  # a frame of its own, tied to none
+    if frames % 2:  # pad with an uncoupled frame
         one = torch.eye(m, dtype=diag.dtype, device=diag.device).expand(n, 1, m, m)
         diag = torch.cat([diag, one], 1)
     pairs = diag.shape[1] // 2

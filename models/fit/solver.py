@@ -1,12 +1,12 @@
-"""Levenberg–Marquardt over motions: SMPLify over time and views.
+"""Temporal multi-view SMPLify by Levenberg–Marquardt.
 
-``fit`` takes calibrated cameras. ``fit_uncalibrated`` takes cameras of which only the intrinsics are known:
-every view is a problem with a root of its own, and the problems of one person are solved as one that share
-joints and shape, their normal equations added up where the unknowns are the same.
+``fit`` takes calibrated cameras, ``fit_uncalibrated`` cameras of known intrinsics only: each view is a
+problem with a root of its own, and the views of one person share joints and shape, where their normal
+equations add up.
 
-Unknown are, for every frame, the root translation and the local rotations; and for every problem, if its
-shape is free, the betas and an offset for every keypoint of the body (detectors define points differently).
-One thread is fastest for one problem: run several in several processes.
+Unknowns: root translation and local rotations of every frame; betas and keypoint offsets of every problem
+with a free shape (detectors define points differently). One thread is fastest for one problem: run several in
+several processes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from models.body import KeypointBody
 from models.fit.energy import State, evaluate_energy
 from models.fit.factor import step
 from models.fit.problem import FitSettings, Motion, Problem, Schedule, Views, prepare
-from models.fit.system import linearise, share, split
+from models.fit.system import linearise, merge_roots, split_roots
 from models.rotations import product
 
 
 @dataclass(frozen=True)
 class Fit:
+    """Motions of least energy."""
+
     motion: Motion
     energy: Tensor
     """(N,) at the last robust scale (float64)."""
     iterations: int
-    """Linear systems solved, of the problem that took longest."""
+    """Linear systems solved for the slowest problem."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,30 @@ class UncalibratedMotion:
 
 @dataclass(frozen=True)
 class UncalibratedFit:
+    """Motions of least energy in uncalibrated cameras."""
+
     motion: UncalibratedMotion
     energy: Tensor
     """(N,) at the last robust scale (float64)."""
     iterations: int
-    """Linear systems solved, of the problem that took longest."""
+    """Linear systems solved for the slowest problem."""
 
 
 def fit(body: KeypointBody, views: Views, start: Motion, settings: FitSettings) -> Fit:
     """Fit N motions to the keypoints of calibrated cameras.
 
-    start: where to begin, its first ``settings.held`` frames final already. Joints that no keypoint shows to
-    turn (hands, toes) stay as they start. The result has the dtype and device of ``views.xy_px``.
-    Deterministic on one thread.
+    start: with the final frames, ``settings.held`` of them, first. Joints that no keypoint observes (hands,
+    toes) keep their start. The result has the dtype and device of ``views.xy_px``. Deterministic on one
+    thread.
+
+    Raises ``ValueError`` where frames are held and the shape is free.
     """
     if settings.held and settings.free_shape:
         raise ValueError(
             f"the shape must be known where frames are held, got held={settings.held} with a free shape"
         )
     pb, motion, origin = prepare(body, views, start, settings)
-    motion, energy, iterations = _descend(pb, motion, settings.schedule)
+    motion, energy, iterations = _anneal(pb, motion, settings.schedule)
     return Fit(replace(motion, transl=motion.transl + origin[:, None]), energy, iterations)
 
 
@@ -86,67 +92,70 @@ def fit_uncalibrated(
 ) -> UncalibratedFit:
     """Fit N motions to the keypoints of V uncalibrated cameras; V may be 1.
 
-    All views show one pose and one shape; each has a root path of its own, in its camera's frame. The
-    energy is that of ``fit``: where the roots are one motion in the world it has the same value, the terms on
-    the roots' movement being means over the views. So a frame that a view does not see has the root that
-    its neighbours give it; the path of a view that sees nothing at all means nothing.
+    Views share pose and shape; each has a root trajectory in its camera's frame. The energy is that of
+    ``fit``, with the roots' accelerations averaged over the views. A view's root is interpolated in time
+    where it sees nothing, and meaningless where it never sees the person. One view gives depth by the body's
+    size alone.
 
-    K: (N, V, 3, 3) intrinsics, pixels. xy_px (N, V, T, K, 2) undistorted, anything where missing; confidence
-    (N, V, T, K), 0 there. start: finite everywhere, each root facing the right way. No frames are held. One
-    view shows depth by the size of the body alone.
+    K: (N, V, 3, 3) intrinsics, pixels. xy_px (N, V, T, K, 2) undistorted, ignored where confidence
+    (N, V, T, K) is 0. start: finite, with every root within 90° of its heading. No frames are held.
+
+    Raises ``ValueError`` where frames are held.
     """
     if settings.held:
         raise ValueError(f"uncalibrated cameras: no frames can be held, got held={settings.held}")
     n, roots = confidence.shape[:2]
     flat, device = xy_px.flatten(0, 1), xy_px.device
-    still = torch.eye(3, dtype=torch.float64, device=device).expand(n * roots, 1, 3, 3)
+    identity = torch.eye(3, dtype=torch.float64, device=device).expand(n * roots, 1, 3, 3)
     views = Views(
-        K.reshape(-1, 1, 3, 3), still, still[..., 0] * 0, flat[:, None], confidence.flatten(0, 1)[:, None]
+        K.reshape(-1, 1, 3, 3),
+        identity,
+        identity[..., 0] * 0,
+        flat[:, None],
+        confidence.flatten(0, 1)[:, None],
     )
-    each = [x.repeat_interleave(roots, 0) for x in (start.body_pose, start.betas, start.offsets)]
-    rotations = torch.cat([start.view_orient.flatten(0, 1)[:, :, None], each[0]], 2)
-    motion = Motion(rotations, start.view_transl.flatten(0, 1), *each[1:])
+    shared = [x.repeat_interleave(roots, 0) for x in (start.body_pose, start.betas, start.offsets)]
+    rotations = torch.cat([start.view_orient.flatten(0, 1)[:, :, None], shared[0]], 2)
+    motion = Motion(rotations, start.view_transl.flatten(0, 1), *shared[1:])
     pb, motion, origin = prepare(body, views, motion, settings, roots)
-    motion, energy, iterations = _descend(pb, motion, settings.schedule)
+    motion, energy, iterations = _anneal(pb, motion, settings.schedule)
     rotations = motion.rotations.view(n, roots, *motion.rotations.shape[1:])
     transl = (motion.transl + origin[:, None]).view(n, roots, *motion.transl.shape[1:])
     betas, offsets = (x[::roots] for x in (motion.betas, motion.offsets))
-    found = UncalibratedMotion(rotations[:, 0, :, 1:], rotations[:, :, :, 0], transl, betas, offsets)
-    return UncalibratedFit(found, energy, iterations)
+    fitted = UncalibratedMotion(rotations[:, 0, :, 1:], rotations[:, :, :, 0], transl, betas, offsets)
+    return UncalibratedFit(fitted, energy, iterations)
 
 
-def better_start(
+def choose_start(
     body: KeypointBody,
     views: Views,
     starts: Sequence[Motion],
     settings: FitSettings,
     *,
-    favour: float = 1.0,
+    max_energy_ratio: float = 1.0,
 ) -> Motion:
-    """Choose, for each of N problems, the start of least energy among several.
+    """Choose the start of least energy for each of N problems.
 
-    These are a regressor's and that of ``start_pose``, say. Judged at the widest robust scale, where a body
-    that faces the wrong way costs most, and without the temporal terms: a rough start is no worse for it. Of
-    the settings, rate, weights and prior count.
+    The energy is that of the widest robust scale, which penalises a wrong heading most, without the temporal
+    terms, which penalise noise. Of the settings, rate, weights and prior count.
 
-    favour: by this factor another start must have less energy than the first to be taken instead. A start
-    of somewhat less energy, such as one that is off everywhere by a little, often ends in a worse place; one
-    that faces the other way has some fifteen times as much.
+    max_energy_ratio: energy of another start over that of the first above which the first is kept. A start of
+    slightly less energy often converges to a worse minimum; a wrong heading has some 15 times the energy.
     """
-    still = replace(settings.weights, acceleration=0.0, spin=0.0)
-    every = Motion(*(torch.cat([getattr(m, f.name) for m in starts]) for f in fields(Motion)))
-    seen = Views(*(torch.cat([getattr(views, f.name)] * len(starts)) for f in fields(Views)))
-    alone = FitSettings(settings.rate, free_shape=False, weights=still, prior=settings.prior)
-    problem, motion, _ = prepare(body, seen, every, alone)
+    untimed = replace(settings.weights, acceleration=0.0, spin=0.0)
+    candidates = Motion(*(torch.cat([getattr(m, f.name) for m in starts]) for f in fields(Motion)))
+    repeated = Views(*(torch.cat([getattr(views, f.name)] * len(starts)) for f in fields(Views)))
+    frame_settings = FitSettings(settings.rate, free_shape=False, weights=untimed, prior=settings.prior)
+    problem, motion, _ = prepare(body, repeated, candidates, frame_settings)
     energy = evaluate_energy(problem, motion, Schedule().stages[0][0]).energy.view(len(starts), -1)
-    energy[0] *= favour
+    energy[0] *= max_energy_ratio
     n = energy.shape[1]
     best = energy.argmin(0) * n + torch.arange(n, device=energy.device)
-    return Motion(*(getattr(every, f.name)[best] for f in fields(Motion)))
+    return Motion(*(getattr(candidates, f.name)[best] for f in fields(Motion)))
 
 
 def _retract(pb: Problem, motion: Motion, pose: Tensor, shape: Tensor) -> Motion:
-    """Motion after a step of its free frames (N, F, M), and of its betas and offsets (N, S)."""
+    """Motion after a step of its free frames (N, F, M), betas and offsets (N, S)."""
     transl, rotations = motion.transl.clone(), motion.rotations.clone()
     transl[:, pb.held :] += pose[..., :3]
     turn = roma.rotvec_to_rotmat(pose[..., 3:].reshape(*pose.shape[:2], -1, 3))
@@ -162,72 +171,74 @@ def _retract(pb: Problem, motion: Motion, pose: Tensor, shape: Tensor) -> Motion
 
 
 def _with_offset_prior(pb: Problem, offsets: Tensor) -> Problem:
-    """The problem with a prior of the offsets that is as wide as those found so far, (N, K, 3).
+    """Problem with the variance of its offset prior set to that of ``offsets`` (N, K, 3), within bounds.
 
-    Empirical Bayes (type-II maximum likelihood, the offsets taken as certain). Detectors that agree with the
-    body get a narrow prior, which keeps the error of the poses out of the offsets.
+    Empirical Bayes (type-II maximum likelihood, the offsets taken as certain): a detector that agrees with
+    the body gets a narrow prior, which keeps pose errors out of the offsets.
     """
-    found = 1 / (pb.roots * offsets.square().mean((1, 2)))
+    precision = 1 / (pb.roots * offsets.square().mean((1, 2)))
     bound = pb.offset_spread**2
-    return replace(pb, w_offset=found.clamp(pb.w_offset / bound, pb.w_offset * bound))
+    return replace(pb, w_offset=precision.clamp(pb.w_offset / bound, pb.w_offset * bound))
 
 
-def _descend(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Tensor, int]:
-    """Motions of least energy, that energy (N,), and how many systems were solved."""
+def _anneal(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Tensor, int]:
+    """Motions of least energy, that energy (N,), and the number of systems solved."""
     damping = torch.full_like(motion.transl[:: pb.roots, 0, 0], 1e-3)
     solved = 0
     st: State | None = None
-    for number, (robust, most, tolerance) in enumerate(schedule.stages, 1):
-        left = len(schedule.stages) - number
+    for number, (robust, max_iterations, tolerance) in enumerate(schedule.stages, 1):
+        stages_left = len(schedule.stages) - number
         if st is not None:
             motion = st.motion
-            if pb.free_offsets and left == 0:
+            if pb.free_offsets and stages_left == 0:
                 pb = _with_offset_prior(pb, motion.offsets)
-        # Not while the start is rough: a limb that begins in a wrong place would be explained by them.
-        now = replace(pb, free_offsets=pb.free_offsets and left < 2)
-        st = evaluate_energy(now, motion, robust)
-        st, damping, count = _minimise(now, st, damping, robust, most, tolerance)
+        # Early offsets would absorb the error of a rough start.
+        stage = replace(pb, free_offsets=pb.free_offsets and stages_left < 2)
+        st = evaluate_energy(stage, motion, robust)
+        st, damping, count = _minimise(stage, st, damping, robust, max_iterations, tolerance)
         solved += count
     assert st is not None
     return st.motion, st.energy.view(-1, pb.roots).sum(1), solved
 
 
 def _minimise(
-    pb: Problem, st: State, damping: Tensor, robust: float, most: int, tolerance: float
+    pb: Problem, st: State, damping: Tensor, robust: float, max_iterations: int, tolerance: float
 ) -> tuple[State, Tensor, int]:
-    """Levenberg–Marquardt at one robust scale: where it ends, the damping there, how many systems it took."""
+    """Levenberg–Marquardt at one robust scale: final state, damping (N,), and number of systems solved."""
 
-    def each(x: Tensor) -> Tensor:
+    def per_root(x: Tensor) -> Tensor:
         return x.repeat_interleave(pb.roots, 0) if pb.roots > 1 else x
 
     def energy(st: State) -> Tensor:
         return st.energy.view(-1, pb.roots).sum(1)
 
-    joint = share(linearise(pb, st, robust), pb.roots)
-    going = torch.ones_like(damping, dtype=torch.bool)
-    for i in range(1, most + 1):
+    joint = merge_roots(linearise(pb, st, robust), pb.roots)
+    running = torch.ones_like(damping, dtype=torch.bool)
+    for i in range(1, max_iterations + 1):
         pose, shape = step(joint, damping)
-        new = evaluate_energy(pb, _retract(pb, st.motion, split(pose, pb.roots), each(shape)), robust)
+        new = evaluate_energy(
+            pb, _retract(pb, st.motion, split_roots(pose, pb.roots), per_root(shape)), robust
+        )
         gain = 1 - energy(new) / energy(st)
-        better = going & (gain > 0)
-        # A problem that has stopped waits as it is: alone it would not be here.
+        better = running & (gain > 0)
+        # A problem that has stopped keeps its damping, as it would alone.
         change = torch.where(better, 0.2, 8.0).to(damping)
-        damping = torch.where(going, (damping * change).clamp(min=1e-9), damping)
-        # A step that gains nothing even when it is tiny has nowhere left to go.
-        going = going & torch.where(better, gain > tolerance, damping < 1e4)
-        gained, left = torch.stack([better.sum(), going.sum()]).tolist()  # all that the processor waits for
-        st = new if gained == len(better) else new.where(each(better), st)
-        if left == 0 or i == most:
+        damping = torch.where(running, (damping * change).clamp(min=1e-9), damping)
+        running = running & torch.where(better, gain > tolerance, damping < 1e4)
+        # The one synchronisation of an iteration.
+        improved, left = torch.stack([better.sum(), running.sum()]).tolist()
+        st = new if improved == len(better) else new.where(per_root(better), st)
+        if left == 0 or i == max_iterations:
             break
-        if left < 0.75 * len(going):  # no more work for the others
-            first = torch.argsort(going.to(torch.uint8), descending=True, stable=True)[:left]
-            rows = each(pb.roots * first)
+        if left < 0.75 * len(running):  # drop the problems that have stopped
+            first = torch.argsort(running.to(torch.uint8), descending=True, stable=True)[:left]
+            rows = per_root(pb.roots * first)
             if pb.roots > 1:
                 rows = rows + torch.arange(len(rows), device=rows.device) % pb.roots
             rest, damping_left, count = _minimise(
-                pb.select(rows), st.gather(rows), damping[first], robust, most - i, tolerance
+                pb.select(rows), st.gather(rows), damping[first], robust, max_iterations - i, tolerance
             )
             return st.scatter(rows, rest), damping.index_copy(0, first, damping_left), i + count
-        if gained:
-            joint = share(linearise(pb, st, robust), pb.roots)
+        if improved:
+            joint = merge_roots(linearise(pb, st, robust), pb.roots)
     return st, damping, i

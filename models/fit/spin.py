@@ -1,4 +1,4 @@
-"""SMPLify as SPIN runs it inside its training loop: one view, every image alone, two runs of Adam.
+"""SMPLify of SPIN's training loop: one view, independent images, two runs of Adam.
 
 Kolotouros et al., Learning to Reconstruct 3D Human Pose and Shape via Model-fitting in the Loop (2019), with
 the weights of its code. For training and for comparison; ``solver.py`` is faster and more accurate.
@@ -18,48 +18,52 @@ from models.priors import PosePrior
 from pipeline.skeleton import SMPL_24, Skeleton
 
 _ANCHORS = ("RHip", "LHip", "RShoulder", "LShoulder")
-"""Points that place the body."""
+"""Keypoints of the first run, which places the body."""
 _IGNORED = ("Neck", "RHip", "LHip")
-"""Points that detector and body define differently: they do not pose it."""
+"""Keypoints that detector and body define differently, left out of the second run."""
 
 ROBUST_PX = 100.0
-_DEPTH = 100.0**2
-_PRIOR = 4.78**2
-_ANGLE = 15.2**2
-_SHAPE = 5.0**2
+_DEPTH_WEIGHT = 100.0**2
+_PRIOR_WEIGHT = 4.78**2
+_HINGE_WEIGHT = 15.2**2
+_SHAPE_WEIGHT = 5.0**2
 
 
 def posing(skeleton: Skeleton) -> tuple[float, ...]:
-    """1 for each point that poses the body, 0 for one that detectors define differently."""
+    """Weights (K,) of keypoints in the second run, 1 or 0."""
     return tuple(float(name not in _IGNORED) for name in skeleton.names)
 
 
 @dataclass(frozen=True)
 class SpinFit:
+    """Result of SPIN's fit."""
+
     motion: Motion
     score: Tensor
-    """(N, T) mean over all keypoints of confidence² × Geman–McClure, px²: SPIN keeps that of lower score."""
+    """(N, T) mean over all keypoints of confidence² × Geman–McClure, px²: SPIN keeps the fit of lower
+    score."""
 
 
 def spin(
     body: KeypointBody, views: Views, start: Motion, prior: PosePrior, *, iterations: int = 100
 ) -> SpinFit:
-    """Fit each frame by SPIN's schedule from ``start``, a regressor's output say.
+    """Fit each frame by SPIN's schedule from ``start``, such as a regressor's output.
 
-    body: with the keypoints of the views: BODY_25 or SPIN's own 49 (``SPIN_49``), of which the hips and
-    shoulders are the detector's unless the data set has more of them. views: one view (V = 1); pixels of the
-    224-px crop with a focal length of 5000 px, as in SPIN, or of any
-    picture in which a person is some 200 px tall, for which the weights were chosen. Shape is shared over a
-    problem's frames: give every image as a problem of one frame to have SPIN's own.
+    body: with the keypoints of the views, BODY_25 or SPIN's 49 (``SPIN_49``), of which hips and shoulders are
+    the detector's unless the data set has more of them. views: one view (V = 1), in pixels of SPIN's 224-px
+    crop with a focal length of 5000 px, or of any picture with a person some 200 px tall. A problem's frames
+    share the shape: SPIN's own problems have one frame.
+
+    Raises ``ValueError`` for several views.
     """
     _, count, frames, _ = views.confidence.shape
     if count != 1:
         raise ValueError(f"SPIN's fit takes one view, got {count}")
     dtype, device = views.xy_px.dtype, views.xy_px.device
     body = body.to(dtype=dtype, device=device)
-    known = views.xy_px[:, 0].isfinite().all(-1) & (views.confidence[:, 0] > 0)
-    seen = torch.where(known[..., None], views.xy_px[:, 0], 0)
-    trust = torch.where(known, views.confidence[:, 0], 0)
+    visible = views.xy_px[:, 0].isfinite().all(-1) & (views.confidence[:, 0] > 0)
+    observed = torch.where(visible[..., None], views.xy_px[:, 0], 0)
+    confidence = torch.where(visible, views.confidence[:, 0], 0)
     used = torch.tensor(posing(body.keypoint_skeleton), dtype=dtype, device=device)
 
     def free(x: Tensor) -> Tensor:
@@ -69,12 +73,12 @@ def spin(
     orient, pose = free(angles[:, :, :1]), free(angles[:, :, 1:])
     transl, betas = free(start.transl), free(start.betas)
 
-    def miss() -> Tensor:
+    def residual() -> Tensor:
         """(N, T, K, 2) pixels."""
-        turn = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
-        _, points = pose_keypoints(body, turn, betas[:, None], transl, offsets[:, None])
+        rotations = roma.rotvec_to_rotmat(torch.cat([orient, pose], 2))
+        _, points = pose_keypoints(body, rotations, betas[:, None], transl, offsets[:, None])
         cam = points @ R.mT[:, None] + t[:, None, None]
-        return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - seen
+        return (cam / cam[..., 2:]) @ K[:, :2].mT[:, None] - observed
 
     K, R, t = (x[:, 0].to(dtype) for x in (views.K, views.R, views.t))
     offsets = start.offsets.to(device, dtype)
@@ -84,34 +88,36 @@ def spin(
 
     first_depth = depth().detach()
     detected, annotated = _anchors(body.keypoint_skeleton)
-    as_detected = known[..., detected].sum(-1, keepdim=True) >= known[..., annotated].sum(-1, keepdim=True)
+    as_detected = visible[..., detected].sum(-1, keepdim=True) >= visible[..., annotated].sum(
+        -1, keepdim=True
+    )
 
-    def place() -> Tensor:
-        off = (miss() ** 2).sum(-1) * known
-        off = torch.where(as_detected, off[..., detected], off[..., annotated])
-        return off.sum() + _DEPTH * ((depth() - first_depth) ** 2).sum()
+    def placement_energy() -> Tensor:
+        error = (residual() ** 2).sum(-1) * visible
+        error = torch.where(as_detected, error[..., detected], error[..., annotated])
+        return error.sum() + _DEPTH_WEIGHT * ((depth() - first_depth) ** 2).sum()
 
     def robust() -> Tensor:
-        r2 = miss() ** 2
+        r2 = residual() ** 2
         rho = ROBUST_PX**2 * r2 / (ROBUST_PX**2 + r2)
-        weighed: Tensor = (trust * used) ** 2 * rho.sum(-1)
+        weighed: Tensor = (confidence * used) ** 2 * rho.sum(-1)
         return weighed
 
     terms = prior.of_joints(range(1, len(SMPL_24)), 1.0, dtype, device)
 
-    def likely() -> Tensor:
-        """SPIN's −log of the likeliest Gaussian, but for a number that is the same everywhere."""
+    def prior_energy() -> Tensor:
+        """−log of the likeliest Gaussian, up to a constant."""
         return terms.evaluate(pose.flatten(2))[0] / 2
 
-    def bend() -> Tensor:
+    def hinge_energy() -> Tensor:
         backward = [-sign * pose[:, :, SMPL_24.index(name) - 1, axis] for name, axis, sign in HINGES]
         return (torch.exp(torch.stack(backward)) ** 2).sum(0)
 
     def pose_energy() -> Tensor:
-        frame = robust().sum(-1) + _PRIOR * likely() + _ANGLE * bend()
-        return frame.sum() + _SHAPE * frames * (betas**2).sum()
+        frame = robust().sum(-1) + _PRIOR_WEIGHT * prior_energy() + _HINGE_WEIGHT * hinge_energy()
+        return frame.sum() + _SHAPE_WEIGHT * frames * (betas**2).sum()
 
-    for energy, unknowns in ((place, [orient, transl]), (pose_energy, [pose, betas, orient])):
+    for energy, unknowns in ((placement_energy, [orient, transl]), (pose_energy, [pose, betas, orient])):
         optimiser = torch.optim.Adam(unknowns, lr=1e-2)
         for _ in range(iterations):
             optimiser.zero_grad()
@@ -124,6 +130,7 @@ def spin(
 
 
 def _anchors(skeleton: Skeleton) -> tuple[list[int], list[int]]:
-    """Detector's hips and shoulders, and the data set's where the skeleton has both, else the same."""
+    """Indices of the detector's hips and shoulders, and of the data set's (the detector's where it has
+    none)."""
     places = [[i for i, name in enumerate(skeleton.names) if name == anchor] for anchor in _ANCHORS]
     return [p[0] for p in places], [p[-1] for p in places]

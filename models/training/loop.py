@@ -19,7 +19,7 @@ from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
 from models.constants import constant
 from models.crops import SIZE
 from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
-from models.fit.solver import UncalibratedMotion, better_start, fit, fit_uncalibrated
+from models.fit.solver import UncalibratedMotion, choose_start, fit, fit_uncalibrated
 from models.fit.spin import ROBUST_PX, posing, spin
 from models.fit.starts import TORSO
 from models.priors import PosePrior
@@ -280,7 +280,7 @@ def _calibrated(problem: _FitProblem) -> Bodies:
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
     starts = [motion(*_on_torso(problem, R, t)), motion(*to_world(prediction, R, t, problem.body))]
-    begin = better_start(problem.body, views, starts, problem.settings)
+    begin = choose_start(problem.body, views, starts, problem.settings)
     found = fit(problem.body, views, begin, problem.settings).motion
     count = samples.K.shape[1]
     rest = pelvis_at_rest(problem.body, found.betas)

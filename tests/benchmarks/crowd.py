@@ -45,6 +45,7 @@ from crowds import USUAL, Crowd, film  # noqa: E402
 
 from models.body import load_body, pelvis_at_rest, pose_keypoints  # noqa: E402
 from models.evaluation.identity import MATCH_M, Identity, identity  # noqa: E402
+from models.fit.windows import SmplifyConfig  # noqa: E402
 from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.synthetic.detections import Faults  # noqa: E402
@@ -53,7 +54,7 @@ from pipeline.batches import KeypointBatch  # noqa: E402
 from stages.associate import associate  # noqa: E402
 from stages.keypoints import KeypointsConfig  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
-from stages.smplify import SmplifyConfig, smplify  # noqa: E402
+from stages.smplify import smplify  # noqa: E402
 
 Array = np.ndarray
 CFG = MatchConfig(people="all")

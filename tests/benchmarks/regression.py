@@ -138,7 +138,9 @@ def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures, label: s
                 weights=SINGLE,
                 prior=load_pose_prior(),
                 # One view shows half of a pose: the net knows more of the other half than a prior.
-                toward=PoseTarget(r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double())
+                pose_target=PoseTarget(
+                    r.body_pose[known][:, None].double(), r.pose_sigma[known][:, None].double()
+                )
                 if views == 1
                 else None,
             ),

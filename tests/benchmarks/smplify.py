@@ -47,6 +47,7 @@ from models.fit.problem import (  # noqa: E402
 from models.fit.solver import Fit, _retract  # noqa: E402
 from models.fit.spin import SpinFit, spin  # noqa: E402
 from models.fit.system import linearise  # noqa: E402
+from models.fit.windows import SmplifyConfig  # noqa: E402
 from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from pipeline.batches import FitBatch  # noqa: E402
@@ -56,7 +57,7 @@ from stages.associate import associate  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 from stages.regress import RegressConfig, load_net, regress  # noqa: E402
-from stages.smplify import SmplifyConfig, smplify  # noqa: E402
+from stages.smplify import smplify  # noqa: E402
 
 BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"
 SEEDS = range(400, 408)
