@@ -143,7 +143,7 @@ class Rig:
         reached = np.maximum.accumulate(_image_angle(theta, self.dist[view]))
         return float(2 * np.degrees(np.interp(half, reached, theta)))
 
-    def undistort(self, view: int, px: Array) -> Array:
+    def undistort(self, view: int, px: NDArray[np.floating]) -> Array:
         """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN.
 
         A fisheye lens sees more than a pinhole camera: NaN for what lies 90° off its axis or more.
@@ -162,6 +162,10 @@ class Rig:
             shown[..., 0] -= k[0, 1] * (shown[..., 1] - k[1, 2]) / k[1, 1]  # OpenCV takes no skew off
             out[seen] = cv2.undistortPoints(shown, k, self.dist[view], P=k, criteria=stop)[:, 0]
         return out.reshape(px.shape)
+
+    def undistort_views(self, px: NDArray[np.floating]) -> Array:
+        """Pixels (V, ..., 2) of all video frames → pixels of the ideal pinhole cameras."""
+        return np.stack([self.undistort(v, x) for v, x in enumerate(px)])
 
 
 def distort(n: Array, dist: Array, fisheye: bool = False) -> Array:

@@ -226,10 +226,6 @@ class Recording:
         ]
         return np.where(index >= 0, np.stack(own), np.nan)
 
-    def undistort(self, xy_px: Floats) -> Array:
-        """(V, ..., 2) pixels of the video frames → pixels of the ideal pinhole cameras."""
-        return np.stack([self.rig.undistort(v, xy_px[v].astype(np.float64)) for v in range(len(self.rig))])
-
 
 def describe_line(line: Timeline) -> str:
     """Length and rate, for people."""

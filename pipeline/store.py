@@ -584,7 +584,7 @@ class Store:
     def _keypoints(self, ids: tuple[int, ...], a: int, b: int) -> KeypointBatch:
         c = self.contents
         image = self.people(ids, "keypoints_2d", a, b, axis=2)
-        xy = np.stack([c.rig.undistort(v, image[v, ..., :2].numpy()) for v in range(len(c.rig))])
+        xy = c.rig.undistort_views(image[..., :2].numpy())
         return KeypointBatch(
             start=a,
             rate=c.rate,

@@ -139,7 +139,7 @@ def _undistorted(batch: DetectionBatch, rig: Rig) -> _Undistorted:
     if not batch.confidence.shape[2]:
         batch = _with_nobody(batch)
     image, confidence = batch.image_px.numpy(), batch.confidence.numpy()
-    xy = np.stack([rig.undistort(v, image[v].astype(np.float64)) for v in range(len(rig))])
+    xy = rig.undistort_views(image)
     lost = np.asarray(~(np.abs(xy) < _FAR_PX).all(-1))[..., None]
     points = np.concatenate([np.where(lost, np.nan, image), np.where(lost, np.nan, xy)], -1)
     sure = np.where(lost, 0, confidence[..., None])

@@ -237,7 +237,7 @@ def check_recording(recording: Recording) -> Check:
     stretches = []
     for at in stretches_of(frames):
         people = recording.people(at)
-        xy, confidence = recording.undistort(people[..., :2]), people[..., 2].astype(np.float64)
+        xy, confidence = recording.rig.undistort_views(people[..., :2]), people[..., 2].astype(np.float64)
         stretches.append(Stretch(xy, confidence, recording.timeline.time_s[at]))
     centres, pair = rig.centres, None
     compared = recording.placed and len(rig) > 1

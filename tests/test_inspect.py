@@ -400,7 +400,7 @@ def test_a_camera_that_is_mostly_left_out_is_told() -> None:
 def unused(found: Recording) -> tuple[tuple[MissingData, ...], list[Finding]]:
     """What is missing and told after the matching that a run would do."""
     people = found.people(np.arange(len(found)))
-    xy, confidence = found.undistort(people[..., :2]), people[..., 2].astype(np.float64)
+    xy, confidence = found.rig.undistort_views(people[..., :2]), people[..., 2].astype(np.float64)
     cfg = MatchConfig(presence_s=0.3)
     chosen = follow_longest(found.rig, xy, confidence, found.timeline.time_s, cfg)
     missing = missing_data(found, chosen >= 0)

@@ -270,7 +270,7 @@ class _Scene:
         if dist.any():
             size = np.ones((len(flat), 2), np.int64)
             rig = Rig(tuple(map(str, range(len(flat)))), self.K[flat], dist, R, t, size)
-            xy = np.stack([rig.undistort(v, x) for v, x in enumerate(xy)])
+            xy = rig.undistort_views(xy)
 
         def of_views(x: Array) -> Tensor:
             return self._here(x.reshape(*each.shape, *x.shape[1:]))

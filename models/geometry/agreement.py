@@ -66,17 +66,12 @@ class Disagreement:
     """Two cameras that agree with the rest on one another's keypoints."""
 
 
-def undistorted(rig: Rig, image: Floats) -> Array:
-    """Pixels (V, T, P, K, 2) without the lens, of points (V, T, P, K, 3) of the video frames."""
-    return np.stack([rig.undistort(v, image[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
-
-
 def find_bodies(rig: Rig, image: Floats) -> Proposals:
     """On whom the views agree, with the default settings of the matching: they are not known before a run.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    return propose(rig, undistorted(rig, image), image[..., 2].astype(np.float64), MatchConfig())
+    return propose(rig, rig.undistort_views(image[..., :2]), image[..., 2].astype(np.float64), MatchConfig())
 
 
 def people_at_once(rig: Rig, image: Floats) -> int:
@@ -157,7 +152,7 @@ def best_bodies(rig: Rig, image: Floats) -> Array:
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    xy, proposals = undistorted(rig, image), find_bodies(rig, image)
+    xy, proposals = rig.undistort_views(image[..., :2]), find_bodies(rig, image)
     there = proposals.score[:, 0] > 0
     chosen = proposals.person[there, 0].T
     xy_picked = pick_people(xy[:, there], chosen, np.nan)

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.agreement import closest_person, find_bodies, undistorted
+from models.geometry.agreement import closest_person, find_bodies
 from models.geometry.association import pick_people
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Array, Rig
@@ -67,7 +67,7 @@ def find_misplaced(rig: Rig, image: Floats) -> Misplaced | None:
     views = len(rig)
     if views < MIN_CAMERAS:
         return None
-    xy, confidence = undistorted(rig, image), image[..., 2].astype(np.float64)
+    xy, confidence = rig.undistort_views(image[..., :2]), image[..., 2].astype(np.float64)
     person = find_bodies(rig, image).person[:, 0].T
     saw, sure = pick_people(xy, person, np.nan), pick_people(confidence, person, 0)
     shows = (confidence > 0).any((2, 3)).sum(1) >= MIN_POINTS

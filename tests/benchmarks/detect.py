@@ -279,7 +279,7 @@ def geometry(rig: Rig, points: NDArray[np.float32]) -> Mapping[str, object]:
     no_points = [*MIDPOINTS, "LSmallToe", "RSmallToe"]
     confidence = np.where(points[..., 2] >= MIN_CONFIDENCE, points[..., 2], 0).astype(np.float64)
     confidence[..., [BODY_25.index(name) for name in no_points]] = 0
-    xy = np.stack([rig.undistort(v, points[v, ..., :2].astype(np.float64)) for v in range(len(rig))])
+    xy = rig.undistort_views(points[..., :2])
     residual = triangulate(rig, xy, confidence).residual_px
     held_out = []
     for v, name in enumerate(rig.names):
