@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MAX_CAMERAS: Final = 1000
-"""Cameras that a recording can have."""
+"""Limit of a recording."""
 
 
 @dataclass(frozen=True)
 class Rig:
-    """The calibrated cameras of one recording, V of them."""
+    """Calibrated cameras of a recording, V of them."""
 
     names: tuple[str, ...]
     K: Array
     """(V, 3, 3) intrinsics, pixels."""
     dist: Array
-    """(V, 8) distortion coefficients; of a fisheye lens four, then zeros."""
+    """(V, 8) distortion coefficients; four and zeros for a fisheye lens."""
     R: Array
     """(V, 3, 3) world → camera."""
     t: Array
@@ -38,9 +38,9 @@ class Rig:
     size: NDArray[np.int64]
     """(V, 2) picture width and height, pixels."""
     known_up: Array | None = None
-    """(3,) unit vector that is up in the world, where that is decided."""
+    """(3,) unit vector that is up in the world; None where undecided."""
     fisheye: tuple[bool, ...] = ()
-    """Camera by camera, true for the fisheye model of distortion; empty for none."""
+    """(V,) true for the fisheye distortion model; empty: none."""
 
     def __post_init__(self) -> None:
         v = len(self.names)
@@ -68,8 +68,8 @@ class Rig:
 
     @property
     def up(self) -> Array:
-        """(3,) unit vector that is up in the world: as decided, else the axis, with its sign, nearest to the
-        pictures' mean upward direction."""
+        """(3,) unit vector that is up in the world: ``known_up``, else the signed axis nearest to the mean
+        upward direction of the pictures."""
         if self.known_up is not None:
             return self.known_up
         mean = -self.R[:, 1].mean(0)
@@ -79,7 +79,7 @@ class Rig:
         return up
 
     def select(self, names: Sequence[str]) -> Rig:
-        """The cameras of these names, in this order."""
+        """Select cameras by name, in this order."""
         i = [self.names.index(n) for n in names]
         fisheye = tuple(self.fisheye[v] for v in i)
         arrays = (self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i])
@@ -87,7 +87,7 @@ class Rig:
 
     @staticmethod
     def joined(rigs: Sequence[Rig]) -> Rig:
-        """The cameras of several rigs, one after the other."""
+        """Concatenate the cameras of several rigs."""
         names = tuple(n for r in rigs for n in r.names)
         fisheye = tuple(lens for r in rigs for lens in r.fisheye)
         arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
@@ -98,14 +98,14 @@ class Rig:
         """The rig with one camera's picture scaled to ``size`` (width, height)."""
         sx, sy = size[0] / self.size[view, 0], size[1] / self.size[view, 1]
         k = self.K[view].copy()
-        # Pixel centres are at integers: the picture's edge is at −0.5 and scales about there.
+        # Pixel centres are at integers, so a picture scales about its corner at −0.5.
         k[0] *= sx
         k[1] *= sy
         k[0, 2] += (sx - 1) / 2
         k[1, 2] += (sy - 1) / 2
-        all_k, all_size = self.K.copy(), self.size.copy()
-        all_k[view], all_size[view] = k, size
-        return replace(self, K=all_k, size=all_size)
+        rig_k, rig_size = self.K.copy(), self.size.copy()
+        rig_k[view], rig_size[view] = k, size
+        return replace(self, K=rig_k, size=rig_size)
 
     def to_camera(self, points: Array) -> Array:
         """World points (..., 3) in every camera's frame: (V, ..., 3), metres."""
@@ -114,14 +114,14 @@ class Rig:
         return x
 
     def metres_per_px(self, points: Array) -> Array:
-        """Length across the view of a pixel at world points (..., 3): (V, ...), depth over focal length."""
+        """Extent of a pixel at world points (..., 3): (V, ...), depth over focal length."""
         focal = self.K[:, [0, 1], [0, 1]].mean(1)
         return np.asarray(self.to_camera(points)[..., 2] / focal.reshape(len(self), *[1] * (points.ndim - 1)))
 
     def project(self, points: Array, *, distorted: bool = False) -> Array:
-        """World points (..., 3) → pixels (V, ..., 2); NaN behind a camera.
+        """World points (..., 3) → pixels (V, ..., 2) of the ideal pinhole camera; NaN behind a camera.
 
-        ``distorted=True`` gives pixels of the video frame, otherwise of the ideal pinhole camera.
+        distorted: pixels of the video frame instead.
         """
         x = self.to_camera(points)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -135,32 +135,32 @@ class Rig:
         return px
 
     def field_of_view_deg(self, view: int) -> float:
-        """Angle that a picture's width covers, degrees; of a pinhole lens before distortion."""
+        """Horizontal field of view, degrees; of a pinhole lens before distortion."""
         half = self.size[view, 0] / 2 / self.K[view, 0, 0]
         if not self.fisheye[view]:
             return float(2 * np.degrees(np.arctan(half)))
         theta = np.linspace(0, np.pi, 1801)
-        reached = np.maximum.accumulate(_image_angle(theta, self.dist[view]))
-        return float(2 * np.degrees(np.interp(half, reached, theta)))
+        radius = np.maximum.accumulate(_fisheye_radius(theta, self.dist[view]))
+        return float(2 * np.degrees(np.interp(half, radius, theta)))
 
     def undistort(self, view: int, px: NDArray[np.floating]) -> Array:
         """Pixels (..., 2) of one camera's video frame → pixels of its ideal pinhole camera. NaN stays NaN.
 
-        A fisheye lens sees more than a pinhole camera: NaN for what lies 90° off its axis or more.
+        NaN, too, for points of a fisheye lens 90° off its axis or more, which a pinhole camera cannot show.
         """
         flat = np.ascontiguousarray(px.reshape(-1, 2), dtype=np.float64)
         out = np.full_like(flat, np.nan)
-        seen = np.isfinite(flat).all(1)
+        finite = np.isfinite(flat).all(1)
         if self.fisheye[view]:
             k = self.K[view]
-            flat = _straight((flat - k[:2, 2]) @ np.linalg.inv(k[:2, :2]).T, self.dist[view])
+            flat = _undistort_fisheye((flat - k[:2, 2]) @ np.linalg.inv(k[:2, :2]).T, self.dist[view])
             out = flat @ k[:2, :2].T + k[:2, 2]
-        elif seen.any():
-            # The default of 5 fixed-point steps leaves over a pixel at the corners of a k1 = −0.3 lens.
+        elif finite.any():
+            # OpenCV's default of 5 iterations leaves over a pixel at the corners of a k1 = −0.3 lens.
             stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
-            k, shown = self.K[view], flat[seen, None]
-            shown[..., 0] -= k[0, 1] * (shown[..., 1] - k[1, 2]) / k[1, 1]  # OpenCV takes no skew off
-            out[seen] = cv2.undistortPoints(shown, k, self.dist[view], P=k, criteria=stop)[:, 0]
+            k, points = self.K[view], flat[finite, None]
+            points[..., 0] -= k[0, 1] * (points[..., 1] - k[1, 2]) / k[1, 1]  # OpenCV ignores skew
+            out[finite] = cv2.undistortPoints(points, k, self.dist[view], P=k, criteria=stop)[:, 0]
         return out.reshape(px.shape)
 
     def undistort_views(self, px: NDArray[np.floating]) -> Array:
@@ -169,11 +169,10 @@ class Rig:
 
 
 def distort(n: Array, dist: Array, fisheye: bool = False) -> Array:
-    """Normalised pinhole coordinates (..., 2) → where the lens puts them. OpenCV's rational model, or its
-    fisheye model (Kannala and Brandt 2006)."""
+    """Normalised pinhole coordinates (..., 2) → distorted ones, by OpenCV's rational or fisheye model."""
     if fisheye:
         r = np.linalg.norm(n, axis=-1, keepdims=True)
-        return np.asarray(n * np.where(r > 0, _image_angle(np.arctan(r), dist) / np.maximum(r, 1e-12), 1))
+        return np.asarray(n * np.where(r > 0, _fisheye_radius(np.arctan(r), dist) / np.maximum(r, 1e-12), 1))
     k1, k2, p1, p2, k3, k4, k5, k6 = dist
     x, y = n[..., 0], n[..., 1]
     r2 = x * x + y * y
@@ -192,30 +191,32 @@ def rectify_map(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Maps of ``cv2.remap`` from a lens's picture to that of a pinhole camera ``view`` (3, 3) on its axis.
 
-    kind: of the maps, cv2's CV_32FC1 (x and y) or CV_16SC2 (fixed point).
+    kind: CV_32FC1 for maps of x and y, CV_16SC2 for fixed-point maps.
     """
     if fisheye:
         return cv2.fisheye.initUndistortRectifyMap(K, dist[:4], np.eye(3), view, size, kind)
     return cv2.initUndistortRectifyMap(K, dist, np.eye(3), view, size, kind)
 
 
-def _image_angle(theta: Array, dist: Array) -> Array:
-    """Distance from the axis of a ray ``theta`` off it, in a fisheye lens's normalised picture."""
+def _fisheye_radius(theta: Array, dist: Array) -> Array:
+    """Radius, in a fisheye lens's normalised picture, of rays at angles ``theta`` to its axis (Kannala and
+    Brandt 2006)."""
     k1, k2, k3, k4 = dist[:4]
     s = theta * theta
     return np.asarray(theta * (1 + s * (k1 + s * (k2 + s * (k3 + s * k4)))))
 
 
-def _straight(n: Array, dist: Array) -> Array:
-    """Normalised points (N, 2) of a fisheye lens's picture → of a pinhole camera's; NaN from 90° on."""
+def _undistort_fisheye(n: Array, dist: Array) -> Array:
+    """Normalised points (N, 2) of a fisheye lens → of a pinhole camera; NaN from 90° on."""
     k1, k2, k3, k4 = dist[:4]
     r = np.linalg.norm(n, axis=1)
     theta = np.minimum(r, np.pi / 2)
     for _ in range(20):  # Newton's method
         s = theta * theta
         slope = 1 + s * (3 * k1 + s * (5 * k2 + s * (7 * k3 + s * 9 * k4)))
-        theta = np.clip(theta - (_image_angle(theta, dist) - r) / np.where(slope > 1e-3, slope, 1e-3), 0, 1.6)
-    good = (np.abs(_image_angle(theta, dist) - r) < 1e-9) & (theta < np.pi / 2 - 1e-4)
+        step = (_fisheye_radius(theta, dist) - r) / np.where(slope > 1e-3, slope, 1e-3)
+        theta = np.clip(theta - step, 0, 1.6)
+    converged = (np.abs(_fisheye_radius(theta, dist) - r) < 1e-9) & (theta < np.pi / 2 - 1e-4)
     with np.errstate(invalid="ignore"):
         scale = np.where(r > 0, np.tan(theta) / np.maximum(r, 1e-12), 1)
-        return np.asarray(n * np.where(good, scale, np.nan)[:, None])
+        return np.asarray(n * np.where(converged, scale, np.nan)[:, None])

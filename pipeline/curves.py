@@ -1,4 +1,4 @@
-"""A results store over time, at a bounded number of points: for plots of recordings of any length."""
+"""Plot curves of a results store, with a bounded number of points for recordings of any length."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.store import Store
 
 Floats = NDArray[np.float32]
 
-BINS: Final = 4000
-"""Points of the curves of one person: a few for each pixel of a plot, so that one can look closer ..."""
-FEWEST_BINS: Final = 1000
-"""... and of each of many people, who share them: one for each pixel."""
+TOTAL_BINS: Final = 4000
+"""Points of a curve, shared by all people: for one person a few per pixel of a plot, to zoom in."""
+MIN_BINS: Final = 1000
+"""Fewest points of a curve for many people: one per pixel of a plot."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Rows of values over time, (..., B) each; NaN where a bin has none."""
+    """Minimum, mean and maximum (..., B) of rows of values in bins over time; NaN in an empty bin."""
 
     low: Floats
     mean: Floats
@@ -29,33 +29,32 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """A store over time: V cameras, P people, B bins of consecutive frames. NaN where nothing is known."""
+    """Curves of a store: V cameras, P people, B bins of consecutive frames. NaN where there is no data."""
 
     first_frame: NDArray[np.int64]
-    """(B,) of each bin."""
+    """(B,)"""
     time_s: NDArray[np.float64]
-    """(B,) of that frame."""
+    """(B,) of ``first_frame``."""
     reprojection_px: Curve
-    """(V, B) mean distance between fitted and seen keypoints, of the frames in which a person was fitted."""
+    """(V, B) mean reprojection error of accepted fits."""
     keypoints_seen: Floats
-    """(V, B) share of a person's keypoints that a camera sees, of the person of whom it sees most."""
+    """(V, B) share of keypoints that a camera sees of the person of whom it sees most."""
     pictures: Floats
-    """(V, B) share of frames of which the camera has a picture."""
+    """(V, B) share of frames with a picture."""
     fitted: Floats
-    """(P, B) share of frames with a fitted pose."""
+    """(P, B) share of frames with an accepted pose."""
     unsure: Floats
-    """(P, B) share of frames with a pose that was not accepted: bridged over a gap, or too far off."""
+    """(P, B) share of frames with a pose that is not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, A, B) joint angles as the store names them, frames of unsure poses included. Means are those of
-    directions: 180 and −180 are one."""
+    """(P, A, B) joint angles of all poses, accepted or not; means are circular."""
     acceleration_mm: Curve
-    """(P, B) mean length of the joints' second difference over fitted frames, mm/frame²."""
+    """(P, B) mean length of the joints' second difference over accepted frames, mm/frame²."""
     joints: Floats
     """(P, B, J, 3) of each bin's first frame, metres, world."""
 
 
 class _Bins:
-    """Least, mean and greatest of values that arrive in order of time."""
+    """Minimum, mean and maximum per bin of values added in time order."""
 
     def __init__(self, bins: int, *rows: int) -> None:
         self._low = np.full((*rows, bins), np.nan)
@@ -64,13 +63,13 @@ class _Bins:
         self._count = np.zeros((*rows, bins), dtype=np.int64)
 
     def add(self, bins: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Values (*rows, T) of frames that lie in these bins (T,), which do not decrease; NaN counts not."""
+        """Add values (*rows, T) of frames in these bins (T,), which do not decrease; NaN is ignored."""
         at, first = np.unique(bins, return_index=True)
-        known = np.isfinite(values)
+        finite = np.isfinite(values)
         self._low[..., at] = np.fmin(self._low[..., at], np.fmin.reduceat(values, first, -1))
         self._high[..., at] = np.fmax(self._high[..., at], np.fmax.reduceat(values, first, -1))
-        self._total[..., at] += np.add.reduceat(np.where(known, values, 0), first, -1)
-        self._count[..., at] += np.add.reduceat(known.astype(np.int64), first, -1)
+        self._total[..., at] += np.add.reduceat(np.where(finite, values, 0), first, -1)
+        self._count[..., at] += np.add.reduceat(finite.astype(np.int64), first, -1)
 
     def curve(self) -> Curve:
         return Curve(self._low.astype(np.float32), self.mean(), self._high.astype(np.float32))
@@ -80,22 +79,23 @@ class _Bins:
             return (self._total / np.where(self._count, self._count, np.nan)).astype(np.float32)
 
 
-def curves(store: Store, bins: int | None = None) -> Curves:
-    """Read a store's finished windows; at most ``bins`` points a curve, one a frame where there are fewer.
+def read_curves(store: Store, bins: int | None = None) -> Curves:
+    """Read the curves of a store's finished windows.
 
-    Without ``bins``, as many as ``BINS`` and the number of people give.
+    bins: most points of a curve, at most one a frame; default: ``TOTAL_BINS`` by the number of people, at
+    least ``MIN_BINS``.
     """
     c = store.contents
     views, frames, people = len(c.rig), len(c.time_s), len(store.ids)
-    bins = min(bins or max(FEWEST_BINS, BINS // max(people, 1)), frames)
-    first_frame = -(-np.arange(bins) * frames // bins)  # the first whose frame · bins // frames is the bin
+    bins = min(bins or max(MIN_BINS, TOTAL_BINS // max(people, 1)), frames)
+    first_frame = -(-np.arange(bins) * frames // bins)  # inverse of frame · bins // frames
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
     fitted, unsure = _Bins(bins, people), _Bins(bins, people)
     angles, sine, cosine = (_Bins(bins, people, len(c.angles)) for _ in range(3))
     acceleration = _Bins(bins, people)
-    sampled = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
-    before = np.full((people, 2, len(c.skeleton), 3), np.nan)
-    for first, last in store.stretches():
+    sampled_joints = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
+    last_two = np.full((people, 2, len(c.skeleton), 3), np.nan)
+    for first, last in store.blocks():
         a, b = store.span(first)[0], store.span(last)[1]
         names = ("joints", "valid", "reprojection_px", "keypoints_2d")
         joints, valid, error_px, keypoints = (
@@ -115,23 +115,23 @@ def curves(store: Store, bins: int | None = None) -> Curves:
             angles.add(at, measured)
             sine.add(at, np.sin(np.radians(measured)))
             cosine.add(at, np.cos(np.radians(measured)))
-        sure = np.where(valid[..., None, None], joints, np.nan)
-        with_past = np.concatenate([before, sure], 1)
+        accepted = np.where(valid[..., None, None], joints, np.nan)
+        with_past = np.concatenate([last_two, accepted], 1)
         acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))
-        before = with_past[:, -2:]
+        last_two = with_past[:, -2:]
         wanted = np.flatnonzero(first_frame[at] == number)
-        sampled[:, at[wanted]] = joints[:, wanted]
-    shown = _Bins(bins, views)
-    shown.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
+        sampled_joints[:, at[wanted]] = joints[:, wanted]
+    pictures = _Bins(bins, views)
+    pictures.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
     return Curves(
         first_frame=first_frame,
         time_s=c.time_s[first_frame],
         reprojection_px=reprojection.curve(),
         keypoints_seen=seen.mean(),
-        pictures=shown.mean(),
+        pictures=pictures.mean(),
         fitted=fitted.mean(),
         unsure=unsure.mean(),
         angles_deg=replace(angles.curve(), mean=np.degrees(np.arctan2(sine.mean(), cosine.mean()))),
         acceleration_mm=acceleration.curve(),
-        joints=sampled,
+        joints=sampled_joints,
     )

@@ -1,8 +1,8 @@
-"""Streams between threads.
+"""Pipeline of stages in threads, joined by bounded channels.
 
-``ahead`` runs an iterator in its own thread, and ``Chain`` is a row of stages joined that way. A channel ends
-in one of three ways: the source is exhausted; it failed (what it made before is delivered first, then its
-error is raised with a note that names the stage); or the reader closed it (so are source and thread).
+``Prefetcher`` runs an iterator in its own thread, and ``Chain`` joins stages by prefetchers. A channel ends
+in one of three ways: the source is exhausted; it fails (finished items are delivered first, then its error is
+raised with a note that names the stage); or the reader closes it, which closes source and thread.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ T = TypeVar("T")
 
 
 class _Closed(BaseException):
-    """Raised in a stage that waits on a channel which was closed; never leaves this module."""
+    """Raised in a stage that waits on a closed channel; never leaves this module."""
 
 
 @dataclass
 class StageTimes:
-    """Where one stage's wall time went, in seconds."""
+    """Wall time of one stage, seconds."""
 
     name: str
     items: int = 0
     total: float = 0.0
     starved: float = 0.0
-    """waiting for input"""
+    """Waiting for input."""
     blocked: float = 0.0
-    """waiting for room in the output"""
+    """Waiting for room in the output."""
 
     @property
     def busy(self) -> float:
         return max(0.0, self.total - self.starved - self.blocked)
 
 
-_thread = threading.local()  # .times: the StageTimes of the stage that runs in this thread
+_thread = threading.local()
+"""``.times``: ``StageTimes`` of the stage that runs in this thread."""
 
 
-class ahead(Iterator[T]):
-    """Iterate ``source`` in its own thread, at most ``k`` finished items ahead of the reader.
+class Prefetcher(Iterator[T]):
+    """Iterator over ``source`` that runs in its own thread, at most ``capacity`` items ahead of the reader.
 
-    Use it as a context manager or call ``close``: the thread must not outlive its reader. ``times`` says how
-    long it was busy, starved and blocked.
+    Use it as a context manager or call ``close``: the thread must not outlive its reader. ``times`` has its
+    busy, starved and blocked seconds.
     """
 
-    def __init__(self, source: Iterable[T], k: int = 1, name: str = "stage") -> None:
-        if k < 1:
-            raise ValueError(f"ahead needs room for at least 1 item, got k={k}")
+    def __init__(self, source: Iterable[T], capacity: int = 1, name: str = "stage") -> None:
+        if capacity < 1:
+            raise ValueError(f"a channel holds at least 1 item, got capacity={capacity}")
         self.times = StageTimes(name)
-        self._k = k
+        self._capacity = capacity
         self._items: deque[T] = deque()
         self._error: BaseException | None = None
         self._ended = False
@@ -65,20 +66,19 @@ class ahead(Iterator[T]):
 
     def _run(self, source: Iterable[T]) -> None:
         _thread.times = self.times
-        begun = time.perf_counter()
+        start = time.perf_counter()
         items = iter(source)
         error: BaseException | None = None
         try:
             for item in items:
                 self._put(item)
-                self.times.total = time.perf_counter() - begun
+                self.times.total = time.perf_counter() - start
         except _Closed:
             pass
         except BaseException as e:
             error = e
         finally:
-            # Close here, in the thread that ran it: a failed generator's traceback would keep it, and what it
-            # reads from, alive.
+            # A failed generator's traceback would keep it and its inputs alive: close it in its own thread.
             try:
                 _close(items)
             except _Closed:
@@ -89,15 +89,15 @@ class ahead(Iterator[T]):
             if error is not None and not any(note.startswith("in stage ") for note in notes):
                 error.add_note(f"in stage '{self.times.name}'")
             with self._changed:
-                self.times.total = time.perf_counter() - begun
+                self.times.total = time.perf_counter() - start
                 self._error, self._ended = error, True
                 self._changed.notify_all()
 
     def _put(self, item: T) -> None:
         with self._changed:
-            waited = time.perf_counter()
-            self._changed.wait_for(lambda: self._closed or len(self._items) < self._k)
-            self.times.blocked += time.perf_counter() - waited
+            start = time.perf_counter()
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            self.times.blocked += time.perf_counter() - start
             if self._closed:
                 raise _Closed
             self._items.append(item)
@@ -107,10 +107,10 @@ class ahead(Iterator[T]):
     def __next__(self) -> T:
         reader: StageTimes | None = getattr(_thread, "times", None)
         with self._changed:
-            waited = time.perf_counter()
+            start = time.perf_counter()
             self._changed.wait_for(lambda: self._closed or self._ended or bool(self._items))
             if reader is not None:
-                reader.starved += time.perf_counter() - waited
+                reader.starved += time.perf_counter() - start
             if self._closed:
                 if reader is None:
                     raise StopIteration
@@ -146,14 +146,14 @@ class ahead(Iterator[T]):
 
 
 Stage = tuple[str, Callable[[Iterator[Any]], Iterable[Any]]]
-"""A stage's name, and the function from the iterator before it to its own."""
+"""Name of a stage, and its function from an input iterator to an output iterator."""
 
 
 class Chain(Iterator[T]):
-    """``source`` followed by ``stages``, each in its own thread with at most ``k`` items between two of them.
+    """``source`` followed by ``stages``, each in its own thread, with at most ``capacity`` items between two.
 
-    ``threads=False`` runs the same functions one inside the other, with bit-identical results. Close it, or
-    use it as a context manager: then no thread, no generator and no file stays open, whatever happened.
+    ``threads=False`` nests the same functions in one thread, with bit-identical results. Close it, or use it
+    as a context manager: no thread, generator or file then stays open, even after an error.
     """
 
     def __init__(
@@ -162,13 +162,13 @@ class Chain(Iterator[T]):
         stages: Sequence[Stage],
         *,
         name: str = "source",
-        k: int = 1,
+        capacity: int = 1,
         threads: bool = True,
     ) -> None:
-        self._links: list[ahead[Any] | Iterator[Any]] = []
+        self._links: list[Prefetcher[Any] | Iterator[Any]] = []
 
         def link(items: Iterable[Any], stage: str) -> Iterator[Any]:
-            self._links.append(ahead(items, k, stage) if threads else iter(items))
+            self._links.append(Prefetcher(items, capacity, stage) if threads else iter(items))
             return self._links[-1]
 
         try:
@@ -185,12 +185,12 @@ class Chain(Iterator[T]):
 
     @property
     def times(self) -> list[StageTimes]:
-        """One row a stage, in order; empty without threads."""
-        return [link.times for link in self._links if isinstance(link, ahead)]
+        """Times of each stage, in order; empty without threads."""
+        return [link.times for link in self._links if isinstance(link, Prefetcher)]
 
     def close(self) -> None:
         for link in self._links:
-            if isinstance(link, ahead):
+            if isinstance(link, Prefetcher):
                 link.cancel()
         for link in reversed(self._links):
             _close(link)

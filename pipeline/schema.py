@@ -7,22 +7,21 @@
                           the joints and the keypoints: names, bones (parent, child), flips (mirror images)
     time_s (T,)           seconds from the first frame
     done (windows,)       true once everything of a window of frames is written
-    files (windows,)      in how many files that is, of people and state
+    files (windows,)      number of its files, of people and state
     cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
     people/<id>/          global_orient (T,3)  body_pose (T,J-1,3)  betas (B,)  transl (T,3)
                           joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
-                          valid (T,)  status (T,) why not: its attributes name the codes
+                          valid (T,)  status (T,) outcome of the fit: its attributes name the codes
                           keypoints_2d (V,T,K,3) pixels of the video frame and confidence
                           angles (T,A) degrees: its attributes name and define the joint angles
     people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
-                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and how far
-                          off it takes its rotations to be; not there when none ran
-    state/<stage>/        restart state: (windows, ...) of what each stage carries out of each window, or
-                          state/<stage>/<id>/ where that is about a person
+                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and the
+                          expected error of its rotations; absent without a regressor
+    state/<stage>/        restart state after each window, (windows, ...); of a person in state/<stage>/<id>/
 
 Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
 number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
-person's group is made when the person is first there; windows without the person are never written and read
+person's group is created at the person's first window; windows without the person are not written and read
 as missing.
 """
 
@@ -47,16 +46,16 @@ DIMENSIONS: Final = MappingProxyType(
 )  # fmt: skip
 """Name of each axis in the files."""
 MAX_FRAMES: Final = 50_000_000
-"""Frames that a store can have: ten days of 60 a second."""
+"""Ten days at 60 frames a second."""
 FIXED: Final = MappingProxyType({"xyz": 3, "xyzc": 4, "xyc": 3})
-"""Lengths of the axes that have the same in every store."""
+"""Lengths of the axes that are the same in every store."""
 STATE_UNITS: Final = "internal"
-"""Units of restart state, which only the stage that wrote it reads."""
+"""Units of restart state, which only its stage reads."""
 
 
 @dataclass(frozen=True)
 class ArrayKind:
-    """An array of the store."""
+    """Definition of an array of the store."""
 
     axes: str
     """Keys of ``DIMENSIONS``."""
@@ -71,7 +70,7 @@ class ArrayKind:
         return self.axes.split().index("T")
 
     def metadata(self) -> dict[str, Any]:
-        """Names of the axes, and attributes, as ``create_array`` takes them."""
+        """Axis names and attributes, as arguments of ``create_array``."""
         return {
             "dimension_names": [DIMENSIONS[axis] for axis in self.axes.split()],
             "attributes": {"units": self.units, **self.attributes},
@@ -93,7 +92,7 @@ PERSON: Final = MappingProxyType(
         "keypoints_2d": ArrayKind("V T K xyc", "px, confidence 1"),
     }
 )
-"""Arrays of a person that are written window by window, and their axes as in ``pipeline/batches.py``."""
+"""Arrays of a person that are written window by window; axes as in ``pipeline/batches.py``."""
 REGRESSION: Final = MappingProxyType(
     {
         "regression/global_orient": ArrayKind("T xyz", "rad"),
@@ -103,6 +102,7 @@ REGRESSION: Final = MappingProxyType(
         "regression/pose_sigma": ArrayKind("T L", "rad"),
     }
 )
+"""Arrays of a person's regression, written window by window."""
 BETAS: Final = ArrayKind("B", "1")
 RECORDING: Final = MappingProxyType(
     {
@@ -121,14 +121,15 @@ RECORDING: Final = MappingProxyType(
 
 
 def angle_kind(definitions: Mapping[str, str]) -> ArrayKind:
-    """Array of joint angles, with the definition of each."""
-    named = {"names": [*definitions], "definitions": [*definitions.values()]}
-    return ArrayKind("T A", "deg", attributes=named)
+    """Definition of the array of joint angles, with each angle's name and definition as attributes."""
+    attributes = {"names": [*definitions], "definitions": [*definitions.values()]}
+    return ArrayKind("T A", "deg", attributes=attributes)
 
 
 def check_shapes(shape_of: Callable[[str], tuple[int, ...]], views: int, window: int) -> None:
-    """Raise ``ValueError`` where arrays of ``RECORDING`` claim other sizes than one another, or impossible
-    ones: before they are read, as zarr makes up what no file holds.
+    """Raise ``ValueError`` where the stated shapes of ``RECORDING`` disagree or are impossible.
+
+    Before they are read: zarr would fill arrays of any size where files are missing.
     """
     frames = shape_of("time_s")[0]
     if not (0 < frames <= MAX_FRAMES and 0 < window <= MAX_FRAMES and views <= MAX_CAMERAS):

@@ -1,6 +1,6 @@
-"""Skeletons: point names, bones and mirror images, and the keypoint orders of files, as data.
+"""Skeletons: point names, bones and mirror images, and the point orders of keypoint files.
 
-No other file spells them, or their numbers of points.
+Point names and numbers of points are spelled in this file only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Skeleton:
 
     names: tuple[str, ...]
     flips: tuple[int, ...]
-    """Point that takes each point's place when left and right are exchanged."""
+    """Mirror image of each point: its index after left and right are exchanged."""
     bones: tuple[tuple[int, int], ...] = ()
-    """Pairs (parent, child), in the order in which they are drawn; none where the points make no tree."""
+    """Pairs (parent, child) in drawing order; none where the points form no tree."""
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -35,26 +35,26 @@ class Skeleton:
 
     @staticmethod
     def of(table: Mapping[str, Any]) -> Skeleton:
-        """Skeleton from the ``asdict`` of one, as JSON gives it back: lists for tuples."""
+        """Skeleton from its ``asdict`` as read from JSON, with lists for tuples."""
         bones = tuple((parent, child) for parent, child in table["bones"])
         return Skeleton(tuple(table["names"]), tuple(table["flips"]), bones)
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Parent of each point; −1 for the root, and where there are no bones."""
+        """Parent of each point; −1 for the root and for points without bones."""
         parent = {child: parent for parent, child in self.bones}
         return tuple(parent.get(point, -1) for point in range(len(self)))
 
     @property
     def bone_ends(self) -> NDArray[np.int64]:
-        """(N, 2) ``bones``, to index points with."""
+        """(N, 2) ``bones`` as an index array."""
         return np.array(self.bones, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Place of a point in the order. Raises ``ValueError`` when there is none of this name."""
+        """Index of a point by name. Raises ``ValueError`` where the skeleton lacks it."""
         return self.names.index(name)
 
 
@@ -70,7 +70,7 @@ SMPL_24: Final = Skeleton(
     bones=tuple((parent, joint) for joint, parent in enumerate(_SMPL_PARENTS, start=1)),
     flips=(0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22),
 )  # fmt: skip
-"""The joints of SMPL, in its order: a parent always comes before its children."""
+"""Joints of SMPL, in its order: parents before children."""
 
 BODY_25: Final = Skeleton(
     names=(
@@ -85,7 +85,7 @@ BODY_25: Final = Skeleton(
     ),
     flips=(0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21),
 )  # fmt: skip
-"""OpenPose BODY_25: the keypoint set used inside."""
+"""OpenPose BODY_25, the internal keypoint set."""
 
 SMPL_OF_BODY_25: Final = MappingProxyType(
     {
@@ -96,7 +96,7 @@ SMPL_OF_BODY_25: Final = MappingProxyType(
         "LHip": "left_hip", "LKnee": "left_knee", "LAnkle": "left_ankle",
     }
 )  # fmt: skip
-"""SMPL joint of each BODY_25 point that is one, as in SPIN. The other eleven are points on the skin."""
+"""SMPL joint of each BODY_25 point that is a joint, as in SPIN; the other eleven are points on the skin."""
 
 EXTRA_24: Final = Skeleton(
     names=(
@@ -106,14 +106,14 @@ EXTRA_24: Final = Skeleton(
     ),
     flips=(5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 15, 16, 17, 18, 19, 21, 20, 23, 22),
 )  # fmt: skip
-"""The joints of the published data sets' ground truth, in SPIN's order; points 25–48 of its 49."""
+"""Ground-truth joints of the published data sets, in SPIN's order; points 25–48 of its 49."""
 
 SPIN_49: Final = Skeleton(
     names=(*BODY_25.names, *EXTRA_24.names),
     bones=BODY_25.bones,
     flips=(*BODY_25.flips, *(len(BODY_25) + point for point in EXTRA_24.flips)),
 )
-"""The keypoints of SPIN's trainings: a detector's, then those of the data sets. Some names come twice."""
+"""Keypoints of SPIN's training: a detector's, then the data sets'. Some names occur twice."""
 
 H36M_17: Final = Skeleton(
     names=(
@@ -122,10 +122,10 @@ H36M_17: Final = Skeleton(
     ),
     flips=(0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13),
 )  # fmt: skip
-"""The joints that evaluation is about, left first: the rows of SPIN's ``J_regressor_h36m.npy``."""
+"""Joints of the evaluation, left first: the rows of SPIN's ``J_regressor_h36m.npy``."""
 
 EXTRA_24_OF_H36M_17: Final = (14, 3, 4, 5, 2, 1, 0, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
-"""The EXTRA_24 joint that is each joint of H36M_17."""
+"""EXTRA_24 index of each H36M_17 joint."""
 
 _COCO_17 = (
     "Nose", "LEye", "REye", "LEar", "REar", "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist",
@@ -167,14 +167,13 @@ POINT_ORDERS: Final = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Orders of points that can be read: name → point names in file order.
+"""Point orders of keypoint files: name → point names in file order.
 
-A point of BODY_25 that an order lacks is the mean of ``MIDPOINTS`` where both ends are seen, else missing.
 ``mpi_15`` is OpenPose's MPI, ``coco_18`` its COCO.
 """
 
 MIDPOINTS: Final = MappingProxyType({"Neck": ("LShoulder", "RShoulder"), "MidHip": ("LHip", "RHip")})
-
+"""BODY_25 points that, in an order without them, are the mean of two others; the rest is missing then."""
 
 DETECTOR_OFFSETS_MM: Final = MappingProxyType(
     {
@@ -184,13 +183,16 @@ DETECTOR_OFFSETS_MM: Final = MappingProxyType(
         },
     }
 )  # fmt: skip
-"""Places at which the detector of an order has points, from OpenPose's, in a body that stands: x left, y up,
-z ahead, of the left side. Measured on one man (balancing: fits to both detectors' points, both sides)."""
+"""Offsets of a detector's points from OpenPose's, by point order, on the left side of a standing body: x
+left, y up, z ahead. Measured on one man (balancing: fits to both detectors' points, both sides)."""
 
 
 def find_order(name: str) -> str:
-    """Name in ``POINT_ORDERS`` of an order as people spell it: BODY_25, halpe-26. Raises ``ValueError``."""
-    found = name.lower().replace("-", "_")
-    if found not in POINT_ORDERS:
+    """Normalise the name of a point order, such as BODY_25 or halpe-26, to a key of ``POINT_ORDERS``.
+
+    Raises ``ValueError`` for an unknown one.
+    """
+    order = name.lower().replace("-", "_")
+    if order not in POINT_ORDERS:
         raise ValueError(f"{name!r} is not one of {', '.join(POINT_ORDERS)}")
-    return found
+    return order

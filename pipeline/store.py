@@ -45,7 +45,7 @@ from pipeline.schema import (
 from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
-STRETCH = 1000
+BLOCK_FRAMES = 1000
 """Frames read at once, in whole windows, where a whole store is read."""
 _CHECKED_STATES = 64
 """Windows before the one to go on with whose restart state is checked: the regressor begins some earlier."""
@@ -376,12 +376,12 @@ class Store:
         absent = start if start >= done else stop - 1
         raise InputError(f"{self.path}: there is no frame {absent}; those that are done are 0 to {done - 1}.")
 
-    def stretches(self) -> Iterator[tuple[int, int]]:
+    def blocks(self) -> Iterator[tuple[int, int]]:
         """First and last of some windows at a time, from the first to the last before one that is missing.
 
         A long store is read in few pieces, and in bounded memory.
         """
-        windows, step = self.first_missing, max(1, STRETCH // self.contents.window)
+        windows, step = self.first_missing, max(1, BLOCK_FRAMES // self.contents.window)
         for first in range(0, windows, step):
             yield first, min(first + step, windows) - 1
 

@@ -110,7 +110,7 @@ def seen(store: Store) -> NDArray[np.bool_]:
     """(V, T) whether a camera's keypoints of anyone are there."""
     c = store.contents
     shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
-    for first, last in store.stretches():
+    for first, last in store.blocks():
         a, b = store.span(first)[0], store.span(last)[1]
         for person in store.ids:
             shown[:, a:b] |= (store.array(f"people/{person}/keypoints_2d", a, b)[..., 2] > 0).any(2)
@@ -132,7 +132,7 @@ def summarise(store: Store) -> Summary:
     written = 0
     acceleration, accelerations = np.zeros(len(ids)), np.zeros(len(ids), int)
     before = np.empty((0, len(ids), len(c.skeleton), 3))
-    for first, last in store.stretches():
+    for first, last in store.blocks():
         batch = store.read(first, last).people(torch.tensor(ids, dtype=torch.int64))
         points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)
         error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)

@@ -1,4 +1,4 @@
-"""One time line for cameras that started, ran and stopped differently."""
+"""Common time line of cameras with different start, end and frame rate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline.cameras import Array
 
-_ROUNDING_S = 1e-3
+_STAMP_ROUNDING_S = 1e-3
 """Containers round time stamps, Matroska to a millisecond."""
-_SAME = 0.05
-"""Share of a frame's interval by which a frame is off an instant and still shows it."""
+_COINCIDENCE_SHARE = 0.05
+"""Largest distance of a frame from an instant that it still shows, by the frame interval."""
 MAX_GAP_FRAMES = 2
-"""Nothing is interpolated between frames that are further apart."""
+"""Largest distance of two frames, in frame intervals, between which keypoints are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Timeline:
     rates: tuple[Fraction, ...]
     """Frames a second of each camera's own clock."""
     later: Array | None = None
-    """(V, T) by how much later than the camera's frame an instant is, as a share of the interval to its
-    neighbour on that side; 0 where that frame shows the instant itself. None: everywhere."""
+    """(V, T) signed time from the camera's frame to the instant, by the interval to the frame's neighbour on
+    that side; 0 where the frame coincides with it. None: 0 everywhere."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -44,14 +44,14 @@ class Timeline:
         return float(len(self) / self.rate)
 
     def select(self, views: Sequence[int]) -> Timeline:
-        """The time line of these cameras."""
+        """Time line of some of the cameras."""
         keep = list(views)
         later = None if self.later is None else self.later[keep]
         rates = tuple(self.rates[v] for v in keep)
         return replace(self, frame_index=self.frame_index[keep], rates=rates, later=later)
 
     def cut(self, start: int, end: int | None) -> Timeline:
-        """Instants ``start:end``, seconds from the first of them."""
+        """Slice instants ``start:end``; ``time_s`` starts at 0 again."""
         part = slice(start, end)
         time_s = self.time_s[part]
         later = None if self.later is None else self.later[:, part]
@@ -61,17 +61,16 @@ class Timeline:
 def common_timeline(
     times_s: Sequence[Array], rates: Sequence[Fraction], first: Sequence[int] | None = None
 ) -> Timeline:
-    """Instants at the rate of the slowest camera (the first of equals) in the span that all cameras share.
+    """Time line at the rate of the slowest camera (the first of equals) over the span that all cameras share.
 
-    times_s: increasing time stamps of each camera on a common clock, seconds. rates: their frames a second.
-    first: the frame of each camera that its span begins with, 0 if not given. The instants are evenly spaced
-    from the slowest camera's first frame on, so frames that it dropped are missing and do not shorten time.
-    Every camera gives its nearest frame, no further away than half of its own frame interval. The time line
-    is empty when the cameras share no time.
+    times_s: increasing time stamps of each camera on a common clock, seconds. rates: frames a second of each.
+    first: first frame of each camera's span, default 0. Instants are evenly spaced from the slowest camera's
+    first frame on: a frame that it dropped is missing and does not shorten time. Each camera gives its
+    nearest frame within half of its frame interval. The time line is empty when the cameras share no time.
     """
-    skip = [0] * len(times_s) if first is None else list(first)
+    skip = first or [0] * len(times_s)
     spans = [t[s:] for t, s in zip(times_s, skip, strict=True)]
-    half = [0.5 / float(rate) + min(_ROUNDING_S, 0.25 / float(rate)) for rate in rates]
+    half = [0.5 / float(rate) + min(_STAMP_ROUNDING_S, 0.25 / float(rate)) for rate in rates]
     slowest = min(range(len(rates)), key=lambda v: rates[v])
     rate, origin = float(rates[slowest]), spans[slowest][0]
     start = max(t[0] - h for t, h in zip(spans, half, strict=True))
@@ -86,22 +85,22 @@ def common_timeline(
         left = np.maximum(right - 1, 0)
         nearest = np.where(np.abs(grid - times[left]) <= np.abs(times[right] - grid), left, right)
         index[v] = np.where(np.abs(times[nearest] - grid) <= half[v], nearest + skip[v], -1)
-        later[v] = np.where(index[v] >= 0, _share(times, nearest, grid, 1 / float(rates[v])), 0)
-    between = later if later.any() else None
-    return Timeline(rates[slowest], np.arange(len(grid)) / rate, index, tuple(rates), between)
+        later[v] = np.where(index[v] >= 0, _lateness(times, nearest, grid, 1 / float(rates[v])), 0)
+    time_s = np.arange(len(grid)) / rate
+    return Timeline(rates[slowest], time_s, index, tuple(rates), later if later.any() else None)
 
 
-def _share(times: Array, nearest: NDArray[np.int64], grid: Array, interval: float) -> Array:
-    """(T,) by how much later than the nearest of a camera's frames instants are, as ``Timeline.later``."""
+def _lateness(times: Array, nearest: NDArray[np.int64], grid: Array, interval: float) -> Array:
+    """``Timeline.later`` (T,) of one camera, from its frames' times and the one nearest to each instant."""
     late = grid - times[nearest]
-    beside = np.clip(nearest + np.sign(late).astype(np.int64), 0, len(times) - 1)
-    apart = np.abs(times[beside] - times[nearest])
-    near = np.abs(late) <= max(_ROUNDING_S, _SAME * interval)
-    usable = ~near & (apart > 0) & (apart <= MAX_GAP_FRAMES * interval + _ROUNDING_S)
-    return np.where(usable, late / np.where(apart > 0, apart, 1), 0)
+    neighbour = np.clip(nearest + np.sign(late).astype(np.int64), 0, len(times) - 1)
+    gap = np.abs(times[neighbour] - times[nearest])
+    coincides = np.abs(late) <= max(_STAMP_ROUNDING_S, _COINCIDENCE_SHARE * interval)
+    usable = ~coincides & (gap > 0) & (gap <= MAX_GAP_FRAMES * interval + _STAMP_ROUNDING_S)
+    return np.where(usable, late / np.where(gap > 0, gap, 1), 0)
 
 
 def spread(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most ``count`` of these frames, evenly spread, the first and the last among them."""
+    """At most ``count`` evenly spaced ones of these frames, with the first and the last."""
     at = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
     return frames[at]

@@ -44,7 +44,7 @@ from models.replay import Replayed
 from pipeline.batches import FrameBatch, KeypointBatch, Pictures, PoseBatch
 from pipeline.cameras import Rig
 from pipeline.config import Config, NamesFile
-from pipeline.engine import ahead
+from pipeline.engine import Prefetcher
 from pipeline.errors import InputError
 from pipeline.video import planes, to_rgb, to_yuv420p
 
@@ -349,7 +349,7 @@ def _from_pictures(
     pool = stack.enter_context(ThreadPoolExecutor(_COPIERS))
     groups = _groups(chunks, decode, most, partial(_crops, net=net, device=place.device, pool=pool))
     if cuda:  # copying out of frames takes as long as the network
-        groups = stack.enter_context(ahead((replace(g, crops=[*g.crops]) for g in groups), 1, "crop"))
+        groups = stack.enter_context(Prefetcher((replace(g, crops=[*g.crops]) for g in groups), 1, "crop"))
 
     @Replayed
     @torch.no_grad()
@@ -388,7 +388,7 @@ def _groups(
         frames: Iterator[Pictures] | None = None
         for chunks in groups:
             if frames is None:
-                stream = stack.enter_context(ahead(decode(chunks[0].start), 1, "decode"))
+                stream = stack.enter_context(Prefetcher(decode(chunks[0].start), 1, "decode"))
                 frames = chain.from_iterable(chunk.by_time() for chunk in stream)
             image, xy, confidence = (_samples(chunks, name) for name in ("image_px", "xy_px", "confidence"))
             counts = confidence > 0

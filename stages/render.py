@@ -28,7 +28,7 @@ from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
 from pipeline.batches import FitBatch, FrameBatch, Pictures, Status
 from pipeline.cameras import Rig
 from pipeline.config import Config
-from pipeline.engine import ahead
+from pipeline.engine import Prefetcher
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
@@ -191,7 +191,7 @@ def _render(
             if frames is None:
                 at = batch.start
                 chunks = decode(silent, frame_index, start=at)
-                stream = stack.enter_context(ahead(chunks, 1, "decode"))
+                stream = stack.enter_context(Prefetcher(chunks, 1, "decode"))
                 frames = chain.from_iterable(chunk.by_time() for chunk in stream)
             stop = batch.start + len(batch.valid)
             if batch.start != at or stop > frame_index.shape[1]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.rendering.overlay import PEOPLE_COLOURS
 from pipeline.cameras import Rig
-from pipeline.curves import Curve, Curves, curves
+from pipeline.curves import Curve, Curves, read_curves
 from pipeline.results import MOSAIC, RunSummary
 from pipeline.store import Store
 
@@ -70,7 +70,7 @@ style-src 'unsafe-inline'; media-src 'self' file:; img-src data:">
 
 def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) -> dict[str, Any]:
     c = store.contents
-    over_time = curves(store)
+    over_time = read_curves(store)
     # Those of the overlays.
     colours = summary.config.get("render", {}).get("colours", PEOPLE_COLOURS)
     return {

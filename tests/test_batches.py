@@ -40,7 +40,7 @@ def test_points_are_as_many_as_the_skeleton_has():
 
 def test_the_skeleton_stays_with_the_points():
     fit = on_coco(batch(0))
-    longer = joined([fit, on_coco(batch(1))]).frames(2, WINDOW + 3).after_blank(1)
+    longer = joined([fit, on_coco(batch(1))]).frames(2, WINDOW + 3).prepend_missing(1)
     longer = longer.people(torch.tensor([0, 5]))
     assert longer.keypoints.skeleton is COCO_17
     assert longer.keypoints.xy_px.shape[3] == len(COCO_17)
@@ -109,7 +109,7 @@ def test_joined_batches_are_cut_into_what_they_were():
 
 
 def test_blank_frames_before_a_batch_are_missing():
-    longer = batch(0).after_blank(3)
+    longer = batch(0).prepend_missing(3)
     assert torch.equal(longer.joints[3:], batch(0).joints)
     assert torch.isnan(longer.joints[:3]).all()
     assert (longer.keypoints.confidence[:, :3] == 0).all()

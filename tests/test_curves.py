@@ -7,7 +7,7 @@ import torch
 from builders import FRAMES, WINDOW, batch, contents, status
 
 from models.angles import DEFINITIONS, fitted_angles
-from pipeline.curves import BINS, FEWEST_BINS, curves
+from pipeline.curves import MIN_BINS, TOTAL_BINS, read_curves
 from pipeline.store import Store
 
 
@@ -37,9 +37,9 @@ def three(values, groups):
 @pytest.mark.parametrize("bins", [1, 3, 7, FRAMES, 1000])
 @pytest.mark.parametrize("block", [1, 1000])
 def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.store.STRETCH", block)
+    monkeypatch.setattr("pipeline.store.BLOCK_FRAMES", block)
     store = written(tmp_path / "s.zarr")
-    found = curves(store, bins)
+    found = read_curves(store, bins)
     bins = min(bins, FRAMES)
     groups = [[t for t in range(FRAMES) if t * bins // FRAMES == b] for b in range(bins)]
     assert found.first_frame.tolist() == [g[0] for g in groups]
@@ -79,7 +79,7 @@ def test_what_is_not_there_is_nan(tmp_path):
     angles = fitted_angles(changed, store.contents.rig.up)
     angles[2:4] = torch.nan
     store.write(changed, angles)
-    found = curves(store)
+    found = read_curves(store)
     assert np.isnan(found.reprojection_px.mean[1]).all()
     assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()
     assert found.fitted[0, :6].tolist() == [1, 1, 0, 0, 0, 1]
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_nan(tmp_path):
 
 
 def test_a_store_without_a_window(tmp_path):
-    found = curves(Store.create(tmp_path / "s.zarr", contents()))
+    found = read_curves(Store.create(tmp_path / "s.zarr", contents()))
     assert np.isnan(found.joints).all()
     assert (found.pictures == 1).all()
 
@@ -107,10 +107,10 @@ def test_memory_does_not_grow_with_length(tmp_path):
         store._make_person(0)
         store._array("done")[:] = True
         tracemalloc.start()
-        found = curves(store)
+        found = read_curves(store)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert found.joints.shape[1] == BINS
+        assert found.joints.shape[1] == TOTAL_BINS
     whole = 54_000 * 24 * 3 * 8
     assert peaks[1] - peaks[0] < whole / 4, peaks
 
@@ -120,15 +120,15 @@ def test_the_mean_of_angles_that_go_round_is_between_them(tmp_path):
     store = Store.create(tmp_path / "s.zarr", replace(contents(), angles={"a": "b"}))
     turning = torch.tensor([179.0, -179.0] * (WINDOW // 2))[:, None, None]
     store.write(batch(0), turning)
-    mean = curves(store, 2).angles_deg.mean[0, 0]
+    mean = read_curves(store, 2).angles_deg.mean[0, 0]
     assert abs(mean[0]) > 179
 
 
-@pytest.mark.parametrize(("people", "bins"), [(1, BINS), (2, BINS // 2), (6, FEWEST_BINS)])
+@pytest.mark.parametrize(("people", "bins"), [(1, TOTAL_BINS), (2, TOTAL_BINS // 2), (6, MIN_BINS)])
 def test_people_share_the_points(people, bins, tmp_path):
-    frames = BINS + 1
+    frames = TOTAL_BINS + 1
     times = {"time_s": np.arange(frames) / 30, "frame_index": np.tile(np.arange(frames), (2, 1))}
     store = Store.create(tmp_path / "s.zarr", replace(contents(), window=1000, **times))
     for person in range(people):
         store._make_person(person)
-    assert curves(store).fitted.shape == (people, bins)
+    assert read_curves(store).fitted.shape == (people, bins)

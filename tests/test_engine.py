@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.engine import Chain, ahead
+from pipeline.engine import Chain, Prefetcher
 
 
 def double(items: Iterator[int]) -> Iterator[int]:
@@ -33,12 +33,12 @@ def wait_until(true, seconds: float = 5.0) -> None:
 
 def test_threads_change_nothing():
     stages = [("double", double), ("pairs", pairs)]
-    with Chain(range(50), stages, threads=False) as plain, Chain(range(50), stages, k=3) as threaded:
+    with Chain(range(50), stages, threads=False) as plain, Chain(range(50), stages, capacity=3) as threaded:
         assert list(threaded) == list(plain)
 
 
 def test_reader_sees_the_end_again_after_the_end():
-    with ahead(range(2)) as items:
+    with Prefetcher(range(2)) as items:
         assert list(items) == [0, 1]
         assert list(items) == []
 
@@ -52,7 +52,7 @@ def test_never_more_than_k_ahead(k):
             made.append(i)
             yield i
 
-    with ahead(source(), k) as items:
+    with Prefetcher(source(), k) as items:
         # k in the channel and one in the source's hands, waiting for room.
         wait_until(lambda: len(made) == k + 1)
         time.sleep(0.05)
@@ -142,7 +142,7 @@ def test_an_inner_channel_is_closed_with_its_stage():
     inner = []
 
     def stage(items):
-        with ahead(iter(int, 1), name="inner") as side:
+        with Prefetcher(iter(int, 1), name="inner") as side:
             inner.append(weakref.ref(side))
             for x in items:
                 yield x + next(side)
@@ -180,5 +180,5 @@ def test_keyboard_interrupt_leaves_no_thread():
 
 
 def test_no_room_is_refused():
-    with pytest.raises(ValueError, match="k=0"):
-        ahead([], 0)
+    with pytest.raises(ValueError, match="capacity=0"):
+        Prefetcher([], 0)

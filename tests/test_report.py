@@ -13,7 +13,7 @@ from builders import COCO_17, FRAMES, batch, contents, on_coco, rig
 from models.angles import DEFINITIONS, fitted_angles
 from models.body import load_body
 from pipeline.config import load
-from pipeline.curves import BINS, curves
+from pipeline.curves import TOTAL_BINS, read_curves
 from pipeline.recording import find_recording
 from pipeline.results import RunSummary
 from pipeline.skeleton import SMPL_24
@@ -89,7 +89,7 @@ def unpacked(entry):
 def test_the_page_holds_the_stores_numbers(tmp_path):
     store = filled(tmp_path / "s.zarr")
     found = content(report(store, summary(), load_body()))
-    want = curves(store)
+    want = read_curves(store)
     have = found["curves"]
     for entry, numbers, enough in (
         (have["reprojection_px"]["mean"], want.reprojection_px.mean, 1e-4),
@@ -160,7 +160,7 @@ def test_before_the_first_window(tmp_path):
 
 def test_size_does_not_grow_with_length(tmp_path):
     sizes = []
-    for frames in (BINS + 1, 100_000):
+    for frames in (TOTAL_BINS + 1, 100_000):
         long = replace(
             contents(),
             angles=DEFINITIONS,

@@ -283,9 +283,9 @@ def test_frames_that_are_there(tmp_path, written, monkeypatch):
     for start, stop in ((-1, 2), (0, FRAMES + 1), (FRAMES, FRAMES + 1), (3, 3), (4, 2)):
         with pytest.raises(InputError):
             written.check_frames(start, stop)
-    assert list(written.stretches()) == [(0, 2)]
-    monkeypatch.setattr("pipeline.store.STRETCH", WINDOW - 1)
-    assert list(written.stretches()) == [(0, 0), (1, 1), (2, 2)]
+    assert list(written.blocks()) == [(0, 2)]
+    monkeypatch.setattr("pipeline.store.BLOCK_FRAMES", WINDOW - 1)
+    assert list(written.blocks()) == [(0, 0), (1, 1), (2, 2)]
     with pytest.raises(InputError, match="no frame is done yet"):
         Store.create(tmp_path / "empty.zarr", contents()).check_frames(0, 1)
 

@@ -47,7 +47,7 @@ def slow(store):
 
 @pytest.mark.parametrize("stretch", [1, 16, 1000])
 def test_agrees_with_whole_arrays(store, monkeypatch, stretch):
-    monkeypatch.setattr("pipeline.store.STRETCH", stretch)
+    monkeypatch.setattr("pipeline.store.BLOCK_FRAMES", stretch)
     px, mm, jitter = slow(store)
     summary = summarise(store)
     for v, camera in enumerate(summary.cameras):
@@ -64,7 +64,7 @@ def test_agrees_with_whole_arrays(store, monkeypatch, stretch):
 
 @pytest.mark.parametrize("stretch", [1, 16, 1000])
 def test_where_anyone_is_seen(store, monkeypatch, stretch):
-    monkeypatch.setattr("pipeline.store.STRETCH", stretch)
+    monkeypatch.setattr("pipeline.store.BLOCK_FRAMES", stretch)
     confidence = store.array("people/0/keypoints_2d")[:, :, None, :, 2]
     np.testing.assert_array_equal(seen(store), [(c > 0).any((1, 2)) for c in confidence])
 

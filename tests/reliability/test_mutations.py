@@ -30,7 +30,7 @@ from pipeline.archives import read_npz
 from pipeline.batch.manifest import MANIFEST, read_manifest
 from pipeline.calibrations import read_calibration
 from pipeline.config import load
-from pipeline.curves import curves
+from pipeline.curves import read_curves
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.results import clear, drawn_into, read_summary, recording_of
@@ -236,7 +236,7 @@ def test_stores(tmp_path: Path, count: int) -> None:
             file.write_text(json.dumps(mutated_tree(json.loads(kept[file]), rng)))
             found = Store.resume(store.path, contents())
             summarise(found)
-            curves(found)
+            read_curves(found)
             found.state(found.first_missing)
         finally:
             shutil.rmtree(store.path / "people" / "new", ignore_errors=True)
