@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.files import write_whole
+from pipeline.files import write_bytes_atomically
 
 _KEY = "multispin"
 
@@ -18,7 +18,7 @@ _KEY = "multispin"
 def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
     """The whole file or nothing. ``config`` must fit into JSON. Raises ``OSError``."""
     here = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_whole(path, save(here, metadata={_KEY: json.dumps(config)}))
+    write_bytes_atomically(path, save(here, metadata={_KEY: json.dumps(config)}))
 
 
 def read_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Arrays of ``.npz`` and ``.npy`` files, which are looked through before room is made for them."""
+"""``.npz`` and ``.npy`` files, whose sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import shortened
 
-UNPACKED_MOST: Final = 256 << 20
-"""Bytes that any archive may unpack to ..."""
-UNPACKED_RATIO: Final = 20
-"""... and a larger one, by its own size: coordinates shrink to a half or so, a bomb to a thousandth."""
+MAX_UNPACKED_BYTES: Final = 256 << 20
+"""Unpacked size that any archive may have."""
+MAX_COMPRESSION: Final = 20
+"""Ratio of unpacked to packed size of a larger one: coordinates reach about 2, a zip bomb 1000."""
 
 
 def read_npz(file: Path | bytes, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
-    """Arrays of a ``.npz``, those of these names that it has, or all.
+    """Read the arrays of a ``.npz``: all, or those of ``names`` that it has.
 
-    file: its path, or its content. Raises ``OSError``, and ``ValueError`` with a short reason where it is no
-    archive of plain arrays, is damaged, or claims to hold more than its size allows.
+    file: path or content. Raises ``OSError``, and ``ValueError`` with a short reason for an archive that is
+    damaged, has other members than plain arrays, or claims more than its size allows.
     """
     source: IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
     with source:
@@ -34,12 +34,12 @@ def read_npz(file: Path | bytes, names: Collection[str] | None = None) -> dict[s
             raise
         except MemoryError:
             raise ValueError("its arrays do not fit into memory") from None
-        except Exception as error:  # damage makes zipfile, zlib and numpy's parser of headers raise anything
+        except Exception as error:  # damage makes zipfile, zlib and numpy raise anything
             raise ValueError(_reason(error)) from error
 
 
 def read_npy(content: bytes) -> NDArray[Any]:
-    """The array of a ``.npy`` file. Raises ``ValueError`` with a short reason where it holds none."""
+    """Read the array of a ``.npy`` file's content. Raises ``ValueError`` with a short reason."""
     try:
         return _array(io.BytesIO(content), len(content))
     except Exception as error:  # as above
@@ -51,21 +51,21 @@ def _members(source: IO[bytes], names: Collection[str] | None) -> dict[str, NDAr
         size = source.seek(0, io.SEEK_END)
         members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
         unpacked = sum(m.file_size for m in members)
-        if unpacked > max(UNPACKED_MOST, UNPACKED_RATIO * size):
+        if unpacked > max(MAX_UNPACKED_BYTES, MAX_COMPRESSION * size):
             raise ValueError(
                 f"unpacks to {unpacked / 1e6:.0f} MB, {unpacked / max(1, size):.0f} times its size"
             )
-        found = {}
+        arrays = {}
         for member in members:
             name = member.filename.removesuffix(".npy")
             if names is None or name in names:
                 with archive.open(member) as content:
-                    found[name] = _array(content, member.file_size)
-        return found
+                    arrays[name] = _array(content, member.file_size)
+        return arrays
 
 
 def _array(content: IO[bytes], size: int) -> NDArray[Any]:
-    """The array of a ``.npy`` stream of so many bytes."""
+    """Read the array of a ``.npy`` stream of ``size`` bytes."""
     version = np.lib.format.read_magic(content)
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

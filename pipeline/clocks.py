@@ -23,7 +23,7 @@ from pydantic import Field
 from pipeline.cameras import Array
 from pipeline.config import Config, load
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
+from pipeline.files import write_text_atomically
 from pipeline.findings import Finding
 from pipeline.timeline import Timeline, common_timeline
 
@@ -78,7 +78,7 @@ def write_sync(path: Path, content: SyncFile) -> None:
         "# Clock of each camera: offset_s + (1 + drift_ppm / 1e6) × its own seconds from its first frame.\n"
     )
     text = yaml.safe_dump(content.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
-    write_atomically(path, head + text)
+    write_text_atomically(path, head + text)
 
 
 @dataclass(frozen=True)

@@ -15,33 +15,33 @@ from pipeline.yamls import MAX_CHARACTERS, read_yaml
 
 
 class Config(BaseModel):
-    """Base of every configuration: unknown keys are refused, values do not change after loading.
+    """Base of every configuration: frozen, without unknown keys.
 
-    Numbers are finite, and true is no number: YAML's ``on`` and ``yes`` would pass for 1.
+    Numbers are finite, and booleans are no numbers: YAML's ``on`` and ``yes`` would pass for 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any, field: ValidationInfo) -> Any:
-        wanted = cls.model_fields[field.field_name or ""].annotation
-        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+    def _no_booleans_for_numbers(cls, value: Any, field: ValidationInfo) -> Any:
+        expected = cls.model_fields[field.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (expected, *get_args(expected)):
             raise ValueError("true and false are not expected here")
-        if isinstance(value, int) and get_origin(wanted) is Literal and str(value) in get_args(wanted):
+        if isinstance(value, int) and get_origin(expected) is Literal and str(value) in get_args(expected):
             return str(value)  # YAML's 32 for "32"
         return value
 
 
 @dataclass(frozen=True)
 class NamesFile:
-    """Mark of a setting whose text is the name of a file, unless it is one of these words."""
+    """Annotation of a setting whose text is a file name, unless it is one of the words ``unless``."""
 
     unless: tuple[str, ...] = ()
 
 
 def named_files(cfg: Config) -> Iterator[Path]:
-    """Files that a configuration names: paths, and the texts that are marked with ``NamesFile``."""
+    """Files that a configuration names: paths, and texts annotated with ``NamesFile``."""
     for name, field in type(cfg).model_fields.items():
         value = getattr(cfg, name)
         marks = [mark for mark in field.metadata if isinstance(mark, NamesFile)]
@@ -55,11 +55,11 @@ C = TypeVar("C", bound=Config)
 
 
 def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -> C:
-    """The configuration: the model's defaults, changed by each file in turn, then by ``key=value`` settings.
+    """Load a configuration: the model's defaults, overridden by each file, then by ``key=value`` settings.
 
     Raises:
-        InputError: a file is missing or not YAML, or a key is unknown or its value not allowed; the message
-            names the file or setting, the key, and the nearest known key.
+        InputError: a file is missing or not YAML, a key unknown or a value not allowed; names the file or
+            setting, the key, and the nearest known key.
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -88,21 +88,22 @@ def _read(file: Path) -> Mapping[str, Any]:
             raise InputError(
                 f"{file}: {size} bytes, expected settings of at most {MAX_CHARACTERS} characters"
             )
-        found = read_yaml(file.read_text(encoding="utf-8"))
+        values = read_yaml(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise InputError(f"{file}: cannot be read ({e.strerror})") from e
     except ValueError as e:
         raise InputError(f"{file}: not YAML ({e})") from e
-    if found is None:
+    if values is None:
         return {}
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: expected keys and values, found {type(found).__name__}")
-    return found
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: expected keys and values, found {type(values).__name__}")
+    return values
 
 
 def _merge(
     into: dict[str, Any], new: Mapping[str, Any], source: str, origin: dict[str, str], at: str = ""
 ) -> None:
+    """Merge nested settings ``new`` into others, and note the ``source`` of each key in ``origin``."""
     for key, value in new.items():
         name = f"{at}{key}"
         if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
@@ -120,7 +121,7 @@ def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
     prefix = f"{source}: " if source else ""
     if error["type"] != "extra_forbidden":
         return f"{prefix}{key}: {reason(error)}"
-    known = ["".join(k) for k in _keys(model)]
+    known = _keys(model)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(siblings)}"
@@ -128,13 +129,14 @@ def _explain(model: type[Config], error: Any, origin: Mapping[str, str]) -> str:
 
 
 def reason(error: Any) -> str:
-    """Fault of a value, and the value, from one of the ``errors()`` of a ``ValidationError``."""
+    """Message of one of the ``errors()`` of a ``ValidationError``, with the value."""
     own = error.get("ctx", {}).get("error") if error["type"] == "value_error" else None
-    text, shown = error["msg"] if own is None else str(own), shortened(repr(error["input"]), 200)
-    return text if own is not None and shown in text else f"{text}, got {shown}"
+    text, value = error["msg"] if own is None else str(own), shortened(repr(error["input"]), 200)
+    return text if own is not None and value in text else f"{text}, got {value}"
 
 
 def _keys(model: type[BaseModel], at: str = "") -> list[str]:
+    """Dotted names of all settings of a model."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(f"{at}{name}")
@@ -144,7 +146,7 @@ def _keys(model: type[BaseModel], at: str = "") -> list[str]:
 
 
 def differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
-    """Keys whose values differ between two nested mappings, as lines ``key: old → new``."""
+    """Lines ``key: old → new`` of the values that differ between two nested mappings."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(k for k in new if k not in old)]
         return [

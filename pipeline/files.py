@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process holds alone."""
+"""Atomic writes, locked folders, and errors of files in plain words."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from filelock import FileLock, Timeout
 from pipeline.errors import InputError
 
 LOCK: Final = ".lock"
-"""Name of the file inside a folder that one process holds."""
-PATIENCE_S: Final = 2.0
-"""Wait for a lock: workers of a batch that was killed end a moment after it."""
+"""Name of the lock file in a folder."""
+LOCK_TIMEOUT_S: Final = 2.0
+"""Workers of a killed batch end a moment after it."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise ``InputError``, which names the file or else ``path``, where something cannot be read."""
+    """Turn ``OSError`` into ``InputError`` with the name of the file, or else ``path``."""
     try:
         yield
     except OSError as e:
@@ -29,21 +29,21 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path, advice: str) -> Iterator[None]:
-    """Raise ``InputError`` where ``path`` cannot be written. advice: sentence on what to do then."""
+    """Turn ``OSError`` into ``InputError``: ``path`` cannot be written. advice: sentence on the remedy."""
     try:
         yield
     except OSError as e:
         raise InputError(f"{path}: cannot be written ({e.strerror or e}). {advice}") from e
 
 
-def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """All of it or nothing under the name ``path``, whatever happens meanwhile. Raises ``OSError``."""
+def write_bytes_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file that appears under its name when it is complete. Raises ``OSError``."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+            os.fsync(file.fileno())  # a power cut could otherwise leave an empty file of this name
         part.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -51,17 +51,17 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
         raise
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """``write_whole`` of a text, in which names of files may be of any bytes.
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text, in which file names may be of any bytes, as ``write_bytes_atomically``.
 
-    Raises ``InputError`` when it cannot be written.
+    Raises ``InputError`` where it cannot be written.
     """
     with writing(path, "Make room, then run again."):
-        write_whole(path, text.encode(errors="surrogateescape"))
+        write_bytes_atomically(path, text.encode(errors="surrogateescape"))
 
 
 def check_writable(*files: Path | None) -> None:
-    """Before work that would be lost: that there can be files of these names. Makes their folders."""
+    """Create the folders of files to write later, and raise ``InputError`` where they are not writable."""
     for file in filter(None, files):
         with writing(file, "Choose another place."):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +72,12 @@ def check_writable(*files: Path | None) -> None:
 
 @contextmanager
 def locked(out: Path, work: str = "run") -> Iterator[None]:
-    """Hold the folder ``out``, which is made, alone. The lock ends with the process, however that ends.
+    """Create and lock the folder ``out`` for this process, until the end of the block or of the process.
 
-    work: what holds it, for a message. Raises ``InputError`` when another holds it, or it cannot be written.
+    work: name of the holder for messages. Raises ``InputError`` where another process holds it, or it is not
+    writable.
     """
-    lock = FileLock(out / LOCK, timeout=PATIENCE_S)
+    lock = FileLock(out / LOCK, timeout=LOCK_TIMEOUT_S)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()

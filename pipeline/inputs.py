@@ -1,9 +1,8 @@
-"""Identity of what a fit reads: a result goes on with the same inputs only."""
+"""Identity of a fit's inputs: results are resumed with equal inputs only."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from pipeline.recording import Recording
 
 
 def identity_of_inputs(recording: Recording) -> dict[str, Any]:
-    """Identity of all that a fit reads, so that it goes on with no other keypoints: how they are read, a
-    digest a camera of the frame numbers and of twenty files spread over them."""
+    """Identity of a fit's inputs: the reading of keypoint files, and per camera a digest of their numbers and
+    of twenty evenly spaced files."""
     digests = {}
     for name, files in zip(recording.rig.names, recording.keypoints, strict=True):
         digest = hashlib.sha256()
@@ -22,12 +21,15 @@ def identity_of_inputs(recording: Recording) -> dict[str, Any]:
             for k in np.unique(np.linspace(0, len(files) - 1, 20).round().astype(int)):
                 digest.update(files.content(int(files.numbers[k])))
         digests[name] = digest.hexdigest()[:16]
-    how, line = asdict(recording.point_order), recording.timeline
+    order = recording.point_order
     return {
-        "format": {k: how[k] for k in ("name", "normalised")}
-        | {"picture_scale": list(recording.point_order.picture_scale)}
-        | {"confidence_scale": list(recording.point_order.confidence_scale)},
+        "format": {
+            "name": order.name,
+            "normalised": order.normalised,
+            "picture_scale": list(order.picture_scale),
+            "confidence_scale": list(order.confidence_scale),
+        },
         "first_frame": recording.first_frame,
         "step": str(recording.step),
         "keypoints": digests,
-    } | ({} if line.later is None else {"clocks": [[*c.numbers] for c in recording.clocks]})
+    } | ({} if recording.timeline.later is None else {"clocks": [[*c.numbers] for c in recording.clocks]})

@@ -1,4 +1,4 @@
-"""Pickles of arrays, read without running anything in them."""
+"""Pickles of arrays, read without running code in them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 
 class StandIn:
-    """In place of a chumpy or scipy object of a pickle: keeps the state, runs nothing."""
+    """Stand-in for a chumpy or scipy object of a pickle: its state, without its code."""
 
     kind: str
     state: dict[str, Any]
 
     def __new__(cls, *_: object) -> Self:
-        made = super().__new__(cls)
-        made.state = {}
-        return made
+        self = super().__new__(cls)
+        self.state = {}
+        return self
 
     def __init__(self, *_: object) -> None:
         pass
@@ -29,21 +29,22 @@ class StandIn:
 
 
 def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
-    """In place of ``copyreg._reconstructor``, for stand-ins alone."""
+    """Replacement of ``copyreg._reconstructor`` that makes stand-ins only."""
     if not (isinstance(cls, type) and issubclass(cls, StandIn)):
         raise pickle.UnpicklingError(f"an object of type {cls!r}")
     return cls()
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """In place of ``_codecs.encode``, which is how Python 3 writes bytes in old pickles."""
+    """Replacement of ``_codecs.encode``, by which Python 3 writes bytes in old pickle protocols."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"text in {encoding!r}")
     return text.encode("latin1")
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    # What numpy pickles with, whatever module this version keeps it in.
+    """Globals that pickles of arrays use, by module and name."""
+    # numpy's own, whichever module this version keeps them in.
     reconstruct: Any = np.zeros(1).__reduce__()
     frombuffer: Any = np.zeros(1).__reduce_ex__(5)
     scalar: Any = np.float64(0).__reduce__()
@@ -64,7 +65,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays; refuses every other global. See "Restricting Globals" in Python's manual of pickle."""
+    """Unpickler that refuses all globals but those of arrays (pickle docs, "Restricting Globals")."""
 
     allowed = _allowed()
 
@@ -78,12 +79,11 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle_arrays(content: bytes) -> Any:
-    """Read a pickle of numpy arrays in lists and dictionaries; nothing in it is run.
+    """Read a pickle of numpy arrays in lists and dictionaries.
 
-    Raises ``pickle.UnpicklingError`` that names the first other thing in it. Damage can raise anything, but
-    takes no more memory than there is content for: Python makes room for a number of bytes, or of objects to
-    remember, before it looks whether they are there. Going through the opcodes first does not.
+    Raises ``pickle.UnpicklingError`` that names the first other object. A damaged pickle can raise anything.
     """
+    # The unpickler would allocate whatever size a damaged opcode states; ``genops`` does not.
     for opcode, value, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(value or 0) > len(content):
             raise pickle.UnpicklingError(f"object {value} of {len(content)} bytes")

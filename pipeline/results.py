@@ -19,7 +19,7 @@ import av
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.files import write_atomically, writing
+from pipeline.files import write_text_atomically, writing
 from pipeline.summary import MissingData, Summary
 from pipeline.video import part_name
 
@@ -113,7 +113,7 @@ class RunSummary(Summary):
 
     def write(self, out: Path) -> None:
         """Write to the folder ``out``, whole or not at all. Raises ``InputError``."""
-        write_atomically(out / SUMMARY, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+        write_text_atomically(out / SUMMARY, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(out: Path) -> RunSummary | None:

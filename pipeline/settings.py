@@ -1,4 +1,4 @@
-"""``recording.yaml``: what a user states about a recording, and its validation."""
+"""``recording.yaml``: settings that a user states about a recording, and their validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pipeline.errors import InputError
 from pipeline.skeleton import find_order
 
 SETTINGS: Final = "recording.yaml"
-"""Name of the file of a recording's settings."""
 
 AXES: Final = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 """Unit vectors of the world by name."""
@@ -30,14 +29,14 @@ class StatedKeypoints(Config):
     format: str | None = None
     """A name in ``skeleton.POINT_ORDERS``, as BODY_25 or body_25."""
     path: str | None = None
-    """The folder that holds one folder a camera."""
+    """Folder that holds a folder for each camera."""
     scale: float | tuple[float, float] | None = None
-    """Factor, or those of x and y, from the pictures that the keypoints were made on to the videos'."""
+    """Factor, or factors of x and y, from the detector's pictures to the videos'."""
     step: int | str | None = None
-    """Frames from one number of the files to the next: 2 where every second frame has a file and these were
-    counted, 1/2 where numbers go up by two from frame to frame."""
+    """Frames between consecutive file numbers: 2 where every second frame has a file and the files are
+    counted, 1/2 where numbers rise by two from frame to frame."""
     first_frame: int | None = None
-    """Number of the keypoint file that belongs to a video's first frame; 0 unless only 1 can be."""
+    """Number of the keypoint file of a video's first frame; 0 unless only 1 is possible."""
 
     @property
     def picture_scale(self) -> tuple[float, float] | None:
@@ -75,45 +74,45 @@ class StatedCalibration(Config):
 
     path: str | None = None
     unit: str | float | None = None
-    """m, cm, mm, or the metres in one unit."""
+    """m, cm, mm, or metres per unit."""
 
     @field_validator("unit")
     @classmethod
     def _known_unit(cls, value: str | float | None) -> str | float | None:
         if isinstance(value, str) and value not in UNITS:
-            raise ValueError(f"{value!r} is not one of {', '.join(UNITS)}, nor metres a unit as a number")
+            raise ValueError(f"{value!r} is not one of {', '.join(UNITS)}, or a number of metres per unit")
         if isinstance(value, float | int) and not 0 < value < math.inf:
-            raise ValueError(f"{value} must be positive: the metres in one unit")
+            raise ValueError(f"{value} must be positive: metres per unit")
         return value
 
     @property
     def metres_per_unit(self) -> float | None:
-        """Metres in one unit; None where no unit is stated."""
+        """Metres per unit; None where no unit is stated."""
         return UNITS[self.unit] if isinstance(self.unit, str) else self.unit
 
 
 class Stated(Config):
-    """``recording.yaml``: what cannot be guessed, or was guessed wrong."""
+    """Settings of ``recording.yaml``, each None or empty where not stated."""
 
     keypoints: StatedKeypoints = StatedKeypoints()
     calibration: StatedCalibration = StatedCalibration()
     frame_offset: dict[str, int] = Field(default_factory=dict)
-    """Per camera: the frame that shows the same moment as frame 0 of a camera without an offset."""
+    """Per camera: its frame at the moment of frame 0 of the cameras without an offset."""
     sync: dict[str, Clock] = Field(default_factory=dict)
     """Clock of each camera, as in ``sync.yaml``."""
     focal_px: float | dict[str, float] | None = None
-    """Focal length in pixels of the videos, of all cameras or by camera, where there is no calibration."""
+    """Focal length of all cameras or by camera, pixels of the video, without a calibration."""
     picture_size: tuple[int, int] | None = None
-    """Width and height, where there is neither a calibration nor a video that says it."""
+    """Width and height without calibration and video."""
     fps: float | str | None = None
-    """Frames a second where no video says so; a fraction such as 30000/1001 as text."""
+    """Frames a second without a video; a fraction such as 30000/1001 as text."""
     up: tuple[float, float, float] | None = None
-    """Direction in the calibration's world that is up: x, y and z, or an axis such as z or -y."""
+    """Upward direction in the calibration's world: x, y and z, or an axis such as z or -y."""
 
     @field_validator("frame_offset", "sync", "focal_px", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        # YAML reads a camera called 1 as a number.
+        # YAML reads a camera name such as 1 as a number.
         return {normalize("NFC", str(k)): v for k, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("focal_px")
@@ -141,7 +140,7 @@ class Stated(Config):
 
     @field_validator("up")
     @classmethod
-    def _some_direction(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    def _unit_direction(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
         if value is None:
             return None
         length = math.hypot(*value)
@@ -163,16 +162,18 @@ class Stated(Config):
 
 
 def read_stated(folders: Sequence[Path]) -> Stated:
-    """Settings of the ``recording.yaml`` of these folders, later ones above earlier ones.
+    """Read the ``recording.yaml`` of these folders; later ones override earlier ones.
 
-    Raises ``InputError`` for a file that cannot be read, an unknown key and a value that is not allowed.
+    Raises ``InputError`` for an unreadable file, an unknown key or a value that is not allowed.
     """
     return load(Stated, [file for folder in folders if (file := folder / SETTINGS).exists()])
 
 
 def stated_path(folder: Path, stated: str, key: str) -> Path:
-    """A path that ``recording.yaml`` states under this key. Raises ``InputError`` where the folder lacks
-    it."""
+    """Resolve a path that ``recording.yaml`` states under ``key``.
+
+    Raises ``InputError`` where it does not exist or leaves the folder.
+    """
     path = folder / stated
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{folder / SETTINGS}: {key}: {stated!r} leaves the recording's folder")

@@ -1,9 +1,7 @@
-"""``results.zarr``: one recording's results, as zarr format 3, readable with plain ``zarr.open``.
+"""``results.zarr``: results of a recording in zarr format 3, readable with plain ``zarr.open``.
 
-``pipeline/schema.py`` lists its arrays.
-
-Chunks on T are windows: a write is whole chunks, by one writer, and ``done[k]`` comes last. So a store whose
-writer was killed is complete for every window that is done, and goes on from there.
+``pipeline/schema.py`` lists its arrays. Chunks on T are windows. One writer writes whole chunks, ``done[k]``
+last: the store of a killed run is complete for every window that is done, and is resumed from there.
 """
 
 from __future__ import annotations
@@ -46,18 +44,18 @@ from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
 BLOCK_FRAMES = 1000
-"""Frames read at once, in whole windows, where a whole store is read."""
+"""Frames, in whole windows, that are read at a time where a whole store is read."""
 _CHECKED_STATES = 64
-"""Windows before the one to go on with whose restart state is checked: the regressor begins some earlier."""
+"""Windows before the first missing one with a checked restart state: the regressor restarts some earlier."""
 _Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
 _CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
-_FILE_NAMES: Any = {"name": "default", "separator": "."}
-"""Chunks are files beside each other, not in a folder for every axis, of which a long recording had many."""
+_CHUNK_KEYS: Any = {"name": "default", "separator": "."}
+"""Chunk files side by side, instead of in a folder per axis, which are many in a long recording."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything about a store that is known before its first window is written."""
+    """Description of a store, complete before its first window is written."""
 
     rig: Rig
     rate: Fraction
@@ -65,21 +63,21 @@ class Contents:
     time_s: NDArray[np.float64]
     """(T,)"""
     frame_index: NDArray[np.int64]
-    """(V, T) number of each camera's video frame at each time, −1 where it has none."""
+    """(V, T) index of each camera's video frame at each time; −1 for none."""
     body: Mapping[str, str]
-    """The body model's name and sha256."""
+    """Name and sha256 of the body model."""
     config: Mapping[str, Any]
-    """The whole configuration of the run."""
+    """Whole configuration of the run."""
     window: int = 24
     """Frames a window."""
     num_betas: int = 10
     regression: bool = False
-    """There is a regressor, whose own output is kept too."""
+    """True with a regressor, whose poses are stored, too."""
     skeleton: Skeleton = SMPL_24
     """Of the joints."""
     keypoint_skeleton: Skeleton = BODY_25
     angles: Mapping[str, str] = field(default_factory=dict)
-    """Name of each joint angle that is kept, in order, and its definition; none where none are measured."""
+    """Name and definition of each stored joint angle, in order."""
 
     @cached_property
     def person_arrays(self) -> Mapping[str, ArrayKind]:
@@ -88,7 +86,7 @@ class Contents:
         return {**PERSON, **angles, **(REGRESSION if self.regression else {})}
 
     def shape(self, name: str, frames: int) -> list[int]:
-        """Shape of an array of a person over so many frames."""
+        """Shape of a person's array over a number of frames."""
         sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas, "K": len(self.keypoint_skeleton)}
         sizes |= {"J": len(self.skeleton), "L": len(self.skeleton) - 1, "A": len(self.angles), **FIXED}
         return [sizes[axis] for axis in self.person_arrays[name].axes.split()]
@@ -115,7 +113,7 @@ class Contents:
         }
 
     def digest(self) -> str:
-        """SHA-256 of everything here: recording, cameras, body, configuration and software."""
+        """SHA-256 of recording, cameras, body, configuration and software."""
         digest = hashlib.sha256(json.dumps(self.attributes(), sort_keys=True).encode())
         for array in (*(getattr(self.rig, n) for n in _CAMERA_ARRAYS), self.time_s, self.frame_index):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -123,13 +121,13 @@ class Contents:
 
 
 class Store:
-    """A results store on disk, open for reading, and for writing windows in order."""
+    """Results store on disk, open for reading, or for writing windows in order."""
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open the store at ``path``.
 
         Raises:
-            InputError: there is no store, it is damaged, or another version of the software wrote it.
+            InputError: there is no store, it is damaged, or it has another format version.
         """
         self.path = path
         if not (path / "zarr.json").is_file():
@@ -158,15 +156,15 @@ class Store:
                 )
             self.contents = self._read_contents(attrs)
             self.digest = self.contents.digest()
-            """Stores of one digest hold the same results once they are complete."""
+            """Complete stores with equal digests hold equal results."""
         except InputError:
             raise
-        except Exception as e:  # metadata may be any JSON, at which zarr raises anything
+        except Exception as e:  # damaged metadata makes zarr raise anything
             raise self._damaged("the store", e) from e
 
     @classmethod
     def create(cls, path: Path, contents: Contents) -> Store:
-        """A new, empty store at ``path``; a half-created one in its place is removed."""
+        """Create an empty store at ``path``."""
         building = path.with_name(path.name + ".new")
         shutil.rmtree(building, ignore_errors=True)
         root = zarr.create_group(building, attributes=contents.attributes())
@@ -189,14 +187,13 @@ class Store:
 
     @classmethod
     def resume(cls, path: Path, contents: Contents, ignore: Sequence[str] = ()) -> Store:
-        """The store at ``path``, to go on writing, or a new one where there is none.
+        """Open the store at ``path`` for more windows; create it where there is none.
 
-        ``ignore`` names sections of the configuration that do not change what is stored. The store may have
-        another way up: see ``turn_up``.
+        ignore: sections of the configuration that do not change what is stored. Its ``up`` may differ, see
+        ``turn_up``.
 
         Raises:
-            InputError: the store there was made from another recording, body or configuration; the message
-                names what differs.
+            InputError: the store was of another recording, body or configuration; lists the differences.
         """
         if not path.exists():
             return cls.create(path, contents)
@@ -204,7 +201,7 @@ class Store:
         old_attrs, new_attrs = store.contents.attributes(), contents.attributes()
         for attrs in (old_attrs, new_attrs):
             attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
-            del attrs["up"]  # of drawings and angles only
+            del attrs["up"]  # for drawings and angles only
         changes = [*differences(old_attrs, new_attrs)]
         for name, old, new in (
             ("the frames' times", store.contents.time_s, contents.time_s),
@@ -217,26 +214,23 @@ class Store:
             if not np.array_equal(old, new):
                 changes.append(f"{name} differ")
         if changes:
-            shown = "\n  ".join(changes[:8])
+            listed = "\n  ".join(changes[:8])
             raise InputError(
-                f"{path}: was made by a run that differs from this one:\n  {shown}\n"
+                f"{path}: was made by a run that differs from this one:\n  {listed}\n"
                 "Use the same settings to continue it, choose another --out, or remove it to start again."
             )
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        store._undo_damage()
+        store._unmark_damaged()
         return store
 
-    def _undo_damage(self) -> None:
-        """Mark windows that were done but lack a file, as after a power cut, as not done.
-
-        So are those before the one to go on with whose restart state cannot be read.
-        """
+    def _unmark_damaged(self) -> None:
+        """Mark windows as not done that miss a file, as after a power cut, or whose state is damaged."""
         done, files = self.done, np.zeros(len(self.done), dtype=np.int64)
         for person in self.ids:
             present = self._present(f"people/{person}/joints")
             if present.any() and not self._file(f"people/{person}/betas", 0).is_file():
-                done[np.flatnonzero(present)[-1]] = False  # which writes them again
+                done[np.flatnonzero(present)[-1]] = False  # writing this window writes them again
             for name in self.contents.person_arrays:
                 files += self._present(f"people/{person}/{name}")
         for name in self._state_names():
@@ -254,22 +248,22 @@ class Store:
             self._array("done")[:] = done
 
     def _present(self, name: str) -> NDArray[np.bool_]:
-        """(windows,) whether an array has a file for a window."""
-        found = [self._file(name, k) for k in range(len(self.done))]
-        return np.array([f.is_file() and f.stat().st_size > 0 for f in found])
+        """(windows,) true where an array has a file for the window."""
+        files = [self._file(name, k) for k in range(len(self.done))]
+        return np.array([f.is_file() and f.stat().st_size > 0 for f in files])
 
     def _file(self, name: str, window: int) -> Path:
-        """The file that holds a window of an array, whether it is there or not."""
+        """Path of the chunk file of a window of an array, which need not exist."""
         kind = self.contents.person_arrays.get(name.split("/", 2)[2]) if name.startswith("people/") else None
-        at = [0] * (len(kind.axes.split()) if kind else self._array(name).ndim)
-        at[_time_axis(name)] = window
-        return self.path / name / ".".join(["c", *map(str, at)])
+        chunk = [0] * (len(kind.axes.split()) if kind else self._array(name).ndim)
+        chunk[_time_axis(name)] = window
+        return self.path / name / ".".join(["c", *map(str, chunk)])
 
     def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
         check_shapes(lambda name: self._array(name).shape, len(attrs["cameras"]), int(attrs["window"]))
         cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
         frame_index = cameras.pop("frame_index")
-        # Results of earlier versions do not say what is up, nor which their points are: the usual ones.
+        # Stores of earlier versions have no ``up`` and no skeletons.
         skeletons = {name: Skeleton.of(table) for name, table in attrs.get("skeletons", {}).items()}
         return Contents(
             rig=Rig(
@@ -293,32 +287,34 @@ class Store:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Everybody of whom something is written, rising."""
+        """Ids of all people with data, increasing."""
         names = (p.name for p in (self.path / "people").glob("*"))
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        found = self._arrays.get(name)
-        if found is None:  # opening an array takes as long as writing a window of it
+        """Open an array, once: that takes as long as writing a window of it."""
+        if name not in self._arrays:
             try:
-                opened = self._root[name]
-                if not isinstance(opened, zarr.Array):
+                array = self._root[name]
+                if not isinstance(array, zarr.Array):
                     raise KeyError(name)
-                # Empty chunks are written, too: a window that is done has all its files, or it was damaged.
-                found = opened.with_config({"write_empty_chunks": True})
+                # Empty chunks are written, too: a done window without all its files is then a damaged one.
+                array = array.with_config({"write_empty_chunks": True})
             except Exception as e:  # as above
                 raise self._damaged(name, e) from e
-            self._check_person(name, found)
-            self._arrays[name] = found
-        return found
+            self._check_person(name, array)
+            self._arrays[name] = array
+        return self._arrays[name]
 
-    def _check_person(self, name: str, found: zarr.Array[Any]) -> None:
-        """Raise ``InputError`` where an array of a person is not as it is written."""
+    def _check_person(self, name: str, array: zarr.Array[Any]) -> None:
+        """Raise ``InputError`` where a person's array has not the shape, chunks or type of the schema."""
         last = name.split("/", 2)[-1]
         if name.startswith("people/") and last in (c := self.contents).person_arrays:
-            wanted = tuple(c.shape(last, len(c.time_s))), tuple(c.shape(last, c.window))
-            if (found.shape, found.chunks) != wanted or found.dtype.name != c.person_arrays[last].dtype:
-                raise self._damaged(name, f"{found.shape} {found.dtype.name} in {found.chunks}, not {wanted}")
+            expected = tuple(c.shape(last, len(c.time_s))), tuple(c.shape(last, c.window))
+            if (array.shape, array.chunks) != expected or array.dtype.name != c.person_arrays[last].dtype:
+                raise self._damaged(
+                    name, f"{array.shape} {array.dtype.name} in {array.chunks}, not {expected}"
+                )
 
     def _damaged(self, name: str, reason: object) -> InputError:
         kind = f"{type(reason).__name__}: " if isinstance(reason, Exception) else ""
@@ -328,42 +324,42 @@ class Store:
         )
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Frames or rows ``start:stop`` of an array of the store, by its path, such as ``people/0/joints``.
+        """Read frames or rows ``start:stop`` of an array by its path, such as ``people/0/joints``.
 
-        Arrays are opened once: that one was removed later shows as missing values.
+        Arrays are opened once: one that is removed later reads as missing.
 
         Raises:
-            InputError: it is not there or its files are damaged.
+            InputError: the array is absent or damaged.
         """
         array = self._array(name)
         try:
             return np.asarray(array[_rows(name, start, stop)])
-        except Exception as e:  # codecs raise anything, too
+        except Exception as e:  # as codecs may
             raise self._damaged(f"{name} at {start}–{stop - 1}" if stop is not None else name, e) from e
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """(windows,) which windows are completely written."""
+        """(windows,) true for windows that are completely written."""
         return self.array("done")
 
     @property
     def first_missing(self) -> int:
-        """Index of the first window that is not done; the number of windows when all are."""
+        """Index of the first window that is not done; number of windows when all are."""
         done = self.done
         return len(done) if done.all() else int(np.argmin(done))
 
     def span(self, window: int) -> tuple[int, int]:
-        """First frame of a window and the one after its last."""
+        """First frame of a window, and the frame after its last."""
         w = self.contents.window
         return window * w, min((window + 1) * w, len(self.contents.time_s))
 
     @property
     def finished(self) -> int:
-        """Number of frames that are written, from the first one on without a gap."""
+        """Number of frames before the first missing window."""
         return min(self.first_missing * self.contents.window, len(self.contents.time_s))
 
     def check_frames(self, start: int, stop: int) -> None:
-        """Raises ``InputError`` when not all of frames ``start:stop`` are written, or these are none."""
+        """Raise ``InputError`` where the range ``start:stop`` is empty or not all of it is written."""
         done = self.finished
         if 0 <= start < stop <= done:
             return
@@ -371,16 +367,13 @@ class Store:
             raise InputError(f"{self.path}: no frame is done yet; finish the run first.")
         if start < done and stop <= start:
             raise InputError(
-                f"{self.path}: frames {start} up to {stop} are none; --end is the frame after the last."
+                f"{self.path}: frames {start} to {stop} are no range; --end is the frame after the last."
             )
         absent = start if start >= done else stop - 1
-        raise InputError(f"{self.path}: there is no frame {absent}; those that are done are 0 to {done - 1}.")
+        raise InputError(f"{self.path}: no frame {absent}; frames 0 to {done - 1} are done.")
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """First and last of some windows at a time, from the first to the last before one that is missing.
-
-        A long store is read in few pieces, and in bounded memory.
-        """
+        """First and last window of consecutive blocks of ``BLOCK_FRAMES``, up to the first missing window."""
         windows, step = self.first_missing, max(1, BLOCK_FRAMES // self.contents.window)
         for first in range(0, windows, step):
             yield first, min(first + step, windows) - 1
@@ -388,17 +381,17 @@ class Store:
     def write(self, batch: FitBatch, angles: torch.Tensor | None = None) -> None:
         """Write one window of frames, then mark it done.
 
-        angles: (T, P, A) degrees, of the contents' ``angles``; left out where there are none.
+        angles: (T, P, A) degrees, those of ``contents.angles``; None where the store has none.
 
         Raises:
-            ValueError: the batch does not cover exactly one window, or has other joints, keypoints or angles.
-            InputError: the disk is full or the folder cannot be written.
+            ValueError: the batch is not exactly one window, or has other joints, keypoints or angles.
+            InputError: the disk is full or the folder is not writable.
         """
         batch = batch.to("cpu")
-        carried, seen = batch.carried, batch.keypoints
+        state, keypoints = batch.carried, batch.keypoints
         self._check_angles(batch, angles)
         with self._writing(batch) as (k, put):
-            for p, person in enumerate(seen.ids.tolist()):
+            for p, person in enumerate(keypoints.ids.tolist()):
                 self._make_person(person)
                 values: dict[str, torch.Tensor | NDArray[Any]] = {
                     "global_orient": _axis_angle(batch.params.global_orient[:, p]),
@@ -410,7 +403,7 @@ class Store:
                     "valid": batch.valid[:, p],
                     "status": batch.status[:, p],
                     "keypoints_2d": torch.cat(
-                        [seen.image_px[:, :, p], seen.confidence[:, :, p, :, None]], -1
+                        [keypoints.image_px[:, :, p], keypoints.confidence[:, :, p, :, None]], -1
                     ),
                 }
                 if angles is not None:
@@ -418,17 +411,17 @@ class Store:
                 for name, value in values.items():
                     put(f"people/{person}/{name}", value)
                 self._array(f"people/{person}/betas")[:] = np.asarray(batch.params.betas[p])
-            for name, tensor in carried.items():
+            for name, tensor in state.items():
                 self._write_state(k, f"state/{name}", np.asarray(tensor))
-            self._array("files")[k] = len(seen.ids) * len(self.contents.person_arrays) + len(carried)
+            self._array("files")[k] = len(keypoints.ids) * len(self.contents.person_arrays) + len(state)
             self._array("done")[k] = True
 
     def turn_up(
         self, up: NDArray[np.float64], measure: Callable[[FitBatch, NDArray[np.float64]], torch.Tensor]
     ) -> Store:
-        """The store with another way up, and with the angles of its windows as ``measure`` finds them then.
+        """Change which way is up, and the joint angles of all windows to ``measure(batch, up)``.
 
-        Interrupted, it still has the old one: the same call begins again.
+        ``up`` is written last, so an interrupted call is repeated from the start.
         """
         for k in np.flatnonzero(self.done).tolist() if self.contents.angles else ():
             batch = self.read(k)
@@ -447,10 +440,7 @@ class Store:
             raise ValueError(f"angles from frame {batch.start} on have shape {shape}, expected {expected}")
 
     def write_regression(self, batch: PoseBatch) -> None:
-        """Write the regressor's poses of one window of frames, which comes before the window itself.
-
-        Raises as ``write`` does.
-        """
+        """Write the regressor's poses of one window, before ``write`` of that window. Raises as it does."""
         with self._writing(batch) as (_, put):
             for p, person in enumerate(batch.keypoints.ids.tolist()):
                 self._make_person(person)
@@ -460,7 +450,7 @@ class Store:
 
     @contextmanager
     def _writing(self, batch: FitBatch | PoseBatch) -> Iterator[tuple[int, _Put]]:
-        """The number of the window that a batch is, and a function that writes its part of an array."""
+        """Index of a batch's window, and a function that writes the window of an array by its path."""
         start, stop = batch.start, batch.start + len(batch.keypoints.time_s)
         k = start // self.contents.window
         a, b = self.span(k)
@@ -475,12 +465,12 @@ class Store:
             yield k, put
         except OSError as e:
             raise InputError(
-                f"{self.path}: frames {a}–{b - 1} could not be written ({e.strerror or e}). Everything "
-                "before them is there: make room or give write permission, then run the same command again."
+                f"{self.path}: frames {a}–{b - 1} could not be written ({e.strerror or e}); all before them "
+                "are kept. Make room or give write permission, then run the same command again."
             ) from e
 
     def _make_person(self, person: int) -> None:
-        """Make a person's group, whole or not at all, where there is none."""
+        """Create a person's group, atomically, unless it exists."""
         path = self.path / "people" / str(person)
         with self._making:
             if path.exists():
@@ -493,11 +483,11 @@ class Store:
                 where, _, last = name.rpartition("/")
                 (group.require_group(where) if where else group).create_array(
                     last, shape=c.shape(name, len(c.time_s)), chunks=tuple(c.shape(name, c.window)),
-                    chunk_key_encoding=_FILE_NAMES, dtype=kind.dtype, fill_value=kind.missing,
+                    chunk_key_encoding=_CHUNK_KEYS, dtype=kind.dtype, fill_value=kind.missing,
                     **kind.metadata(),
                 )  # fmt: skip
             group.create_array(
-                "betas", shape=(c.num_betas,), chunk_key_encoding=_FILE_NAMES, dtype=BETAS.dtype,
+                "betas", shape=(c.num_betas,), chunk_key_encoding=_CHUNK_KEYS, dtype=BETAS.dtype,
                 fill_value=BETAS.missing, **BETAS.metadata(),
             )  # fmt: skip
             building.rename(path)
@@ -509,28 +499,27 @@ class Store:
                 last,
                 shape=(len(self.done), *values.shape),
                 chunks=(1, *values.shape),
-                chunk_key_encoding=_FILE_NAMES,
+                chunk_key_encoding=_CHUNK_KEYS,
                 dtype=values.dtype,
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
-                compressors=[ZstdCodec(checksum=True)],  # damage is noticed, not gone on with
+                compressors=[ZstdCodec(checksum=True)],  # so that damage raises instead of being resumed
                 dimension_names=["window", *(f"axis_{i}" for i in range(values.ndim))],
                 attributes={"units": STATE_UNITS},
             )
         self._array(name)[window] = values
 
     def _state_names(self) -> list[str]:
-        """Every array of restart state, by its path."""
+        """Paths of all arrays of restart state."""
         try:
-            found = cast(zarr.Group, self._root["state"]).members(max_depth=None)
-            return [f"state/{name}" for name, array in found if isinstance(array, zarr.Array)]
+            members = cast(zarr.Group, self._root["state"]).members(max_depth=None)
+            return [f"state/{name}" for name, array in members if isinstance(array, zarr.Array)]
         except Exception as e:  # as above
             raise self._damaged("state", e) from e
 
     def state(self, window: int) -> State:
         """Restart state of all stages before a window; empty before the first.
 
-        Raises:
-            InputError: its files are damaged.
+        Raises ``InputError`` where its files are damaged.
         """
         if not window:
             return {}
@@ -541,9 +530,9 @@ class Store:
         }
 
     def read(self, window: int, last: int | None = None) -> FitBatch:
-        """A written window, as it flows between stages, but without restart state.
+        """Read a written window, or the windows up to ``last`` as one batch, without restart state.
 
-        With ``last`` those up to it, as one batch. It has whoever was there in any of them.
+        The batch has all people with data in any of these windows.
         """
         last = window if last is None else last
         arrays, windows = self.contents.person_arrays, range(window, last + 1)
@@ -574,7 +563,7 @@ class Store:
         )
 
     def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
-        """Frames ``a:b`` of an array of these people, who lie along ``axis``: (T, P, ...) for 1."""
+        """Frames ``a:b`` of an array of these people, stacked along ``axis``: (T, P, ...) for axis 1."""
         if ids:
             return torch.from_numpy(np.stack([self.array(f"people/{i}/{name}", a, b) for i in ids], axis))
         shape = self.contents.shape(name, b - a)
@@ -598,18 +587,18 @@ class Store:
 
 
 def _definitions(table: Mapping[str, Any]) -> dict[str, str]:
-    """Name and definition of each angle, in order."""
+    """Definition of each angle by name, in order."""
     return {str(k): str(v) for k, v in zip(table["names"], table["definitions"], strict=True)}
 
 
 def _time_axis(name: str) -> int:
-    """The axis of an array along which it is cut into windows."""
+    """Axis of an array along which windows are chunks."""
     kind = PERSON.get(name.rpartition("/")[2])
     return kind.time_axis if kind else 0
 
 
 def _rows(name: str, start: int, stop: int | None) -> tuple[slice, ...]:
-    """Index of the frames ``start:stop`` of an array."""
+    """Index of frames or rows ``start:stop`` of an array."""
     return (slice(None),) * _time_axis(name) + (slice(start, stop),)
 
 

@@ -1,4 +1,4 @@
-"""YAML that is counted before it is built: a file of a few bytes can stand for gigabytes."""
+"""YAML within limits: by aliases, a file of a few bytes can stand for gigabytes."""
 
 from __future__ import annotations
 
@@ -10,37 +10,34 @@ from pipeline.errors import shortened
 
 MAX_CHARACTERS: Final = 500_000
 MAX_DEPTH: Final = 50
-"""Lists and mappings inside one another; PyYAML's parser uses some frames of Python's stack for each."""
+"""Nested lists and mappings; PyYAML's parser recurses for each."""
 MAX_NODES: Final = 20_000
-"""Values, those that an alias repeats counted as often as they are repeated."""
+"""Values, with those that an alias repeats."""
 
 
 def read_yaml(text: str, loader: Any = yaml.SafeLoader) -> Any:
-    """The value that a YAML text stands for, made by one of PyYAML's safe loaders.
-
-    Raises ``ValueError`` with a short reason.
-    """
+    """Parse a YAML text by one of PyYAML's safe loaders. Raises ``ValueError`` with a short reason."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{len(text)} characters, expected at most {MAX_CHARACTERS}")
     try:
         _check_size(text)
         return yaml.load(text, Loader=loader)
-    except Exception as error:  # the builders of tagged values, such as !!int, raise anything
+    except Exception as error:  # constructors of tagged values, such as !!int, raise anything
         raise ValueError(shortened(" ".join(str(error).split()) or type(error).__name__, 300)) from error
 
 
 def _check_size(text: str) -> None:
-    """Raise ``ValueError`` where a text is nested too deep or stands for too much."""
-    sizes: dict[str, int] = {}
-    within: list[tuple[str | None, int]] = []
+    """Raise ``ValueError`` where a text is nested too deep or expands to too many values."""
+    sizes: dict[str, int] = {}  # values by anchor
+    enclosing: list[tuple[str | None, int]] = []  # anchors of open collections, and values before each
     nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         match event:
             case yaml.CollectionStartEvent():
-                within.append((event.anchor, nodes))
+                enclosing.append((event.anchor, nodes))
                 nodes += 1
             case yaml.CollectionEndEvent():
-                anchor, before = within.pop()
+                anchor, before = enclosing.pop()
                 if anchor is not None:
                     sizes[anchor] = nodes - before
             case yaml.ScalarEvent():
@@ -48,10 +45,10 @@ def _check_size(text: str) -> None:
                 if event.anchor is not None:
                     sizes[event.anchor] = 1
             case yaml.AliasEvent():
-                if any(anchor == event.anchor for anchor, _ in within):
+                if any(anchor == event.anchor for anchor, _ in enclosing):
                     raise ValueError(f"{event.anchor} holds itself")
                 nodes += sizes.get(event.anchor or "", 1)
-        if len(within) > MAX_DEPTH:
+        if len(enclosing) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         if nodes > MAX_NODES:
             raise ValueError(f"stands for more than {MAX_NODES} values")

@@ -215,11 +215,11 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture as PNG. Raises ``InputError``."""
     import cv2
 
-    from pipeline.files import write_whole, writing
+    from pipeline.files import write_bytes_atomically, writing
 
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: expected a name that ends in .png")
     with writing(path, "Choose another."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+        write_bytes_atomically(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
     screen.print_file(path)

@@ -185,10 +185,10 @@ def _compare(results: Path, truth: Path, where: Path | None) -> None:
 
 
 def _write_json(file: Path | None, document: Mapping[str, object]) -> None:
-    from pipeline.files import write_atomically
+    from pipeline.files import write_text_atomically
 
     if file is not None:
-        write_atomically(file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        write_text_atomically(file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         print_file(file)
 
 

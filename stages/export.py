@@ -19,7 +19,7 @@ from models.formats.long_take import PIECE, LongTake
 from models.formats.take import Take, Views, pose_blend_mm
 from models.formats.traits import Traits, as_it_is, axes_of
 from pipeline.errors import InputError
-from pipeline.files import write_whole, writing
+from pipeline.files import write_bytes_atomically, writing
 from pipeline.store import Store
 
 Gaps = Literal["hold", "nan", "interpolate"]
@@ -139,7 +139,7 @@ def export_person(
         content = cast(ExportFormat, export_format).encode(take, body, file.name)
     with writing(file, "Choose another place."):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        write_bytes_atomically(file, content)
     return _told(results, body, traits, f"person {person}", take, turn), warnings
 
 

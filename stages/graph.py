@@ -28,7 +28,7 @@ from pipeline.calibrations.estimate import is_estimated
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
-from pipeline.files import locked, write_atomically, writing
+from pipeline.files import locked, write_text_atomically, writing
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, reopen
 from pipeline.results import (
@@ -212,7 +212,7 @@ class _Job:
 
     def write_report(self, summary: RunSummary) -> None:
         mosaic = MOSAIC if self.out / MOSAIC in self.videos else None
-        write_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic))
+        write_text_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic))
 
 
 def _net(recording: Recording, cfg: RunConfig) -> Net | None:

@@ -11,7 +11,7 @@ import torch
 from h36m_tree import make
 
 from models.external import EXTERNAL, External, look
-from pipeline.files import write_whole
+from pipeline.files import write_bytes_atomically
 
 
 def named(name: str) -> External:
@@ -67,7 +67,7 @@ def test_torchs_files_are_checked_by_the_hash_in_their_names(
     external = named("torch/resnet50")
     assert not look(external, tmp_path).exists
     (tmp_path / "checkpoints").mkdir()
-    write_whole(tmp_path / "checkpoints" / "resnet50-0676ba61.pth", b"cut off")
+    write_bytes_atomically(tmp_path / "checkpoints" / "resnet50-0676ba61.pth", b"cut off")
     found = look(external, tmp_path)
     assert (found.exists, found.sound) == (True, False)
     assert "expected 0676ba61" in found.content

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import locked, write_whole
+from pipeline.files import locked, write_bytes_atomically
 
 HOLD = """
 import sys
@@ -19,14 +19,14 @@ with locked(Path(sys.argv[1]), "batch"):
 
 def test_what_was_there_stays_when_a_write_fails(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    write_whole(path, b"first")
+    write_bytes_atomically(path, b"first")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"second")
+        write_bytes_atomically(path, b"second")
     assert path.read_bytes() == b"first"
     assert [*tmp_path.iterdir()] == [path]
 
@@ -39,9 +39,9 @@ def test_pieces_are_written_whole_or_not_at_all(tmp_path):
         yield b"two"
 
     path = tmp_path / "a"
-    write_whole(path, pieces(False))
+    write_bytes_atomically(path, pieces(False))
     with pytest.raises(KeyboardInterrupt):
-        write_whole(path, pieces(True))
+        write_bytes_atomically(path, pieces(True))
     assert path.read_bytes() == b"one, two"
     assert [*tmp_path.iterdir()] == [path]
 

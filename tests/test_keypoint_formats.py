@@ -256,7 +256,7 @@ def test_many_files_in_a_folder_are_not_opened(tmp_path: Path, monkeypatch: pyte
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "UNPACKED_MOST", 1000)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 1000)
     np.savez_compressed(tmp_path / "cam01.npz", keypoints=np.zeros((1000, 1, 25, 3), np.float32))
     with pytest.raises(InputError, match=r"cam01\.npz: cannot be read as an array \(unpacks to 0 MB, "):
         index_keypoints(tmp_path / "cam01.npz")

@@ -27,7 +27,7 @@ from models.crops import extent_box
 from pipeline.archives import read_npz
 from pipeline.calibrations.checks import MAX_SKEWNESS, short
 from pipeline.errors import InputError
-from pipeline.files import write_whole
+from pipeline.files import write_bytes_atomically
 from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
@@ -112,7 +112,7 @@ def write_npz(arrays: RowArrays, out: Path) -> int:
                 "another --out."
             )
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        write_whole(out, buffer.getvalue())
+        write_bytes_atomically(out, buffer.getvalue())
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
     return size

@@ -296,7 +296,7 @@ class WindowFitter:
             points = self._triangulate(
                 part.keypoints.xy_px[:, :, p], part.keypoints.confidence[:, :, p], warm
             )
-            part = part.after_blank(held)
+            part = part.prepend_missing(held)
             points = pad(points, (0, 0, 0, 0, held, 0), value=torch.nan)
             pose = self._start(part, p, points, (person.betas, person.offsets), before)
             if pose is not None:

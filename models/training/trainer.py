@@ -33,7 +33,7 @@ from models.training.images import ImagesConfig, ImageTask
 from models.training.keypoints import KeypointNetConfig, KeypointTask
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.files import locked, write_whole
+from pipeline.files import locked, write_bytes_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -379,7 +379,9 @@ class _Run:
     def _refuse(self, batch: Any, values: dict[str, float]) -> None:
         file = self.out / f"not_a_number_{self.step}_{self.fabric.global_rank}.json"
         report = {"step": self.step, "seed": self.cfg.seed, "ids": self.task.ids(batch)}
-        write_whole(file, json.dumps(report | {k: str(v) for k, v in values.items()}, indent=1).encode())
+        write_bytes_atomically(
+            file, json.dumps(report | {k: str(v) for k, v in values.items()}, indent=1).encode()
+        )
         raise InputError(
             f"{self.out}: at step {self.step} the loss is {values['loss']} and the gradient's length "
             f"{values['gradient']}. The samples of the step are named in {file}: look at them, or take a "
@@ -431,7 +433,7 @@ class _Run:
             }  # fmt: skip
             content = io.BytesIO()
             torch.save(values, content)
-            write_whole(self.out / "checkpoints" / f"{self.step:09d}.pt", content.getvalue())
+            write_bytes_atomically(self.out / "checkpoints" / f"{self.step:09d}.pt", content.getvalue())
             for old in _checkpoints(self.out)[: -self.cfg.keep]:
                 if _step(old) != self.best_step:
                     old.unlink()
@@ -502,7 +504,7 @@ def _curves(out: Path, step: int) -> Any:
     if file.exists():
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [x for n, x in enumerate(lines, 1) if x.endswith("\n") and _step_of(x, file, n) <= step]
-        write_whole(file, "".join(kept).encode())
+        write_bytes_atomically(file, "".join(kept).encode())
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -25,7 +25,7 @@ from fsspec.core import url_to_fs
 
 from pipeline.calibrations import is_calibration_place
 from pipeline.errors import InputError
-from pipeline.files import LOCK, locked, write_atomically, writing
+from pipeline.files import LOCK, locked, write_text_atomically, writing
 from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, SYNC, drawn_videos
 
 Location = Path | str
@@ -106,7 +106,7 @@ def read_text(where: Location, name: str) -> str | None:
 def write_text(where: Location, name: str, text: str) -> None:
     """All of it or nothing; names of files in it may be of any bytes. Raises ``InputError``."""
     if isinstance(where, Path):
-        write_atomically(where / name, text)
+        write_text_atomically(where / name, text)
         return
     with _reaching(where):
         fs, root = _open(where)

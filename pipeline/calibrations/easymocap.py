@@ -16,7 +16,7 @@ from pipeline.calibrations.checks import Camera, distortion, numbers, picture_si
 from pipeline.calibrations.opencv import load_yaml, matrix
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
+from pipeline.files import write_text_atomically
 
 DESCRIPTION: Final = "OpenCV YAML of EasyMocap (intri.yml with extri.yml)"
 
@@ -154,7 +154,7 @@ def write_calibration(rig: Rig, folder: Path) -> None:
         extri += [_matrix_lines(f"R_{name}", vector), _matrix_lines(f"Rot_{name}", rig.R[v])]
         extri += [_matrix_lines(f"T_{name}", rig.t[v, :, None])]
     for file, lines in (("intri.yml", intri), ("extri.yml", extri)):
-        write_atomically(folder / file, "\n".join([*lines, ""]))
+        write_text_atomically(folder / file, "\n".join([*lines, ""]))
 
 
 def _matrix_lines(key: str, values: Array) -> str:

@@ -28,7 +28,7 @@ from pipeline.calibrations.estimate import Provenance, metadata_lines, quoted
 from pipeline.calibrations.qualisys import SUBPIXELS
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-from pipeline.files import write_atomically
+from pipeline.files import write_text_atomically
 
 DESCRIPTION: Final = "TOML of Pose2Sim, anipose, FreeMoCap or caliscope (calibration.toml, Calib*.toml)"
 
@@ -144,4 +144,4 @@ def write_calibration(rig: Rig, path: Path, estimate: Provenance | None = None) 
             "",
         ]
     lines += [*metadata_lines(estimate, "\n".join(lines)), ""]
-    write_atomically(path, "\n".join(lines))
+    write_text_atomically(path, "\n".join(lines))
