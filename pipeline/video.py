@@ -1,7 +1,7 @@
-"""Video files: what is in one, its frames by time stamp, and writing one.
+"""Video files: probing, reading frames by time stamp, and writing.
 
-A frame is named by its place in presentation order, index k into ``VideoInfo.times_s``, whatever order the
-file stores it in and whichever of its neighbours are damaged.
+The index of a frame is its position k in presentation order, into ``VideoInfo.times_s``, whatever the storage
+order and damage of its neighbours.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COMMON_RATES: Final = (
 )
 
 _COLOUR_SPACES: Final = (1, 5, 6, 9)
-"""Colour spaces that swscale converts from, by H.273's numbers: BT.709, BT.601 twice, BT.2020."""
+"""Colour spaces that swscale converts from, as numbers of H.273: BT.709, BT.601 twice, BT.2020."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class VideoInfo:
 
     path: Path
     size: tuple[int, int]
-    """Width and height of the frames that ``read_frames`` hands out, upright, pixels."""
+    """Width and height of the upright frames of ``read_frames``, pixels."""
     rotation: int
-    """Degrees counter-clockwise that the file's display matrix turns its frames by: 0, 90, 180 or 270."""
+    """Counter-clockwise rotation of the file's display matrix, degrees: 0, 90, 180 or 270."""
     rate: Fraction
-    """Frames a second, one over the usual interval between frames."""
+    """Frames a second, see ``frame_rate``."""
     times_s: NDArray[np.float64]
-    """(N,) presentation times in seconds, increasing, as the file gives them (the first need not be 0)."""
+    """(N,) presentation times of the file, seconds, increasing; the first need not be 0."""
     codec: str
     warnings: tuple[str, ...] = ()
-    """What is wrong with the file, in sentences, though it can be used."""
+    """Faults of a file that is usable, as sentences."""
     time_base: Fraction = Fraction(1, 90_000)
     """Seconds per tick of the file's time stamps."""
     counted: bool = False
-    """The file has no usable time stamps (AVI, bare streams): frames are counted as they are decoded."""
+    """True without usable time stamps (AVI, bare streams): frames are counted as they are decoded."""
     first_number: int = 0
-    """Number of the first frame where frames have names: in a folder of pictures."""
+    """Number of the first frame in a folder of numbered pictures."""
     pictures: tuple[str, ...] = ()
-    """(N,) file of each frame where ``path`` is a folder of pictures, '' for none; else empty."""
+    """(N,) file name of each frame in a folder of pictures, '' for none; empty for a video file."""
 
     def __repr__(self) -> str:
         w, h = self.size
@@ -73,10 +73,10 @@ class VideoInfo:
 
 
 def probe(path: Path | str) -> VideoInfo:
-    """Read what a video holds. Only its first frame is decoded; the times come from demuxing.
+    """Read the properties of a video: one frame is decoded, all packets are demuxed.
 
-    Raises ``InputError`` when the file is missing, empty, not a video or has no frame that can be decoded. A
-    file that was cut off is used as far as it goes, with a warning.
+    A truncated file is used as far as it goes, with a warning. Raises ``InputError`` for a file that is
+    missing, empty, no video or without a decodable frame.
     """
     path = Path(path)
     container = _open(path)
@@ -123,8 +123,8 @@ def probe(path: Path | str) -> VideoInfo:
         size = (first.width, first.height)
         promised = stream.frames
         if not promised and not counted and container.duration and len(container.streams) == 1:
-            # Matroska and WebM say how long they are, not how many frames they have. A last frame that is
-            # shown for long is not a missing one, hence the margin.
+            # Matroska and WebM state a duration but no number of frames. The margin is for a last frame that
+            # is shown for long.
             missing = container.duration / 1e6 - float(ticks[-1] * time_base + 1 / rate)
             if missing > max(0.2, float(2 / rate)):
                 broken += 1
@@ -150,52 +150,51 @@ def probe(path: Path | str) -> VideoInfo:
 def read_frames(
     video: VideoInfo | Path | str, indices: Iterable[int], *, threads: int = 1
 ) -> Generator[av.VideoFrame | None, None, None]:
-    """Frames of these indices into ``times_s``, upright, one for each index.
+    """Read upright frames by index into ``times_s``, one for each index.
 
-    Indices must not decrease; the same one twice gives the same frame twice. −1 (there is none) and a frame
-    that cannot be decoded give None. Decoding is sequential, from the key frame before the first index to the
-    last index and no further. Frames are the decoder's own: copy before drawing on one. The file is closed
-    when the generator ends or is closed. ``threads`` is the decoder's.
+    Indices must not decrease; equal ones give the same frame. −1 and frames that cannot be decoded give None.
+    Decoding is sequential, from the key frame before the first index to the last index. Frames belong to the
+    decoder: copy before drawing on one. The file is closed with the generator. threads: of the decoder.
     """
     info = video if isinstance(video, VideoInfo) else probe(video)
     if info.pictures:
         yield from (_read_picture(info, index) for index in indices)
         return
     wanted = iter(indices)
-    before: list[int] = []
+    leading: list[int] = []  # −1 up to the first frame
     for first in wanted:
-        before.append(first)
+        leading.append(first)
         if first >= 0:
             break
-    if not before or before[-1] < 0:
-        yield from (None for _ in before)
+    if not leading or leading[-1] < 0:
+        yield from (None for _ in leading)
         return
     ticks = np.rint(info.times_s / float(info.time_base)).astype(np.int64)
     container = _open(info.path)
     with closing(container):
-        frames = _decode(info, container, int(ticks[before[-1]]), threads)
-        held: tuple[int, av.VideoFrame] | None = None
+        frames = _decode(info, container, int(ticks[leading[-1]]), threads)
+        decoded: tuple[int, av.VideoFrame] | None = None
         last, ended = -1, False
         upright: av.VideoFrame | None = None
-        for index in chain(before, wanted):
+        for index in chain(leading, wanted):
             if index < 0:
                 yield None
                 continue
             if index < last:
-                raise ValueError(f"{info.path}: frame {index} asked for after frame {last}")
+                raise ValueError(f"{info.path}: frame {index} requested after frame {last}")
             if index != last:
                 target, upright = int(ticks[index]), None
-                while not ended and (held is None or held[0] < target):
-                    held = next(frames, None)
-                    ended = held is None
-                if held is not None and held[0] == target:
-                    upright = _turned(held[1], info.rotation)
+                while not ended and (decoded is None or decoded[0] < target):
+                    decoded = next(frames, None)
+                    ended = decoded is None
+                if decoded is not None and decoded[0] == target:
+                    upright = _turned(decoded[1], info.rotation)
             last = index
             yield upright
 
 
 def _read_picture(info: VideoInfo, index: int) -> av.VideoFrame | None:
-    """Picture of a frame as the camera was held; None where there is none of the first one's size."""
+    """Frame of a folder of pictures; None where the file is missing, damaged or of another size."""
     name = info.pictures[index] if index >= 0 else ""
     picture = cv2.imread(str(info.path / name)) if name else None
     if picture is None or picture.shape[1::-1] != info.size:
@@ -206,21 +205,21 @@ def _read_picture(info: VideoInfo, index: int) -> av.VideoFrame | None:
 
 
 def _open(path: Path) -> InputContainer:
-    """Open for reading. Every way this fails is told to the user with the file's name."""
+    """Open a video file for reading. Raises ``InputError``."""
     if not path.exists():
-        raise InputError(f"{path}: there is no such video file. Check the path.")
+        raise InputError(f"{path}: no such video file. Check the path.")
     if path.is_dir():
-        raise InputError(f"{path}: this is a folder, a video file was expected.")
+        raise InputError(f"{path}: is a folder, expected a video file.")
     if not path.stat().st_size:
-        raise InputError(f"{path}: the file is empty (0 bytes). Copy it again from its source.")
+        raise InputError(f"{path}: is empty (0 bytes). Copy it again from its source.")
     try:
         return av.open(str(path), "r", metadata_errors="replace")  # titles need not be UTF-8
     except PermissionError as error:
-        raise InputError(f"{path}: reading this file is not permitted. Check its access rights.") from error
+        raise InputError(f"{path}: no permission to read it. Check its access rights.") from error
     except (av.FFmpegError, OSError) as error:
         raise InputError(
-            f"{path}: this is not a video, or its header is damaged or missing, as when the recording "
-            f"stopped before the file was finished ({error.strerror}). Copy or export it again."
+            f"{path}: not a video, or its header is damaged or missing, as when recording stopped before the "
+            f"file was finished ({error.strerror}). Copy or export it again."
         ) from error
 
 
@@ -229,28 +228,28 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     stream = next((s for s in container.streams.video if not s.disposition & cover), None)
     if stream is None:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise InputError(f"{path}: there is no video in this file, only {kinds}. Choose another file.")
+        raise InputError(f"{path}: no video in this file, only {kinds}. Choose another file.")
     if stream.codec_context is None:
         raise InputError(f"{path}: no decoder for the codec of this video. Export it again as H.264.")
     return stream
 
 
 def frame_rate(ticks: NDArray[np.int64], time_base: Fraction, declared: Sequence[Fraction]) -> Fraction:
-    """Frames a second from time stamps: one over the usual interval, whatever holes there are.
+    """Frame rate from time stamps, robust to missing frames.
 
-    The mean of the intervals within half of their median: a median alone would be off by the rounding of the
-    stamps (Matroska's are whole milliseconds). A declared rate that agrees to 0.1 %, or as closely as the
-    stamps can tell, is taken as exact, then the nearest of the common rates.
+    One over the mean of the intervals that differ from their median by at most half of it: the median alone
+    has the stamps' rounding (whole milliseconds in Matroska). A declared rate, else a common one, that agrees
+    to 0.1 % or to the stamps' resolution replaces it.
     """
     if len(ticks) < 2:
         return declared[0] if declared else Fraction(25)
     steps = np.diff(ticks)
-    middle = np.sort(steps)[(len(steps) - 1) // 2]
-    usual = steps[2 * np.abs(steps - middle) <= middle]
-    measured = len(usual) / (int(usual.sum()) * time_base)
-    tolerance = max(Fraction(1, 1000), Fraction(1, int(usual.sum())))
-    for known in (declared, _COMMON_RATES):
-        near = [r for r in known if abs(r / measured - 1) <= tolerance]
+    median = np.sort(steps)[(len(steps) - 1) // 2]
+    inliers = steps[2 * np.abs(steps - median) <= median]
+    measured = len(inliers) / (int(inliers.sum()) * time_base)
+    tolerance = max(Fraction(1, 1000), Fraction(1, int(inliers.sum())))
+    for candidates in (declared, _COMMON_RATES):
+        near = [r for r in candidates if abs(r / measured - 1) <= tolerance]
         if near:
             return min(near, key=lambda r: abs(r - measured))
     return measured.limit_denominator(1001)
@@ -282,7 +281,7 @@ def _decode(
 def _packets_from(
     container: InputContainer, stream: VideoStream, first: int | None
 ) -> Iterator[Packet[VideoStream]]:
-    """Packets from a key frame that is shown at or before ``first`` (None: from the beginning)."""
+    """Packets from a key frame with presentation time at or before ``first``; None: from the beginning."""
     start = stream.start_time or 0
     target = start if first is None else first
     while target > start:
@@ -294,7 +293,7 @@ def _packets_from(
         if head is not None and head.pts is not None and first is not None and head.pts <= first:
             yield head
             break
-        # Seeking goes by decoding time: a key frame decoded before `first` may be shown after it.
+        # Seeking is by decoding time: a key frame decoded before `first` may be presented after it.
         target = min(target, head.dts if head is not None and head.dts is not None else start) - 1
     else:
         if first is not None and first > start:
@@ -305,7 +304,7 @@ def _packets_from(
 
 
 def planes(frame: av.VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
-    """The three planes of an 8-bit frame as writable arrays (height, width) that share its memory."""
+    """Three planes (height, width) of an 8-bit frame, as writable views of its memory."""
     y, u, v = (
         np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width]  # type: ignore[call-overload]
         for p in frame.planes
@@ -314,9 +313,10 @@ def planes(frame: av.VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
 
 
 def to_rgb(frame: av.VideoFrame) -> Pixels:
-    """(H, W, 3) RGB of a frame; of one without a colour space BT.709 in high definition, BT.601 below.
+    """Convert a frame to RGB (H, W, 3).
 
-    So does ``yuv_matrix`` of the drawing, while swscale would take BT.601 at any size.
+    A frame without a colour space is BT.709 from 720 lines on and BT.601 below, as in ``yuv_matrix`` of the
+    drawing; swscale would take BT.601 at any size.
     """
     stated = int(frame.colorspace)
     space = stated if stated in _COLOUR_SPACES else 1 if frame.height >= 720 else 5
@@ -324,7 +324,7 @@ def to_rgb(frame: av.VideoFrame) -> Pixels:
 
 
 def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame as 8-bit YUV 4:2:0 in limited range, what every player takes; itself if it is that."""
+    """Convert a frame to 8-bit YUV 4:2:0 in limited range, which every player reads; itself if it is that."""
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     if frame.format.name == "yuv420p" and not full:
         return frame
@@ -342,7 +342,7 @@ def to_yuv420p(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def _like(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
-    """A new yuv420p frame with another one's colours and time."""
+    """New yuv420p frame with the colour space and time of another."""
     new = av.VideoFrame(size[0], size[1], "yuv420p")
     new.colorspace, new.color_range = frame.colorspace, frame.color_range
     new.color_primaries, new.color_trc = frame.color_primaries, frame.color_trc
@@ -353,7 +353,7 @@ def _like(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
 
 
 def copied(frame: av.VideoFrame, *, even: bool = False) -> av.VideoFrame:
-    """A yuv420p frame in memory of its own. ``even``: odd sizes grow by repeating the last row or column."""
+    """Copy of a yuv420p frame. even: an odd size grows by repeating the last row or column."""
     w, h = frame.width, frame.height
     new = _like(frame, (w + w % 2, h + h % 2) if even else (w, h))
     for a, b in zip(planes(frame), planes(new), strict=True):
@@ -364,41 +364,40 @@ def copied(frame: av.VideoFrame, *, even: bool = False) -> av.VideoFrame:
 
 
 def resized(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
-    """A new yuv420p frame of another size (width, height), averaging where it shrinks."""
+    """Resized copy (width, height) of a yuv420p frame, averaged where it shrinks."""
     new = _like(frame, size)
     for a, b in zip(planes(frame), planes(new), strict=True):
-        way = cv2.INTER_AREA if b.size < a.size else cv2.INTER_LINEAR
-        b[:] = cv2.resize(a, b.shape[::-1], interpolation=way)
+        interpolation = cv2.INTER_AREA if b.size < a.size else cv2.INTER_LINEAR
+        b[:] = cv2.resize(a, b.shape[::-1], interpolation=interpolation)
     return new
 
 
-HARDWARE = ("h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox", "h264_v4l2m2m")
-"""H.264 encoders of graphics cards and the like, the fastest first."""
+HARDWARE_ENCODERS: Final = ("h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox", "h264_v4l2m2m")
+"""H.264 encoders in hardware, the fastest first."""
 
 
 @cache
 def pick_encoder(codec: str = "auto") -> str:
-    """FFmpeg's name of the encoder that is used for ``codec``: itself, or what ``auto`` finds to work here.
+    """Choose an encoder of FFmpeg: ``codec``, or for ``auto`` the first that works here.
 
-    Raises ``InputError`` when there is no such encoder or it does not work on this machine.
+    Raises ``InputError`` where the encoder does not exist or work on this machine.
     """
     if codec == "auto":
-        found = next((name for name in HARDWARE if _encodes(name)), "libx264")
-        _log.info(
-            "videos are encoded by %s%s", found, "" if found in HARDWARE else ": no hardware encoder works"
-        )
-        return found
+        encoder = next((name for name in HARDWARE_ENCODERS if _encodes(name)), "libx264")
+        reason = "" if encoder in HARDWARE_ENCODERS else ": no hardware encoder works"
+        _log.info("videos are encoded by %s%s", encoder, reason)
+        return encoder
     if not _encodes(codec):
-        working = ", ".join(name for name in (*HARDWARE, "libx264", "libx265", "libsvtav1") if _encodes(name))
+        working = filter(_encodes, (*HARDWARE_ENCODERS, "libx264", "libx265", "libsvtav1"))
         raise InputError(
-            f"codec {codec}: no such video encoder works here. Those that do: {working}, or auto."
+            f"codec {codec}: no such video encoder works here; choose {', '.join(working)} or auto."
         )
     return codec
 
 
 @cache
 def _encodes(name: str) -> bool:
-    """Try an encoder on a small picture: many are built in and find no device."""
+    """Test an encoder on a small picture: many are built in and find no device."""
     try:
         context = av.CodecContext.create(name, "w")
         if not isinstance(context, av.VideoCodecContext):
@@ -413,7 +412,7 @@ def _encodes(name: str) -> bool:
 
 
 def _encoder_options(name: str, crf: int, preset: str) -> dict[str, str]:
-    """Constant quality in each encoder's own words."""
+    """Options for constant quality by encoder."""
     if name in ("libx264", "libx265"):
         return {"crf": str(crf), "preset": preset}
     if name.endswith("nvenc"):
@@ -437,20 +436,20 @@ def _turned(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
 
 
 def part_name(name: str) -> str:
-    """File name of a video that is being written, ``<stem>.part<suffix>``."""
+    """File name of an unfinished video, ``<stem>.part<suffix>``."""
     path = Path(name)
     return f"{path.stem}.part{path.suffix}"
 
 
 class VideoWriter:
-    """Write an H.264 video (yuv420p, index in front) that browsers play; ``codec`` as of ``pick_encoder``.
+    """Writer of an MP4 video (H.264 by default, yuv420p, index in front) that browsers play.
 
-    A context manager. The file appears under its name when the block ends without an exception; until then
-    there is only ``<name>.part<suffix>`` beside it, which a failure removes. ``write`` takes frames of any
-    pixel format or RGB arrays (H, W, 3) uint8, all of one size; odd sizes grow by one pixel. Frames are
-    ``1 / rate`` seconds apart unless ``write`` is told each one's time. comment: kept in the file's metadata.
+    A context manager: the file appears under its name when the block ends without an exception; until then it
+    is ``<stem>.part<suffix>``, which a failure removes. ``write`` takes frames of any pixel format or RGB
+    arrays (H, W, 3) uint8, all of one size; odd sizes grow by one pixel. Frames are ``1 / rate`` seconds
+    apart unless ``write`` gets their times. codec: see ``pick_encoder``. comment: for the file's metadata.
 
-    Raises ``InputError`` naming the file where it cannot be written.
+    Raises ``InputError`` where the file cannot be written.
     """
 
     def __init__(
@@ -483,8 +482,8 @@ class VideoWriter:
         frame = to_yuv420p(frame)
         if frame.width % 2 or frame.height % 2:
             frame = copied(frame, even=True)
-        # The encoder is told times of its own, and the caller's frame must keep the ones it has.
-        kept = frame.pts, frame.time_base
+        # The encoder needs time stamps of its own; the caller's frame keeps those it has.
+        pts, time_base = frame.pts, frame.time_base
         try:
             stream = self._stream or self._start(frame, timed=time_s is not None)
             if (stream.width, stream.height) != (frame.width, frame.height):
@@ -503,9 +502,9 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
         finally:
-            frame.pts = kept[0]
-            if kept[1]:
-                frame.time_base = kept[1]
+            frame.pts = pts
+            if time_base:
+                frame.time_base = time_base
 
     def _start(self, frame: av.VideoFrame, timed: bool) -> VideoStream:
         self._container = av.open(str(self._part), "w", "mp4", options={"movflags": "+faststart"})
@@ -523,7 +522,7 @@ class VideoWriter:
         return stream
 
     def finish(self) -> None:
-        """Write what the encoder still holds; the file is whole, but not under its name yet."""
+        """Flush the encoder: the file is complete, but still has its temporary name."""
         if self._container is None or self._stream is None:
             return
         try:
@@ -534,7 +533,7 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Finish the file and give it its name. Without a frame there is no file."""
+        """Finish the file and rename it; without frames there is no file."""
         self.finish()
         if self._stream is not None:
             try:
@@ -544,7 +543,7 @@ class VideoWriter:
             self._stream = None
 
     def discard(self) -> None:
-        """Give up: close and remove the unfinished file."""
+        """Close and remove the unfinished file."""
         if self._container is not None:
             with suppress(av.FFmpegError, OSError):
                 self._container.close()
@@ -556,8 +555,8 @@ class VideoWriter:
         self.discard()
         reason = getattr(error, "strerror", None) or error
         return InputError(
-            f"{self.path}: the video cannot be written ({reason}). Make room on the disk, or choose a folder "
-            "that may be written to."
+            f"{self.path}: the video cannot be written ({reason}). Make room on the disk, or choose "
+            "a writable folder."
         )
 
     def __enter__(self) -> Self:

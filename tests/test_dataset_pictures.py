@@ -59,5 +59,5 @@ def test_what_is_not_there_is_said(root: Path) -> None:
         read_pictures(root, ["gone.png"])
     with pytest.raises(InputError, match=r"film.mp4: has 40 frames, and the data's rows name frame 40"):
         read_pictures(root, ["a b/film.mp4#40"])
-    with pytest.raises(InputError, match=r"other.mp4: there is no such video"):
+    with pytest.raises(InputError, match=r"other.mp4: no such video"):
         read_pictures(root, ["other.mp4#3"])

@@ -168,7 +168,7 @@ def test_a_damaged_packet_costs_no_frame_after_it(tmp_path):
 
 def test_indices_may_not_decrease(tmp_path):
     path = encode(tmp_path / "a.mp4")
-    with pytest.raises(ValueError, match="frame 3 asked for after frame 5"):
+    with pytest.raises(ValueError, match="frame 3 requested after frame 5"):
         list(read_frames(path, [5, 3]))
 
 
