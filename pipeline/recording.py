@@ -1,6 +1,6 @@
-"""A recording: a folder's cameras as calibrated, videos and keypoint files, on one time line.
+"""A recording: calibrated cameras, videos and keypoint files of a folder, on a common time line.
 
-What the keypoints say of the order of their points, unit and cameras is found out by ``stages/inspect.py``.
+``stages/inspect.py`` finds point order, scales and unit from the keypoints, and checks the cameras by them.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from pipeline.timeline import Timeline
 from pipeline.video import VideoInfo
 
 FOCAL_BY_SIDE: Final = 1.0
-"""Focal length over the longer side of the picture where nothing tells it: 53° across, between a telephone's
-video (0.75 to 0.9) and a camera's (1 to 1.4)."""
+"""Assumed focal length by the picture's longer side: 53° across, between phones (0.75 to 0.9) and cameras (1
+to 1.4)."""
 
-_LEVEL: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-"""World → camera of a level camera where z is up and it looks along y."""
+_LEVEL_R: Final = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+"""World (z up) → level camera that looks along y."""
 
 TO_DETECT: Final = "none: run detects people in the videos"
 """Note of a recording without keypoints."""
@@ -59,47 +59,46 @@ TO_DETECT: Final = "none: run detects people in the videos"
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as its folder has it. Cameras are in the order of ``rig``."""
+    """Content of a recording's folder. Cameras are in the order of ``rig``."""
 
     path: Path
     rig: Rig
-    """Sizes and intrinsics are those of the videos; lengths are in the calibration's unit, metres once the
-    recording is inspected. Without a calibration, a guess: see ``placed``."""
+    """Picture sizes and intrinsics of the videos; lengths in the calibration's unit, in metres after
+    inspection. Without a calibration, intrinsics are assumed and poses unknown: see ``placed``."""
     videos: tuple[VideoInfo | None, ...]
     keypoints: tuple[KeypointFiles | None, ...]
     first_frame: int
-    """Number of the keypoint file that belongs to frame 0 of a camera."""
+    """Number of the keypoint file of a camera's frame 0."""
     step: Fraction
-    """Frames of a camera from one number to the next: 2 for files of every second frame that were counted."""
+    """Frames between consecutive file numbers: 2 for counted files of every second frame."""
     own_times: OwnTimes
     clocks: tuple[Clock, ...]
-    """(V,) as stated, or as estimated once the recording is synchronised."""
+    """(V,) as stated; as estimated after synchronisation."""
     timeline: Timeline
     calibration: Path | None
-    """None where there is none."""
     focal_stated: tuple[bool, ...]
-    """(V,) true for a camera whose focal length is stated, where there is no calibration."""
+    """(V,) true for cameras without a calibration whose focal length is stated."""
     stated: Stated
     """Settings of recording.yaml."""
     notes: tuple[tuple[str, str], ...]
-    """Rows of a table for people: what lies in the folder."""
+    """Description of the folder's content: rows (name, text) for the screen."""
     findings: tuple[Finding, ...]
     """Facts about the recording that are guessed, doubtful or wrong."""
     known_order: PointOrder | None = None
-    """None until the recording is inspected."""
-    as_found: Recording | None = None
-    """The recording before it was inspected."""
+    """None before inspection."""
+    uninspected: Recording | None = None
+    """The recording before inspection; None in itself."""
     span: tuple[int, int | None] = (0, None)
-    """First frame of the whole time line that is taken, and the one after the last."""
+    """Range ``start, end`` of the whole time line that is taken; None: to its end."""
     files: tuple[Path, ...] = ()
-    """The videos, where the recording is nothing but these."""
+    """Videos of a recording that consists of these alone."""
 
     def __len__(self) -> int:
         return len(self.timeline)
 
     @property
     def point_order(self) -> PointOrder:
-        """Order of the points in the files. Raises ``ValueError`` before the recording is inspected."""
+        """Order of the points in keypoint files. Raises ``ValueError`` before inspection."""
         if self.known_order is None:
             raise ValueError(f"{self.path}: the keypoint format is not known: inspect the recording first")
         return self.known_order
@@ -111,18 +110,18 @@ class Recording:
 
     @property
     def placed(self) -> bool:
-        """Poses of the rig are known: from a calibration, or since there is one camera only. Else all
-        cameras stand in the same place, until they are estimated (``stages/calibrate.py``)."""
+        """True with known extrinsics: from a calibration, or of a single camera. Else those of ``rig`` are
+        placeholders until ``stages/calibrate.py`` estimates them."""
         return self.calibration is not None or len(self.rig) == 1
 
     @property
     def has_keypoints(self) -> bool:
-        """Some camera has keypoints; else people are still to be detected in the videos."""
+        """True where some camera has keypoints; else people are yet to be detected in the videos."""
         return any(files is not None for files in self.keypoints)
 
     @property
     def detected_order(self) -> str | None:
-        """Order of the points of the detector; None where the keypoints are files of unknown order."""
+        """Point order of the detector that made the keypoints; None for files of unknown order."""
         orders = {files.known_order for files in self.keypoints if files is not None}
         return orders.pop() if len(orders) == 1 else None
 
@@ -131,17 +130,17 @@ class Recording:
         """Video of each camera that has one."""
         return {name: v for name, v in zip(self.rig.names, self.videos, strict=True) if v is not None}
 
-    def with_detections(self, found: Detections) -> Recording:
-        """The recording with the people detected in its videos for keypoints."""
-        people = found.people()
+    def with_detections(self, detections: Detections) -> Recording:
+        """The recording with the people detected in its videos as keypoints."""
+        people = detections.people()
         files = tuple(people.get(name) for name in self.rig.names)
-        notes = tuple((k, f"{found.path.name}" if k == "keypoints" else v) for k, v in self.notes)
+        notes = tuple((k, detections.path.name if k == "keypoints" else v) for k, v in self.notes)
         return replace(self, keypoints=files, first_frame=0, step=Fraction(1), notes=notes)
 
     def without_keypoints(self) -> Recording:
-        """The recording before people are detected in its videos.
+        """The recording without keypoints, to detect people in its videos.
 
-        Raises ``InputError`` where a camera has none.
+        Raises ``InputError`` where a camera has no video.
         """
         for name, video in zip(self.rig.names, self.videos, strict=True):
             if video is None:
@@ -154,9 +153,9 @@ class Recording:
         return replace(self, keypoints=(None,) * len(self.rig), notes=notes, findings=findings)
 
     def part(self, cameras: Sequence[str], start: int, end: int | None) -> Recording:
-        """The recording of these cameras, all where none is named, and frames ``start:end``.
+        """The recording of some cameras (none named: all) and frames ``start:end``, before inspection.
 
-        It is for before the recording is inspected. Raises ``InputError`` for one that it lacks.
+        Raises ``InputError`` for cameras or frames that it lacks.
         """
         names, line, stop = self.rig.names, self.timeline, len(self) if end is None else end
         if unknown := [name for name in cameras if name not in names]:
@@ -165,16 +164,16 @@ class Recording:
             )
         if not 0 <= start < stop <= len(self):
             raise InputError(
-                f"{self.path}: frames {start} up to {stop} are not there; it has 0 to {len(self) - 1}, and "
-                "the end is the frame after the last."
+                f"{self.path}: no frames {start} to {stop}; the recording has 0 to {len(self) - 1}, and the "
+                "end is the frame after the last."
             )
         keep = [v for v, name in enumerate(names) if not cameras or name in cameras]
         if len(keep) == len(names) and stop - start == len(self):
             return self
-        chosen = [names[v] for v in keep]
+        kept = [names[v] for v in keep]
         return replace(
             self,
-            rig=self.rig.select(chosen),
+            rig=self.rig.select(kept),
             videos=tuple(self.videos[v] for v in keep),
             keypoints=tuple(self.keypoints[v] for v in keep),
             focal_stated=tuple(self.focal_stated[v] for v in keep),
@@ -182,30 +181,29 @@ class Recording:
             clocks=tuple(self.clocks[v] for v in keep),
             timeline=line.select(keep).cut(start, end),
             span=(start, end),
-            notes=(*self.notes, ("taken", f"{', '.join(chosen)}; frames {start} to {stop - 1}")),
-            findings=tuple(f for f in self.findings if f.camera is None or f.camera in chosen),
+            notes=(*self.notes, ("taken", f"{', '.join(kept)}; frames {start} to {stop - 1}")),
+            findings=tuple(f for f in self.findings if f.camera is None or f.camera in kept),
         )
 
     def keypoint_numbers(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(V, len(frames)) number of the keypoint file of each camera at these instants; −1 for none."""
-        index = self.timeline.frame_index[:, frames]
-        return Numbering(self.first_frame, self.step).of(index)
+        """(V, len(frames)) keypoint file number of each camera at these instants; −1 for none."""
+        return Numbering(self.first_frame, self.step).of(self.timeline.frame_index[:, frames])
 
     def people(self, frames: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
-        """Everybody in these frames, as detected: (V, T, D, K, 3) of x, y (pixels of the video frame,
-        distorted) and confidence, in BODY_25; NaN, NaN, 0 where missing."""
+        """Detections at instants (T,) in BODY_25: (V, T, D, K, 3) of x, y (distorted pixels of the video) and
+        confidence; NaN, NaN, 0 where missing."""
         return self.people_in(self.timeline.frame_index[:, frames], min_confidence)
 
     def people_in(self, index: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE) -> Floats:
-        """Everybody in frames (V, N) of the cameras' own, −1 for none: (V, N, D, K, 3) as ``people``."""
+        """Detections in frames (V, N) of each camera, −1 for none: (V, N, D, K, 3) as ``people``."""
         order, numbers = self.point_order, Numbering(self.first_frame, self.step).of(index)
         raw = read_views(self.keypoints, numbers, order.points)
         return to_body_25(to_pixels(raw, order, self.rig.size, min_confidence), order.name)
 
     def with_clocks(self, clocks: Sequence[Clock]) -> Recording:
-        """The recording on the time line of these clocks.
+        """The recording on the time line of other clocks.
 
-        Raises ``InputError`` where the cameras share no time then.
+        Raises ``InputError`` where the cameras then share no time.
         """
         if tuple(c.numbers for c in clocks) == tuple(c.numbers for c in self.clocks):
             return replace(self, clocks=tuple(clocks))
@@ -218,7 +216,7 @@ class Recording:
         return replace(self, clocks=tuple(clocks), timeline=line, findings=findings, notes=notes)
 
     def camera_times(self, frames: NDArray[np.int64]) -> Array:
-        """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN for no frame."""
+        """(V, len(frames)) seconds on each camera's own clock, from its first frame; NaN without a frame."""
         index = self.timeline.frame_index[:, frames]
         own = [
             i / float(rate) if video is None else video.times_s[np.maximum(i, 0)] - video.times_s[0]
@@ -228,20 +226,19 @@ class Recording:
 
 
 def describe_line(line: Timeline) -> str:
-    """Length and rate, for people."""
+    """Describe a time line's length and rate."""
     return f"{len(line)} frames, {line.duration_s:.2f} s at {float(line.rate):.6g} fps"
 
 
 def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
-    """Open a recording: find and match everything in its folder.
+    """Open a recording: find and match the files of its folder.
 
-    inherit: a folder above this one. What recording.yaml says there and in the folders between holds here
-    too, unless it is said otherwise further down, and so does a calibration that lies there.
-
-    Reads the calibration, the time stamps of the videos and the names of the keypoint files, not more.
+    Reads the calibration, the time stamps of the videos and the names of the keypoint files only.
+    inherit: a folder above, whose recording.yaml and calibration, like those of the folders between, hold
+    unless a lower folder has its own.
 
     Raises:
-        InputError: something is missing, contradictory or unreadable; says what to do.
+        InputError: something is missing, contradictory or unreadable; with the remedy.
     """
     folder = Path(path)
     if not folder.exists():
@@ -256,15 +253,15 @@ def find_recording(path: Path | str, inherit: Path | None = None) -> Recording:
 
 
 def open_videos(files: Sequence[Path]) -> Recording:
-    """Open the recording that is nothing but these video files, one a camera, called as they are.
+    """Open a recording that consists of these video files, one a camera, named after its file.
 
-    Nothing else in their folders counts. Raises ``InputError`` as ``find_recording`` does.
+    Other files of their folders are ignored. Raises ``InputError`` as ``find_recording`` does.
     """
     by_name: dict[str, Path] = {}
     for file in (file.absolute() for file in files):
         if not file.is_file():
-            wrong = "is a folder" if file.is_dir() else "there is no such file"
-            raise InputError(f"{file}: {wrong}; give one folder, or the video of each camera")
+            fault = "is a folder" if file.is_dir() else "no such file"
+            raise InputError(f"{file}: {fault}; give one folder, or the video of each camera")
         name = normalize("NFC", file.stem)
         if name in by_name:
             raise InputError(f"two videos of camera {name}: {by_name[name]} and {file}; rename one")
@@ -275,9 +272,10 @@ def open_videos(files: Sequence[Path]) -> Recording:
 
 
 def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None = None) -> Recording:
-    """Open ``folder``; chain: the folders whose settings and calibration hold, from the top down to it.
+    """Open ``folder``.
 
-    only: videos by camera; nothing else in the folder counts then.
+    chain: folders whose settings and calibration hold, from the top down. only: videos by camera, of a
+    recording that consists of these alone.
     """
     stated = read_stated(chain)
     findings: list[Finding] = []
@@ -343,7 +341,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     notes.append(("time line", describe_line(timeline)))
     for v, name in enumerate(rig.names):
         notes.append((f"camera {name}", _describe(videos[v], files[v], rig.size[v], folder)))
-    found = Recording(
+    recording = Recording(
         path=folder,
         rig=rig,
         videos=videos,
@@ -359,20 +357,20 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         notes=tuple(notes),
         findings=tuple(findings),
     )
-    return found if found.has_keypoints or only else _with_earlier(found)
+    return recording if recording.has_keypoints or only else _with_earlier(recording)
 
 
 def _check_videos(
     folder: Path, videos: Mapping[str, Path], unread: Sequence[Finding], *, calibrated: bool
 ) -> None:
-    """Raise ``InputError`` for a folder without keypoints where there are no videos either, or these lie
-    beside the folders of recordings."""
+    """Raise ``InputError`` for a folder without keypoints that has no videos either, or folders of
+    recordings."""
     loose = not calibrated and all(file.parent == folder for file in videos.values())
     inner = recordings_in(folder) if loose or not videos else []
     if inner:
-        held = f"{len(inner)} recordings" if len(inner) > 1 else "1 recording"
+        count = f"{len(inner)} recordings" if len(inner) > 1 else "1 recording"
         raise InputError(
-            f"{folder} is not a recording but holds {held}: {', '.join(inner[:5])}"
+            f"{folder} is not a recording but holds {count}: {', '.join(inner[:5])}"
             f"{', ...' if len(inner) > 5 else ''}; give one of them, or run all: "
             f"python run_pipeline.py batch {folder} --out OUT"
         )
@@ -385,9 +383,9 @@ def _check_videos(
 
 
 def reopen(results: Results, stated: Path | None = None) -> Recording:
-    """Open the recording of results: as stated, else as their summary says.
+    """Open the recording of results: the stated folder, else that of their summary.
 
-    Raises ``InputError`` when it is not known, not there or cannot be used.
+    Raises ``InputError`` where it is unknown, missing or unusable.
     """
     folder = results.recording(stated)
     files = () if stated else results.video_files
@@ -395,16 +393,16 @@ def reopen(results: Results, stated: Path | None = None) -> Recording:
 
 
 def _with_earlier(recording: Recording) -> Recording:
-    """The recording with what ``detect`` has left beside its videos, if that is all of them."""
+    """The recording with the detections that ``detect`` left in its folder, if complete and of its videos."""
     path = recording.path / DETECTIONS
     if not path.exists():
         return recording
-    found = Detections(path)
-    if found.complete and found.is_of(recording.videos_by_name):
-        return recording.with_detections(found)
+    detections = Detections(path)
+    if detections.complete and detections.is_of(recording.videos_by_name):
+        return recording.with_detections(detections)
     sentence = (
-        f"{path} is not used: it is of other videos, or not finished; python run_pipeline.py detect "
-        f"{recording.path} goes on with it"
+        f"{path} is not used: unfinished, or of other videos; continue it: python run_pipeline.py detect "
+        f"{recording.path}"
     )
     return replace(recording, findings=(*recording.findings, Finding("detections_unused", sentence)))
 
@@ -412,7 +410,7 @@ def _with_earlier(recording: Recording) -> Recording:
 def _index(
     folder: Path, rig: Rig, folders: Mapping[str, Path], findings: list[Finding]
 ) -> tuple[KeypointFiles | None, ...]:
-    """Keypoint files of each camera; None for a camera without. Raises ``InputError`` with too few."""
+    """Index the keypoint files of each camera, None without; raises ``InputError`` for fewer than two."""
     indexed: list[KeypointFiles | None] = []
     for name in rig.names:
         files = None
@@ -436,16 +434,14 @@ def _index(
 def _unknown_rig(
     folder: Path, videos: Mapping[str, Path], folders: Mapping[str, Path], findings: list[Finding]
 ) -> tuple[Rig, dict[str, Path]]:
-    """Cameras of which only the names are known, and their videos.
-
-    Named after the videos, or after the keypoints if these are more.
-    """
+    """Uncalibrated cameras, named after the videos or after the keypoint folders if these are more, and their
+    videos."""
     names = sorted(videos if len(videos) >= len(folders) else folders, key=natural)
     paired = pair_names(folder, folders, {n: n for n in names}, "keypoints", "the videos", [])
     without = [n for n in names if n not in paired] if folders else []
     if without:
         sentence = (
-            "without a calibration nothing tells where a camera without keypoints stands, so left out: "
+            "without a calibration, cameras without keypoints cannot be located and are left out: "
             f"{', '.join(without)}"
         )
         findings.append(Finding("camera_unused", sentence))
@@ -455,7 +451,7 @@ def _unknown_rig(
         tuple(names),
         np.tile(np.eye(3), (v, 1, 1)),
         np.zeros((v, 8)),
-        np.tile(_LEVEL, (v, 1, 1)),
+        np.tile(_LEVEL_R, (v, 1, 1)),
         np.zeros((v, 3)),
         np.zeros((v, 2), dtype=np.int64),
     )
@@ -465,7 +461,7 @@ def _unknown_rig(
 def _guess_intrinsics(
     folder: Path, rig: Rig, videos: Sequence[VideoInfo | None], stated: Stated, findings: list[Finding]
 ) -> tuple[Rig, tuple[bool, ...]]:
-    """Pinhole cameras of stated or assumed focal length, and which of them are stated."""
+    """Pinhole intrinsics of stated or assumed focal length, and (V,) true where it is stated."""
     focal = stated.focal_px
     for name in focal if isinstance(focal, dict) else ():
         if name not in rig.names:
@@ -473,16 +469,16 @@ def _guess_intrinsics(
                 f"{folder / 'recording.yaml'}: focal_px: no camera is called {name!r}; "
                 f"known: {', '.join(rig.names)}"
             )
-    k, sizes, known = [], [], []
+    k, sizes, is_stated = [], [], []
     for name, video in zip(rig.names, videos, strict=True):
         size = video.size if video else stated.picture_size
         if size is None:
             raise InputError(
-                f"{folder}: camera {name} has neither a calibration nor a video: state how large its "
-                "pictures are in recording.yaml, picture_size: [width, height]"
+                f"{folder}: camera {name} has neither a calibration nor a video: state its picture size in "
+                "recording.yaml, picture_size: [width, height]"
             )
         own = focal.get(name) if isinstance(focal, dict) else focal
-        known.append(own is not None)
+        is_stated.append(own is not None)
         f = own or FOCAL_BY_SIDE * max(size)
         k.append([[f, 0, (size[0] - 1) / 2], [0, f, (size[1] - 1) / 2], [0, 0, 1]])
         sizes.append(size)
@@ -490,38 +486,38 @@ def _guess_intrinsics(
     for v, name in enumerate(rig.names):
         check_intrinsics(rig, v, f"{folder / 'recording.yaml'}, focal_px of camera {name!r}")
     cameras = "the camera is" if len(rig) == 1 else "the cameras are"
-    then = (
+    estimate = (
         "run guesses which way is up from the person it sees"
         if len(rig) == 1
         else "run estimates where they stand from the person they see"
     )
-    assumed = [n for n, is_known in zip(rig.names, known, strict=True) if not is_known]
+    assumed = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
     guess = (
         f"; the focal length of {', '.join(assumed)} is assumed to be {FOCAL_BY_SIDE:g} × the longer side of "
         "the picture (recording.yaml can state it: focal_px: ...)"
         if assumed
         else ""
     )
-    sentence = f"no calibration found: {cameras} taken to stand still, and {then}{guess}"
+    sentence = f"no calibration found: {cameras} taken to stand still, and {estimate}{guess}"
     findings.append(Finding("calibration_missing", sentence))
-    return rig, tuple(known)
+    return rig, tuple(is_stated)
 
 
 def _fit_sizes(
     rig: Rig, videos: Sequence[VideoInfo | None], calibration: Path, findings: list[Finding]
 ) -> Rig:
-    """Intrinsics for the pictures that the videos hold."""
+    """Scale the intrinsics to the videos' picture sizes. Raises ``InputError`` for another aspect ratio."""
     for v, (name, video) in enumerate(zip(rig.names, videos, strict=True)):
         w, h = (int(n) for n in rig.size[v])
         if not w:
-            # Nothing says how large the calibrated picture was: the video's, or about twice the centre.
+            # The calibration lacks the picture size: the video's, or about twice the principal point.
             guess = video.size if video else (round(2 * rig.K[v, 0, 2] + 1), round(2 * rig.K[v, 1, 2] + 1))
             size = rig.size.copy()
             size[v] = guess
             rig = replace(rig, size=size)
             source = "the video's" if video else "twice the principal point"
             sentence = (
-                f"{calibration.name} gives no picture size for camera {name}: taken as {source}, "
+                f"{calibration.name} has no picture size for camera {name}: taken as {source}, "
                 f"{guess[0]}x{guess[1]}"
             )
             findings.append(Finding("size_guessed", sentence, name))
@@ -552,6 +548,7 @@ def _timeline_of(
     numbering: Numbering,
     findings: list[Finding],
 ) -> tuple[OwnTimes, tuple[Clock, ...], Timeline]:
+    """Times of each camera's frames, stated clocks, and the common time line. Raises ``InputError``."""
     names, files = tuple(cameras.names), cameras.files
     yaml_path = folder / SETTINGS
     fps = _stated_rate(stated, [v.rate for v in videos if v and not v.pictures], findings)
@@ -595,14 +592,14 @@ def _timeline_of(
 def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list[Finding]) -> Fraction:
     """Frames a second of cameras without a video."""
     if video_rates and stated.fps is not None:
-        sentence = "recording.yaml: fps is not used where there is a video: its time stamps count"
+        sentence = "recording.yaml: fps is not used where there is a video, which has time stamps"
         findings.append(Finding("fps_unused", sentence))
     if stated.fps is not None:
         return Fraction(str(stated.fps))
     if video_rates:
         return min(video_rates)
     sentence = (
-        f"without videos nothing tells the frame rate: {ASSUMED_FPS} fps assumed; state fps in recording.yaml"
+        f"no video, so the frame rate is unknown: {ASSUMED_FPS} fps assumed; state fps in recording.yaml"
     )
     findings.append(Finding("fps_assumed", sentence))
     return ASSUMED_FPS
@@ -611,12 +608,13 @@ def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list
 def _describe(
     video: VideoInfo | None, files: KeypointFiles | None, size: NDArray[np.int64], folder: Path
 ) -> str:
-    shown = "no video"
+    """Describe a camera's video and keypoints."""
+    footage = "no video"
     if video:
-        there = f"{sum(map(bool, video.pictures))} of " if not all(video.pictures) else ""
-        shown = (
+        present = f"{sum(map(bool, video.pictures))} of " if not all(video.pictures) else ""
+        footage = (
             f"{video.path.relative_to(folder)} ({video.codec} {size[0]}x{size[1]}, "
-            f"{there}{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
+            f"{present}{len(video.times_s)} frames at {float(video.rate):.6g} fps)"
         )
-    places = f"{len(files)} {files.unit} in {files.path.relative_to(folder)}" if files else "no keypoints"
-    return f"{shown}, {places}"
+    keypoints = f"{len(files)} {files.unit} in {files.path.relative_to(folder)}" if files else "no keypoints"
+    return f"{footage}, {keypoints}"

@@ -147,9 +147,9 @@ def run(
         body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
         found = inspect(recording)
         recording, synced = synchronise(found, out, cfg.sync)
-        if recording.timeline is not found.timeline and found.as_found is not None:
+        if recording.timeline is not found.timeline and found.uninspected is not None:
             # What was found out before may come of cameras that were out of step.
-            again = inspect(found.as_found.with_clocks(synced.clocks))
+            again = inspect(found.uninspected.with_clocks(synced.clocks))
             recording = replace(again, findings=(*again.findings, *synced.findings))
         recording = place_cameras(recording, out, body, cfg)
         results = open_results(recording, out, cfg, body, net)

@@ -72,8 +72,8 @@ def inspect(recording: Recording) -> Recording:
         return recording
     with reading(recording.path):
         if recording.calibration is not None and len(recording.rig) > 1:
-            return replace(_inspect_bodies(recording), as_found=recording)
-        return replace(_inspect_pictures(recording), as_found=recording)
+            return replace(_inspect_bodies(recording), uninspected=recording)
+        return replace(_inspect_pictures(recording), uninspected=recording)
 
 
 def _inspect_bodies(recording: Recording) -> Recording:

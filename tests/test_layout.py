@@ -80,7 +80,7 @@ def test_an_easymocap_project(tmp_path: Path) -> None:
         write_video(folder / "videos" / f"{name}.mp4", 24, size=SIZE, rate=10)
     found = find_recording(folder)
     assert found.rig.size.tolist() == [list(SIZE)] * 3
-    assert said(found, r"intri.yml gives no picture size for camera 1: taken as the video's, 320x180")
+    assert said(found, r"intri.yml has no picture size for camera 1: taken as the video's, 320x180")
     shutil.rmtree(folder / "videos")
     found = find_recording(folder)
     assert said(found, "twice the principal point")
@@ -368,7 +368,7 @@ def test_video_files_are_a_recording_of_nothing_else(folder: Path) -> None:
     assert open_videos([files[0], folder / "cam01.mp4"]).path == folder
     for wrong, message in (
         ([files[1], folder / "cam01.mp4"], "two videos of camera cam01"),
-        ([files[1], folder / "cam09.mp4"], r"cam09\.mp4: there is no such file"),
+        ([files[1], folder / "cam09.mp4"], r"cam09\.mp4: no such file"),
         ([folder, files[1]], "is a folder; give one folder, or the video of each camera"),
     ):
         with pytest.raises(InputError, match=message):

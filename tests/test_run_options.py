@@ -42,8 +42,8 @@ def test_a_part_of_a_recording_has_the_frames_of_the_whole(folder):
     assert again.part([], 0, None) is again
     for cameras, start, end, message in (
         (["cam9"], 0, None, "there is no camera cam9. The cameras are: cam01"),
-        ([], 30, None, "it has 0 to 29"),
-        ([], 4, 31, "it has 0 to 29"),
+        ([], 30, None, "has 0 to 29"),
+        ([], 4, 31, "has 0 to 29"),
         ([], 4, 4, "the end is the frame after the last"),
     ):
         with pytest.raises(InputError, match=message):
