@@ -517,6 +517,9 @@
     el("thead", {}, el("tr", {}, head.map((h) => el("th", h.startsWith("<") ? { class: "l" } : {}, h.replace(/^</, ""))))),
     el("tbody", {}, body.map((row) => el("tr", {}, row.map((cell, i) => el("td", head[i].startsWith("<") ? { class: "l" } : {}, cell)))))));
 
+  const rig = () => card("w12", "Cameras from above and from the side", null, el("div", { class: "rig" },
+    data.rig.map((src, i) => el("img", { src, alt: `the cameras ${i ? "from the side" : "from above"}` }))));
+
   const cameraTable = () => {
     const missing = summary.missing || {};
     return card("w12", "Cameras", null, table(
@@ -712,7 +715,7 @@
         binned ? el("p", { class: "note" }, `Lines are means, bands reach from the least to the greatest value: ${data.frames} frames share ${bins} points.`) : ""),
       coverage(), peopleTable(), angles(),
       card("w12", "Joint acceleration (jitter), mm/frame²", people.length > 1 ? jitterChart.legend : null, jitterChart.node),
-      cameraTable(), clocks(), timing(), shape(), ...settings()),
+      cameraTable(), rig(), clocks(), timing(), shape(), ...settings()),
   );
 
   // ---- play -----------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.body import Body
 from models.rendering.overlay import PEOPLE_COLOURS
+from models.rendering.rig_picture import draw_rig
 from pipeline.cameras import Rig
 from pipeline.curves import Curve, Curves, read_curves
 from pipeline.results import MOSAIC, RunSummary
@@ -82,6 +84,7 @@ def _content(store: Store, summary: RunSummary, body: Body, mosaic: str | None) 
         "frames": len(c.time_s),
         "frustum_m": FRUSTUM_M,
         "cameras": _cameras(c.rig),
+        "rig": [_picture(half) for half in np.split(draw_rig(c.rig, "m"), 2, axis=1)],
         "people": [
             {"id": str(p), "colour": colours[p % len(colours)], **_shape(store, p, body)} for p in store.ids
         ],
@@ -108,6 +111,12 @@ def _cameras(rig: Rig) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _picture(rgb: NDArray[np.uint8]) -> str:
+    """PNG of a picture (H, W, 3), as the address of an image."""
+    png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _shape(store: Store, person: int, body: Body) -> dict[str, Any]:

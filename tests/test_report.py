@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, replace
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from builders import COCO_17, FRAMES, batch, contents, on_coco, rig
 
 from models.angles import DEFINITIONS, fitted_angles
 from models.body import load_body
+from models.rendering.rig_picture import draw_rig
 from pipeline.config import load
 from pipeline.curves import TOTAL_BINS, read_curves
 from pipeline.recording import find_recording
@@ -125,6 +127,15 @@ def test_frusta_lie_in_front_of_their_cameras(tmp_path):
         w, h = camera["size"]
         px = rig().project(corners)[v] + 0.5
         np.testing.assert_allclose(px, [[0, 0], [w, 0], [w, h], [0, h]], atol=0.5)
+
+
+def test_the_rig_is_drawn(tmp_path):
+    store = filled(tmp_path / "s.zarr")
+    found = [
+        base64.b64decode(src.split(",")[1]) for src in content(report(store, summary(), load_body()))["rig"]
+    ]
+    halves = [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for png in found]
+    np.testing.assert_array_equal(np.concatenate(halves, 1), draw_rig(store.contents.rig, "m"))
 
 
 def test_height_is_that_of_the_mesh_in_its_rest_pose(tmp_path):
@@ -262,6 +273,8 @@ def test_in_a_browser(tmp_path):
         ):
             assert said in text
         assert browser.execute_script("return window.ran") is None
+        drawn = "return [...document.querySelectorAll('.rig img')].map(i => i.naturalWidth)"
+        assert browser.execute_script(drawn) == [720, 720]
         ends = (
             "return ['video', 'canvas.space'].map(s => "
             "Math.round(document.querySelector(s).getBoundingClientRect().bottom))"

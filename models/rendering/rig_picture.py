@@ -84,8 +84,10 @@ def _panel(rig: Rig, corners: Array, axes: Array, title: str, unit: str) -> NDAr
             cv2.line(picture, tuple(centre.tolist()), tuple(corner.tolist()), _INK, 1, cv2.LINE_AA)
         cv2.circle(picture, tuple(centre.tolist()), 4, _INK, -1, cv2.LINE_AA)
         shown = name.encode("ascii", "replace").decode()  # the font has no other letters
-        cv2.putText(picture, shown, (int(centre[0]) + 7, int(centre[1]) - 7), FONT, 0.5, _INK, 1, cv2.LINE_AA)
-    cv2.putText(picture, f"{title}squares of {step:g} {unit}", (16, 28), FONT, 0.55, _INK, 1, cv2.LINE_AA)
+        left = quad[:, 0].mean() > centre[0]  # beside the frustum
+        x = int(centre[0]) - cv2.getTextSize(shown, FONT, 0.55, 1)[0][0] - 7 if left else int(centre[0]) + 7
+        cv2.putText(picture, shown, (x, int(centre[1]) - 7), FONT, 0.55, _INK, 1, cv2.LINE_AA)
+    cv2.putText(picture, f"{title}squares of {step:g} {unit}", (16, 28), FONT, 0.6, _INK, 1, cv2.LINE_AA)
     return picture
 
 
