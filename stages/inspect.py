@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.geometry.agreement import MIN_FRAMES, best_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
-from models.geometry.picture_scale import APPLIED, find_picture_scale
+from models.geometry.picture_scale import find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
@@ -50,6 +50,8 @@ MAX_OUTSIDE_SHARE: Final = 0.05
 """Share of a camera's keypoints outside its picture that is not worth a word."""
 MAX_SPAN_M: Final = 100.0
 """Distance between cameras above which the unit cannot be metres, where the person does not tell it."""
+_USUAL_SPAN_M: Final = 6.0
+"""Distance between cameras by which a unit is chosen where keypoints do not tell it."""
 SQUARE_M: Final = (0.004, 0.2)
 """Sides of the squares of calibration boards, metres."""
 
@@ -106,11 +108,15 @@ def _inspect_bodies(recording: Recording) -> Recording:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
         if stated.keypoints.scale is None:
-            lengths = [UNITS[guess]] if guess else [scale] if scale != 1.0 else [*units.values()]
-            resized, found = _find_picture_scale(rig, image, known, lengths)
-            findings += resized
-            if found != known:
-                known, image = found, to_pixels(raw, found, rig.size)
+            likely = min(
+                units.values(), key=lambda m: abs(math.log(max(_span(rig) * m, 1e-9) / _USUAL_SPAN_M))
+            )
+            metres = UNITS[guess] if guess else scale if scale != 1.0 else likely
+            found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
+            findings += [found.finding] if found else []
+            if found and found.applied:
+                known = replace(known, picture_scale=found.factor)
+                image = to_pixels(raw, known, rig.size)
                 scale, (guess, bodies) = 1.0, find_unit(rig, image, units)
                 if guess is None:
                     bodies = best_bodies(rig, image)
@@ -125,7 +131,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         findings.append(Finding("no_agreement", sentence))
     metres = (stated.calibration.metres_per_unit or 1.0) * UNITS[guess or "m"]
     findings += _doubt_size(limb_sum(bodies, [known.name]) / scale, metres)
-    span = float(np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1).max())
+    span = _span(rig)
     if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN_M:
         guess = "mm"
     if guess is not None and guess != "m":
@@ -144,25 +150,9 @@ def _inspect_bodies(recording: Recording) -> Recording:
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
 
 
-def _find_picture_scale(
-    rig: Rig, image: Floats, known: PointOrder, metres_per_unit: Sequence[float]
-) -> tuple[list[Finding], PointOrder]:
-    """Finding that the keypoints were made on resized pictures, and the points' scale by it."""
-    for metres in metres_per_unit:
-        found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
-        if found is None:
-            continue
-        applied = found.gain >= APPLIED
-        sentence = (
-            f"the keypoints seem to be made on pictures of another size than the videos': times "
-            f"{found.stated} the cameras agree {found.gain:.1f} times better on a body. "
-            f"{'That is applied' if applied else 'They are taken as they are'}; recording.yaml can state it, "
-            f"keypoints: {{scale: {found.stated}}}"
-            f"{', or that it is 1' if applied else ''}"
-        )
-        scale = found.factor if applied else known.picture_scale
-        return [Finding("keypoints_resized", sentence)], replace(known, picture_scale=scale)
-    return [], known
+def _span(rig: Rig) -> float:
+    """Largest distance between two cameras, in the rig's unit."""
+    return float(np.linalg.norm(rig.centres[:, None] - rig.centres[None], axis=-1).max())
 
 
 def _inspect_pictures(recording: Recording) -> Recording:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recordings import SMALL_PEOPLE, SMALL_RIG, figure, ring, said, seen, state, write_recording
 
-from models.geometry.picture_scale import APPLIED, find_picture_scale
+from models.geometry.picture_scale import find_picture_scale
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.points import resize
 from pipeline.recording import Recording, find_recording
@@ -29,7 +29,7 @@ def test_the_factor_is_found(factor: tuple[float, float]) -> None:
     found = find_picture_scale(RIG, made, ORDERS)
     assert found is not None
     assert found.factor == pytest.approx(factor, rel=4e-3)
-    assert found.gain > APPLIED
+    assert found.applied
 
 
 @pytest.mark.parametrize("views", [2, 3, 4])
@@ -42,7 +42,7 @@ def test_pictures_of_the_right_size_are_left_alone(views: int) -> None:
 def test_a_wrong_calibration_is_not_mended_by_a_factor() -> None:
     turned = replace(RIG, R=np.roll(RIG.R, 1, axis=0), t=np.roll(RIG.t, 1, axis=0))
     found = find_picture_scale(turned, IMAGE, ORDERS)
-    assert found is None or found.gain < APPLIED
+    assert found is None or not found.applied
 
 
 def resized(finding: Recording) -> list[Finding]:

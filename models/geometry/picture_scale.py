@@ -12,11 +12,12 @@ import numpy as np
 from models.geometry.agreement import best_bodies, find_bodies
 from models.geometry.point_order import MARGIN, limb_misfit, share_outside
 from pipeline.cameras import Rig
+from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import Floats
 from pipeline.formats.keypoints.points import resize
 from pipeline.timeline import spread
 
-APPLIED: Final = 3.0
+_APPLIED: Final = 3.0
 """Evidence of a factor over that of none from which on it is applied without being stated."""
 _AGREEING: Final = 0.75
 """Share of the views that agree on the person from which on nothing is looked for, usual are 0.8 to 1 ..."""
@@ -51,6 +52,21 @@ class PictureScale:
         """Value for recording.yaml."""
         x, y = (f"{n:.4g}" for n in self.factor)
         return x if x == y else f"[{x}, {y}]"
+
+    @property
+    def applied(self) -> bool:
+        """The evidence is enough for it to be applied without being stated."""
+        return self.gain >= _APPLIED
+
+    @property
+    def finding(self) -> Finding:
+        sentence = (
+            f"the keypoints seem to be made on pictures of another size than the videos': times "
+            f"{self.stated} the cameras agree {self.gain:.1f} times better on a body. "
+            f"{'That is applied' if self.applied else 'They are taken as they are'}; recording.yaml can state "
+            f"it, keypoints: {{scale: {self.stated}}}{', or that it is 1' if self.applied else ''}"
+        )
+        return Finding("keypoints_resized", sentence)
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
