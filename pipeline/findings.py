@@ -9,7 +9,8 @@ Code = Literal[
     # Files of a recording.
     "keypoints_elsewhere", "keypoints_missing", "keypoints_past_end", "keypoints_renumbered",
     "keypoints_unnumbered", "keypoints_unread", "keypoints_without", "detections_unused", "name_paired",
-    "names_paired_in_order", "video", "video_without", "videos_elsewhere", "videos_unread", "results_inside",
+    "names_paired_by_people", "names_paired_in_order", "video", "video_without", "videos_elsewhere",
+    "videos_unread", "results_inside",
     # Cameras.
     "calibration_above", "calibration_chosen", "calibration_unread", "distortion_scaled",
     "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",

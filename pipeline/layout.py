@@ -259,6 +259,10 @@ def _listing(folder: Path, but: Collection[str] = ()) -> tuple[list[str], list[s
     return sorted(files), sorted(folders)
 
 
+THE_CALIBRATION: Final = "the calibration"
+"""What names the cameras where there is one, in messages."""
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts cam2 before cam10."""
     return [(0, int(p), p) if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
@@ -269,8 +273,46 @@ def _loose(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", plain(name))
 
 
+def _distinct(names: Iterable[str]) -> dict[str, str]:
+    """Part of each name that not all begin or end with, by name: 1 of int_cam1_img."""
+    split = {
+        n: [p for p in re.findall(r"\d+|[^\W\d_]+", _loose(n)) if p not in ("cam", "camera")] for n in names
+    }
+    parts = [*split.values()]
+    if len(parts) < 2:
+        return dict.fromkeys(split, "")
+
+    def shared(parts: Sequence[list[str]]) -> int:
+        """Count of parts that all begin with."""
+        differ = (i for i, column in enumerate(zip(*parts, strict=False)) if len({*column}) > 1)
+        return next(differ, min(map(len, parts)))
+
+    first = shared(parts)
+    last = shared([p[first:][::-1] for p in parts])
+    return {name: " ".join(p[first : len(p) - last]) for name, p in split.items()}
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names, key=natural)) or "none"
+
+
+def _pair_alike(
+    pairs: dict[str, str],
+    left: list[str],
+    known_as: Mapping[str, str],
+    found_as: Mapping[str, str],
+    known: Mapping[str, str],
+) -> None:
+    """Move the names in ``left`` to ``pairs`` that alone are spelt as one camera without a pair."""
+    owners: dict[str, set[str]] = {}
+    for name, spelt in known_as.items():
+        owners.setdefault(spelt, set()).update({known[name]} - pairs.keys())
+    alike = Counter(found_as[name] for name in left)
+    for name in list(left):
+        of = owners.get(found_as[name], set()).difference(pairs)
+        if len(of) == alike[found_as[name]] == 1:
+            pairs[of.pop()] = name
+            left.remove(name)
 
 
 def pair_names(
@@ -283,9 +325,10 @@ def pair_names(
 ) -> dict[str, str]:
     """Camera → found name. Equal names go together, then those that differ in case or leading zeros.
 
-    What is left then is a guess, and said: one on either side, or, where no two names are alike, all of them
-    in sorted order. known: camera by every name that it has. what, whose: for messages, what is found and
-    what names the cameras.
+    Where no two names are alike, those go together that are told apart by the same: 1 of Camera1 and
+    int_cam1_img. What is left then is a guess, and said: one on either side, or all of them in sorted order.
+    known: camera by every name that it has. what, whose: for messages, what is found and what names the
+    cameras.
 
     Raises ``InputError`` when nothing tells which is which.
     """
@@ -293,29 +336,22 @@ def pair_names(
     pairs: dict[str, str] = {}
     left = list(names)
     for spelt in (str, _loose):
-        owners: dict[str, set[str]] = {}
-        for name, camera in known.items():
-            if camera not in pairs:
-                owners.setdefault(spelt(name), set()).add(camera)
-        alike = Counter(map(spelt, left))
-        for name in list(left):
-            of = owners.get(spelt(name), set()).difference(pairs)
-            if len(of) == alike[spelt(name)] == 1:
-                pairs[of.pop()] = name
-                left.remove(name)
+        _pair_alike(pairs, left, {name: spelt(name) for name in known}, {n: spelt(n) for n in names}, known)
+    apart, own = _distinct(cameras), _distinct(names)
+    same_start = min(apart.values(), default="") == min(own.values(), default="")
+    if not pairs and same_start and {*own.values()} <= {*apart.values()}:
+        _pair_alike(pairs, left, apart, own, known)
     if not left:
         return pairs
     rest = [camera for camera in cameras if camera not in pairs]
     if not pairs and len(left) == len(rest):
         pairs = dict(zip(rest, left, strict=True))
         shown = ", ".join(f"{k} = {f}" for k, f in pairs.items())
-        findings.append(
-            Finding(
-                "names_paired_in_order",
-                f"the names in {whose} and those of the {what} differ: paired in sorted order: {shown}; "
-                "rename one side if that is wrong",
-            )
+        sentence = (
+            f"the names in {whose} and those of the {what} differ: paired in sorted order: {shown}; "
+            f"if that is wrong, {named_so(pairs) if whose == THE_CALIBRATION else 'rename one side'}"
         )
+        findings.append(Finding("names_paired_in_order", sentence))
         return pairs
     sides = (whose, cameras), ("the videos", sorted(known.keys() - {*cameras}, key=natural))
     counted = [side for side in sides if _count_from_elsewhere(side[1], names)]
@@ -329,6 +365,8 @@ def pair_names(
             )
         )
         return pairs | {rest[0]: left[0]}
+    remedy = f", or say which it is in recording.yaml, calibration: {{names: {{{left[0]}: ...}}}}"
+    remedy = remedy if whose == THE_CALIBRATION and rest else ""
     if counted:
         whose, cameras = counted[0]
         reason = "they may count from different numbers, or one name may be wrong"
@@ -336,10 +374,17 @@ def pair_names(
         reason = f"nothing tells which of {_listed(rest)} is meant by {_listed(left)}"
     else:
         reason = f"{whose} has no camera for {_listed(left)}"
+        remedy = " or move what is not calibrated away"
     raise InputError(
         f"{folder}: {what} are of the cameras {_listed(names)}, {whose} of {_listed(cameras)}: {reason}; "
-        "rename one side"
+        f"rename one side{remedy}"
     )
+
+
+def named_so(pairs: Mapping[str, str]) -> str:
+    """Advice to state the pairing: calibration's name → that of the video or keypoints."""
+    shown = ", ".join(f"{found}: {name}" for name, found in pairs.items())
+    return f"state it in recording.yaml, calibration: {{names: {{{shown}}}}}"
 
 
 def _count_from_elsewhere(known: Sequence[str], found: Sequence[str]) -> bool:
@@ -366,12 +411,23 @@ def match_cameras(
     videos: Mapping[str, Path],
     folders: Mapping[str, Path],
     whose: str,
+    stated: Mapping[str, str],
     findings: list[Finding],
-) -> tuple[Rig, dict[str, Path], dict[str, Path]]:
-    """The cameras that have a video or keypoints, under the names of these, and each one's files.
+) -> tuple[Rig, dict[str, Path], dict[str, Path], tuple[str, ...]]:
+    """The cameras that have a video or keypoints, under the names of these, each one's files, and the names
+    that they had where these were paired in sorted order; none where they were alike.
 
-    whose: what the names of the rig are from, for messages.
+    whose: what the names of the rig are from, for messages. stated: names in the rig by those of videos and
+    keypoints. Raises ``InputError``.
     """
+    for own in stated.values():
+        if [plain(n) for n in rig.names].count(plain(own)) != 1:
+            raise InputError(
+                f"{folder / SETTINGS}: calibration.names: {whose} has no camera {own!r}; it has "
+                f"{_listed(rig.names)}"
+            )
+    given = {plain(own): name for name, own in stated.items()}
+    rig = replace(rig, names=tuple(given.get(plain(n), n) for n in rig.names))
     known = {n: n for n in rig.names}
     videos_of = pair_names(folder, videos, known, "videos", whose, findings)
     known |= {video: camera for camera, video in videos_of.items()}
@@ -394,4 +450,5 @@ def match_cameras(
         replace(rig, names=names),
         {new: videos[videos_of[old]] for old, new in zip(used, names, strict=True) if old in videos_of},
         {new: folders[folders_of[old]] for old, new in zip(used, names, strict=True) if old in folders_of},
+        tuple(used) if any(f.code == "names_paired_in_order" for f in findings) else (),
     )

@@ -31,6 +31,7 @@ from pipeline.formats.keypoints import EXPECTED, index_keypoints, read_views
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
 from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
+    THE_CALIBRATION,
     calibration_of,
     find_keypoints,
     folder_chain,
@@ -92,6 +93,8 @@ class Recording:
     """Range ``start, end`` of the whole time line that is taken; None: to its end."""
     files: tuple[Path, ...] = ()
     """Videos of a recording that consists of these alone."""
+    paired: tuple[str, ...] = ()
+    """Names in the calibration of the cameras, where these were paired with them in sorted order."""
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -174,6 +177,7 @@ class Recording:
         return replace(
             self,
             rig=self.rig.select(kept),
+            paired=tuple(self.paired[v] for v in keep if self.paired),
             videos=tuple(self.videos[v] for v in keep),
             keypoints=tuple(self.keypoints[v] for v in keep),
             focal_stated=tuple(self.focal_stated[v] for v in keep),
@@ -297,11 +301,14 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         findings += unread
     if not folders:
         _check_videos(folder, video_files, unread, calibrated=rig is not None or only is not None)
-    whose = "the calibration"
+    whose = THE_CALIBRATION
     if rig is None:
         whose = "the videos" if len(video_files) >= len(folders) else "the keypoints"
         rig, video_files = _unknown_rig(folder, video_files, folders, findings)
-    rig, matched_videos, matched_folders = match_cameras(folder, rig, video_files, folders, whose, findings)
+    names = stated.calibration.names if calibration else {}
+    rig, matched_videos, matched_folders, paired = match_cameras(
+        folder, rig, video_files, folders, whose, names, findings
+    )
 
     files: tuple[KeypointFiles | None, ...] = (None,) * len(rig)
     if folders:
@@ -315,21 +322,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     focal_stated = (False,) * len(rig)
     if calibration:
         rig = _fit_sizes(rig, videos, calibration, findings)
-        if is_corrected(calibration):
-            sentence = (
-                f"{calibration.name}: distortion is taken 64 times as large as it says, as Pose2Sim divides "
-                "that of Qualisys by 64; put the .qca.txt in its place if that is wrong"
-            )
-            findings.append(Finding("distortion_scaled", sentence))
-        if is_estimated(calibration):
-            sentence = (
-                f"{calibration.name} was estimated from a person: lengths in metres are only as good as the "
-                "body's, and up is a guess"
-            )
-            findings.append(Finding("calibration_estimated", sentence))
-        if stated.focal_px is not None:
-            sentence = "recording.yaml: focal_px is not used where there is a calibration"
-            findings.append(Finding("focal_unused", sentence))
+        findings += _doubt_calibration(calibration, stated)
     else:
         rig, focal_stated = _guess_intrinsics(folder, rig, videos, stated, findings)
 
@@ -356,8 +349,30 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         stated=stated,
         notes=tuple(notes),
         findings=tuple(findings),
+        paired=paired if calibration else (),
     )
     return recording if recording.has_keypoints or only else _with_earlier(recording)
+
+
+def _doubt_calibration(calibration: Path, stated: Stated) -> list[Finding]:
+    """Findings on the file of a calibration, and on what is stated beside it."""
+    findings = []
+    if is_corrected(calibration):
+        sentence = (
+            f"{calibration.name}: distortion is taken 64 times as large as it says, as Pose2Sim divides "
+            "that of Qualisys by 64; put the .qca.txt in its place if that is wrong"
+        )
+        findings.append(Finding("distortion_scaled", sentence))
+    if is_estimated(calibration):
+        sentence = (
+            f"{calibration.name} was estimated from a person: lengths in metres are only as good as the "
+            "body's, and up is a guess"
+        )
+        findings.append(Finding("calibration_estimated", sentence))
+    if stated.focal_px is not None:
+        sentence = "recording.yaml: focal_px is not used where there is a calibration"
+        findings.append(Finding("focal_unused", sentence))
+    return findings
 
 
 def _check_videos(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from unicodedata import normalize
 
 from pydantic import Field, field_validator
@@ -21,6 +21,11 @@ SETTINGS: Final = "recording.yaml"
 
 AXES: Final = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 """Unit vectors of the world by name."""
+
+
+def _by_name(value: Any) -> Any:
+    """A table by camera; YAML reads a camera called 1 as a number."""
+    return {normalize("NFC", str(k)): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class StatedKeypoints(Config):
@@ -75,6 +80,10 @@ class StatedCalibration(Config):
     path: str | None = None
     unit: str | float | None = None
     """m, cm, mm, or metres per unit."""
+    names: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
+    """Name in the calibration of each camera that is called otherwise by its video or keypoints."""
+
+    _normal = field_validator("names", mode="before")(_by_name)
 
     @field_validator("unit")
     @classmethod
@@ -109,11 +118,7 @@ class Stated(Config):
     up: tuple[float, float, float] | None = None
     """Upward direction in the calibration's world: x, y and z, or an axis such as z or -y."""
 
-    @field_validator("frame_offset", "sync", "focal_px", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        # YAML reads a camera name such as 1 as a number.
-        return {normalize("NFC", str(k)): v for k, v in value.items()} if isinstance(value, dict) else value
+    _normal = field_validator("frame_offset", "sync", "focal_px", mode="before")(_by_name)
 
     @field_validator("focal_px")
     @classmethod

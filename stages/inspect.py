@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.geometry.agreement import MIN_FRAMES, best_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
+from models.geometry.pairing import pair_by_people
 from models.geometry.picture_scale import find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
@@ -37,6 +38,7 @@ from pipeline.findings import Finding
 from pipeline.formats.keypoints import read_views
 from pipeline.formats.keypoints.files import NO_FILE, Floats
 from pipeline.formats.keypoints.points import PointOrder, orders_with, to_pixels
+from pipeline.layout import named_so
 from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.summary import MissingData
@@ -94,12 +96,16 @@ def _inspect_bodies(recording: Recording) -> Recording:
     )
     unit = stated.calibration.unit
     units = dict(UNITS) if unit is None else {"m": 1.0}
+    likely = min(units.values(), key=lambda m: abs(math.log(max(_span(rig) * m, 1e-9) / _USUAL_SPAN_M)))
     findings: list[Finding] = []
     try:
         for count in (SAMPLE_FRAMES, 10 * SAMPLE_FRAMES):  # more where the person is seldom there
             raw = read_views(files, numbers[:, spread(both, count)], points)
             known = find_scales(raw, known)
             image = to_pixels(raw, known, rig.size)
+            if recording.paired and count == SAMPLE_FRAMES:
+                recording = pair_by_people(recording, in_metres(rig, likely), image, orders_with(points))
+                rig = recording.rig
             guess, bodies = find_unit(rig, image, units)
             if len(bodies) >= SAMPLE_FRAMES // 4 or count >= len(both):
                 break
@@ -108,9 +114,6 @@ def _inspect_bodies(recording: Recording) -> Recording:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
         if stated.keypoints.scale is None:
-            likely = min(
-                units.values(), key=lambda m: abs(math.log(max(_span(rig) * m, 1e-9) / _USUAL_SPAN_M))
-            )
             metres = UNITS[guess] if guess else scale if scale != 1.0 else likely
             found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
             findings += [found.finding] if found else []
@@ -122,7 +125,9 @@ def _inspect_bodies(recording: Recording) -> Recording:
                     bodies = best_bodies(rig, image)
         known, doubts = decide_order(bodies, known, wanted)
     except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+        pairs = dict(zip(recording.paired, rig.names, strict=False))
+        asked = f"; if cameras are paired wrongly, {named_so(pairs)}" if pairs else ""
+        raise InputError(f"{folder}: {error}{asked}") from None
     if not len(bodies):
         sentence = (
             "in the frames looked at, no two views agree on a person: calibration, its unit, "

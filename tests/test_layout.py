@@ -131,6 +131,50 @@ def test_one_name_that_differs_moves_no_other_camera(tmp_path: Path) -> None:
     assert said(found, "camera cam03 of the calibration is taken to be third of the keypoints")
 
 
+@pytest.mark.parametrize(
+    ("calibrated", "files"),
+    [
+        (("Camera2", "Camera3", "Camera1"), ("cam01", "cam02", "cam03")),
+        (("int_cam3_img", "int_cam1_img", "int_cam2_img"), ("cam_01", "cam_02", "cam_03")),
+        (("cam1", "cam2", "cam3"), ("2024-05-01_cam01_t7", "2024-05-01_cam02_t7", "2024-05-01_cam03_t7")),
+        (("left", "right", "top"), ("trial_2_Left", "trial_2_Right", "trial_2_Top")),
+    ],
+)
+def test_names_that_are_told_apart_by_the_same_match(
+    tmp_path: Path, calibrated: tuple[str, ...], files: tuple[str, ...]
+) -> None:
+    """Also where there are fewer videos than calibrated cameras."""
+    order = sorted(range(3), key=lambda v: calibrated[v])
+    folder = write_recording(
+        tmp_path,
+        replace(RIG.select([RIG.names[v] for v in order]), names=files),
+        [PEOPLE],
+        calibrated=replace(RIG, names=calibrated),
+    )
+    for gone in ((), (files[1],)):
+        for name in gone:
+            shutil.rmtree(folder / "keypoints" / name)
+        found = find_recording(folder)
+        assert not [f.code for f in found.findings if f.code.startswith("name")]
+        kept = [v for v, name in zip(order, files, strict=True) if name not in gone]
+        at = [found.rig.names.index(name) for name in files if name not in gone]
+        assert np.allclose(found.rig.t[at], RIG.t[kept])
+
+
+def test_recording_yaml_states_the_pairing(tmp_path: Path) -> None:
+    calibrated = replace(RIG, names=("right", "2", "left"))
+    folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=calibrated)
+    stated = "calibration: {names: {cam01: RIGHT, cam02: 2, cam03: left}}"
+    (folder / "recording.yaml").write_text(stated)
+    found = find_recording(folder)
+    assert found.rig.names == RIG.names
+    assert np.allclose(found.rig.t, RIG.t)
+    assert not [f.code for f in found.findings if f.code.startswith("name")]
+    (folder / "recording.yaml").write_text("calibration: {names: {cam01: lift}}")
+    with pytest.raises(InputError, match="has no camera 'lift'; it has 2, left, right"):
+        find_recording(folder)
+
+
 def test_keypoints_follow_the_names_of_the_videos(tmp_path: Path) -> None:
     """Where nothing is called as the calibration says, too."""
     calibrated = replace(RIG, names=("int_2_img", "int_10_img", "int_11_img"))
@@ -148,7 +192,7 @@ def test_keypoints_follow_the_names_of_the_videos(tmp_path: Path) -> None:
     [
         (("cam01", "left", "right"), "which of left, right is meant by cam02, cam03; rename one side"),
         (("cam02", "cam03", "cam04"), "may count from different numbers, or one name may be wrong; rename"),
-        (("cam01", "cam02"), "the calibration has no camera for cam03; rename one side"),
+        (("cam01", "cam02"), "the calibration has no camera for cam03; rename one side or move"),
     ],
 )
 def test_names_that_do_not_tell_are_refused(

@@ -63,8 +63,8 @@ class PictureScale:
         sentence = (
             f"the keypoints seem to be made on pictures of another size than the videos': times "
             f"{self.stated} the cameras agree {self.gain:.1f} times better on a body. "
-            f"{'That is applied' if self.applied else 'They are taken as they are'}; recording.yaml can state "
-            f"it, keypoints: {{scale: {self.stated}}}{', or that it is 1' if self.applied else ''}"
+            f"{'That is applied' if self.applied else 'They are taken as they are'}; recording.yaml can "
+            f"state it, keypoints: {{scale: {self.stated}}}{', or that it is 1' if self.applied else ''}"
         )
         return Finding("keypoints_resized", sentence)
 
@@ -76,9 +76,9 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
     evidence is the mean score of the best matches over the misfit of their bodies.
     """
     image = image[:, spread(np.flatnonzero((image[..., 2] > 0).any((2, 3)).sum(0) > 1), _FRAMES)]
-    if not image.size or (_share(rig, image) >= _AGREEING and _misfit(rig, image, orders) < _BODY):
+    if not image.size or agree_on_body(rig, image, orders):
         return None
-    without = _evidence(rig, image, orders)
+    without = evidence(rig, image, orders)
     sizes = [*{(int(w), int(h)) for w, h in rig.size}]
     sides = [(w / n, h / n) for w, h in sizes[:1] for n in _SIDES if len(sizes) == 1]
     uneven = [*((x, y) for x in _SIMPLE for y in _SIMPLE if x != y), *sides]
@@ -96,9 +96,9 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
         most = max(fine.values())
         factor = next(f for f, score in fine.items() if score >= _AS_NEAR * most)
         resized = resize(image, factor)
-        if _share(rig, resized) < _AGREEING or not _misfit(rig, resized, orders) < _BODY:
+        if not agree_on_body(rig, resized, orders):
             continue
-        gain = _evidence(rig, resized, orders) / without if without > 0 else math.inf
+        gain = evidence(rig, resized, orders) / without if without > 0 else math.inf
         if gain >= MARGIN:
             return PictureScale(factor, gain)
     return None
@@ -112,11 +112,16 @@ def _evidences(
     for factor in factors:
         resized = resize(image, factor)
         if share_outside(resized, rig.size).max() <= _MAX_OUTSIDE:
-            found[factor] = _evidence(rig, resized, orders)
+            found[factor] = evidence(rig, resized, orders)
     return {factor: evidence for factor, evidence in found.items() if evidence > 0}
 
 
-def _evidence(rig: Rig, image: Floats, orders: Sequence[str]) -> float:
+def agree_on_body(rig: Rig, image: Floats, orders: Sequence[str]) -> bool:
+    """True where as many views as usual agree on the person, and on a body of usual proportions."""
+    return _share(rig, image) >= _AGREEING and _misfit(rig, image, orders) < _BODY
+
+
+def evidence(rig: Rig, image: Floats, orders: Sequence[str]) -> float:
     """Median score of the best match over the misfit of its bodies; 0 where the views agree on nobody."""
     misfit = _misfit(rig, image, orders)
     return 0.0 if math.isnan(misfit) else _score(rig, image) / max(misfit, 0.02)

@@ -1,0 +1,85 @@
+"""Pairing of a calibration's cameras with keypoints where names do not tell: as the views agree on people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations, permutations
+from typing import Final
+
+import numpy as np
+
+from models.geometry.picture_scale import agree_on_body, evidence
+from pipeline.cameras import Rig
+from pipeline.findings import Finding
+from pipeline.formats.keypoints.files import Floats
+from pipeline.layout import named_so
+from pipeline.recording import Recording
+from pipeline.timeline import spread
+
+_FRAMES: Final = 8
+_MAX_ALL: Final = 5
+"""Cameras up to which all orders are tried; of more, exchanges of two while these make it better."""
+
+
+def reordered(rig: Rig, order: Sequence[int]) -> Rig:
+    """The rig in which each camera stands where that of this number stood, under its own name."""
+    names = rig.names
+    return replace(rig.select([names[v] for v in order]), names=names)
+
+
+def pair_by_people(recording: Recording, rig: Rig, image: Floats, orders: Sequence[str]) -> Recording:
+    """The recording with its cameras paired as the people tell, where order is wrong; rig in metres."""
+    order = find_pairing(rig, image, orders)
+    if order is None:
+        return recording
+    pairs = {recording.paired[v]: name for v, name in zip(order, rig.names, strict=True)}
+    sentence = (
+        "names in the calibration and those of the videos or keypoints differ; paired as they agree on the "
+        f"people, not in sorted order: {', '.join(f'{a} = {b}' for a, b in pairs.items())}; {named_so(pairs)}"
+    )
+    kept = [f for f in recording.findings if f.code != "names_paired_in_order"]
+    findings = (*kept, Finding("names_paired_by_people", sentence))
+    return replace(recording, rig=reordered(recording.rig, order), findings=findings)
+
+
+def find_pairing(rig: Rig, image: Floats, orders: Sequence[str]) -> tuple[int, ...] | None:
+    """Order of the rig's cameras, not their own, in which the views agree on a body as in no other.
+
+    None where there is none, or where their pictures are of several sizes.
+
+    rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in.
+    """
+    image = image[:, spread(np.flatnonzero((image[..., 2] > 0).any((2, 3)).sum(0) > 1), _FRAMES)]
+    own = tuple(range(len(rig)))
+    if not image.size or (rig.size != rig.size[0]).any():
+        return None
+    found = {own: evidence(rig, image, orders)}
+
+    def look(tried: Iterable[tuple[int, ...]]) -> None:
+        for order in tried:
+            if order not in found:
+                found[order] = evidence(reordered(rig, order), image, orders)
+
+    if len(own) <= _MAX_ALL:
+        look(permutations(own))
+    best = own
+    while len(own) > _MAX_ALL:
+        look(_exchanges(best))
+        if (better := max(found, key=lambda order: found[order])) == best:
+            break
+        best = better
+    first, second = sorted(found, key=lambda order: -found[order])[:2]
+    # With two cameras exchanged the evidence is less by two of V or more; by 0 to 5 % where all have been
+    # turned on by one in an even ring.
+    if first == own or found[first] < (1 + 1 / len(own)) * found[second]:
+        return None
+    return first if agree_on_body(reordered(rig, first), image, orders) else None
+
+
+def _exchanges(order: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+    """Orders with two cameras exchanged."""
+    for a, b in combinations(range(len(order)), 2):
+        swapped = list(order)
+        swapped[a], swapped[b] = order[b], order[a]
+        yield tuple(swapped)
