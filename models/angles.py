@@ -8,8 +8,8 @@ pose, and z as the model says.
 The angles between two segments are the Cardan angles of Rx(a) Rz(b) Ry(c), the lower segment's axes in the
 upper one's: flexion about the upper segment's transverse axis, rotation about the lower one's long axis,
 abduction about the axis across both (Grood and Suntay 1983; Wu et al. 2002, the International Society of
-Biomechanics). Pelvis and trunk in the world are Ry(c) Rz(b) Rx(a), so that tilt and list do not depend on the
-direction in which somebody faces (Baker 2001).
+Biomechanics). Pelvis and trunk in the world are Ry(c) Rz(b) Rx(a), so that tilt and list do not depend on
+the heading (Baker 2001).
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ _SEGMENTS: Final = {
         }.items()
     },
 }
-"""Joint whose rotation each segment has; and the joint at its lower end, where its long axis is theirs."""
+"""Joints of each segment: the one whose rotation it has and, for a limb, the one at its lower end."""
 _A, _B, _C, _TOTAL = range(4)
-"""Cardan angles, and the angle between the long axes."""
+"""Indices in the results of ``_cardan_angles``: a, b, c and the angle between the long axes."""
 
 
 @dataclass(frozen=True)
 class Angle:
-    """A joint angle: one of the angles of a segment in another, with a sign."""
+    """A joint angle: one component of the rotation of a segment relative to another, with a sign."""
 
     name: str
     segment: str
     relative_to: str
     """Upper segment, or ``world``."""
-    part: int
+    component: int
+    """Index in the results of ``_cardan_angles``."""
     sign: int
     meaning: str
-    """Which way is positive, and where 0 is."""
+    """Positive direction and zero, in words."""
 
     @property
     def definition(self) -> str:
@@ -67,22 +68,22 @@ class Angle:
 
 
 def _limb_angles(side: str) -> list[Angle]:
-    """Angles of a side; abduction and rotation are mirror images of the other side's."""
-    out = 1 if side == "left" else -1
+    """Angles of the limbs of a side; abduction and rotation mirror the other side's."""
+    outward = 1 if side == "left" else -1
     other = "right" if side == "left" else "left"
     ball = {
         "flexion": (_A, -1, "forwards is +, 0 hanging down along the {upper}"),
-        "abduction": (_B, out, f"away to the {side} is +, −90 to 90"),
-        "rotation": (_C, -out, f"its front turned inwards, to the {other}, is +"),
+        "abduction": (_B, outward, f"away to the {side} is +, −90 to 90"),
+        "rotation": (_C, -outward, f"its front turned inwards, to the {other}, is +"),
     }
-    found = []
+    angles = []
     for joint, lower, upper in (("hip", "thigh", "pelvis"), ("shoulder", "upper_arm", "thorax")):
-        for what, (part, sign, meaning) in ball.items():
+        for motion, (component, sign, meaning) in ball.items():
             text = meaning.format(upper=upper)
-            if joint == "shoulder" and part != _B:
+            if joint == "shoulder" and component != _B:
                 text += "; not determined near 90 of abduction"
-            found.append(Angle(f"{side}_{joint}_{what}", f"{side}_{lower}", upper, part, sign, text))
-    found += [
+            angles.append(Angle(f"{side}_{joint}_{motion}", f"{side}_{lower}", upper, component, sign, text))
+    angles += [
         Angle(f"{side}_shoulder_elevation", f"{side}_upper_arm", "thorax", _TOTAL, 1,
               "to whatever side, 0 hanging down, 90 level, 180 overhead"),
         Angle(f"{side}_knee_flexion", f"{side}_shank", f"{side}_thigh", _A, 1,
@@ -92,11 +93,11 @@ def _limb_angles(side: str) -> list[Angle]:
         Angle(f"{side}_elbow_flexion", f"{side}_forearm", f"{side}_upper_arm", _A, -1,
               "bent is +, 0 straight"),
     ]  # fmt: skip
-    return found
+    return angles
 
 
 def _trunk_angles() -> list[Angle]:
-    found = []
+    angles = []
     for name, segment, upper in (
         ("pelvis", "pelvis", "world"),
         ("trunk", "thorax", "world"),
@@ -105,12 +106,12 @@ def _trunk_angles() -> list[Angle]:
     ):
         ahead, aside = ("tilt", "list") if upper == "world" else ("flexion", "bending")
         turned = "0 facing the world's x, seen from above" if upper == "world" else "0 facing alike"
-        found += [
+        angles += [
             Angle(f"{name}_{ahead}", segment, upper, _A, 1, "leaning forwards is +, 0 upright"),
             Angle(f"{name}_{aside}", segment, upper, _B, 1, "leaning to their right is +, left side up"),
             Angle(f"{name}_rotation", segment, upper, _C, 1, f"turned to their left is +, {turned}"),
         ]
-    return found
+    return angles
 
 
 ANGLES: Final = (*_trunk_angles(), *_limb_angles("left"), *_limb_angles("right"))
@@ -121,44 +122,44 @@ DEFINITIONS: Final = {angle.name: angle.definition for angle in ANGLES}
 def joint_angles(
     rotations: Tensor, joints: Tensor, up: NDArray[np.float64], skeleton: Skeleton = SMPL_24
 ) -> Tensor:
-    """``ANGLES`` (..., A) of poses, degrees from −180 to 180, float64; NaN where there is no pose.
+    """``ANGLES`` (..., A) of poses, degrees from −180 to 180, float64; NaN where the pose is NaN.
 
     rotations: (..., J, 3, 3) the root's, body → world, then each joint's relative to its parent.
-    joints: (..., J, 3) their places in the world. up: (3,) unit vector.
+    joints: (..., J, 3) positions in the world. up: (3,) unit vector.
     """
-    turned = global_rotations(rotations.double(), skeleton)
+    world_rotations = global_rotations(rotations.double(), skeleton)
     joints = joints.double()
-    frames = {
-        name: _frame(turned, joints, [skeleton.index(joint) for joint in of])
-        for name, of in _SEGMENTS.items()
+    axes = {
+        name: _segment_axes(world_rotations, joints, [skeleton.index(end) for end in ends])
+        for name, ends in _SEGMENTS.items()
     }
-    frames["world"] = torch.from_numpy(_world(up)).to(joints.device)
-    parts = {
-        pair: (_world_angles if pair[1] == "world" else _cardan_angles)(frames[pair[1]].mT @ frames[pair[0]])
-        for pair in {(angle.segment, angle.relative_to) for angle in ANGLES}
+    axes["world"] = torch.from_numpy(_world_axes(up)).to(joints.device)
+    components = {
+        (lower, upper): (_world_angles if upper == "world" else _cardan_angles)(axes[upper].mT @ axes[lower])
+        for lower, upper in {(angle.segment, angle.relative_to) for angle in ANGLES}
     }
-    found = [angle.sign * parts[angle.segment, angle.relative_to][angle.part] for angle in ANGLES]
-    return torch.rad2deg(torch.stack(found, -1)) + 0.0  # no −0
+    angles = [a.sign * components[a.segment, a.relative_to][a.component] for a in ANGLES]
+    return torch.rad2deg(torch.stack(angles, -1)) + 0.0  # no −0
 
 
 def fitted_angles(batch: FitBatch, up: NDArray[np.float64]) -> Tensor:
-    """``ANGLES`` (T, P, A) of everybody in a batch, degrees; up: (3,) unit vector of the world."""
+    """``ANGLES`` (T, P, A) of all people in a batch, degrees; up: (3,) unit vector of the world."""
     rotations = torch.cat([batch.params.global_orient[:, :, None], batch.params.body_pose], 2)
     return joint_angles(rotations, batch.joints, up, batch.skeleton)
 
 
-def _frame(turned: Tensor, joints: Tensor, of: list[int]) -> Tensor:
-    """Axes (..., 3, 3) of a segment, in columns, world."""
-    rotation = turned[..., of[0], :, :]
-    if len(of) == 1:
+def _segment_axes(world_rotations: Tensor, joints: Tensor, ends: list[int]) -> Tensor:
+    """Axes (..., 3, 3) of a segment in the world, in columns; ends: its upper and, for limbs, lower joint."""
+    rotation = world_rotations[..., ends[0], :, :]
+    if len(ends) == 1:
         return rotation
-    y = torch.nn.functional.normalize(joints[..., of[0], :] - joints[..., of[1], :], dim=-1)
+    y = torch.nn.functional.normalize(joints[..., ends[0], :] - joints[..., ends[1], :], dim=-1)
     x = torch.nn.functional.normalize(torch.linalg.cross(y, rotation[..., 2]), dim=-1)
     return torch.stack([x, y, torch.linalg.cross(x, y)], -1)
 
 
-def _world(up: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Axes (3, 3) of somebody who stands upright and faces the world's x; its z where x is up."""
+def _world_axes(up: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axes (3, 3) of an upright person who faces the world's x, or its z where x is up."""
     ahead = np.eye(3)[2 if abs(up[0]) > 0.9 else 0]
     ahead = ahead - up * (ahead @ up)
     ahead /= np.linalg.norm(ahead)

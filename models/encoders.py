@@ -1,4 +1,4 @@
-"""Image encoders: a crop of a person → a vector."""
+"""Image encoders: crop of a person → feature vector."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from torch import Tensor, nn
 
 EncoderName = Literal["resnet50", "convnext_tiny", "convnext_tiny_pooled"]
-"""ResNet-50 (He et al. 2016) pooled to 2048 numbers; ConvNeXt-T (Liu et al. 2022) up to the 1000 logits of
-its classifier, as the reference of the multi-view models has it, or pooled to 768 numbers."""
+"""ResNet-50 (He et al. 2016) pooled to 2048 features; ConvNeXt-T (Liu et al. 2022) up to the 1000 logits of
+its classifier, as in the reference implementation of Multi-SPIN, or pooled to 768 features."""
 
-SIZES: Final[dict[EncoderName, int]] = {
+FEATURE_SIZES: Final[dict[EncoderName, int]] = {
     "resnet50": 2048,
     "convnext_tiny": 1000,
     "convnext_tiny_pooled": 768,
 }
-"""Length of each encoder's vector."""
-assert tuple(SIZES) == get_args(EncoderName)
-ON_CPU: Final = 8
-"""Crops that a processor takes at once: memory for the results of more is asked of the system anew at every
-layer, which takes half as long again."""
+"""Length of each encoder's feature vector."""
+assert tuple(FEATURE_SIZES) == get_args(EncoderName)
+MAX_CPU_CROPS: Final = 8
+"""Crops encoded at once on a CPU: with more, every layer asks the system for memory anew, which takes half as
+long again."""
 
 
 def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
-    """Crops (N, 3, S, S), normalised → (N, ``SIZES[name]``); parameters are named as in torchvision.
+    """Network of normalised crops (N, 3, S, S) → (N, ``FEATURE_SIZES[name]``), with torchvision's names.
 
-    imagenet: begin with the weights of ImageNet, from torch's cache or, where there is a network, from
-    torchvision's server; with random ones and a warning where they cannot be had.
+    imagenet: start from ImageNet's weights, from torch's cache or torchvision's server; where neither has
+    them, from random ones, with a warning.
     """
-    # A third of the program's start, which nobody waits for who uses keypoints.
+    # Imported late: a third of the program's start, which keypoints alone do not need.
     from torchvision.models import ConvNeXt_Tiny_Weights, ResNet50_Weights, convnext_tiny, resnet50
 
-    # Blocks that begin as the identity (Goyal et al. 2017, section 5.1): random weights learn much faster.
+    # Residual blocks start as the identity (Goyal et al. 2017, section 5.1): learns much faster.
     net: nn.Module = resnet50(zero_init_residual=True) if name == "resnet50" else convnext_tiny()
     if imagenet:
         weights = (
@@ -45,7 +45,7 @@ def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
         except (OSError, RuntimeError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
             warnings.warn(
-                f"no ImageNet weights for {name} ({error}): it begins with random ones. Download "
+                f"no ImageNet weights for {name} ({error}): it starts from random ones. Download "
                 f"{weights.url} elsewhere and put it at {file}.",
                 stacklevel=2,
             )
@@ -59,11 +59,11 @@ def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
 
 
 def encode(encoder: nn.Module, crops: Tensor, *, half: bool = False) -> Tensor:
-    """Crops (M, 3, S, S), normalised → vectors (M, D), float32; half: bfloat16 inside."""
-    kind = crops.device.type
-    if kind == "cuda":  # what its convolutions are fastest with
+    """Encode normalised crops (M, 3, S, S) to features (M, D), float32; half: compute in bfloat16."""
+    device = crops.device.type
+    if device == "cuda":  # the layout of its fastest convolutions
         crops = crops.contiguous(memory_format=torch.channels_last)
-    pieces = crops.split(ON_CPU) if kind == "cpu" else (crops,)  # type: ignore[no-untyped-call]
-    with torch.autocast(kind, torch.bfloat16, enabled=half):
-        vectors = torch.cat([encoder(piece) for piece in pieces])
-    return vectors.float()
+    pieces = crops.split(MAX_CPU_CROPS) if device == "cpu" else (crops,)  # type: ignore[no-untyped-call]
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        features = torch.cat([encoder(piece) for piece in pieces])
+    return features.float()

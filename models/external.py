@@ -22,17 +22,17 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class External:
-    """A file or folder that users get themselves. Nothing of it is needed to reconstruct a recording."""
+    """A file or folder that users get themselves; a recording is reconstructed without any."""
 
     name: str
-    """Where it is expected, below the folder of all of them, or where torch keeps it."""
+    """Path below the folder of external files; ``torch/...``: file in torch's cache of checkpoints."""
     purpose: str
     source: str
     terms: str
-    given: str
-    """The option that names it elsewhere."""
-    look: Callable[[Path], str]
-    """Content in a few words; raises ``InputError`` where it is not sound."""
+    option: str
+    """Command-line option that gives another path."""
+    describe: Callable[[Path], str]
+    """Read it and describe its content in a few words; raises ``InputError`` where it is not sound."""
 
 
 _SMPL: Final = "register at https://smpl.is.tue.mpg.de: SMPL for Python, basicmodel_*_lbs_10_207_0_v1.1.0.pkl"
@@ -65,27 +65,27 @@ def _motion(path: Path) -> str:
     return f"{len(train.pose)} poses to train on, {len(test.pose)} to test on"
 
 
-def _hashed(path: Path) -> str:
-    """torchvision's files bear the beginning of their sha256 in their names."""
-    want = path.stem.rpartition("-")[2]
+def _checkpoint(path: Path) -> str:
+    """Check a file of torchvision against the beginning of its sha256 in its name."""
+    expected = path.stem.rpartition("-")[2]
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(want):
-        raise InputError(f"{path}: sha256 {found[:12]}, expected {want}. Download it again.")
-    return f"sha256 {found[:12]}"
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not sha256.startswith(expected):
+        raise InputError(f"{path}: sha256 {sha256[:12]}, expected {expected}. Download it again.")
+    return f"sha256 {sha256[:12]}"
 
 
 def _data_set(name: str, root: Path) -> str:
     module = next(m for m in DATASETS if name == m.NAME)
-    found: list[str] = []
+    counts: list[str] = []
     for split in module.SPLITS:
         try:
-            found.append(f"{split}: {len(module.parts(root, split))}")
+            counts.append(f"{split}: {len(module.parts(root, split))}")
         except InputError as e:
-            last = e
-    if not found:
-        raise last
-    return "videos or sequences, " + ", ".join(found)
+            error = e
+    if not counts:
+        raise error
+    return "videos or sequences, " + ", ".join(counts)
 
 
 EXTERNAL: Final = (
@@ -105,9 +105,9 @@ EXTERNAL: Final = (
              "CMU, http://mocap.cs.cmu.edu, as SMPL poses: models/synthetic/poses.py",
              "free, but not to be sold as data", "train --motion", _motion),
     External("torch/resnet50-0676ba61.pth", "ImageNet's weights for ResNet-50, to begin training from",
-             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),
+             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _checkpoint),
     External("torch/convnext_tiny-983f1562.pth", "ImageNet's weights for ConvNeXt-T, to begin training from",
-             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _hashed),
+             "torchvision, which downloads it by itself", "BSD 3-Clause", "TORCH_HOME", _checkpoint),
     External("mpi_inf_3dhp", "MPI-INF-3DHP, to train on and to evaluate",
              "https://vcai.mpi-inf.mpg.de/3dhp-dataset", "non-commercial research", "preprocess ROOT",
              partial(_data_set, "mpi-inf-3dhp")),
@@ -124,29 +124,30 @@ EXTERNAL: Final = (
              "annotations CC BY 4.0; pictures their photographers'", "preprocess ROOT",
              partial(_data_set, "coco")),
 )  # fmt: skip
-"""In the order of who needs them first."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class ExternalCheck:
+    """Result of looking for an external file and reading it."""
+
     path: Path
     exists: bool
     sound: bool
     content: str
-    """Content, or what is wrong."""
+    """Description of the content, or the error."""
 
 
-def look(external: External, folder: Path) -> Checked:
-    """Check that a file is there and sound, by reading it."""
+def check_external(external: External, folder: Path) -> ExternalCheck:
+    """Check that a file exists below ``folder`` or in torch's cache, and is sound, by reading it."""
     name = external.name
     path = folder / name
     if name.startswith("torch/"):
         path = Path(torch.hub.get_dir()) / "checkpoints" / name.removeprefix("torch/")
     if not path.exists():
-        return Checked(path, False, False, "")
+        return ExternalCheck(path, False, False, "")
     try:
-        return Checked(path, True, True, external.look(path))
+        return ExternalCheck(path, True, True, external.describe(path))
     except InputError as e:
-        return Checked(path, True, False, str(e))
+        return ExternalCheck(path, True, False, str(e))
     except OSError as e:
-        return Checked(path, True, False, f"cannot be read ({e.strerror or e})")
+        return ExternalCheck(path, True, False, f"cannot be read ({e.strerror or e})")

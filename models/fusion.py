@@ -1,9 +1,8 @@
-"""Fusions: the feature vectors of a person's views → one for all views together.
+"""Fusions: feature vectors of a person's views → feature vectors of H hypotheses about the body.
 
-N people in frames, V views, D numbers a view. A fusion gives H vectors, each of them a hypothesis of its own
-about the body; what the regressor makes of them is averaged. ``single`` has one for every view, the fusions
-of two views one for every pair of them, the others one. ``seen`` says which views, and which hypotheses,
-there are.
+N people in frames, V views, D features. The regressor's results are averaged over the hypotheses: one for
+each view (``single``), one for each pair of views (``mlp``, ``conv1d``), or one alone. ``seen`` (N, V) bool
+masks the views; a fusion returns the mask (N, H) of the hypotheses with their vectors (N, H, D).
 """
 
 from __future__ import annotations
@@ -20,52 +19,46 @@ FusionName = Literal["single", "average", "mlp", "conv1d", "attention"]
 
 
 class Single(nn.Module):
-    """Each view alone, as in SPIN."""
+    """One hypothesis per view, as in SPIN."""
 
     def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, V, D), seen (N, V) bool → (N, H, D) and (N, H) bool."""
         return features, seen
 
 
 class Average(nn.Module):
-    """The mean over the views that are seen."""
+    """Mean over the views that are seen."""
 
     def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, V, D), seen (N, V) bool → (N, 1, D) and (N, 1) bool."""
         return _mean(features, seen)[:, None], seen.any(1, keepdim=True)
 
 
 class Pairs(nn.Module):
-    """A network on two views, the first before the second, for every pair of them.
-
-    A view that is the only one is paired with itself.
-    """
+    """A network on every pair of views, in their order; a single view is paired with itself."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, V, D), seen (N, V) bool → (N, H, D) and (N, H) bool."""
         v = features.shape[1]
-        pairs = [*combinations(range(v), 2), *((i, i) for i in range(v))]
-        first, second = (constant(x, seen.device) for x in zip(*pairs, strict=True))
-        there = seen[:, first] & seen[:, second]
-        there &= (first != second) | (seen.sum(1, keepdim=True) == 1)
-        both = torch.stack([features[:, first], features[:, second]], 2)
-        if not self.training:  # nothing waits for which there are
-            return self.net(both.flatten(0, 1)).view(*there.shape, -1), there
-        fused = torch.zeros_like(both[:, :, 0])
-        found = self.net(both[there])  # means over the batch are means over those that there are
-        fused[there] = found.to(fused.dtype)
-        return fused, there
+        indices = [*combinations(range(v), 2), *((i, i) for i in range(v))]
+        first, second = (constant(x, seen.device) for x in zip(*indices, strict=True))
+        valid = seen[:, first] & seen[:, second]
+        valid &= (first != second) | (seen.sum(1, keepdim=True) == 1)
+        pairs = torch.stack([features[:, first], features[:, second]], 2)
+        if not self.training:  # no selection, which would wait for the GPU
+            return self.net(pairs.flatten(0, 1)).view(*valid.shape, -1), valid
+        fused = torch.zeros_like(pairs[:, :, 0])
+        # Batch statistics of the normalisation are over valid pairs only.
+        fused[valid] = self.net(pairs[valid]).to(fused.dtype)
+        return fused, valid
 
 
 class Attention(nn.Module):
-    """Any number of views: the mean, and what attention over the views adds to it.
+    """Mean over the views plus a residual by attention over any number of them (Vaswani et al. 2017).
 
-    Vectors are projected to 512 numbers, look at each other once (Vaswani et al. 2017), and are pooled by one
-    learned question. The last layer begins at zero: an untrained one is ``Average``.
+    One layer of self-attention over vectors of 512 features, pooled by one learned query. The last layer
+    starts at zero: an untrained one is ``Average``.
     """
 
     def __init__(self, size: int) -> None:
@@ -81,22 +74,17 @@ class Attention(nn.Module):
         nn.init.zeros_(self.outside.bias)
 
     def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, V, D), seen (N, V) bool → (N, 1, D) and (N, 1) bool."""
-        someone = seen.any(1, keepdim=True)
-        hidden = ~seen & someone  # a row without any key would be NaN
+        any_seen = seen.any(1, keepdim=True)
+        hidden = ~seen & any_seen  # a row without any key would be NaN
         x = self.inside(features)
         x = self.norm(x + self.among(x, x, x, key_padding_mask=hidden, need_weights=False)[0])
-        asked = self.question.to(x.dtype).expand(len(x), -1, -1)
-        pooled = self.pool(asked, x, x, key_padding_mask=hidden, need_weights=False)[0]
-        return _mean(features, seen)[:, None] + self.outside(pooled), someone
+        query = self.question.to(x.dtype).expand(len(x), -1, -1)
+        pooled = self.pool(query, x, x, key_padding_mask=hidden, need_weights=False)[0]
+        return _mean(features, seen)[:, None] + self.outside(pooled), any_seen
 
 
 def make_fusion(name: FusionName, size: int) -> nn.Module:
-    """The fusion of vectors of ``size`` numbers.
-
-    ``mlp`` is the reference's for 2048 numbers, where it has no normalisation, and otherwise that for the
-    1000 numbers of ConvNeXt.
-    """
+    """Fusion of vectors of ``size`` features; ``mlp`` normalises, but for size 2048, as in the reference."""
     match name:
         case "single":
             return Single()
@@ -129,7 +117,6 @@ def make_fusion(name: FusionName, size: int) -> nn.Module:
 
 
 def _mean(features: Tensor, seen: Tensor) -> Tensor:
-    """(N, D) over the views that are seen; 0 where none is."""
+    """Mean (N, D) over the views that are seen; 0 where none is."""
     weight = seen.to(features.dtype)
-    known = torch.where(seen[..., None], features, 0)
-    return known.sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(seen[..., None], features, 0).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)

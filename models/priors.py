@@ -35,7 +35,7 @@ class PosePrior:
     def of_joints(
         self, joints: Sequence[int], weight: float, dtype: torch.dtype, device: torch.device
     ) -> PriorTerms:
-        """The prior of some joints but the root, the others integrated out (exact here), times a weight."""
+        """Marginal prior of ``joints``, numbers in the skeleton without the root's 0, times a weight."""
         return _terms(self, tuple(joints), weight, dtype, device)
 
 
@@ -51,28 +51,29 @@ class PriorTerms:
     precisions: Tensor
     """(M, D, D)"""
     constants: Tensor
-    """(M,) −2 log weight + log det covariance, the least of them 0."""
+    """(M,) −2 log weight + log det covariance, minus the smallest of them."""
 
     def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """θ (..., D) → energy (...), Λ (θ − μ) (..., D) and the component (...) that holds there."""
-        row = theta.reshape(-1, theta.shape[-1])
-        delta = row - self.means[:, None]  # (M, rows, D): all at once is fewer, larger operations
-        pull = delta @ self.precisions
-        energy, which = ((delta * pull).sum(-1) + self.constants[:, None]).min(0)
-        slope = pull[which, torch.arange(len(row), device=row.device)]
-        return energy.view(theta.shape[:-1]), slope.view(theta.shape), which.view(theta.shape[:-1])
+        """θ (..., D) → energy (...), half its gradient Λ (θ − μ) (..., D), index m of the component (...)."""
+        rows = theta.reshape(-1, theta.shape[-1])
+        delta = rows - self.means[:, None]  # (M, rows, D): all at once is fewer, larger operations
+        half_gradients = delta @ self.precisions
+        energy, component = ((delta * half_gradients).sum(-1) + self.constants[:, None]).min(0)
+        half_gradient = half_gradients[component, torch.arange(len(rows), device=rows.device)]
+        lead = theta.shape[:-1]
+        return energy.view(lead), half_gradient.view(theta.shape), component.view(lead)
 
 
 @lru_cache(maxsize=8)
 def _terms(
     prior: PosePrior, joints: tuple[int, ...], weight: float, dtype: torch.dtype, device: torch.device
 ) -> PriorTerms:
-    pick = torch.tensor([3 * (j - 1) + i for j in joints for i in range(3)])
-    covariance = prior.covariances.double()[:, pick][:, :, pick]
+    entries = torch.tensor([3 * (j - 1) + i for j in joints for i in range(3)])
+    covariance = prior.covariances.double()[:, entries][:, :, entries]
     log_det = torch.linalg.slogdet(covariance).logabsdet
     offset = -2 * torch.log(prior.weights.double()) + log_det
     return PriorTerms(
-        prior.means[:, pick].to(device, dtype),
+        prior.means[:, entries].to(device, dtype),
         (weight * torch.linalg.inv(covariance)).to(device, dtype),
         (weight * (offset - offset.min())).to(device, dtype),
     )
@@ -82,8 +83,8 @@ def load_pose_prior(path: Path | None = None) -> PosePrior:
     """The prior that ships with the project, or one from a file.
 
     A ``.npz`` holds means (M, 69), covariances (M, 69, 69) and weights (M,); a ``.pkl`` is SMPLify's
-    ``gmm_08.pkl`` with means, covars and weights, read without running anything in it. Raises ``InputError``
-    when the file is neither.
+    ``gmm_08.pkl`` with means, covars and weights, unpickled without running code. Raises ``InputError`` when
+    the file is neither.
     """
     source = files("models.assets") / "pose_prior.npz" if path is None else path
     try:

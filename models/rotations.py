@@ -1,4 +1,4 @@
-"""Rotations beyond roma: Jacobian of the logarithm, alignment of directions, angle in degrees.
+"""Rotations and 3 × 3 systems beyond roma: Jacobian of the logarithm, alignment of directions, degrees.
 
 Batched over leading axes, for any float dtype and device; gradients flow. Angles in radians.
 """
@@ -20,7 +20,7 @@ def skew(v: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of 3 × 3 matrices (..., 3, 3); on a GPU elementwise: its matrix product takes them one by one."""
+    """a @ b of matrices (..., 3, 3); on a GPU elementwise, as its matrix product takes them one by one."""
     if a.device.type == "cpu":
         return a @ b
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
@@ -42,7 +42,7 @@ def right_jacobian_inverse(v: Tensor) -> Tensor:
 
 
 def rotation_between(a: Tensor, b: Tensor) -> Tensor:
-    """The smallest rotation (..., 3, 3) that turns direction a (..., 3) into direction b (..., 3).
+    """Smallest rotation (..., 3, 3) that takes direction a (..., 3) to direction b (..., 3).
 
     Any length but zero. Where a and b are opposite, half a turn about some axis across a.
     """
@@ -63,14 +63,14 @@ def rotation_between(a: Tensor, b: Tensor) -> Tensor:
 
 
 def solve_3x3(A: Tensor, b: Tensor) -> Tensor:
-    """x (..., 3) of A x = b with A (..., 3, 3), by Cramer's rule: a few kernels on a GPU, and no pivots."""
-    scale = A.abs().amax((-1, -2))  # or small numbers could have no cube
+    """x (..., 3) of A x = b with A (..., 3, 3), by Cramer's rule: a few kernels on a GPU, without pivots."""
+    scale = A.abs().amax((-1, -2))  # the determinant of small numbers would underflow
     a0, a1, a2 = (A / scale[..., None, None]).unbind(-1)
     b = b / scale[..., None]
     cross = partial(torch.linalg.cross, dim=-1)
     normal = cross(a1, a2)
-    parts = [(b * normal).sum(-1), (a0 * cross(b, a2)).sum(-1), (a0 * cross(a1, b)).sum(-1)]
-    solution: Tensor = torch.stack(parts, -1) / (a0 * normal).sum(-1, keepdim=True)
+    determinants = [(b * normal).sum(-1), (a0 * cross(b, a2)).sum(-1), (a0 * cross(a1, b)).sum(-1)]
+    solution: Tensor = torch.stack(determinants, -1) / (a0 * normal).sum(-1, keepdim=True)
     return solution
 
 

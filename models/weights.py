@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, with what is needed to build the network in their metadata."""
+"""Weight files: safetensors with the network's configuration in their metadata."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _KEY = "multispin"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
-    """The whole file or nothing. ``config`` must fit into JSON. Raises ``OSError``."""
-    here = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_bytes_atomically(path, save(here, metadata={_KEY: json.dumps(config)}))
+    """Write tensors and a configuration that fits into JSON, atomically. Raises ``OSError``."""
+    on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_bytes_atomically(path, save(on_cpu, metadata={_KEY: json.dumps(config)}))
 
 
 def read_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration of a file's content.
 
-    Raises ``SafetensorError``, ``ValueError``, ``KeyError`` or ``TypeError`` where it is something else.
+    Raises ``SafetensorError``, ``ValueError``, ``KeyError`` or ``TypeError`` where they are not in it.
     """
     tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -310,12 +310,12 @@ def detect(
 
 def data(folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data")) -> None:
     """List the files that cannot ship: what for, who gives them out, whether they are here and sound."""
-    from models.external import EXTERNAL, look
+    from models.external import EXTERNAL, check_external
 
     unsound = False
     for external in EXTERNAL:
-        found = look(external, folder)
-        unsound |= found.exists and not found.sound
-        screen.print_external(external, found)
+        check = check_external(external, folder)
+        unsound |= check.exists and not check.sound
+        screen.print_external(external, check)
     console.print("None of them is needed to reconstruct recordings.")
     raise typer.Exit(1 if unsound else 0)

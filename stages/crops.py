@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.crops import Optics, crop_rgb, crop_yuv, rgb_of_yuv, room_around
+from models.crops import Optics, crop_rgb, crop_yuv, room_around, yuv_to_rgb
 from models.datasets.pictures import read_picture, video_up_to
 from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
@@ -115,4 +115,4 @@ def _crop(frame: av.VideoFrame | None, plan: CropPlan, row: int, lens: Optics) -
     frame = to_yuv420p(frame)
     yuv = crop_yuv(planes(frame), plan.box[row], plan.size, room, lens)
     matrix = torch.from_numpy(yuv_matrix(int(frame.colorspace), frame.height))
-    return rgb_of_yuv(yuv[None], matrix[None])[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+    return yuv_to_rgb(yuv[None], matrix[None])[0].permute(1, 2, 0).round().to(torch.uint8).numpy()

@@ -57,7 +57,7 @@ from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_missing, read_all
 from stages.inspect import inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
-from stages.regress import Net, RegressConfig, chunks_together, describe, digest, load_net, regress
+from stages.regress import Net, RegressConfig, chunks_per_group, describe, digest, load_net, regress
 from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
 from stages.smplify import smplify
@@ -256,7 +256,7 @@ def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
     rig, line, videos = job.recording.rig, job.recording.timeline, job.recording.videos
     window, first = cfg.keypoints.window, results.first_missing
     # Batches of the regressor are those of an unbroken run: some chunks go through it again.
-    begin = first - first % chunks_together(cfg.regress, net, window, len(rig))
+    begin = first - first % chunks_per_group(cfg.regress, net, window, len(rig))
     pictures_from = partial(decode, videos, line.frame_index, cfg.decode)
 
     def pose(items: Iterator[KeypointBatch]) -> Iterator[PoseBatch]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from models.evaluation.protocols import Protocol
     from models.evaluation.scores import Evaluation
     from models.evaluation.stores import Errors
-    from models.external import Checked, External
+    from models.external import External, ExternalCheck
     from models.geometry.board_calibration import BoardCalibration
     from models.training.trainer import Progress, TrainConfig
     from pipeline.batch.manifest import Entry
@@ -480,13 +480,13 @@ def _measure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
 
 
-def print_external(external: External, found: Checked) -> None:
+def print_external(external: External, check: ExternalCheck) -> None:
     """Print a file that cannot ship, and whether it is here and sound."""
-    here = "[green]here[/]" if found.sound else "[red]not sound[/]" if found.exists else "not here"
-    rows = table(f"{escape(str(found.path))}: {here}")
+    here = "[green]here[/]" if check.sound else "[red]not sound[/]" if check.exists else "not here"
+    rows = table(f"{escape(str(check.path))}: {here}")
     for label, text in (
         ("for", external.purpose), ("from", external.source), ("terms", external.terms),
-        ("given by", external.given), ("says", found.content),
+        ("given by", external.option), ("says", check.content),
     ):  # fmt: skip
         if text:
             rows.add_row(label, escape(text))

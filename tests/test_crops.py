@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.crops import (
-    SIZE,
+    CROP_PX,
     Optics,
     crop_matrix,
     crop_rgb,
     crop_yuv,
     cut_batch,
     cut_box,
-    normalised_rgb,
+    normalise_rgb,
     person_box,
     resample_batch,
-    rgb_of_yuv,
     room_around,
     spin_camera,
     warp_crop,
     warp_matrix,
     warp_part,
+    yuv_to_rgb,
 )
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import _Batches
@@ -110,10 +110,10 @@ def test_is_spins_crop_with_its_contrast_stretched(box: tuple[float, float, floa
 @pytest.mark.parametrize("box", BOXES)
 def test_the_crop_in_the_middle_of_its_room_is_the_crop(box: tuple[float, float, float]) -> None:
     _, rgb = picture()
-    room = room_around(SIZE)
-    wide = crop_rgb(rgb, np.array(box), SIZE, room)
+    room = room_around(CROP_PX)
+    wide = crop_rgb(rgb, np.array(box), CROP_PX, room)
     assert wide.shape == (336, 336, 3)
-    assert np.array_equal(wide[room:-room, room:-room], crop_rgb(rgb, np.array(box), SIZE))
+    assert np.array_equal(wide[room:-room, room:-room], crop_rgb(rgb, np.array(box), CROP_PX))
     alone = np.array(box) * [1, 1, 1.5]
     off = crop_rgb(rgb, alone, 336).astype(float) - wide
     assert np.abs(off).mean() < 4  # two grids, up to a pixel apart
@@ -159,7 +159,7 @@ def test_training_evaluation_and_run_see_the_same_crop(tmp_path: Path) -> None:
         training = sample.images[0, 0].permute(1, 2, 0).numpy()
         evaluation = batch.crops[row].permute(1, 2, 0).numpy()
         yuv = crop_yuv(planes(frame), rows["box"][row], size)
-        run = rgb_of_yuv(yuv[None], matrix)[0].permute(1, 2, 0).numpy()
+        run = yuv_to_rgb(yuv[None], matrix)[0].permute(1, 2, 0).numpy()
         want = spins_crop(rgb, rows["box"][row], size)
         for crop in (training, evaluation):
             assert np.abs(crop.astype(int) - want).max() <= 1
@@ -180,7 +180,7 @@ def to_frame(yuv: Sequence[Pixels]) -> Pixels:
     colours = [cv2.remap(c, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for c in yuv[1:]]
     whole = torch.from_numpy(np.stack([yuv[0], *colours])).float()[None]
     return (
-        rgb_of_yuv(whole, torch.from_numpy(yuv_matrix(5, h))[None])[0].permute(1, 2, 0).round().byte().numpy()
+        yuv_to_rgb(whole, torch.from_numpy(yuv_matrix(5, h))[None])[0].permute(1, 2, 0).round().byte().numpy()
     )
 
 
@@ -268,7 +268,7 @@ def test_a_lens_bends_all_planes_alike() -> None:
     of_lens = Optics(lens((0,) * 8).K[0], np.array([-0.2, 0.05, 0, 0, 0, 0, 0, 0]))
     for box in ([300.0, 240, 60], [300, 240, 300], [60, 400, 200]):
         yuv = crop_yuv(planes(frame), np.array(box), 64, 16, of_lens)
-        off = rgb_of_yuv(yuv[None], matrix)[0].permute(1, 2, 0).numpy() - crop_rgb(
+        off = yuv_to_rgb(yuv[None], matrix)[0].permute(1, 2, 0).numpy() - crop_rgb(
             rgb, np.array(box), 64, 16, of_lens
         )
         assert np.abs(off).mean() < 1.5
@@ -294,7 +294,7 @@ def test_stripes_do_not_alias_and_the_lens_shows_nothing_outside_of_its_picture(
 def to_rgb(yuv: torch.Tensor) -> NDArray[np.float64]:
     """(224, 224, 3) 0–255."""
     matrix = torch.from_numpy(yuv_matrix(5, 480))[None]
-    return np.asarray(rgb_of_yuv(yuv[None], matrix)[0].permute(1, 2, 0).double().numpy())
+    return np.asarray(yuv_to_rgb(yuv[None], matrix)[0].permute(1, 2, 0).double().numpy())
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_is_the_affine_warp_of_the_whole_rgb_frame(box: tuple[float, float, floa
     frame, rgb = picture()
     cx, cy, side = box
     x0, y0, x1, y1 = (int(np.trunc(c + s * side / 2)) for s in (-1, 1) for c in (cx, cy))
-    sx, sy = (x1 - x0) / SIZE, (y1 - y0) / SIZE
+    sx, sy = (x1 - x0) / CROP_PX, (y1 - y0) / CROP_PX
     warp = np.array([[sx, 0, x0 + sx / 2 - 0.5], [0, sy, y0 + sy / 2 - 0.5]])
-    want = cv2.warpAffine(rgb, warp, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    want = cv2.warpAffine(rgb, warp, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     miss = np.abs(to_rgb(crop_yuv(planes(frame), np.array(box))) - want)
     # At the picture's edge the warp blends into the black outside, Pillow's filter does not.
     known = cv2.warpAffine(
-        np.ones_like(rgb), warp, (SIZE, SIZE), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        np.ones_like(rgb), warp, (CROP_PX, CROP_PX), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     )
     core = cv2.erode(known[..., 0], np.ones((7, 7), np.uint8)) > 0
     outside = cv2.dilate(known[..., 0], np.ones((7, 7), np.uint8)) == 0
@@ -336,7 +336,7 @@ def test_a_crop_that_shrinks_is_pillows_resize(box: tuple[float, float, float]) 
     patch[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0] = rgb[
         inside
     ]
-    want = np.asarray(Image.fromarray(patch).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    want = np.asarray(Image.fromarray(patch).resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR))
     miss = np.abs(to_rgb(crop_yuv(planes(frame), np.array(box))) - want)
     assert miss.mean() < 1.2  # most of it from 8-bit chroma at half the size
     assert np.quantile(miss, 0.999) < 9
@@ -345,7 +345,7 @@ def test_a_crop_that_shrinks_is_pillows_resize(box: tuple[float, float, float]) 
     patch[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0] = luma[
         inside
     ]
-    want = np.asarray(Image.fromarray(patch).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    want = np.asarray(Image.fromarray(patch).resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR))
     assert np.abs(crop_yuv(planes(frame), np.array(box))[0].numpy() - want).max() < 0.01
 
 
@@ -441,8 +441,8 @@ def test_stretched_contrast_reaches_from_black_to_white() -> None:
         [crop_yuv(planes(frame), np.array(b)) for b in ((300.0, 240.0, 100.0), (200.0, 200.0, 300.0))]
     )
     matrix = torch.from_numpy(yuv_matrix(5, 480)).expand(2, 3, 4)
-    rgb = rgb_of_yuv(yuv, matrix)
-    plain, stretched = (normalised_rgb(rgb, c).double() for c in ("none", "stretch"))
+    rgb = yuv_to_rgb(yuv, matrix)
+    plain, stretched = (normalise_rgb(rgb, c).double() for c in ("none", "stretch"))
     mean, std = (torch.from_numpy(x)[:, None, None] for x in (MEAN, STD))
     levels = (stretched * std + mean) * 255
     assert torch.allclose(levels.amin((1, 2, 3)), torch.zeros(2).double(), atol=1e-3)

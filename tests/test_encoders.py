@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.models import convnext_tiny, resnet50
 
-from models.encoders import SIZES, EncoderName, make_encoder
+from models.encoders import FEATURE_SIZES, EncoderName, make_encoder
 
 
 def made(name: EncoderName, **given: bool) -> torch.nn.Module:
@@ -30,7 +30,7 @@ def test_resnet_is_everything_before_the_classifier() -> None:
     net.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith("fc.")})
     x = images(2)
     features = net(x)
-    assert features.shape == (2, SIZES["resnet50"])
+    assert features.shape == (2, FEATURE_SIZES["resnet50"])
     assert torch.allclose(whole(x), F.linear(features, whole.fc.weight, whole.fc.bias), atol=1e-5)
 
 

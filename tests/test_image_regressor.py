@@ -18,17 +18,17 @@ from torch.nn import functional as F
 
 from models.body import load_body, pose_keypoints
 from models.crops import Contrast
-from models.encoders import SIZES, EncoderName
+from models.encoders import FEATURE_SIZES, EncoderName
 from models.fusion import FusionName
 from models.image_regressor import (
     ImageConfig,
     ImageRegressor,
     ViewEstimate,
-    camera_of,
     load_image_regressor,
     place_body,
     save_image_regressor,
     spin_six_to_matrix,
+    weak_perspective,
 )
 from models.rotations import geodesic_degrees
 from models.weights import save_weights
@@ -142,7 +142,8 @@ def test_two_views_take_root_and_camera_from_each_and_the_body_from_both(
     """The fused features themselves are held to their definition in test_fusion.py."""
     net = deepcopy(network(encoder, fusion)).double()
     s, both = net.state_dict(), torch.ones(2, 2, dtype=torch.bool)
-    features = torch.randn(2, 2, SIZES[encoder], generator=torch.Generator().manual_seed(6)).abs().double()
+    rng = torch.Generator().manual_seed(6)
+    features = torch.randn(2, 2, FEATURE_SIZES[encoder], generator=rng).abs().double()
     said = net.estimate(features, both)
     fused, there = net.fusion(features, both)
     rotations, betas, _ = head_by_hand(s, fused[there].numpy())
@@ -405,5 +406,5 @@ def test_the_camera_is_what_places_the_body() -> None:
     K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(5, 1, 3, 3)
     body = load_body().keypoints.to(dtype=torch.float32)
     _, transl = place_body(said, box, K, body)
-    back = camera_of(transl, said.betas, box, K, body)
+    back = weak_perspective(transl, said.betas, box, K, body)
     torch.testing.assert_close(back, said.camera, atol=1e-4, rtol=1e-4)

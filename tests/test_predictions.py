@@ -13,7 +13,7 @@ from people import COUNT, PEOPLE, VIEWS, bodies, image_net, write_people
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body
-from models.crops import crop_rgb, normalised_rgb
+from models.crops import crop_rgb, normalise_rgb
 from models.datasets.pictures import read_pictures
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import PredictOptions, shares_shape, views_of
@@ -147,7 +147,7 @@ def test_weights_of_spin_say_a_root_for_the_camera_that_looks_straight_at_the_cr
     done = score_network(P1, spin, rows, bodies(), pictures)
     found = pictures(rows["imgname"].tolist())
     crops = np.stack([crop_rgb(p, box, 128) for p, box in zip(found, rows["box"], strict=True)])
-    images = normalised_rgb(torch.from_numpy(crops).permute(0, 3, 1, 2).float(), "none")[:, None]
+    images = normalise_rgb(torch.from_numpy(crops).permute(0, 3, 1, 2).float(), "none")[:, None]
     own = spin(images, torch.ones(len(crops), 1, dtype=torch.bool)).orient[:, 0].double().numpy()
     said = Rotation.from_rotvec(done.predictions.pose[:, :3]).as_matrix()
     assert np.abs(said - own).max() < 2e-5

@@ -31,7 +31,7 @@ from models.regressors.regression import Regression
 from models.rotations import geodesic_degrees
 from pipeline.batches import FrameBatch, KeypointBatch, PoseBatch
 from pipeline.errors import InputError
-from stages.regress import RegressConfig, chunks_together, describe, digest, load_net, regress
+from stages.regress import RegressConfig, chunks_per_group, describe, digest, load_net, regress
 
 VIEWS, PEOPLE, WINDOW = 3, 2, 8
 RIG, BODY = ring(VIEWS), load_body()
@@ -106,7 +106,7 @@ def test_every_chunk_in_order_with_its_own_people(size: int) -> None:
         assert np.allclose(b.global_orient.reshape(-1, 3, 3), want, atol=1e-4)
     assert sum(net.batches) == 50 * PEOPLE
     assert max(net.batches) <= size
-    full = chunks_together(RegressConfig(batch_size=size), net, WINDOW, VIEWS) * WINDOW * PEOPLE
+    full = chunks_per_group(RegressConfig(batch_size=size), net, WINDOW, VIEWS) * WINDOW * PEOPLE
     assert len(net.batches) == sum(
         -(-min(full, 50 * PEOPLE - a) // size) for a in range(0, 50 * PEOPLE, full)
     )
@@ -126,7 +126,7 @@ def test_a_frame_that_shows_nobody_has_no_pose_and_spoils_no_other() -> None:
 def test_a_restart_gives_the_same_batches() -> None:
     whole = Echo()
     out = run(whole, 16)
-    together = chunks_together(RegressConfig(batch_size=16), whole, WINDOW, VIEWS)
+    together = chunks_per_group(RegressConfig(batch_size=16), whole, WINDOW, VIEWS)
     assert together == 2
     again = Echo()
     rest = run(again, 16, items=chunks(50, first=2 * WINDOW), start=3 * WINDOW)
@@ -169,7 +169,7 @@ def test_the_default_network_after_a_restart_to_the_last_bit() -> None:
     out = list(regress(iter(given), cfg, d.rig, BODY, net, window=24))
     assert all(b.posed.all() for b in out)
     for first in (1, 3, 4):
-        again = first - first % chunks_together(cfg, net, 24, len(d.rig))
+        again = first - first % chunks_per_group(cfg, net, 24, len(d.rig))
         rest = list(regress(iter(given[again:]), cfg, d.rig, BODY, net, window=24, start=first * 24))
         assert [b.start for b in rest] == [b.start for b in out[first:]]
         for a, b in zip(out[first:], rest, strict=True):
@@ -488,7 +488,7 @@ def test_networks_by_name_and_file(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"weights": "nowhere.pt"}, r"nowhere\.pt: cannot read"),
-        ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors: cannot read.*default, .* and none"),
+        ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors: cannot read.*default, .* or none"),
         ({"device": "cuda:99"}, r"regress\.device: cuda:99 cannot be used"),
         ({"device": "toaster"}, r"regress\.device: toaster cannot be used"),
     ],
@@ -506,5 +506,5 @@ def test_a_file_of_something_else_is_refused_with_what_is_accepted(tmp_path: Pat
     text = str(told.value)
     assert text.startswith(f"regress.weights: {tmp_path / name}: holds no ")
     assert "the command `train` has made" in text
-    assert "default, the network that ships, and none" in text
+    assert "default, the network that ships, or none" in text
     assert "Error" not in text, "of the exception nobody learns anything"

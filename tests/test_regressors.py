@@ -10,12 +10,12 @@ import torch
 
 from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
-from models.regressors.calibrated import CalibratedNet, gather, ray_feedback, vertical
+from models.regressors.calibrated import CalibratedNet, observe, ray_feedback, up_of_level_cameras
 from models.regressors.keypoint_nets import load_regressor, save_regressor
 from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
 from models.regressors.layers import Estimate
-from models.regressors.regression import Regression, average_rotations, to_world
-from models.regressors.uncalibrated import UncalibratedNet, crop, towards
+from models.regressors.regression import Regression, average_rotations, fuse_roots
+from models.regressors.uncalibrated import UncalibratedNet, crop_keypoints, turn_to_axis
 from models.rotations import geodesic_degrees, rotation_between
 from models.synthetic.people import animate, make_people
 from models.synthetic.poses import Poses
@@ -108,7 +108,7 @@ def test_roots_come_back_to_the_world():
     r.seen[1, 1:] = False  # one view alone
     r.view_orient[1, 1:], r.view_transl[1, 1:] = torch.nan, torch.nan
     r.seen[2] = False  # nobody
-    found_orient, found_transl = to_world(r, R, t, BODY)
+    found_orient, found_transl = fuse_roots(r, R, t, BODY)
     here = [0, 1, 3, 4]
     assert geodesic_degrees(found_orient, orient)[here].max() < 0.1
     torch.testing.assert_close(found_transl[here], transl[here], atol=2e-4, rtol=0)
@@ -122,7 +122,7 @@ def test_views_that_err_about_depth_are_triangulated():
     depth = torch.exp(0.15 * torch.randn(20, 4, 1, generator=seeded(1)))
     rest = (s.joints[:, 0] - s.transl)[:, None]
     wrong = replace(r, view_transl=(rest + r.view_transl) * depth - rest)
-    _, transl = to_world(wrong, s.R, s.t, BODY)
+    _, transl = fuse_roots(wrong, s.R, s.t, BODY)
     error = (transl - s.transl).norm(dim=-1)
     assert error.median() < 0.05  # metres; each view alone is 0.5 off
 
@@ -165,25 +165,25 @@ def level_cameras(views, seed, turn=None):
 
 def test_up_is_an_axis_of_the_world_that_level_cameras_agree_on():
     for views in (1, 4):
-        up = vertical(level_cameras(views, 0), torch.ones(3, views, dtype=torch.bool))
+        up = up_of_level_cameras(level_cameras(views, 0), torch.ones(3, views, dtype=torch.bool))
         assert torch.equal(up, torch.tensor([0.0, 0.0, 1.0]).expand(3, 3))
 
 
 def test_up_is_found_in_a_world_that_lies_askew():
     turn = roma.rotvec_to_rotmat(torch.tensor([0.5, 0.7, -0.3]))
-    up = vertical(level_cameras(4, 2, turn), torch.ones(3, 4, dtype=torch.bool))
+    up = up_of_level_cameras(level_cameras(4, 2, turn), torch.ones(3, 4, dtype=torch.bool))
     angle = torch.rad2deg(torch.acos((up @ turn[:, 2]).clamp(-1, 1)))
     assert angle.max() < 2.0
     seen = torch.ones(3, 4, dtype=torch.bool)
     seen[:, 1:] = False
     R = level_cameras(4, 2, turn)
-    torch.testing.assert_close(vertical(R, seen), -R[:, 0, 1], atol=1e-3, rtol=0)
+    torch.testing.assert_close(up_of_level_cameras(R, seen), -R[:, 0, 1], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("views", [2, 3, 8])
 def test_clean_rays_meet_at_the_truth(views):
     s = samples(views=views)
-    e = gather(s.xy_px, s.confidence, s.K, s.R, s.t)
+    e = observe(s.xy_px, s.confidence, s.K, s.R, s.t)
     assert e.seen.all()
     points = (s.points - e.origin[:, None]) @ e.turn.mT
     feedback = ray_feedback(points, e)
@@ -201,7 +201,7 @@ def test_clean_rays_meet_at_the_truth(views):
 
 def test_feedback_points_to_the_rays():
     s = samples(views=4)
-    e = gather(s.xy_px, s.confidence, s.K, s.R, s.t)
+    e = observe(s.xy_px, s.confidence, s.K, s.R, s.t)
     points = (s.points - e.origin[:, None]) @ e.turn.mT
     shift = torch.tensor([0.01, 0.02, -0.015])
     told = ray_feedback(points + shift, e)[:, :75].view(-1, 25, 3) / 5
@@ -215,15 +215,15 @@ def test_one_wrong_view_does_not_move_the_points():
     s = samples(views=6, seed=3)
     wrong = s.xy_px.clone()
     wrong[:, 2] += 150.0
-    right = gather(s.xy_px, s.confidence, s.K, s.R, s.t)
-    e = gather(wrong, s.confidence, s.K, s.R, s.t)
+    right = observe(s.xy_px, s.confidence, s.K, s.R, s.t)
+    e = observe(wrong, s.confidence, s.K, s.R, s.t)
     world = [x.origin[:, None] + x.features[:, :75].view(-1, 25, 3) @ x.turn for x in (right, e)]
     assert (world[0] - world[1]).norm(dim=-1).median() < 0.01
 
 
 def test_one_view_puts_the_body_at_its_typical_distance():
     s = samples(count=40, views=1)
-    e = gather(s.xy_px, s.confidence, s.K, s.R, s.t)
+    e = observe(s.xy_px, s.confidence, s.K, s.R, s.t)
     centre = -(s.R.mT @ s.t[..., None])[:, 0, :, 0]
     ratio = (e.origin - centre).norm(dim=-1) / (s.joints[:, 0] - centre).norm(dim=-1)
     assert 0.8 < ratio.median() < 1.25
@@ -231,19 +231,19 @@ def test_one_view_puts_the_body_at_its_typical_distance():
     assert (e.centre[:, 0, 0].abs() < 1e-3 * e.centre[:, 0, 2]).all()
 
 
-def test_towards_is_the_smallest_rotation_onto_the_axis():
+def test_turn_to_axis_is_the_smallest_rotation_onto_the_axis():
     v = torch.randn(30, 3, generator=seeded(1))
     v[:, 2] = v[:, 2].abs() + 0.05
-    torch.testing.assert_close(towards(v), rotation_between(v, torch.tensor([0.0, 0.0, 1.0])))
+    torch.testing.assert_close(turn_to_axis(v), rotation_between(v, torch.tensor([0.0, 0.0, 1.0])))
 
 
 def test_the_truth_projects_onto_the_crops():
     s = samples(views=3)
-    c = crop(s.xy_px, s.confidence, s.K)
+    c = crop_keypoints(s.xy_px, s.confidence, s.K)
     at = (c.turn @ ((s.R @ s.joints[:, 0, :, None][:, None])[..., 0] + s.t)[..., None])[..., 0]
     z = 0.61 / c.rms
     root = torch.cat([at[..., :2] / at[..., 2:] / c.rms[..., None], (at[..., 2:] / z[..., None]).log()], -1)
-    orient = towards(at) @ c.turn @ s.R @ s.turned[:, None, 0]
+    orient = turn_to_axis(at) @ c.turn @ s.R @ s.turned[:, None, 0]
     points = (s.points - s.joints[:, :1]) @ s.turned[:, 0]
     found = net_of(UncalibratedNet).project(points, orient, root, c.rms)
     torch.testing.assert_close(found, c.xy, atol=2e-3, rtol=0)
@@ -306,7 +306,7 @@ def test_nobody_is_nan_and_touches_no_other(kind):
 def test_another_world_is_the_same_person_before_the_cameras():
     s, net = samples(views=4), net_of(CalibratedNet)
     # About the vertical, so that the same axis is up.
-    up = vertical(s.R, torch.ones(6, 4, dtype=torch.bool))
+    up = up_of_level_cameras(s.R, torch.ones(6, 4, dtype=torch.bool))
     turn = roma.rotvec_to_rotmat(0.8 * up)
     shift = torch.tensor([3.0, -2.0, 1.0])
     R = s.R @ turn[:, None].mT
@@ -329,7 +329,7 @@ def test_the_uncalibrated_net_does_not_look_at_the_cameras():
 
 
 def test_the_regression_is_the_last_round(monkeypatch):
-    """A net whose rounds end at the truth gives the truth in every camera, and in the world."""
+    """A net whose iterations end at the truth gives the truth in every camera, and in the world."""
     s, net = samples(views=3), net_of(CalibratedNet)
 
     def truth(e):
@@ -338,11 +338,11 @@ def test_the_regression_is_the_last_round(monkeypatch):
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
-    monkeypatch.setattr(net, "rounds", truth)
+    monkeypatch.setattr(net, "iterate", truth)
     r = seen_by(net, s)
     torch.testing.assert_close(r.body_pose, to_local(s.turned), atol=1e-5, rtol=0)
     torch.testing.assert_close(r.view_orient, s.R @ s.turned[:, None, 0], atol=1e-5, rtol=0)
-    orient, transl = to_world(r, s.R, s.t, BODY)
+    orient, transl = fuse_roots(r, s.R, s.t, BODY)
     assert geodesic_degrees(orient, s.turned[:, 0]).max() < 0.2
     torch.testing.assert_close(transl, s.transl, atol=1e-3, rtol=0)
 

@@ -48,7 +48,7 @@ def small_encoder(name, *, imagenet=False):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(models.image_regressor, "make_encoder", small_encoder)
-    monkeypatch.setitem(models.image_regressor.SIZES, "resnet50", WIDTH)
+    monkeypatch.setitem(models.image_regressor.FEATURE_SIZES, "resnet50", WIDTH)
 
 
 def image_config(**more):
@@ -111,7 +111,7 @@ import models.image_regressor
 from models.training.trainer import train
 from test_trainer import WIDTH, killed_config, small_encoder
 models.image_regressor.make_encoder = small_encoder
-models.image_regressor.SIZES["resnet50"] = WIDTH
+models.image_regressor.FEATURE_SIZES["resnet50"] = WIDTH
 if __name__ == "__main__":
     # With samples made by another process, which gives the same.
     for done in train(killed_config(workers=1), Path(sys.argv[2])):

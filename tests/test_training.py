@@ -54,10 +54,10 @@ def test_the_truth_costs_nothing_but_doubt(monkeypatch):
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.full((6, 23), error), root)] * 2
 
-    monkeypatch.setattr(net, "rounds", truth)
+    monkeypatch.setattr(net, "iterate", truth)
     loss, _ = loss_of(net, s)
     assert float(loss) == pytest.approx(0.05 * error, abs=1e-3)
-    monkeypatch.setattr(net, "rounds", lambda e: truth(e, 0.1))
+    monkeypatch.setattr(net, "iterate", lambda e: truth(e, 0.1))
     assert float(loss_of(net, s)[0]) == pytest.approx(0.05 * error + 1.3 * 0.3, abs=1e-3)
 
 
@@ -152,7 +152,7 @@ def test_reprojection_is_the_distance_to_the_rays(monkeypatch):
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
     def cost(by):
-        monkeypatch.setattr(net, "rounds", lambda e: shifted(e, by))
+        monkeypatch.setattr(net, "iterate", lambda e: shifted(e, by))
         return loss_of(net, s, 1.0)[0].item() - loss_of(net, s)[0].item()
 
     assert cost(0.0) < 0.002  # rounded off at a millimetre
@@ -262,7 +262,7 @@ def test_errors_of_the_truth_are_zero(monkeypatch):
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), torch.zeros(6, 3))]
 
-    monkeypatch.setattr(net, "rounds", truth)
+    monkeypatch.setattr(net, "iterate", truth)
     for joints in (24, 22):
         direct, aligned = keypoint_net_errors(net, s, joints)
         assert direct.max() < 1e-5

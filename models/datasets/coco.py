@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.crops import MARGIN
+from models.crops import BOX_MARGIN
 from models.datasets.rows import Part, PersonRow, check_picture, damaged, detected
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24, POINT_ORDERS
@@ -63,7 +63,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             id=f"{NAME}/{part.split}/{Path(name).stem}/0/{person['id']:06d}",
             instant=str(person["id"]),
             imgname=imgname,
-            box=np.array([x + width / 2, y + height / 2, MARGIN * max(width, height)]),
+            box=np.array([x + width / 2, y + height / 2, BOX_MARGIN * max(width, height)]),
             camera="0",
             part=joints,
             openpose=detected(openpose, imgname, joints),

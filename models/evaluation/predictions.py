@@ -14,24 +14,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.body import Body, load_body, pelvis_at_rest
-from models.crops import Contrast, crop_rgb, cut_box, normalised_rgb, spin_camera
+from models.crops import Contrast, crop_rgb, cut_box, normalise_rgb, spin_camera
 from models.datasets.rows import RowArrays
 from models.encoders import encode
 from models.evaluation.joints import H36MJoints
 from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights
 from models.fit.solver import fit
 from models.image_regressor import (
-    POSE_SIGMA,
+    POSE_SIGMA_RAD,
     ImageConfig,
     ImageRegressor,
     ViewEstimate,
-    camera_of,
     place_body,
+    weak_perspective,
 )
 from models.priors import load_pose_prior
 from models.regressors.keypoint_nets import KeypointNet
 from models.regressors.layers import MIN_KEYPOINTS
-from models.regressors.regression import Regression, to_world
+from models.regressors.regression import Regression, fuse_roots
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
@@ -224,7 +224,7 @@ class _Scene:
             estimate = self._look(self.net, batch, seen)
             orient, transl = place_body(estimate, box, K, self.body)
             orient = torch.where(seen[..., None, None], orient, torch.nan)
-            sigma = torch.full_like(estimate.body_pose[..., 0, 0], POSE_SIGMA)
+            sigma = torch.full_like(estimate.body_pose[..., 0, 0], POSE_SIGMA_RAD)
             r = Regression(estimate.body_pose, estimate.betas, orient, transl, seen, sigma)
         else:
             r = self.net(xy, confidence, K, R, t)
@@ -235,7 +235,7 @@ class _Scene:
             r = self._fitted(r, Views(K, R, t, xy[:, :, None], confidence[:, :, None]))
             betas = r.betas
         rotations = torch.cat([r.view_orient[:, :1], r.body_pose], 1).double()
-        camera = camera_of(r.view_transl[:, :1], r.betas, box[:, :1], K[:, :1], self.body)[:, 0]
+        camera = weak_perspective(r.view_transl[:, :1], r.betas, box[:, :1], K[:, :1], self.body)[:, 0]
         still = torch.zeros(len(rotations), 3, dtype=torch.float64)
         joints = self.joints(rotations.cpu(), r.betas.double().cpu(), still)
         out = [x.cpu() for x in (roma.rotmat_to_rotvec(rotations).flatten(1), betas, camera, joints)]
@@ -253,7 +253,7 @@ class _Scene:
 
     def _look(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
         assert batch.crops is not None
-        found = encode(net.encoder, normalised_rgb(batch.crops.to(self.device).float(), "none"))
+        found = encode(net.encoder, normalise_rgb(batch.crops.to(self.device).float(), "none"))
         at = torch.from_numpy(np.maximum(batch.at, 0)).to(self.device)
         return net.estimate(found[at] * seen[..., None], seen)
 
@@ -283,7 +283,7 @@ class _Scene:
         known = r.seen.any(1) & shown.any(1)  # of the others the network's word is all there is
         if not known.any():
             return r
-        orient, transl = to_world(r, views.R, views.t, self.body)
+        orient, transl = fuse_roots(r, views.R, views.t, self.body)
         start = torch.cat([orient[:, None], r.body_pose], 1)[known].double()
         held = start.clone()
         start[:, _UNSEEN] = torch.eye(3, dtype=start.dtype, device=start.device)

@@ -1,4 +1,4 @@
-"""Keypoint nets and the files of their weights."""
+"""Weight files of keypoint nets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _NETS: Final[dict[str, type[CalibratedNet] | type[UncalibratedNet]]] = {
 
 
 def save_regressor(net: KeypointNet, path: Path) -> None:
-    """Weights as safetensors, with what is needed to build the net in their metadata; atomically."""
+    """Write weights and configuration as safetensors, atomically."""
     save_weights(path, net.state_dict(), {"kind": net.kind, **net.config})
 
 
-_GIVE: Final = "Give a weights.safetensors that the command `train` has made."
+_REMEDY: Final = "Give a weights.safetensors that the command `train` has made."
 
 
 def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> KeypointNet:
-    """A keypoint net of weights that ship with the project, or of a file that ``save_regressor`` wrote.
+    """Keypoint net that ships with the project, or of a file of ``save_regressor``.
 
-    In evaluation mode, without gradients, float32 on the CPU. Its betas are the default body's. Raises
-    ``InputError`` when the file is missing or is something else.
+    In evaluation mode, without gradients, float32 on the CPU; its betas are the default body's. Raises
+    ``InputError`` when the file is missing or holds something else.
     """
     source = files("models.assets") / f"regressor_{path}.safetensors" if isinstance(path, str) else path
     try:
@@ -45,9 +45,9 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
         raise InputError(f"{source}: cannot read the weights ({error.strerror}). Check the path.") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{source}: not the weights of this network ({reason}). {_GIVE}") from error
+        raise InputError(f"{source}: not the weights of this network ({reason}). {_REMEDY}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{source}: holds no weights of a keypoint regressor, or is damaged. {_GIVE}"
+            f"{source}: holds no weights of a keypoint regressor, or is damaged. {_REMEDY}"
         ) from error
     return net.requires_grad_(False).eval()

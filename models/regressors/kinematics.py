@@ -1,4 +1,4 @@
-"""Rotations as networks give them: six numbers each, all in one frame instead of along a chain."""
+"""Kinematics of keypoint nets: 6D rotations of all joints in one frame instead of along a chain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.skeleton import SMPL_24, Skeleton
 
 
 def six_to_matrix(x: Tensor) -> Tensor:
-    """First two columns (..., 6) of rotations, one after the other and of any length → (..., 3, 3).
+    """6D rotations (..., 6), the first two columns of matrices, → (..., 3, 3) by Gram–Schmidt.
 
     Zhou et al., On the Continuity of Rotation Representations in Neural Networks (2019), eq. 15.
     """
@@ -22,20 +22,20 @@ def six_to_matrix(x: Tensor) -> Tensor:
 
 
 def matrix_to_six(r: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) → (..., 6), undone by ``six_to_matrix``."""
+    """Rotations (..., 3, 3) → (..., 6), the inverse of ``six_to_matrix``."""
     return r[..., :2].mT.flatten(-2)
 
 
-def to_local(turned: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
-    """Rotations (N, J, 3, 3) in one frame → those of all but the root in their parents', (N, J − 1, 3, 3)."""
-    local: Tensor = turned[:, list(skeleton.parents[1:])].mT @ turned[:, 1:]
+def to_local(rotations: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
+    """Rotations (N, J, 3, 3) in one frame → local ones of all joints but the root (N, J − 1, 3, 3)."""
+    local: Tensor = rotations[:, list(skeleton.parents[1:])].mT @ rotations[:, 1:]
     return local
 
 
 class GlobalKinematics(nn.Module):
-    """Joints and keypoints of a body whose joints' rotations are given in one frame, not in a chain.
+    """Forward kinematics of a body from rotations of all joints in one frame.
 
-    One product a bone and one matrix that sums bones along the tree: exact, and no loop over joints.
+    One product a bone and one matrix that sums bones along the tree, without a loop over joints.
     """
 
     joints_template: Tensor
@@ -55,20 +55,20 @@ class GlobalKinematics(nn.Module):
             "above", bone_chains(body.skeleton, torch.device("cpu"), torch.float32), persistent=False
         )
 
-    def forward(self, turned: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-        """turned (N, J, 3, 3), betas (N, B) → joints (N, J, 3) and points (N, K, 3), metres, the pelvis at
-        the origin."""
-        keypoints, joints = self.weights.shape
-        rest = self.joints_template + (betas @ self.joints_shapedirs.flatten(0, 1).T).view(-1, joints, 3)
-        skin = self.points_template + (betas @ self.points_shapedirs.flatten(0, 1).T).view(-1, keypoints, 3)
+    def forward(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """rotations (N, J, 3, 3), betas (N, B) → joints (N, J, 3) and points (N, K, 3), metres, the pelvis
+        at the origin."""
+        n_points, n_joints = self.weights.shape
+        rest = self.joints_template + (betas @ self.joints_shapedirs.flatten(0, 1).T).view(-1, n_joints, 3)
+        points = self.points_template + (betas @ self.points_shapedirs.flatten(0, 1).T).view(-1, n_points, 3)
         bones = rest[:, 1:] - rest[:, self.parents]
-        places = self.above @ (turned[:, self.parents] * bones[:, :, None]).sum(-1)
-        shift = places - (turned * rest[:, :, None]).sum(-1)
-        blend = self.weights @ torch.cat([turned, shift[..., None]], -1).flatten(2)
-        blend = blend.view(-1, keypoints, 3, 4)
-        return places, (blend[..., :3] * skin[:, :, None]).sum(-1) + blend[..., 3]
+        joints = self.above @ (rotations[:, self.parents] * bones[:, :, None]).sum(-1)
+        shift = joints - (rotations * rest[:, :, None]).sum(-1)
+        blend = self.weights @ torch.cat([rotations, shift[..., None]], -1).flatten(2)
+        blend = blend.view(-1, n_points, 3, 4)
+        return joints, (blend[..., :3] * points[:, :, None]).sum(-1) + blend[..., 3]
 
     def pelvis(self, betas: Tensor) -> Tensor:
-        """Rest position (N, 3) of the root joint."""
+        """Rest position (N, 3) of the root joint, metres."""
         rest: Tensor = self.joints_template[0] + betas @ self.joints_shapedirs[0].T
         return rest

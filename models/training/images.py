@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.body import KeypointBody, pose_keypoints
 from models.constants import constant
-from models.crops import Contrast, normalised_rgb
+from models.crops import Contrast, normalise_rgb
 from models.encoders import EncoderName
 from models.evaluation.metrics import mpjpe, pa_mpjpe
 from models.fusion import FusionName
@@ -228,7 +228,7 @@ class ImageTask:
     def encode(self, samples: Samples) -> Tensor:
         """Features (M, D) of the crops that there are."""
         images = samples.images.flatten(0, 1).index_select(0, samples.shown)
-        images = normalised_rgb(images.float(), self.cfg.contrast)
+        images = normalise_rgb(images.float(), self.cfg.contrast)
         found: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
         return found
 

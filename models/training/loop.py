@@ -17,14 +17,14 @@ from torch import Tensor
 
 from models.body import KeypointBody, pelvis_at_rest, pose_keypoints
 from models.constants import constant
-from models.crops import SIZE
+from models.crops import CROP_PX
 from models.fit.problem import FitSettings, Motion, Schedule, Views, Weights
 from models.fit.solver import UncalibratedMotion, choose_start, fit, fit_uncalibrated
 from models.fit.spin import ROBUST_PX, posing, spin
 from models.fit.starts import TORSO
 from models.priors import PosePrior
-from models.regressors.calibrated import gather
-from models.regressors.regression import Regression, to_world
+from models.regressors.calibrated import observe
+from models.regressors.regression import Regression, fuse_roots
 from models.training.samples import Samples
 from pipeline.batches import TensorBatch, axes
 from pipeline.config import Config
@@ -114,7 +114,7 @@ def score_fits(bodies: Bodies, points: KeypointBody, samples: Samples) -> Tensor
     before augmentation, so a score does not depend on how it was turned, scaled or mirrored. Infinite where
     no view shows anything. points: the body with the samples' 49 points.
     """
-    spins_px = SIZE / samples.images.shape[-1] * samples.zoomed
+    spins_px = CROP_PX / samples.images.shape[-1] * samples.zoomed
     return spin_score(bodies, points, samples.K, samples.xy_px, _sure(samples), spins_px)
 
 
@@ -279,7 +279,7 @@ def _calibrated(problem: _FitProblem) -> Bodies:
         rotations = torch.cat([root[:, None], pose], 1)
         return Motion(rotations[:, None], transl[:, None], betas, offsets)
 
-    starts = [motion(*_on_torso(problem, R, t)), motion(*to_world(prediction, R, t, problem.body))]
+    starts = [motion(*_on_torso(problem, R, t)), motion(*fuse_roots(prediction, R, t, problem.body))]
     begin = choose_start(problem.body, views, starts, problem.settings)
     found = fit(problem.body, views, begin, problem.settings).motion
     count = samples.K.shape[1]
@@ -300,7 +300,7 @@ def _on_torso(problem: _FitProblem, R: Tensor, t: Tensor) -> tuple[Tensor, Tenso
     The heading that the net predicts may be wrong by half a turn, from which no fit recovers.
     """
     pose, betas = problem.start.body_pose[:, 0], problem.start.betas[:, 0]
-    seen = gather(problem.xy, problem.confidence, problem.samples.K, R, t)
+    seen = observe(problem.xy, problem.confidence, problem.samples.K, R, t)
     count = len(BODY_25)
     points = seen.features[:, : 3 * count].view(-1, count, 3) @ seen.turn + seen.origin[:, None]
     trust = seen.features[:, 3 * count : 4 * count] * 2  # how much the views agree about each point
@@ -343,7 +343,7 @@ def _each_alone(problem: _FitProblem, points: KeypointBody) -> Bodies:
     """SPIN's fit, each view for itself, at SPIN's size: its weights are for pixels of a 224 px crop."""
     samples, start, (n, v) = problem.samples, problem.start, problem.confidence.shape[:2]
     flat = samples.K.reshape(-1, 1, 3, 3).clone()
-    shrink = SIZE / samples.images.shape[-1]
+    shrink = CROP_PX / samples.images.shape[-1]
     flat[:, :, :2] *= shrink
     eye = torch.eye(3, dtype=flat.dtype, device=flat.device).expand_as(flat)
     xy, confidence = (x.flatten(0, 1)[:, None, None] for x in (shrink * samples.xy_px, _sure(samples)))

@@ -1,5 +1,4 @@
-"""Losses: of keypoint nets from samples whose truth is known, of image nets from keypoints in the pictures
-and from fits to them."""
+"""Losses: of keypoint nets against the truth of samples, of image nets against keypoints and fits."""
 
 from __future__ import annotations
 
@@ -12,109 +11,110 @@ from torch import Tensor
 
 from models.body import Body, KeypointBody
 from models.constants import constant
-from models.regressors.calibrated import CalibratedNet, Evidence, gather
+from models.regressors.calibrated import CalibratedNet, Observations, observe
 from models.regressors.keypoint_nets import KeypointNet
 from models.regressors.kinematics import to_local
 from models.regressors.layers import Estimate
-from models.regressors.uncalibrated import crop, towards
+from models.regressors.uncalibrated import crop_keypoints, turn_to_axis
 from models.synthetic.projections import Projected
 from models.training.loop import Bodies, Target
 from models.training.samples import Samples
 from pipeline.config import Config
 from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
-EARLIER: Final = 0.3
+INTERMEDIATE_WEIGHT: Final = 0.3
 """Weight of every iteration before the last."""
-_ENDS = tuple(i for i, name in enumerate(SMPL_24.names) if name.endswith(("foot", "hand")))
+_HANDS_AND_FEET = tuple(i for i, name in enumerate(SMPL_24.names) if name.endswith(("foot", "hand")))
 
 
 def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tuple[Tensor, Estimate]:
-    """Loss (scalar) and the last estimate. No term sees a person whom no view shows.
+    """Loss (scalar) over the people whom a view shows, and the last estimate.
 
-    ``reprojection`` weighs what the calibrated net is to agree with that the detector found, right or not.
+    reprojection: weight of the calibrated net's residuals to the detected keypoints, right or wrong.
     """
     if isinstance(net, CalibratedNet):
-        e = gather(batch.xy_px, batch.confidence, batch.K, batch.R, batch.t)
-        shown = e.seen.any(1)
-        truth = e.turn[:, None] @ batch.turned
+        o = observe(batch.xy_px, batch.confidence, batch.K, batch.R, batch.t)
+        seen = o.seen.any(1)
+        truth = o.turn[:, None] @ batch.turned
         pelvis = batch.joints[:, 0]
-        root = ((pelvis - e.origin)[:, None] @ e.turn.mT)[:, 0]
-        joints = (batch.joints - pelvis[:, None]) @ e.turn.mT
-        points = (batch.points - pelvis[:, None]) @ e.turn.mT
-        estimates = net.rounds(e)
+        root = ((pelvis - o.origin)[:, None] @ o.turn.mT)[:, 0]
+        joints = (batch.joints - pelvis[:, None]) @ o.turn.mT
+        points = (batch.points - pelvis[:, None]) @ o.turn.mT
+        estimates = net.iterate(o)
         terms = [
-            _shared(x, truth, joints, points, batch.betas)
-            + 2 * _squared(x.turned[:, 0], truth[:, 0])
+            _body_terms(x, truth, joints, points, batch.betas)
+            + 2 * _squared(x.rotations[:, 0], truth[:, 0])
             + 3 * (x.root - root).abs().mean(-1).clamp_max(1)
             for x in estimates
         ]
         if reprojection:
-            terms = [a + reprojection * _beside_rays(x, e) for a, x in zip(terms, estimates, strict=True)]
+            terms = [a + reprojection * _ray_distance(x, o) for a, x in zip(terms, estimates, strict=True)]
     else:
-        c = crop(batch.xy_px, batch.confidence, batch.K)
-        shown = c.seen.any(1)
-        unturn = batch.turned[:, 0].mT
-        truth = unturn[:, None] @ batch.turned
+        c = crop_keypoints(batch.xy_px, batch.confidence, batch.K)
+        seen = c.seen.any(1)
+        to_root = batch.turned[:, 0].mT
+        truth = to_root[:, None] @ batch.turned
         pelvis = batch.joints[:, :1]
-        joints, points = (batch.joints - pelvis) @ unturn.mT, (batch.points - pelvis) @ unturn.mT
+        joints, points = (batch.joints - pelvis) @ to_root.mT, (batch.points - pelvis) @ to_root.mT
         to_crop = c.turn @ batch.true_R
-        at = (c.turn @ ((batch.true_R @ pelvis[:, None].mT)[..., 0] + batch.true_t)[..., None])[..., 0]
-        orient = towards(at) @ to_crop @ batch.turned[:, None, 0]
+        in_crop = (c.turn @ ((batch.true_R @ pelvis[:, None].mT)[..., 0] + batch.true_t)[..., None])[..., 0]
+        orient = turn_to_axis(in_crop) @ to_crop @ batch.turned[:, None, 0]
         cam = batch.points[:, None] @ to_crop.mT + (c.turn @ batch.true_t[..., None])[..., 0][:, :, None]
-        # Pixels do not know the focal length that the net gets.
-        flat = cam[..., :2] / cam[..., 2:].clamp_min(0.1) / c.rms[..., None, None]
-        flat = flat * (batch.K[..., 0, 0] ** -1 * batch.true_focal)[..., None, None]
-        count = c.seen.to(flat.dtype)
+        # Pixels are of the true focal length, the net's crops of that in K.
+        xy = cam[..., :2] / cam[..., 2:].clamp_min(0.1) / c.rms[..., None, None]
+        xy = xy * (batch.K[..., 0, 0] ** -1 * batch.true_focal)[..., None, None]
+        count = c.seen.to(xy.dtype)
         mean = count / count.sum(1, keepdim=True).clamp_min(1)
-        estimates = net.rounds(c)
+        estimates = net.iterate(c)
         terms = []
         for x in estimates:
             assert x.view_orient is not None
-            seen_as = x.joints[:, None] @ x.view_orient.mT - joints[:, None] @ orient.mT
-            off = net.project(x.points, x.view_orient, x.root, c.rms) - flat
+            joint_error = x.joints[:, None] @ x.view_orient.mT - joints[:, None] @ orient.mT
+            residual = net.project(x.points, x.view_orient, x.root, c.rms) - xy
             view = (
                 _squared(x.view_orient, orient)
-                + 5 * seen_as.abs().mean((-1, -2))
-                + 0.3 * off.abs().clamp_max(1).mean((-1, -2))
+                + 5 * joint_error.abs().mean((-1, -2))
+                + 0.3 * residual.abs().clamp_max(1).mean((-1, -2))
             )
-            terms.append(_shared(x, truth, joints, points, batch.betas) + (mean * view).sum(1))
+            terms.append(_body_terms(x, truth, joints, points, batch.betas) + (mean * view).sum(1))
     last = estimates[-1]
-    weights = [EARLIER] * (len(terms) - 1) + [1.0]
-    total = sum((w * x for w, x in zip(weights, terms, strict=True)), 0.05 * _doubt(last, truth))
-    return (total * shown).sum() / shown.sum().clamp_min(1), last
+    weights = [INTERMEDIATE_WEIGHT] * (len(terms) - 1) + [1.0]
+    total = sum((w * x for w, x in zip(weights, terms, strict=True)), 0.05 * _sigma_term(last, truth))
+    return (total * seen).sum() / seen.sum().clamp_min(1), last
 
 
-def _beside_rays(x: Estimate, e: Evidence) -> Tensor:
-    """(N,) mean distance of the body's points to the rays they were seen on, metres, without outliers."""
-    away = (x.points + x.root[:, None])[:, None] - e.centre[:, :, None]
-    miss2 = (away**2).sum(-1) - (away * e.ray).sum(-1) ** 2
-    far = miss2.clamp_min(1e-6).sqrt()
-    w = e.weight / (1 + miss2.detach() / 0.01) ** 2
-    return (w * far).sum((1, 2)) / w.sum((1, 2)).clamp_min(1e-3)
+def _ray_distance(x: Estimate, o: Observations) -> Tensor:
+    """Robust mean distance (N,) of the body's points to the rays of the detected ones, metres."""
+    offset = (x.points + x.root[:, None])[:, None] - o.centre[:, :, None]
+    squared = (offset**2).sum(-1) - (offset * o.ray).sum(-1) ** 2
+    w = o.weight / (1 + squared.detach() / 0.01) ** 2
+    return (w * squared.clamp_min(1e-6).sqrt()).sum((1, 2)) / w.sum((1, 2)).clamp_min(1e-3)
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Frobenius distance of rotations (..., 3, 3): (...)."""
+    """Squared Frobenius distance (...) of rotations (..., 3, 3)."""
     return ((a - b) ** 2).sum((-1, -2))
 
 
-def _shared(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
-    """(N,) terms of pose and shape that both nets have."""
+def _body_terms(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
+    """Terms (N,) of pose and shape, common to both nets."""
     weight = joints.new_ones(len(SMPL_24))
-    weight[list(_ENDS)] = 0.5
+    weight[list(_HANDS_AND_FEET)] = 0.5
     return (
-        _squared(x.turned, truth).mean(1)
-        + 0.3 * _squared(to_local(x.turned), to_local(truth)).mean(1)
+        _squared(x.rotations, truth).mean(1)
+        + 0.3 * _squared(to_local(x.rotations), to_local(truth)).mean(1)
         + 10 * ((x.joints - joints).abs().mean(-1) * weight).mean(1)
         + 5 * (x.points - points).abs().mean((-1, -2))
         + 0.05 * (x.betas - betas).abs().mean(1)
     )
 
 
-def _doubt(x: Estimate, truth: Tensor) -> Tensor:
-    """(N,) negative log likelihood of the angles between local rotations and the true ones, as a Gaussian,
-    which only the net's word about them is to lower."""
-    error2 = _squared(to_local(x.turned), to_local(truth)).detach() / 2  # the angle's square, when small
+def _sigma_term(x: Estimate, truth: Tensor) -> Tensor:
+    """Negative log likelihood (N,) of the local rotations' angular errors as Gaussians of ``log_sigma``.
+
+    Its gradient reaches ``log_sigma`` alone.
+    """
+    error2 = _squared(to_local(x.rotations), to_local(truth)).detach() / 2  # the angle's square, when small
     log_sigma = x.log_sigma.clamp(math.log(0.02), math.log(3.0))
     return (0.5 * error2 * (-2 * log_sigma).exp() + log_sigma).mean(1)
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import pose_keypoints
-from models.crops import MAX_BOX_FRAMES, crop_matrix, person_box, room_around
+from models.crops import MAX_BOX_FRAME_RATIO, crop_matrix, person_box, room_around
 from models.regressors.layers import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
@@ -47,7 +47,7 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
         seen = fits.keypoints
         counts = seen.confidence > 0
         box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
-        large = box[..., 2] > MAX_BOX_FRAMES * c.rig.size.max(1)[:, None, None]
+        large = box[..., 2] > MAX_BOX_FRAME_RATIO * c.rig.size.max(1)[:, None, None]
         box[(counts.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
         there = (c.frame_index[:, fits.start : fits.start + len(fits.valid)] >= 0)[..., None, None]
         box = np.where(there, box, np.nan)

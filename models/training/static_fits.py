@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.body import KeypointBody
-from models.crops import SIZE, crop_matrix
+from models.crops import CROP_PX, crop_matrix
 from models.image_regressor import crop_camera
 from models.rotations import solve_3x3
 from models.training.loop import Bodies, picture_id, spin_score
@@ -70,13 +70,13 @@ def _placed(
     fits: Tensor, rows: PublishedRows, at: NDArray[np.int64], points: KeypointBody, shapes: bool
 ) -> Bodies:
     """Bodies (n, 1) of fits (n, 82) before the rows' cameras, with their scores."""
-    zoomed = crop_matrix(rows.box[at], SIZE)
+    zoomed = crop_matrix(rows.box[at], CROP_PX)
     K = torch.from_numpy(zoomed @ rows.K[at]).float()[:, None]
     xy, sure = rows.keypoints(at)
     xy = xy @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
     xy_px = torch.from_numpy(xy).float()[:, None]
     confidence = torch.from_numpy(np.where(np.isfinite(xy).all(-1), np.maximum(sure, 0), 0)).float()[:, None]
-    box = torch.tensor([(SIZE - 1) / 2, (SIZE - 1) / 2, SIZE]).expand(len(at), 1, 3)
+    box = torch.tensor([(CROP_PX - 1) / 2, (CROP_PX - 1) / 2, CROP_PX]).expand(len(at), 1, 3)
     turn, _ = crop_camera(box, K)
     rotations = roma.rotvec_to_rotmat(fits[:, :_POSE].view(-1, 1, len(SMPL_24), 3))
     betas = fits[:, None, _POSE:] * float(shapes)

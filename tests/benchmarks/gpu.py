@@ -181,7 +181,7 @@ def regress_step(figures: Figures, profile: bool) -> None:
 
 
 def train_step(figures: Figures, profile: bool) -> None:
-    from models.crops import normalised_rgb
+    from models.crops import normalise_rgb
     from models.training.images import ImagesConfig, ImageTask
     from models.training.loop import LoopConfig
     from models.training.sources import SourceConfig
@@ -214,7 +214,7 @@ def train_step(figures: Figures, profile: bool) -> None:
                 run._learn(batch, 0.0)
 
             if name == "stored_fits":
-                crops = normalised_rgb(batch.images.flatten(0, 1).float(), "none")
+                crops = normalise_rgb(batch.images.flatten(0, 1).float(), "none")
                 crops = crops.view(*batch.seen.shape, *crops.shape[1:])
 
                 def bare(task: ImageTask = task, crops: Tensor = crops, seen: Tensor = batch.seen) -> None:

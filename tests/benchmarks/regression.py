@@ -44,7 +44,7 @@ from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
 from models.priors import load_pose_prior  # noqa: E402
 from models.regressors.keypoint_nets import KeypointNet, load_regressor  # noqa: E402
-from models.regressors.regression import to_world  # noqa: E402
+from models.regressors.regression import fuse_roots  # noqa: E402
 from models.synthetic.poses import Poses, read_poses  # noqa: E402
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections  # noqa: E402
 from models.training.keypoints import keypoint_net_errors  # noqa: E402
@@ -115,7 +115,7 @@ def fit_single_frames(net: KeypointNet, s: Projected, figures: Figures, label: s
     """The solver on frames alone: from the net, and from triangulation and inverse kinematics."""
     body, views = load_body().keypoints, s.K.shape[1]
     r = net(s.xy_px, s.confidence, s.K, s.R, s.t)
-    orient, transl = to_world(r, s.R, s.t, body)
+    orient, transl = fuse_roots(r, s.R, s.t, body)
     ok = r.seen.any(1)
     regressed = torch.cat([orient[:, None], r.body_pose], 1).double()
     starts = {"fit": (ok, regressed, transl.double(), r.betas.double())}
@@ -200,7 +200,7 @@ def on_balancing(net: KeypointNet, figures: Figures) -> None:
     rig, frames = recording.rig, len(xy)
     K, R, t = (torch.from_numpy(x).float().expand(frames, *x.shape) for x in (rig.K, rig.R, rig.t))
     r = net(xy, confidence, K, R, t)
-    orient, transl = to_world(r, R, t, load_body().keypoints)
+    orient, transl = fuse_roots(r, R, t, load_body().keypoints)
     body = load_body().keypoints.to(dtype=torch.float32)
     _, points = pose_keypoints(body, torch.cat([orient[:, None], r.body_pose], 1), r.betas, transl)
     error = reprojection(points, K, R, t, xy)

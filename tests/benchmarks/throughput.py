@@ -35,7 +35,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from scenes import Scene, body, scene  # noqa: E402
 
-from models.crops import SIZE  # noqa: E402
+from models.crops import CROP_PX  # noqa: E402
 from models.encoders import encode  # noqa: E402
 from models.image_regressor import ImageConfig, ImageRegressor  # noqa: E402
 from pipeline.batches import FrameBatch, KeypointBatch  # noqa: E402
@@ -80,7 +80,7 @@ def compared(
     net = net.to(device)
     half = precision == "bf16" or (precision == "auto" and device != "cpu")
     images = frames * len(d.rig)
-    crops = torch.randn(min(64 if device == "cpu" else 256, images), 3, SIZE, SIZE, device=device)
+    crops = torch.randn(min(64 if device == "cpu" else 256, images), 3, CROP_PX, CROP_PX, device=device)
 
     def decode(start: int) -> Iterator[FrameBatch]:
         for first in range(start, frames, WINDOW):
