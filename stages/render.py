@@ -1,4 +1,4 @@
-"""Draw the fitted bodies over the videos: one video a camera, a mosaic of all, and views of no camera."""
+"""Stage: drawing of fitted bodies over the videos, one a camera, in a mosaic, and for virtual cameras."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from pipeline.video import VideoInfo, VideoWriter, copied, pick_encoder, planes,
 _log = logging.getLogger(__name__)
 
 
-def _colour(text: str) -> str:
+def _check_colour(text: str) -> str:
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
         raise ValueError("a colour is written as #rrggbb, such as #56B4E9")
     return text
 
 
-Colour = Annotated[str, AfterValidator(_colour)]
+Colour = Annotated[str, AfterValidator(_check_colour)]
 Side = Annotated[int, Field(ge=64)]
 Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
@@ -53,14 +53,14 @@ Paint = Callable[..., None]
 Decode = Callable[..., Iterator[FrameBatch]]
 
 EMPTY_LUMA = 70
-"""Grey of a picture that is missing."""
+"""Luma of a missing picture, a dark grey."""
 
-GROUP = 4
-"""Frames of one view that are drawn and encoded before another view's: encoders that take turns at every
-frame push one another out of the processor's cache."""
+GROUP_FRAMES = 4
+"""Frames of one view that are drawn and encoded before another view's: encoders that alternate at every
+frame evict each other's data from the processor's cache."""
 
 SKIN_M = 0.12
-"""Reach of skin, head and hands beyond the joints, metres."""
+"""Reach of skin, head and hands beyond the joints."""
 
 ALL: Final = slice(0, None)
 
@@ -78,36 +78,36 @@ class RenderConfig(Config):
     cameras: tuple[str, ...] = ()
     """Cameras to show, by name; all when empty."""
     backend: Literal["software", "pytorch3d"] = "software"
-    """Renderer: compiled loops on the processor, or PyTorch3D, which is for tests: slower on a GPU, too."""
+    """Renderer: compiled loops on the CPU, or PyTorch3D, for tests: slower, on a GPU as well."""
     antialias: bool = True
     """2×2 samples a pixel."""
     opacity: float = Field(0.9, gt=0, le=1)
     colours: tuple[Colour, ...] = PEOPLE_COLOURS
-    """One a person, from the start again when there are more people."""
+    """Colour of each person, repeated for more people."""
     crf: int = Field(21, ge=0, le=51)
-    """Quality of the H.264 encoder: lower is better and larger; 18 can hardly be told from the source."""
+    """Quality of the H.264 encoder: lower is better and larger; 18 hardly differs from the source."""
     codec: str = "auto"
-    """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto is a graphics card's H.264 encoder where one
+    """FFmpeg's name of an H.264, HEVC or AV1 encoder; auto: a graphics card's H.264 encoder where one
     works, else libx264."""
     preset: Preset = "veryfast"
     """Preset of the encoders libx264 and libx265."""
     scale: float = Field(1.0, gt=0, le=4)
-    """Size of each camera's video by that of its source."""
+    """Ratio of each camera's video to the size of its source."""
     mosaic_size: tuple[Side, Side] = (1920, 1080)
-    """Width and height that the mosaic keeps within, pixels."""
+    """Largest width and height of the mosaic, pixels."""
     threads: NonNegativeInt = 0
-    """Views drawn at the same time; 0 for one a processor."""
+    """Views drawn at the same time; 0: one a processor."""
 
     @field_validator("colours")
     @classmethod
     def _at_least_one(cls, value: tuple[Colour, ...]) -> tuple[Colour, ...]:
-        if not value:  # pydantic's min_length would count the colours that are wrong as missing, too
+        if not value:  # pydantic's min_length also counts wrong colours as missing
             raise ValueError("at least one colour is needed")
         return value
 
 
 class DrawnBody(Protocol):
-    """The part of ``models.body.Body`` that is drawn."""
+    """Body model with a mesh, such as ``models.body.Body``."""
 
     @property
     def faces(self) -> NDArray[np.int32]: ...
@@ -117,31 +117,30 @@ class DrawnBody(Protocol):
 
 @dataclass(frozen=True)
 class Footage:
-    """V cameras and what they filmed."""
+    """V cameras and their videos."""
 
     rig: Rig
     videos: Sequence[VideoInfo | Path | None]
-    """One a camera, None where there is none."""
+    """Video of each camera, None for a camera without."""
     frame_index: NDArray[np.int64]
-    """(V, T) frame of each video that is shown at each time of the recording, −1 for none."""
+    """(V, T) frame of each video at each time of the recording, −1 for none."""
     rate: Fraction
-    """Times a second."""
+    """Times of the recording per second."""
     mark: str = DRAWN
-    """Comment in the metadata of what is drawn over it."""
+    """Comment in the metadata of the drawn videos."""
 
 
 def render(
     items: Iterator[FitBatch], cfg: RenderConfig, footage: Footage, body: DrawnBody, out: Path, decode: Decode
 ) -> Iterator[FitBatch]:
-    """Draw every batch and hand it on. Batches must follow one another without a gap.
+    """Draw every batch and yield it. Batches must follow one another without a gap.
 
     The videos are read again here, a few frames ahead of the drawing. decode: the decode stage, called with
     videos, frame_index and start.
 
-    A camera that has no picture is drawn on grey and says so. A person whose fit is not valid is drawn
-    paler and labelled; one with NaN parameters is labelled as not seen. The files of ``video_names`` get
-    their names in the folder ``out`` when the last batch is drawn; before that, and after an error, there
-    are none.
+    A missing picture is replaced by grey with a label. A person whose fit is not valid is drawn paler with a
+    label; one with NaN parameters is labelled as not seen. The files of ``video_names`` appear in the folder
+    ``out`` when the last batch is drawn; before that, and after an error, there are none.
 
     Raises ``InputError`` at once for an unknown camera name, a video whose size is not its camera's, a back
     end or an encoder that does not work here; and while drawing for a file that cannot be written.
@@ -149,14 +148,14 @@ def render(
     if not cfg.overlay and not cfg.mosaic:
         return items
     names = video_names(cfg, footage.rig.names)
-    keep, shown = _shown(cfg.cameras, footage)
-    for v, (w, h) in enumerate(shown.rig.size.tolist()):
+    views, footage = _select_cameras(cfg.cameras, footage)
+    for v, (w, h) in enumerate(footage.rig.size.tolist()):
         if cfg.scale != 1:
             size = max(2, round(w * cfg.scale / 2) * 2), max(2, round(h * cfg.scale / 2) * 2)
-            shown = replace(shown, rig=shown.rig.resized(v, size))
-    paint = _checked_back_end(cfg, out, names)
+            footage = replace(footage, rig=footage.rig.resized(v, size))
+    paint = _choose_back_end(cfg, out, names)
     files = [out / name for name in names]
-    return _render(items, cfg, shown, body, files, keep, decode, paint)
+    return _render(items, cfg, footage, body, files, views, decode, paint)
 
 
 def _render(
@@ -165,16 +164,16 @@ def _render(
     footage: Footage,
     body: DrawnBody,
     paths: Sequence[Path],
-    keep: Sequence[int],
+    views: Sequence[int],
     decode: Decode,
     paint: Paint,
 ) -> Iterator[FitBatch]:
-    """``render`` of the cameras that are shown: ``footage`` is theirs, ``keep`` their places among all."""
+    """Draw selected cameras: their ``footage``, and their indices ``views`` among those of the batches."""
     rig, sources, frame_index = footage.rig, footage.videos, footage.frame_index
     sizes = [(int(w), int(h)) for w, h in rig.size]
-    silent = [None if cfg.show == "mesh" else source for source in sources]
+    filmed = cfg.show != "mesh"
     workers = cfg.threads or os.cpu_count() or 1
-    # Views are encoded side by side; an encoder of one thread takes the least time and memory in all.
+    # Views are encoded in parallel; an encoder of one thread takes the least time and memory in all.
     encoder_threads = max(1, workers // len(rig))
     with ExitStack() as stack:
 
@@ -182,48 +181,48 @@ def _render(
             return stack.enter_context(_writer(cfg, path, footage.rate, encoder_threads, footage.mark))
 
         files = [writer(path) for path in paths[: len(rig)]] if cfg.overlay else []
-        together = [_MosaicVideo(sizes, cfg, rig.names, writer(paths[-1]))] if cfg.mosaic else []
+        mosaic = _MosaicVideo(sizes, cfg, rig.names, writer(paths[-1])) if cfg.mosaic else None
         pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
         pending: Future[None] | None = None
         frames: Iterator[Pictures] | None = None
-        at = 0
+        position = 0
         for batch in items:
             if frames is None:
-                at = batch.start
-                chunks = decode(silent, frame_index, start=at)
+                position = batch.start
+                chunks = decode([s if filmed else None for s in sources], frame_index, start=position)
                 stream = stack.enter_context(Prefetcher(chunks, 1, "decode"))
                 frames = chain.from_iterable(chunk.by_time() for chunk in stream)
             stop = batch.start + len(batch.valid)
-            if batch.start != at or stop > frame_index.shape[1]:
+            if batch.start != position or stop > frame_index.shape[1]:
                 raise ValueError(
-                    f"render got frames {batch.start} to {stop} when {at} was next of {frame_index.shape[1]}"
+                    f"render got frames {batch.start} to {stop}, expected {position} on, "
+                    f"of {frame_index.shape[1]}"
                 )
-            moments = _moments(batch, body, cfg)
-            points = _skeletons(batch, rig, keep, cfg) if cfg.show == "skeleton" else None
-            for first in range(0, len(moments), GROUP):
-                group = [(m, next(frames)) for m in moments[first : first + GROUP]]
-                lines = points[first : first + GROUP] if points else None
+            scenes = _scenes(batch, body, cfg)
+            skeletons = _skeletons(batch, rig, views, cfg) if cfg.show == "skeleton" else None
+            for first in range(0, len(scenes), GROUP_FRAMES):
+                group = [(s, next(frames)) for s in scenes[first : first + GROUP_FRAMES]]
+                group_skeletons = skeletons[first : first + GROUP_FRAMES] if skeletons else None
 
-                def view(
+                def draw_view(
                     v: int,
-                    group: Sequence[tuple[_Moment, Pictures]] = group,
-                    lines: Sequence[Sequence[Skeletons]] | None = lines,
+                    group: Sequence[tuple[_Scene, Pictures]] = group,
+                    skeletons: Sequence[Sequence[Skeletons]] | None = group_skeletons,
                 ) -> list[av.VideoFrame]:
                     drawn = []
-                    for k, (m, pictures) in enumerate(group):
-                        frame, notes = pictures[v], m.notes
-                        filmed = cfg.show != "mesh"
-                        if frame_index[v, m.index] < 0 or (filmed and frame is None):
+                    for k, (scene, pictures) in enumerate(group):
+                        frame, notes = pictures[v], scene.notes
+                        if frame_index[v, scene.index] < 0 or (filmed and frame is None):
                             notes = ("no video" if filmed and sources[v] is None else "no frame", *notes)
-                        near = frame_index[v, max(m.index - 1, 0) : m.index + 2]
-                        own = bool((near == frame_index[v, m.index]).sum() == 1)
-                        new = _ground(frame, sizes[v], own=own)
+                        neighbours = frame_index[v, max(scene.index - 1, 0) : scene.index + 2]
+                        shown_once = bool((neighbours == frame_index[v, scene.index]).sum() == 1)
+                        new = _background(frame, sizes[v], writable=shown_once)
                         matrix = overlay.yuv_matrix(int(new.colorspace), sizes[v][1])
-                        if lines:
-                            lines[k][v].draw(planes(new), matrix)
+                        if skeletons:
+                            skeletons[k][v].draw(planes(new), matrix)
                         else:
                             paint(
-                                planes(new), matrix, m.vertices, body.faces, rig, v, m.colours,
+                                planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
                                 antialias=cfg.antialias,
                             )  # fmt: skip
                         _write_notes(new, notes)
@@ -232,18 +231,17 @@ def _render(
                             files[v].write(new)
                     return drawn
 
-                views = list(pool.map(view, range(len(rig))))
+                drawn = list(pool.map(draw_view, range(len(rig))))
                 if pending is not None:
                     pending.result()
-                if together:  # made while the next frames are drawn
-                    times = [m.time_s for m, _ in group]
-                    pending = pool.submit(together[0].add, views, at, times)
-                at += len(group)
+                if mosaic is not None:  # while the next frames are drawn
+                    pending = pool.submit(mosaic.add, drawn, position, [scene.time_s for scene, _ in group])
+                position += len(group)
             yield batch
         if pending is not None:
             pending.result()
-        for file in chain(files, (t.file for t in together)):
-            file.finish()  # all are whole before the first gets its name
+        for file in (*files, *([mosaic.file] if mosaic else ())):
+            file.finish()  # all are complete before the first gets its name
 
 
 def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
@@ -254,22 +252,22 @@ def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """People as they are drawn at one time."""
+class _Scene:
+    """People at one time, as they are drawn."""
 
     index: int
-    """On the time line."""
+    """Index on the time line."""
     time_s: float
     vertices: NDArray[np.float32]
-    """(P, N, 3) metres, world; NaN for people who are not seen."""
+    """(P, N, 3) metres, world; NaN for people without a fit."""
     colours: NDArray[np.float32]
-    """(P, 4)"""
+    """(P, 4) red, green, blue and opacity, 0 to 1."""
     notes: tuple[str, ...]
-    """Remarks on the people, for the viewer."""
+    """Labels about the people."""
 
 
 def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
-    """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people who are not seen."""
+    """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people without a fit."""
     p = batch.params
     frames, people = p.transl.shape[:2]
     betas = p.betas.expand(frames, -1, -1).flatten(0, 1)
@@ -277,52 +275,53 @@ def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
         vertices = body.vertices(
             p.global_orient.flatten(0, 1), p.body_pose.flatten(0, 1), betas, p.transl.flatten(0, 1)
         )
-    found: NDArray[np.float32] = vertices.float().cpu().numpy().reshape(frames, people, *vertices.shape[1:])
-    return found
+    xyz: NDArray[np.float32] = vertices.float().cpu().numpy()
+    return xyz.reshape(frames, people, *vertices.shape[1:])
 
 
-def _moments(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Moment]:
+def _scenes(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Scene]:
+    """Scene of every frame of a batch."""
     xyz = meshes(batch, body)
     ids = batch.keypoints.ids.tolist()
-    solid = _solid(cfg, ids)
-    seen: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
-    sure = batch.valid.cpu().numpy()
-    moments = []
+    colours = _colours(cfg, ids)
+    fitted: NDArray[np.bool_] = np.asarray(np.isfinite(xyz).all((2, 3)))
+    valid = batch.valid.cpu().numpy()
+    scenes = []
     for t in range(len(xyz)):
-        pale = ~sure[t][:, None]
-        rgb = np.where(pale, 0.6 + 0.4 * solid, solid)
+        pale = ~valid[t][:, None]
+        rgb = np.where(pale, 0.6 + 0.4 * colours, colours)
         alpha = np.where(pale, 0.6, 1) * cfg.opacity
         notes = [] if ids else ["not seen"]
         for i, person in enumerate(ids):
             who = f"person {person + 1} " if len(ids) > 1 else ""
-            if not seen[t, i]:
+            if not fitted[t, i]:
                 notes.append(f"{who}not seen")
-            elif not sure[t, i]:
+            elif not valid[t, i]:
                 bridged = batch.status[t, i] != Status.FAR_OFF
                 notes.append(f"{who}{'bridged' if bridged else 'too far off'}")
         time_s, rgba = float(batch.keypoints.time_s[t]), np.concatenate([rgb, alpha], 1).astype(np.float32)
-        moments.append(_Moment(batch.start + t, time_s, xyz[t], rgba, tuple(notes)))
-    return moments
+        scenes.append(_Scene(batch.start + t, time_s, xyz[t], rgba, tuple(notes)))
+    return scenes
 
 
-def _solid(cfg: RenderConfig, ids: Sequence[int]) -> NDArray[np.float32]:
-    """(P, 3) colour of each person, 0 to 1."""
-    rgb = np.array([overlay.rgb_of(i, cfg.colours) for i in ids], np.float32)
+def _colours(cfg: RenderConfig, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Colour (P, 3) of each person, 0 to 1."""
+    rgb = np.array([overlay.person_colour(i, cfg.colours) for i in ids], np.float32)
     return rgb.reshape(-1, 3) / np.float32(255)
 
 
-def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig) -> list[list[Skeletons]]:
-    """[time][view]"""
-    known = batch.keypoints
+def _skeletons(batch: FitBatch, rig: Rig, views: Sequence[int], cfg: RenderConfig) -> list[list[Skeletons]]:
+    """Keypoints of each frame, then each of the ``views`` of the batch, whose cameras are ``rig``."""
+    keypoints = batch.keypoints
     fitted = rig.project(batch.keypoints_3d[..., :3].double().cpu().numpy(), distorted=True)
-    detected = known.image_px[list(keep)].double().cpu().numpy() * cfg.scale + (cfg.scale - 1) / 2
-    confidence = known.confidence[list(keep)].double().cpu().numpy().clip(0, 1)
+    detected = keypoints.image_px[list(views)].double().cpu().numpy() * cfg.scale + (cfg.scale - 1) / 2
+    confidence = keypoints.confidence[list(views)].double().cpu().numpy().clip(0, 1)
     detected = np.where(confidence[..., None] > 0, detected, np.nan)
     error = np.linalg.norm(fitted - detected, axis=-1) / cfg.scale
-    colours = _solid(cfg, known.ids.tolist())
+    colours, skeleton = _colours(cfg, keypoints.ids.tolist()), keypoints.skeleton
     return [
         [
-            Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours, known.skeleton)
+            Skeletons(detected[v, t], confidence[v, t], fitted[v, t], error[v, t], colours, skeleton)
             for v in range(len(rig))
         ]
         for t in range(fitted.shape[1])
@@ -330,16 +329,16 @@ def _skeletons(batch: FitBatch, rig: Rig, keep: Sequence[int], cfg: RenderConfig
 
 
 def _write_notes(frame: av.VideoFrame, notes: Sequence[str]) -> None:
-    """Write remarks at the bottom of a frame."""
+    """Write labels at the bottom of a frame."""
     if notes:
         height = max(10, min(frame.width, frame.height) // 36)
-        overlay.label(planes(frame), ", ".join(notes), height, bottom=True)
+        overlay.draw_label(planes(frame), ", ".join(notes), height, bottom=True)
 
 
-def _ground(frame: av.VideoFrame | None, size: tuple[int, int], *, own: bool) -> av.VideoFrame:
-    """A frame to draw on: the video's, or grey where it has none.
+def _background(frame: av.VideoFrame | None, size: tuple[int, int], *, writable: bool) -> av.VideoFrame:
+    """Frame to draw on: the video's, resized, or grey for None.
 
-    ``own`` says that nobody else is shown this frame; then it is copied only if the decoder still needs it.
+    writable: the frame is used once and may be drawn on; it is copied only if the decoder still needs it.
     """
     if frame is None:
         new = av.VideoFrame(size[0], size[1], "yuv420p")
@@ -348,13 +347,13 @@ def _ground(frame: av.VideoFrame | None, size: tuple[int, int], *, own: bool) ->
     plain = to_yuv420p(frame)
     if (plain.width, plain.height) != size:
         return resized(plain, size)
-    if own or plain is not frame:
+    if writable or plain is not frame:
         plain.make_writable()
         return plain
     return copied(plain)
 
 
-def _render_scene(
+def _render_virtual(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
@@ -364,39 +363,42 @@ def _render_scene(
     file: Path,
     paint: Paint,
 ) -> Iterator[FitBatch]:
-    """Draw every batch as cameras see it that were never there, side by side in one video, and hand it on.
+    """Draw every batch from virtual cameras, side by side in one video, and yield it.
 
-    rig_at: the cameras at an index of the time line, always as many and as large. grid: (N, 2, 3) ends of
-    lines on the floor, metres, world. Who is not seen or bridged is said in each view.
+    rig_at: the cameras at an index of the time line, always of the same number and sizes. grid: (N, 2, 3)
+    ends of lines on the floor, metres, world.
     """
     workers = cfg.threads or os.cpu_count() or 1
     with ExitStack() as stack:
-        together: _MosaicVideo | None = None
+        mosaic: _MosaicVideo | None = None
         pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
 
-        def view(m: _Moment) -> list[av.VideoFrame]:
-            rig, frames = rig_at(m.index), []
+        def draw_scene(scene: _Scene) -> list[av.VideoFrame]:
+            rig, frames = rig_at(scene.index), []
             for v, size in enumerate(rig.size.tolist()):
-                new = _ground(None, (size[0], size[1]), own=True)
+                new = _background(None, (size[0], size[1]), writable=True)
                 matrix = overlay.yuv_matrix(int(new.colorspace), size[1])
                 ends = rig.select([rig.names[v]]).project(grid)[0]
-                overlay.lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
-                paint(planes(new), matrix, m.vertices, body.faces, rig, v, m.colours, antialias=cfg.antialias)
-                _write_notes(new, m.notes)
+                overlay.draw_lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
+                paint(
+                    planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
+                    antialias=cfg.antialias,
+                )  # fmt: skip
+                _write_notes(new, scene.notes)
                 frames.append(new)
             return frames
 
         for batch in items:
-            moments = _moments(batch, body, cfg)
-            for first in range(0, len(moments), GROUP * workers):
-                group = moments[first : first + GROUP * workers]
-                drawn = list(zip(*pool.map(view, group), strict=True))
-                if together is None:
+            scenes = _scenes(batch, body, cfg)
+            for first in range(0, len(scenes), GROUP_FRAMES * workers):
+                group = scenes[first : first + GROUP_FRAMES * workers]
+                drawn = list(zip(*pool.map(draw_scene, group), strict=True))
+                if mosaic is None:
                     rig = rig_at(batch.start)
                     sizes = [(int(w), int(h)) for w, h in rig.size]
                     writer = stack.enter_context(_writer(cfg, file, rate, workers))
-                    together = _MosaicVideo(sizes, cfg, rig.names, writer)
-                together.add(drawn, group[0].index, [m.time_s for m in group])
+                    mosaic = _MosaicVideo(sizes, cfg, rig.names, writer)
+                mosaic.add(drawn, group[0].index, [scene.time_s for scene in group])
             yield batch
 
 
@@ -410,10 +412,10 @@ def render_results(
     decode: Decode,
     frames: slice = ALL,
 ) -> tuple[list[Path], Iterator[FitBatch]]:
-    """Draw frames of a store again: the files that will be there, and the drawing as a stream.
+    """Draw frames of a store: paths of the files, and the drawing as a stream of batches.
 
-    Memory does not grow with the frames. videos: one a camera of the store, None where there is none; only
-    ``overlay``, ``skeleton`` and ``mosaic`` look at them.
+    Memory does not grow with the frames. videos: one for each camera of the store, None for a camera without;
+    needed for ``overlay``, ``skeleton`` and ``mosaic`` only.
 
     Raises ``InputError`` as ``render`` does, and for frames that the store does not have.
     """
@@ -421,23 +423,23 @@ def render_results(
     start = frames.start or 0
     stop = results.finished if frames.stop is None else frames.stop
     results.check_frames(start, stop)
-    batches = _read(results, start, stop)
+    batches = _read_batches(results, start, stop)
     rig, rate = contents.rig, contents.rate
     if mode in ("side", "turntable"):
         box = _bounds(results, start, stop)
         grid = floor_grid(rig, box)
         width, height = (n // 4 * 4 for n in cfg.mosaic_size)
-        view: Callable[[int], Rig]
+        rig_at: Callable[[int], Rig]
         if mode == "side":
             both = side_and_top(rig, box, (width, height))
 
-            def view(index: int) -> Rig:
+            def rig_at(index: int) -> Rig:
                 return both
         else:
-            view = turntable(rig, box, (width, height), rate)
+            rig_at = turntable(rig, box, (width, height), rate)
         file = out / scene_video(mode)
-        paint = _checked_back_end(cfg, out, [file.name])
-        return [file], _render_scene(batches, cfg, view, body, grid, rate, file, paint)
+        paint = _choose_back_end(cfg, out, [file.name])
+        return [file], _render_virtual(batches, cfg, rig_at, body, grid, rate, file, paint)
     if mode == "mosaic":
         cfg = cfg.model_copy(update={"overlay": False, "mosaic": True})
     else:
@@ -447,7 +449,8 @@ def render_results(
     return files, render(batches, cfg, footage, body, out, decode)
 
 
-def _read(results: Store, start: int, stop: int) -> Iterator[FitBatch]:
+def _read_batches(results: Store, start: int, stop: int) -> Iterator[FitBatch]:
+    """Read frames start to stop of a store, a window at a time."""
     window = results.contents.window
     for k in range(start // window, -(-stop // window)):
         a, b = results.span(k)
@@ -456,9 +459,9 @@ def _read(results: Store, start: int, stop: int) -> Iterator[FitBatch]:
 
 
 def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
-    """(2, 3) the smallest and largest world coordinates that the joints reach, metres, with room for skin."""
+    """Smallest and largest world coordinates (2, 3) of all joints, with a margin for the skin, metres."""
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for batch in _read(results, start, stop):
+    for batch in _read_batches(results, start, stop):
         joints = batch.joints.double().cpu().numpy().reshape(-1, 3)
         joints = joints[np.isfinite(joints).all(1)]
         if len(joints):
@@ -469,30 +472,30 @@ def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
 
 
 class _MosaicVideo:
-    """All views in one picture, with names and time."""
+    """Video of all views in one picture, with names and time."""
 
     def __init__(
         self, sizes: Sequence[tuple[int, int]], cfg: RenderConfig, names: Sequence[str], file: VideoWriter
     ) -> None:
         self.file = file
         self._names = names
-        self._grid = overlay.mosaic(sizes, cfg.mosaic_size)
+        self._grid = overlay.plan_mosaic(sizes, cfg.mosaic_size)
         self._canvas = av.VideoFrame(*self._grid.size, "yuv420p")
         overlay.fill(planes(self._canvas), overlay.BLACK)
 
     def add(self, views: Sequence[Sequence[av.VideoFrame]], first: int, times_s: Sequence[float]) -> None:
-        """Frames [view][time], the first of which has the number ``first``."""
+        """Append frames, by views, then times; ``first``: index of the first time."""
         canvas, grid = planes(self._canvas), self._grid
         text = max(9, grid.footer // 2)
         for k, time_s in enumerate(times_s):
             for view, box, name in zip(views, grid.boxes, self._names, strict=True):
                 overlay.draw_cell(canvas, planes(view[k]), box, name, text)
-            overlay.footer(canvas, grid.footer, f"frame {first + k}   {time_s:.3f} s", text)
+            overlay.draw_footer(canvas, grid.footer, f"frame {first + k}   {time_s:.3f} s", text)
             self.file.write(self._canvas)
 
 
-def _shown(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
-    """The places of the cameras that were asked for, and their footage, with the videos looked into."""
+def _select_cameras(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
+    """Select cameras by name: their indices, and their footage, with the videos probed."""
     rig, videos, frame_index = footage.rig, footage.videos, footage.frame_index
     if frame_index.shape[0] != len(rig) or len(videos) != len(rig):
         raise ValueError(f"{len(rig)} cameras, {len(videos)} videos, frame_index {frame_index.shape}")
@@ -502,9 +505,9 @@ def _shown(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
             f"render.cameras: there is no camera {', '.join(unknown)}. "
             f"The cameras are: {', '.join(rig.names)}."
         )
-    keep = [v for v, name in enumerate(rig.names) if not names or name in names]
+    views = [v for v, name in enumerate(rig.names) if not names or name in names]
     infos: list[VideoInfo | None] = []
-    for v in keep:
+    for v in views:
         video = videos[v]
         info = probe(video) if isinstance(video, Path) else video
         w, h = rig.size[v]
@@ -515,8 +518,8 @@ def _shown(names: Sequence[str], footage: Footage) -> tuple[list[int], Footage]:
                 "size."
             )
         infos.append(info)
-    rig = rig.select([rig.names[v] for v in keep])
-    return keep, replace(footage, rig=rig, videos=infos, frame_index=frame_index[keep])
+    rig = rig.select([rig.names[v] for v in views])
+    return views, replace(footage, rig=rig, videos=infos, frame_index=frame_index[views])
 
 
 def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int, mark: str = DRAWN) -> VideoWriter:
@@ -525,24 +528,24 @@ def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int, mark: s
     )
 
 
-def _checked_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Paint:
-    """The function that draws people into a frame: ``software.paint``, or its like.
+def _choose_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Paint:
+    """Return ``software.paint`` or PyTorch3D's equivalent, and make the folder ``out``.
 
-    Makes the folder ``out``. Raises ``InputError`` where back end, encoder or these files cannot be used.
+    Raises ``InputError`` where back end, encoder or the files ``names`` cannot be used.
     """
-    paint = software.paint if cfg.backend == "software" else _pytorch3d()
+    paint = software.paint if cfg.backend == "software" else _pytorch3d_paint()
     pick_encoder(cfg.codec)
     check_writable(*(out / name for name in names))
     check_drawable(out, names)
     return paint
 
 
-def _pytorch3d() -> Paint:
+def _pytorch3d_paint() -> Paint:
     from models.rendering.pytorch3d import draw
 
-    def paint(to: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
+    def paint(frame: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
         picture = draw(*people, antialias=antialias)
         if picture is not None:
-            software.blend(to, picture, matrix)
+            software.blend(frame, picture, matrix)
 
     return paint

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models.body import Body
 from models.crops import Optics
-from models.rendering.overlay import rgb_of
+from models.rendering.overlay import person_colour
 from models.rotations import rotation_between
 from pipeline.batches import FitBatch
 from pipeline.cameras import rectify_map
@@ -347,7 +347,7 @@ class _Page:
                 f"/people/{p}/mesh",
                 nobody,
                 self._frames.body.faces,
-                color=rgb_of(self._ids[p]),
+                color=person_colour(self._ids[p]),
                 visible=False,
             )
             skeleton = scene.add_line_segments(
@@ -487,7 +487,7 @@ class _Page:
     def _draw_person(self, p: int, moment: Moment) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
         there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
-        own = np.array(rgb_of(self._ids[p]), dtype=np.uint8)
+        own = np.array(person_colour(self._ids[p]), dtype=np.uint8)
         mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
         mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
         mesh.visible = there and self._show["Mesh"].value

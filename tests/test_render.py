@@ -223,7 +223,7 @@ def test_the_mosaic_holds_all_views_with_names_and_time(tmp_path, rig, body, vid
     half = frames[0].shape[1] // 2
     assert all(b[:, :half].sum() > 100 for b in blue)
     assert all(b[:, half:].sum() > 100 for b in blue)
-    for x, y, _, _ in overlay.mosaic(SIZES, (400, 300)).boxes:
+    for x, y, _, _ in overlay.plan_mosaic(SIZES, (400, 300)).boxes:
         assert all(f[y : y + 12, x : x + 30].std() > 20 for f in frames)  # the camera's name
     footers = [f[-16:] for f in frames]
     assert all(np.abs(a - b).max() > 100 for a, b in pairwise(footers))  # the time goes on
@@ -275,7 +275,7 @@ def test_a_failure_upstream_leaves_no_file_and_no_thread(tmp_path, rig, body, vi
 
 def test_a_gap_between_batches_is_an_error(tmp_path, rig, body, videos):
     first, _, third = batches(MOVING)
-    with pytest.raises(ValueError, match="when 5 was next"):
+    with pytest.raises(ValueError, match="expected 5 on"):
         [*run(iter([first, third]), rig, body, videos, tmp_path / "out")]
 
 

@@ -265,9 +265,9 @@ def test_lines_and_discs_lie_where_they_are_put():
     planes = np.full((80, 120), 16, np.uint8), *(np.full((40, 60), 128, np.uint8) for _ in range(2))
     matrix = overlay.yuv_matrix(1, 80)
     missing = np.array([[np.nan, 3.0]])
-    overlay.circles(planes, np.array([[30.5, 20.5]]), np.array([[1.0, 0, 0]]), matrix, 6, filled=True)
-    overlay.circles(planes, missing, np.ones((1, 3)), matrix, 6, filled=True)
-    overlay.lines(planes, missing, missing, np.ones(3), matrix, 2)
+    overlay.draw_circles(planes, np.array([[30.5, 20.5]]), np.array([[1.0, 0, 0]]), matrix, 6, filled=True)
+    overlay.draw_circles(planes, missing, np.ones((1, 3)), matrix, 6, filled=True)
+    overlay.draw_lines(planes, missing, missing, np.ones(3), matrix, 2)
     for plane, base, scale in ((planes[0], 16, 1), (planes[2], 128, 2)):
         rows, columns = np.nonzero(plane.astype(int) - base > 20)
         at = (np.array([columns.mean(), rows.mean()]) + 0.5) * scale - 0.5

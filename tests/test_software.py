@@ -285,7 +285,7 @@ def test_blending_reaches_the_last_row_and_column_of_an_odd_frame():
 def test_the_mosaic_shows_every_view_whole():
     sizes = [(1088, 1920), (1920, 1080), (640, 480), (720, 1280), (3840, 2160)]
     for n in range(1, 6):
-        grid = overlay.mosaic(sizes[:n], (1920, 1080))
+        grid = overlay.plan_mosaic(sizes[:n], (1920, 1080))
         assert grid.size[0] <= 1920
         assert grid.size[1] <= 1080
         covered = np.zeros(grid.size[::-1], int)
@@ -295,9 +295,9 @@ def test_the_mosaic_shows_every_view_whole():
             covered[y : y + bh, x : x + bw] += 1
         assert covered.max() == 1
         assert not covered[-grid.footer :].any()
-    four = overlay.mosaic([(1088, 1920)] * 4, (1920, 1080))
+    four = overlay.plan_mosaic([(1088, 1920)] * 4, (1920, 1080))
     assert len({y for _, y, _, _ in four.boxes}) == 1  # portrait views stand side by side
-    assert len({x for x, _, _, _ in overlay.mosaic([(1920, 1080)] * 4, (1920, 1080)).boxes}) == 2
+    assert len({x for x, _, _, _ in overlay.plan_mosaic([(1920, 1080)] * 4, (1920, 1080)).boxes}) == 2
 
 
 def test_compiling_works_where_no_cache_can_be_written():

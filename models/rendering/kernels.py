@@ -1,6 +1,6 @@
-"""Compiled loops of the software z-buffer: project, shade, fill, average, blend.
+"""Compiled loops of the software renderer: project, shade, fill, average, blend.
 
-What belongs together is a named tuple, which compiled code takes apart for nothing.
+Arguments are grouped in named tuples, which cost compiled code nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEAR_M = 0.05
-"""Nothing nearer to the camera than this is drawn, metres."""
+"""Near clipping distance."""
 
 INVERSE_Z_ONE, SHADE_ONE = 2**26, 2**19
-"""1/m and full brightness in a sample's whole number: 31 bits of 1/z down to ``NEAR_M``, then 12 of the
-person and 20 of the brightness."""
+"""1/m and full brightness in a sample's integer: 31 bits of 1/z down to ``NEAR_M``, then 12 of the person
+and 20 of the brightness."""
 
 SLIVER_PX2 = 1e-5
-"""Faces whose double area is smaller are not drawn, square pixels."""
+"""Least double area of a face that is drawn, square pixels."""
 
 LANES = 4
-"""Samples of a row are filled in groups of so many: what a processor takes at once."""
+"""Samples of a row that are filled together: a processor's vector."""
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -42,16 +42,16 @@ class Lens(NamedTuple):
 
 
 class Screen(NamedTuple):
-    """Vertices as one camera sees them."""
+    """Vertices in the picture of one camera."""
 
     uv: Floats
     """(P, N, 2) pixels of the video frame, distorted; meaningless where ``inverse_z`` is 0."""
     inverse_z: Floats
-    """(P, N) 1 / depth, 1/m; 0 where the camera cannot see the vertex."""
+    """(P, N) 1 / depth, 1/m; 0 for a vertex behind the camera or beyond the range of the lens model."""
     shade: Floats
     """(P, N) brightness between the ambient share and 1."""
     box: tuple[int, int, int, int]
-    """x0, y0, x1, y1: the pixels that can be touched, x1 and y1 exclusive; even, or the frame's own end."""
+    """x0, y0, x1, y1: bounding box of the vertices, pixels, x1 and y1 exclusive; even, or the frame's end."""
 
 
 class Mesh(NamedTuple):
@@ -66,18 +66,18 @@ class Mesh(NamedTuple):
 
 
 class SampleRows(NamedTuple):
-    """Rows of samples: 1/z and 2 × colour + brightness in one number, 0 where nothing is."""
+    """Rows of samples: 1/z and 2 × colour + brightness in one number, 0 for an empty sample."""
 
     filled: NDArray[np.int64]
-    """(rows, columns + LANES): nobody reads the last ones."""
+    """(rows, columns + LANES), the last ones padding."""
     extent: NDArray[np.int64]
-    """(rows, 2) first and one after the last column that may hold something."""
+    """(rows, 2) first column that may be filled, and the one after the last."""
     side: int
     """side × side samples make a pixel."""
 
 
 class Canvas(NamedTuple):
-    """Memory of a picture of h × w pixels."""
+    """Output picture of h × w pixels."""
 
     rgb: Pixels
     """(3, h, w)"""
@@ -88,7 +88,7 @@ class Canvas(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Planes of a video frame, without gaps, and the matrix of ``overlay.yuv_matrix``."""
+    """Contiguous planes of a video frame, and the matrix of ``overlay.yuv_matrix``."""
 
     y: Pixels
     u: Pixels
@@ -106,10 +106,10 @@ class PixelRow(NamedTuple):
 
 
 def jit(function: _F) -> _F:
-    """Compile without the interpreter lock; the result is cached where some cache folder can be written."""
+    """Compile to run without the interpreter lock; cached where a cache folder is writable."""
     try:
         return cast(_F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
-    except RuntimeError:  # numba found no folder that can be written
+    except RuntimeError:  # no writable cache folder
         return cast(_F, numba.njit(nogil=True, error_model="numpy")(function))
 
 
@@ -117,7 +117,7 @@ def jit(function: _F) -> _F:
 def project(
     points: Floats, view: Lens, out_camera: Floats, out_uv: Floats, out_inverse_z: Floats
 ) -> tuple[float, float, float, float]:
-    """``Rig.project(distorted=True)`` in one pass; the smallest and largest u and v of what is seen."""
+    """Project as ``Rig.project(distorted=True)``; return the bounding box of the visible points, pixels."""
     rotation, translation, k, dist, limit, fisheye = view
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for p in range(points.shape[0]):
@@ -128,7 +128,7 @@ def project(
             z = rotation[2, 0] * a + rotation[2, 1] * b + rotation[2, 2] * c + translation[2]
             out_camera[p, i, 0], out_camera[p, i, 1], out_camera[p, i, 2] = x, y, z
             out_inverse_z[p, i] = out_uv[p, i, 0] = out_uv[p, i, 1] = 0
-            if not z > NEAR_M:  # and so for NaN
+            if not z > NEAR_M:  # true for NaN
                 continue
             near = 1 / z
             x, y = x * near, y * near
@@ -163,7 +163,7 @@ def vertex_shades(points: Floats, faces: NDArray[np.int32], light: Floats, ambie
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         x, y, z = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
         u, v, w = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
-        # The cross product is twice the area long: large faces count for more.
+        # The cross product is twice the area long: an area-weighted normal.
         nx, ny, nz = y * w - z * v, z * u - x * w, x * v - y * u
         for i in (a, b, c):
             normals[i, 0] += nx
@@ -180,10 +180,10 @@ def vertex_shades(points: Floats, faces: NDArray[np.int32], light: Floats, ambie
 
 @jit
 def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Canvas, frame: Frame) -> None:
-    """Fill and average ``rows`` rows of pixels after the other, an even number, of side × side samples each.
+    """Fill and average bands of ``rows`` rows of pixels, an even number, of side × side samples each.
 
-    With a frame, each such band is blended into it, and ``out`` (its alpha zeros) is the memory of one band;
-    with an empty one, ``out`` is that of the whole box.
+    Each band is blended into the frame, with ``out``, its alpha zeros, as the memory of one band; with an
+    empty frame, ``out`` is the picture of the whole box.
     """
     uv, inverse_z, faces = screen.uv, screen.inverse_z, mesh.faces
     x0, y0 = screen.box[0], screen.box[1]
@@ -191,7 +191,7 @@ def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Canvas, f
     blending = len(frame.y) > 0
     people, count = len(uv), len(faces)
     bands = -(-height // rows)
-    # Which faces look at the camera, and the bands of their first and last samples.
+    # Faces towards the camera, and the bands of their first and last samples.
     visible = np.empty(people * count, np.int32)
     spans = np.empty((people * count, 2), np.int32)
     starts = np.zeros(bands + 1, np.int32)
@@ -203,8 +203,8 @@ def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Canvas, f
                 continue
             cx, cy = float(uv[p, c, 0]), float(uv[p, c, 1])
             ax, ay, bx, by = uv[p, a, 0] - cx, uv[p, a, 1] - cy, uv[p, b, 0] - cx, uv[p, b, 1] - cy
-            # Twice the signed area; rows count downwards, so faces that look at the camera are negative. One
-            # seen so exactly from the side has slopes without end, and no sample.
+            # Twice the signed area, negative for faces towards the camera, as rows count downwards. A sliver
+            # has infinite slopes, and no sample.
             if ax * by - ay * bx > -SLIVER_PX2:
                 continue
             low, high = cy + min(ay, by, 0.0) - y0 + 0.5, cy + max(ay, by, 0.0) - y0 + 0.5
@@ -235,13 +235,12 @@ def paint_bands(screen: Screen, mesh: Mesh, side: int, rows: int, out: Canvas, f
         fill_faces(
             screen, mesh, members[starts[band] : starts[band + 1]], samples, (x0, y0 + top), bottom - top
         )
-        at, high = 0 if blending else top, bottom - top
-        average_rows(samples, mesh.colours, out, at, high)
+        average_rows(samples, mesh.colours, out, 0 if blending else top, bottom - top)
         if blending:
-            # Where the band has anything; in whole 2×2 blocks, which share their chroma.
+            # The filled columns, in whole 2×2 blocks, which share their chroma.
             left, right = extent[:, 0].min() // side // 2 * 2, -(-extent[:, 1].max() // side)
             right = min(right + right % 2, width)
-            blend_box(frame, out.rgb, out.alpha[:high], (left, right), (x0, y0 + top))
+            blend_box(frame, out.rgb, out.alpha[: bottom - top], (left, right), (x0, y0 + top))
             out.alpha[:, left:right] = 0
 
 
@@ -254,7 +253,7 @@ def fill_faces(
     corner: tuple[int, int],
     rows: int,
 ) -> None:
-    """Draw faces, person × F + face each, into ``rows`` rows of pixels from ``corner`` on.
+    """Fill the samples of faces, ``members`` person × F + face, into ``rows`` rows of pixels from ``corner``.
 
     1/z is linear on the screen: its interpolation is exact.
     """
@@ -285,35 +284,35 @@ def fill_faces(
         step = _sample(a_x * w_a + b_x * w_b, a_x * s_a + b_x * s_b)
         sc += 2 * (p + tints[f])
         dx = start - cx
-        # Every sample of the box and some beside it, without a branch: a body's faces are so small that
-        # finding the ends of rows takes longer, and so does doing what is left over from groups one by one.
-        across = (stop - start + LANES - 1) // LANES * LANES
+        # All samples of the box, padded to whole groups, without a branch: a body's faces are so small that
+        # finding the ends of rows takes longer.
+        columns = (stop - start + LANES - 1) // LANES * LANES
         for y in range(first, last + 1):
             dy = y - cy
             at_a, at_b = dy * a_y + dx * a_x, dy * b_y + dx * b_x
             sample = _sample(wc + at_a * w_a + at_b * w_b, sc + at_a * s_a + at_b * s_b)
             extent[y, 0], extent[y, 1] = min(extent[y, 0], start), max(extent[y, 1], stop)
-            for k in range(across):
-                of_a, of_b = at_a + k * a_x, at_b + k * b_x
-                # A little slack, lest a sample on an edge falls between two faces.
-                inside = (of_a >= -1e-9) & (of_b >= -1e-9) & (of_a + of_b <= 1 + 1e-9)
+            for k in range(columns):
+                weight_a, weight_b = at_a + k * a_x, at_b + k * b_x
+                # Slack, lest a sample on an edge falls between two faces.
+                inside = (weight_a >= -1e-9) & (weight_b >= -1e-9) & (weight_a + weight_b <= 1 + 1e-9)
                 filled[y, start + k] = max(filled[y, start + k], sample if inside else 0)
                 sample += step
 
 
 @jit
 def _sample(inverse_z: float, shade: float) -> int:
-    """1/z and 2 × person + brightness in one number: the nearer is the greater, and sums are of both."""
+    """1/z and 2 × person + brightness in one integer, ordered by nearness, additive in both."""
     return (int(inverse_z * INVERSE_Z_ONE) << 32) + int(shade * SHADE_ONE)
 
 
 @jit
-def average_rows(taken: SampleRows, colours: Floats, out: Canvas, at: int, count: int) -> None:
-    """Average samples within each row's ``extent`` into ``count`` rows of pixels from ``at``; clear them."""
-    filled, extent, samples = taken
+def average_rows(rows: SampleRows, colours: Floats, out: Canvas, start: int, count: int) -> None:
+    """Average and clear the samples within the rows' ``extent``, into ``count`` pixel rows from ``start``."""
+    filled, extent, samples = rows
     rgb, alpha, out_inverse_z = out
     for k in range(count):
-        y, j0, j1 = at + k, k * samples, (k + 1) * samples - 1
+        y, j0, j1 = start + k, k * samples, (k + 1) * samples - 1
         first = min(extent[j0, 0], extent[j1, 0]) // samples
         stop = (max(extent[j0, 1], extent[j1, 1]) + samples - 1) // samples
         if first >= stop:
@@ -341,7 +340,7 @@ def _average_one(
     alpha: Pixels,
     inverse_z: Floats,
 ) -> None:
-    """A row of pixels of 2×2 samples with one person. No branches: the compiler takes many at once."""
+    """Average a row of pixels of 2×2 samples of one person; without branches, so that it is vectorised."""
     half, quarter, light_mask = np.float32(0.5), np.float32(0.25), 2 * SHADE_ONE - 1
     unit, z_unit = np.float32(1 / SHADE_ONE), np.float32(1 / INVERSE_Z_ONE)
     for x in range(len(alpha)):
@@ -367,7 +366,7 @@ def _average(
     out: Canvas,
     y: int,
 ) -> None:
-    """Pixels ``columns`` of row ``y``, of any number of people and of samples."""
+    """Average the pixels ``columns`` of row ``y``, of any number of people and of samples."""
     red, green, blue = out.rgb[0, y], out.rgb[1, y], out.rgb[2, y]
     alpha, inverse_z = out.alpha[y], out.inverse_z[y]
     half, quarter, light_mask = np.float32(0.5), np.float32(0.25), 2 * SHADE_ONE - 1
@@ -399,7 +398,7 @@ def _average(
 def blend_box(
     frame: Frame, rgb: Pixels, alpha: Pixels, columns: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    """Blend some columns, from an even one on, of a box that lies at ``corner``."""
+    """Blend columns, from an even one on, of a box at ``corner`` into a frame."""
     y_plane, u_plane, v_plane, m = frame
     left, right = columns
     x0, y0 = corner
@@ -408,7 +407,7 @@ def blend_box(
         _blend_luma(y_plane[y0 + j, x0 + left : x0 + right], _row(rgb, alpha, j, left, right), m[0])
     for j in range(0, height, 2):
         above = _row(rgb, alpha, j, left, right)
-        # The last row of a frame of odd height has no other beside it.
+        # The last row of a frame of odd height is a pair of its own.
         below = _row(rgb, alpha, min(j + 1, height - 1), left, right)
         for plane, weights in ((u_plane, m[1]), (v_plane, m[2])):
             line = plane[(y0 + j) // 2, (x0 + left) // 2 : (x0 + right + 1) // 2]
@@ -422,7 +421,7 @@ def _row(rgb: Pixels, alpha: Pixels, j: int, left: int, right: int) -> PixelRow:
 
 @jit
 def _blend_luma(line: Pixels, over: PixelRow, m: NDArray[np.float32]) -> None:
-    """A row. No branches: the compiler takes many pixels at once, and where alpha is 0 nothing changes."""
+    """Blend a row of luma; without branches, so that it is vectorised."""
     red, green, blue, alpha = over
     half, full = np.float32(0.5), np.float32(1 / 255)
     for i in range(len(line)):
@@ -433,7 +432,7 @@ def _blend_luma(line: Pixels, over: PixelRow, m: NDArray[np.float32]) -> None:
 
 @jit
 def _blend_chroma(line: Pixels, above: PixelRow, below: PixelRow, m: NDArray[np.float32]) -> None:
-    """A row of one chroma plane: 2×2 pixels share a sample."""
+    """Blend a row of a chroma plane, of which 2×2 pixels share a sample."""
     red, green, blue, alpha = above
     red_below, green_below, blue_below, alpha_below = below
     half, quarter = np.float32(0.5), np.float32(0.25 / 255)
@@ -451,7 +450,7 @@ def _blend_chroma(line: Pixels, above: PixelRow, below: PixelRow, m: NDArray[np.
         before, covered = np.float32(line[i]), a + b + c + d
         colour = m[0] * r + m[1] * g + m[2] * e + m[3] * covered
         line[i] = np.uint8(np.int32(before + (colour - covered * before) * quarter + half))
-    if width % 2:  # a frame of odd width: the last column has no other beside it
+    if width % 2:  # the last column of a frame of odd width is a pair of its own
         i = width - 1
         a, c = np.float32(alpha[i]), np.float32(alpha_below[i])
         before, covered = np.float32(line[i // 2]), a + c

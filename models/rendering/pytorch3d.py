@@ -1,6 +1,6 @@
-"""Pictures as of ``models/rendering/software.py`` by PyTorch3D's rasteriser, for CUDA devices.
+"""Renderer by PyTorch3D's rasteriser, the same pictures as ``models/rendering/software.py``.
 
-On the CPU PyTorch3D takes minutes for a full frame: there it is for tests at small size.
+For CUDA devices; on a CPU it takes minutes for a full frame.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def draw(
     *,
     antialias: bool = True,
 ) -> Picture | None:
-    """As ``software.draw``, on the CUDA device if there is one.
+    """Draw people as ``software.draw``, on the CUDA device if there is one.
 
     Raises ``InputError`` when PyTorch3D is not installed or does not fit the installed torch.
     """
@@ -53,26 +53,25 @@ def draw(
 
     people, points = inverse_z.shape
     offsets = torch.arange(people, device=device) * points
-    every = (triangles[None] + offsets[:, None, None]).reshape(-1, 3)
-    near = inverse_z.flatten()
-    every = every[(near[every] > 0).all(1)]
-    if not len(every):
+    all_faces = (triangles[None] + offsets[:, None, None]).reshape(-1, 3)
+    inverse_z = inverse_z.flatten()
+    all_faces = all_faces[(inverse_z[all_faces] > 0).all(1)]
+    if not len(all_faces):
         return None
-    xyz = torch.cat([ndc.reshape(-1, 2), 1 / near[:, None].clamp(min=1e-6)], 1)
+    xyz = torch.cat([ndc.reshape(-1, 2), 1 / inverse_z[:, None].clamp(min=1e-6)], 1)
     # A flipped x turns clockwise into counter-clockwise, so that PyTorch3D's back faces are the true ones.
-    found, _, weights, _ = rasterize_meshes(
-        Meshes(xyz[None], every[None]),
+    face_index, _, weights, _ = rasterize_meshes(
+        Meshes(xyz[None], all_faces[None]),
         image_size=(height, width),
         blur_radius=0.0,
         faces_per_pixel=1,
         perspective_correct=False,
         cull_backfaces=True,
     )
-    face, weight = found[0, ..., 0], weights[0, ..., 0, :]
-    corners = every[face.clamp(min=0)]
-    drawn = face >= 0
+    face, weight = face_index[0, ..., 0], weights[0, ..., 0, :]
+    corners = all_faces[face.clamp(min=0)]
     # 1/z and shade are linear on the screen.
-    depth = torch.where(drawn, (near[corners] * weight).sum(-1), 0)
-    light = (torch.from_numpy(screen.shade).to(device).flatten()[corners] * weight).sum(-1)
-    light += 2 * torch.div(corners[..., 0], points, rounding_mode="floor")  # which person it is
-    return resolve(depth.cpu().numpy(), light.cpu().numpy(), colours, samples, (x0, y0))
+    nearest = torch.where(face >= 0, (inverse_z[corners] * weight).sum(-1), 0)
+    shade = (torch.from_numpy(screen.shade).to(device).flatten()[corners] * weight).sum(-1)
+    shade += 2 * torch.div(corners[..., 0], points, rounding_mode="floor")  # 2 × person, see ``resolve``
+    return resolve(nearest.cpu().numpy(), shade.cpu().numpy(), colours, samples, (x0, y0))

@@ -1,4 +1,4 @@
-"""Pictures of a rig: the cameras from above and from the side, and where they saw a calibration board."""
+"""Pictures of a rig: the cameras from above and from the side, and the board corners that each detected."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _INK, _GRID, _PAPER = (40, 40, 40), (225, 225, 225), (255, 255, 255)
 _AXES: Final = (((200, 60, 50), "x"), ((60, 150, 60), "y"), ((50, 90, 200), "z"))
 _CELL_PX: Final = (490, 360)
 """Width and height of a camera's panel."""
-_DROPPED: Final = (230, 120, 30)
-_LENGTH: Final = 0.12
-"""Length of a camera's frustum by the side of the scene."""
+_DROPPED_COLOUR: Final = (230, 120, 30)
+_FRUSTUM_LENGTH: Final = 0.12
+"""Ratio of a camera's frustum, and of the world's axes, to the extent of the scene."""
 
 
 def draw_rig(rig: Rig, unit: str) -> NDArray[np.uint8]:
-    """RGB picture of two views, from above and from the side; each has the cameras' frusta and names, the
-    origin with the world's axes, and a grid.
+    """Draw a rig from above and from the side, RGB: frusta and names of the cameras, world axes, and a grid.
 
     unit: name of the rig's unit of length, for the grid's step.
     """
@@ -39,19 +38,19 @@ def draw_rig(rig: Rig, unit: str) -> NDArray[np.uint8]:
 
 
 def _frusta(rig: Rig) -> Array:
-    """(V, 4, 3) corners of the pictures on rays from the cameras, world, at one distance."""
-    size = max(float(np.ptp(rig.centres, axis=0).max()), 1e-6)
-    found = []
+    """Far corners (V, 4, 3) of the cameras' frusta, world."""
+    extent = max(float(np.ptp(rig.centres, axis=0).max()), 1e-6)
+    corners = []
     for v in range(len(rig)):
         w, h = rig.size[v] if rig.size[v].all() else 2 * rig.K[v, :2, 2]
         rays = np.array([[0, 0, 1], [w, 0, 1], [w, h, 1], [0, h, 1]]) @ np.linalg.inv(rig.K[v]).T
-        rays *= _LENGTH * size / np.linalg.norm(rays, axis=1, keepdims=True)
-        found.append(rays @ rig.R[v] + rig.centres[v])
-    return np.array(found)
+        rays *= _FRUSTUM_LENGTH * extent / np.linalg.norm(rays, axis=1, keepdims=True)
+        corners.append(rays @ rig.R[v] + rig.centres[v])
+    return np.array(corners)
 
 
 def _panel(rig: Rig, corners: Array, axes: Array, title: str, unit: str) -> NDArray[np.uint8]:
-    """One view: axes (2, 3) are the world's directions to the right and upwards."""
+    """Orthographic view of a rig; axes (2, 3): directions in the world to the right and upwards."""
     flat = np.concatenate([rig.centres, corners.reshape(-1, 3), np.zeros((1, 3))]) @ axes.T
     low, high = flat.min(0), flat.max(0)
     scale = (_SIDE_PX - 2 * _MARGIN_PX) / max(float((high - low).max()), 1e-9)
@@ -71,7 +70,7 @@ def _panel(rig: Rig, corners: Array, axes: Array, title: str, unit: str) -> NDAr
             start, stop = at(ends).tolist()
             cv2.line(picture, start, stop, _GRID, 1)
     for axis, (colour, name) in zip(axes.T, _AXES, strict=True):
-        tip = at(axis[None] * reach * _LENGTH)[0]
+        tip = at(axis[None] * reach * _FRUSTUM_LENGTH)[0]
         origin = at(np.zeros((1, 2)))[0]
         if np.linalg.norm(tip - origin) > 4:
             cv2.arrowedLine(picture, tuple(origin.tolist()), tuple(tip.tolist()), colour, 2, cv2.LINE_AA)
@@ -92,7 +91,7 @@ def _panel(rig: Rig, corners: Array, axes: Array, title: str, unit: str) -> NDAr
 
 
 def _round(value: float) -> float:
-    """The nearest of 1, 2 and 5 times a power of ten."""
+    """Round to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(power * min((1, 2, 5, 10), key=lambda n: abs(n - value / power)))
 
@@ -100,8 +99,10 @@ def _round(value: float) -> float:
 def draw_coverage(
     rig: Rig, px: Array, used: NDArray[np.bool_], dropped: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """RGB picture with a panel a camera: corners (V, T, N, 2) of a board in its picture, dark where the view
-    (V, T) was used, orange where it was dropped, and light where too little was seen."""
+    """Draw the detected corners (V, T, N, 2) of a board, RGB, a panel for each camera.
+
+    Dark in views (V, T) that were ``used``, orange in ``dropped`` ones, light in those with too few corners.
+    """
     columns = math.ceil(math.sqrt(len(rig)))
     rows = math.ceil(len(rig) / columns)
     sheet = np.full((rows * _CELL_PX[1], columns * _CELL_PX[0], 3), _GRID, np.uint8)
@@ -110,11 +111,12 @@ def draw_coverage(
         w, h = (int(n * scale) for n in rig.size[v])
         left, top = v % columns * _CELL_PX[0] + 5, v // columns * _CELL_PX[1] + 35
         cv2.rectangle(sheet, (left, top), (left + w, top + h), _PAPER, -1)
-        for views, colour in ((~used[v] & ~dropped[v], _GRID), (dropped[v], _DROPPED), (used[v], _INK)):
+        unused = ~used[v] & ~dropped[v]
+        for views, colour in ((unused, _GRID), (dropped[v], _DROPPED_COLOUR), (used[v], _INK)):
             points = px[v, views].reshape(-1, 2)
             for x, y in points[np.isfinite(points).all(1)] * scale:
                 cv2.circle(sheet, (left + round(x), top + round(y)), 2, colour, -1, cv2.LINE_AA)
-        shown = f"{name}: {int(used[v].sum())} used, {int(dropped[v].sum())} dropped"
-        text = shown.encode("ascii", "replace").decode()
+        caption = f"{name}: {int(used[v].sum())} used, {int(dropped[v].sum())} dropped"
+        text = caption.encode("ascii", "replace").decode()
         cv2.putText(sheet, text, (left, top - 12), FONT, 0.5, _INK, 1, cv2.LINE_AA)
     return sheet
