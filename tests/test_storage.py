@@ -198,9 +198,12 @@ def test_the_outline_of_a_data_set_changes_with_its_files(tmp_path):
 def test_names_that_leave_their_folder_are_refused(scratch):
     memory().store["/bucket/data/../../evil"] = memory().open("/bucket/x", "wb")
     memory().pipe_file("/bucket/data/a", b"")
-    with pytest.raises(InputError, match="is no name that a file can have"), listing("memory://bucket/data"):
+    with pytest.raises(InputError, match="is not a possible file name"), listing("memory://bucket/data"):
         pass
-    with pytest.raises(InputError, match="is no name"), fetched("memory://bucket/data", ["."], "me"):
+    with (
+        pytest.raises(InputError, match="is not a possible file name"),
+        fetched("memory://bucket/data", ["."], "me"),
+    ):
         pass
 
 
@@ -210,8 +213,8 @@ def test_a_full_disk_of_this_machine_is_not_taken_for_the_storages(scratch, monk
 
     memory().pipe_file("/bucket/data/a", b"")
     monkeypatch.setattr(type(memory()), "get_file", full)
-    told = rf"^{scratch}: No space left on device: what is fetched from memory://bucket/data .* TMPDIR"
-    with pytest.raises(InputError, match=told), fetched("memory://bucket/data", ["."], "me"):
+    message = rf"^{scratch}: No space left on device: files of memory://bucket/data .* TMPDIR"
+    with pytest.raises(InputError, match=message), fetched("memory://bucket/data", ["."], "me"):
         pass
 
 
@@ -226,7 +229,7 @@ def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
     write(manifest.parent, batch_dot_json="damaged")
     status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
     assert status == 2
-    assert f"{manifest}: cannot be read" in text
+    assert f"{manifest}: not the manifest of a batch" in text
     assert asked == [url]
     status, text = call(capfd, monkeypatch, url, "--out", url)
     assert "--out is the data set" in text
@@ -318,9 +321,9 @@ def server():
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("memory://bucket/nothing", "there is nothing there"),
+        ("memory://bucket/nothing", "no files at this URL"),
         ("nosuch://bucket/x", "Protocol not known"),
-        ("s3://bucket-that-is-not/x", "there is nothing there"),
+        ("s3://bucket-that-is-not/x", "no files at this URL"),
     ],
 )
 def test_mistakes_are_told(server, tmp_path, capfd, monkeypatch, url, message):

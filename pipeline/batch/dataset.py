@@ -1,4 +1,4 @@
-"""Recordings of a folder tree or URL: where they are, what a run of them reads, and a digest of that."""
+"""Recordings of a folder tree or URL: their folders, the files that a run reads, and a digest of these."""
 
 from __future__ import annotations
 
@@ -28,27 +28,25 @@ from pipeline.results import DETECTIONS, INSIDE, REDRAWN, STORE, check_place
 
 
 def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> dict[str, Path]:
-    """Recordings in a folder tree, by name, in order. Nothing is looked for inside a recording or in ``out``.
+    """Find the recordings of a folder tree, sorted by name, but none inside a recording or in ``out``.
 
-    only: a pattern as of a shell that names must match, ``*`` for any characters, slashes too.
-
-    Raises ``InputError`` when there are none.
+    only: shell pattern that names must match; ``*`` matches slashes, too. Raises ``InputError`` without any.
     """
     if not dataset.is_dir():
-        raise InputError(f"{dataset}: there is no such folder")
+        raise InputError(f"{dataset}: no such folder")
     results = out.resolve() if out is not None else None
     if dataset.resolve() == results:
         raise InputError(f"--out is the data set {dataset} itself. Choose another, which may be inside.")
-    found: dict[str, Path] = {}
-    entered: set[Path] = set()
+    recordings: dict[str, Path] = {}
+    visited: set[Path] = set()
 
-    def look(folder: Path) -> None:
-        here = folder.resolve()
-        if here == results and is_recording(folder, dataset):
+    def search(folder: Path) -> None:
+        resolved = folder.resolve()
+        if resolved == results and is_recording(folder, dataset):
             raise InputError(f"--out {out}: is a recording's own folder. Choose {folder / INSIDE}.")
-        if here in entered or here == results:
+        if resolved in visited or resolved == results:
             return
-        entered.add(here)  # links may go in circles
+        visited.add(resolved)  # links may be circular
         try:
             if (folder / "zarr.json").exists() or _is_results(folder):
                 return
@@ -56,42 +54,41 @@ def find_recordings(dataset: Path, out: Path | None = None, only: str = "*") -> 
         except (InputError, OSError) as e:
             if isinstance(e, OSError) and folder == dataset:
                 raise
-            is_one = True  # with something wrong, which will be said of it
+            is_one = True  # a faulty one: its run reports the fault
         if is_one:
-            found[folder.relative_to(dataset).as_posix() if folder != dataset else here.name] = folder
+            name = folder.relative_to(dataset).as_posix() if folder != dataset else resolved.name
+            recordings[name] = folder
             return
         for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            look(below)
+            search(below)
 
     with reading(dataset):
-        look(dataset)
-    if not found:
+        search(dataset)
+    if not recordings:
         raise InputError(
             f"{dataset}: no recordings found; one is a folder with videos/ or keypoints/<camera>/*.json, and "
             "mostly a calibration there or in a folder above"
         )
-    chosen = {name: folder for name, folder in found.items() if fnmatchcase(name, only)}
-    if not chosen:
-        shown = ", ".join([*found][:5]) + (", ..." if len(found) > 5 else "")
-        raise InputError(f"--only {only}: none of the {len(found)} recordings is called so; they are {shown}")
-    return chosen
+    selected = {name: folder for name, folder in recordings.items() if fnmatchcase(name, only)}
+    if not selected:
+        names = ", ".join([*recordings][:5]) + (", ..." if len(recordings) > 5 else "")
+        raise InputError(f"--only {only}: matches none of the {len(recordings)} recordings: {names}")
+    return selected
 
 
 def _is_results(folder: Path) -> bool:
-    """True for the OUT of a run: a store, files and drawings, without the folders that keypoints lie in."""
+    """True for OUT of a run: its folders are those of results, a store among them."""
     folders = {path.name for path in folder.iterdir() if path.is_dir()}
     return STORE in folders and folders <= {STORE, DETECTIONS, REDRAWN}
 
 
 @contextmanager
 def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = None) -> Iterator[Recording]:
-    """A recording of the data set whose ``listing`` is ``tree``. Its files are there until the end.
+    """Open a recording of the data set whose ``listing`` is ``tree``, with its files fetched for the block.
 
-    reader: has a copy of its own, see ``pipeline.batch.storage.fetched``; None for this process.
-
-    Raises ``InputError``.
+    reader: owner of the fetched copy, see ``fetched``; None: this process. Raises ``InputError``.
     """
-    # Of a local one, a calibration above the tree is read where it lies.
+    # A local data set is read in place, with calibrations above the tree.
     read = () if isinstance(dataset, Path) else needed(folder, tree)
     names = [path.relative_to(tree).as_posix() for path in read]
     with fetched(dataset, names, reader or f"process {os.getpid()}") as top:
@@ -99,7 +96,7 @@ def opened(dataset: Location, tree: Path, folder: Path, reader: str | None = Non
 
 
 def are_videos(given: Sequence[str]) -> bool:
-    """True where a recording is given by its video files. Raises ``InputError`` where that cannot be seen."""
+    """True where a recording is given by its video files. Raises ``InputError`` for an unreadable path."""
     source = parse_location(given[0])
     if len(given) > 1 or not isinstance(source, Path):
         return len(given) > 1
@@ -109,7 +106,7 @@ def are_videos(given: Sequence[str]) -> bool:
 
 @contextmanager
 def opened_for_run(given: Sequence[str], out: Location, cfg: Config) -> Iterator[tuple[Recording, Path]]:
-    """A recording, by its folder or URL or by its video files, and the folder to leave its results in.
+    """Open a recording by its folder, URL or video files; also gives the local folder for its results.
 
     Raises ``InputError``.
     """
@@ -131,7 +128,7 @@ def opened_for_run(given: Sequence[str], out: Location, cfg: Config) -> Iterator
 
 
 def within(dataset: Location, tree: Path, out: Location) -> Path | None:
-    """Path of ``out`` as seen by the tree of the data set; None where neither can hold the other."""
+    """Path of ``out`` in terms of the data set's local tree; None where neither can contain the other."""
     if isinstance(out, Path) or isinstance(dataset, Path):
         return out if isinstance(out, Path) and isinstance(dataset, Path) else None
     if f"{out}/".startswith(f"{dataset}/"):
@@ -140,10 +137,10 @@ def within(dataset: Location, tree: Path, out: Location) -> Path | None:
 
 
 def check_out(dataset: Location, tree: Path, folder: Path, out: Location) -> None:
-    """Raise ``InputError`` when results in ``out`` would lie among the files of the recording ``folder``."""
-    here = within(dataset, tree, out)
-    if here is not None:
-        check_place(here, folder, needed(folder, tree), out)
+    """Raise ``InputError`` where results in ``out`` would lie among the files of the recording ``folder``."""
+    path = within(dataset, tree, out)
+    if path is not None:
+        check_place(path, folder, needed(folder, tree), out)
 
 
 def preview(
@@ -153,23 +150,23 @@ def preview(
     out: Location,
     inspect: Callable[[Recording], Recording],
 ) -> dict[str, Recording | str]:
-    """Recordings by name as a batch would find and ``inspect`` them, or what is wrong with them."""
-    found: dict[str, Recording | str] = {}
+    """Open and ``inspect`` recordings as a batch would: recordings by name, or their errors."""
+    recordings: dict[str, Recording | str] = {}
     for name, folder in folders.items():
         try:
             check_out(dataset, tree, folder, join(out, name))
             with opened(dataset, tree, folder) as recording:
-                found[name] = inspect(recording)
+                recordings[name] = inspect(recording)
         except InputError as e:
-            found[name] = str(e)
-    return found
+            recordings[name] = str(e)
+    return recordings
 
 
 def fingerprint(cfg: Config, folder: Path, dataset: Path) -> str:
-    """Digest of the configuration and of all that a run reads, so that no result outlives its causes.
+    """Digest of the configuration and of all files that a run reads.
 
-    Settings and cameras count by what they say; videos, keypoints and files that the configuration names, as
-    weights, by name, size and time of change. What cannot be read is passed over: the run will tell.
+    Settings and calibrations count by content; videos, keypoints and files that the configuration names, such
+    as weights, by name, size and modification time. Unreadable files are left to the run to report.
     """
     try:
         inputs = [f"{os.path.relpath(path, dataset)} {_stamp(path)}" for path in sources(folder, dataset)]
@@ -186,7 +183,7 @@ def _digest(cfg: Config, inputs: Sequence[str]) -> str:
 
 
 def needed(folder: Path, tree: Path) -> list[Path]:
-    """Files and folders to fetch for a run; where they cannot be told, enough for the run to tell why."""
+    """Files and folders that a run reads; of a faulty recording, enough for the run to report the fault."""
     try:
         return [*sources(folder, tree)]
     except (InputError, OSError):
@@ -195,13 +192,13 @@ def needed(folder: Path, tree: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> str:
-    """Text that changes when a file is written, or one of the files of a folder, at a glance at each."""
+    """Text that changes with a file or the files of a folder: content of settings, else size and time."""
     if path.suffix.lower() in (".yaml", ".yml", ".toml"):
         with suppress(OSError):
             return hashlib.sha256(path.read_bytes()).hexdigest()
     if not path.is_dir():
         return _age(path)
-    total = 0  # a sum does not depend on the order, and a million names need not be kept
+    total = 0  # a sum is independent of order, and keeps no list of a million names
     with os.scandir(path) as entries:
         for entry in entries:
             if not entry.name.startswith("."):
@@ -211,8 +208,9 @@ def _stamp(path: Path) -> str:
 
 
 def _age(file: Path | os.DirEntry[str]) -> str:
+    """Size and modification time of a file, as text."""
     try:
-        found = file.stat()
-    except OSError as e:  # as of a link to nowhere
+        stat = file.stat()
+    except OSError as e:  # such as of a broken link
         return str(e.strerror)
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{stat.st_size} {stat.st_mtime_ns}"

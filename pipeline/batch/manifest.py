@@ -1,4 +1,4 @@
-"""Manifest of a batch: a row for each recording, as batch.json for programs and batch.html for people."""
+"""Manifest of a batch: a row per recording, as batch.json and as the page batch.html."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pipeline.results import LOG, THUMBNAIL
 
 MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
-WELL_FITTED: Final = 0.9
-"""Share of frames fitted below which something is wrong that can be mended, as docs/results.md has it."""
+MIN_FITTED_SHARE: Final = 0.9
+"""Share of fitted frames below which something can be mended, as docs/results.md explains."""
 State = Literal["pending", "running", "done", "failed"]
 
 
@@ -30,33 +30,33 @@ class Entry:
     """One recording in the manifest."""
 
     name: str
-    """Its folder as seen from the data set, with slashes; also its folder in OUT."""
+    """Its folder relative to the data set, with slashes; also its folder in OUT."""
     state: State = "pending"
     inputs: str = ""
-    """Digest of the configuration and of all that is read: see ``fingerprint``."""
+    """Digest of the configuration and of all files read, see ``fingerprint``."""
     attempts: int = 0
     error: str = ""
     frames: int | None = None
     fps: float | None = None
     """Frame rate of the recording."""
     seconds: float | None = None
-    """That the last attempt took."""
+    """Duration of the last attempt."""
     fitted: float | None = None
-    """Share of frames that were fitted, mean over the people."""
+    """Share of fitted frames, mean over the people."""
     reprojection_px: float | None = None
     """Median over all cameras."""
     warnings: tuple[str, ...] = ()
-    """Warnings of the recording and of its run; of the recording only where the run failed."""
+    """Warnings of the recording and its run; of the recording only after a failed run."""
     files: tuple[str, ...] = ()
-    """Results of the run, as seen from the recording's folder in OUT."""
+    """Results of the run, relative to the recording's folder in OUT."""
     report: str = ""
-    """The report page, as seen from OUT."""
+    """Report page, relative to OUT."""
 
 
 def read_manifest(out: Location) -> dict[str, Entry]:
-    """Rows by name, of every recording that was ever worked on; none where there is no manifest.
+    """Read the rows of the manifest by name; none without a manifest.
 
-    Raises ``InputError`` when it is damaged or cannot be read.
+    Raises ``InputError`` where it is damaged or unreadable.
     """
     text = read_text(out, MANIFEST)
     if text is None:
@@ -65,19 +65,20 @@ def read_manifest(out: Location) -> dict[str, Entry]:
         rows = TypeAdapter(list[Entry]).validate_python(json.loads(text)["recordings"])
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
         raise InputError(
-            f"{out}/{MANIFEST}: cannot be read as the manifest of a batch ({type(e).__name__}). Remove it: "
-            "results that are there will be found complete and taken over."
+            f"{out}/{MANIFEST}: not the manifest of a batch, or damaged ({type(e).__name__}). Remove it: "
+            "complete results are found and kept."
         ) from e
     return {row.name: row for row in rows}
 
 
 def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Entry]) -> None:
-    listed = [rows[name] for name in sorted(rows)]
-    states = Counter(row.state for row in listed)
-    where = str(absolute(dataset))
-    document = {"dataset": where, "states": dict(states), "recordings": [asdict(row) for row in listed]}
+    """Write the manifest and its page. Raises ``InputError``."""
+    by_name = [rows[name] for name in sorted(rows)]
+    states = Counter(row.state for row in by_name)
+    source = str(absolute(dataset))
+    document = {"dataset": source, "states": dict(states), "recordings": [asdict(row) for row in by_name]}
     write_text(out, MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    write_text(out, PAGE, page(where.rpartition("/")[2], listed))
+    write_text(out, PAGE, page(source.rpartition("/")[2], by_name))
 
 
 _STYLE: Final = """
@@ -98,7 +99,7 @@ td p { margin: 0; white-space: pre-wrap; }
 
 
 def page(title: str, rows: Sequence[Entry]) -> str:
-    """The rows as an HTML page that opens from disk; names and messages are escaped."""
+    """HTML page of the rows, which opens from disk; names and messages are escaped."""
 
     def number(value: float | None, digits: int = 0) -> str:
         return "" if value is None else f"{value:.{digits}f}"
@@ -122,7 +123,7 @@ def page(title: str, rows: Sequence[Entry]) -> str:
             picture = f'<img src="{address(f"{row.name}/{THUMBNAIL}")}" alt="" loading="lazy">'
             picture = link(row.report, picture) if row.report else picture
         share = "" if row.fitted is None else f"{100 * row.fitted:.0f} %"
-        if row.fitted is not None and row.fitted < WELL_FITTED:
+        if row.fitted is not None and row.fitted < MIN_FITTED_SHARE:
             share = f'<span class="little">{share}</span>'
         cells = (
             number(row.frames), number(row.fps, 2), share, number(row.reprojection_px, 1),
@@ -166,5 +167,5 @@ Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
 
 
 def counted(count: int, noun: str) -> str:
-    """As ``1 recording``, ``2 recordings``."""
+    """Count with its noun in singular or plural: ``1 recording``, ``2 recordings``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,9 +1,8 @@
-"""Many recordings: run by workers, and remembered in a manifest.
+"""Batch processing: recordings run by workers, with their states in a manifest.
 
-OUT/batch.json says of each recording whether it is pending, running, done or failed. It is replaced whole at
-every change, so whoever is killed at any moment leaves a true one; what is ``running`` in it then was cut
-off, counts as pending, and goes on where it was with the next call. OUT/batch.html shows the same, and
-OUT/<recording> has the results.
+OUT/batch.json has the state of each recording: pending, running, done or failed. It is replaced atomically at
+every change. A recording that is ``running`` when the batch is killed counts as pending and is resumed by the
+next call. OUT/batch.html shows the same, and OUT/<recording> has the results.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ Engine = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Capacity:
-    """Recordings that are run at the same time, and where."""
+    """Number and kind of parallel workers."""
 
     workers: int | None = None
-    """Number; None for as many as the machines have room for, by what each ``needs``."""
+    """Recordings at a time; None: as many as the machines have resources for."""
     needs: Needs = Needs()
     engine: Engine = "local"
     """Processes of this machine, or tasks of a Ray cluster."""
@@ -40,24 +39,24 @@ class Capacity:
     """HOST:PORT of the Ray cluster, see ``RayTasks``."""
 
     def open(self, job: Job, recordings: int) -> Workers:
-        """Workers for so many recordings."""
+        """Start workers for a number of recordings."""
         if self.engine == "ray":
-            there = replace(job, dataset=absolute(job.dataset), out=absolute(job.out))
-            return RayTasks(there, self.needs, self.workers, self.address)
+            remote = replace(job, dataset=absolute(job.dataset), out=absolute(job.out))
+            return RayTasks(remote, self.needs, self.workers, self.address)
         return Processes(job, min(self.workers or Processes.room(self.needs), recordings))
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a recording: it was begun, went on (``running``), or ended."""
+    """Start, progress (``running``) or end of a recording."""
 
     row: Entry
     worker: int
-    """Number of the place it happened in, from 0; −1 for a recording that was done before."""
+    """Number of the worker, from 0; −1 for a recording that was done before."""
     frames: int = 0
-    """Frames that have just been finished."""
+    """Frames finished since the last event."""
     total: int | None = None
-    """Frames of the recording, as soon as they are known."""
+    """Frames of the recording, once known."""
     recordings: int = 0
     """Recordings of the batch."""
 
@@ -72,18 +71,17 @@ def process(
     retry: int = 2,
     only: str = "*",
 ) -> Generator[Event, None, None]:
-    """Run every recording that is not done, and tell what happens. The failure of one stops no other.
+    """Run every recording that is not done and yield events; a failed recording stops no other.
 
-    dataset, out: folders, or URLs of object storage. run, cfg: called in the workers, so they must be
-    picklable. retry: how often a recording is tried again whose worker died or had an error that nobody
-    foresaw; what the user can mend is not tried again.
+    dataset, out: folders, or URLs of object storage. run, cfg: picklable, for the workers. retry: further
+    attempts after the death of a worker or an unexpected error; an ``InputError`` is not retried.
 
-    Recordings that are done, with the same settings and from the same files, are left as they are and come
-    first. Closing the iterator stops the workers.
+    Recordings done with equal settings and files are kept, and come first. Closing the iterator stops the
+    workers.
 
     Raises:
-        InputError: there are no recordings, results would lie among a recording's own files, ``out`` cannot
-            be written, another batch is at work there, or there is no cluster.
+        InputError: there are no recordings, results would lie among a recording's own files, ``out`` is not
+            writable or used by another batch, or there is no cluster.
     """
     with listing(dataset) as tree:
         folders = find_recordings(tree, within(dataset, tree, out), only)  # before --out is made
@@ -91,11 +89,11 @@ def process(
             check_out(dataset, tree, folder, join(out, name))
         with lock(out, "batch"):
             rows = read_manifest(out)
-            _cut_off(rows)
+            _reset_running(rows)
             tasks: dict[str, Assignment] = {}
             for name, folder in folders.items():
                 row, inputs = rows.get(name, Entry(name)), fingerprint(cfg, folder, tree)
-                if row.state == "done" and row.inputs == inputs and _is_there(out, row):
+                if row.state == "done" and row.inputs == inputs and _has_results(out, row):
                     continue
                 rows[name] = Entry(name, inputs=inputs, attempts=row.attempts)
                 reads = tuple(path.relative_to(tree).as_posix() for path in needed(folder, tree))
@@ -108,28 +106,28 @@ def process(
                 return
             pool = capacity.open(Job(dataset, out, run, cfg), len(tasks))
             try:
-                yield from _work_off(pool, tasks, rows, save, retry, event)
+                yield from _run_tasks(pool, tasks, rows, save, retry, event)
             finally:
                 pool.stop()
-                _cut_off(rows)
+                _reset_running(rows)
                 save()
 
 
-def _is_there(out: Location, row: Entry) -> bool:
-    """True when nobody has taken a recording's results away."""
+def _has_results(out: Location, row: Entry) -> bool:
+    """True where the results of a done recording still exist."""
     if isinstance(out, Path):
         return all((out / row.name / file).exists() for file in row.files)
     return is_whole(f"{out}/{row.name}")
 
 
-def _cut_off(rows: dict[str, Entry]) -> None:
-    """Nobody works on any of them: what was begun and has not ended waits."""
+def _reset_running(rows: dict[str, Entry]) -> None:
+    """Set running recordings back to pending, when no worker is left."""
     for name, row in rows.items():
         if row.state == "running":
             rows[name] = replace(row, state="pending")
 
 
-def _work_off(
+def _run_tasks(
     pool: Workers,
     tasks: Mapping[str, Assignment],
     rows: dict[str, Entry],
@@ -137,13 +135,14 @@ def _work_off(
     retry: int,
     event: Callable[..., Event],
 ) -> Generator[Event, None, None]:
-    todo = deque(tasks)
+    """Give tasks to idle workers and update ``rows`` by their messages, until all have ended."""
+    pending = deque(tasks)
     tries: Counter[str] = Counter()
     busy: dict[int, tuple[str, float]] = {}
-    while todo or busy:
+    while pending or busy:
         for k in range(len(pool)):
-            if k not in busy and todo:
-                name = todo.popleft()
+            if k not in busy and pending:
+                name = pending.popleft()
                 tries[name] += 1
                 busy[k] = name, time.monotonic()
                 rows[name] = replace(rows[name], state="running", attempts=rows[name].attempts + 1)
@@ -152,13 +151,13 @@ def _work_off(
                 yield event(rows[name], k)
         for k, (kind, values) in pool.messages():
             if k not in busy:
-                continue  # died between two recordings
-            name, begun = busy[k]
+                continue  # it died between two recordings
+            name, start = busy[k]
             if kind == "progress":
                 yield event(rows[name], k, **values)
                 continue
             del busy[k]
-            seconds = round(time.monotonic() - begun, 1)
+            seconds = round(time.monotonic() - start, 1)
             if kind == "done":
                 report = f"{name}/{REPORT}"
                 rows[name] = replace(
@@ -169,6 +168,6 @@ def _work_off(
                 state: State = "pending" if again else "failed"
                 rows[name] = replace(rows[name], state=state, seconds=seconds, **values)
                 if again:
-                    todo.append(name)
+                    pending.append(name)
             save()
             yield event(rows[name], k)

@@ -1,12 +1,11 @@
-"""Recordings and results on object storage: places given as URLs that fsspec knows, such as s3://bucket/folder.
+"""Recordings and results on object storage, by URLs that fsspec knows, such as s3://bucket/folder.
 
-A run works in a folder of this machine: videos and stores are written piece by piece, which object storage is
-slow at. What it reads is fetched before; what it leaves is published when it is finished, ``summary.json``
-last, so where that is, all the rest is whole. Until then the folder stays, and the same run on the same
-machine, cut off and started again, continues in it.
+A run works in a local folder, as object storage is slow at writing videos and stores piece by piece. Inputs
+are fetched before it; results are published after it, ``summary.json`` last: where that exists, all else is
+complete. The local folder is kept until then: an interrupted run continues in it on the same machine.
 
-Object storage has no lock that a crash would release: of two runs at one URL, the second is refused on the
-same machine only.
+Object storage has no lock that a crash releases: a second run at the same URL is refused on the same machine
+only.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ from pipeline.files import LOCK, locked, write_text_atomically, writing
 from pipeline.results import CALIBRATION, DETECTIONS, REPORT, STORE, SUMMARY, SYNC, drawn_videos
 
 Location = Path | str
-"""A folder of this machine, or the URL of one elsewhere."""
+"""Local folder, or URL of a remote one."""
 
 _STORES: Final = (f"{STORE}/", f"{DETECTIONS}/")
-_LAST: Final = (f"{STORE}/zarr.json", SUMMARY)
-"""Without the first, zarr sees no store; nobody reads half of one."""
-_SETTINGS: Final = (
+_PUBLISHED_LAST: Final = (f"{STORE}/zarr.json", SUMMARY)
+"""Without the first, zarr sees no store, so an incomplete one is never read."""
+_SETTINGS_SUFFIXES: Final = (
     ".toml", ".yaml", ".yml", ".xml", ".xcp", ".mcal", ".calib", ".calibration", ".qca.txt", "cameras.txt",
     "images.txt", "extrinsics.pickle",
 )  # fmt: skip
 _FETCHED_NS: Final = 0
-"""Time of change of what was fetched, until a run changes it."""
+"""Modification time that fetched files get, to notice which the run has changed."""
 
 
 def parse_location(text: str) -> Location:
-    """Read a folder or URL of the command line."""
+    """Parse a folder or URL of the command line."""
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return text.rstrip("/") if "://" in text else Path(text)
@@ -58,24 +57,25 @@ def absolute(where: Location) -> Location:
 
 
 class StorageError(InputError):
-    """Storage cannot be reached, or refuses; another time it may not."""
+    """Storage cannot be reached, or refuses a request; a retry may succeed."""
 
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
+    """Turn errors of storage into ``InputError`` or ``StorageError`` with the URL."""
     try:
         yield
     except InputError:
         raise
     except ImportError as e:
-        raise InputError(f"{url}: {e}. For s3:// it is: pip install -e '.[s3]'") from e
+        raise InputError(f"{url}: {e}. For s3://: pip install -e '.[s3]'") from e
     except FileNotFoundError as e:
-        raise InputError(f"{url}: there is nothing there ({e})") from e
+        raise InputError(f"{url}: no files at this URL ({e})") from e
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise _unreachable(url, e) from e
         raise InputError(
-            f"{tempfile.gettempdir()}: {e.strerror}: what is fetched from {url} lies here. Make room, or set "
+            f"{tempfile.gettempdir()}: {e.strerror}: files of {url} are fetched to here. Make room, or set "
             "TMPDIR to a folder of a larger disk."
         ) from e
     except Exception as e:  # each kind of storage has errors of its own
@@ -84,13 +84,12 @@ def _reaching(url: str) -> Iterator[None]:
 
 def _unreachable(url: str, e: Exception) -> StorageError:
     return StorageError(
-        f"{url}: cannot be reached ({type(e).__name__}: {e}). Look at address and credentials, then run "
-        "again."
+        f"{url}: cannot be reached ({type(e).__name__}: {e}). Check address and credentials, then run again."
     )
 
 
 def read_text(where: Location, name: str) -> str | None:
-    """The text of a file; None when there is none. Raises ``InputError``."""
+    """Read a text file; None where it does not exist. Raises ``InputError``."""
     try:
         if isinstance(where, Path):
             return (where / name).read_text(encoding="utf-8")
@@ -104,7 +103,7 @@ def read_text(where: Location, name: str) -> str | None:
 
 
 def write_text(where: Location, name: str, text: str) -> None:
-    """All of it or nothing; names of files in it may be of any bytes. Raises ``InputError``."""
+    """Write a text, in which file names may be of any bytes, atomically. Raises ``InputError``."""
     if isinstance(where, Path):
         write_text_atomically(where / name, text)
         return
@@ -114,7 +113,7 @@ def write_text(where: Location, name: str, text: str) -> None:
 
 
 def is_whole(where: str) -> bool:
-    """True when a run has left its results at a URL, and nothing is missing. Raises ``InputError``."""
+    """True where a URL has the complete results of a run. Raises ``InputError``."""
     with _reaching(where):
         fs, root = _open(where)
         return bool(fs.exists(f"{root}/{SUMMARY}"))
@@ -122,7 +121,7 @@ def is_whole(where: str) -> bool:
 
 @contextmanager
 def lock(where: Location, work: str) -> Iterator[None]:
-    """Hold a place alone, as ``locked`` does; a URL on this machine only."""
+    """Lock a folder as ``locked`` does; a URL for this machine only."""
     folder = _scratch(where) if isinstance(where, str) else where
     with _renamed(folder, where), locked(folder, work):
         yield
@@ -130,49 +129,46 @@ def lock(where: Location, work: str) -> Iterator[None]:
 
 @contextmanager
 def listing(where: Location) -> Iterator[Path]:
-    """A folder with the names of all files that are there; a local one is its own.
+    """Local folder with the file tree of a location; a local location itself.
 
-    Settings and calibrations are as they are. All else is empty, and its time of change is made of what the
-    storage says of the file, so that it changes with it.
-
-    Raises ``InputError`` when it cannot be read.
+    Of a URL, settings and calibrations are fetched; other files are empty, with a modification time made from
+    the details that storage has of the file. Raises ``InputError`` where it is unreadable.
     """
     if isinstance(where, Path):
         yield where
         return
-    with tempfile.TemporaryDirectory(prefix="multispin-") as made:
-        tree = Path(made) / where.rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="multispin-") as top:
+        tree = Path(top) / where.rpartition("/")[2]
         tree.mkdir()
         with _reaching(where):
             fs, root = _open(where)
-            listed = _listed(fs, root, where)
-            if not listed:
-                raise InputError(f"{where}: there is nothing there")
-            for name, told in listed.items():
+            files = _list_files(fs, root, where)
+            if not files:
+                raise InputError(f"{where}: no files at this URL")
+            for name, details in files.items():
                 file = tree / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.touch()
-                stamp = hashlib.sha256(repr(sorted(told.items(), key=str)).encode()).digest()
+                stamp = hashlib.sha256(repr(sorted(details.items(), key=str)).encode()).digest()
                 os.utime(file, ns=(0, int.from_bytes(stamp[:7], "big")))
-            _get(fs, root, tree, [name for name in listed if _is_settings(name)])
+            _get(fs, root, tree, [name for name in files if _is_settings(name)])
         with _renamed(tree, where):
             yield tree
 
 
 def _is_settings(name: str) -> bool:
-    """True for a file that settings or a calibration may be in, by its name."""
+    """True for the name of a file that may hold settings or a calibration."""
     lower = name.lower()
     folder = lower.rpartition("/")[0].rpartition("/")[2]
-    return lower.endswith(_SETTINGS) or (lower.endswith(".json") and is_calibration_place(folder))
+    return lower.endswith(_SETTINGS_SUFFIXES) or (lower.endswith(".json") and is_calibration_place(folder))
 
 
 @contextmanager
 def fetched(where: Location, names: Collection[str], reader: str) -> Iterator[Path]:
-    """The data set as a folder of this machine; of a URL, these files and folders of it.
+    """Local folder of the data set; of a URL, with these files and folders fetched for the block.
 
-    reader: has a copy of its own, and takes away what it left when it was killed.
-
-    Raises ``InputError``, ``StorageError`` among them.
+    reader: owner of the copy, which replaces that of an earlier killed block. Raises ``InputError``, also
+    ``StorageError``.
     """
     if isinstance(where, Path):
         yield where
@@ -185,8 +181,8 @@ def fetched(where: Location, names: Collection[str], reader: str) -> Iterator[Pa
             with _reaching(where):
                 fs, root = _open(where)
                 for name in names:
-                    at = root if name == "." else f"{root}/{name}"
-                    _get(fs, at, tree / name, _listed(fs, at, where))
+                    path = root if name == "." else f"{root}/{name}"
+                    _get(fs, path, tree / name, _list_files(fs, path, where))
             with _renamed(tree, where):
                 yield tree
         finally:
@@ -195,12 +191,12 @@ def fetched(where: Location, names: Collection[str], reader: str) -> Iterator[Pa
 
 @contextmanager
 def published(where: Location, key: str, log: str | None = None) -> Iterator[Path]:
-    """The folder of this machine to leave results in; those of a URL are published at the end.
+    """Local folder for results, which are published to a URL at the end of the block.
 
-    key: stands for what the results are made of: a folder that was left half done is continued by the same
-    key only. log: a file that is published even if the work fails, which changes nothing else there.
+    key: digest of what the results are made from; the folder of an interrupted block is continued by the same
+    key only. log: file that is published after a failed block, too, and then alone.
 
-    Raises ``InputError``: another is at work there; ``StorageError``.
+    Raises ``InputError`` where another process works there, and ``StorageError``.
     """
     if isinstance(where, Path):
         with writing(where, "Choose another --out."):
@@ -210,14 +206,14 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
     top = _scratch(where, key)
     folder = top / "results"
     with _renamed(top, where), locked(top):
-        had: Collection[str] = ()
+        earlier: Collection[str] = ()  # files that an earlier run has published
         with _reaching(where):
             fs, root = _open(where)
             if fs.exists(f"{root}/{SUMMARY}"):
                 shutil.rmtree(folder, ignore_errors=True)
-                had = _of_a_run(_listed(fs, root, where), fs.cat_file(f"{root}/{SUMMARY}"), log)
-                _get(fs, root, folder, had)
-                for name in had:
+                earlier = _results_of(_list_files(fs, root, where), fs.cat_file(f"{root}/{SUMMARY}"), log)
+                _get(fs, root, folder, earlier)
+                for name in earlier:
                     os.utime(folder / name, ns=(_FETCHED_NS, _FETCHED_NS))
         folder.mkdir(exist_ok=True)
         try:
@@ -227,79 +223,81 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
             if log is not None:
                 with suppress(Exception):
                     fs.put_file(str(folder / log), f"{root}/{log}")
-            if had:  # or it would stay when the results there are removed
+            if earlier:  # the copy must not outlive results that are removed from the URL
                 shutil.rmtree(folder)
             raise
         with _reaching(where):
-            _publish(folder, had, fs, root, where)
+            _publish(folder, earlier, fs, root, where)
         shutil.rmtree(top)
 
 
-def _of_a_run(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
-    """Names of the files at a URL that the run has left there which wrote this summary."""
+def _results_of(names: Iterable[str], summary: bytes, log: str | None) -> list[str]:
+    """Names of the files at a URL that are results of the run with this summary."""
     known = {SUMMARY, REPORT, CALIBRATION, SYNC, log} | drawn_videos(summary)
     return [name for name in names if name in known or name.startswith(_STORES)]
 
 
-def _publish(folder: Path, had: Collection[str], fs: Any, root: str, url: str) -> None:
-    """Leave there what is new or changed in the folder. Taken away is what was fetched from there and is
-    gone, and what is inside a store: all else may be anybody's."""
+def _publish(folder: Path, earlier: Collection[str], fs: Any, root: str, url: str) -> None:
+    """Upload new and changed files of the folder.
+
+    Files of the earlier run or its stores that the folder lacks are removed; others may be the user's.
+    """
     files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
-    ours = [p.relative_to(folder).as_posix() for p in files]
-    theirs = [name for name in _listed(fs, root, url) if name.rpartition("/")[2] != LOCK]
-    old = {name for name in theirs if name in had or name.startswith(_STORES)}.difference(ours)
-    both = {*had}.intersection(ours, theirs)
-    same = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
-    for name in dict.fromkeys((SUMMARY, *theirs)):  # the summary first
-        if name in theirs and (name in _LAST or name in old):
+    local = [p.relative_to(folder).as_posix() for p in files]
+    remote = [name for name in _list_files(fs, root, url) if name.rpartition("/")[2] != LOCK]
+    obsolete = {name for name in remote if name in earlier or name.startswith(_STORES)}.difference(local)
+    both = {*earlier}.intersection(local, remote)
+    unchanged = {name for name in both if (folder / name).stat().st_mtime_ns == _FETCHED_NS}
+    for name in dict.fromkeys((SUMMARY, *remote)):  # the summary first
+        if name in remote and (name in _PUBLISHED_LAST or name in obsolete):
             fs.rm_file(f"{root}/{name}")
-    groups = [[name for name in ours if name not in _LAST and name not in same]]
-    groups += [[name] for name in _LAST if name in ours]
+    groups = [[name for name in local if name not in _PUBLISHED_LAST and name not in unchanged]]
+    groups += [[name] for name in _PUBLISHED_LAST if name in local]
     for group in groups:
         if group:
             fs.put([str(folder / name) for name in group], [f"{root}/{name}" for name in group])
 
 
 def _get(fs: Any, root: str, folder: Path, names: Iterable[str]) -> None:
-    """Fetch files by their names as seen from ``root``; '' is ``root`` itself."""
+    """Fetch files by names relative to ``root``; '' is ``root`` itself."""
     pairs = [(f"{root}/{name}".removesuffix("/"), folder / name) for name in names]
-    for parent in {ours.parent for _, ours in pairs}:
+    for parent in {local.parent for _, local in pairs}:
         parent.mkdir(parents=True, exist_ok=True)
     if pairs:
-        fs.get([theirs for theirs, _ in pairs], [str(ours) for _, ours in pairs])
+        fs.get([remote for remote, _ in pairs], [str(local) for _, local in pairs])
 
 
-def _listed(fs: Any, root: str, url: str) -> Mapping[str, Mapping[str, Any]]:
-    """Details of each file below ``root``, by its name as seen from there; '' is ``root`` itself."""
-    found = {
-        path.removeprefix(root).removeprefix("/"): told
-        for path, told in fs.find(root, detail=True).items()
+def _list_files(fs: Any, root: str, url: str) -> Mapping[str, Mapping[str, Any]]:
+    """Details of each file below ``root``, by its relative name; '' is ``root`` itself."""
+    files = {
+        path.removeprefix(root).removeprefix("/"): details
+        for path, details in fs.find(root, detail=True).items()
         if not path.endswith("/")  # the mark of an empty folder
     }
-    for name in found:
+    for name in files:
         if name and {"", ".", ".."} & {*name.split("/")}:
-            raise InputError(f"{url}: {name!r} is no name that a file can have. Rename it.")
-    return found
+            raise InputError(f"{url}: {name!r} is not a possible file name. Rename it.")
+    return files
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The file system and the path in it. Nothing of it is remembered: others write there, too."""
+    """File system of a URL, without a cache as others write there, too, and the path in it."""
     fs, root = url_to_fs(url, use_listings_cache=False)
     return fs, str(root).rstrip("/")
 
 
 def _scratch(*words: str) -> Path:
-    """A folder of this user's, beside other temporary files (TMPDIR), the same one for the same words."""
+    """Temporary folder (TMPDIR) of this user, the same for the same words."""
     top = Path(tempfile.gettempdir()) / f"multispin-{os.getuid()}"
     top.mkdir(mode=0o700, exist_ok=True)
     if top.is_symlink() or top.stat().st_uid != os.getuid():
-        raise InputError(f"{top}: belongs to somebody else. Set TMPDIR to a folder of your own.")
+        raise InputError(f"{top}: belongs to another user. Set TMPDIR to a folder of your own.")
     return top / hashlib.sha256("\n".join(words).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
 @contextmanager
 def _renamed(folder: Path, url: Location) -> Iterator[None]:
-    """A user's mistake is told of the place that the user knows."""
+    """Replace a local folder by its URL in the messages of ``InputError``."""
     try:
         yield
     except InputError as e:

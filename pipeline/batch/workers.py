@@ -1,6 +1,6 @@
-"""Workers of a batch: an attempt at a recording, and processes of this machine that make attempts.
+"""Workers of a batch: attempts at recordings, in processes of this machine.
 
-``pipeline/batch/cluster.py`` makes the same attempts as tasks of a Ray cluster.
+``pipeline/batch/cluster.py`` makes the same attempts in tasks of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from pipeline.results import LOG, MOSAIC, THUMBNAIL
 from pipeline.summary import Summary
 from pipeline.video import probe, read_frames
 
-THUMBNAIL_WIDTH: Final = 320
-"""Pixels."""
+THUMBNAIL_WIDTH_PX: Final = 320
 
 
 class Result(Protocol):
-    """Part of a run's result that a batch reads."""
+    """Parts of a run's result that a batch reads."""
 
     @property
     def summary(self) -> Summary: ...
@@ -48,31 +47,31 @@ class Result(Protocol):
 
 
 Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
-"""``stages.graph.run``: a recording, its folder of results, the configuration, and who is told of frames."""
+"""``stages.graph.run``: (recording, results folder, configuration, callback with frame counts) → result."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Resources of a machine that one recording takes while it runs."""
+    """Resources of a machine that the run of one recording takes."""
 
     cpus: float = 2.0
-    """A run has stages that work at once."""
+    """Stages run in parallel."""
     gpus: float = 0.0
-    """With 0, local workers are spread over the GPUs that there are; tasks of a cluster see none."""
+    """With 0, local workers share the available GPUs; tasks of a cluster get none."""
     memory_gb: float = 2.0
     """A run of four 1080p views takes about 1 GB."""
 
     def fitting(self, cpus: float, gpus: float, memory_gb: float) -> int:
-        """Number of recordings that such a machine runs at the same time."""
+        """Number of recordings that a machine with these resources runs at a time."""
         counts = [cpus / self.cpus, memory_gb / self.memory_gb]
-        if self.gpus:  # a share is of one GPU: what is left of two does not add up
+        if self.gpus:  # shares are of one GPU: the rests of two do not add up
             counts.append(gpus / self.gpus if self.gpus >= 1 else int(gpus) * int(1 / self.gpus))
         return int(min(counts))
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work that all recordings of a batch share. It crosses processes: ``run`` and ``cfg`` must pickle."""
+    """Part of the work that is common to all recordings of a batch; ``run`` and ``cfg`` must be picklable."""
 
     dataset: Location
     out: Location
@@ -86,37 +85,37 @@ class Assignment:
 
     name: str
     folder: str
-    """As seen from the data set."""
+    """Relative to the data set."""
     needed: tuple[str, ...]
-    """Files and folders that are read, as seen from the data set."""
+    """Files and folders that are read, relative to the data set."""
     key: str
-    """Stands for all that the results are made of: equal keys, equal results."""
+    """Digest of configuration and inputs: equal keys give equal results."""
     attempt: int = 0
 
 
 Message = tuple[str, dict[str, Any]]
-"""``progress`` with ``frames`` and, once, ``total``; in the end ``done`` with columns of the manifest, or
-``failed`` with ``error``, ``warnings`` and whether to try ``again``."""
+"""``progress`` with ``frames`` and, once, ``total``; at the end ``done`` with columns of the manifest, or
+``failed`` with ``error``, ``warnings`` and ``again``, true for another attempt."""
 
 
 class Workers(Protocol):
-    """Places, numbered from 0, each of which works on one recording at a time."""
+    """Workers, numbered from 0, each for one recording at a time."""
 
     def __len__(self) -> int:
-        """Places there are now."""
+        """Current number of workers."""
 
     def give(self, k: int, task: Assignment) -> None:
-        """Begin a recording in place ``k``, which must be idle."""
+        """Start a recording on the idle worker ``k``."""
 
     def messages(self) -> Iterator[tuple[int, Message]]:
-        """Wait for something to happen, for a few seconds at least: what it was, and in which place."""
+        """Wait for messages, a few seconds at least, and yield them with the worker's number."""
 
     def stop(self) -> None:
-        """End them all, whatever they are doing."""
+        """End all workers at once."""
 
 
 def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Message:
-    """Run a recording once and say how it ended; what it has to say goes to its log, progress to ``tell``."""
+    """Run a recording once and return the outcome; progress goes to ``tell``, output to its log."""
     torch.set_num_threads(1)
     warnings: tuple[str, ...] = ()
     try:
@@ -133,8 +132,8 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
                     for warning in result.warnings:
                         if warning not in warnings:
                             _log(f"warning: {warning}")
-                    picture = _thumbnail(out, result)
-            files = tuple(file.relative_to(out).as_posix() for file in (*result.files, *picture))
+                    thumbnail = _write_thumbnail(out, result)
+            files = tuple(file.relative_to(out).as_posix() for file in (*result.files, *thumbnail))
     except InputError as e:
         again = isinstance(e, StorageError)
         return "failed", {"error": str(e), "warnings": warnings, "again": again}
@@ -151,8 +150,8 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
     }
 
 
-def _thumbnail(out: Path, result: Result) -> list[Path]:
-    """Write a small picture of the middle of the mosaic, or else of the first video; none without videos."""
+def _write_thumbnail(out: Path, result: Result) -> list[Path]:
+    """Write a small picture from the middle of the mosaic, else of the first video; none without videos."""
     videos = sorted((f for f in result.files if f.suffix == ".mp4"), key=lambda file: file.name != MOSAIC)
     if not videos:
         return []
@@ -160,27 +159,27 @@ def _thumbnail(out: Path, result: Result) -> list[Path]:
     frame = next(read_frames(info, [len(info.times_s) // 2]))
     if frame is None:
         return []
-    scale = THUMBNAIL_WIDTH / frame.width
-    size = THUMBNAIL_WIDTH, max(1, round(frame.height * scale))
+    scale = THUMBNAIL_WIDTH_PX / frame.width
+    size = THUMBNAIL_WIDTH_PX, max(1, round(frame.height * scale))
     small = cv2.resize(frame.to_ndarray(format="bgr24"), size, interpolation=cv2.INTER_AREA)
     (out / THUMBNAIL).write_bytes(cv2.imencode(".jpg", small)[1].tobytes())
     return [out / THUMBNAIL]
 
 
 def _fitted(summary: Summary) -> float | None:
-    """Share of the frames that were fitted, mean over the people."""
+    """Share of fitted frames, mean over the people."""
     if not summary.people or not summary.frames:
         return None
     return sum(p.frames_fitted for p in summary.people) / (summary.frames * len(summary.people))
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # which takes names of any bytes
+    print(text, file=sys.stderr, flush=True)  # stderr takes file names of any bytes
 
 
 @contextmanager
 def _log_errors() -> Iterator[None]:
-    """Print an error before it is passed on."""
+    """Print an error before it propagates."""
     try:
         yield
     except InputError as e:
@@ -193,7 +192,7 @@ def _log_errors() -> Iterator[None]:
 
 @contextmanager
 def _redirected(file: Path) -> Iterator[None]:
-    """Everything that this process prints goes to the end of ``file``; below Python, too: libraries print."""
+    """Append all output of this process, that of libraries below Python too, to ``file``."""
     kept = [os.dup(stream) for stream in (1, 2)]
     try:
         with file.open("a", encoding="utf-8") as log:
@@ -203,7 +202,7 @@ def _redirected(file: Path) -> Iterator[None]:
         yield
     finally:
         for stream, old in zip((1, 2), kept, strict=True):
-            with suppress(OSError):  # a full disk takes no more
+            with suppress(OSError):  # full disk
                 (sys.stdout, sys.stderr)[stream - 1].flush()
             os.dup2(old, stream)
             os.close(old)
@@ -219,18 +218,18 @@ def processors() -> list[int]:
 def available_gb(
     meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")
 ) -> float:
-    """Memory that programs, and a container, can have. Infinite where the system does not say."""
-    found = [float("inf")]
+    """Available memory of the machine, or of its container if less; infinite where unknown."""
+    sizes_gb = [float("inf")]
     with suppress(OSError):
         lines = meminfo.read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")]
+        sizes_gb += [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")]
     with suppress(OSError, ValueError):  # "max"
-        found.append(int(limit.read_text(encoding="ascii")) / 2**30)
-    return min(found)
+        sizes_gb.append(int(limit.read_text(encoding="ascii")) / 2**30)
+    return min(sizes_gb)
 
 
 class Processes:
-    """Processes of this machine, each with its share of the processors and one GPU. The dead are replaced."""
+    """Processes of this machine, each with a share of the processors and one GPU; dead ones are replaced."""
 
     def __init__(self, job: Job, count: int) -> None:
         self._job = job
@@ -238,7 +237,7 @@ class Processes:
 
     @staticmethod
     def room(needs: Needs) -> int:
-        """Number of recordings that this machine runs at the same time; one at least."""
+        """Number of recordings that this machine runs at a time, at least 1."""
         gpus = len(_devices()) if needs.gpus else 0
         return max(1, needs.fitting(len(processors()), gpus, available_gb()))
 
@@ -246,7 +245,7 @@ class Processes:
         return len(self._workers)
 
     def _start(self, k: int) -> tuple[BaseProcess, Connection]:
-        # Spawned, not forked: CUDA does not survive a fork.
+        # CUDA does not survive a fork.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         numbers, count = processors(), len(self)
@@ -260,29 +259,29 @@ class Processes:
 
     def give(self, k: int, task: Assignment) -> None:
         _, connection = self._workers[k] = self._workers[k] or self._start(k)
-        with suppress(OSError):  # it has died just now: `messages` will tell
+        with suppress(OSError):  # a worker that has just died is reported by `messages`
             connection.send(task)
 
     def messages(self) -> Iterator[tuple[int, Message]]:
-        open_ends = {worker[1]: k for k, worker in enumerate(self._workers) if worker}
-        for ready in wait([*open_ends]):
+        numbers = {worker[1]: k for k, worker in enumerate(self._workers) if worker}
+        for ready in wait([*numbers]):
             assert isinstance(ready, Connection)
-            k = open_ends[ready]
+            k = numbers[ready]
             try:
                 yield k, ready.recv()
             except (EOFError, OSError):
                 yield k, ("failed", {"error": self._reap(k), "again": True})
 
     def _reap(self, k: int) -> str:
-        """Clear away a dead worker; returns the cause of its death."""
+        """Join a dead worker and return the cause of its death."""
         worker, self._workers[k] = self._workers[k], None
         assert worker is not None
         process, connection = worker
         connection.close()
         process.join()
         code = process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        return f"the worker process ended with {how}" + (
+        cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        return f"the worker process ended with {cause}" + (
             "; was memory short?" if code == -signal.SIGKILL else f" (see {LOG})"
         )
 
@@ -299,21 +298,21 @@ class Processes:
 
 
 def _devices() -> list[str]:
-    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
+    """Names of the CUDA devices, for CUDA_VISIBLE_DEVICES."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return stated.split(",")[:count] if stated else [str(n) for n in range(count)]
 
 
 def _worker_main(connection: Connection, job: Job, share: Sequence[int], device: str | None) -> None:
-    """The life of a worker process: recordings come in, what happens goes out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
+    """Main function of a worker process: receive assignments and send messages until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def die_with_parent() -> None:
         wait([parent.sentinel])
-        os._exit(1)  # at once, as by kill -9, which every store survives
+        os._exit(1)  # at once: a store survives kill -9, too
 
     threading.Thread(target=die_with_parent, daemon=True).start()
     if device is not None:
