@@ -30,8 +30,10 @@ from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
 _KEYPOINT_FOLDERS: Final = (
     "keypoints", "pose", "openpose", "annots", ".", "pose-sync", "pose-associated", "predictions",
-    "alphapose",
+    "alphapose", "pose-2d-filtered", "pose-2d",
 )  # fmt: skip
+_TOOL_MARK: Final = re.compile(r"DLC_.*|(\.\w{2,4})?\.predictions.*|\.analysis")
+"""Ends of names that DeepLabCut and SLEAP put behind that of the video."""
 
 
 def is_recording(folder: Path, inherit: Path | None = None) -> bool:
@@ -205,7 +207,7 @@ def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in find_cameras(place, names):
         name = path.stem if path.is_file() else path.name.removesuffix("_json")
-        name = normalize("NFC", name)
+        name = normalize("NFC", _TOOL_MARK.sub("", name))
         if name in found:
             raise InputError(
                 f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"
@@ -234,11 +236,12 @@ def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
         if not place.is_dir():
             continue
         cameras = find_cameras(place)
+        also = {path.stem for path in cameras if path.suffix}  # a table that lies there in two formats
         flat = any(not path.exists() for path in cameras)
         files, folders = _listing(place, {path.name for path in cameras})
         inside = [*files, *(f"{name}/{file}" for name in folders for file in _listing(place / name)[0])]
         for suffix, nearest in _MAYBE_KEYPOINTS.items():
-            unread = [name for name in inside if name.lower().endswith(suffix)]
+            unread = [n for n in inside if n.lower().endswith(suffix) and Path(n).stem not in also]
             if unread and not (flat and suffix == ".json"):
                 sentence = (
                     f"{len(unread)} {suffix} files in {place.relative_to(folder)}/ are not read, the first "

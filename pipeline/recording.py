@@ -312,7 +312,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
 
     files: tuple[KeypointFiles | None, ...] = (None,) * len(rig)
     if folders:
-        files = _index(folder, rig, matched_folders, findings)
+        files = _index(folder, rig, matched_folders, stated.keypoints.mapping, findings)
     fps = None if stated.fps is None else Fraction(str(stated.fps))
     numbers = {n: f.numbers for n, f in zip(rig.names, files, strict=True) if f}
     probed = probe_videos(matched_videos, fps, numbers)
@@ -423,14 +423,18 @@ def _with_earlier(recording: Recording) -> Recording:
 
 
 def _index(
-    folder: Path, rig: Rig, folders: Mapping[str, Path], findings: list[Finding]
+    folder: Path,
+    rig: Rig,
+    folders: Mapping[str, Path],
+    mapping: Mapping[str, str],
+    findings: list[Finding],
 ) -> tuple[KeypointFiles | None, ...]:
     """Index the keypoint files of each camera, None without; raises ``InputError`` for fewer than two."""
     indexed: list[KeypointFiles | None] = []
     for name in rig.names:
         files = None
         if name in folders:
-            files = index_keypoints(folders[name])
+            files = index_keypoints(folders[name]).in_known_order(mapping)
             if files.unnumbered:
                 sentence = f"{files.path}: {files.unnumbered} JSON files without a frame number are not used"
                 findings.append(Finding("keypoints_unnumbered", sentence, name, files.unnumbered))

@@ -37,6 +37,8 @@ class StatedKeypoints(Config):
     """Folder that holds a folder for each camera."""
     scale: float | tuple[float, float] | None = None
     """Factor, or factors of x and y, from the detector's pictures to the videos'."""
+    mapping: dict[str, str] = Field(default_factory=dict)
+    """Name that a file of named points has for a point of BODY_25, by that."""
     step: int | str | None = None
     """Frames between consecutive file numbers: 2 where every second frame has a file and the files are
     counted, 1/2 where numbers rise by two from frame to frame."""

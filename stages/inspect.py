@@ -196,7 +196,7 @@ def _ready(
 ) -> Recording:
     up, doubts = _decide_up(recording, rig, trunks)
     if recording.detected_order:
-        known = replace(known, how="detected")
+        known = replace(known, how=next(f.order_known_by for f in recording.keypoints if f))
     notes = [(k, f"{v}: {known.name}, {known.how}" if k == "keypoints" else v) for k, v in recording.notes]
     return replace(
         recording,

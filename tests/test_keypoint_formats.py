@@ -27,6 +27,7 @@ from pipeline.formats.keypoints import (
     flat,
     index_keypoints,
     mmpose,
+    named_points,
     openpose,
     openpose_list,
     read_views,
@@ -50,6 +51,16 @@ def saved(*frames: list[list[list[float]]]) -> bytes:
 
 BY_HAND: Mapping[object, Mapping[str, str | bytes]] = {
     arrays: {"cam01.npz": saved([], [], [], [], [ONE, OTHER], [], [], [OTHER])},
+    named_points: {
+        "cam01DLC_resnet50_walkMay5shuffle1_100000.csv": """scorer,DLC{}
+individuals,a,a,a,a,a,a,a,a,a,b,b,b,b,b,b,b,b,b
+bodyparts,nose,nose,nose,tail,tail,tail,ear,ear,ear,nose,nose,nose,tail,tail,tail,ear,ear,ear
+coords,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihood
+4,,,,20.5,30,0.5,22,41,0.25,310,20,0.75,320,30.25,0.5,330,40,1
+5{}
+7,,,,,,,,,,310,20,0.75,320,30.25,0.5,330,40,1
+""".format(",DLC" * 17, "," * 18)
+    },
     coco_annotations: {
         "cam01.json": """{"images": [{"id": 40, "file_name": "a/cam01_4.jpg"},
             {"id": 50, "file_name": "5.jpg"}, {"id": 70, "file_name": "7.png"}],

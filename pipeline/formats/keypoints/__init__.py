@@ -23,6 +23,7 @@ from pipeline.formats.keypoints import (
     easymocap_annots,
     flat,
     mmpose,
+    named_points,
     openpose,
     openpose_list,
 )
@@ -51,7 +52,8 @@ class KeypointFileFormat(Protocol):
 
 
 FORMATS: Final[tuple[KeypointFileFormat, ...]] = (
-    arrays, coco_annotations, mmpose, openpose_list, coco_results, easymocap_annots, openpose, flat,
+    arrays, named_points, coco_annotations, mmpose, openpose_list, coco_results, easymocap_annots, openpose,
+    flat,
 )  # fmt: skip
 """The first that finds a camera reads it; OpenPose's takes any folder with JSON files."""
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from itertools import islice
@@ -60,10 +60,20 @@ class KeypointFiles(ABC):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    order_known_by: ClassVar[str] = "detected"
+    """Reason that the order of the points is known, for people."""
+
     @property
     def known_order(self) -> str | None:
         """Order of the points, a name in ``POINT_ORDERS``, where the files state it."""
         return None
+
+    def in_known_order(self, mapping: Mapping[str, str]) -> KeypointFiles:
+        """These keypoints; those of points with names, in BODY_25's order, with ``known_order``.
+
+        mapping: BODY_25's name of a point → that in the files. Raises ``InputError`` where names do not tell.
+        """
+        return self
 
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these frame numbers are there."""
