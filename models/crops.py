@@ -380,29 +380,9 @@ def warp_crop(picture: Pixels, matrix: Array, size: int) -> Pixels:
     return np.asarray(cv2.warpAffine(picture, matrix[:2], (size, size), flags=cv2.INTER_LINEAR), np.uint8)
 
 
-def warp_part(picture: Pixels, matrix: Array, size: int, border: Border = "black") -> Pixels:
-    """Crop (size, size, 3) as ``warp_crop``, at a cost that does not grow with the picture.
-
-    Where the picture shrinks, only the part in the crop is averaged, by halvings, to 0.8 to 1.7 times the
-    crop's resolution.
-    """
-    shrink = 1 / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-    halvings = max(0, math.floor(math.log2(shrink) + 0.25))
-    if halvings:
-        factor = 2**halvings
-        ends = np.array([[-1, size, size, -1], [-1, -1, size, size], [1, 1, 1, 1]])
-        corners = (np.linalg.inv(matrix) @ ends)[:2]
-        limits = np.array(picture.shape[1::-1])
-        first = (np.clip(corners.min(1) - factor, 0, limits) // factor).astype(int) * factor
-        count = (np.clip(corners.max(1) + 2 * factor, 0, limits).astype(int) - first) // factor
-        if (count > 0).all():
-            (x, y), (w, h) = first.tolist(), count.tolist()
-            picture = picture[y : y + h * factor, x : x + w * factor]
-            for _ in range(halvings):  # a quarter of the time of averaging larger squares at once
-                size_px = (picture.shape[1] // 2, picture.shape[0] // 2)
-                picture = np.asarray(cv2.resize(picture, size_px, interpolation=cv2.INTER_AREA), np.uint8)
-            middle = first + (factor - 1) / 2
-            matrix = matrix @ np.array([[factor, 0, middle[0]], [0, factor, middle[1]], [0, 0, 1]])
+def warp_bilinear(picture: Pixels, matrix: Array, size: tuple[int, int], border: Border = "black") -> Pixels:
+    """Crop (height, width, 3) as ``warp_crop``, of a size (width, height), bilinear even where the picture
+    shrinks: MediaPipe and MMPose show their networks such crops, in training, too."""
     mode = cv2.BORDER_REPLICATE if border == "replicate" else cv2.BORDER_CONSTANT
-    out = cv2.warpAffine(picture, matrix[:2], (size, size), flags=cv2.INTER_LINEAR, borderMode=mode)
+    out = cv2.warpAffine(picture, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=mode)
     return np.asarray(out, np.uint8)

@@ -104,7 +104,7 @@ def test_real_heat_maps_refine_in_a_patch_as_on_the_whole_map() -> None:
     moved = np.argwhere((found != start).any(-1))
     assert len(moved) > 50
     away = [np.abs(found[n, k] - slow(start[n, k], out["heatmaps"][n, k])).max() for n, k in moved]
-    assert 4 * np.percentile(away, 95) < 0.001  # pixels of 256
+    assert 4 * np.percentile(away, 95) < 0.002  # pixels of 256
     assert 4 * max(away) < 0.02
 
 

@@ -111,7 +111,7 @@ def test_a_crop_shows_where_a_landmark_is() -> None:
         y, x = np.mgrid[:CROP, :CROP]
         middle = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
         want = roi_matrix(roi) @ [*dot, 1]
-        assert np.abs(middle - want[:2]).max() < 0.05, side
+        assert np.abs(middle - want[:2]).max() < 0.1, side
 
 
 def test_crops_are_white_to_one_and_repeat_the_edge() -> None:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_part
+from models.crops import Pixels, warp_bilinear
 from models.detectors.landmarks import Landmarks
 from models.detectors.networks import Device, Network, load_network
 from models.detectors.rois import COCO_JOINTS, MARGIN, roi_matrix
@@ -102,7 +102,7 @@ class CropNetwork:
         width, height = self.size
         out = np.empty((len(roi), 3, height, width), np.float32)
         for one, r in zip(out, roi, strict=True):
-            pixels = warp_part(picture, self._matrix(r), self.side)[:height, :width]
+            pixels = warp_bilinear(picture, self._matrix(r), self.size)
             one[:] = ((pixels - MEAN) / STD).transpose(2, 0, 1)
         return out
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_matrix, warp_part
+from models.crops import Pixels, warp_bilinear, warp_matrix
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -82,7 +82,7 @@ def cut_rois(picture: Pixels, roi: Array) -> Floats:
     """
     out = np.empty((len(roi), 3, CROP, CROP), np.float32)
     for crop, one in zip(out, roi, strict=True):
-        pixels = warp_part(picture, roi_matrix(one), CROP, "replicate")
+        pixels = warp_bilinear(picture, roi_matrix(one), (CROP, CROP), "replicate")
         np.multiply(pixels.transpose(2, 0, 1), np.float32(1 / 255), out=crop)
     return out
 
