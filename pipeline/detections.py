@@ -7,10 +7,11 @@
     <v>/people (N,D,K,3)  N frames of video v, at most D people in each: x and y in pixels of the video frame,
                           and confidence; NaN where there is nobody
     <v>/state (2,S)       restart state of the detector: after chunk k in row k % 2
-    <v>/done ()           count of the chunks that are written
+    <v>/chunks (2,)       the first chunk that is written, and the one after the last
 
 Frames are numbered as in each video, whatever time line a recording has. Every write is a whole chunk, then
-the state after it, then ``done``: a detection that was killed goes on from there, to the same bytes.
+the state after it, then ``chunks``: a detection that was killed goes on from there, to the same bytes. What
+is written is what an unbroken detection from the first chunk on finds.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from zarr.codecs import ZstdCodec
 from pipeline.errors import InputError
 from pipeline.files import writing
 from pipeline.formats.keypoints.files import MAX_PEOPLE, Floats, KeypointFiles
+from pipeline.results import STORE
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo
 
 FORMAT: Final = "multispin detections"
-VERSION: Final = 1
+VERSION: Final = 2
 CHUNK: Final = 48
 """Frames that are written at once: more are lost when a detection is killed, fewer make more files."""
 _KEPT_CHUNKS: Final = 2
@@ -74,7 +76,7 @@ class DetectedPeople(KeypointFiles):
         return self.order
 
     def file(self, number: int) -> Path | None:
-        return self.path if 0 <= number < len(self) else None
+        return self.path if len(self) and self.numbers[0] <= number <= self.numbers[-1] else None
 
     def content(self, number: int) -> bytes:
         people: Floats = self.read_chunk(number // CHUNK)[number % CHUNK]
@@ -83,7 +85,7 @@ class DetectedPeople(KeypointFiles):
 
     def anybody(self) -> bool:
         """Somebody is there in some frame."""
-        return any((self.read_chunk(k)[..., 2] > 0).any() for k in range(-(-len(self) // CHUNK)))
+        return any((self.read_chunk(k)[..., 2] > 0).any() for k in np.unique(self.numbers // CHUNK).tolist())
 
     def persons(self, content: bytes) -> list[Any]:
         points = len(POINT_ORDERS[self.order])
@@ -105,45 +107,69 @@ class Detections:
             self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
         except (KeyError, ValueError, TypeError, OSError) as e:
             raise _damaged(path, f"{type(e).__name__}: {e}") from e
-        self.done = [int(self._read(v, "done", ())) for v in range(len(self.videos))]
-        """Count of the chunks that are written, video by video."""
-        for v, done in enumerate(self.done):
-            names = [f"people/c.{chunk}.0.0.0" for chunk in range(done)]
-            names += [f"state/c.{(done - 1) % 2}.0"] if done else []
+        self.chunks = [range(*self._read(v, "chunks", slice(None)).tolist()) for v in range(len(self.videos))]
+        """Chunks that are written, video by video."""
+        for v, chunks in enumerate(self.chunks):
+            names = [f"people/c.{chunk}.0.0.0" for chunk in chunks]
+            names += [f"state/c.{chunks[-1] % 2}.0"] if chunks else []
             for file in (path / str(v) / name for name in names):
                 if not file.is_file() or not file.stat().st_size:
                     raise _damaged(path, f"{file.relative_to(path)} is missing")
 
     @classmethod
     def resume(
-        cls, path: Path, detector: Detector, videos: Mapping[str, VideoInfo], state_size: int
+        cls,
+        path: Path,
+        detector: Detector,
+        videos: Mapping[str, VideoInfo],
+        state_size: int,
+        wanted: Mapping[str, range] | None = None,
     ) -> Detections:
         """The detections at ``path``, to go on with, or new ones where there are none.
 
-        state_size: numbers in the restart state of a camera. Raises ``InputError`` where those that are there
-        are of other videos or by another detector.
+        state_size: numbers in the restart state of a camera. wanted: frames of each video, all if not given.
+        A video of which they begin before what is there, or beyond its end, begins anew with them. Raises
+        ``InputError`` where there are results of what would go, or what is there is of other videos or by
+        another detector.
         """
-        wanted = _described(videos)
+        described = _described(videos)
         if not path.exists():
             with writing(path, _ADVICE):
-                _create(path, detector, wanted, state_size)
+                _create(path, detector, described, state_size)
         found = cls(path, write=True)
         for leftover in path.rglob("*.partial"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         was, now = asdict(found.detector), asdict(detector)
         differ = [f"{key} {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
-        if [*found.videos] != wanted:
+        if [*found.videos] != described:
             differ.append("other videos")
         if differ:
             raise InputError(
                 f"{path}: was made with {'; '.join(differ)}. Give the same, or remove it to detect again."
             )
+        for v, chunks in enumerate(found.missing(wanted)):
+            if not chunks or chunks.start == found.chunks[v].stop:
+                continue
+            if found.chunks[v] and path.with_name(STORE).exists():
+                raise InputError(
+                    f"{path}: holds other frames, and {STORE} beside it their results. Give the same --start "
+                    "and --end, another --out, or --overwrite."
+                )
+            found.chunks[v] = range(chunks.start, chunks.start)
+            with writing(path, _ADVICE):
+                found._array(v, "chunks")[:] = [chunks.start, chunks.start]
         return found
 
-    @property
-    def complete(self) -> bool:
-        """Everything is detected."""
-        return all(done * CHUNK >= frames for done, frames in zip(self.done, self.frames, strict=True))
+    def missing(self, wanted: Mapping[str, range] | None = None) -> list[range]:
+        """Chunks of each video that are still to be detected for the ``wanted`` frames, all if not given."""
+        todo = []
+        for name, count, written in zip(self.names, self.frames, self.chunks, strict=True):
+            frames = range(count) if wanted is None else wanted[name]
+            first, stop = frames.start // CHUNK, -(-frames.stop // CHUNK)
+            if written.start <= first <= written.stop:
+                first = written.stop
+            todo.append(range(first, stop if frames else first))
+        return todo
 
     def is_of(self, videos: Mapping[str, VideoInfo]) -> bool:
         """True when these are the videos that people were detected in."""
@@ -161,31 +187,34 @@ class Detections:
 
     def states(self) -> list[NDArray[np.float64] | None]:
         """Restart state (S,) of each video after what is done of it; None before its first chunk."""
-        return [self._read(v, "state", (done - 1) % 2) if done else None for v, done in enumerate(self.done)]
+        return [self._read(v, "state", c[-1] % 2) if c else None for v, c in enumerate(self.chunks)]
 
     def write(self, video: int, people: list[Floats], state: NDArray[np.float64]) -> None:
         """Write the next chunk of a video: the people (D, K, 3) of each frame, and the state (S,) after it.
 
         Of more than ``MAX_PEOPLE`` people the first count. Raises ``InputError`` where the disk is full.
         """
-        first = self.done[video] * CHUNK
+        written = self.chunks[video]
+        first = written.stop * CHUNK
         chunk = np.full((len(people), MAX_PEOPLE, self.detector.points, 3), np.nan, np.float32)
         for frame, persons in zip(chunk, people, strict=True):
             frame[: len(persons)] = persons[:MAX_PEOPLE]
         with writing(self.path, _ADVICE):
             self._array(video, "people")[first : first + len(people)] = chunk
-            self._array(video, "state")[self.done[video] % 2] = state
-            self._array(video, "done")[()] = self.done[video] + 1
-        self.done[video] += 1
+            self._array(video, "state")[written.stop % 2] = state
+            self._array(video, "chunks")[:] = [written.start, written.stop + 1]
+        self.chunks[video] = range(written.start, written.stop + 1)
 
-    def people(self) -> dict[str, DetectedPeople]:
-        """Keypoints of each video by its name, of all that is done."""
-        return {name: self._people_of(v) for v, name in enumerate(self.names)}
+    def people(self, wanted: Mapping[str, range] | None = None) -> dict[str, DetectedPeople]:
+        """Keypoints of each video by its name: of the ``wanted`` frames, or of all that is written."""
+        return {name: self._people_of(v, (wanted or {}).get(name)) for v, name in enumerate(self.names)}
 
-    def _people_of(self, video: int) -> DetectedPeople:
-        frames = min(self.done[video] * CHUNK, self.frames[video])
+    def _people_of(self, video: int, wanted: range | None) -> DetectedPeople:
+        written = self.chunks[video]
+        frames = range(written.start * CHUNK, min(written.stop * CHUNK, self.frames[video]))
+        frames = frames if wanted is None else wanted
         read = lru_cache(_KEPT_CHUNKS)(partial(self._read_chunk, video))
-        return DetectedPeople(self.path, np.arange(frames), 0, self.detector.order, read)
+        return DetectedPeople(self.path, np.array(frames, np.int64), 0, self.detector.order, read)
 
     def _read_chunk(self, video: int, chunk: int) -> Floats:
         return self._read(video, "people", slice(chunk * CHUNK, (chunk + 1) * CHUNK))
@@ -222,7 +251,7 @@ def _create(path: Path, detector: Detector, videos: list[dict[str, Any]], state_
             "state", shape=(2, state_size), chunks=(1, state_size), dtype="float64", fill_value=np.nan,
             chunk_key_encoding={"name": "default", "separator": "."}, **sealed,
         )  # fmt: skip
-        group.create_array("done", shape=(), dtype="int64", fill_value=0)
+        group.create_array("chunks", shape=(2,), dtype="int64", fill_value=0)
     building.rename(path)
 
 

@@ -43,7 +43,7 @@ from pipeline.layout import (
 )
 from pipeline.numbering import Numbered, Numbering, find_numbering, numbering_doubts
 from pipeline.results import DETECTIONS, Results
-from pipeline.settings import SETTINGS, Stated, read_stated
+from pipeline.settings import SETTINGS, Stated, StatedKeypoints, read_stated
 from pipeline.timeline import Timeline
 from pipeline.video import VideoInfo
 
@@ -133,25 +133,31 @@ class Recording:
         """Video of each camera that has one."""
         return {name: v for name, v in zip(self.rig.names, self.videos, strict=True) if v is not None}
 
-    def with_detections(self, detections: Detections) -> Recording:
-        """The recording with the people detected in its videos as keypoints."""
-        people = detections.people()
-        files = tuple(people.get(name) for name in self.rig.names)
+    def with_detections(self, detections: Detections, wanted: Mapping[str, range] | None = None) -> Recording:
+        """The recording with the people detected in its videos as keypoints, in the ``wanted`` frames of each
+        or all. What recording.yaml states of keypoints is about files."""
+        people = detections.people(wanted)
+        files = tuple(people.get(name) or None for name in self.rig.names)
         notes = tuple((k, detections.path.name if k == "keypoints" else v) for k, v in self.notes)
-        return replace(self, keypoints=files, first_frame=0, step=Fraction(1), notes=notes)
+        stated = self.stated.model_copy(update={"keypoints": StatedKeypoints(scale=1.0)})
+        return replace(self, keypoints=files, first_frame=0, step=Fraction(1), stated=stated, notes=notes)
 
     def without_keypoints(self) -> Recording:
-        """The recording without keypoints, to detect people in its videos.
+        """The recording before it was inspected, without keypoints, to detect people in its videos.
 
         Raises ``InputError`` where a camera has no video.
         """
+        if self.uninspected is not None:
+            return self.uninspected.without_keypoints()
         for name, video in zip(self.rig.names, self.videos, strict=True):
             if video is None:
                 raise InputError(
                     f"{self.path}: camera {name} has no video to detect people in. Leave detect.when "
                     "at missing, or move its keypoints away."
                 )
-        notes = tuple((k, TO_DETECT if k == "keypoints" else v) for k, v in self.notes)
+        notes = tuple(
+            (k, TO_DETECT if k == "keypoints" else v) for k, v in self.notes if k != "frame numbers"
+        )
         findings = tuple(f for f in self.findings if not f.code.startswith("keypoints_"))
         return replace(self, keypoints=(None,) * len(self.rig), notes=notes, findings=findings)
 
@@ -413,7 +419,7 @@ def _with_earlier(recording: Recording) -> Recording:
     if not path.exists():
         return recording
     detections = Detections(path)
-    if detections.complete and detections.is_of(recording.videos_by_name):
+    if detections.is_of(recording.videos_by_name) and not any(detections.missing()):
         return recording.with_detections(detections)
     sentence = (
         f"{path} is not used: unfinished, or of other videos; continue it: python run_pipeline.py detect "

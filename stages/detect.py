@@ -6,6 +6,7 @@ detections all over the recording, before the first frame.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.detectors.detector import PeopleDetector, load_detector
+from models.detectors.detector import PeopleDetector, is_by, load_detector
 from models.detectors.networks import LANDMARKS
 from pipeline.batches import FrameBatch
 from pipeline.config import Config, NamesFile
@@ -100,10 +101,37 @@ def read_all(pictures: int, done: Iterator[int]) -> None:
         pass
 
 
-def detect_missing(
-    recording: Recording, out: Path, cfg: DetectConfig, decode: Decode, watch: Watch = read_all
+def frames_of_part(recording: Recording, margin_s: float) -> dict[str, range] | None:
+    """Frames of each video that a part of a recording needs; None for a recording that is taken whole.
+
+    margin_s: by how much its clocks may still change, seconds.
+    """
+    if recording.span == (0, None):
+        return None
+    found = {}
+    for name, index, video in zip(
+        recording.rig.names, recording.timeline.frame_index, recording.videos, strict=True
+    ):
+        shown = index[index >= 0]
+        if video is not None and len(shown):
+            beside = 1 + math.ceil(margin_s * video.rate)  # one to interpolate
+            first, last = max(0, shown[0] - beside), min(len(video.times_s) - 1, shown[-1] + beside)
+            found[name] = range(int(first), int(last) + 1)
+        else:
+            found[name] = range(0)
+    return found
+
+
+def detect_recording(
+    recording: Recording,
+    out: Path,
+    cfg: DetectConfig,
+    decode: Decode,
+    watch: Watch = read_all,
+    wanted: Mapping[str, range] | None = None,
 ) -> tuple[Recording, tuple[StageTimes, ...]]:
-    """The recording with keypoints: its own, or those detected in its videos, kept in ``out``.
+    """The recording with the keypoints that are detected in the ``wanted`` frames of its videos, all if not
+    given, and kept in ``out``.
 
     What an earlier run has detected there is not detected again. Returns also where the time went.
 
@@ -111,42 +139,56 @@ def detect_missing(
         InputError: what is there is of other videos or settings, or the networks cannot be used.
         NobodyFound: nobody is in the videos.
     """
-    if cfg.when == "always":
-        recording = recording.without_keypoints()
-    if recording.has_keypoints:
-        return recording, ()
     videos = recording.videos_by_name
-    found, times = detect_videos(videos, out / DETECTIONS, cfg, decode, watch)
-    if not any(people.anybody() for people in found.people().values()):
+    found, times = detect_videos(videos, out / DETECTIONS, cfg, decode, watch, wanted)
+    if not any(people.anybody() for people in found.people(wanted).values()):
         raise NobodyFound(
             f"{recording.path}: nobody was found in the videos of {', '.join(videos)}. People must be seen, "
             "about upright and not much smaller than a fifth of the picture's height; or give keypoints of "
             "another program."
         )
-    return recording.with_detections(found), times
+    return recording.with_detections(found, wanted), times
 
 
 def detect_videos(
-    videos: Mapping[str, VideoInfo], path: Path, cfg: DetectConfig, decode: Decode, watch: Watch = read_all
+    videos: Mapping[str, VideoInfo],
+    path: Path,
+    cfg: DetectConfig,
+    decode: Decode,
+    watch: Watch = read_all,
+    wanted: Mapping[str, range] | None = None,
 ) -> tuple[Detections, tuple[StageTimes, ...]]:
-    """Detect people in all frames of videos by name, and keep them at ``path``; what is done there stays.
+    """Detect people in the ``wanted`` frames of videos by name, all if not given, and keep them at ``path``;
+    what is done there stays.
 
     Returns also where the time went, in seconds of processor, if there was something to do. Raises
     ``InputError``.
     """
+    if path.exists():
+        kept = Detections(path)
+        if (
+            kept.is_of(videos)
+            and is_by(kept.detector, cfg.model, cfg.every)
+            and not any(kept.missing(wanted))
+        ):
+            return kept, ()
     detector = load_detector(cfg.model, cfg.device, cfg.every)
     origin = Detector(detector.order, detector.networks, cfg.every)
-    found = Detections.resume(path, origin, videos, len(detector.start()))
-    if found.complete:
-        return found, ()
+    found = Detections.resume(path, origin, videos, len(detector.start()), wanted)
     stop = Event()
+    todo = found.missing(wanted)
     streams = [
-        _chunks(decode, videos[name], done, detector.start() if state is None else state, detector, stop)
-        for name, done, state in zip(found.names, found.done, found.states(), strict=True)
+        _chunks(decode, videos[name], chunks, detector.start() if state is None else state, detector, stop)
+        for name, chunks, state in zip(found.names, todo, found.states(), strict=True)
     ]
     times = StageTimes("detect: decode"), StageTimes("detect")
     threads = min(cfg.threads or os.cpu_count() or 1, len(streams))
-    watch(sum(found.frames), _write_all(streams, found, threads, times, stop))
+    pictures = sum(
+        min(part.stop * CHUNK, frames) - part.start * CHUNK
+        for part, frames in zip(todo, found.frames, strict=True)
+        if part
+    )
+    watch(pictures, _write_all(streams, found, threads, times, stop))
     return found, times
 
 
@@ -171,11 +213,11 @@ def _write_all(
     times: Sequence[StageTimes],
     stop: Event,
 ) -> Generator[int]:
-    """Write what the streams of all videos give, on some threads; gives how many pictures are done.
+    """Write what the streams of all videos give, on some threads; gives how many pictures this has been.
 
     stop: set when nobody asks any more, for the streams to end early.
     """
-    done = sum(min(k * CHUNK, frames) for k, frames in zip(found.done, found.frames, strict=True))
+    done = 0
     yield done
     with ThreadPoolExecutor(threads, "multispin detect") as pool:
         pending = {pool.submit(next, stream, None): v for v, stream in enumerate(streams)}
@@ -204,12 +246,12 @@ def _write_all(
 def _chunks(
     decode: Decode,
     video: VideoInfo,
-    first: int,
+    chunks: range,
     state: NDArray[np.float64],
     detector: PeopleDetector,
     stop: Event,
 ) -> Generator[_Chunk]:
-    """Detect people in a video, from a chunk on, until ``stop``. state: after the chunk before."""
+    """Detect people in chunks of a video, until ``stop``. state: after the chunk before."""
     decoded_s = [0.0]
 
     def timed(items: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
@@ -221,8 +263,10 @@ def _chunks(
                 return
             yield item
 
-    index = np.arange(len(video.times_s))[None]
-    with closing(cast("Generator[FrameBatch]", decode([video], index, start=first * CHUNK))) as pictures:
+    index = np.arange(min(chunks.stop * CHUNK, len(video.times_s)))[None]
+    with closing(
+        cast("Generator[FrameBatch]", decode([video], index, start=chunks.start * CHUNK))
+    ) as pictures:
         detected = detect(timed(pictures), detector, state)
         while True:
             begun, decoded_s[0] = time.thread_time(), 0.0

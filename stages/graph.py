@@ -54,7 +54,7 @@ from stages.associate import associate, check_people, sides_exchanged
 from stages.calibrate import CalibrateConfig, calibrate
 from stages.check import check_recording, doubt_cameras, sample
 from stages.decode import DecodeConfig, decode
-from stages.detect import DetectConfig, Watch, detect_missing, read_all
+from stages.detect import DetectConfig, Watch, detect_recording, frames_of_part, read_all
 from stages.inspect import inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
 from stages.regress import Net, RegressConfig, chunks_per_group, describe, digest, load_net, regress
@@ -62,7 +62,7 @@ from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
 from stages.smplify import smplify
 from stages.store import store, store_regression
-from stages.sync import SyncConfig, Synced, synchronise
+from stages.sync import SyncConfig, Synced, given_clocks, is_searched, synchronise
 
 _log = logging.getLogger(__name__)
 
@@ -141,9 +141,7 @@ def run(
         begun = time.perf_counter()
         body = load_body(cfg.body)
         net = _net(recording, cfg)  # before what takes long: a mistake is told at once
-        recording, detecting = detect_missing(
-            recording, out, cfg.detect, partial(decode, cfg=cfg.decode), watch
-        )
+        recording, detecting = _detect(recording, out, cfg, watch)
         body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
         found = inspect(recording)
         recording, synced = synchronise(found, out, cfg.sync)
@@ -155,6 +153,22 @@ def run(
         results = open_results(recording, out, cfg, body, net)
         job = _Job(recording, out, cfg, body, net, results, begun, detecting, synced)
         return _run(job, progress, threads)
+
+
+def _detect(
+    recording: Recording, out: Path, cfg: RunConfig, watch: Watch
+) -> tuple[Recording, tuple[StageTimes, ...]]:
+    """The recording with keypoints, and where the time went; on the clocks that are given, if no keypoints
+    were: a part of it is of other frames then."""
+    if cfg.detect.when == "always":
+        recording = recording.without_keypoints()
+    if recording.has_keypoints:
+        return recording, ()
+    searched = is_searched(recording, cfg.sync)
+    if not searched:
+        recording = recording.with_clocks(given_clocks(recording, cfg.sync).clocks)
+    frames = frames_of_part(recording, cfg.sync.search_s if searched else 0.0)
+    return detect_recording(recording, out, cfg.detect, partial(decode, cfg=cfg.decode), watch, frames)
 
 
 def _run(job: _Job, progress: Callable[[int], None], threads: bool) -> RunResult:

@@ -125,7 +125,7 @@ def synchronise(recording: Recording, out: Path, cfg: SyncConfig) -> tuple[Recor
         InputError: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
     """
     names = recording.rig.names
-    if cfg.use == "auto" and len(names) > 1 and not recording.stated.sync:
+    if is_searched(recording, cfg):
         path, source = out / SYNC, _source(recording, cfg)
         kept = read_sync(path) if path.is_file() else None
         if kept is None or kept.source != source:
@@ -133,15 +133,20 @@ def synchronise(recording: Recording, out: Path, cfg: SyncConfig) -> tuple[Recor
             kept = read_sync(path)
         synced = _of_content(names, kept)
     else:
-        synced = _given(recording, cfg)
+        synced = given_clocks(recording, cfg)
     for finding in synced.findings:
         _log.warning(finding.sentence)
     moved = recording.with_clocks(synced.clocks)
     return replace(moved, findings=(*moved.findings, *synced.findings)), synced
 
 
-def _given(recording: Recording, cfg: SyncConfig) -> Synced:
-    """Clocks that are stated, or left alone."""
+def is_searched(recording: Recording, cfg: SyncConfig) -> bool:
+    """True where clocks are estimated, false where they are given or left alone."""
+    return cfg.use == "auto" and len(recording.rig) > 1 and not recording.stated.sync
+
+
+def given_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
+    """Clocks that are stated, or left alone. Raises ``InputError``."""
     if cfg.use not in ("auto", "off"):
         path = Path(cfg.use)
         stated = read_sync(path).sync

@@ -29,7 +29,7 @@ from pipeline.summary import summarise
 from pipeline.video import VideoWriter, probe, read_frames
 from stages import graph
 from stages.decode import DecodeConfig, decode
-from stages.detect import DetectConfig, detect_videos
+from stages.detect import DetectConfig, detect_videos, frames_of_part
 from stages.inspect import inspect
 
 FRAMES = 11
@@ -74,7 +74,7 @@ def detected(folder: Path, path: Path, cfg: DetectConfig = FULL) -> list[int]:
 
     def watch(total: int, done: Iterator[int]) -> None:
         told.extend(done)
-        assert told[-1] == total == 2 * FRAMES - 2
+        assert (told[0], told[-1]) == (0, total)
 
     detect_videos(videos, path, cfg, partial(decode, cfg=DecodeConfig()), watch)
     return told
@@ -88,7 +88,7 @@ pipeline.detections.CHUNK = stages.detect.CHUNK = 4
 whole = pipeline.detections.Detections.write
 def write(self, *given):
     whole(self, *given)
-    if sum(self.done) == 3:
+    if sum(map(len, self.chunks)) == 3:
         os.kill(os.getpid(), 9)
 pipeline.detections.Detections.write = write
 test_detect.detected(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -101,13 +101,13 @@ def test_a_detection_that_was_killed_goes_on_to_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("pipeline.detections.CHUNK", 4)
     monkeypatch.setattr("stages.detect.CHUNK", 4)
-    assert detected(filmed, tmp_path / "whole", DetectConfig(model="full", threads=1))[0] == 0
+    assert detected(filmed, tmp_path / "whole", DetectConfig(model="full", threads=1))[-1] == 2 * FRAMES - 2
     words = [sys.executable, "-c", KILLED, filmed, tmp_path / "broken"]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     broken = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
-    assert sum(Detections(tmp_path / "broken").done) == 3
-    assert detected(filmed, tmp_path / "broken")[0] in (11, 12), "what was done stays done"
+    assert sum(map(len, Detections(tmp_path / "broken").chunks)) == 3
+    assert detected(filmed, tmp_path / "broken")[-1] in (8, 9), "what was done stays done"
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
@@ -137,10 +137,38 @@ def test_videos_alone_are_reconstructed_and_looked_at_once(
     kept = contents(out / DETECTIONS)
     shutil.rmtree(out / "results.zarr")
     monkeypatch.setattr(graph, "decode", lambda *given, **named: pytest.fail("a video is decoded"))
+    monkeypatch.setattr("stages.detect.load_detector", lambda *given: pytest.fail("a network is loaded"))
     softer = cfg.smplify.model_copy(update={"pose_weight": 0.08})
     again = graph.run(find_recording(filmed), out, cfg.model_copy(update={"smplify": softer}))
     assert contents(out / DETECTIONS) == kept
     assert again.times[0].name == "keypoints"
+
+
+@SHARED
+def test_a_part_of_a_recording_is_all_that_is_looked_at(
+    filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.detections.CHUNK", 4)
+    monkeypatch.setattr("stages.detect.CHUNK", 4)
+    out = tmp_path / "out"
+    run = ["run", str(filmed), "--out", str(out), "--no-videos", "--set", "detect.model=full", "--sync=off"]
+    runner = CliRunner()
+    assert runner.invoke(run_pipeline.app, [*run, "--start", "5", "--end", "7"]).exit_code == 0
+    assert Detections(out / DETECTIONS).chunks == [range(1, 2)] * 2
+    assert summarise(Results(out).store()).people[0].frames_fitted == 2
+    monkeypatch.setattr("stages.detect.load_detector", lambda *given: pytest.fail("a network is loaded"))
+    again = runner.invoke(run_pipeline.app, [*run, "--start", "5", "--end", "7"])
+    assert "already" in again.output.lower(), again.output
+    monkeypatch.undo()
+    assert "holds other frames" in str(runner.invoke(run_pipeline.app, run).exception)
+
+
+def test_a_part_needs_its_frames_and_those_that_its_clocks_may_move_to(empty: Path) -> None:
+    found = find_recording(empty)
+    assert frames_of_part(found, 1.0) is None
+    assert frames_of_part(found.part((), 1, 2), 0.0) == {"a": range(3), "b": range(3)}
+    assert frames_of_part(found.part(("b",), 2, 3), 0.0) == {"b": range(1, 3)}
+    assert frames_of_part(found.part(("b",), 2, 3), 0.02) == {"b": range(3)}
 
 
 @SHARED
@@ -167,7 +195,11 @@ def test_the_person_is_found_where_another_detector_found_them(filmed: Path, tmp
             assert min(miss) < 40, "pixels, of a person some 1,000 tall"
 
     # What lies beside the videos is read by all that opens the recording; the user's own keypoints win.
-    assert inspect(find_recording(folder)).point_order.how == "detected"
+    (folder / "recording.yaml").write_text("keypoints: {scale: 2, format: coco_17}")
+    detected_order = inspect(find_recording(folder)).point_order
+    assert (detected_order.name, detected_order.how) == ("blazepose_33", "detected")
+    assert detected_order.picture_scale == (1, 1), "what is stated is about files"
+    (folder / "recording.yaml").unlink()
     assert {p.name for p in folder.iterdir()} >= {DETECTIONS, "openpose-json"}
     for name in ("cam01", "cam03"):
         shutil.copytree(BALANCING / "keypoints" / name, folder / "keypoints" / name)
@@ -206,7 +238,7 @@ def test_a_detection_that_is_interrupted_leaves_no_thread(filmed: Path, tmp_path
         detect_videos(videos, tmp_path / "d", FULL, partial(decode, cfg=DecodeConfig()), interrupt)
     gc.collect()
     assert not [t for t in threading.enumerate() if t.name.startswith("multispin detect")]
-    assert sum(Detections(tmp_path / "d").done) == 1
+    assert sum(map(len, Detections(tmp_path / "d").chunks)) == 1
 
 
 def test_videos_of_nobody_are_told_and_make_no_mesh(

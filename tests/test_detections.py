@@ -38,9 +38,9 @@ def people(name: str, frame: int) -> np.ndarray:
 def write_rest(found: Detections, stop: int | None = None) -> None:
     """Write chunks in turn, as many as ``stop``; each carries its number in the state."""
     written = 0
-    while not found.complete:
+    while any(found.missing()):
         for v, (name, frames) in enumerate(zip(found.names, found.frames, strict=True)):
-            k = found.done[v]
+            k = found.chunks[v].stop
             state = found.states()[v]
             assert (state is None) == (k == 0)
             assert state is None or state.tolist() == [k - 1, 0.5]
@@ -61,7 +61,7 @@ def test_what_is_written_comes_back(videos: dict[str, VideoInfo], tmp_path: Path
     path = tmp_path / "detections.zarr"
     write_rest(Detections.resume(path, DETECTOR, videos, 2))
     found = Detections(path)
-    assert found.complete
+    assert not any(found.missing())
     assert found.is_of(videos)
     assert found.names == ["a", "b"]
     cameras = found.people()
@@ -83,7 +83,7 @@ def test_stopped_within_any_write_it_goes_on_to_the_same_bytes(
     write_rest(Detections.resume(tmp_path / "whole.zarr", DETECTOR, videos, 2))
     whole = files_of(tmp_path / "whole.zarr")
     before = Detections._array
-    for array in ("people", "state", "done"):
+    for array in ("people", "state", "chunks"):
         path = tmp_path / f"{array}.zarr"
         write_rest(Detections.resume(path, DETECTOR, videos, 2), stop=3)
 
@@ -99,9 +99,48 @@ def test_stopped_within_any_write_it_goes_on_to_the_same_bytes(
         monkeypatch.undo()
         (path / "1" / "people" / "x.partial").touch()
         again = Detections.resume(path, DETECTOR, videos, 2)
-        assert not again.complete
+        assert any(again.missing())
         write_rest(again)
         assert files_of(path) == whole
+
+
+def test_a_part_grows_at_its_end_and_begins_anew_before_its_start(
+    videos: dict[str, VideoInfo], tmp_path: Path
+) -> None:
+    path = tmp_path / "detections.zarr"
+
+    def wanted(first: int, stop: int) -> tuple[Detections, list[range]]:
+        frames = {"a": range(0), "b": range(first, stop)}
+        found = Detections.resume(path, DETECTOR, videos, 2, frames)
+        return found, found.missing(frames)
+
+    def write(found: Detections, todo: list[range]) -> None:
+        for k in todo[1]:
+            at = range(k * CHUNK, min((k + 1) * CHUNK, FRAMES["b"]))
+            found.write(1, [people("b", t) for t in at], np.array([k, 0.5]))
+
+    found, todo = wanted(CHUNK + 7, CHUNK + 9)
+    assert todo == [range(0), range(1, 2)]
+    write(found, todo)
+    part = found.people({"a": range(0), "b": range(CHUNK + 7, CHUNK + 9)})["b"]
+    assert part.numbers.tolist() == [CHUNK + 7, CHUNK + 8]
+    assert np.array_equal(part.people(CHUNK + 8, 33)[0], people("b", CHUNK + 8))
+    assert part.file(CHUNK + 6) is part.file(CHUNK + 9) is None
+    found, todo = wanted(CHUNK, 2 * CHUNK + 1)
+    assert todo[1] == range(2, 3), "goes on from what is there"
+    assert found.states()[1] is not None
+    write(found, todo)
+    assert not any(wanted(2 * CHUNK, 2 * CHUNK + 5)[1])
+    (tmp_path / "results.zarr").mkdir()
+    with pytest.raises(InputError, match=r"holds other frames.*--overwrite"):
+        wanted(3, 5)
+    (tmp_path / "results.zarr").rmdir()
+    found, todo = wanted(3, 5)
+    assert todo[1] == range(1)
+    assert Detections(path).chunks == [range(0), range(0)], "nothing is left of what is not reached from here"
+    write_rest(Detections.resume(path, DETECTOR, videos, 2))
+    write_rest(Detections.resume(tmp_path / "whole.zarr", DETECTOR, videos, 2))
+    assert files_of(path) == files_of(tmp_path / "whole.zarr")
 
 
 def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInfo], tmp_path: Path) -> None:
@@ -127,7 +166,7 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
         Detections(path)
 
 
-@pytest.mark.parametrize("name", ["done/c", "state/c.0.0", "people/zarr.json", "state/zarr.json"])
+@pytest.mark.parametrize("name", ["chunks/c/0", "state/c.0.0", "people/zarr.json", "state/zarr.json"])
 @pytest.mark.parametrize("content", [b"", b"of others", None])
 def test_a_damaged_file_of_any_array_is_told(
     videos: dict[str, VideoInfo], tmp_path: Path, name: str, content: bytes | None
@@ -138,8 +177,8 @@ def test_a_damaged_file_of_any_array_is_told(
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    elif name == "done/c":
-        assert Detections(path).done == [0, 3], "detected again"
+    elif name == "chunks/c/0":
+        assert Detections(path).chunks == [range(0), range(3)], "detected again"
         return
     with pytest.raises(InputError, match=r"damaged detections \(.*Remove it, then run again"):
         read_all(Detections(path))

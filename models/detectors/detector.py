@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from models.crops import Pixels
 from models.detectors.finder import load_finder
-from models.detectors.networks import LANDMARKS, Device
+from models.detectors.networks import FINDER, LANDMARKS, SHA256, Device
 from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pose_network
 from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
+from pipeline.detections import Detector
 
 State = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -91,6 +93,16 @@ def load_detector(model: str = "heavy", device: Device = "cpu", every: int = 8) 
     if isinstance(network, CropNetwork):
         return TrackingDetector(Networks(load_finder(device), network), rules)
     return PictureDetector(network)
+
+
+def is_by(origin: Detector, model: str, every: int) -> bool:
+    """True when ``load_detector`` would load the detector of this origin. Loads no network."""
+    if model in LANDMARKS:
+        own = SHA256[LANDMARKS[model]]
+    else:
+        own = hashlib.sha256(Path(model).read_bytes()).hexdigest() if Path(model).is_file() else ""
+    same_finder = origin.networks.get("finder", SHA256[FINDER]) == SHA256[FINDER]
+    return same_finder and own in origin.networks.values() and origin.every == every
 
 
 def _to_vector(state: TrackerState) -> State:
