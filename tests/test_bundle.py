@@ -37,7 +37,7 @@ def test_the_steps_of_the_adjustment_follow_its_energy() -> None:
     sight = Sight(s.xy, s.confidence).frames(slice(0, 3))
     points = triangulate(rig, sight.xy_px, sight.confidence).points
     problem = _Adjustment(rig, sight, points, SIZE, FocalPrior.of(rig, [False] * 4))
-    known = np.where(problem.there[..., None], points, 0)
+    known = np.where(problem.has_point[..., None], points, 0)
     x = _Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]) + 0.05, known, SIZE.mean + 0.1)
     g = 6.0
     u, _, c, g_point, g_camera = problem._linearise(x, g)
@@ -45,7 +45,7 @@ def test_the_steps_of_the_adjustment_follow_its_energy() -> None:
     assert np.allclose(c, c.T)
 
     def energy(points: np.ndarray, step: np.ndarray) -> float:
-        return problem.energy(problem._moved(x, points, step), g)[0]
+        return problem.energy(problem._retract(x, points, step), g)[0]
 
     none, still, h = np.zeros_like(known), np.zeros(len(g_camera)), 1e-6
     for i in range(len(g_camera)):
@@ -102,7 +102,7 @@ def small_adjustment(away: float = 1.0) -> tuple[_Adjustment, _Unknowns]:
     rig = replace(s.rig, t=s.rig.t * away)
     points = away * triangulate(s.rig, s.xy, s.confidence).points
     problem = _Adjustment(rig, Sight(s.xy, s.confidence), points, SIZE, FocalPrior.of(rig, [False] * 4))
-    known = np.where(problem.there[..., None], points, 0)
+    known = np.where(problem.has_point[..., None], points, 0)
     return problem, _Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), known, SIZE.mean)
 
 
@@ -120,9 +120,9 @@ def test_an_adjustment_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyP
         return _Adjustment._step(problem, *args)
 
     monkeypatch.setattr(problem, "_step", counted)
-    done = problem.run(x, 6.0, most=100)
+    done = problem.minimise(x, 6.0, max_iterations=100)
     steps.clear()
-    problem.run(done, 6.0, most=100)
+    problem.minimise(done, 6.0, max_iterations=100)
     assert len(steps) <= 2
     steps.clear()
 
@@ -131,5 +131,5 @@ def test_an_adjustment_stops_where_nothing_is_gained(monkeypatch: pytest.MonkeyP
         return np.ones_like(x.points), np.zeros(len(problem.free))
 
     monkeypatch.setattr(problem, "_step", astray)
-    assert problem.run(done, 6.0, most=100) is done
+    assert problem.minimise(done, 6.0, max_iterations=100) is done
     assert len(steps) == 11, "damping grows from 1e-3 to 1e6, eightfold each time"

@@ -1,6 +1,6 @@
-"""Size of the person that the views agree on: the calibration's unit, and the person's height.
+"""Unit of a calibration, and the person's height, from the limbs of triangulated people.
 
-Limbs are measured, as every point order has them; height is told from them by adult proportions.
+Every point order has the limbs; adult proportions give the height.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from pipeline.skeleton import POINT_ORDERS
 LIMBS_M: Final = 1.3
 """Upper arm + forearm + thigh + shin of the mean adult body, metres."""
 HEIGHT_BY_LIMBS: Final = 1.3
-"""Height over that sum: 1.27 to 1.36 in the body that ships, from three standard deviations above the mean
+"""Height over that sum: 1.27 to 1.36 in the shipped body, from three standard deviations above the mean
 height to three below."""
 HEIGHT_M: Final = (0.95, 2.3)
-"""Heights of people, metres: from a child of three, below whom an adult's body model fits nobody, to the
-tallest athletes. Keypoints tell a height to a tenth."""
-_TRIED_LIMBS_M: Final = (0.5, 2.5)
-"""Limb sums by which a unit of m, cm and mm is told: these lie a factor of ten apart."""
-_POWERS: Final = range(1, -5, -1)
-"""Metres in one unit that are tried where no unit fits, as powers of ten: matching finds bodies that are
-three times too large or too small."""
+"""Range of people's heights, metres: from a child of three, the smallest person that an adult body model
+fits, to the tallest athletes. Keypoints give a height to 10 %."""
+_LIMBS_RANGE_M: Final = (0.5, 2.5)
+"""Range of limb sums that identifies one of m, cm and mm, which are a factor of ten apart."""
+_UNIT_POWERS: Final = range(1, -5, -1)
+"""Units tried where none of the usual fits, powers of ten of a metre: matching accepts bodies up to three
+times too large or too small."""
 
 
 def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str | None, Array]:
-    """The first of these units (name → metres) in which the views agree on a person of human size.
+    """First of these units (name → metres) in which the views agree on a person of human size.
 
     rig: with ``t`` as in the file. image: (V, T, P, K, 3) pixels of the video frames and confidence. Returns
-    the unit, None if there is none, and the bodies (N, K, 3) in metres.
+    the unit or None, and the bodies (N, K, 3), metres.
     """
     names = orders_with(image.shape[-2])
     for unit, metres in units.items():
         bodies = best_bodies(in_metres(rig, metres), image)
-        if _TRIED_LIMBS_M[0] < limb_sum(bodies, names) < _TRIED_LIMBS_M[1]:
+        if _LIMBS_RANGE_M[0] < limb_sum(bodies, names) < _LIMBS_RANGE_M[1]:
             return unit, bodies
     return None, np.empty((0, image.shape[-2], 3))
 
 
 def find_scale(rig: Rig, image: Floats) -> tuple[float, Array] | None:
-    """Factor by which lengths of a rig of an unknown unit become metres, and the bodies (N, K, 3) in metres.
+    """Metres in one unit of a rig, such that people have an adult's limbs, and the bodies (N, K, 3), metres.
 
-    Taken so that the person has an adult's limbs; None where the views agree on nobody at any scale.
+    None where the views agree on nobody at any scale.
     """
     names = orders_with(image.shape[-2])
-    for power in _POWERS:
-        found = _as_adult(rig, image, 10.0**power, names)
-        # What is matched depends on the scale a little. At some scale anything agrees: is it a body?
-        found = found and _as_adult(rig, image, found[0], names)
-        if found and min(limb_misfit(found[1], name) for name in names) < NO_BODY:
-            return found
+    for power in _UNIT_POWERS:
+        scale = _as_adult(rig, image, 10.0**power, names)
+        # Matching depends on the scale a little; and at some scale anything agrees, so check for a body.
+        scale = scale and _as_adult(rig, image, scale[0], names)
+        if scale and min(limb_misfit(scale[1], name) for name in names) < NO_BODY:
+            return scale
     return None
 
 
 def _as_adult(rig: Rig, image: Floats, metres: float, names: Sequence[str]) -> tuple[float, Array] | None:
-    """Metres in one unit that make adults of the bodies that are matched at ``metres``, and these bodies."""
+    """Metres in one unit that give adult limbs to the bodies matched at ``metres``, and these bodies."""
     bodies = best_bodies(in_metres(rig, metres), image)
-    by = LIMBS_M / (limb_sum(bodies, names) or math.nan)
-    return None if math.isnan(by) else (metres * by, bodies * by)
+    factor = LIMBS_M / (limb_sum(bodies, names) or math.nan)
+    return None if math.isnan(factor) else (metres * factor, bodies * factor)
 
 
 def limb_sum(bodies: Array, orders: Sequence[str]) -> float:
-    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the order that fits best; NaN if unseen."""
+    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the best-fitting order; NaN where missing."""
     costs = {name: limb_misfit(bodies, name) for name in orders}
     costs = {name: cost for name, cost in costs.items() if not math.isnan(cost)}
     if not costs:

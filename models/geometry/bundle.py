@@ -1,9 +1,9 @@
-"""Bundle adjustment of cameras and the person they see.
+"""Bundle adjustment of cameras and a person.
 
-Unknown are poses and focal lengths of the cameras, points of a body, and its bone lengths. Bones keep their
-length, and are about as long as people's: that gives the scale, tells focal length from distance, and holds
-what weak perspective leaves open. Levenberg–Marquardt with the points eliminated (Triggs et al., Bundle
-Adjustment: A Modern Synthesis, 2000).
+Unknowns: poses and focal lengths of the cameras, the person's points, and bone lengths. Constant bone lengths
+with a prior over people give the scale, separate focal length from distance, and constrain what weak
+perspective leaves free. Levenberg–Marquardt with the points eliminated (Triggs et al., Bundle Adjustment: A
+Modern Synthesis, 2000).
 
 Axes: V views, T frames, K keypoints, L bone lengths.
 """
@@ -33,31 +33,31 @@ BONES: Final = (
     (("LHip", "RHip"),),
     (("LEar", "REar"),),
 )  # fmt: skip
-"""Keypoints that stay as far apart as they are, left and right alike: one length each."""
+"""Pairs of keypoints at a constant distance; left and right share one length."""
 
 ENDS = np.array([(BODY_25.index(a), BODY_25.index(b), k) for k, pairs in enumerate(BONES) for a, b in pairs])
-"""(bones, 3): two keypoints and the number of their length."""
+"""(bones, 3): two keypoints and the index of their length."""
 
-_DETECTOR_M = 0.012
+_KEYPOINT_SIGMA_M = 0.012
 """Standard deviation of a keypoint of confidence 1, metres at the person."""
-_RIGID_M = 0.02
-"""Standard deviation of a bone's length from frame to frame, metres: detectors do not find one spot on it
-twice."""
-_DEFINED_M = 0.015
-"""Standard deviation of a bone's length, metres: detectors and bodies do not mean quite the same points."""
-_FOCAL = 0.3
-"""Standard deviation of the cameras' common focal length from what was assumed, as a logarithm ..."""
-_OWN_FOCAL = 0.03
-"""... and of each camera's from the common one: cameras of one recording are mostly of one make."""
-_NEAR_M = 0.2
-"""Depth below which a point is not in a camera's picture, metres."""
+_FRAME_LENGTH_SIGMA_M = 0.02
+"""Standard deviation of a bone's length from frame to frame, metres, by the detector's errors."""
+_LENGTH_SIGMA_M = 0.015
+"""Standard deviation of a bone's length, metres, as detectors and bodies define points differently."""
+_SHARED_LOG_FOCAL_SIGMA = 0.3
+"""Standard deviation of the log of the cameras' common focal length."""
+_OWN_LOG_FOCAL_SIGMA = 0.03
+"""Standard deviation of each camera's from the common one: the cameras of a recording are mostly of one
+make."""
+_MIN_DEPTH_M = 0.2
+"""Depth below which a point is not in the picture, metres."""
 ROBUST = (12.0, 6.0, 3.0)
-"""Geman–McClure scales that the bundle adjustment goes through, in standard deviations."""
+"""Geman–McClure scales of the annealing stages, standard deviations."""
 
 
 @dataclass(frozen=True)
 class BodySize:
-    """Bone lengths of people, in the order of ``BONES``, as logarithms of metres."""
+    """Gaussian prior of people's bone lengths in the order of ``BONES``, log metres."""
 
     mean: Array
     """(L,)"""
@@ -66,23 +66,23 @@ class BodySize:
 
     @staticmethod
     def of(rest: Array, dirs: Array) -> BodySize:
-        """Bone lengths of bodies whose keypoints at rest are ``rest`` (K, 3) + ``dirs`` (K, 3, B) · normal
+        """Prior of bodies with rest keypoints ``rest`` (K, 3) + ``dirs`` (K, 3, B) · betas, of unit normal
         betas."""
         pairs = np.array([(BODY_25.index(a), BODY_25.index(b)) for (a, b), *_ in BONES])
         bone = rest[pairs[:, 0]] - rest[pairs[:, 1]]
         length = np.linalg.norm(bone, axis=1)
-        slope = np.einsum("li,lib->lb", bone, dirs[pairs[:, 0]] - dirs[pairs[:, 1]]) / length[:, None] ** 2
-        return BodySize(np.log(length), slope @ slope.T + np.diag((_DEFINED_M / length) ** 2))
+        jacobian = np.einsum("li,lib->lb", bone, dirs[pairs[:, 0]] - dirs[pairs[:, 1]]) / length[:, None] ** 2
+        return BodySize(np.log(length), jacobian @ jacobian.T + np.diag((_LENGTH_SIGMA_M / length) ** 2))
 
 
 @dataclass(frozen=True)
 class Sight:
-    """One person as all views show them. Pixels without distortion."""
+    """Detections of one person in all views, undistorted."""
 
     xy_px: Array
-    """(V, T, K, 2); anything where not seen."""
+    """(V, T, K, 2) pixels; ignored where not seen."""
     confidence: Array
-    """(V, T, K); 0 where not seen."""
+    """(V, T, K), 0 where not seen."""
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -94,27 +94,28 @@ class Sight:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A rig and the person in its world."""
+    """Adjusted cameras, and the person in their world."""
 
     rig: Rig
     points: Array
     """(T, K, 3) metres; NaN where fewer than two views show the point."""
     lengths: Array
-    """(L,) of the bones, as logarithms of metres."""
+    """(L,) bone lengths, log metres."""
     cost: float
-    """Half the robust energy a seen point of a view: smaller is better, comparable between starts."""
+    """Half the robust energy per observed point, comparable between starts."""
     residual_px: Array
-    """(V,) median distance between point and picture in each view."""
+    """(V,) median reprojection error of each view."""
 
 
 def bone_lengths(points: Array) -> Array:
-    """(T, K, 3) → (T, bones) metres, in the order of ``ENDS``; NaN where an end is missing."""
+    """Bone lengths (T, bones), metres, of points (T, K, 3), in the order of ``ENDS``; NaN where an end is
+    missing."""
     return np.asarray(np.linalg.norm(points[:, ENDS[:, 0]] - points[:, ENDS[:, 1]], axis=-1))
 
 
 @dataclass(frozen=True)
 class FocalPrior:
-    """Gaussian prior of the cameras' focal lengths, as logarithms of pixels."""
+    """Gaussian prior of the cameras' focal lengths, log pixels."""
 
     mean: Array
     """(V,)"""
@@ -123,11 +124,12 @@ class FocalPrior:
 
     @staticmethod
     def of(rig: Rig, stated: Sequence[bool]) -> FocalPrior:
-        """Cameras whose focal length is stated keep the rig's; the others', assumed, are all off alike."""
+        """Prior with the rig's focal lengths: fixed where stated, correlated where assumed."""
         free = ~np.array(stated)
         return FocalPrior(
             np.log(rig.K[:, 0, 0]),
-            np.where(np.outer(free, free), _FOCAL**2, 0) + np.diag(np.where(free, _OWN_FOCAL, 1e-4) ** 2),
+            np.where(np.outer(free, free), _SHARED_LOG_FOCAL_SIGMA**2, 0)
+            + np.diag(np.where(free, _OWN_LOG_FOCAL_SIGMA, 1e-4) ** 2),
         )
 
 
@@ -137,62 +139,66 @@ class _Unknowns:
     t: Array  # (V, 3)
     log_f: Array  # (V,)
     points: Array  # (T, K, 3)
-    lengths: Array  # (L,) as logarithms: a bone term in metres would shrink the world
+    lengths: Array  # (L,) log metres: a bone term in metres would shrink the world
 
 
 class _Adjustment:
-    """One bundle adjustment: Levenberg–Marquardt, the points of a frame eliminated together."""
+    """Levenberg–Marquardt of one bundle, with the points of each frame eliminated together."""
 
     def __init__(self, rig: Rig, sight: Sight, points: Array, size: BodySize, focal: FocalPrior) -> None:
         views, frames, count = sight.confidence.shape
         self.rig, self.size, self.shape = rig, size, (views, frames, count)
-        self.there = np.asarray(np.isfinite(points).all(-1))
-        seen = sight.seen & self.there
-        self.trust = np.where(seen, sight.confidence, 0) ** 2
+        self.has_point = np.asarray(np.isfinite(points).all(-1))
+        seen = sight.seen & self.has_point
+        self.confidence_sq = np.where(seen, sight.confidence, 0) ** 2
         self.target = np.where(seen[..., None], sight.xy_px - rig.K[:, None, None, :2, 2], 0)
         self.log_f = focal.mean
         self.focal_precision = np.linalg.inv(focal.covariance)
         self.length_precision = np.linalg.inv(size.covariance)
-        self.rigid = _RIGID_M / np.exp(size.mean)[ENDS[:, 2]]
-        self.bone = self.there[:, ENDS[:, 0]] & self.there[:, ENDS[:, 1]]
-        # A keypoint errs by so many metres at the person, so by fewer pixels far away.
-        depth = rig.to_camera(np.where(self.there[..., None], points, 0))[..., 2]
-        usable = seen & (depth > _NEAR_M)
-        away = np.array([np.median(d[ok]) if ok.any() else 1.0 for d, ok in zip(depth, usable, strict=True)])
-        self.sigma_px = np.maximum(_DETECTOR_M * rig.K[:, [0, 1], [0, 1]].mean(1) / away, 1.0)
-        # Unknown are 7 numbers a camera and the lengths; the first camera does not move.
+        self.rigid = _FRAME_LENGTH_SIGMA_M / np.exp(size.mean)[ENDS[:, 2]]
+        self.bone = self.has_point[:, ENDS[:, 0]] & self.has_point[:, ENDS[:, 1]]
+        # A keypoint's error is constant in metres, so less in pixels far away.
+        depth = rig.to_camera(np.where(self.has_point[..., None], points, 0))[..., 2]
+        usable = seen & (depth > _MIN_DEPTH_M)
+        distance = np.array(
+            [np.median(d[ok]) if ok.any() else 1.0 for d, ok in zip(depth, usable, strict=True)]
+        )
+        self.sigma_px = np.maximum(_KEYPOINT_SIGMA_M * rig.K[:, [0, 1], [0, 1]].mean(1) / distance, 1.0)
+        # 7 unknowns a camera, and the lengths; the first camera's pose is fixed.
         self.free = np.ones(7 * views + len(size.mean), dtype=bool)
         self.free[:6] = False
 
-    def _look(self, x: _Unknowns) -> tuple[Array, Array, Array, Array]:
-        """In each camera (V, T, K, 3), 2 × 2 intrinsics, misses in standard deviations, and bones' misses."""
+    def _residuals(self, x: _Unknowns) -> tuple[Array, Array, Array, Array]:
+        """Points in each camera (V, T, K, 3), intrinsics (V, 2, 2), and residuals of points (V, T, K, 2) and
+        of bones (T, bones), standard deviations."""
         cam = np.einsum("vij,tkj->vtki", x.R, x.points) + x.t[:, None, None]
         k = self.rig.K[:, :2, :2] * (np.exp(x.log_f) / self.rig.K[:, 0, 0])[:, None, None]
-        z = np.where(cam[..., 2] > _NEAR_M, cam[..., 2], np.inf)
+        z = np.where(cam[..., 2] > _MIN_DEPTH_M, cam[..., 2], np.inf)
         flat = cam[..., :2] / z[..., None]
-        miss = np.einsum("vij,vtkj->vtki", k, flat) - self.target
-        miss = miss / self.sigma_px[:, None, None, None]
+        residual = np.einsum("vij,vtkj->vtki", k, flat) - self.target
+        residual = residual / self.sigma_px[:, None, None, None]
         length = np.maximum(bone_lengths(x.points), 1e-4)
         bone = np.where(self.bone, np.log(length) - x.lengths[ENDS[:, 2]], 0) / self.rigid
-        return cam, k, miss, bone
+        return cam, k, residual, bone
 
     def energy(self, x: _Unknowns, g: float) -> tuple[float, float]:
-        """Energy of everything, and of the picture alone."""
-        _, _, miss, bone = self._look(x)
-        u2 = (miss**2).sum(-1)
-        picture = (self.trust * g * g * u2 / (g * g + u2)).sum()
+        """Total energy, and that of the pictures alone."""
+        _, _, residual, bone = self._residuals(x)
+        u2 = (residual**2).sum(-1)
+        picture = (self.confidence_sq * g * g * u2 / (g * g + u2)).sum()
         b2 = bone**2
-        off, focal = x.lengths - self.size.mean, x.log_f - self.log_f
-        rest = (g * g * b2 / (g * g + b2)).sum() + off @ self.length_precision @ off
+        size, focal = x.lengths - self.size.mean, x.log_f - self.log_f
+        rest = (g * g * b2 / (g * g + b2)).sum() + size @ self.length_precision @ size
         return float(picture + rest + focal @ self.focal_precision @ focal), float(picture)
 
     def _linearise(self, x: _Unknowns, g: float) -> tuple[Array, Array, Array, Array, Array]:
-        """U (T, 3K, 3K), W (T, 3K, C), V (C, C) and the gradients of points (T, 3K) and cameras (C,)."""
+        """Gauss–Newton blocks U (T, 3K, 3K) of the points, W (T, 3K, C), V (C, C) of the cameras, and
+        gradients of points (T, 3K) and cameras (C,)."""
         views, frames, count = self.shape
-        cam, k, miss, bone = self._look(x)
-        u2 = (miss**2).sum(-1)
-        weight = self.trust * (g * g / (g * g + u2)) ** 2
-        front = cam[..., 2] > _NEAR_M
+        cam, k, residual, bone = self._residuals(x)
+        u2 = (residual**2).sum(-1)
+        weight = self.confidence_sq * (g * g / (g * g + u2)) ** 2
+        front = cam[..., 2] > _MIN_DEPTH_M
         iz = np.where(front, 1 / np.where(front, cam[..., 2], 1), 0)
         flat = cam[..., :2] * iz[..., None]
         to_flat = np.zeros((*cam.shape[:-1], 2, 3))
@@ -220,9 +226,9 @@ class _Adjustment:
         for v in range(views):
             at = slice(7 * v, 7 * v + 7)
             c[at, at] = np.einsum("tkij,tkil->jl", w_camera[v], by_camera[v])
-        g_point = np.einsum("vtkij,vtki->tkj", w_point, miss)
+        g_point = np.einsum("vtkij,vtki->tkj", w_point, residual)
         g_camera = np.zeros(total)
-        g_camera[:camera_size] = np.einsum("vtkij,vtki->vj", w_camera, miss).ravel()
+        g_camera[:camera_size] = np.einsum("vtkij,vtki->vj", w_camera, residual).ravel()
 
         focal = np.arange(views) * 7 + 6
         c[np.ix_(focal, focal)] += self.focal_precision
@@ -233,18 +239,18 @@ class _Adjustment:
         w_bone = np.where(self.bone, (g * g / (g * g + bone**2)) ** 2, 0)
         for n, (a, b, length) in enumerate(ENDS):
             along = x.points[:, a] - x.points[:, b]
-            slope = along / np.maximum((along**2).sum(-1, keepdims=True), 1e-8) / self.rigid[n]
-            pull = w_bone[:, n, None] * slope
-            outer = pull[:, :, None] * slope[:, None]
+            gradient = along / np.maximum((along**2).sum(-1, keepdims=True), 1e-8) / self.rigid[n]
+            weighted = w_bone[:, n, None] * gradient
+            outer = weighted[:, :, None] * gradient[:, None]
             error = bone[:, n, None]
             for one, other in ((a, b), (b, a)):
                 u[:, one, :, one] += outer
                 u[:, one, :, other] -= outer
-            g_point[:, a] += pull * error
-            g_point[:, b] -= pull * error
+            g_point[:, a] += weighted * error
+            g_point[:, b] -= weighted * error
             at = camera_size + length
-            w[:, a, :, at] -= pull / self.rigid[n]
-            w[:, b, :, at] += pull / self.rigid[n]
+            w[:, a, :, at] -= weighted / self.rigid[n]
+            w[:, b, :, at] += weighted / self.rigid[n]
             c[at, at] += w_bone[:, n].sum() / self.rigid[n] ** 2
             g_camera[at] -= (w_bone[:, n] * bone[:, n]).sum() / self.rigid[n]
         blocks = u.reshape(frames, 3 * count, 3 * count)
@@ -254,9 +260,8 @@ class _Adjustment:
         u, w, c, g_point, g_camera = system
         diagonal = np.einsum("tii->ti", u)
         u = u.copy()
-        np.einsum("tii->ti", u)[...] += (
-            damping * diagonal + 1e-9
-        )  # of a point that nobody saw it is all there is
+        # 1e-9 keeps the blocks of unobserved points regular.
+        np.einsum("tii->ti", u)[...] += damping * diagonal + 1e-9
         w, c, g_camera = w[..., self.free], c[np.ix_(self.free, self.free)], g_camera[self.free]
         solved = np.linalg.solve(u, np.concatenate([w, g_point[..., None]], -1))
         c = c + damping * np.diag(np.diag(c))
@@ -267,7 +272,7 @@ class _Adjustment:
         points = -solved[..., -1] - solved[..., :-1] @ step[self.free]
         return points.reshape(len(points), -1, 3), step
 
-    def _moved(self, x: _Unknowns, points: Array, step: Array) -> _Unknowns:
+    def _retract(self, x: _Unknowns, points: Array, step: Array) -> _Unknowns:
         views = self.shape[0]
         camera = step[: 7 * views].reshape(views, 7)
         return _Unknowns(
@@ -278,14 +283,17 @@ class _Adjustment:
             x.lengths + step[7 * views :],
         )
 
-    def run(self, x: _Unknowns, g: float, most: int = 25, tolerance: float = 1e-4) -> _Unknowns:
+    def minimise(
+        self, x: _Unknowns, g: float, max_iterations: int = 25, tolerance: float = 1e-4
+    ) -> _Unknowns:
+        """Unknowns of least energy at a robust scale."""
         damping, energy = 1e-3, self.energy(x, g)[0]
         system = self._linearise(x, g)
-        for _ in range(most):
-            new = self._moved(x, *self._step(system, damping))
-            then = self.energy(new, g)[0]
-            if then < energy:
-                gain, x, energy, damping = 1 - then / energy, new, then, damping / 5
+        for _ in range(max_iterations):
+            new = self._retract(x, *self._step(system, damping))
+            new_energy = self.energy(new, g)[0]
+            if new_energy < energy:
+                gain, x, energy, damping = 1 - new_energy / energy, new, new_energy, damping / 5
                 if gain < tolerance:
                     break
                 system = self._linearise(x, g)
@@ -299,26 +307,26 @@ class _Adjustment:
 def adjust(
     rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, robust: Sequence[float] = ROBUST
 ) -> Bundle:
-    """Bundle adjustment of poses, focal lengths, points and bone lengths from a rough rig.
+    """Adjust poses, focal lengths, points and bone lengths from a rough rig.
 
-    The first camera keeps its pose. Points come from triangulation anew at every robust scale, so that what a
-    rough start got wrong is not kept. Raises ``np.linalg.LinAlgError`` where nothing is seen twice.
+    The first camera keeps its pose. Points are triangulated again at every robust scale. Raises
+    ``np.linalg.LinAlgError`` where no two views share a point.
     """
     lengths = size.mean
     for g in robust:
         points = triangulate(rig, sight.xy_px, sight.confidence).points
         problem = _Adjustment(rig, sight, points, size, focal)
-        known = np.where(problem.there[..., None], points, 0)
-        x = problem.run(_Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), known, lengths), g)
+        start = np.where(problem.has_point[..., None], points, 0)
+        x = problem.minimise(_Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), start, lengths), g)
         k = rig.K.copy()
         k[:, :2, :2] *= (np.exp(x.log_f) / k[:, 0, 0])[:, None, None]
         rig, lengths = replace(rig, K=k, R=x.R, t=x.t), x.lengths
-    picture = problem.energy(x, robust[-1])[1]
-    miss = triangulate(rig, sight.xy_px, sight.confidence).residual_px
+    picture_energy = problem.energy(x, robust[-1])[1]
+    residual_px = triangulate(rig, sight.xy_px, sight.confidence).residual_px
     return Bundle(
         rig,
-        np.where(problem.there[..., None], x.points, np.nan),
+        np.where(problem.has_point[..., None], x.points, np.nan),
         lengths,
-        picture / max(float(problem.trust.sum()), 1e-9),
-        np.array([np.median(m[np.isfinite(m)]) if np.isfinite(m).any() else np.nan for m in miss]),
+        picture_energy / max(float(problem.confidence_sq.sum()), 1e-9),
+        np.array([np.median(r[np.isfinite(r)]) if np.isfinite(r).any() else np.nan for r in residual_px]),
     )
