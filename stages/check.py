@@ -32,7 +32,7 @@ from pipeline.verdicts import TRIANGULATION, Verdict
 
 MAX_DISAGREEING_SHARE: Final = 0.8
 """Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
-camera is named that agrees with no other. ``AGREES`` decides on a closer look."""
+camera is named that agrees with no other. ``MIN_AGREEING_SHARE`` decides on a closer look."""
 SAMPLE_FRAMES: Final = 40
 """Frames, spread over the recording, on which point order, scales, unit and cameras are checked."""
 DOUBTS: Final = frozenset(

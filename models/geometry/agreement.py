@@ -1,7 +1,6 @@
-"""Agreement of cameras: on whom they agree, and how far each is off what the others say.
+"""Agreement of cameras: the people on whom they agree, and each camera's reprojection error.
 
-Every camera is compared with the others: the person is triangulated without it, projected into it, and
-compared with what it saw. Whether they are in step is ``synchronisation``'s to say.
+Each camera is compared with the others: the person is triangulated without it and projected into it.
 
 Axes: V views, T frames, P people, K keypoints.
 """
@@ -29,45 +28,45 @@ from pipeline.cameras import Array, Rig
 from pipeline.formats.keypoints.files import Floats
 from pipeline.timeline import spread
 
-AGREES: Final = 0.6
-"""A camera that is right agrees with others in this share of the frames in which it and another show
-somebody. One that agrees less often may be exchanged, late or badly placed: it is looked into, not named."""
+MIN_AGREEING_SHARE: Final = 0.6
+"""Share of the frames shared with another camera in which a correct camera agrees with others. One that
+agrees less often may be exchanged, late or misplaced."""
 MIN_FRAMES: Final = 5
-"""No camera is doubted for fewer frames than this, whatever their share is."""
+"""Fewest disagreeing frames that cast doubt on a camera."""
 
-_BLOCK, _BLOCKS = 120, 4
+_BLOCK_FRAMES, _BLOCKS = 120, 4
 _AGREEMENT_M: Final = 0.08
-"""Stricter than where people are told apart: what is compared are the cameras."""
+"""Stricter than in association, since the cameras are compared, not the people."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of V cameras over some stretches of a recording."""
+    """Agreement of V cameras over stretches of a recording."""
 
     person: Array
     """(V,) share of the frames in which the camera shows the person on whom the views agree."""
     residual_px: Array
-    """(V,) median distance between what the camera saw and the triangulation from all; NaN if never seen."""
+    """(V,) median reprojection error of the triangulation from all cameras; NaN if never seen."""
     left_out_px: Array
-    """(V,) that distance from the triangulation of the other cameras only; NaN with two cameras."""
+    """(V,) median reprojection error of the triangulation from the other cameras; NaN with two cameras."""
     metres_per_px: Array
     """(V,) mean length of a pixel at the person; NaN where nobody was triangulated."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Cameras that seldom show the person on whom the others agree."""
+    """Cameras that often disagree with the others."""
 
     alone: NDArray[np.int64]
-    """(V,) frames in which a camera and another show somebody, others agree, and this camera does not."""
+    """(V,) shared frames in which others agree and this camera does not."""
     shows: NDArray[np.int64]
-    """(V,) frames in which a camera and another show somebody, and any agree."""
+    """(V,) shared frames, with a person in this camera and another, in which any cameras agree."""
     exchanged: tuple[int, int] | None
-    """Two cameras that agree with the rest on one another's keypoints."""
+    """Two cameras whose exchanged keypoints agree with the rest."""
 
 
 def find_bodies(rig: Rig, image: Floats) -> Proposals:
-    """On whom the views agree, with the default settings of the matching: they are not known before a run.
+    """Match people over the views with default settings, as those of a run are not known before it.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
@@ -75,7 +74,7 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
 
 
 def people_at_once(rig: Rig, image: Floats) -> int:
-    """Number of people whom two views, or the only one, show at once; in one of the frames there may be more.
+    """Number of people visible at once in two views, or in the only one: the second largest of all frames.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
@@ -87,7 +86,7 @@ def people_at_once(rig: Rig, image: Floats) -> int:
 
 
 def _disjoint(people: NDArray[np.int64]) -> int:
-    """Bodies (H, V), best first, that share no detection with a better one."""
+    """Number of bodies (H, V), best first, without a detection of a better one."""
     taken: set[tuple[int, int]] = set()
     count = 0
     for body in people:
@@ -99,7 +98,7 @@ def _disjoint(people: NDArray[np.int64]) -> int:
 
 
 def shows_together(image: Floats) -> NDArray[np.bool_]:
-    """(V, T) a camera shows somebody, and another camera does: they can agree or not.
+    """Frames (V, T) with a person in the camera and in another.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
@@ -108,38 +107,39 @@ def shows_together(image: Floats) -> NDArray[np.bool_]:
 
 
 def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
-    """The pair of cameras that agree with the others on one another's keypoints, and not on their own.
+    """Find two cameras whose keypoints agree with the others only once exchanged.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence; some 40 frames are enough.
     """
 
     def agreeing(image: Floats) -> Array:
-        """(V,) share of the frames in which a camera and another show somebody: that on whom most agree."""
+        """(V,) share of the shared frames in which a camera agrees with the best-agreed person."""
         shows = shows_together(image).sum(1)
         return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
 
-    now, shows = agreeing(image), np.asarray(shows_together(image).any(1))
-    best, found = float(now.sum()) + AGREES, None
+    as_given, shows = agreeing(image), np.asarray(shows_together(image).any(1))
+    best, pair = float(as_given.sum()) + MIN_AGREEING_SHARE, None
     for a, b in combinations(range(len(rig)), 2):
-        if min(now[a], now[b]) < AGREES and shows[a] and shows[b]:
+        if min(as_given[a], as_given[b]) < MIN_AGREEING_SHARE and shows[a] and shows[b]:
             order = np.arange(len(rig))
             order[[a, b]] = b, a
-            then = agreeing(image[order])
-            if min(then[a], then[b]) >= AGREES and then.sum() > best:
-                best, found = float(then.sum()), (a, b)
-    return found
+            exchanged = agreeing(image[order])
+            if min(exchanged[a], exchanged[b]) >= MIN_AGREEING_SHARE and exchanged.sum() > best:
+                best, pair = float(exchanged.sum()), (a, b)
+    return pair
 
 
 def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | None:
-    """Cameras that agree too seldom with the others, None where all agree.
+    """Find cameras that agree too seldom with the others; None where all agree.
 
-    image: (V, T, P, K, 3) pixels of the video frames and confidence. sample: frames in which exchanged
-    cameras are looked for.
+    image: (V, T, P, K, 3) pixels of the video frames and confidence. sample: number of frames searched for
+    exchanged cameras.
     """
     person = find_bodies(rig, image).person[:, 0].T
     shows = shows_together(image)
-    # As many as MIN_FRAMES are enough, a share of 1 − AGREES is not yet too much: hence > and − 1.
-    doubted = (shows & (person < 0)).sum(1) > np.maximum(MIN_FRAMES - 1, (1 - AGREES) * shows.sum(1))
+    doubted = (shows & (person < 0)).sum(1) > np.maximum(
+        MIN_FRAMES - 1, (1 - MIN_AGREEING_SHARE) * shows.sum(1)
+    )
     if not doubted.any():
         return None
     pair = find_exchanged(rig, image[:, spread(np.arange(image.shape[1]), sample)])
@@ -148,20 +148,20 @@ def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | No
 
 
 def best_bodies(rig: Rig, image: Floats) -> Array:
-    """3D points (N, K, 3) of the best-agreed person of each frame that has one, in the files' order.
+    """Triangulate the best-agreed person of each frame that has one: (N, K, 3), in the files' order.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
     xy, proposals = rig.undistort_views(image[..., :2]), find_bodies(rig, image)
-    there = proposals.score[:, 0] > 0
-    chosen = proposals.person[there, 0].T
-    xy_picked = pick_people(xy[:, there], chosen, np.nan)
-    return triangulate(rig, xy_picked, pick_people(image[..., 2][:, there], chosen, 0)).points
+    agreed = proposals.score[:, 0] > 0
+    chosen = proposals.person[agreed, 0].T
+    xy_picked = pick_people(xy[:, agreed], chosen, np.nan)
+    return triangulate(rig, xy_picked, pick_people(image[..., 2][:, agreed], chosen, 0)).points
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some frames in a row: everybody whom every camera shows."""
+    """Detections of all cameras in consecutive frames."""
 
     xy_px: Array
     """(V, T, P, K, 2) undistorted."""
@@ -183,24 +183,24 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
         expected = np.split(rig.project(triangulate(rig, xy, others).points)[v], cuts)
-        # Whoever stands closest to where the others see the person, agreed on or not.
-        saw = [
+        # The closest detection, matched or not.
+        observed = [
             closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
         ]
-        miss = np.concatenate([s - e for s, e in zip(saw, expected, strict=True)])
-        left_out[v] = _median(np.linalg.norm(miss, axis=-1))
-    whole = triangulate(rig, xy, confidence)
-    found = whole.points[np.isfinite(whole.points).all(-1)]
+        residual = np.concatenate([o - e for o, e in zip(observed, expected, strict=True)])
+        left_out[v] = _median(np.linalg.norm(residual, axis=-1))
+    all_views = triangulate(rig, xy, confidence)
+    points = all_views.points[np.isfinite(all_views.points).all(-1)]
     return Agreement(
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
-        residual_px=_medians(whole.residual_px),
+        residual_px=_medians(all_views.residual_px),
         left_out_px=left_out,
-        metres_per_px=rig.metres_per_px(found).mean(1) if len(found) else np.full(views, np.nan),
+        metres_per_px=rig.metres_per_px(points).mean(1) if len(points) else np.full(views, np.nan),
     )
 
 
 def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
-    """Share of the frames in which each camera shows somebody, of cameras that cannot be compared."""
+    """Agreement of cameras that cannot be compared: the share of frames with a person alone."""
     cfg, none = MatchConfig(), np.full(len(rig), np.nan)
     person = np.zeros(len(rig))
     frames = sum(len(s.time_s) for s in stretches)
@@ -213,27 +213,28 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
 
 
 def stretches_of(frames: int) -> list[NDArray[np.int64]]:
-    """Frames to compare cameras in: all, or four stretches of a long recording."""
-    if frames <= _BLOCK * _BLOCKS:
+    """Frames in which cameras are compared: all, or four stretches of a long recording."""
+    if frames <= _BLOCK_FRAMES * _BLOCKS:
         return [np.arange(frames)]
-    starts = spread(np.arange(frames - _BLOCK + 1), _BLOCKS)
-    return [np.arange(start, start + _BLOCK) for start in starts]
+    starts = spread(np.arange(frames - _BLOCK_FRAMES + 1), _BLOCKS)
+    return [np.arange(start, start + _BLOCK_FRAMES) for start in starts]
 
 
 def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
-    """(T, P, K, 2), (T, P, K) and where the person should be (T, K, 2) → its points (T, K, 2), NaN unseen."""
-    saw = np.where(confidence[..., None] > 0, xy, np.nan)
-    miss = np.linalg.norm(saw - expected[:, None], axis=-1)
-    median = masked_median(miss[..., None], np.isfinite(miss))[..., 0]
+    """Detection closest to the expected points (T, K, 2) among (T, P, K, 2), (T, P, K): (T, K, 2), NaN
+    unseen."""
+    observed = np.where(confidence[..., None] > 0, xy, np.nan)
+    distance = np.linalg.norm(observed - expected[:, None], axis=-1)
+    median = masked_median(distance[..., None], np.isfinite(distance))[..., 0]
     nearest = np.where(np.isnan(median), np.inf, median).argmin(1)
-    return np.asarray(saw[np.arange(len(saw)), nearest])
+    return np.asarray(observed[np.arange(len(observed)), nearest])
 
 
 def _medians(values: Array) -> Array:
-    """Median over all axes but the first, of what is not NaN; NaN where nothing is."""
+    """Median over all axes but the first, without NaN; NaN of none."""
     return np.array([_median(row) for row in values])
 
 
 def _median(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else float("nan")
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else float("nan")

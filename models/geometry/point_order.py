@@ -1,8 +1,8 @@
-"""Evidence of what the numbers in keypoint files mean: order of the points, scale of their coordinates.
+"""Order of the points in keypoint files, and scale of their coordinates and confidences.
 
-The number of points does not tell the order (BODY_25 and BODY_25B have as many). Bodies do: limbs keep their
-length over time, left ones are as long as right ones, and thighs are longer than upper arms. Without a
-calibration there are only pictures, but in these, too, what belongs together lies together.
+Several orders have as many points (BODY_25 and BODY_25B). Triangulated bodies decide: limbs have a constant
+length, the same left and right, and thighs are longer than upper arms. Without a calibration the distances of
+neighbouring points in the pictures decide.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ from pipeline.skeleton import BODY_25, POINT_ORDERS
 F = TypeVar("F", Array, Floats)
 
 MARGIN: Final = 2.0
-"""An order must fit this many times better than the next ..."""
+"""Least ratio of the next order's misfit to that of an accepted one."""
 NO_BODY: Final = 0.4
-"""... and no worse than this. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
+"""Largest misfit of a body. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
 TOP_CONFIDENCE: Final = 0.75
-"""Value to which the high percentile of a camera's confidences is scaled: OpenPose's is 0.7 on real video,
-that of synthetic detections, for which the fit's weights were chosen too, 0.95."""
+"""High percentile of a camera's confidences after scaling. OpenPose's is 0.7 on real video, that of synthetic
+detections 0.95; the fit's weights were chosen for both."""
 _TOP_PERCENT: Final = 95.0
 USUAL_TOP: Final = (0.4, 1.001)
-"""A camera's high percentile outside this is worth a word."""
+"""Usual range of that percentile; outside of it a finding says so."""
 MISFIT: Final = 0.25
-"""The only order with so many points must do better; else it is worth a word. Usual are 0.05 to 0.1."""
+"""Largest misfit of the only order with so many points that needs no finding. Usual are 0.05 to 0.1."""
 
 PICTURE_MARGIN: Final = 1.4
-"""An order must fit this many times better than the next where there is no calibration: 1.9 to 2.7 is usual
-for 25 points, 1.5 for 15."""
+"""``MARGIN`` without a calibration: 1.9 to 2.7 is usual for 25 points, 1.5 for 15."""
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
 _NEIGHBOURS: Final = (
@@ -48,19 +47,18 @@ _NEIGHBOURS: Final = (
     *((s + a, s + b) for s in "LR" for a, b in (("BigToe", "SmallToe"), ("Eye", "Ear"))),
     *((f"L{a}", f"R{a}") for a in ("Shoulder", "Hip", "Eye")),
 )
-"""Points that lie near to each other on everybody."""
+"""Neighbouring points of a body."""
 _BODY: Final = frozenset((*BODY_25.names, "Head"))
 """Points of the body, not of hands and face."""
 _RATIOS: Final = ((1, 0, 0.87), (3, 2, 1.0), (2, 0, 1.45))
-"""Two of ``LIMBS`` and how many times longer an adult's first is than the second."""
+"""Two of ``LIMBS``, and the ratio of their lengths in adults."""
 
 
 def picture_misfit(image: Floats, order: str) -> float:
-    """Distance between neighbouring points when points (..., K, 3) are read in one order, by a figure's
-    size.
+    """Misfit of picture points (..., K, 3) to an order: distance of neighbouring points over a figure's size.
 
-    The mean distance of neighbouring points over the median distance of a figure's points from their middle;
-    the median over the figures with six in ten of the body's points. NaN where there are no such figures.
+    The mean distance of neighbouring points over the median distance of a figure's points from their median;
+    the median over figures with six in ten of the body's points. NaN without such figures.
     """
     body = [i for i, name in enumerate(POINT_ORDERS[order]) if name in _BODY]
     names = tuple(POINT_ORDERS[order][i] for i in body)
@@ -73,10 +71,10 @@ def picture_misfit(image: Floats, order: str) -> float:
     size = np.nanmedian(np.linalg.norm(xy - np.nanmedian(xy, 1, keepdims=True), axis=-1), axis=1)
     pairs = [(names.index(a), names.index(b)) for a, b in _NEIGHBOURS if a in names and b in names]
     a, b = np.array(pairs).T
-    apart = np.linalg.norm(xy[:, a] - xy[:, b], axis=-1)
-    known = np.isfinite(apart)
-    mean = np.where(known, apart, 0).sum(1) / np.maximum(known.sum(1), 1)
-    return float(np.median((mean / np.maximum(size, 1e-9))[known.any(1)])) if known.any() else math.nan
+    distance = np.linalg.norm(xy[:, a] - xy[:, b], axis=-1)
+    valid = np.isfinite(distance)
+    mean = np.where(valid, distance, 0).sum(1) / np.maximum(valid.sum(1), 1)
+    return float(np.median((mean / np.maximum(size, 1e-9))[valid.any(1)])) if valid.any() else math.nan
 
 
 def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, float], list[str]]:
@@ -88,9 +86,9 @@ def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, flo
 def decide_order_in_pictures(
     image: Floats, known: PointOrder, stated: str | None
 ) -> tuple[PointOrder, list[Finding]]:
-    """``decide_order`` without a calibration, from points as in the files (V, T, P, K, 3) in pixels.
+    """Decide the order of points (V, T, P, K, 3), pixels, without a calibration.
 
-    Raises ``InputError`` when it is not stated and no candidate fits clearly better than the next.
+    Raises ``InputError`` where it is not stated and no candidate fits clearly better than the next.
     """
     costs, ranked = _ranked(image, picture_misfit)
     best, shown = ranked[0], ", ".join(f"{n} {costs[n]:.2f}" for n in ranked)
@@ -118,10 +116,10 @@ def decide_order_in_pictures(
 
 
 def find_scales(people: Floats, known: PointOrder) -> PointOrder:
-    """Find the scale of coordinates and of each camera's confidences in points as in the files.
+    """Find the scale of the coordinates and of each camera's confidences.
 
-    people: (V, T, P, K, 3). A percentile of a camera's confidences comes to ``TOP_CONFIDENCE``: detectors
-    differ in their scale, and a few outliers must not set it.
+    people: (V, T, P, K, 3) as in the files. A high percentile of a camera's confidences, robust against
+    outliers, becomes ``TOP_CONFIDENCE``.
 
     Raises:
         InputError: coordinates lie between −1 and 1.
@@ -144,7 +142,7 @@ def find_scales(people: Floats, known: PointOrder) -> PointOrder:
 
 
 def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
-    """(V,) share of the seen points (V, T, P, K, 3) that lie outside the picture by over a tenth of it."""
+    """(V,) share of the points (V, T, P, K, 3) outside the picture by more than a tenth of its size."""
     seen = image[..., 2] > 0
     edge = size[:, None, None, None].astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -153,17 +151,17 @@ def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
 
 
 def limb_misfit(bodies: Array, order: str) -> float:
-    """Misfit of 3D points (T, K, 3) to a body when read in one order: 0 is a rigid, even, usual skeleton.
+    """Misfit of 3D points (T, K, 3), read in an order, to a body: 0 is rigid, symmetric and of adult
+    proportions.
 
-    The sum of two means. Over upper arms, forearms, thighs and shins: the robust spread of the length over
-    the frames, and the difference between left and right, each relative to the length and cut off at 1. Over
-    forearm to upper arm, shin to thigh and thigh to upper arm: how far the ratio is from an adult's, as a
-    logarithm, cut off at 1. A limb seen in fewer than 3 frames is left out; NaN when fewer than three terms
-    of the first kind remain.
+    The sum of two means of terms clipped at 1. Over upper arms, forearms, thighs and shins: the robust spread
+    of the length over the frames, and the difference between left and right, relative to the length. Over
+    forearm to upper arm, shin to thigh and thigh to upper arm: the log of the ratio relative to an adult's.
+    Limbs seen in fewer than 3 frames do not count; NaN with fewer than three terms of the first kind.
     """
     names = POINT_ORDERS[order]
-    uneven: list[float] = []
-    usual: list[float] = []
+    variation: list[float] = []
+    mean_length: list[float] = []
     for limb in LIMBS:
         medians = []
         for side in "LR":
@@ -172,27 +170,28 @@ def limb_misfit(bodies: Array, order: str) -> float:
                 continue
             median = max(float(np.median(length)), 1e-9)
             medians.append(median)
-            uneven.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
+            variation.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
         if len(medians) == 2:
-            uneven.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
-        usual.append(float(np.mean(medians)) if medians else math.nan)
-    if len(uneven) < 3:
+            variation.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
+        mean_length.append(float(np.mean(medians)) if medians else math.nan)
+    if len(variation) < 3:
         return math.nan
-    unusual = [abs(math.log(usual[a] / usual[b] / ratio)) for a, b, ratio in _RATIOS]
-    unusual = [min(u, 1.0) for u in unusual if not math.isnan(u)]
-    return float(np.mean(uneven)) + (float(np.mean(unusual)) if unusual else 0.0)
+    proportion = [abs(math.log(mean_length[a] / mean_length[b] / ratio)) for a, b, ratio in _RATIOS]
+    proportion = [min(p, 1.0) for p in proportion if not math.isnan(p)]
+    return float(np.mean(variation)) + (float(np.mean(proportion)) if proportion else 0.0)
 
 
 def limb_lengths(bodies: Array, names: tuple[str, ...], side: str, limb: tuple[str, str]) -> Array:
+    """Lengths (N,) of one limb in the frames of bodies (T, K, 3) that show it."""
     a, b = (names.index(side + end) for end in limb)
     length = np.linalg.norm(bodies[:, a] - bodies[:, b], axis=-1)
     return np.asarray(length[np.isfinite(length)])
 
 
 def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[PointOrder, list[Finding]]:
-    """Name the order of the points of bodies (T, K, 3) as in the files, and say what is doubtful.
+    """Decide the order of the points of bodies (T, K, 3), with findings about its doubts.
 
-    Raises ``InputError`` when it is not stated and no candidate fits well and clearly better than the next.
+    Raises ``InputError`` where it is not stated and no candidate fits well and clearly better than the next.
     """
     points = bodies.shape[1]
     costs, ranked = _ranked(bodies, limb_misfit)
