@@ -174,19 +174,22 @@ class _Owned:
         points = np.full((views, frames, len(ids), keypoints, values), np.nan)
         flips = list(b.batch.skeleton.flips)
         sides = before[_SIDES].numpy().copy() if before else np.zeros((views, 2), np.int64)
-        for serial, who in zip(owned.tracks.tolist(), person.tolist(), strict=True):
-            if who not in ids:
-                continue
-            p = int(np.searchsorted(ids, who))
-            mine = (owned.serial == serial) & shown[:, there == who]
-            sides[:, 0] += mine.sum((1, 2))
-            sides[:, 1] += (mine & owned.exchanged).sum((1, 2))
-            for part in (mine & ~owned.fragment, mine & owned.fragment):
-                for v, t, d in np.argwhere(part).tolist():
-                    one = b.points[v, t, d]
-                    one = one[flips] if owned.exchanged[v, t, d] else one
-                    new = (one[:, 4] > 0) & ~(points[v, t, p, :, 4] > 0)
-                    points[v, t, p, new] = one[new]
+        column = np.searchsorted(owned.tracks, owned.serial)  # of the tracks, where the detection has one
+        who = np.where(owned.serial >= 0, np.append(person, -1)[column], -1)
+        mine = np.isin(who, ids)
+        v, t, d = np.nonzero(mine)
+        keep = shown[t, np.searchsorted(there, who[v, t, d])]
+        v, t, d = v[keep], t[keep], d[keep]
+        exchanged = owned.exchanged[v, t, d]
+        np.add.at(sides, v, np.stack([np.ones_like(v), exchanged], -1))
+        found = b.points[v, t, d]
+        found[exchanged] = found[exchanged][:, flips]
+        p = np.searchsorted(ids, who[v, t, d])
+        fragment = owned.fragment[v, t, d]
+        for part in (~fragment, *(np.arange(len(v)) == m for m in np.flatnonzero(fragment))):
+            at, one = (v[part], t[part], p[part]), found[part]
+            new = (one[..., 4] > 0) & ~(points[at][..., 4] > 0)
+            points[at] = np.where(new[..., None], one, points[at])
         state = np.full(2 * MAX_TRACKS, _NOBODY)
         state[: len(ids)] = ids
         after = {_FOLLOWED: torch.from_numpy(state), _SIDES: torch.from_numpy(sides)}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from models.compiled import jit
 from models.rendering import overlay
-from models.rendering.kernels import jit
 from models.rendering.software import (
     LIGHT,
     Light,

@@ -10,14 +10,14 @@ same code serves to find out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from models.geometry.triangulation import along_rays, ray_gap, rays
+from models.compiled import jit
+from models.geometry.triangulation import along_rays, rays
 from pipeline.cameras import Array, Rig
 from pipeline.config import Config
 from pipeline.skeleton import BODY_25
@@ -104,16 +104,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
 
     # 1. How well everybody in one view meets everybody in another, and for each the one they meet best.
     meet = np.zeros((frames, views, people, views, people))
-    for a, b in combinations(range(views), 2):
-        weight = np.sqrt(conf[a][:, :, None] * conf[b][:, None])
-        pair = origin[b] - origin[a], ray[a][:, :, None], ray[b][:, None]
-        along_a, along_b, usable = along_rays(*pair, _PARALLEL)
-        usable &= (along_a > 0) & (along_b > 0)
-        gap = ray_gap(*pair)  # squared below: its sign does not matter
-        agree = (np.where(usable, weight, 0) / (1 + (gap / (2 * cfg.agreement_m)) ** 2)).sum(-1)
-        good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
-        meet[:, a, :, b] = np.where(good, agree, 0)
-        meet[:, b, :, a] = meet[:, a, :, b].transpose(0, 2, 1)
+    _meet(origin, ray, conf, 2 * cfg.agreement_m, cfg.min_points, cfg.min_agreement, meet)
     table = meet.reshape(frames, views * people, views * people)
     partner, score = table.argmax(-1), table.max(-1)
     mutual = np.take_along_axis(partner, partner, 1) == np.arange(views * people)
@@ -136,18 +127,16 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
 
     score = np.zeros(alive.shape)
     person = np.full((*alive.shape, views), -1, dtype=np.int64)
-    for v in range(views):
-        offset = np.where(usable[..., None], body - origin[v], 0)
-        along = np.einsum("thkx,tpkx->thpk", offset, ray[v])
-        miss2 = (offset**2).sum(-1)[:, :, None] - along**2
-        weight = usable[:, :, None] * conf[v][:, None]
-        agree = (np.where(along > 0, weight, 0) / (1 + miss2 / cfg.agreement_m**2)).sum(-1)
-        good = ((weight > 0).sum(-1) >= cfg.min_points) & (agree >= cfg.min_agreement * weight.sum(-1))
-        agree = np.where(good, agree, 0)
-        best = agree.argmax(-1)
-        share = np.take_along_axis(agree, best[..., None], -1)[..., 0]
-        person[..., v] = np.where(share > 0, best, -1)
-        score += share
+    body = np.where(usable[..., None], body, np.nan)
+    for f, v in np.ndindex(frames, views):
+        share, weight, shared = ray_agreement(
+            body[f], origin[[v] * people], ray[v, f], conf[v, f], cfg.agreement_m
+        )
+        good = (shared >= cfg.min_points) & (share >= cfg.min_agreement)
+        agree = np.where(good, share * weight, 0)
+        most = agree.max(1, initial=0)
+        person[f, :, v] = np.where(most > 0, agree.argmax(1), -1)
+        score[f] += most
     alive &= (person >= 0).sum(-1) >= 2
     score = np.where(alive, score, 0)
     order = np.argsort(-score, axis=1, kind="stable")
@@ -156,6 +145,78 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
         np.where(alive[..., None], centre, np.nan)[t, order],
         np.where(alive[..., None], person, -1)[t, order],
     )
+
+
+@jit
+def _meet(
+    origin: Array, ray: Array, confidence: Array, half_m: float, least: int, share: float, meet: Array
+) -> None:
+    """Fill meet (T, V, P, V, P), which comes as 0: agreement of the rays of people of different views.
+
+    origin (V, 3), ray (V, T, P, K, 3), confidence (V, T, P, K). Two rays ``half_m`` apart agree by half.
+    """
+    views, frames, people, points = confidence.shape
+    for t in range(frames):
+        for a in range(views):
+            for b in range(a + 1, views):
+                base = origin[b] - origin[a]
+                for i in range(people):
+                    for j in range(people):
+                        count, whole, agree = 0, 0.0, 0.0
+                        for k in range(points):
+                            weight = np.sqrt(confidence[a, t, i, k] * confidence[b, t, j, k])
+                            if weight > 0:
+                                count, whole = count + 1, whole + weight
+                                gap2 = _gap2(base, ray[a, t, i, k], ray[b, t, j, k])
+                                agree += weight / (1 + gap2 / half_m**2)
+                        if count >= least and agree >= share * whole:
+                            meet[t, a, i, b, j] = meet[t, b, j, a, i] = agree
+
+
+@jit
+def _gap2(base: Array, one: Array, two: Array) -> float:
+    """Square of the distance between two rays, the second ``base`` away; infinite where they are parallel or
+    meet behind a camera."""
+    cos = one[0] * two[0] + one[1] * two[1] + one[2] * two[2]
+    on_a = one[0] * base[0] + one[1] * base[1] + one[2] * base[2]
+    on_b = two[0] * base[0] + two[1] * base[1] + two[2] * base[2]
+    sin2 = 1 - cos**2
+    if not (sin2 > _PARALLEL**2 and on_a > cos * on_b and cos * on_a > on_b):
+        return np.inf
+    # Of the base, what lies along neither.
+    length2 = base[0] ** 2 + base[1] ** 2 + base[2] ** 2
+    gap2: float = length2 - (on_a**2 + on_b**2 - 2 * cos * on_a * on_b) / sin2
+    return max(gap2, 0.0)
+
+
+@jit
+def ray_agreement(
+    points: Array, centre: Array, ray: Array, confidence: Array, half_m: float
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Share of a detection's confidence that agrees with a body, the confidence of the keypoints that both
+    have, and their number: (N, M) each.
+
+    points (N, K, 3), NaN where not known; centre (M, 3); ray (M, K, 3); confidence (M, K), 0 where missing. A
+    keypoint ``half_m`` from its ray agrees by half.
+    """
+    shape = len(points), len(ray)
+    share, whole, shared = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    for n in range(shape[0]):
+        for m in range(shape[1]):
+            agree = 0.0
+            for k in range(points.shape[1]):
+                if confidence[m, k] > 0 and np.isfinite(points[n, k, 0]):
+                    shared[n, m] += 1
+                    whole[n, m] += confidence[m, k]
+                    along = length2 = 0.0
+                    for i in range(3):
+                        away = points[n, k, i] - centre[m, i]
+                        along += away * ray[m, k, i]
+                        length2 += away**2
+                    if along > 0:
+                        agree += confidence[m, k] / (1 + max(length2 - along**2, 0.0) / half_m**2)
+            share[n, m] = agree / max(whole[n, m], 1e-9)
+    return share, whole, shared
 
 
 def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float) -> NDArray[Number]:

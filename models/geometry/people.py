@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from models.geometry.association import MatchConfig, propose
+from models.geometry.association import MatchConfig, propose, ray_agreement
 from models.geometry.tracking import EXTENT_M
 from models.geometry.tracks import LIMITS, MAX_TRACKS, TRACK_ARRAYS, Ints, Tracks, finite_median, trunk_middle
 from models.geometry.triangulation import rays, triangulate
@@ -219,14 +218,12 @@ def _match(rig: Rig, seen: _Seen, tracks: Tracks, now: float, cfg: MatchConfig) 
 def _agreement(rig: Rig, points: Array, seen: _Seen, sigma: float) -> tuple[Array, Ints]:
     """Share (N, M) of each detection's confidence that agrees with each body (N, K, 3), and how many
     keypoints they share (N, M)."""
+    if len(rig) > 1:
+        score, _, shared = ray_agreement(points, seen.centre, seen.ray, seen.confidence, sigma)
+        return score, shared
     known = np.isfinite(points[..., 0])[:, None] & (seen.confidence > 0)
-    if len(rig) == 1:
-        away = points[:, None, :, :2] - np.where(known[..., None], seen.xy_px, 0)
-        miss2 = (away**2).sum(-1) * (seen.scale**2)[:, None]
-    else:
-        away = points[:, None] - seen.centre[:, None]
-        along = (away * seen.ray).sum(-1)
-        miss2 = np.where(along > 0, np.maximum((away**2).sum(-1) - along**2, 0), np.inf)
+    away = points[:, None, :, :2] - np.where(known[..., None], seen.xy_px, 0)
+    miss2 = (away**2).sum(-1) * (seen.scale**2)[:, None]
     weight = np.where(known, seen.confidence, 0)
     agrees = np.where(known, weight / (1 + np.where(known, miss2, 0) / sigma**2), 0)
     return agrees.sum(-1) / np.maximum(weight.sum(-1), 1e-9), known.sum(-1)
@@ -245,7 +242,7 @@ def _assigned(score: Array, shared: Ints, view: Ints) -> Ints:
     good = (shared >= LIMITS.shared) & (score >= LIMITS.agreement)
     gain = np.where(good, score * np.sqrt(shared / len(BODY_25)), 0)  # by how much of the body it shows
     owner = np.full(len(view), -1)
-    for v in np.unique(view[good.any(0)]):
+    for v in {*view[good.any(0)].tolist()}:
         here = np.flatnonzero(view == v)
         for n, m in zip(*linear_sum_assignment(-gain[:, here]), strict=True):
             if gain[n, here[m]] > 0:
@@ -272,11 +269,15 @@ def _measured(rig: Rig, seen: _Seen, owner: Ints, fragment: Bools, count: int) -
     """(count, K, 3) bodies that the owned detections show, NaN where fewer views than needed agree."""
     xy = np.full((len(rig), count, len(BODY_25), 2), np.nan)
     confidence = np.zeros(xy.shape[:-1])
-    for m in [*np.flatnonzero((owner >= 0) & ~fragment), *np.flatnonzero((owner >= 0) & fragment)]:
+    whole = (owner >= 0) & ~fragment  # at most one a view and person
+    xy[seen.view[whole], owner[whole]] = seen.xy_px[whole]
+    confidence[seen.view[whole], owner[whole]] = seen.confidence[whole]
+    for m in np.flatnonzero((owner >= 0) & fragment):
         at = seen.view[m], owner[m]
         free = (seen.confidence[m] > 0) & (confidence[at] == 0)
         xy[at][free], confidence[at][free] = seen.xy_px[m][free], seen.confidence[m][free]
     if len(rig) == 1:
+        xy = np.where(confidence[..., None] > 0, xy, np.nan)
         return np.concatenate([xy[0], np.zeros_like(xy[0][..., :1])], -1)
     found = triangulate(rig, xy, confidence, iterations=3)
     return np.where((found.used.sum(0) >= 2)[..., None], found.points, np.nan)
@@ -305,7 +306,7 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
         fast = np.linalg.norm(speed, axis=1, keepdims=True)
         speed = speed * np.minimum(1, LIMITS.top_speed_m_s / np.maximum(fast, 1e-9))
     steady = good & (before.sum(1) >= 3)
-    velocity = np.where(steady[:, None], (tracks.velocity + np.nan_to_num(speed)) / 2, tracks.velocity)
+    velocity = np.where(steady[:, None], (tracks.velocity + speed) / 2, tracks.velocity)
     velocity = velocity * np.where(good, 1.0, np.where(glimpsed, 0.9, 0.8))[:, None]
 
     points = np.where(good[:, None, None], matched.predicted, tracks.points)
@@ -502,18 +503,18 @@ def _without_ended(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Tr
     young = ~counts & ((unseen > patience_s) | (tracks.support < LIMITS.young_support))
     gone = (unseen > cfg.away_s + 1e-6) | (tracks.support < LIMITS.lost_support) | young
     tracks = _with_left_out(tracks, gone & ~counts, cfg)
-    unit_m = _unit_m(rig, tracks.points)
-    for a, b in combinations(np.flatnonzero(~gone), 2):
+    apart = np.linalg.norm(tracks.points[:, None] - tracks.points, axis=-1)
+    same = finite_median(apart) * _unit_m(rig, tracks.points)[:, None] < LIMITS.same_m
+    same &= np.isfinite(apart).sum(-1) >= LIMITS.shared
+    for a, b in np.argwhere(np.triu(same, 1)):
         if not gone[a] and not gone[b]:
-            apart = unit_m[a] * np.linalg.norm(tracks.points[a] - tracks.points[b], axis=-1)
-            if np.isfinite(apart).sum() >= LIMITS.shared and finite_median(apart) < LIMITS.same_m:
-                gone[b if counts[a] or not counts[b] else a] = True
+            gone[b if counts[a] or not counts[b] else a] = True
     kept = np.flatnonzero(~gone)
     if len(kept) > MAX_TRACKS:
         strongest = np.lexsort((tracks.serial[kept], -tracks.evidence[kept], ~counts[kept]))
         kept = np.sort(kept[strongest[:MAX_TRACKS]])
     ends = np.flatnonzero(gone & counts)
-    lost = np.concatenate([tracks.lost, _sights(tracks, ends)])[-MAX_TRACKS:]
+    lost = np.concatenate([tracks.lost, _sights(tracks, ends)])[-MAX_TRACKS:] if len(ends) else tracks.lost
     # Whoever returns must be there for some time before that is sure.
     lost = lost[now - lost[:, 4] <= cfg.lost_s + cfg.presence_s + LIMITS.young_s]
     return replace(tracks.take(kept), lost=lost)

@@ -5,12 +5,12 @@ Arguments are grouped in named tuples, which cost compiled code nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from models.compiled import jit
 
 NEAR_M = 0.05
 """Near clipping distance."""
@@ -27,7 +27,6 @@ LANES = 4
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Lens(NamedTuple):
@@ -103,14 +102,6 @@ class PixelRow(NamedTuple):
     green: Pixels
     blue: Pixels
     alpha: Pixels
-
-
-def jit(function: _F) -> _F:
-    """Compile to run without the interpreter lock; cached where a cache folder is writable."""
-    try:
-        return cast(_F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
-    except RuntimeError:  # no writable cache folder
-        return cast(_F, numba.njit(nogil=True, error_model="numpy")(function))
 
 
 @jit
