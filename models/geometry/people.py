@@ -294,7 +294,7 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
     fresh = np.isfinite(body[..., 0])
     needed = min(2, len(rig))
     good = (views_seen >= needed) & (fresh.sum(1) >= LIMITS.shared)
-    glimpsed = ~good & (views_seen == 1) & (now - tracks.measured_s <= cfg.single_view_s)
+    glimpsed = ~good & (views_seen > 0) & (now - tracks.measured_s <= cfg.single_view_s)
     matched.owner[owned] = np.where((good | glimpsed)[owner[owned]], owner[owned], -1)
 
     # Velocity, of the keypoints that the frame before had measured, too.
