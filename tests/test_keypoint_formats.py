@@ -27,6 +27,7 @@ from pipeline.formats.keypoints import (
     flat,
     index_keypoints,
     mmpose,
+    mmpose_pictures,
     named_points,
     openpose,
     openpose_list,
@@ -100,6 +101,14 @@ coords,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihoo
         "cam01_000000000007_keypoints.json": """{"version":1.3,"people":[
             {"pose_keypoints_2d":[310,20,0.75,320,30.25,0.5,330,40,1]}]}""",
     },
+    mmpose_pictures: {
+        "cam01/000004.json": """[{"keypoints": [[0,0],[20.5,30],[22,41]], "keypoint_scores": [0,0.5,0.25],
+            "bbox": [[0,0,30,50]], "bbox_score": 0.9},
+            {"keypoints": [[310,20],[320,30.25],[330,40]], "keypoint_scores": [0.75,0.5,1]}]""",
+        "cam01/000005.json": "[              ]",
+        "cam01/000007.json": """[
+            {"keypoints": [[310,20],[320,30.25],[330,40]], "keypoint_scores": [0.75,0.5,1]}]""",
+    },
     coco_results: {
         "cam01/alphapose-results.json": """[
             {"image_id":"4.jpg","category_id":1,"keypoints":[0,0,0,20.5,30,0.5,22,41,0.25],"score":1.1},
@@ -120,11 +129,12 @@ coords,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihood,x,y,likelihoo
 
 SAME_FRAME: Mapping[object, Mapping[str, str]] = {
     coco_annotations: {
-        "cam01.json": """{"images": [{"id": 1, "file_name": "a_7.jpg"}, {"id": 2, "file_name": "b_7.jpg"}],
+        "cam01.json": """{"images": [{"id": 1, "file_name": "7.jpg"}, {"id": 2, "file_name": "b_7.jpg"}],
             "annotations": [{"image_id": 1, "keypoints": []}, {"image_id": 2, "keypoints": []}]}"""
     },
     mmpose: {"cam01.json": '[{"frame_id": 7, "instances": []}, {"frame_id": 7, "instances": []}]'},
     openpose_list: {"cam01.json": '[{"frame": 7, "people": []}, {"frame": 7, "people": []}]'},
+    mmpose_pictures: {"cam01/other_7.json": "[]"},
     easymocap_annots: {"cam01/other_7.json": '{"annots":[]}'},
     flat: {"cam01_7.json": '{"people":[]}'},
     coco_results: {
@@ -234,6 +244,28 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
             missing = found[..., 2] == 0
             assert (np.isnan(found[..., :2]) == missing[..., None]).all()
             assert np.isfinite(found[..., 2]).all()
+
+
+@pytest.mark.parametrize("name", ["images/{}/{:06}.jpg", "{}_{:06}.jpg", "all/{}-{}.png"])
+def test_one_file_of_coco_annotations_holds_all_cameras(tmp_path: Path, name: str) -> None:
+    cameras = ("cam01", "cam02")
+    images = [
+        {"id": 10 * v + t, "file_name": name.format(c, t)} for v, c in enumerate(cameras) for t in (4, 7)
+    ]
+    people = [
+        {"image_id": 10 * v + t, "keypoints": np.add(p, [v, v, 0]).ravel().tolist()}
+        for t in TRUTH
+        for v in (0, 1)
+        for p in TRUTH[t]
+    ]
+    (tmp_path / "person_keypoints.json").write_text(json.dumps({"images": images, "annotations": people}))
+    paths = find_cameras(tmp_path)
+    assert [path.name for path in paths] == [*cameras]
+    for v, path in enumerate(paths):
+        files = index_keypoints(path)
+        assert files.numbers.tolist() == [4, 7]
+        found, _ = files.people(7, 3)
+        np.testing.assert_array_equal(found, expected([np.add(p, [v, v, 0]).tolist() for p in TRUTH[7]]))
 
 
 def test_what_no_format_finds_is_refused(tmp_path: Path) -> None:

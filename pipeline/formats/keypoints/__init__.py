@@ -23,6 +23,7 @@ from pipeline.formats.keypoints import (
     easymocap_annots,
     flat,
     mmpose,
+    mmpose_pictures,
     named_points,
     openpose,
     openpose_list,
@@ -52,8 +53,8 @@ class KeypointFileFormat(Protocol):
 
 
 FORMATS: Final[tuple[KeypointFileFormat, ...]] = (
-    arrays, named_points, coco_annotations, mmpose, openpose_list, coco_results, easymocap_annots, openpose,
-    flat,
+    arrays, named_points, coco_annotations, mmpose, openpose_list, coco_results, mmpose_pictures,
+    easymocap_annots, openpose, flat,
 )  # fmt: skip
 """The first that finds a camera reads it; OpenPose's takes any folder with JSON files."""
 
@@ -76,7 +77,10 @@ def index_keypoints(path: Path) -> KeypointFiles:
     Raises:
         InputError: the files are of no format, or cannot be indexed.
     """
-    # Where the path is not there, it stands for files of one camera among those of others, which are many.
+    # Where the path is not there, it stands for one camera in a file of all, or for its files among those of
+    # others, which are many.
+    if path.parent.is_file():
+        return coco_annotations.read(path)
     for form in FORMATS if path.exists() else (flat,):
         if form.find(path.parent, glob.escape(path.name)):
             return form.read(path)

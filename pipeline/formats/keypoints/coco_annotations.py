@@ -1,4 +1,6 @@
-"""COCO annotations: one JSON file a camera, ``{"images": [...], "annotations": [...], "categories": [...]}``.
+"""COCO annotations: a JSON file a camera, ``{"images": [...], "annotations": [...], "categories": [...]}``.
+
+One file may hold several cameras, whose images are called ``cam01/000001.jpg`` or ``cam01_000001.jpg``.
 
 An image is ``{"id": 12, "file_name": "000012.jpg"}``, an annotation ``{"image_id": 12, "keypoints":
 [x, y, v, ...]}``, where v is 0 for a point that is missing, 1 for one that is hidden and 2 for one in sight;
@@ -8,34 +10,73 @@ tools put a confidence in its place. The last number of ``file_name`` is the fra
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.coco_results import frame_of_name
+from pipeline.formats.keypoints.files import find_number
 from pipeline.formats.keypoints.listed import ListedPeople, entries, find_files, only_json, read_list
+from pipeline.formats.keypoints.openpose import camera_of
 
-DESCRIPTION: Final = "COCO annotations (one file a camera)"
+DESCRIPTION: Final = "COCO annotations (one file a camera, or one of all)"
 
 _IMAGES: Final = re.compile(r'"images"\s*:\s*\[')
 _ANNOTATIONS: Final = re.compile(r'"annotations"\s*:\s*\[')
 
 
 def find(place: Path, names: str) -> list[Path]:
-    """JSON files with images or annotations, and folders whose only JSON file has such."""
+    """JSON files with images or annotations, and folders whose only JSON file has such. Of a file that is the
+    only one, and holds images of several cameras: a path for each, the file and the camera's name."""
 
     def holds(first: bytes) -> bool:
         begins = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         return begins == b"{" and any(key in first for key in (b'"images"', b'"annotations"'))
 
-    return find_files(place, names, holds)
+    found = find_files(place, "*", holds)
+    if len(found) == 1 and found[0].is_file() and len(cameras := _cameras(found[0], _version(found[0]))) > 1:
+        found = [found[0] / camera for camera in sorted(cameras)]
+    return [path for path in found if fnmatchcase(path.name, names)]
+
+
+def _version(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=16)
+def _cameras(file: Path, version: tuple[int, int]) -> dict[str, frozenset[object]]:
+    """Ids of the images of each camera in a file, by the images' folders, else by how their names begin.
+
+    None where they name no camera or cannot be read. version: of the file.
+    """
+    by_folder: dict[str, set[object]] = {}
+    by_name: dict[str, set[object]] = {}
+    try:
+        for _, _, image in entries(file, _IMAGES):
+            path = PurePosixPath(image["file_name"].replace("\\", "/"))
+            number = find_number(path.stem)
+            by_folder.setdefault(path.parent.name, set()).add(image["id"])
+            by_name.setdefault(camera_of(path.stem[: number.start()]) if number else "", set()).add(
+                image["id"]
+            )
+    except (InputError, LookupError, TypeError, AttributeError):
+        return {}
+    found = by_folder if len(by_folder) > 1 else by_name
+    return {} if "" in found else {camera: frozenset(ids) for camera, ids in found.items()}
 
 
 def read(path: Path) -> ListedPeople:
-    """Index of the annotations: the file is read twice, in pieces, and no person is kept."""
-    file = path if path.is_file() else only_json(path)
+    """Index of the annotations of a camera: the file is read in pieces, and no person is kept."""
+    own: Collection[object] | None = None
+    file = path if path.is_file() else path.parent if path.parent.is_file() else only_json(path)
     if file is None:
         raise InputError(f"{path}: holds no JSON file")
+    if file == path.parent:
+        own = _cameras(file, _version(file)).get(path.name, ())
     frames: dict[object, tuple[int, object]] = {}
     for _, _, image in entries(file, _IMAGES):
         name = image.get("file_name") if isinstance(image, dict) else None
@@ -44,10 +85,10 @@ def read(path: Path) -> ListedPeople:
             raise InputError(f"{file}: an image whose file_name has no frame number: {repr(image)[:80]}")
         frames[image.get("id")] = number, name
 
-    def frame_of(entry: Any, place: int, where: str) -> tuple[int, object]:
+    def frame_of(entry: Any, place: int, where: str) -> tuple[int, object] | None:
         image = entry.get("image_id") if isinstance(entry, dict) else None
         if not isinstance(image, int | str) or image not in frames:
             raise InputError(f"{where}: image_id {repr(image)[:80]} is none of the images")
-        return frames[image]
+        return frames[image] if own is None or image in own else None
 
     return read_list(path, file, _ANNOTATIONS, frame_of, lambda entry: [entry.get("keypoints")])

@@ -69,19 +69,22 @@ def read_list(
     path: Path,
     file: Path,
     begins: re.Pattern[str],
-    frame_of: Callable[[Any, int, str], tuple[int, object]],
+    frame_of: Callable[[Any, int, str], tuple[int, object] | None],
     people_of: Callable[[Mapping[str, Any]], list[Any]],
 ) -> ListedPeople:
     """Index of a list in a file: it is read once, in pieces, and no person is kept.
 
     path: of the camera. begins: what leads to the list. frame_of: frame number and picture of an entry, which
-    has this place in the list and is named so in messages. Two pictures must not be one frame.
+    has this place in the list and is named so in messages; None for one of another camera. Two pictures must
+    not be one frame.
 
     Raises ``InputError``.
     """
     frames, starts, sizes, pictures = (array("q") for _ in range(4))
     for start, size, entry in entries(file, begins):
-        frame, picture = frame_of(entry, len(frames), f"{file}, entry {len(frames)}")
+        if (found := frame_of(entry, len(frames), f"{file}, entry {len(frames)}")) is None:
+            continue
+        frame, picture = found
         frames.append(frame)
         starts.append(start)
         sizes.append(size)
@@ -95,7 +98,8 @@ def read_list(
     two = np.flatnonzero((numbers[1:] == numbers[:-1]) & (hashes[1:] != hashes[:-1]))
     if len(two):
         number = int(numbers[two[0]])
-        seen = {repr(frame_of(entry, -1, "")[1]): None for entry in parse_json(files.content(number))}
+        found_twice = [frame_of(entry, -1, "") for entry in parse_json(files.content(number))]
+        seen = {repr(found[1]): None for found in found_twice if found}
         raise InputError(
             f"{file}: {' and '.join([*seen][:2])} are both frame {number}; the last number in a picture's "
             "name must be its frame, and each camera needs a list of its own"
