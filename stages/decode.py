@@ -1,4 +1,4 @@
-"""Frames of all cameras on the common time line, a few at a time."""
+"""Source of frames: decodes the videos of all cameras on the common time line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from pipeline.video import VideoInfo, read_frames
 
 
 class DecodeConfig(Config):
+    """Decoding of videos."""
+
     chunk: PositiveInt = 4
     """Frames of each camera in a batch. Four views of 1080p hold 12 MB a frame."""
     threads: PositiveInt = 1
@@ -33,11 +35,11 @@ def decode(
     cfg: DecodeConfig,
     start: int = 0,
 ) -> Iterator[FrameBatch]:
-    """Decode the frames of the time line from ``start`` on, one sequential decoder a camera.
+    """Decode the frames of the time line from ``start`` on, by a sequential decoder for each camera.
 
-    videos: one a camera, V of them; None where there is none. frame_index: (V, T) which frame of each video
-    is shown at each time, not decreasing, −1 where there is none. Files are closed when the generator ends or
-    is closed. Raises ``InputError`` for a video that cannot be read.
+    videos: V, None for a camera without. frame_index: (V, T) index of each video's frame at each time, not
+    decreasing; −1 for none. Files are closed with the generator. Raises ``InputError`` for an unreadable
+    video.
     """
     if len(videos) != len(frame_index):
         raise ValueError(f"{len(videos)} videos but frame_index has shape {frame_index.shape}")
@@ -62,15 +64,15 @@ def _view(
 
 
 def videos_of(results: Results, recording: Path | None = None) -> list[VideoInfo | None]:
-    """Video of each camera of the results, from the recording that is stated or that they were made of.
+    """Video of each camera of the results, from the stated recording or the one that they were made from.
 
-    Raises ``InputError`` when the recording is not there, or has not these cameras.
+    Raises ``InputError`` where the recording is missing, or lacks one of these cameras.
     """
-    found, names = reopen(results, recording), results.store().contents.rig.names
-    videos = dict(zip(found.rig.names, found.videos, strict=True))
+    opened, names = reopen(results, recording), results.store().contents.rig.names
+    videos = dict(zip(opened.rig.names, opened.videos, strict=True))
     if not set(names) <= set(videos):
         raise InputError(
-            f"{found.path}: has the cameras {', '.join(videos)}, the results those called "
-            f"{', '.join(names)}. Name the recording they came from: --recording FOLDER."
+            f"{opened.path}: has the cameras {', '.join(videos)}, the results {', '.join(names)}. Give the "
+            "recording that they were made from: --recording FOLDER."
         )
     return [videos[name] for name in names]

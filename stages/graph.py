@@ -1,4 +1,4 @@
-"""The order of the stages: the only place that knows it."""
+"""A run: the order of its stages, and the files that it reads and writes."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ from stages.sync import SyncConfig, Synced, given_clocks, is_searched, synchroni
 _log = logging.getLogger(__name__)
 
 NOT_RESULTS = ("body", "calibrate", "detect", "decode", "render", "sync")
-"""Parts of the configuration that do not change what is stored, or, as body, cameras, keypoints and
-clocks, are compared by content."""
+"""Sections of the configuration that do not change what is stored, or whose results (body, cameras, keypoints
+and clocks) are compared by content."""
 
 
 class RunConfig(Config):
-    """Everything that can be set about ``run``."""
+    """Settings of ``run``."""
 
     body: Path | None = None
-    """SMPL .pkl or .npz of your own, or a folder of models; null: the body that ships."""
+    """SMPL .pkl or .npz, or a folder of models; null: the body that ships."""
     detect: DetectConfig = DetectConfig()
     sync: SyncConfig = SyncConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
@@ -93,21 +93,17 @@ class RunResult:
 
     summary: RunSummary
     times: tuple[StageTimes, ...]
-    """One row a stage, in order; empty when nothing was left to do."""
+    """Times of each stage, in order; empty where nothing was left to do."""
     files: tuple[Path, ...]
-    """The store, the videos, the summary and the report."""
+    """Store, videos, summary and report."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of the summary."""
         return self.summary.warnings
 
 
 def check_files(cfg: RunConfig) -> None:
-    """Raises ``InputError`` when the body or the weights that the settings name cannot be used.
-
-    ``run`` would say the same, once the recording has been looked into.
-    """
+    """Raise ``InputError`` for an unusable body or unusable weights, as ``run`` does after inspection."""
     if cfg.body is not None:
         load_body(cfg.body)
     if cfg.detect.model not in LANDMARKS:
@@ -125,41 +121,40 @@ def run(
     watch: Watch = read_all,
     threads: bool = True,
 ) -> RunResult:
-    """Reconstruct a recording into the folder ``out``, or finish what an earlier run began there.
+    """Reconstruct a recording into the folder ``out``, or finish an earlier run there.
 
-    ``progress`` is called with the number of frames that have just been finished, ``watch`` before where
-    people are still to be detected. ``threads=False`` runs the stages one inside the other, with the same
-    results.
+    progress: called with the number of frames just finished. watch: the same for a detection of people that
+    comes first. threads: false runs the stages in one thread, with the same results.
 
     Raises:
-        InputError: ``out`` cannot be written, or holds results of another recording or other settings; or
-            no frame could be fitted, or, ``NobodyFound``, nobody is in the videos.
+        InputError: ``out`` is not writable, or has results of another recording or other settings; no frame
+            could be fitted; ``NobodyFound``: no person is in the videos.
     """
     check_place(out, recording.path, _inputs(recording))
     with locked(out):
         check_fresh(out)
-        begun = time.perf_counter()
+        start_s = time.perf_counter()
         body = load_body(cfg.body)
-        net = _net(recording, cfg)  # before what takes long: a mistake is told at once
+        net = _load_net(recording, cfg)  # first, as its errors are the user's
         recording, detecting = _detect(recording, out, cfg, watch)
         body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
-        found = inspect(recording)
-        recording, synced = synchronise(found, out, cfg.sync)
-        if recording.timeline is not found.timeline and found.uninspected is not None:
-            # What was found out before may come of cameras that were out of step.
-            again = inspect(found.uninspected.with_clocks(synced.clocks))
-            recording = replace(again, findings=(*again.findings, *synced.findings))
+        inspected = inspect(recording)
+        recording, synced = synchronise(inspected, out, cfg.sync)
+        if recording.timeline is not inspected.timeline and inspected.uninspected is not None:
+            # The findings may be of unsynchronised cameras.
+            inspected = inspect(inspected.uninspected.with_clocks(synced.clocks))
+            recording = replace(inspected, findings=(*inspected.findings, *synced.findings))
         recording = place_cameras(recording, out, body, cfg)
         results = open_results(recording, out, cfg, body, net)
-        job = _Job(recording, out, cfg, body, net, results, begun, detecting, synced)
+        job = _Job(recording, out, cfg, body, net, results, start_s, detecting, synced)
         return _run(job, progress, threads)
 
 
 def _detect(
     recording: Recording, out: Path, cfg: RunConfig, watch: Watch
 ) -> tuple[Recording, tuple[StageTimes, ...]]:
-    """The recording with keypoints, and where the time went; on the clocks that are given, if no keypoints
-    were: a part of it is of other frames then."""
+    """The recording with keypoints, and the times of a detection. A recording that needs one gets the given
+    clocks before, which change the frames of a part."""
     if cfg.detect.when == "always":
         recording = recording.without_keypoints()
     if recording.has_keypoints:
@@ -172,29 +167,29 @@ def _detect(
 
 
 def _run(job: _Job, progress: Callable[[int], None], threads: bool) -> RunResult:
-    done = _finished(job)
-    if done is not None:
-        return done
+    finished = _finished(job)
+    if finished is not None:
+        return finished
 
     clear(job.out)
     if not job.videos:
         progress(job.results.finished)
-    ages = _ages(job.recording)
+    stamps = _video_stamps(job.recording)
     with _chain(job, threads) as chain:
         for batch in chain:
             progress(len(batch.valid))
-    for video, age in _ages(job.recording).items():
-        if age != ages[video]:  # frames that cannot be read any more look like a damaged video's
+    for video, stamp in _video_stamps(job.recording).items():
+        if stamp != stamps[video]:  # its unreadable frames were taken for damaged ones
             raise InputError(
                 f"{video}: was changed or removed while it was read. Put it back, then run the same command "
-                "again: what was fitted is kept, videos are drawn again."
+                "again: fitted frames are kept, videos are drawn again."
             )
     return _finish(job, chain.times)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A recording that is being run: where from, where to, with what."""
+    """Inputs and outputs of a run."""
 
     recording: Recording
     out: Path
@@ -202,22 +197,22 @@ class _Job:
     body: Body
     net: Net | None
     results: Store
-    begun: float
-    """Reading of the clock when the run began."""
+    start_s: float
+    """``time.perf_counter`` at the start of the run."""
     detecting: tuple[StageTimes, ...]
-    """Where the time of a detection went."""
+    """Times of the stages of a detection."""
     synced: Synced
 
     @property
     def videos(self) -> list[Path]:
-        """The videos that the run draws."""
+        """Videos that the run draws."""
         if all(v is None for v in self.recording.videos):
             return []
         return [self.out / name for name in video_names(self.cfg.render, self.recording.rig.names)]
 
     @property
     def mark(self) -> str:
-        """Comment in the videos of this store, drawn with these settings."""
+        """Comment in videos that are drawn from this store with these settings."""
         return drawn_mark(self.results.digest, self.cfg.render.model_dump(mode="json"))
 
     @property
@@ -229,47 +224,46 @@ class _Job:
         write_text_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic))
 
 
-def _net(recording: Recording, cfg: RunConfig) -> Net | None:
-    """The regressor, checked against the recording. Raises ``InputError`` where the two do not fit."""
+def _load_net(recording: Recording, cfg: RunConfig) -> Net | None:
+    """Load the regressor. Raises ``InputError`` where it does not suit the recording."""
     net = load_net(cfg.regress)
     if net is None and len(recording.rig) == 1:
         raise InputError(
-            f"{recording.path}: there is one camera, '{recording.rig.names[0]}', and no regressor: nothing "
-            "says where a body is. Leave regress.weights at default, or add a calibrated camera."
+            f"{recording.path}: camera '{recording.rig.names[0]}' alone cannot locate a body without a "
+            "regressor. Leave regress.weights at default, or add a calibrated camera."
         )
     if isinstance(net, ImageRegressor) and all(v is None for v in recording.videos):
         raise InputError(
-            f"regress.weights: {cfg.regress.weights} looks at the pictures, and {recording.path} has no "
-            "videos. Leave it at default."
+            f"regress.weights: {cfg.regress.weights} needs pictures, but {recording.path} has no videos. "
+            "Leave it at default."
         )
     return net
 
 
 def _finished(job: _Job) -> RunResult | None:
-    """The result of an earlier run that left nothing to do; None where something is missing.
+    """Result of an earlier run that is complete; None where something is left to do.
 
-    The summary is written last: one of this store says that the store is whole. Each video says itself of
-    what it was drawn, and how.
+    The summary is written last, with the store's digest; each video has the mark of its store and settings.
     """
-    made = read_summary(job.out)
+    summary = read_summary(job.out)
     if (
-        made is None
+        summary is None
         or not job.results.done.all()
-        or made.store != job.results.digest
+        or summary.store != job.results.digest
         or not all(is_whole_drawing(v, job.mark, len(job.recording)) for v in job.videos)
     ):
         return None
     if not (job.out / REPORT).exists():
-        job.write_report(made)
-    return RunResult(made, (), job.files)
+        job.write_report(summary)
+    return RunResult(summary, (), job.files)
 
 
 def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
-    """All stages in their order, from the first window on that is not done."""
+    """Chain of all stages, from the first window that is not done."""
     cfg, results, net = job.cfg, job.results, job.net
     rig, line, videos = job.recording.rig, job.recording.timeline, job.recording.videos
     window, first = cfg.keypoints.window, results.first_missing
-    # Batches of the regressor are those of an unbroken run: some chunks go through it again.
+    # The regressor batches chunks as in an uninterrupted run, so some pass it again.
     begin = first - first % chunks_per_group(cfg.regress, net, window, len(rig))
     pictures_from = partial(decode, videos, line.frame_index, cfg.decode)
 
@@ -307,29 +301,25 @@ def _chain(job: _Job, threads: bool) -> Chain[FitBatch]:
 
 
 def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
-    """Write the summary and the report of a complete store.
-
-    Raises:
-        InputError: no frame was fitted.
-    """
+    """Write summary and report of a complete store. Raises ``InputError`` where no frame is fitted."""
     recording, names = job.recording, job.recording.rig.names
     times = (*job.detecting, *streaming)
-    fitted = _fitted(job.results)
+    fitted = _count_fitted(job.results)
     if not fitted:
         raise InputError(
-            f"{recording.path}: no frame of {len(recording)} could be fitted. Look at what the cameras show "
-            f"and whether they agree: python run_pipeline.py info {recording.path}"
+            f"{recording.path}: none of {len(recording)} frames could be fitted. Check keypoints and "
+            f"cameras: python run_pipeline.py info {recording.path}"
         )
-    summary, shown = summarise(job.results), seen(job.results)
-    missing = missing_data(recording, shown)
+    summary, seen_keypoints = summarise(job.results), seen(job.results)
+    missing = missing_data(recording, seen_keypoints)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
-    doubts = left_out(names, missing, shown) if len(names) > 1 else []
+    doubts = left_out(names, missing, seen_keypoints) if len(names) > 1 else []
     state, people = job.results.state(len(job.results.done)), job.cfg.associate
     rate = float(recording.timeline.rate)
     doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
     counts = zip(summary.cameras, sides_exchanged(state), strict=True)
     agreement = check_recording(recording)
-    made = RunSummary(
+    run_summary = RunSummary(
         **vars(summary) | {"cameras": tuple(replace(camera, sides_exchanged=n) for camera, n in counts)},
         recording=str(recording.path.resolve()),
         video_files=tuple(str(file.resolve()) for file in recording.files),
@@ -341,18 +331,18 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
         sync=job.synced.shown(names),
         format=asdict(recording.point_order),
         regressor=describe(job.cfg.regress, job.net),
-        # What makes the results doubtful first.
+        # First those that make the results doubtful.
         warnings=(*few, *(f.sentence for f in (*doubts, *recording.findings))),
         missing=dict(zip(names, missing, strict=True)),
-        seconds_taken=round(time.perf_counter() - job.begun, 2),
+        seconds_taken=round(time.perf_counter() - job.start_s, 2),
         stages=tuple({**asdict(t), "busy": t.busy} for t in times),
         config=job.cfg.model_dump(mode="json"),
         body={"name": job.body.name, "sha256": job.body.sha256},
         versions=versions(),
     )
-    made.write(job.out)
-    job.write_report(made)
-    return RunResult(made, times, job.files)
+    run_summary.write(job.out)
+    job.write_report(run_summary)
+    return RunResult(run_summary, times, job.files)
 
 
 def _inputs(recording: Recording) -> list[Path]:
@@ -363,15 +353,15 @@ def _inputs(recording: Recording) -> list[Path]:
 
 
 def check_apart(folder: Path, results: Results) -> None:
-    """Raise ``InputError`` when drawings in ``folder`` would lie among the recording's own files."""
-    recording = recording_of(results.folder)
-    if recording is not None and folder.resolve().is_relative_to(recording.resolve()):
-        found = reopen(results)
-        check_place(folder, found.path, _inputs(found))
+    """Raise ``InputError`` where drawings in ``folder`` would lie among the recording's own files."""
+    path = recording_of(results.folder)
+    if path is not None and folder.resolve().is_relative_to(path.resolve()):
+        recording = reopen(results)
+        check_place(folder, recording.path, _inputs(recording))
 
 
 def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -> Recording:
-    """Place the cameras of a recording without a calibration, and compare them as ``info`` does."""
+    """Estimate the cameras of a recording without a calibration, and check them as ``info`` does."""
     placed = calibrate(recording, out, body, cfg.calibrate, cfg.associate)
     if placed is recording:
         return recording
@@ -383,25 +373,25 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
     return placed
 
 
-def _fitted(results: Store) -> int:
-    """Number of frames in which somebody was fitted."""
-    anybody = np.zeros(len(results.contents.time_s), dtype=bool)
+def _count_fitted(results: Store) -> int:
+    """Number of frames with an accepted fit."""
+    fitted = np.zeros(len(results.contents.time_s), dtype=bool)
     for person in results.ids:
-        anybody |= results.array(f"people/{person}/valid")
-    return int(anybody.sum())
+        fitted |= results.array(f"people/{person}/valid")
+    return int(fitted.sum())
 
 
-def _ages(recording: Recording) -> dict[Path, tuple[int, int] | None]:
-    """Size and time of change of each video; None where there is no file."""
-    ages: dict[Path, tuple[int, int] | None] = {v.path: None for v in recording.videos if v}
-    for path in ages:
+def _video_stamps(recording: Recording) -> dict[Path, tuple[int, int] | None]:
+    """Size and modification time of each video; None for a missing file."""
+    stamps: dict[Path, tuple[int, int] | None] = {v.path: None for v in recording.videos if v}
+    for path in stamps:
         with suppress(OSError):
-            ages[path] = path.stat().st_size, path.stat().st_mtime_ns
-    return ages
+            stamps[path] = path.stat().st_size, path.stat().st_mtime_ns
+    return stamps
 
 
 def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, net: Net | None) -> Store:
-    """The store of this recording in ``out``: a new one, or that of an earlier run with the same settings."""
+    """Create the store of a recording in ``out``, or resume that of an earlier run with the same settings."""
     contents = Contents(
         rig=recording.rig,
         rate=recording.timeline.rate,
@@ -424,7 +414,7 @@ def open_results(recording: Recording, out: Path, cfg: RunConfig, body: Body, ne
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: results are the same to the last bit only under the same ones."""
+    """Versions of the software that results depend on: equal ones give bit-identical results."""
     names = ("multispin", "torch", "numpy", "scipy", "av", "zarr", "numba")
     return {"python": platform.python_version(), "platform": sys.platform} | {
         name: metadata.version(name) for name in names

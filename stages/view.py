@@ -1,4 +1,4 @@
-"""The 3D viewer: a page in the browser that shows a store's people, cameras and pictures at any moment."""
+"""3D viewer: a web page with the people, cameras and pictures of a store at any time."""
 
 from __future__ import annotations
 
@@ -40,70 +40,70 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 GREY: Final = (140, 140, 140)
-KEPT_WINDOWS: Final = 4
-PICTURE_SIDE: Final = 480
-"""Longer side of the cameras' pictures, pixels."""
+CACHED_WINDOWS: Final = 4
+PICTURE_SIDE_PX: Final = 480
+"""Longer side of the cameras' pictures."""
 POLL_S: Final = 0.5
-"""Time between two looks at a running pipeline's store."""
+"""Interval at which the store of a running pipeline is read."""
 
 
 @dataclass(frozen=True)
-class Moment:
-    """P people of one frame: N vertices, J joints, K keypoints; V cameras. NaN where nobody is known."""
+class PosedFrame:
+    """P people in one frame: N vertices, J joints, K keypoints; V cameras. NaN where there is no pose."""
 
     vertices: Floats
     """(P, N, 3) metres, world."""
     joints: Floats
     """(P, J, 3)"""
     points: Floats
-    """(P, K, 3) the fitted keypoints."""
+    """(P, K, 3) fitted keypoints."""
     valid: NDArray[np.bool_]
-    """(P,) False for a pose that was not accepted: bridged over a gap, or too far off."""
+    """(P,) false for a pose that is not accepted: bridged over a gap, or too far off."""
     point_px: Floats
-    """(P, K) reprojection error, the mean of the views that see the point."""
+    """(P, K) reprojection error, mean over the views that see the point."""
     camera_px: Floats
     """(V, P) mean reprojection error in each camera."""
 
 
 class Frames:
-    """A store's frames, read when they are asked for; a few windows are kept. Follows a store that grows."""
+    """Frames of a store, read on demand with a cache of windows; the store may grow."""
 
     def __init__(self, store: Store, body: Body) -> None:
         self.store, self.body = store, body
         self.bones = store.contents.skeleton.bone_ends
-        """(N, 2) joints at the ends of each bone."""
+        """(N, 2) joint indices."""
         self._windows: OrderedDict[int, FitBatch] = OrderedDict()
-        self.ids = torch.tensor(store.ids or (0,))  # before anybody is there, the first
+        self.ids = torch.tensor(store.ids or (0,))  # id 0 is the first person's, in an empty store
         self._done = 0
 
     def count(self) -> int:
-        """Count the frames that are done. Only windows that were not done at the last call are looked at."""
-        windows = len(range(0, len(self.store.contents.time_s), self.store.contents.window))
+        """Count finished frames, by the windows that were unfinished at the last call."""
+        windows = -(-len(self.store.contents.time_s) // self.store.contents.window)
         while self._done < windows and self.store.array("done", self._done, self._done + 1)[0]:
             self._done += 1
         return self.store.span(self._done - 1)[1] if self._done else 0
 
-    def at(self, frame: int) -> Moment:
-        """One frame that is done."""
+    def at(self, frame: int) -> PosedFrame:
+        """Pose a finished frame."""
         k = frame // self.store.contents.window
         if k not in self._windows:
             self._windows[k] = self.store.read(k).people(self.ids)
-            while len(self._windows) > KEPT_WINDOWS:
+            while len(self._windows) > CACHED_WINDOWS:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(k)
-        return self._moment(self._windows[k].frames(t := frame - self.store.span(k)[0], t + 1))
+        return self._posed(self._windows[k].frames(t := frame - self.store.span(k)[0], t + 1))
 
-    def _moment(self, batch: FitBatch) -> Moment:
-        p, seen = batch.params, batch.keypoints
+    def _posed(self, batch: FitBatch) -> PosedFrame:
+        p, keypoints = batch.params, batch.keypoints
         with torch.inference_mode():
             vertices = self.body.vertices(p.global_orient[0], p.body_pose[0], p.betas, p.transl[0])
         points = batch.keypoints_3d[0, ..., :3].numpy()
-        px = self.store.contents.rig.project(points.astype(np.float64)) - seen.xy_px[:, 0].numpy()
+        px = self.store.contents.rig.project(points.astype(np.float64)) - keypoints.xy_px[:, 0].numpy()
         error = np.linalg.norm(px, axis=-1)
-        known = np.isfinite(error) & (seen.confidence[:, 0].numpy() > 0)
-        views = known.sum(0)
-        mean = np.where(known, error, 0).sum(0) / np.where(views, views, np.nan)
-        return Moment(
+        visible = np.isfinite(error) & (keypoints.confidence[:, 0].numpy() > 0)
+        views = visible.sum(0)
+        mean = np.where(visible, error, 0).sum(0) / np.where(views, views, np.nan)
+        return PosedFrame(
             vertices=vertices.float().numpy(),
             joints=batch.joints[0].numpy(),
             points=points,
@@ -114,13 +114,13 @@ class Frames:
 
 
 class Pictures:
-    """Small undistorted pictures of one camera, decoded when they are asked for.
+    """Small undistorted pictures of one camera, decoded on demand.
 
-    Going forward goes on decoding; going back, or far ahead, opens the video again at a key frame.
+    A step forward continues decoding; a step back or far ahead seeks a key frame in the reopened video.
     """
 
-    FAR = 60
-    """Frames; decoding so many costs more than opening the file again."""
+    MAX_STEP_FRAMES = 60
+    """Decoding more costs more than reopening the file."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class Pictures:
         lens: Optics,
         size: tuple[int, int],
     ) -> None:
-        """index: (T,) number of the video's frame at each time, −1 for none. lens, size: the camera's."""
+        """index: (T,) of the video's frame at each time, −1 for none. lens, size: of the camera."""
         self._video, self._index = video, index
         k, dist, fisheye = lens
-        scale = PICTURE_SIDE / max(size)
+        scale = PICTURE_SIDE_PX / max(size)
         self.size = w, h = round(size[0] * scale), round(size[1] * scale)
         small = np.diag([w / size[0], h / size[1], 1.0]) @ k
-        # A frustum in the viewer has square pixels and its axis in the middle, so the picture gets that too.
+        # A frustum of the viewer has square pixels and a central axis, so the picture is resampled to that.
         self.focal = float(min(small[0, 0], small[1, 1]))
         ideal = np.array([[self.focal, 0, (w - 1) / 2], [0, self.focal, (h - 1) / 2], [0, 0, 1]])
         self._maps = rectify_map(small, dist, fisheye, ideal, (w, h), cv2.CV_16SC2)
@@ -152,7 +152,7 @@ class Pictures:
         number = int(self._index[time])
         if number < 0:
             return None
-        if self._frames is None or not self._last <= number <= self._last + self.FAR:
+        if self._frames is None or not self._last <= number <= self._last + self.MAX_STEP_FRAMES:
             self.close()
             self._frames = read_frames(self._video, self._wanted())
         self._next = self._last = number
@@ -164,7 +164,7 @@ class Pictures:
         return flat
 
     def _wanted(self) -> Iterator[int]:
-        while True:  # read as far as asked for: `read_frames` takes one number for each frame
+        while True:  # `read_frames` takes an index for each frame
             yield self._next
 
     def close(self) -> None:
@@ -176,8 +176,8 @@ class Pictures:
 def error_colours(px: NDArray[np.floating[Any]], worst: float) -> Pixels:
     """Errors (...) → RGB (..., 3): green at 0, yellow half way, red from ``worst`` up; grey for NaN."""
     ramp = np.array([[0, 158, 115], [240, 200, 60], [200, 40, 40]], dtype=float)
-    at = np.clip(np.nan_to_num(px, nan=0.0) / worst, 0, 1)
-    rgb = np.stack([np.interp(at, [0, 0.5, 1], ramp[:, c]) for c in range(3)], -1)
+    share = np.clip(np.nan_to_num(px, nan=0.0) / worst, 0, 1)
+    rgb = np.stack([np.interp(share, [0, 0.5, 1], ramp[:, c]) for c in range(3)], -1)
     return np.where(np.isfinite(px)[..., None], rgb, GREY).astype(np.uint8)
 
 
@@ -191,13 +191,13 @@ def serve_viewer(
     live: bool = False,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve the page until Ctrl-C. ``ready`` is told its address as soon as it is there.
+    """Serve the page until Ctrl-C; ``ready`` is called with its address.
 
-    videos: one a camera, V of them; None where there is none. live: follow a store that is being written.
-    Memory does not depend on the length: a few windows and one picture a camera are held.
+    videos: V, None for a camera without. live: follow a store that is being written. Memory is independent of
+    the length: a few windows, and one picture of each camera.
 
     Raises:
-        InputError: viser is not installed; no window is done and ``live`` is off.
+        InputError: viser is not installed, or no window is done and ``live`` is off.
     """
     try:
         import viser
@@ -205,7 +205,7 @@ def serve_viewer(
         raise InputError("the viewer needs viser: pip install -e '.[view]'") from error
     frames = Frames(store, body)
     if not frames.count() and not live:
-        raise InputError(f"{store.path}: nothing is done yet. Add --live to wait for it.")
+        raise InputError(f"{store.path}: no frame is done yet. Add --live to wait.")
     with _own_pages_only(host):
         server = viser.ViserServer(host=host, port=port, label="Multi-SPIN", verbose=False)
     try:
@@ -218,32 +218,32 @@ def serve_viewer(
 
 
 def is_own_page(host: str, headers: Mapping[str, str | None]) -> bool:
-    """True for a request that comes from the viewer's own page, at an address of this machine.
+    """True for a request from the viewer's own page, at an address of this machine.
 
-    Any web page that is open in the same browser can reach this machine, and a name of its own can lead here
-    (DNS rebinding): the name in ``Host`` must be an address, this machine's name or where the viewer was told
-    to listen, and ``Origin``, which browsers send, the same.
+    Any web page in the same browser can reach this machine, and can let a name of its own resolve to it (DNS
+    rebinding). So ``Host`` must be an address, this machine's name or ``host``, and ``Origin``, if sent, the
+    same.
     """
-    asked = headers.get("Host") or ""
+    requested = headers.get("Host") or ""
     try:
-        name = urlsplit(f"//{asked}").hostname or ""
+        name = urlsplit(f"//{requested}").hostname or ""
     except ValueError:
         return False
-    own = gethostname().lower()
-    if name not in {host.lower(), "localhost", own, f"{own}.local"}:
+    machine = gethostname().lower()
+    if name not in {host.lower(), "localhost", machine, f"{machine}.local"}:
         try:
             ip_address(name)
         except ValueError:
             return False
     origin = headers.get("Origin")
-    return origin is None or origin in (f"http://{asked}", f"https://{asked}")
+    return origin is None or origin in (f"http://{requested}", f"https://{requested}")
 
 
 @contextmanager
 def _own_pages_only(host: str) -> Iterator[None]:
-    """Let a viser server that is started meanwhile refuse what ``is_own_page`` does not let in.
+    """Make a viser server that starts in the block refuse requests that ``is_own_page`` rejects.
 
-    viser has no setting for it: what it passes to the library of its web sockets is completed.
+    viser has no setting for this: its call of the websockets library is wrapped.
     """
     from websockets.asyncio import server as sockets
 
@@ -267,13 +267,13 @@ def _own_pages_only(host: str) -> Iterator[None]:
 
 
 def wait_for_store(path: Path) -> None:
-    """Return when a run has made its store."""
+    """Wait until a run has created its store."""
     while not (path / "zarr.json").is_file():
         time.sleep(POLL_S)
 
 
 class _Page:
-    """The scene and the controls. viser's threads only wake the loop in ``run``, which alone draws."""
+    """Scene and controls. viser's threads only wake the loop in ``run``, which does all drawing."""
 
     def __init__(
         self, server: viser.ViserServer, frames: Frames, videos: Sequence[VideoInfo | Path | None], live: bool
@@ -284,7 +284,7 @@ class _Page:
         self._ids, self._total = frames.ids.tolist(), len(c.time_s)
         self._people = len(self._ids)
         self._count = frames.count()
-        self._shown: tuple[object, ...] = ()
+        self._drawn: tuple[object, ...] = ()
         self._wake = threading.Event()
         self._scene_is_set = False
         self._pictures = [
@@ -301,7 +301,7 @@ class _Page:
 
     def _add_controls(self) -> None:
         gui = self._server.gui
-        gui.configure_theme(show_logo=False, show_share_button=False)  # sharing goes over others' servers
+        gui.configure_theme(show_logo=False, show_share_button=False)  # sharing uses a foreign server
         self._slider = gui.add_slider("Frame", 0, max(1, self._count - 1), 1, 0)
         self._steps = gui.add_button_group("Step", ("|<", "<", ">", ">|"))
         self._play = gui.add_button("Play", icon=None)
@@ -311,41 +311,41 @@ class _Page:
         with gui.add_folder("Show"):
             names = ("Mesh", "Skeleton", "Keypoints", "Cameras", "Pictures")
             self._show = {name: gui.add_checkbox(name, True) for name in names}
-            self._who = [
+            self._show_person = [
                 gui.add_checkbox(f"Person {self._ids[p]}", True, visible=self._people > 1)
                 for p in range(self._people)
             ]
         with gui.add_folder("Colours"):
             self._colours = gui.add_dropdown("By", ("person", "error"), initial_value="person")
             self._worst = gui.add_slider("Red at, px", 5, 100, 1, 30)
-        self._told = gui.add_html("")
+        self._status = gui.add_html("")
         for control in (self._slider, self._speed, self._follow, self._colours, self._worst):
             control.on_update(lambda _: self._wake.set())
-        for box in (*self._show.values(), *self._who):
+        for box in (*self._show.values(), *self._show_person):
             box.on_update(lambda _: self._wake.set())
         self._clicks: list[str] = []
 
-        def clicked(what: str) -> None:
-            self._clicks.append(what)
+        def click(button: str) -> None:
+            self._clicks.append(button)
             self._wake.set()
 
-        self._play.on_click(lambda _: clicked("play"))
-        self._steps.on_click(lambda event: clicked(str(event.target.value)))
+        self._play.on_click(lambda _: click("play"))
+        self._steps.on_click(lambda event: click(str(event.target.value)))
 
     def _add_people(self) -> None:
         scene = self._server.scene
-        # Shadows are slow without a graphics card; the environment map would come from a server elsewhere.
+        # Shadows are slow without a graphics card; the environment map would be loaded from a foreign server.
         scene.configure_default_lights(cast_shadow=False)
         scene.configure_environment_map(None)
         scene.add_light_ambient("/light", intensity=1.2)
-        nobody = np.zeros((len(self._frames.body.v_template), 3), np.float32)
+        vertices = np.zeros((len(self._frames.body.v_template), 3), np.float32)
         ends = np.zeros((*self._frames.bones.shape, 3), np.uint8)
         dots = np.zeros((len(self._frames.store.contents.keypoint_skeleton), 3), np.uint8)
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
                 f"/people/{p}/mesh",
-                nobody,
+                vertices,
                 self._frames.body.faces,
                 color=person_colour(self._ids[p]),
                 visible=False,
@@ -385,24 +385,25 @@ class _Page:
             frustum.on_click(look_through)
             self._frusta.append(frustum)
 
-    def _set_scene(self, moment: Moment) -> None:
-        """The floor and where the page looks from, once somebody is there to look at."""
-        known = moment.joints[np.isfinite(moment.joints).all((1, 2))].astype(np.float64)
-        if not len(known):
+    def _set_scene(self, posed: PosedFrame) -> None:
+        """Place the floor and the initial view, at the first frame with a pose."""
+        joints = posed.joints[np.isfinite(posed.joints).all((1, 2))].astype(np.float64)
+        if not len(joints):
             return
         self._scene_is_set = True
         rig = self._frames.store.contents.rig
         up = rig.up
-        height = float((moment.vertices @ up)[np.isfinite(moment.vertices).all(-1)].min())
-        at = known[:, 0].mean(0)
+        height = float((posed.vertices @ up)[np.isfinite(posed.vertices).all(-1)].min())
+        centre = joints[:, 0].mean(0)
         scene = self._server.scene
         scene.set_up_direction((float(up[0]), float(up[1]), float(up[2])))
         vertical = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
         scene.add_grid(
             "/floor", width=20, height=20, wxyz=_wxyz(rotation_between(vertical, torch.from_numpy(up))),
-            position=at - up * (at @ up - height), cell_color=(225, 225, 225), section_color=(200, 200, 200),
+            position=centre - up * (centre @ up - height), cell_color=(225, 225, 225),
+            section_color=(200, 200, 200),
         )  # fmt: skip
-        side = rig.centres[0] - at
+        side = rig.centres[0] - centre
         side -= up * (side @ up)
         side = np.cross(up, side) * 0.5 + side
         length = float(np.linalg.norm(side))
@@ -410,30 +411,30 @@ class _Page:
             side, length = np.linalg.svd(up[None])[2][1], 1.0
         camera = self._server.initial_camera
         camera.up = (float(up[0]), float(up[1]), float(up[2]))
-        camera.position = at + side / length * 3.4 + up * 1.1
-        camera.look_at = at - up * 0.05
+        camera.position = centre + side / length * 3.4 + up * 1.1
+        camera.look_at = centre - up * 0.05
 
     def run(self) -> None:
-        """Draw what the controls say, for ever."""
+        """Draw what the controls state, forever."""
         polled, now = 0.0, time.monotonic()
-        exact = 0.0  # the moment that plays, in frames
+        position = 0.0  # of playback, frames
         while True:
             before, now = now, time.monotonic()
             if self._live and now - polled > POLL_S:
                 polled = now
                 self._grow()
-            self._obey()
-            # At every turn: a page that has not heard of the new end yet may have sent an older frame back.
+            self._handle_clicks()
+            # Every time: a page that does not have the new end yet may have sent an older frame back.
             if self._follow.value and self._count:
                 self._go_to(self._count - 1)
             if self._playing and self._count:
-                if int(exact) != int(self._slider.value):
-                    exact = float(self._slider.value)
-                exact += (now - before) * self._rate * float(self._speed.value.removesuffix("x"))
-                if exact >= self._count:
-                    exact = 0.0
-                if int(exact) != int(self._slider.value):
-                    self._go_to(int(exact))
+                if int(position) != int(self._slider.value):
+                    position = float(self._slider.value)
+                position += (now - before) * self._rate * float(self._speed.value.removesuffix("x"))
+                if position >= self._count:
+                    position = 0.0
+                if int(position) != int(self._slider.value):
+                    self._go_to(int(position))
             if self._count:
                 self._draw(min(int(self._slider.value), self._count - 1))
             self._wake.wait(1 / 120 if self._playing else 0.1)
@@ -446,17 +447,17 @@ class _Page:
             self._slider.max = max(1, count - 1)
         self._live = count < self._total
 
-    def _obey(self) -> None:
+    def _handle_clicks(self) -> None:
         while self._clicks:
-            what = self._clicks.pop(0)
+            button = self._clicks.pop(0)
             self._follow.value = False  # type: ignore[misc]
-            if what == "play":
+            if button == "play":
                 self._playing = not self._playing
                 self._play.label = "Pause" if self._playing else "Play"
                 continue
-            at, last = int(self._slider.value), max(0, self._count - 1)
-            to = {"|<": 0, "<": at - 1, ">": at + 1, ">|": last}[what]
-            self._go_to(min(max(to, 0), last))
+            frame, last = int(self._slider.value), max(0, self._count - 1)
+            target = {"|<": 0, "<": frame - 1, ">": frame + 1, ">|": last}[button]
+            self._go_to(min(max(target, 0), last))
 
     def _go_to(self, frame: int) -> None:
         self._slider.value = frame  # type: ignore[misc] # mypy loses viser's setter
@@ -465,72 +466,72 @@ class _Page:
         wanted = (
             frame,
             self._count,
-            tuple(box.value for box in (*self._show.values(), *self._who)),
+            tuple(box.value for box in (*self._show.values(), *self._show_person)),
             self._colours.value,
             self._worst.value,
         )
-        if wanted == self._shown:
+        if wanted == self._drawn:
             return
-        moment = self._frames.at(frame)
+        posed = self._frames.at(frame)
         if not self._scene_is_set:
-            self._set_scene(moment)
+            self._set_scene(posed)
         with_pictures = self._show["Cameras"].value and self._show["Pictures"].value
         images = [p.at(frame) if p and with_pictures else None for p in self._pictures]
         with self._server.atomic():
             for p in range(self._people):
-                self._draw_person(p, moment)
-            self._draw_cameras(moment, images)
-            self._told.content = self._table(frame, moment)
+                self._draw_person(p, posed)
+            self._draw_cameras(posed, images)
+            self._status.content = self._table(frame, posed)
         self._server.flush()
-        self._shown = wanted
+        self._drawn = wanted
 
-    def _draw_person(self, p: int, moment: Moment) -> None:
+    def _draw_person(self, p: int, posed: PosedFrame) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
-        there = bool(np.isfinite(moment.vertices[p]).all()) and self._who[p].value
+        visible = bool(np.isfinite(posed.vertices[p]).all()) and self._show_person[p].value
         own = np.array(person_colour(self._ids[p]), dtype=np.uint8)
-        mean = np.nanmean(moment.camera_px[:, p]) if np.isfinite(moment.camera_px[:, p]).any() else np.nan
+        mean = np.nanmean(posed.camera_px[:, p]) if np.isfinite(posed.camera_px[:, p]).any() else np.nan
         mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
-        mesh.visible = there and self._show["Mesh"].value
-        skeleton.visible = there and self._show["Skeleton"].value
-        points.visible = there and self._show["Keypoints"].value
-        if not there:
+        mesh.visible = visible and self._show["Mesh"].value
+        skeleton.visible = visible and self._show["Skeleton"].value
+        points.visible = visible and self._show["Keypoints"].value
+        if not visible:
             return
         rgb = error_colours(np.array(mean), worst) if by_error else own
-        mesh.vertices = moment.vertices[p]
+        mesh.vertices = posed.vertices[p]
         mesh.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
-        # The skeleton and the points are inside: the mesh lets them show through. Unsure people are paler.
+        # The mesh is translucent over skeleton and points, and more so for a pose that is not accepted.
         inside = skeleton.visible or points.visible
-        mesh.opacity = 0.35 if not moment.valid[p] else 0.75 if inside else None
-        skeleton.points = moment.joints[p][self._frames.bones]
+        mesh.opacity = 0.35 if not posed.valid[p] else 0.75 if inside else None
+        skeleton.points = posed.joints[p][self._frames.bones]
         dark = (own * 0.45).astype(np.uint8)
         skeleton.colors = np.broadcast_to(dark, skeleton.points.shape).copy()
-        points.points = moment.points[p]
-        colours = error_colours(moment.point_px[p], worst)
+        points.points = posed.points[p]
+        colours = error_colours(posed.point_px[p], worst)
         points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()
 
-    def _draw_cameras(self, moment: Moment, images: Sequence[Pixels | None]) -> None:
+    def _draw_cameras(self, posed: PosedFrame, images: Sequence[Pixels | None]) -> None:
         by_error, worst = self._colours.value == "error", float(self._worst.value)
         for v, (frustum, image) in enumerate(zip(self._frusta, images, strict=True)):
             frustum.visible = self._show["Cameras"].value
-            px = moment.camera_px[v]
+            px = posed.camera_px[v]
             mean = np.nanmean(px) if np.isfinite(px).any() else np.nan
             rgb = error_colours(np.array(mean), worst) if by_error else np.array(GREY)
             frustum.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
             frustum.image = image
 
-    def _table(self, frame: int, moment: Moment) -> str:
+    def _table(self, frame: int, posed: PosedFrame) -> str:
         c = self._frames.store.contents
         notes = []
         for p in range(self._people):
             who = f"person {self._ids[p]} " if self._people > 1 else ""
-            if not np.isfinite(moment.vertices[p]).all():
+            if not np.isfinite(posed.vertices[p]).all():
                 notes.append(f"{who}not seen")
-            elif not moment.valid[p]:
+            elif not posed.valid[p]:
                 notes.append(f"{who}not accepted: bridged, or too far off")
         state = f"{self._count} of {self._total} frames done" if self._count < self._total else ""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>"
-            + ", ".join("–" if np.isnan(x) else f"{x:.1f} px" for x in moment.camera_px[v])
+            + ", ".join("–" if np.isnan(x) else f"{x:.1f} px" for x in posed.camera_px[v])
             + "</td></tr>"
             for v, name in enumerate(c.rig.names)
         )

@@ -98,7 +98,7 @@ def test_a_run_that_fits_nothing_is_an_error_also_the_second_time(recording: Pat
     other = changed(recording, tmp_path / "recording", too_few)
     (other / "recording.yaml").write_text("fps: 30\nkeypoints: {format: body_25}")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"no frame of 100 could be fitted.* info "):
+        with pytest.raises(InputError, match=r"none of 100 frames could be fitted.* info "):
             run(find_recording(other), tmp_path / "out", RunConfig())
     assert not (tmp_path / "out/summary.json").exists()
 

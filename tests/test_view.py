@@ -26,7 +26,7 @@ from pipeline.skeleton import SMPL_24
 from pipeline.store import Store
 from pipeline.video import VideoWriter
 from stages.synth import SynthConfig, write_recording
-from stages.view import KEPT_WINDOWS, Frames, Pictures, error_colours, is_own_page, serve_viewer
+from stages.view import CACHED_WINDOWS, Frames, Pictures, error_colours, is_own_page, serve_viewer
 
 ROOT = Path(__file__).parents[1]
 BODY = load_body()
@@ -82,7 +82,7 @@ def test_a_store_that_grows_is_followed(tmp_path):
 
 
 def test_memory_does_not_grow_with_what_was_looked_at(tmp_path):
-    windows = 6 * KEPT_WINDOWS
+    windows = 6 * CACHED_WINDOWS
     count = windows * WINDOW
     long = replace(contents(), time_s=np.arange(count) / 30, frame_index=np.tile(np.arange(count), (2, 1)))
     store = Store.create(tmp_path / "s.zarr", long)
@@ -97,13 +97,13 @@ def test_memory_does_not_grow_with_what_was_looked_at(tmp_path):
         return original(k)
 
     store.read = counted
-    for t in range(0, KEPT_WINDOWS * WINDOW, 2):
+    for t in range(0, CACHED_WINDOWS * WINDOW, 2):
         frames.at(t)
-    assert read == KEPT_WINDOWS, "a window is read once while it is looked at"
+    assert read == CACHED_WINDOWS, "a window is read once while it is looked at"
     window = store.read(0).people(frames.ids).nbytes
     tracemalloc.start()
     held = []
-    for t in range(KEPT_WINDOWS * WINDOW, count, WINDOW // 2):
+    for t in range(CACHED_WINDOWS * WINDOW, count, WINDOW // 2):
         frames.at(t)
         gc.collect()  # zarr's tasks are cycles
         held.append(tracemalloc.get_traced_memory()[0])
