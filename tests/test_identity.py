@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.evaluation.identity import identity
+from models.evaluation.identity import score_identities
 
 FRAMES = 100
 
@@ -14,7 +14,7 @@ def compared(found: np.ndarray, true: np.ndarray | None = None):
     """Figures of ids at places (T, N) on a line, people of the truth at 0 m and 1 m; NaN where not there."""
     truth = np.tile([0.0, 1.0], (FRAMES, 1)) if true is None else true
     apart = np.abs(truth[:, :, None] - found[:, None])
-    return identity(apart, np.isfinite(truth), np.isfinite(found))
+    return score_identities(apart, np.isfinite(truth), np.isfinite(found))
 
 
 def right() -> np.ndarray:

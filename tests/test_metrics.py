@@ -10,11 +10,11 @@ from scipy.spatial.transform import Rotation
 from models.evaluation.metrics import (
     Array,
     acceleration_error,
+    align_similarity,
     auc,
     mpjpe,
     pa_mpjpe,
     pck,
-    similarity_aligned,
 )
 
 
@@ -65,7 +65,7 @@ def test_alignment_equals_a_numeric_search(sets: tuple[Array, Array], mirror: bo
         least_squares(lambda x: (apply(x) - true).ravel(), np.r_[start, 0, 0, 0, -1.0], xtol=1e-14).cost
         for start in Rotation.random(20, random_state=0).as_rotvec()
     )
-    aligned = similarity_aligned(predicted, true)
+    aligned = align_similarity(predicted, true)
     assert 0.5 * np.square(aligned - true).sum() == pytest.approx(best, rel=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_frames_with_nan_are_not_compared(sets: tuple[Array, Array]) -> None:
 
 def test_points_on_one_spot_end_on_the_centre(sets: tuple[Array, Array]) -> None:
     true = sets[1]
-    aligned = similarity_aligned(np.zeros_like(true), true)
+    aligned = align_similarity(np.zeros_like(true), true)
     np.testing.assert_allclose(aligned, np.broadcast_to(true.mean(1, keepdims=True), true.shape))
 
 

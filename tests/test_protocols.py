@@ -47,14 +47,14 @@ def test_pictures_of_the_test_set_are_told_from_others(name: str, own: list[str]
 
 def test_what_a_number_depends_on_is_spelled_out() -> None:
     for name, protocol in PROTOCOLS.items():
-        said = json.loads(json.dumps(protocol.described()))
+        said = json.loads(json.dumps(protocol.description()))
         assert said["name"] == name
         assert said["joints"][:14] == LSP
         assert {"sampling", "truth", "predicted", "regressor_rows", "root", "measures"} <= set(said)
         assert "left first" in said["regressor_rows"]
     assert "univ_annot3" in PROTOCOLS["mpi-inf-3dhp"].truth
     assert {"pck150", "auc"} <= set(PROTOCOLS["mpi-inf-3dhp"].measures)
-    assert sorted(PROTOCOLS["mpi-inf-3dhp"].described()["near"]) == sorted(LSP)
+    assert sorted(PROTOCOLS["mpi-inf-3dhp"].description()["near"]) == sorted(LSP)
     assert PROTOCOLS["h36m-p2"].camera == "60457274"
     assert PROTOCOLS["h36m-p1"].camera is None
     assert PROTOCOLS["3dpw"].true is None

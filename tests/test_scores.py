@@ -20,7 +20,14 @@ from models.datasets.rows import read_rows, to_arrays, write_npz
 from models.evaluation.joints import h36m_joints
 from models.evaluation.predictions import Predictions, PredictOptions
 from models.evaluation.protocols import PROTOCOLS
-from models.evaluation.scores import TrueBodies, actions_of, protocol_errors, rows_of, score_network, summary
+from models.evaluation.scores import (
+    TrueBodies,
+    actions_of,
+    protocol_errors,
+    score_network,
+    select_rows,
+    summarise_errors,
+)
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24_OF_H36M_17
@@ -140,22 +147,22 @@ def test_a_gender_is_male_or_as_in_spin_female_or_not_known() -> None:
 
 def test_the_second_protocol_is_about_one_camera(folder: Path) -> None:
     rows = read_rows(folder / "rows.npz")
-    assert rows_of(P2, rows).tolist() == [2 + VIEWS * k for k in range(PEOPLE)]
+    assert select_rows(P2, rows).tolist() == [2 + VIEWS * k for k in range(PEOPLE)]
     bare = {**rows, "camera": np.full(len(rows["camera"]), "")}
-    assert rows_of(P2, bare).tolist() == rows_of(P2, rows).tolist(), "by the names of the pictures"
+    assert select_rows(P2, bare).tolist() == select_rows(P2, rows).tolist(), "by the names of the pictures"
     with pytest.raises(InputError, match="60457274, of which the data have no row"):
-        rows_of(P2, {**rows, "camera": np.full(len(rows["camera"]), "54138969")})
+        select_rows(P2, {**rows, "camera": np.full(len(rows["camera"]), "54138969")})
     with pytest.raises(InputError, match="no ground truth"):
-        rows_of(P1, {**rows, "S": 0 * rows["S"]})
+        select_rows(P1, {**rows, "S": 0 * rows["S"]})
     with pytest.raises(InputError, match="no ground truth"):
-        rows_of(PW, {**rows, "has_smpl": 0 * rows["has_smpl"]})
+        select_rows(PW, {**rows, "has_smpl": 0 * rows["has_smpl"]})
 
 
 def test_actions_are_told_apart() -> None:
     arrays = to_arrays(data())
     assert set(actions_of(arrays)) == {"Eating", "Walking"}
     errors = {"mpjpe": np.array([10.0, 20, 60, np.nan])}
-    told = summary(errors, np.array(["a", "b", "b", "b"]))
+    told = summarise_errors(errors, np.array(["a", "b", "b", "b"]))
     assert (told["mpjpe_mm"], told["rows"], told["not_compared"]) == (30, 4, 1)
     assert told["actions"]["b"] == {"mpjpe_mm": 40, "rows": 3, "not_compared": 1}
-    assert summary({"pve": np.array([np.nan])}, np.array([""]))["pve_mm"] is None
+    assert summarise_errors({"pve": np.array([np.nan])}, np.array([""]))["pve_mm"] is None

@@ -1,8 +1,8 @@
-"""The field's error measures of bodies, one value a frame.
+"""Error measures of poses and meshes, one value a frame.
 
 Inputs are (..., N, 3) point sets in one unit and one frame; the error has the leading axes and the same unit.
-A frame in which either set has a coordinate that is not finite gets NaN: it was not compared. The caller
-takes the mean over the others and says how many they were.
+A frame in which either set has a coordinate that is not finite is not compared: its error is NaN, for the
+caller to leave out and to count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
 
     Raises ``ValueError`` when the shapes differ or the last axis is not 3.
     """
-    p, t, ok = _checked(predicted, true)
+    p, t, ok = _check(predicted, true)
     with np.errstate(invalid="ignore"):
         error = np.linalg.norm(p - t, axis=-1).mean(-1)
     return np.where(ok, error, np.nan)
@@ -26,7 +26,7 @@ def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
 
 def pa_mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:
     """MPJPE after the best similarity transform of every frame ("reconstruction error")."""
-    return mpjpe(similarity_aligned(predicted, true), true)
+    return mpjpe(align_similarity(predicted, true), true)
 
 
 def acceleration_error(predicted: ArrayLike, true: ArrayLike) -> Array:
@@ -35,22 +35,22 @@ def acceleration_error(predicted: ArrayLike, true: ArrayLike) -> Array:
     Second differences over frames that follow each other without a gap (Kanazawa et al., Learning 3D Human
     Dynamics from Video, 2019, section 4). NaN where one of the three frames was not compared.
     """
-    p, t, ok = _checked(predicted, true)
+    p, t, ok = _check(predicted, true)
     if p.ndim < 3:
         raise ValueError(f"point sets have shape {p.shape}, expected frames, (..., T, N, 3)")
-    known = ok[..., 2:] & ok[..., 1:-1] & ok[..., :-2]
+    compared = ok[..., 2:] & ok[..., 1:-1] & ok[..., :-2]
     with np.errstate(invalid="ignore"):
         difference = np.diff(p - t, 2, axis=-3)
         error = np.linalg.norm(difference, axis=-1).mean(-1)
-    return np.where(known, error, np.nan)
+    return np.where(compared, error, np.nan)
 
 
 def pck(predicted: ArrayLike, true: ArrayLike, threshold: float) -> Array:
-    """Share of joints less than ``threshold`` away, 0 to 1, without any alignment."""
-    p, t, ok = _checked(predicted, true)
+    """Percentage of correct keypoints, as a share of 1: those with an unaligned error below ``threshold``."""
+    p, t, ok = _check(predicted, true)
     with np.errstate(invalid="ignore"):
-        near = (np.linalg.norm(p - t, axis=-1) < threshold).mean(-1)
-    return np.where(ok, near, np.nan)
+        correct = (np.linalg.norm(p - t, axis=-1) < threshold).mean(-1)
+    return np.where(ok, correct, np.nan)
 
 
 def auc(predicted: ArrayLike, true: ArrayLike, thresholds: ArrayLike) -> Array:
@@ -61,28 +61,29 @@ def auc(predicted: ArrayLike, true: ArrayLike, thresholds: ArrayLike) -> Array:
     return np.asarray(np.mean([pck(predicted, true, float(x)) for x in np.atleast_1d(thresholds)], axis=0))
 
 
-def similarity_aligned(predicted: ArrayLike, true: ArrayLike) -> Array:
-    """``predicted`` (..., N, 3) scaled, turned and moved so that it comes closest to ``true``.
+def align_similarity(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Align ``predicted`` (..., N, 3) to ``true`` by the best similarity transform of every frame.
 
-    Least squares in closed form; never a reflection (Umeyama, PAMI 1991, eq. 40–43). Points that all lie on
-    one spot end on the centre of ``true``.
+    Least squares in closed form, without reflection (Umeyama, PAMI 1991, eq. 40–43). Coincident points end on
+    the centre of ``true``.
     """
-    p, t, ok = _checked(predicted, true)
+    p, t, ok = _check(predicted, true)
     p, t = np.where(ok[..., None, None], p, 0.0), np.where(ok[..., None, None], t, 0.0)
     p0, t0 = p - p.mean(-2, keepdims=True), t - t.mean(-2, keepdims=True)
     u, s, vt = np.linalg.svd(np.einsum("...ni,...nj->...ij", t0, p0))
-    # The sign that keeps the determinant +1 goes to the smallest singular value, the last one.
+    # The smallest singular value, the last one, takes the sign that keeps the determinant +1.
     sign = np.ones_like(s)
     sign[..., 2] = np.where(np.linalg.det(u) * np.linalg.det(vt) < 0, -1.0, 1.0)
     rotation = (u * sign[..., None, :]) @ vt
     spread = np.square(p0).sum((-2, -1))
     scale = np.divide((s * sign).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
-    turned = np.einsum("...ij,...nj->...ni", rotation, p0)
-    aligned = scale[..., None, None] * turned + t.mean(-2, keepdims=True)
+    rotated = np.einsum("...ij,...nj->...ni", rotation, p0)
+    aligned = scale[..., None, None] * rotated + t.mean(-2, keepdims=True)
     return np.where(ok[..., None, None], aligned, np.nan)
 
 
-def _checked(predicted: ArrayLike, true: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _check(predicted: ArrayLike, true: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Both point sets as float64, and where both are finite (...). Raises ``ValueError``."""
     p, t = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if p.shape != t.shape or p.ndim < 2 or p.shape[-1] != 3:
         raise ValueError(f"point sets have shapes {p.shape} and {t.shape}, expected the same (..., N, 3)")

@@ -1,4 +1,4 @@
-"""Published protocols: data sets, joints, ground truth, sampling and measures, as in SPIN's code."""
+"""Published evaluation protocols: data sets, joints, ground truth, sampling, measures, as in SPIN's code."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _LSP_OF_EXTRA_24: Final = (*range(13), 18)
 
 @dataclass(frozen=True)
 class Protocol:
-    """Scoring of predictions for one data set. Both sides have the pelvis at the origin."""
+    """Scoring of predictions for one data set, with both pelves at the origin."""
 
     name: str
     dataset: str
     predicted: tuple[int, ...]
     """Rows of H36M_17 that are compared, in the order of ``true``."""
     true: tuple[int, ...] | None
-    """Points of EXTRA_24 in the npz's ``S``; None where truth is the joints of the true SMPL body."""
+    """Points of EXTRA_24 in the npz's ``S``; None where the truth is the joints of the true SMPL body."""
     truth: str
-    """Field that the ground truth is read from."""
+    """Source of the ground truth, in words."""
     sampling: str
-    """Which frames there are."""
+    """Frames that are compared, in words."""
     measures: tuple[Measure, ...]
     pictures: str
-    """Regular expression that is found in the names of the pictures of its test set."""
+    """Regular expression found in the picture names of its test set."""
     camera: str | None = None
-    """Only rows of this camera."""
+    """The only camera whose rows count; None for all."""
     near: tuple[int, ...] = ()
-    """Rows of H36M_17 that PCK and AUC count."""
+    """Rows of H36M_17 that count in PCK and AUC."""
     headline: Measure = "mpjpe"
-    """The number that papers report."""
+    """Measure that papers report."""
     root: str = "row 0 of the regressor, Pelvis, subtracted; the ground truth is root-centred in the file"
 
-    def described(self) -> dict[str, Any]:
-        """For ``metrics.json``: everything that a number depends on."""
+    def description(self) -> dict[str, Any]:
+        """Entry of ``metrics.json``: everything that the numbers depend on."""
         joints, near = ([H36M_17.names[row] for row in rows] for rows in (self.predicted, self.near))
         return {**asdict(self), "joints": joints, "near": near, "regressor_rows": REGRESSOR_ROWS}
 
@@ -84,7 +84,7 @@ PROTOCOLS: Final = MappingProxyType(
                 "test set TS1 to TS6, valid_frame, all 17 joints inside the picture",
                 ("mpjpe", "pa_mpjpe", "pve", "pck150", "auc"),
                 r"\bTS[1-6]/",
-                # Those of mpii_get_pck_auc_joint_groups.m: the pelvis, where all is measured from, is not.
+                # As mpii_get_pck_auc_joint_groups.m, without the pelvis, which is 0 by definition.
                 near=_LSP,
             ),
             Protocol(
@@ -102,4 +102,4 @@ PROTOCOLS: Final = MappingProxyType(
         )
     }
 )
-"""By the name that ``evaluate --dataset`` takes."""
+"""Protocols by the name that ``evaluate --dataset`` takes."""

@@ -1,4 +1,4 @@
-"""Errors of a network on a data set, by a published protocol."""
+"""Errors of a network on a data set by a published protocol."""
 
 from __future__ import annotations
 
@@ -27,40 +27,49 @@ from pipeline.skeleton import SMPL_24
 Array = NDArray[np.float64]
 
 _THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
-"""Thresholds of the area under PCK's curve."""
+"""Thresholds of AUC: MPI-INF-3DHP's."""
+_CHUNK_MESHES: Final = 256
+"""Meshes in memory at once, some 100 MB."""
+UNIT_NAMES: Final = {
+    "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
+}  # fmt: skip
+"""Names of the measures in ``metrics.json``."""
 
 
-def rows_of(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
-    """Numbers of the rows that a protocol is about.
+def select_rows(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
+    """Select the rows that a protocol scores; return their indices.
 
     Raises:
-        InputError: there are none, or the ground truth is not in any of them.
+        InputError: none, or all without ground truth.
     """
     pairs = zip(rows["camera"], rows["imgname"], strict=True)
-    want = protocol.camera
-    found = np.flatnonzero([want in (None, c) or (not c and str(want) in n) for c, n in pairs])
-    if len(found) == 0:
-        raise InputError(f"{protocol.name} is about camera {want or 'any'}, of which the data have no row.")
-    known = rows["has_smpl"][found] if protocol.true is None else rows["S"][found][:, protocol.true[0], 3]
-    if not known.any():
+    camera = protocol.camera
+    selected = np.flatnonzero([camera in (None, c) or (not c and str(camera) in n) for c, n in pairs])
+    if len(selected) == 0:
+        raise InputError(f"{protocol.name} is about camera {camera or 'any'}, of which the data have no row.")
+    has_truth = (
+        rows["has_smpl"][selected] if protocol.true is None else rows["S"][selected][:, protocol.true[0], 3]
+    )
+    if not has_truth.any():
         raise InputError(f"{protocol.name}: the data have no ground truth, which is {protocol.truth}.")
-    return found
+    return selected
 
 
 @dataclass(frozen=True, eq=False)
 class TrueBodies:
-    """Bodies that the data's ``pose`` and ``shape`` are about, by gender."""
+    """Body models of the data's ``pose`` and ``shape``, by gender."""
 
     neutral: H36MJoints
     male: H36MJoints | None = None
     female: H36MJoints | None = None
 
     def of(self, gender: str) -> H36MJoints:
-        """The body of m, of any other gender that is given, as in SPIN the female one, or of none."""
-        own = self.male if gender == "m" else self.female if gender else None
-        return own or self.neutral
+        """Body model of a gender: m is male, any other that is stated female, as in SPIN."""
+        gendered = self.male if gender == "m" else self.female if gender else None
+        return gendered or self.neutral
 
-    def described(self) -> str:
+    def description(self) -> str:
+        """Genders and names of the bodies."""
         names = {k: getattr(self, k) for k in ("neutral", "male", "female")}
         return ", ".join(f"{k}: {b.body.name}" for k, b in names.items() if b is not None)
 
@@ -68,7 +77,7 @@ class TrueBodies:
 def load_true_bodies(
     neutral: Path | None, male: Path | None, female: Path | None, joint_regressor: Path | None
 ) -> TrueBodies:
-    """Read the SMPL files of each gender; the body that ships stands for a neutral one that is not given.
+    """Read the SMPL files of each gender; without a neutral one, the body that ships takes its place.
 
     Raises ``InputError`` as ``load_body`` and ``h36m_joints`` do.
     """
@@ -82,100 +91,89 @@ def load_true_bodies(
 def protocol_errors(
     protocol: Protocol,
     rows: RowArrays,
-    wanted: NDArray[np.int64],
+    selected: NDArray[np.int64],
     predictions: Predictions,
     bodies: TrueBodies,
 ) -> dict[str, Array]:
-    """The protocol's measures of each wanted row (M,): millimetres, and shares of 1. NaN was not compared.
+    """The protocol's measures of the selected rows (M,): millimetres, or shares of 1; NaN if not compared.
 
     predictions: with betas of ``bodies.neutral``.
     """
-    picked = list(protocol.predicted)
-    with_mesh = rows["has_smpl"][wanted] > 0
-    meshes = np.full(len(wanted), np.nan)
-    true = np.full((len(wanted), len(picked), 3), np.nan)
+    joint_rows = list(protocol.predicted)
+    with_mesh = rows["has_smpl"][selected] > 0
+    vertex_error = np.full(len(selected), np.nan)
+    true = np.full((len(selected), len(joint_rows), 3), np.nan)
     if protocol.true is not None:
-        S = rows["S"][wanted][:, list(protocol.true)]
+        S = rows["S"][selected][:, list(protocol.true)]
         true = np.where(S[..., 3:] > 0, S[..., :3], np.nan)
-    for gender in np.unique(rows["gender"][wanted][with_mesh]):
-        truth = bodies.of(str(gender))
-        at = np.flatnonzero(with_mesh & (rows["gender"][wanted] == gender))
-        for part in np.array_split(at, -(-len(at) // _MESHES)):
-            pose, shape = (rows[k][wanted[part]] for k in ("pose", "shape"))
-            own, surface = _posed(truth, pose, shape)
+    for gender in np.unique(rows["gender"][selected][with_mesh]):
+        body = bodies.of(str(gender))
+        index = np.flatnonzero(with_mesh & (rows["gender"][selected] == gender))
+        for part in np.array_split(index, -(-len(index) // _CHUNK_MESHES)):
+            true_joints, true_mesh = _pose(body, *(rows[k][selected[part]] for k in ("pose", "shape")))
             if protocol.true is None:
-                true[part] = own[:, picked] - own[:, :1]
-            predicted, guess = _posed(bodies.neutral, predictions.pose[part], predictions.betas[part])
-            if guess.shape == surface.shape:
-                meshes[part] = mpjpe(guess - predicted[:, :1], surface - own[:, :1])
-    found = predictions.pred_joints[:, picked] - predictions.pred_joints[:, :1]
-    near = [picked.index(row) for row in protocol.near]
+                true[part] = true_joints[:, joint_rows] - true_joints[:, :1]
+            joints, mesh = _pose(bodies.neutral, predictions.pose[part], predictions.betas[part])
+            if mesh.shape == true_mesh.shape:
+                vertex_error[part] = mpjpe(mesh - joints[:, :1], true_mesh - true_joints[:, :1])
+    predicted = predictions.pred_joints[:, joint_rows] - predictions.pred_joints[:, :1]
+    near = [joint_rows.index(row) for row in protocol.near]
     measures = {
-        "mpjpe": lambda: 1e3 * mpjpe(found, true),
-        "pa_mpjpe": lambda: 1e3 * pa_mpjpe(found, true),
-        "pve": lambda: 1e3 * meshes,
-        "pck150": lambda: pck(found[:, near], true[:, near], 0.15),
-        "auc": lambda: auc(found[:, near], true[:, near], _THRESHOLDS_M),
+        "mpjpe": lambda: 1e3 * mpjpe(predicted, true),
+        "pa_mpjpe": lambda: 1e3 * pa_mpjpe(predicted, true),
+        "pve": lambda: 1e3 * vertex_error,
+        "pck150": lambda: pck(predicted[:, near], true[:, near], 0.15),
+        "auc": lambda: auc(predicted[:, near], true[:, near], _THRESHOLDS_M),
     }
     return {name: measures[name]() for name in protocol.measures}
 
 
-_MESHES: Final = 256
-"""Made at once: some 100 MB."""
-
-
-def _posed(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
-    """Joints (N, 17, 3) and vertices (N, V, 3), metres."""
+def _pose(joints: H36MJoints, pose: Array, betas: Array) -> tuple[Array, Array]:
+    """Joints (N, 17, 3) and vertices (N, V, 3) of poses (N, 72), metres."""
     rotations = roma.rotvec_to_rotmat(torch.from_numpy(pose).view(-1, len(SMPL_24), 3))
-    shape, still = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
-    mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, still)
-    return joints(rotations, shape, still).numpy(), mesh.double().numpy()
+    shape, transl = torch.from_numpy(betas), torch.zeros(len(pose), 3, dtype=torch.float64)
+    mesh = joints.body.vertices(rotations[:, 0], rotations[:, 1:], shape, transl)
+    return joints(rotations, shape, transl).numpy(), mesh.double().numpy()
 
 
 def actions_of(rows: RowArrays) -> NDArray[Any]:
-    """(N,) the action of each row; of Human3.6M from the picture's name where the rows do not say."""
-    found = []
+    """Action (N,) of each row or '', from Human3.6M's picture names where the row has none."""
+    actions = []
     for action, name in zip(rows["action"], rows["imgname"], strict=True):
         m = re.search(r"S\d+_([A-Za-z]+)(?:_\d)?\.\d{8}_\d+\.", str(name))
-        found.append(str(action) or (m[1] if m else ""))
-    return np.array(found)
+        actions.append(str(action) or (m[1] if m else ""))
+    return np.array(actions)
 
 
-def summary(errors: Mapping[str, Array], actions: NDArray[Any]) -> dict[str, Any]:
-    """Means over the rows that were compared, of all and of each action, for ``metrics.json``."""
+def summarise_errors(errors: Mapping[str, Array], actions: NDArray[Any]) -> dict[str, Any]:
+    """Average errors over the compared rows, of all and of each action, for ``metrics.json``."""
 
-    def means(which: NDArray[np.bool_]) -> dict[str, float | int | None]:
+    def means(mask: NDArray[np.bool_]) -> dict[str, float | int | None]:
         out: dict[str, float | int | None] = {}
         for name, values in errors.items():
-            known = values[which][np.isfinite(values[which])]
-            out[UNIT_NAMES[name]] = float(known.mean()) if len(known) else None
-        first = next(iter(errors.values()))[which]
-        return out | {"rows": int(which.sum()), "not_compared": int(np.isnan(first).sum())}
+            compared = values[mask][np.isfinite(values[mask])]
+            out[UNIT_NAMES[name]] = float(compared.mean()) if len(compared) else None
+        first = next(iter(errors.values()))[mask]
+        return out | {"rows": int(mask.sum()), "not_compared": int(np.isnan(first).sum())}
 
-    named = [str(a) for a in np.unique(actions) if a]
-    return means(np.ones(len(actions), bool)) | {"actions": {a: means(actions == a) for a in named}}
-
-
-UNIT_NAMES: Final = {
-    "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
-}  # fmt: skip
-"""Names of the measures in ``metrics.json``."""
+    names = [str(a) for a in np.unique(actions) if a]
+    return means(np.ones(len(actions), bool)) | {"actions": {a: means(actions == a) for a in names}}
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A network on the rows of a data set that a protocol is about, M of them."""
+    """Result of a network on the M rows of a data set that a protocol scores."""
 
     row: NDArray[np.int64]
-    """(M,) their numbers, in order."""
+    """(M,) indices of the rows, ascending."""
     predictions: Predictions
     errors: Mapping[str, Array]
     """(M,) of each measure."""
     metrics: Mapping[str, Any]
-    """Means, of all and of each action, and what they depend on."""
+    """Means over all rows and over each action, and the conditions of the evaluation."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Arrays of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``; ``row`` and
+        """Arrays of the ``.npz``: SPIN's ``pose``, ``betas``, ``camera`` and ``pred_joints``, ``row`` and
         errors."""
         arrays = {f.name: getattr(self.predictions, f.name).astype(np.float32) for f in fields(Predictions)}
         return arrays | {"row": self.row} | {UNIT_NAMES[k]: v for k, v in self.errors.items()}
@@ -192,36 +190,36 @@ def score_network(
 ) -> Evaluation:
     """Predict and score. ``progress`` is called with the rows of each batch and the means of all so far.
 
-    Raises ``InputError`` as ``predict`` and ``rows_of`` do.
+    Raises ``InputError`` as ``predict`` and ``select_rows`` do.
     """
-    wanted = rows_of(protocol, rows)
-    order = wanted[np.argsort(rows["group"][wanted], kind="stable")]  # views of a group are read once
-    done: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
+    selected = select_rows(protocol, rows)
+    by_group = selected[np.argsort(rows["group"][selected], kind="stable")]  # views of a group are read once
+    batches: list[tuple[NDArray[np.int64], Predictions, dict[str, Array]]] = []
     sums: dict[str, Array] = {}
     options = options or PredictOptions()
-    for own, predictions in predict(net, rows, order, bodies.neutral, pictures, options):
-        counted = predictions
+    for index, predictions in predict(net, rows, by_group, bodies.neutral, pictures, options):
+        scored = predictions
         if not options.fitted and not shares_shape(net, bodies.neutral.body):
-            counted = replace(predictions, betas=np.zeros_like(predictions.betas))
-        errors = protocol_errors(protocol, rows, own, counted, bodies)
-        done.append((own, predictions, errors))
+            scored = replace(predictions, betas=np.zeros_like(predictions.betas))
+        errors = protocol_errors(protocol, rows, index, scored, bodies)
+        batches.append((index, predictions, errors))
         for name, values in errors.items():
-            known = values[np.isfinite(values)]
-            sums[name] = sums.get(name, np.zeros(2)) + np.array([known.sum(), len(known)])
-        progress(len(own), {UNIT_NAMES[k]: float(x / n) for k, (x, n) in sums.items() if n})
-    back = np.argsort(np.concatenate([own for own, *_ in done]), kind="stable")
+            compared = values[np.isfinite(values)]
+            sums[name] = sums.get(name, np.zeros(2)) + np.array([compared.sum(), len(compared)])
+        progress(len(index), {UNIT_NAMES[k]: float(x / n) for k, (x, n) in sums.items() if n})
+    order = np.argsort(np.concatenate([index for index, *_ in batches]), kind="stable")
 
-    def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(parts)[back]
+    def join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(parts)[order]
 
-    errors = {name: joined([e[name] for *_, e in done]) for name in done[0][2]}
-    names = rows["imgname"][wanted]
-    metrics = summary(errors, actions_of(rows)[wanted]) | {
+    errors = {name: join([e[name] for *_, e in batches]) for name in batches[0][2]}
+    names = rows["imgname"][selected]
+    metrics = summarise_errors(errors, actions_of(rows)[selected]) | {
         "rows_of_other_data": sum(not re.search(protocol.pictures, str(name)) for name in names),
-        "protocol": protocol.described(),
+        "protocol": protocol.description(),
         "joints": bodies.neutral.source,
         "approximate": bodies.neutral.approximate,
-        "bodies": bodies.described(),
+        "bodies": bodies.description(),
         "views": options.views,
         "fit": options.fitted,
         "camera": "SPIN's: 5000 px before the crop"
@@ -230,6 +228,6 @@ def score_network(
         "pve": "both meshes with the pelvis of the regressor at the origin",
     }
     predictions = Predictions(
-        *(joined([getattr(p, f.name) for _, p, _ in done]) for f in fields(Predictions))
+        *(join([getattr(p, f.name) for _, p, _ in batches]) for f in fields(Predictions))
     )
-    return Evaluation(wanted, predictions, errors, metrics)
+    return Evaluation(selected, predictions, errors, metrics)

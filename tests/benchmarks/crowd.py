@@ -44,7 +44,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from crowds import USUAL, Crowd, film  # noqa: E402
 
 from models.body import load_body, pelvis_at_rest, pose_keypoints  # noqa: E402
-from models.evaluation.identity import MATCH_M, Identity, identity  # noqa: E402
+from models.evaluation.identity import MATCH_M, Identity, score_identities  # noqa: E402
 from models.fit.windows import SmplifyConfig  # noqa: E402
 from models.geometry.association import MatchConfig  # noqa: E402
 from models.geometry.triangulation import triangulate  # noqa: E402
@@ -233,7 +233,7 @@ def score(crowd: Crowd, found: Sequence[KeypointBatch], roots: Array, ms: float)
     there = np.isfinite(gap).any(1)
     apart = np.linalg.norm(roots[:, :, None] - roots[:, None], axis=-1) + np.diag(np.full(people, np.inf))
     return Score(
-        **vars(identity(gap, np.ones((frames, people), bool), there)),
+        **vars(score_identities(gap, np.ones((frames, people), bool), there)),
         ids=len(ids),
         main_wrong=not_the_first(crowd),
         ms_per_frame=ms,
