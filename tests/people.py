@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from models.body import load_body, pose_keypoints
-from models.datasets.rows import PersonRow, box_of, to_arrays, write_npz
+from models.datasets.rows import PersonRow, points_box, to_arrays, write_npz
 from models.evaluation.joints import extra_24, h36m_joints
 from models.evaluation.scores import TrueBodies
 from models.image_regressor import ImageConfig, ImageRegressor
@@ -62,7 +62,7 @@ def data() -> tuple[PersonRow, ...]:
                     id=f"h36m/S9/Walking_1/{CAMERAS[v]}/{k:06d}",
                     instant=f"{k}",
                     imgname=f"images/S9_{'Walking_1' if k % 2 else 'Eating'}.{CAMERAS[v]}_{k + 1:06d}.png",
-                    box=box_of(xy),
+                    box=points_box(xy),
                     camera=CAMERAS[v],
                     part=np.c_[flat, np.ones(24)],
                     openpose=np.c_[xy, np.ones(25)],

@@ -57,7 +57,7 @@ def test_a_frames_colours_are_those_that_the_other_stages_see(space: int, height
 def test_what_is_not_there_is_said(root: Path) -> None:
     with pytest.raises(InputError, match=r"gone.png: cannot be read as a picture"):
         read_pictures(root, ["gone.png"])
-    with pytest.raises(InputError, match=r"film.mp4: has 40 frames, and the data's rows name frame 40"):
+    with pytest.raises(InputError, match=r"film.mp4: has 40 frames, but the data's rows name frame 40"):
         read_pictures(root, ["a b/film.mp4#40"])
     with pytest.raises(InputError, match=r"other.mp4: no such video"):
         read_pictures(root, ["other.mp4#3"])

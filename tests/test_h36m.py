@@ -122,7 +122,7 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     (part,) = parts(root, "test")
     masks = root / "S9" / "MySegmentsMat" / "ground_truth_bb" / "Eating.60457274.mat"
     write_masks(masks, [(1, 1, 5, 5)] * 7)
-    with pytest.raises(InputError, match="boxes of 7 frames, and the poses have 12"):
+    with pytest.raises(InputError, match="boxes of 7 frames, but the poses have 12"):
         list(rows(part, None, 5))
     write_masks(masks, [(1, 1, 5, 5)] * 5 + [(1, 1, 1, 1)] + [(1, 1, 5, 5)] * 6)
     with pytest.raises(InputError, match="frame 6 has an empty mask"):

@@ -21,7 +21,7 @@ from mpi_tree import (
 )
 from scipy.spatial.transform import Rotation
 
-from models.datasets.mpi_inf_3dhp import missing, parts, pinhole_of, rows
+from models.datasets.mpi_inf_3dhp import fit_pinhole, missing, parts, rows
 from models.datasets.rows import openpose_file, to_arrays
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
@@ -128,7 +128,7 @@ def test_the_test_set_is_scored_on_univ_annot3(tmp_path: Path) -> None:
 
 def test_the_test_sets_cameras_follow_from_its_points() -> None:
     xyz = np.random.default_rng(1).uniform(-500, 500, (30, 17, 3)) + AWAY
-    np.testing.assert_allclose(pinhole_of(xyz, project(xyz)), K, rtol=1e-9)
+    np.testing.assert_allclose(fit_pinhole(xyz, project(xyz)), K, rtol=1e-9)
 
 
 def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:

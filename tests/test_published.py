@@ -207,7 +207,7 @@ def test_crops_of_rows_without_a_box_are_black_and_frames_that_are_not_there_are
     arrays["imgname"] = np.array([f"{n.partition('#')[0]}#9999" for n in arrays["imgname"]])
     np.savez(tmp_path / "late.npz", **arrays)
     rows = PublishedRows(tmp_path / "late.npz")
-    with pytest.raises(InputError, match="frames, and the data's rows name frame 9999"):
+    with pytest.raises(InputError, match="frames, but the data's rows name frame 9999"):
         list(crops_of_rows(rows, videos.parent, rows.plan(SIZE), tmp_path / "late.zarr"))
 
 

@@ -13,10 +13,10 @@ import pytest
 from models.datasets.rows import (
     PersonRow,
     all_inside,
-    box_of,
     check_openpose,
-    detected,
+    find_detection,
     openpose_file,
+    points_box,
     read_rows,
     to_arrays,
     write_npz,
@@ -68,28 +68,28 @@ def test_the_nearest_whole_person_is_the_one(tmp_path: Path) -> None:
     half = person(part)
     half[BODY_25.index("LWrist"), 2] = 0
     write(tmp_path, "a/b.jpg", [person(part, 150), half, person(part, 3), person(part, 9)])
-    np.testing.assert_allclose(detected(tmp_path, "a/b.jpg", part), person(part, 3), rtol=1e-6)
+    np.testing.assert_allclose(find_detection(tmp_path, "a/b.jpg", part), person(part, 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [39.0, 41.0])
 def test_a_bystander_is_not_the_person(tmp_path: Path, shift: float) -> None:
     part = truth()  # 400 px tall: 40 px are a tenth
     write(tmp_path, "a.jpg", [person(part, shift)])
-    assert detected(tmp_path, "a.jpg", part).any() == (shift < 40)
+    assert find_detection(tmp_path, "a.jpg", part).any() == (shift < 40)
 
 
 def test_nobody_is_found_where_there_is_nothing(tmp_path: Path) -> None:
     part = truth()
-    assert not detected(None, "a.jpg", part).any()
-    assert not detected(tmp_path, "a.jpg", part).any()
+    assert not find_detection(None, "a.jpg", part).any()
+    assert not find_detection(tmp_path, "a.jpg", part).any()
     write(tmp_path, "a.jpg", [])
-    assert not detected(tmp_path, "a.jpg", part).any()
+    assert not find_detection(tmp_path, "a.jpg", part).any()
     write(tmp_path, "a.jpg", [person(part)])
-    assert not detected(tmp_path, "a.jpg", np.zeros((24, 3))).any()
+    assert not find_detection(tmp_path, "a.jpg", np.zeros((24, 3))).any()
 
 
 def row(k: int, instant: str) -> PersonRow:
-    box = box_of(np.array([[0.0, 0.0], [100.0, 40.0]]))
+    box = points_box(np.array([[0.0, 0.0], [100.0, 40.0]]))
     return PersonRow(f"set/S1/a/c{k}/000001", instant, f"{k}.jpg", box, camera=f"c{k}")
 
 

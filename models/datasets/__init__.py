@@ -1,4 +1,4 @@
-"""Published data sets: a module each, with NAME, SPLITS, EVERY, parts, missing and rows."""
+"""Published data sets: a module each, with NAME, SPLITS, EVERY, ``parts``, ``missing`` and ``rows``."""
 
 from typing import Final
 

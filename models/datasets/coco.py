@@ -1,4 +1,4 @@
-"""COCO keypoints (Lin et al. 2014): people in photographs, with up to 17 points marked.
+"""COCO keypoints (Lin et al. 2014): people in photographs with up to 17 annotated points.
 
 ::
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.crops import BOX_MARGIN
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, detected
+from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24, POINT_ORDERS
 
@@ -24,13 +24,13 @@ NAME: Final = "coco"
 SPLITS: Final = ("train2014", "val2014", "train2017", "val2017")
 EVERY: Final = dict.fromkeys(SPLITS, 1)
 
-_PLACES: Final = tuple(EXTRA_24.index(name) for name in POINT_ORDERS["coco_17"])
+_EXTRA_24_ROWS: Final = [EXTRA_24.index(name) for name in POINT_ORDERS["coco_17"]]
 _LIMBS: Final = slice(5, 17)
-"""Those that are not of the face."""
+"""COCO's points but those of the face."""
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """The annotations of a split.
+    """Annotation file of a split.
 
     Raises:
         InputError: there are none.
@@ -42,12 +42,12 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Nothing: it is one file."""
+    """Missing parts in words: '', as there is one file only."""
     return ""
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """A row for every ``every``-th person of whom the 12 joints of the limbs are marked.
+    """Rows of every ``every``-th person with all 12 limb joints annotated.
 
     Raises:
         InputError: the file is damaged or holds something else, or a picture is missing.
@@ -57,7 +57,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         imgname = f"{part.split}/{name}"
         check_picture(part.root, imgname, f"{part.split}.zip")
         joints = np.zeros((len(EXTRA_24), 3))
-        joints[list(_PLACES)] = np.c_[points[:, :2], np.ones(17)] * (points[:, 2:] > 0)
+        joints[_EXTRA_24_ROWS] = np.c_[points[:, :2], np.ones(17)] * (points[:, 2:] > 0)
         x, y, width, height = person["bbox"]
         yield PersonRow(
             id=f"{NAME}/{part.split}/{Path(name).stem}/0/{person['id']:06d}",
@@ -66,22 +66,22 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             box=np.array([x + width / 2, y + height / 2, BOX_MARGIN * max(width, height)]),
             camera="0",
             part=joints,
-            openpose=detected(openpose, imgname, joints),
+            openpose=find_detection(openpose, imgname, joints),
         )
 
 
 def _whole_people(part: Part) -> list[tuple[dict[str, Any], str]]:
-    """Annotations of whole people, and the files that they are in."""
+    """Annotations of people with all limb joints, and their picture files. Raises ``InputError``."""
     file = part.root / part.name
     try:
         document = json.loads(file.read_bytes())
         names = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        found = []
+        people = []
         for person in document["annotations"]:
             points = np.asarray(person["keypoints"], np.float64).reshape(17, 3)
             if (points[_LIMBS, 2] > 0).all():
                 np.asarray(person["bbox"], np.float64).reshape(4)
-                found.append((person | {"id": int(person["id"])}, names[person["image_id"]]))
+                people.append((person | {"id": int(person["id"])}, names[person["image_id"]]))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise damaged(file, e) from e
-    return found
+    return people

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from models.crops import extent_box
-from models.datasets.rows import Array, Part, PersonRow, damaged, detected, on_24, optional
+from models.datasets.rows import Array, Part, PersonRow, damaged, find_detection, import_extra, to_extra_24
 from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
 from pipeline.files import reading
@@ -30,19 +30,19 @@ from pipeline.skeleton import EXTRA_24
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
 EVERY: Final = {"train": 5, "test": 5}
-"""One frame in so many is taken: 50 to 10 a second."""
+"""Step between frames: 50 to 10 a second."""
 
 _SUBJECTS: Final = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
 _MARGIN: Final = 0.9
-"""Side of the crop by the longer side of the mask's box."""
-_OF_32: Final = (11, 6, 7, 8, 1, 2, 3, 12, 24, 14, 15, 17, 18, 19, 25, 26, 27)
-"""Places of H36M_17 among the 32 joints of the files."""
-_LONG_NAMES: Final = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-"""Names of actions in S1's files, and in the others'."""
+"""Ratio of the crop's side to the longer side of the mask's box."""
+_H36M_17_ROWS: Final = (11, 6, 7, 8, 1, 2, 3, 12, 24, 14, 15, 17, 18, 19, 25, 26, 27)
+"""Rows of H36M_17 among the 32 joints of the files."""
+_ACTION_NAMES: Final = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
+"""Names of actions in S1's files → in the other subjects'."""
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Every action before every camera of the split's subjects that are there.
+    """Every action and camera of the split's subjects below ``root``.
 
     Raises:
         InputError: there are none.
@@ -62,14 +62,14 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Subjects of the split that are missing, in words; empty when none is."""
-    want = {f"S{s}" for s in _SUBJECTS[found[0].split]}
-    gone = sorted(want - {p.name.split("/")[0] for p in found})
-    return f"{', '.join(gone)} not there" if gone else ""
+    """Missing subjects of the split, in words; '' for none."""
+    subjects = {f"S{s}" for s in _SUBJECTS[found[0].split]}
+    absent = sorted(subjects - {p.name.split("/")[0] for p in found})
+    return f"{', '.join(absent)} not there" if absent else ""
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """A row for every ``every``-th frame of one video.
+    """Rows of every ``every``-th frame of a video.
 
     Raises:
         InputError: a file is damaged or missing, or poses and boxes are of different lengths.
@@ -82,15 +82,15 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     xy = _poses(flat, 2) if flat.is_file() else None
     if xy is not None and len(xy) != len(xyz):
         raise InputError(
-            f"{flat}: {len(xy)} frames, and D3_Positions_mono has {len(xyz)}. Unpack both again."
+            f"{flat}: {len(xy)} frames, but D3_Positions_mono has {len(xyz)}. Unpack both again."
         )
     K, dist, R, t = _camera(part.root / "metadata.xml", int(subject[1:]), camera)
     kind = re.sub(r"_?\d*$", "", action)
-    taken = range(0, len(xyz), every)
+    frames = range(0, len(xyz), every)
     boxes = _mask_boxes(
-        part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", taken, len(xyz)
+        part.root / subject / "MySegmentsMat/ground_truth_bb" / f"{name}.mat", frames, len(xyz)
     )
-    for i, box in zip(taken, boxes, strict=True):
+    for i, box in zip(frames, boxes, strict=True):
         imgname = f"images/{subject}_{action}.{camera}_{i + 1:06d}.jpg"
         if not (part.root / imgname).is_file():
             imgname = f"{subject}/Videos/{name}.mp4#{i}"
@@ -99,17 +99,17 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
                     f"{part.root}: neither the picture images/{subject}_{action}.{camera}_{i + 1:06d}.jpg "
                     f"nor the video {imgname.partition('#')[0]}. Unpack 'Videos' of {subject} there."
                 )
-        joints = np.zeros((len(EXTRA_24), 3)) if xy is None else on_24(xy[i])
+        joints = np.zeros((len(EXTRA_24), 3)) if xy is None else to_extra_24(xy[i])
         yield PersonRow(
             id=f"{NAME}/{subject}/{action}/{camera}/{i + 1:06d}",
             instant=f"{subject}/{action}/{i}",
             imgname=imgname,
             box=box,
             camera=camera,
-            action=_LONG_NAMES.get(kind, kind),
+            action=_ACTION_NAMES.get(kind, kind),
             part=joints,
-            openpose=detected(openpose, imgname, joints),
-            S=on_24(xyz[i] - xyz[i, 0]),
+            openpose=find_detection(openpose, imgname, joints),
+            S=to_extra_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=dist,
             R=R,
@@ -118,27 +118,27 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
 
 
 def _poses(file: Path, size: int) -> Array:
-    """(T, 17, size) of a CDF file with the 32 joints of T frames."""
-    cdflib = optional("cdflib")
+    """H36M_17 (T, 17, size) of a CDF file with the 32 joints of T frames. Raises ``InputError``."""
+    cdflib = import_extra("cdflib")
     try:
         values = np.asarray(cdflib.CDF(file).varget("Pose"), np.float64)
-        return values.reshape(-1, 32, size)[:, _OF_32]
+        return values.reshape(-1, 32, size)[:, _H36M_17_ROWS]
     except Exception as e:  # a damaged file can fail in any way
         raise damaged(file, e) from e
 
 
-def _mask_boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
-    """Boxes (3,) of the frames ``taken``, from a MATLAB 7.3 file of masks."""
-    h5py = optional("h5py")
+def _mask_boxes(file: Path, frames: range, count: int) -> Iterator[Array]:
+    """Boxes (3,) of ``frames`` from a MATLAB 7.3 file of ``count`` masks. Raises ``InputError``."""
+    h5py = import_extra("h5py")
     try:
         with h5py.File(file) as mat:
             masks = mat["Masks"]
-            if masks.size != frames:
+            if masks.size != count:
                 raise InputError(
-                    f"{file}: boxes of {masks.size} frames, and the poses have {frames}. Unpack both again."
+                    f"{file}: boxes of {masks.size} frames, but the poses have {count}. Unpack both again."
                 )
             references = np.asarray(masks).ravel()
-            for i in taken:
+            for i in frames:
                 mask = np.asarray(mat[references[i]]).T == 1  # MATLAB's rows are HDF5's columns
                 ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
                 if len(ys) == 0:
@@ -150,7 +150,7 @@ def _mask_boxes(file: Path, taken: range, frames: int) -> Iterator[Array]:
 
 
 def _camera(file: Path, subject: int, name: str) -> tuple[Array, Array, Array, Array]:
-    """K, dist, R and t of a camera; NaN where there is no metadata.xml or it is another camera."""
+    """K, dist, R and t of a camera; NaN without metadata.xml or for an unknown camera."""
     if not file.is_file() or name not in CAMERAS:
         return np.full((3, 3), np.nan), np.full(8, np.nan), np.full((3, 3), np.nan), np.full(3, np.nan)
     with reading(file):

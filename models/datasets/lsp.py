@@ -1,8 +1,8 @@
-"""Leeds Sports Poses (Johnson and Everingham 2010): 2000 pictures of a person each, with 14 joints marked.
+"""Leeds Sports Poses (Johnson and Everingham 2010): 2000 pictures of a person with 14 annotated joints.
 
 ::
 
-    joints.mat          joints (3, 14, 2000): x, y and whether hidden
+    joints.mat          joints (3, 14, 2000): x, y and occlusion
     images/im0001.jpg
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, box_of, check_picture, damaged, detected
+from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, points_box
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24
 
@@ -28,7 +28,7 @@ _JOINTS: Final = 14
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """The data set.
+    """Annotation file.
 
     Raises:
         InputError: there is none.
@@ -39,12 +39,12 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Nothing: it is one file."""
+    """Missing parts in words: '', as there is one file only."""
     return ""
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """A row for every ``every``-th picture of the split.
+    """Rows of every ``every``-th picture of the split.
 
     Raises:
         InputError: the file is damaged or holds something else, or a picture is missing.
@@ -53,22 +53,22 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
 
     file = part.root / part.name
     try:
-        marked = np.asarray(loadmat(file, variable_names=("joints",))["joints"], np.float64)
-        if marked.shape != (3, _JOINTS, 2000):
-            raise ValueError(f"joints {marked.shape}, expected (3, {_JOINTS}, 2000)")
+        annotated = np.asarray(loadmat(file, variable_names=("joints",))["joints"], np.float64)
+        if annotated.shape != (3, _JOINTS, 2000):
+            raise ValueError(f"joints {annotated.shape}, expected (3, {_JOINTS}, 2000)")
     except Exception as e:  # a damaged file can fail in any way
         raise damaged(file, e) from e
     for i in _PICTURES[part.split][::every]:
         imgname = f"images/im{i + 1:04d}.jpg"
         check_picture(part.root, imgname, "lsp_dataset.zip")
         joints = np.zeros((len(EXTRA_24), 3))
-        joints[:_JOINTS] = np.c_[marked[:2, :, i].T, np.ones(_JOINTS)]
+        joints[:_JOINTS] = np.c_[annotated[:2, :, i].T, np.ones(_JOINTS)]
         yield PersonRow(
             id=f"{NAME}/{part.split}/images/0/{i + 1:06d}",
             instant=str(i),
             imgname=imgname,
-            box=box_of(joints[:_JOINTS, :2]),
+            box=points_box(joints[:_JOINTS, :2]),
             camera="0",
             part=joints,
-            openpose=detected(openpose, imgname, joints),
+            openpose=find_detection(openpose, imgname, joints),
         )

@@ -6,7 +6,7 @@
                        imageFrames/video_<k>/frame_%06d.jpg or imageSequence/video_<k>.avi
     mpi_inf_3dhp_test_set/TS1 … TS6/annot_data.mat, imageSequence/img_%06d.jpg
 
-Frame 1 of the pictures is row 0 of the annotations; they are paired by that number.
+Frame 1 of the pictures is row 0 of the annotations.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from models.datasets.rows import (
     Part,
     PersonRow,
     all_inside,
-    box_of,
     damaged,
-    detected,
-    on_24,
-    optional,
+    find_detection,
+    import_extra,
+    points_box,
+    to_extra_24,
 )
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
@@ -37,14 +37,14 @@ from pipeline.files import reading
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
 EVERY: Final = {"train": 10, "test": 1}
-"""One frame in so many is taken."""
+"""Step between frames."""
 
 _CAMERAS: Final = (0, 1, 2, 4, 5, 6, 7, 8)
-"""At chest height; the others look from the ceiling or the floor."""
-_SIZE: Final = (2048, 2048)
-# Places of H36M_17 among the joints of the files, of the training and of the test set.
-_OF_28: Final = (4, 18, 19, 20, 23, 24, 25, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16)
-_OF_17: Final = (14, 11, 12, 13, 8, 9, 10, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
+"""Cameras at chest height; the others are at the ceiling or the floor."""
+_SIZE_PX: Final = (2048, 2048)
+_TRAIN_ROWS: Final = (4, 18, 19, 20, 23, 24, 25, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16)
+_TEST_ROWS: Final = (14, 11, 12, 13, 8, 9, 10, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
+"""Rows of H36M_17 among the 28 and 17 joints of the files of the training and of the test set."""
 _ACTIVITIES: Final = (
     "", "Standing/Walking", "Exercising", "Sitting", "Reaching/Crouching", "On the floor", "Sports",
     "Miscellaneous",
@@ -52,7 +52,7 @@ _ACTIVITIES: Final = (
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """The sequences that are there.
+    """Sequences of a split below ``root``.
 
     Raises:
         InputError: there are none.
@@ -74,13 +74,13 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Sequences of the split that are missing, in words; empty when none is."""
+    """Missing sequences of the split, in words; '' for none."""
     count = 16 if found[0].split == "train" else 6
     return "" if len(found) == count else f"{len(found)} of {count} sequences are there"
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """One row for every camera and ``every``-th frame in which all 17 joints are inside the picture.
+    """Rows of every camera and ``every``-th frame in which all 17 joints are inside the picture.
 
     Raises:
         InputError: a file is damaged or missing, or no picture belongs to any annotation.
@@ -95,49 +95,49 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
     file = folder / "annot.mat"
     try:
         mat: dict[str, Any] = loadmat(file, variable_names=("annot2", "annot3"))
-        flat, solid = mat["annot2"], mat["annot3"]
-        count = min(len(flat), len(solid))
+        annot2, annot3 = mat["annot2"], mat["annot3"]
+        count = min(len(annot2), len(annot3))
     except Exception as e:  # a damaged file can fail in any way
         raise damaged(file, e) from e
     with reading(folder):
         rig = skeletool.read((folder / "camera.calibration",))
     cameras = {name: (rig.K[v], rig.R[v], rig.t[v]) for v, name in enumerate(rig.names)}
-    used = [v for v in _CAMERAS if v < count]
-    pictures = {v: _frame_names(folder, v) for v in used}
+    views = [v for v in _CAMERAS if v < count]
+    pictures = {v: _frame_names(folder, v) for v in views}
     if not any(pictures.values()):
         raise InputError(
             f"{folder}: neither imageFrames/video_0/frame_000001.jpg nor imageSequence/video_0.avi, nor "
             "those of another camera. Put the videos there, or their frames."
         )
     subject, sequence = part.name.split("/")
-    for v in used:
+    for v in views:
         try:
-            xy = np.asarray(flat[v][0], np.float64).reshape(-1, 28, 2)[:, _OF_28]
-            xyz = np.asarray(solid[v][0], np.float64).reshape(-1, 28, 3)[:, _OF_28] / 1000
+            xy = np.asarray(annot2[v][0], np.float64).reshape(-1, 28, 2)[:, _TRAIN_ROWS]
+            xyz = np.asarray(annot3[v][0], np.float64).reshape(-1, 28, 3)[:, _TRAIN_ROWS] / 1000
         except (IndexError, ValueError, TypeError) as e:
             raise damaged(file, e) from e
         K, R, t = cameras.get(str(v)) or (np.full(s, np.nan) for s in ((3, 3), (3, 3), 3))
         camera = f"video_{v}"
-        there = pictures[v]
+        names = pictures[v]
         for i in range(0, min(len(xy), len(xyz)), every):
-            if isinstance(there, str):
-                imgname = f"{part.name}/{there}#{i}"
-            elif i + 1 in there:
-                imgname = f"{part.name}/{there[i + 1]}"
+            if isinstance(names, str):
+                imgname = f"{part.name}/{names}#{i}"
+            elif i + 1 in names:
+                imgname = f"{part.name}/{names[i + 1]}"
             else:
                 continue
-            if not all_inside(xy[i], _SIZE):
+            if not all_inside(xy[i], _SIZE_PX):
                 continue
-            joints = on_24(xy[i])
+            joints = to_extra_24(xy[i])
             yield PersonRow(
                 id=f"{NAME}/{subject}/{sequence}/{camera}/{i + 1:06d}",
                 instant=f"{part.name}/{i}",
                 imgname=imgname,
-                box=box_of(xy[i]),
+                box=points_box(xy[i]),
                 camera=camera,
                 part=joints,
-                openpose=detected(openpose, imgname, joints),
-                S=on_24(xyz[i] - xyz[i, 0]),
+                openpose=find_detection(openpose, imgname, joints),
+                S=to_extra_24(xyz[i] - xyz[i, 0]),
                 K=K,
                 dist=np.zeros(8),
                 R=R,
@@ -146,30 +146,30 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
 
 
 def _frame_names(folder: Path, camera: int) -> dict[int, str] | str:
-    """Names of a camera's extracted frames by their number, or of its video; empty where neither is."""
+    """Names of a camera's extracted frames by number, or the name of its video; empty without either."""
     frames = folder / "imageFrames" / f"video_{camera}"
     if frames.is_dir():
-        found = {
+        names = {
             int(m[1]): f"imageFrames/video_{camera}/{p.name}"
             for p in frames.iterdir()
             if (m := re.fullmatch(r"\D*(\d+)\.(?:jpg|jpeg|png)", p.name, re.I))
         }
-        if found:
-            return found
+        if names:
+            return names
     video = f"imageSequence/video_{camera}.avi"
     return video if (folder / video).is_file() else {}
 
 
 def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    h5py = optional("h5py")
+    h5py = import_extra("h5py")
     folder = part.root / part.name
     file = folder / "annot_data.mat"
     try:
         with h5py.File(file) as mat:
-            xy = np.asarray(mat["annot2"], np.float64).reshape(-1, 17, 2)[:, _OF_17]
-            xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _OF_17] / 1000
+            xy = np.asarray(mat["annot2"], np.float64).reshape(-1, 17, 2)[:, _TEST_ROWS]
+            xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
             valid = np.asarray(mat["valid_frame"]).ravel() > 0
-            metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _OF_17] / 1000
+            metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
             activity = np.asarray(mat["activity_annotation"] if "activity_annotation" in mat else valid * 0)
     except (OSError, KeyError, ValueError, TypeError) as e:
         raise damaged(file, e) from e
@@ -178,7 +178,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             f"{file}: {len(xy)} frames of annot2, {len(xyz)} of univ_annot3, {len(valid)} of valid_frame. "
             "Download it again."
         )
-    K = pinhole_of(metric[valid], xy[valid])
+    K = fit_pinhole(metric[valid], xy[valid])
     size: tuple[int, int] | None = None
     sequence = Path(part.name).name
     for i in range(0, len(xy), every):
@@ -187,7 +187,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         imgname = f"{part.name}/imageSequence/img_{i + 1:06d}.jpg"
         if not (part.root / imgname).is_file():
             raise InputError(
-                f"{part.root / imgname}: is not there, and frame {i + 1} is annotated as valid. Unpack the "
+                f"{part.root / imgname}: is not there, but frame {i + 1} is annotated as valid. Unpack the "
                 "test set again."
             )
         if size is None:
@@ -195,18 +195,18 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             size = width, height
         if not all_inside(xy[i], size):
             continue
-        joints = on_24(xy[i])
+        joints = to_extra_24(xy[i])
         number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
         yield PersonRow(
             id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
             instant=f"{part.name}/{i}",
             imgname=imgname,
-            box=box_of(xy[i]),
+            box=points_box(xy[i]),
             camera="video_0",
             action=_ACTIVITIES[number] if 0 <= number < len(_ACTIVITIES) else "",
             part=joints,
-            openpose=detected(openpose, imgname, joints),
-            S=on_24(xyz[i] - xyz[i, 0]),
+            openpose=find_detection(openpose, imgname, joints),
+            S=to_extra_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=np.zeros(8),
             R=np.eye(3),
@@ -214,10 +214,10 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         )
 
 
-def pinhole_of(xyz: Array, xy: Array) -> Array:
-    """K (3, 3) of a camera without distortion or skew, from points (..., 3) in its axes and their pixels.
+def fit_pinhole(xyz: Array, xy: Array) -> Array:
+    """Fit K (3, 3) of a camera without distortion or skew to points (..., 3) in its axes and their pixels.
 
-    The test set's cameras are not in its files, but each has thousands of points in space and picture.
+    The test set's files lack the cameras, but have thousands of points in space and picture.
     """
     flat, px = xyz.reshape(-1, 3), xy.reshape(-1, 2)
     ok = np.isfinite(flat).all(1) & np.isfinite(px).all(1) & (flat[:, 2] > 0)

@@ -1,12 +1,12 @@
-"""MPII Human Pose (Andriluka et al. 2014): people of 410 activities, with 16 joints marked.
+"""MPII Human Pose (Andriluka et al. 2014): people of 410 activities with 16 annotated joints.
 
 ::
 
     annot/train.h5, annot/valid.h5   imgname (N,), center (N, 2), scale (N,), part (N, 16, 2)
     images/000001163.jpg
 
-The annotations are those of pose-hg-train (Newell et al. 2016), which SPIN reads, too: its ``data/train.h5``
-goes to ``annot``. A scale is the person's height by 200 pixels.
+The annotations are those of pose-hg-train (Newell et al. 2016), which SPIN also reads: its ``data/train.h5``
+goes to ``annot``. A scale is the person's height divided by 200 pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, detected, optional
+from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, import_extra
 from pipeline.errors import InputError
 from pipeline.skeleton import EXTRA_24
 
@@ -25,12 +25,12 @@ NAME: Final = "mpii"
 SPLITS: Final = ("train", "valid")
 EVERY: Final = {"train": 1, "valid": 1}
 
-_PLACES: Final = (0, 1, 2, 3, 4, 5, 14, 15, 12, 13, 6, 7, 8, 9, 10, 11)
-"""The EXTRA_24 joint that each of the 16 is."""
+_EXTRA_24_ROWS: Final = [0, 1, 2, 3, 4, 5, 14, 15, 12, 13, 6, 7, 8, 9, 10, 11]
+"""Row of EXTRA_24 of each of the 16 joints."""
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """The annotations of a split.
+    """Annotation file of a split.
 
     Raises:
         InputError: there are none.
@@ -44,34 +44,34 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Nothing: it is one file."""
+    """Missing parts in words: '', as there is one file only."""
     return ""
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """A row for every ``every``-th person of whom all 16 joints are marked.
+    """Rows of every ``every``-th person with all 16 joints annotated.
 
     Raises:
         InputError: the file is damaged or holds something else, or a picture is missing.
     """
-    h5py = optional("h5py")
+    h5py = import_extra("h5py")
     file = part.root / part.name
     try:
         with h5py.File(file) as annotations:
             names = [bytes(n).decode().rstrip("\0") for n in np.asarray(annotations["imgname"]).tolist()]
-            center, scale, marked = (
+            center, scale, xy = (
                 np.asarray(annotations[key], np.float64) for key in ("center", "scale", "part")
             )
         count = len(names)
-        if (center.shape, scale.shape, marked.shape) != ((count, 2), (count,), (count, 16, 2)):
-            raise ValueError(f"center {center.shape}, scale {scale.shape}, part {marked.shape}")
+        if (center.shape, scale.shape, xy.shape) != ((count, 2), (count,), (count, 16, 2)):
+            raise ValueError(f"center {center.shape}, scale {scale.shape}, part {xy.shape}")
     except Exception as e:  # a damaged file can fail in any way
         raise damaged(file, e) from e
-    for i in np.flatnonzero((marked > 0).all((1, 2)))[::every].tolist():
+    for i in np.flatnonzero((xy > 0).all((1, 2)))[::every].tolist():
         imgname = f"images/{names[i]}"
         check_picture(part.root, imgname, "mpii_human_pose_v1.tar.gz")
         joints = np.zeros((len(EXTRA_24), 3))
-        joints[list(_PLACES)] = np.c_[marked[i], np.ones(len(_PLACES))]
+        joints[_EXTRA_24_ROWS] = np.c_[xy[i], np.ones(16)]
         yield PersonRow(
             id=f"{NAME}/{part.split}/{Path(names[i]).stem}/0/{i:06d}",
             instant=str(i),
@@ -79,5 +79,5 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             box=np.array([*center[i], 200 * scale[i]]),
             camera="0",
             part=joints,
-            openpose=detected(openpose, imgname, joints),
+            openpose=find_detection(openpose, imgname, joints),
         )

@@ -1,4 +1,4 @@
-"""Pictures of a data set by their names in its rows: files, and frames of videos."""
+"""Pictures of a data set by their names in its rows: files and frames of videos."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ Pixels = NDArray[np.uint8]
 
 
 _probe = lru_cache(maxsize=64)(probe)
-"""Finding the frames of a video reads its packets, which is not to be done for every batch."""
+"""Cached ``probe``, which reads all packets of a video to find its frames."""
 
 
 def video_up_to(path: Path, frame: int) -> VideoInfo:
-    """The video at ``path``. Raises ``InputError`` when there is none, or it ends before that frame."""
+    """Probe the video at ``path``. Raises ``InputError`` when there is none, or it ends before that frame."""
     info = _probe(path)
     if frame >= len(info.times_s):
         raise InputError(
-            f"{path}: has {len(info.times_s)} frames, and the data's rows name frame {frame}. The video is "
+            f"{path}: has {len(info.times_s)} frames, but the data's rows name frame {frame}. The video is "
             "cut off, or another one."
         )
     return info
 
 
 def read_picture(path: Path) -> Pixels:
-    """(H, W, 3) RGB, as the file has its pixels. Raises ``InputError`` when it cannot be read."""
-    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    found = cv2.imread(str(path), how) if path.is_file() else None
-    if found is None:
+    """Read RGB pixels (H, W, 3), not turned by the file's orientation. Raises ``InputError``."""
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imread(str(path), flags) if path.is_file() else None
+    if picture is None:
         raise InputError(
             f"{path}: cannot be read as a picture. Give the folder below which the pictures of the data lie "
             "as root."
         )
-    return np.asarray(found, np.uint8)
+    return np.asarray(picture, np.uint8)
 
 
 def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
-    """Pictures (H, W, 3) RGB of ``imgname``s below ``root``; ``video.avi#12`` is the 13th frame of a video.
+    """Read pictures (H, W, 3) RGB by ``imgname``; ``video.avi#12`` is the 13th frame of a video.
 
     Each video is decoded once, in order, from the key frame before the first of its frames.
 
     Raises:
-        InputError: one is missing, damaged, or behind the end of its video.
+        InputError: one is missing, damaged, or after the end of its video.
     """
-    found: dict[str, Pixels] = {}
-    of_video: dict[str, list[int]] = {}
+    pictures: dict[str, Pixels] = {}
+    numbers: dict[str, list[int]] = {}
     for name in dict.fromkeys(names):
-        file, frame = file_and_frame(name)
-        if frame is None:
-            found[name] = read_picture(root / name)
+        file, number = file_and_frame(name)
+        if number is None:
+            pictures[name] = read_picture(root / name)
         else:
-            of_video.setdefault(file, []).append(frame)
-    for video, frames in of_video.items():
+            numbers.setdefault(file, []).append(number)
+    for video, frames in numbers.items():
         frames.sort()
         info = video_up_to(root / video, frames[-1])
-        for number, frame_ in zip(frames, read_frames(info, frames), strict=True):
-            if frame_ is None:
+        for number, frame in zip(frames, read_frames(info, frames), strict=True):
+            if frame is None:
                 raise InputError(f"{info.path}: frame {number} cannot be decoded. Copy the video again.")
-            found[f"{video}#{number}"] = to_rgb(frame_)
-    return [found[name] for name in names]
+            pictures[f"{video}#{number}"] = to_rgb(frame)
+    return [pictures[name] for name in names]

@@ -1,4 +1,4 @@
-"""3DPW (von Marcard et al. 2018): people outdoors before one moving camera, with SMPL from worn sensors.
+"""3DPW (von Marcard et al. 2018): people outdoors in front of a moving camera, with SMPL from worn sensors.
 
 ::
 
@@ -17,7 +17,7 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.datasets.rows import Array, Part, PersonRow, box_of, check_picture, damaged, detected
+from models.datasets.rows import Array, Part, PersonRow, check_picture, damaged, find_detection, points_box
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import EXTRA_24
@@ -30,32 +30,32 @@ _COCO_18: Final = (
     "Nose", "", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "RHip", "RKnee", "RAnkle",
     "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar",
 )  # fmt: skip
-"""Order of ``poses2d``. Its neck is OpenPose's, which is not EXTRA_24's."""
+"""Order of ``poses2d``, without its neck, which is OpenPose's and not EXTRA_24's."""
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """The sequences of a split that are there.
+    """Sequences of a split below ``root``.
 
     Raises:
         InputError: there are none.
     """
-    found = sorted((root / "sequenceFiles" / split).glob("*.pkl"))
-    if not found:
+    files = sorted((root / "sequenceFiles" / split).glob("*.pkl"))
+    if not files:
         raise InputError(
             f"{root}: no sequenceFiles/{split}/*.pkl. Give the folder in which sequenceFiles.zip and "
             "imageFiles.zip of 3DPW were unpacked."
         )
-    return tuple(Part(root, f"{split}/{file.stem}", split) for file in found)
+    return tuple(Part(root, f"{split}/{file.stem}", split) for file in files)
 
 
 def missing(found: tuple[Part, ...]) -> str:
-    """Sequences of the split that are missing, in words; empty when none is."""
+    """Missing sequences of the split, in words; '' for none."""
     count = {"train": 24, "validation": 12, "test": 24}[found[0].split]
     return "" if len(found) >= count else f"{len(found)} of {count} sequences are there"
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
-    """A row for every person and ``every``-th frame in which the camera's pose is known.
+    """Rows of every person and ``every``-th frame in which the camera's pose is known.
 
     Raises:
         InputError: the file is damaged or holds something else, or a picture is missing.
@@ -67,41 +67,41 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         extrinsics = np.asarray(data["cam_poses"], np.float64)
         K = np.asarray(data["cam_intrinsics"], np.float64)
         people = [
-            (np.asarray(pose, np.float64), np.asarray(betas, np.float64)[:10], np.asarray(flat), str(gender))
-            for pose, betas, flat, gender in zip(
+            (np.asarray(pose, np.float64), np.asarray(betas, np.float64)[:10], np.asarray(xy), str(gender))
+            for pose, betas, xy, gender in zip(
                 data["poses"], data["betas"], data["poses2d"], data["genders"], strict=True
             )
         ]
         valid = np.asarray(data["campose_valid"], bool)
         _expect(valid.shape, (len(people), len(extrinsics)), "campose_valid")
         frames = len(extrinsics)
-        for pose, betas, flat, _ in people:
+        for pose, betas, xy, _ in people:
             _expect(pose.shape, (frames, 72), "poses")
             _expect(betas.shape, (10,), "betas")
-            _expect(flat.shape, (frames, 3, 18), "poses2d")
+            _expect(xy.shape, (frames, 3, 18), "poses2d")
         _expect(extrinsics.shape, (frames, 4, 4), "cam_poses")
         _expect(K.shape, (3, 3), "cam_intrinsics")
     except Exception as e:  # a damaged pickle can fail in any way
         raise damaged(file, e) from e
-    for p, (pose, betas, flat, gender) in enumerate(people):
+    for p, (pose, betas, xy, gender) in enumerate(people):
         for i in range(0, frames, every):
-            seen = flat[i, 2] > 0
-            if not valid[p, i] or seen.sum() < 2:
+            visible = xy[i, 2] > 0
+            if not valid[p, i] or visible.sum() < 2:
                 continue
             imgname = f"imageFiles/{sequence}/image_{i:05d}.jpg"
             check_picture(part.root, imgname, "imageFiles.zip")
             R, t = extrinsics[i, :3, :3], extrinsics[i, :3, 3]
             root = torch.tensor(R) @ roma.rotvec_to_rotmat(torch.tensor(pose[i, :3]))
-            joints = _on_24(flat[i])
+            joints = _to_extra_24(xy[i])
             yield PersonRow(
                 id=f"{NAME}/{sequence}/{p}/video/{i:06d}",
                 instant=f"{sequence}/{p}/{i}",
                 imgname=imgname,
-                box=box_of(flat[i, :2, seen].astype(np.float64)),
+                box=points_box(xy[i, :2, visible].astype(np.float64)),
                 camera="video",
                 action=sequence,
                 part=joints,
-                openpose=detected(openpose, imgname, joints),
+                openpose=find_detection(openpose, imgname, joints),
                 pose=np.concatenate([roma.rotmat_to_rotvec(root), pose[i, 3:]]),
                 shape=betas,
                 has_smpl=1.0,
@@ -113,15 +113,15 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             )
 
 
-def _expect(found: tuple[int, ...], want: tuple[int, ...], name: str) -> None:
-    if found != want:
-        raise ValueError(f"{name} {found}, expected {want}")
+def _expect(shape: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
+    if shape != expected:
+        raise ValueError(f"{name} {shape}, expected {expected}")
 
 
-def _on_24(flat: NDArray[Any]) -> Array:
-    """EXTRA_24 (J, 3) of COCO's 18 points (3, 18)."""
+def _to_extra_24(points: NDArray[Any]) -> Array:
+    """EXTRA_24 (24, 3), x, y, 1 or zeros, of 3DPW's points (3, 18)."""
     out = np.zeros((len(EXTRA_24), 3))
     for j, name in enumerate(_COCO_18):
-        if name in EXTRA_24.names and flat[2, j] > 0:
-            out[EXTRA_24.index(name)] = *flat[:2, j], 1
+        if name in EXTRA_24.names and points[2, j] > 0:
+            out[EXTRA_24.index(name)] = *points[:2, j], 1
     return out
