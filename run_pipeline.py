@@ -360,9 +360,7 @@ def export(
         found = videos_of(results) if results.folder != store.path else []
         names = store.contents.rig.names
         videos = {n: str(v.path.resolve()) for n, v in zip(names, found, strict=False) if v}
-    people = store.ids if person == "all" else [int(person)] if person.isdecimal() else None
-    if people is None:
-        raise InputError(f"--person {person}: expected a number, or all")
+    people = store.find_people(person)
     options = options_of(start, end, gaps, fps, videos)
     for path, told, warnings in export_people(
         store, load_body(body_file(store, body)), file, people, options

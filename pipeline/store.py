@@ -291,6 +291,18 @@ class Store:
         names = (p.name for p in (self.path / "people").glob("*"))
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
+    def find_people(self, wanted: str) -> tuple[int, ...]:
+        """Ids of ``wanted``, which is ``all`` or a number. Raises ``InputError`` where that is nobody."""
+        ids = self.ids
+        if wanted == "all":
+            return ids
+        if not wanted.isdecimal():
+            raise InputError(f"--person {wanted}: expected a number, or all")
+        if int(wanted) not in ids:
+            has = ", ".join(map(str, ids)) or "nobody"
+            raise InputError(f"{self.path}: there is no person {wanted}; those there are: {has}.")
+        return (int(wanted),)
+
     def _array(self, name: str) -> zarr.Array[Any]:
         """Open an array, once: that takes as long as writing a window of it."""
         if name not in self._arrays:

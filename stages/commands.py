@@ -237,6 +237,7 @@ def crops(
     out: Annotated[Path, Option("--out", "-o", help="The crops.zarr to write.")],
     size: Annotated[int, Option(min=32, max=1024, help="Side of a crop to train on, pixels.")] = 224,
     fps: Annotated[float, Option(min=0.01, help="Pictures a second that are taken of a run.")] = 10.0,
+    person: Annotated[str, Option(help="Number of a run's person, or all.")] = "all",
     recording: Annotated[Path | None, Option(help="The recording of a run, if it has moved.")] = None,
     root: Annotated[Path | None, Option(help="Folder of the rows' pictures; else of the .npz.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Say how many pictures and what room.")] = False,
@@ -255,7 +256,7 @@ def crops(
     else:
         results = Results(source)
         store = results.store()
-        plan = plan_of_results(store, size, fps)
+        plan = plan_of_results(store, size, fps, store.find_people(person))
         written = crops_of_results(store, videos_of(results, recording), plan, out)
     screen.print_room(len(plan.box), plan.nbytes)
     if dry_run:

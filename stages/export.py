@@ -243,9 +243,7 @@ def read_take(
         )
     stop = total if stop is None else stop
     results.check_frames(start, stop)
-    if person not in results.ids:
-        has = ", ".join(map(str, results.ids)) or "nobody"
-        raise InputError(f"{results.path}: there is no person {person}; those there are: {has}.")
+    results.find_people(str(person))
 
     return LongTake(
         first=start,

@@ -76,6 +76,31 @@ def test_samples_are_the_fits_in_the_cameras(made: tuple[Store, Path]) -> None:
     assert sorted(times) == np.flatnonzero(valid).tolist()
 
 
+def test_people_keep_their_ids_over_windows(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "results.zarr", builders.contents())
+    for k, ids in enumerate(([0], [2], [2])):
+        fit = builders.batch(k)
+        fit = replace(fit, keypoints=replace(fit.keypoints, ids=torch.tensor(ids)))
+        store.write(fit.people(torch.tensor([0, 2])) if k == 1 else fit)
+    valid = {k: int(store.read(k).valid.sum()) for k in range(3)}
+    plan = plan_of_results(store, SIZE, fps=1000)
+    person = np.where(plan.label[:, 1] < builders.WINDOW, 0, 2)
+    assert plan.label[:, 0].tolist() == person.tolist()
+    alone = plan_of_results(store, SIZE, 1000, store.find_people("2"))
+    assert len(alone.box) == 2 * (valid[1] + valid[2])
+    *_, _ = crops_of_results(store, film(tmp_path / "videos"), alone, tmp_path / "crops.zarr")
+    source = RecordedPeople(store.path, tmp_path / "crops.zarr", sampling=Sampling(2, SIZE))
+    for i in range(len(source)):
+        _, person, time = source[i].id.split("/")
+        k, at = divmod(int(time), builders.WINDOW)
+        assert person == "2"
+        want = store.read(k).people(torch.tensor([2])).params.body_pose[at, 0]
+        assert np.allclose(source[i].body_pose, want, atol=1e-6)
+    for wanted, message in (("1", "those there are: 0, 2"), ("x", "a number, or all")):
+        with pytest.raises(InputError, match=message):
+            store.find_people(wanted)
+
+
 def test_bad_fits_are_not_the_truth_but_their_keypoints_count(made: tuple[Store, Path]) -> None:
     results, crops = made
     off = []

@@ -33,8 +33,8 @@ Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 BLOCK: Final = 64
-CROPS_VERSION: Final = 2
-"""1: not cut along whole pixels."""
+CROPS_VERSION: Final = 3
+"""1: not cut along whole pixels; 2: a person's place among those of the window, not the id."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +33,11 @@ def finished(results: Store) -> None:
         )
 
 
-def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
-    """Crops of ``size`` pixels of all people where their fit was accepted, in all views that show them.
+def plan_of_results(results: Store, size: int, fps: float, people: Sequence[int] | None = None) -> CropPlan:
+    """Crops of ``size`` pixels of people where their fit was accepted, in all views that show them.
 
-    fps: pictures a second; at most those that there are. Raises ``InputError`` when the store is not finished
-    or nobody is in it.
+    fps: pictures a second; at most those that there are. people: their ids, all by default. Raises
+    ``InputError`` when the store is not finished or nobody is in it.
     """
     finished(results)
     c = results.contents
@@ -44,7 +45,10 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
     boxes, labels = [], []
     for k in range(len(results.done)):
         fits = results.read(k)
+        if people is not None:
+            fits = fits.people(torch.tensor(people))
         seen = fits.keypoints
+        ids = seen.ids.tolist()
         counts = seen.confidence > 0
         box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
         large = box[..., 2] > MAX_BOX_FRAME_RATIO * c.rig.size.max(1)[:, None, None]
@@ -54,7 +58,7 @@ def plan_of_results(results: Store, size: int, fps: float) -> CropPlan:
         for i, p in np.argwhere(fits.valid.numpy()):
             if (fits.start + i) % step == 0 and np.isfinite(box[:, i, p]).any():
                 boxes.append(box[:, i, p])
-                labels += [(p, fits.start + i, v) for v in range(len(c.rig))]
+                labels += [(ids[p], fits.start + i, v) for v in range(len(c.rig))]
     if not boxes:
         raise InputError(f"{results.path}: no frame has a valid fit, so there is nobody to learn from.")
     return CropPlan(results.digest, size, np.concatenate(boxes), np.array(labels, np.int64), PERSON_LABELS)
@@ -114,7 +118,7 @@ class RecordedPeople:
             fits = store.read(k)
             check_points(fits, SMPL_24, BODY_25)
             at = np.flatnonzero(window == k)
-            i, p = self.time[at] - fits.start, self.person[at]
+            i, p = self.time[at] - fits.start, np.searchsorted(fits.keypoints.ids.numpy(), self.person[at])
             xy = fits.keypoints.xy_px.double().numpy()[:, i, p].swapaxes(0, 1)
             self.xy[at] = xy @ self.zoom[at, :, :2, :2].mT + self.zoom[at, :, None, :2, 2]
             self.confidence[at] = fits.keypoints.confidence.numpy()[:, i, p].swapaxes(0, 1)
