@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from pipeline.store import Store
 
+Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 TOTAL_BINS: Final = 4000
-"""Points of a curve, shared by all people: for one person a few per pixel of a plot, to zoom in."""
+"""Points of a curve, shared by people who are there at once: for one a few per pixel of a plot."""
 MIN_BINS: Final = 1000
-"""Fewest points of a curve for many people: one per pixel of a plot."""
+"""Fewest points of a curve for many people at once: one per pixel of a plot."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves of a store: V cameras, P people, B bins of consecutive frames. NaN where there is no data."""
+    """Curves of a store: V cameras, P people, B bins of consecutive frames. NaN where there is no data.
+
+    A person has the bins in which they are there; those of all people, S, follow one another.
+    """
 
     first_frame: NDArray[np.int64]
     """(B,)"""
     time_s: NDArray[np.float64]
     """(B,) of ``first_frame``."""
+    spans: NDArray[np.int64]
+    """(P, 2) each person's first bin, and the one after the last."""
     reprojection_px: Curve
     """(V, B) mean reprojection error of accepted fits."""
     keypoints_seen: Floats
@@ -42,15 +48,15 @@ class Curves:
     pictures: Floats
     """(V, B) share of frames with a picture."""
     fitted: Floats
-    """(P, B) share of frames with an accepted pose."""
+    """(S,) share of frames with an accepted pose."""
     unsure: Floats
-    """(P, B) share of frames with a pose that is not accepted: bridged over a gap, or too far off."""
+    """(S,) share of frames with a pose that is not accepted: bridged over a gap, or too far off."""
     angles_deg: Curve
-    """(P, A, B) joint angles of all poses, accepted or not; means are circular."""
+    """(A, S) joint angles of all poses, accepted or not; means are circular."""
     acceleration_mm: Curve
-    """(P, B) mean length of the joints' second difference over accepted frames, mm/frame²."""
+    """(S,) mean length of the joints' second difference over accepted frames, mm/frame²."""
     joints: Floats
-    """(P, B, J, 3) of each bin's first frame, metres, world."""
+    """(S, J, 3) of each bin's first frame, metres, world."""
 
 
 class _Bins:
@@ -82,50 +88,61 @@ class _Bins:
 def read_curves(store: Store, bins: int | None = None) -> Curves:
     """Read the curves of a store's finished windows.
 
-    bins: most points of a curve, at most one a frame; default: ``TOTAL_BINS`` by the number of people, at
-    least ``MIN_BINS``.
+    bins: most points of a curve, at most one a frame; default: ``TOTAL_BINS`` by the number of people who are
+    there at once, at least ``MIN_BINS``.
     """
     c = store.contents
-    views, frames, people = len(c.rig), len(c.time_s), len(store.ids)
-    bins = min(bins or max(MIN_BINS, TOTAL_BINS // max(people, 1)), frames)
+    views, frames, ids = len(c.rig), len(c.time_s), store.ids
+    windows = {person: w for person in ids if len(w := store.windows_of(person))}
+    there = {person: (store.span(w[0])[0], store.span(w[-1])[1]) for person, w in windows.items()}
+    at_once = -(-sum(b - a for a, b in there.values()) // max(frames, 1))
+    bins = min(bins or max(MIN_BINS, TOTAL_BINS // max(at_once, 1)), frames)
     first_frame = -(-np.arange(bins) * frames // bins)  # inverse of frame · bins // frames
+    spans = np.array([_bins_of(there.get(p, (0, 0)), bins, frames) for p in ids], np.int64).reshape(-1, 2)
+    # Where a person's bin 0 would lie among those of all people.
+    origin = dict(zip(ids, np.cumsum(spans[:, 1] - spans[:, 0]) - spans[:, 1], strict=True))
+    own = int((spans[:, 1] - spans[:, 0]).sum())
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
-    fitted, unsure = _Bins(bins, people), _Bins(bins, people)
-    angles, sine, cosine = (_Bins(bins, people, len(c.angles)) for _ in range(3))
-    acceleration = _Bins(bins, people)
-    sampled_joints = np.full((people, bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
-    last_two = np.full((people, 2, len(c.skeleton), 3), np.nan)
+    fitted, unsure, acceleration = _Bins(own), _Bins(own), _Bins(own)
+    angles, sine, cosine = (_Bins(own, len(c.angles)) for _ in range(3))
+    sampled_joints = np.full((own, len(c.skeleton), 3), np.nan, dtype=np.float32)
+    before: dict[int, Array] = {}
     for first, last in store.blocks():
-        a, b = store.span(first)[0], store.span(last)[1]
-        names = ("joints", "valid", "reprojection_px", "keypoints_2d")
-        joints, valid, error_px, keypoints = (
-            np.asarray(store.people(store.ids, name, a, b, axis=0)) for name in names
-        )
-        joints = joints.astype(np.float64)
-        number = np.arange(a, b)
-        at = number * bins // frames
-        for p in range(people):
-            reprojection.add(at, np.where(valid[p], error_px[p].astype(np.float64).T, np.nan))
-        seen.add(at, (keypoints[..., 2] > 0).mean(3).max(0))
-        posed = np.isfinite(joints).all((2, 3))
-        fitted.add(at, valid.astype(float))
-        unsure.add(at, (posed & ~valid).astype(float))
-        if c.angles:
-            measured = np.asarray(store.people(store.ids, "angles", a, b, axis=0), np.float64).swapaxes(1, 2)
-            angles.add(at, measured)
-            sine.add(at, np.sin(np.radians(measured)))
-            cosine.add(at, np.cos(np.radians(measured)))
-        accepted = np.where(valid[..., None, None], joints, np.nan)
-        with_past = np.concatenate([last_two, accepted], 1)
-        acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=1), axis=-1).mean(-1))
-        last_two = with_past[:, -2:]
-        wanted = np.flatnonzero(first_frame[at] == number)
-        sampled_joints[:, at[wanted]] = joints[:, wanted]
+        start, stop = store.span(first)[0], store.span(last)[1]
+        most_seen = np.zeros((views, stop - start))
+        ended, before = before, {}
+        for person in store.present(first, last):
+            a, b = max(start, there[person][0]), min(stop, there[person][1])
+            number = np.arange(a, b)
+            common = number * bins // frames
+            at = common + origin[person]
+            names = ("joints", "valid", "reprojection_px", "keypoints_2d")
+            joints, valid, error_px, keypoints = (store.array(f"people/{person}/{n}", a, b) for n in names)
+            joints = joints.astype(np.float64)
+            reprojection.add(common, np.where(valid, error_px.astype(np.float64).T, np.nan))
+            share = (keypoints[..., 2] > 0).mean(2)
+            most_seen[:, a - start : b - start] = np.maximum(most_seen[:, a - start : b - start], share)
+            posed = np.isfinite(joints).all((1, 2))
+            fitted.add(at, valid.astype(float))
+            unsure.add(at, (posed & ~valid).astype(float))
+            if c.angles:
+                measured = store.array(f"people/{person}/angles", a, b).T.astype(np.float64)
+                angles.add(at, measured)
+                sine.add(at, np.sin(np.radians(measured)))
+                cosine.add(at, np.cos(np.radians(measured)))
+            sure = np.where(valid[:, None, None], joints, np.nan)
+            with_past = np.concatenate([ended.get(person, np.full((2, *sure.shape[1:]), np.nan)), sure])
+            acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=0), axis=-1).mean(-1))
+            before[person] = with_past[-2:]
+            wanted = np.flatnonzero(first_frame[common] == number)
+            sampled_joints[at[wanted]] = joints[wanted]
+        seen.add(np.arange(start, stop) * bins // frames, most_seen)
     pictures = _Bins(bins, views)
     pictures.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
     return Curves(
         first_frame=first_frame,
         time_s=c.time_s[first_frame],
+        spans=spans,
         reprojection_px=reprojection.curve(),
         keypoints_seen=seen.mean(),
         pictures=pictures.mean(),
@@ -135,3 +152,9 @@ def read_curves(store: Store, bins: int | None = None) -> Curves:
         acceleration_mm=acceleration.curve(),
         joints=sampled_joints,
     )
+
+
+def _bins_of(there: tuple[int, int], bins: int, frames: int) -> tuple[int, int]:
+    """First bin of some frames, and the one after the last."""
+    a, b = there
+    return (a * bins // frames, (b - 1) * bins // frames + 1) if b else (0, 0)

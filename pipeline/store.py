@@ -547,12 +547,7 @@ class Store:
         The batch has all people with data in any of these windows.
         """
         last = window if last is None else last
-        arrays, windows = self.contents.person_arrays, range(window, last + 1)
-        ids = tuple(
-            i
-            for i in self.ids
-            if any(self._file(f"people/{i}/{name}", k).is_file() for k in windows for name in arrays)
-        )
+        ids = self.present(window, last)
         a, b = self.span(window)[0], self.span(last)[1]
 
         def people(name: str, axis: int = 1) -> torch.Tensor:
@@ -573,6 +568,18 @@ class Store:
             status=people("status"),
             skeleton=self.contents.skeleton,
         )
+
+    def present(self, first: int, last: int) -> tuple[int, ...]:
+        """Ids of those of whom some of the windows ``first`` to ``last`` are written, rising."""
+        windows = range(first, last + 1)
+        return tuple(
+            i for i in self.ids if any(self._file(f"people/{i}/status", k).is_file() for k in windows)
+        )
+
+    def windows_of(self, person: int) -> NDArray[np.int64]:
+        """Windows that are written of a person, rising."""
+        files = (self.path / f"people/{person}/status").glob("c.*")
+        return np.array(sorted(int(n) for f in files if (n := f.name[2:]).isdecimal()), np.int64)
 
     def people(self, ids: Sequence[int], name: str, a: int, b: int, axis: int = 1) -> torch.Tensor:
         """Frames ``a:b`` of an array of these people, stacked along ``axis``: (T, P, ...) for axis 1."""

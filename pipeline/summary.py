@@ -42,6 +42,10 @@ class PersonSummary:
     """One person of a finished run."""
 
     id: str
+    first_frame: int | None
+    """In which the person was seen; None where in none."""
+    frames: int
+    """From then to the last in which the person was seen; the counts are about these."""
     frames_fitted: int
     frames_bridged: int
     """A pose carried over a gap, marked not valid."""
@@ -106,34 +110,80 @@ class _Distances:
         return round(self.total / n, 3) if n else None
 
 
+@dataclass
+class _Counts:
+    """Frames of a person, added in order of time."""
+
+    first: int | None = None
+    last: int = -1
+    """First and last frame in which the person was seen."""
+    fitted: int = 0
+    bridged: int = 0
+    far_off: int = 0
+    accelerations: int = 0
+    acceleration: float = 0.0
+    """Number and sum of the means over joints of second differences, metres."""
+    end: int = 0
+    before: NDArray[np.float64] | None = None
+    """Frame up to which was added, and the joints of the last two."""
+
+    def add(self, start: int, status: NDArray[np.uint8], joints: NDArray[np.float32]) -> None:
+        """Add the frames from ``start`` on: status (T,) and joints (T, J, 3)."""
+        from pipeline.batches import Status
+
+        shown = np.flatnonzero(status != Status.NOT_SEEN)
+        if shown.size:
+            self.first = start + int(shown[0]) if self.first is None else self.first
+            self.last = start + int(shown[-1])
+        fitted, far_off = status == Status.OK, status == Status.FAR_OFF
+        self.fitted += int(fitted.sum())
+        self.far_off += int(far_off.sum())
+        self.bridged += int((np.isfinite(joints).all((1, 2)) & ~fitted & ~far_off).sum())
+        points = np.where(fitted[:, None, None], joints.astype(np.float64), np.nan)
+        if self.before is not None and self.end == start:
+            points = np.concatenate([self.before, points])
+        length = np.linalg.norm(np.diff(points, 2, axis=0), axis=-1).mean(-1)
+        self.acceleration += float(np.nansum(length))
+        self.accelerations += int(np.isfinite(length).sum())
+        self.end, self.before = start + len(status), points[-2:]
+
+    def summary(self, name: str) -> PersonSummary:
+        frames = 0 if self.first is None else self.last + 1 - self.first
+        mean = self.acceleration / self.accelerations if self.accelerations else None
+        return PersonSummary(
+            id=name,
+            first_frame=self.first,
+            frames=frames,
+            frames_fitted=self.fitted,
+            frames_bridged=self.bridged,
+            frames_far_off=self.far_off,
+            frames_without_pose=frames - self.fitted - self.bridged - self.far_off,
+            jitter_mm=None if mean is None else round(1000 * mean, 3),
+        )
+
+
 def seen(store: Store) -> NDArray[np.bool_]:
     """(V, T) whether a camera's keypoints of anyone are there."""
     c = store.contents
     shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
     for first, last in store.blocks():
         a, b = store.span(first)[0], store.span(last)[1]
-        for person in store.ids:
+        for person in store.present(first, last):
             shown[:, a:b] |= (store.array(f"people/{person}/keypoints_2d", a, b)[..., 2] > 0).any(2)
     return shown
 
 
 def summarise(store: Store) -> Summary:
     """Read a store from its first window to its last."""
-    import torch
-
-    from pipeline.batches import Status
-
     c = store.contents
-    views, frames, ids = len(c.rig), len(c.time_s), store.ids
+    views, frames = len(c.rig), len(c.time_s)
     distances, distances_mm = ([_Distances() for _ in range(views)] for _ in range(2))
     everywhere, everywhere_mm = _Distances(), _Distances()
     seen = np.zeros(views, dtype=int)
-    fitted, bridged, far_off = (np.zeros(len(ids), int) for _ in range(3))
+    counts = {person: _Counts() for person in store.ids}
     written = 0
-    acceleration, accelerations = np.zeros(len(ids)), np.zeros(len(ids), int)
-    before = np.empty((0, len(ids), len(c.skeleton), 3))
     for first, last in store.blocks():
-        batch = store.read(first, last).people(torch.tensor(ids, dtype=torch.int64))
+        batch = store.read(first, last)
         points = batch.keypoints_3d[..., :3].numpy().astype(np.float64)
         error = np.linalg.norm(c.rig.project(points) - batch.keypoints.xy_px.numpy(), axis=-1)
         error[batch.keypoints.confidence.numpy() == 0] = np.nan
@@ -148,18 +198,9 @@ def summarise(store: Store) -> Summary:
                 own.add(known)
                 all_views.add(known)
         seen += (batch.keypoints.confidence.numpy() > 0).any((2, 3)).sum(1)
-        valid, posed = batch.valid.numpy(), np.isfinite(batch.joints.numpy()).all((2, 3))
-        written += len(valid)
-        fitted += valid.sum(0)
-        off = batch.status.numpy() == Status.FAR_OFF
-        far_off += off.sum(0)
-        bridged += (posed & ~valid & ~off).sum(0)
-        joints = np.where(valid[..., None, None], batch.joints.numpy().astype(np.float64), np.nan)
-        joints = np.concatenate([before, joints])
-        length = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean(-1)
-        acceleration += np.nansum(length, 0)
-        accelerations += np.isfinite(length).sum(0)
-        before = joints[-2:]
+        written += len(batch.valid)
+        for p, person in enumerate(batch.keypoints.ids.tolist()):
+            counts[person].add(batch.start, batch.status[:, p].numpy(), batch.joints[:, p].numpy())
     return Summary(
         frames=frames,
         fps=float(c.rate),
@@ -183,17 +224,5 @@ def summarise(store: Store) -> Summary:
             )
             for v, name in enumerate(c.rig.names)
         ),
-        people=tuple(
-            PersonSummary(
-                id=str(person),
-                frames_fitted=int(fitted[p]),
-                frames_bridged=int(bridged[p]),
-                frames_far_off=int(far_off[p]),
-                frames_without_pose=int(written - fitted[p] - bridged[p] - far_off[p]),
-                jitter_mm=round(1000 * float(acceleration[p] / accelerations[p]), 3)
-                if accelerations[p]
-                else None,
-            )
-            for p, person in enumerate(ids)
-        ),
+        people=tuple(count.summary(str(person)) for person, count in counts.items()),
     )

@@ -375,10 +375,10 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
 
 def _count_fitted(results: Store) -> int:
     """Number of frames with an accepted fit."""
-    fitted = np.zeros(len(results.contents.time_s), dtype=bool)
-    for person in results.ids:
-        fitted |= results.array(f"people/{person}/valid")
-    return int(fitted.sum())
+    total = 0
+    for k in range(len(results.done)):
+        total += int(results.people(results.present(k, k), "valid", *results.span(k)).any(1).sum())
+    return total
 
 
 def _video_stamps(recording: Recording) -> dict[Path, tuple[int, int] | None]:

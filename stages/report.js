@@ -21,9 +21,27 @@
   };
   const first = new Int32Array(bytes(curves.first_frame.base64)); // frame of each bin
   const bins = first.length;
-  const joints = unpack(curves.joints).values; // (people, bins, joints, 3)
+  // Everybody's bins, one person's after the other's: the first and the one after the last, and where they begin.
+  const spans = new Int32Array(bytes(curves.spans.base64));
+  let ahead = 0;
+  const owned = people.map((_, p) => {
+    const [from, to] = [spans[2 * p], spans[2 * p + 1]];
+    const own = { from, to, at: ahead };
+    ahead += to - from;
+    return own;
+  });
+  /** The values of a person of a row of all people's, in all bins. */
+  const personal = (row, { from, to, at }) => {
+    const all = new Float32Array(bins).fill(NaN);
+    all.set(row.subarray(at, at + to - from), from);
+    return all;
+  };
+  const personalCurve = (curve, own) => ({ mean: personal(curve.mean, own), low: personal(curve.low, own), high: personal(curve.high, own) });
+  const joints = unpack(curves.joints).values; // (all people's bins, joints, 3)
   const joint = (p, b, j) => {
-    const i = ((p * bins + b) * data.parents.length + j) * 3;
+    const { from, to, at } = owned[p];
+    if (b < from || b >= to) return [NaN, NaN, NaN];
+    const i = ((at + b - from) * data.parents.length + j) * 3;
     return [joints[i], joints[i + 1], joints[i + 2]];
   };
   const binned = data.frames > bins;
@@ -306,8 +324,7 @@
   const coverage = () => {
     const seen = rows(unpack(curves.keypoints_seen));
     const pictures = rows(unpack(curves.pictures));
-    const fitted = rows(unpack(curves.fitted));
-    const unsure = rows(unpack(curves.unsure));
+    const [fitted, unsure] = [curves.fitted, curves.unsure].map((c) => { const { values } = unpack(c); return owned.map((own) => personal(values, own)); });
     const names = [...cameras.map((c) => c.name), ...people.map((p) => (people.length > 1 ? `person ${p.id}` : "fit"))];
     const high = names.length > 24 ? 12 : 22;
     const height = names.length * (high + 3) + BOTTOM + 6;
@@ -379,7 +396,7 @@
     const level = add(beside, up, -dot(beside, up));
     const e1 = level.map((x) => x / Math.hypot(...level));
     const e2 = cross(up, e1);
-    const paths = people.map((_, p) => Array.from({ length: bins }, (_, b) => joint(p, b, 0)));
+    const paths = owned.map(({ from, to }, p) => Array.from({ length: to - from }, (_, k) => joint(p, from + k, 0)));
     const known = paths.flat().filter((x) => !Number.isNaN(x[0]));
     const all = [...cameras.map((c) => c.centre), ...known];
     const middle = (points) => [0, 1, 2].map((i) => {
@@ -439,14 +456,13 @@
         const tint = people.length > 1 ? person.colour : css("--accent");
         g.strokeStyle = tint;
         g.lineWidth = 1.6;
-        for (const [alpha, a, b] of [[0.9, 0, now], [0.35, now, bins - 1]]) {
-          g.globalAlpha = alpha;
-          for (let i = a; i < b; i++) {
-            if (!Number.isNaN(paths[p][i][0]) && !Number.isNaN(paths[p][i + 1][0])) line(g, [put(paths[p][i]), put(paths[p][i + 1])]);
-          }
+        const { from } = owned[p];
+        for (let i = 0; i + 1 < paths[p].length; i++) {
+          g.globalAlpha = from + i < now ? 0.9 : 0.35;
+          if (!Number.isNaN(paths[p][i][0]) && !Number.isNaN(paths[p][i + 1][0])) line(g, [put(paths[p][i]), put(paths[p][i + 1])]);
         }
         g.globalAlpha = 1;
-        if (Number.isNaN(paths[p][now][0])) return;
+        if (Number.isNaN(joint(p, now, 0)[0])) return;
         g.lineCap = "round";
         g.lineWidth = 3;
         g.strokeStyle = css("--text");
@@ -543,10 +559,9 @@
     return card("w12", "People", null, table(
       ["person", "<from, to", "height, m", "frames fitted", "bridged", "too far off", "no pose", "acceleration, mm/frame²"],
       summary.people.map((p, i) => {
-        const at = rows(unpack(curves.fitted))[i].reduce((found, share, b) => (share > 0 ? [found[0] ?? b, b] : found), []);
         const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: people[i].colour, marginRight: "8px" } }), p.id);
-        return [name, at.length ? `${clock(first[at[0]] / data.fps)} to ${clock(first[at[1]] / data.fps)}` : "–", people[i].height_m ? people[i].height_m.toFixed(2) : "–",
-          `${p.frames_fitted} (${number((100 * p.frames_fitted) / data.frames, 0)} %)`, String(p.frames_bridged), String(p.frames_far_off), String(p.frames_without_pose), number(p.jitter_mm, 2)];
+        return [name, p.frames ? `${clock(p.first_frame / data.fps)} to ${clock((p.first_frame + p.frames - 1) / data.fps)}` : "–", people[i].height_m ? people[i].height_m.toFixed(2) : "–",
+          `${p.frames_fitted} (${number((100 * p.frames_fitted) / p.frames, 0)} %)`, String(p.frames_bridged), String(p.frames_far_off), String(p.frames_without_pose), number(p.jitter_mm, 2)];
       })));
   };
 
@@ -596,7 +611,7 @@
   const median = (values) => { const v = values.filter((x) => x !== null).sort((a, b) => a - b); return v.length ? v[v.length >> 1] : null; };
   const tile = (value, unit, label) => el("div", { class: "tile" }, el("b", {}, value, unit ? [" ", el("small", {}, unit)] : null), el("span", {}, label));
   const fittedFrames = summary.people.reduce((n, p) => n + p.frames_fitted, 0);
-  const wantedFrames = data.frames * Math.max(1, people.length);
+  const wantedFrames = Math.max(1, summary.people.reduce((n, p) => n + p.frames, 0));
   const title = String(summary.recording).split(/[\\/]/).filter(Boolean).pop() || "recording";
 
   const page = document.getElementById("page");
@@ -625,7 +640,7 @@
     const fill = (p) => host.replaceChildren(...angleGroups().flatMap(([section, plots]) => [
       el("h3", { class: "section" }, section),
       el("div", { class: "small" }, [...plots].map(([title, members]) => {
-        const series = members.map(({ i, name, title }, k) => ({ name, title, colour: okabe[k], dash: k ? [5, 3] : null, ...angleRows[p * angleNames.length + i] }));
+        const series = members.map(({ i, name, title }, k) => ({ name, title, colour: okabe[k], dash: k ? [5, 3] : null, ...personalCurve(angleRows[i], owned[p]) }));
         const { node, legend } = chart(`${title} over time`, "°", series, 140, 0, 180);
         return el("div", {}, el("div", { class: "head" }, el("h3", {}, title), legend), node);
       })),
@@ -639,8 +654,9 @@
 
   const errors = curveRows(curves.reprojection_px).map((c, v) => ({ name: cameras[v].name, colour: cameraColour(v), ...c }));
   const errorChart = chart("Reprojection error over time", "px", errors, 260);
-  const jitter = curveRows(curves.acceleration_mm).map((c, p) => ({
-    name: people.length > 1 ? `person ${people[p].id}` : "all joints", colour: people.length > 1 ? people[p].colour : okabe[0], ...c }));
+  const [accelerations] = curveRows(curves.acceleration_mm);
+  const jitter = owned.map((own, p) => ({
+    name: people.length > 1 ? `person ${people[p].id}` : "all joints", colour: people.length > 1 ? people[p].colour : okabe[0], ...personalCurve(accelerations, own) }));
   const jitterChart = chart("Joint acceleration over time", "mm/frame²", jitter, 200, 2);
 
   const warnings = [...(summary.warnings || [])];
@@ -649,7 +665,7 @@
     const who = people.length > 1 ? `person ${p.id}: ` : "";
     const kinds = [[p.frames_bridged, "bridged over gaps"], [p.frames_far_off, "too far off their keypoints"], [p.frames_without_pose, "without a pose"]];
     const told = kinds.filter(([count]) => count).map(([count, what]) => `${count} ${what}`);
-    if (told.length) warnings.push(`${who}of ${data.frames} frames, ${told.join(", ")}.`);
+    if (told.length) warnings.push(`${who}of ${p.frames} frames, ${told.join(", ")}.`);
   }
 
   /** Residual of each camera when its clock alone is off by a lag: a sharp valley is a clock that is well known. */

@@ -146,10 +146,12 @@ def _packed(over_time: Curves) -> dict[str, Any]:
     first_frame = over_time.first_frame
     # One frame a bin: the three are the same.
     single = len(first_frame) > 1 and bool((np.diff(first_frame) == 1).all())
-    packed: dict[str, Any] = {"first_frame": pack(first_frame, "<i4")}
+    packed: dict[str, Any] = {
+        name: pack(getattr(over_time, name), "<i4") for name in ("first_frame", "spans")
+    }
     for name, value in vars(over_time).items():
         if isinstance(value, Curve):
             packed[name] = {k: scaled(v) for k, v in vars(value).items() if k == "mean" or not single}
-        elif name not in ("first_frame", "time_s"):
+        elif name not in (*packed, "time_s"):
             packed[name] = scaled(value)
     return packed

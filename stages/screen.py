@@ -256,8 +256,10 @@ def print_summary(summary: Summary) -> None:
     print_table(rows)
     console.print(REPROJECTION.sentence)
     for p in summary.people:
+        first = p.first_frame or 0
+        there = "" if p.frames == summary.frames else f", there in frames {first} to {first + p.frames - 1}"
         console.print(
-            f"person {p.id}: {p.frames_fitted} of {summary.frames} frames fitted, "
+            f"person {p.id}{there}: {p.frames_fitted} of {p.frames} frames fitted, "
             f"{p.frames_bridged} bridged, {p.frames_far_off} too far off, "
             f"{p.frames_without_pose} without a pose; joint acceleration {number(p.jitter_mm)} mm/frame²"
         )

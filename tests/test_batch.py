@@ -66,7 +66,8 @@ def run(recording, out, cfg, progress):
     for file in files:
         file.write_text("")
     warnings = (*recording.warnings, "the cameras were estimated")
-    people = (PersonSummary("0", 6, 0, 0, None), PersonSummary("1", 3, 0, 3, None)) if what == "film" else ()
+    people = (PersonSummary("0", 0, 6, 6, 0, 0, None), PersonSummary("1", 2, 6, 3, 0, 3, None))
+    people = people if what == "film" else ()
     if what == "film":
         for name, red in (("overlay_a.mp4", 0), ("mosaic.mp4", 200)):
             files = (*files, out / name)

@@ -52,11 +52,11 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
             acceleration[t] = 1000 * np.linalg.norm(second, axis=-1).mean()
     for curve, values in (
         (found.reprojection_px, px),
-        (found.acceleration_mm, acceleration[:, None]),
+        (found.acceleration_mm, acceleration),
     ):
         for have, want in zip((curve.low, curve.mean, curve.high), three(values, groups), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, equal_nan=True)
-    angles = store.array("people/0/angles").astype(float)[:, None]
+    angles = store.array("people/0/angles").astype(float)
     low, _, high = three(angles, groups)
     np.testing.assert_allclose(found.angles_deg.low, low, rtol=1e-4)
     np.testing.assert_allclose(found.angles_deg.high, high, rtol=1e-4)
@@ -65,9 +65,9 @@ def test_agrees_with_whole_arrays(bins, block, tmp_path, monkeypatch):
     for v in range(len(store.contents.rig)):
         share = (store.array("people/0/keypoints_2d")[v, :, :, 2] > 0).mean(1)
         np.testing.assert_allclose(found.keypoints_seen[v], [share[g].mean() for g in groups], rtol=1e-5)
-    np.testing.assert_allclose(found.fitted[0], [valid[g].mean() for g in groups], rtol=1e-6)
+    np.testing.assert_allclose(found.fitted, [valid[g].mean() for g in groups], rtol=1e-6)
     np.testing.assert_allclose(found.fitted + found.unsure, 1, rtol=1e-6)
-    np.testing.assert_array_equal(found.joints[0], joints[found.first_frame].astype(np.float32))
+    np.testing.assert_array_equal(found.joints, joints[found.first_frame].astype(np.float32))
 
 
 def test_what_is_not_there_is_nan(tmp_path):
@@ -81,11 +81,11 @@ def test_what_is_not_there_is_nan(tmp_path):
     store.write(changed, angles)
     found = read_curves(store)
     assert np.isnan(found.reprojection_px.mean[1]).all()
-    assert np.isnan(found.angles_deg.mean[0, :, 2:4]).all()
-    assert found.fitted[0, :6].tolist() == [1, 1, 0, 0, 0, 1]
-    assert found.unsure[0, :6].tolist() == [0, 0, 0, 0, 1, 0]
-    assert np.isnan(found.fitted[0, WINDOW:]).all(), "windows that are not done"
-    assert np.isfinite(found.acceleration_mm.mean[0]).sum() == 1, "frames 5, 6, 7 are the only three in a row"
+    assert np.isnan(found.angles_deg.mean[:, 2:4]).all()
+    assert found.fitted[:6].tolist() == [1, 1, 0, 0, 0, 1]
+    assert found.unsure[:6].tolist() == [0, 0, 0, 0, 1, 0]
+    assert found.spans.tolist() == [[0, WINDOW]], "no more windows are done"
+    assert np.isfinite(found.acceleration_mm.mean).sum() == 1, "frames 5, 6, 7 are the only three in a row"
 
 
 def test_a_store_without_a_window(tmp_path):
@@ -105,12 +105,13 @@ def test_memory_does_not_grow_with_length(tmp_path):
         )
         store = Store.create(tmp_path / f"{frames}.zarr", c)
         store._make_person(0)
+        store._array("people/0/status")[:] = 1
         store._array("done")[:] = True
         tracemalloc.start()
         found = read_curves(store)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert found.joints.shape[1] == TOTAL_BINS
+        assert found.joints.shape[0] == TOTAL_BINS
     whole = 54_000 * 24 * 3 * 8
     assert peaks[1] - peaks[0] < whole / 4, peaks
 
@@ -120,15 +121,54 @@ def test_the_mean_of_angles_that_go_round_is_between_them(tmp_path):
     store = Store.create(tmp_path / "s.zarr", replace(contents(), angles={"a": "b"}))
     turning = torch.tensor([179.0, -179.0] * (WINDOW // 2))[:, None, None]
     store.write(batch(0), turning)
-    mean = read_curves(store, 2).angles_deg.mean[0, 0]
+    mean = read_curves(store, 2).angles_deg.mean[0]
     assert abs(mean[0]) > 179
+
+
+def long_store(path, frames, people):
+    """A store in which everybody is there for all of ``frames`` by turns: (first window, last) of each."""
+    times = {"time_s": np.arange(frames) / 30, "frame_index": np.tile(np.arange(frames), (2, 1))}
+    store = Store.create(path, replace(contents(), window=100, angles=DEFINITIONS, **times))
+    for person, (first, last) in enumerate(people):
+        store._make_person(person)
+        store._array(f"people/{person}/status")[first * 100 : (last + 1) * 100] = 1
+    store._array("done")[:] = True
+    return store
 
 
 @pytest.mark.parametrize(("people", "bins"), [(1, TOTAL_BINS), (2, TOTAL_BINS // 2), (6, MIN_BINS)])
 def test_people_share_the_points(people, bins, tmp_path):
-    frames = TOTAL_BINS + 1
-    times = {"time_s": np.arange(frames) / 30, "frame_index": np.tile(np.arange(frames), (2, 1))}
-    store = Store.create(tmp_path / "s.zarr", replace(contents(), window=1000, **times))
-    for person in range(people):
-        store._make_person(person)
-    assert read_curves(store).fitted.shape == (people, bins)
+    store = long_store(tmp_path / "s.zarr", TOTAL_BINS + 100, [(0, TOTAL_BINS // 100)] * people)
+    found = read_curves(store)
+    assert found.spans.tolist() == [[0, bins]] * people
+    assert found.fitted.shape == (people * bins,)
+
+
+def test_people_who_come_and_go_have_points_where_they_are(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    for k, ids in enumerate(([0], [0, 3], [3])):
+        fit = batch(k)
+        fit = replace(fit, keypoints=replace(fit.keypoints, ids=torch.tensor(ids[:1])))
+        store.write(fit.people(torch.tensor(ids)))
+    found = read_curves(store)
+    assert found.spans.tolist() == [[0, 2 * WINDOW], [WINDOW, FRAMES]]
+    for person, (a, b), own in zip(
+        (0, 3), found.spans, np.split(np.arange(len(found.fitted)), [16]), strict=True
+    ):
+        np.testing.assert_array_equal(found.fitted[own], store.array(f"people/{person}/valid")[a:b])
+        np.testing.assert_array_equal(found.joints[own], store.array(f"people/{person}/joints")[a:b])
+
+
+def test_memory_does_not_grow_with_people_who_come_one_after_the_other(tmp_path):
+    peaks = []
+    for count in (2, 20):
+        store = long_store(
+            tmp_path / f"{count}.zarr",
+            6000,
+            [(k * 60 // count, (k + 1) * 60 // count - 1) for k in range(count)],
+        )
+        tracemalloc.start()
+        read_curves(store, 1000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0], peaks

@@ -91,6 +91,21 @@ def test_counts_what_is_missing(tmp_path):
     assert (person.frames_fitted, person.frames_bridged, person.frames_without_pose) == (6, 1, 1)
 
 
+def test_people_are_counted_while_they_are_there(tmp_path):
+    store = Store.create(tmp_path / "s.zarr", contents())
+    for k, ids in enumerate(([0], [0, 3], [3])):
+        fit = batch(k)
+        fit = replace(fit, keypoints=replace(fit.keypoints, ids=torch.tensor(ids[-1:])))
+        store.write(fit.people(torch.tensor(ids)))
+    people = summarise(store).people
+    assert [(p.id, p.first_frame, p.frames, p.frames_without_pose) for p in people] == [
+        ("0", 0, 8, 0),
+        ("3", 8, 12, 0),
+    ]
+    for person in people:
+        assert person.frames_fitted == store.array(f"people/{person.id}/valid").sum()
+
+
 def test_an_empty_store(tmp_path):
     summary = summarise(Store.create(tmp_path / "s.zarr", contents()))
     assert summary.reprojection_median_px is None

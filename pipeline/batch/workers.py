@@ -167,10 +167,9 @@ def _write_thumbnail(out: Path, result: Result) -> list[Path]:
 
 
 def _fitted(summary: Summary) -> float | None:
-    """Share of fitted frames, mean over the people."""
-    if not summary.people or not summary.frames:
-        return None
-    return sum(p.frames_fitted for p in summary.people) / (summary.frames * len(summary.people))
+    """Share of fitted frames of those in which people were there."""
+    frames = sum(p.frames for p in summary.people)
+    return sum(p.frames_fitted for p in summary.people) / frames if frames else None
 
 
 def _log(text: str) -> None:
