@@ -150,7 +150,7 @@ EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.__name__
 
 def put(place: Path, files: Mapping[str, str | bytes]) -> tuple[Path, ...]:
     for name, content in files.items():
-        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return tuple(place / name for name in files)
 
@@ -228,7 +228,7 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
     damaged = data.draw(st.sampled_from(put(tmp_path, BY_HAND[form])))
     raw = bytearray(damaged.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(raw) - 1))
+        at = data.draw(st.integers(0, len(raw)))
         noise = [b"", b"\x00", b"\xff", b"]", b"[", b"{", b":", b"NaN", b"1e999", b"-", b'"', b","]
         raw[at : at + data.draw(st.integers(0, 12))] = data.draw(st.sampled_from(noise))
     damaged.write_bytes(raw)
@@ -244,6 +244,28 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
             missing = found[..., 2] == 0
             assert (np.isnan(found[..., :2]) == missing[..., None]).all()
             assert np.isfinite(found[..., 2]).all()
+
+
+@pytest.mark.parametrize(("key", "points"), [("people", "pose_keypoints_2d"), ("bodies", "joints")])
+@pytest.mark.parametrize("name", ["cam01.json", "cam01/alphapose-results.json"])
+def test_tables_of_pictures_as_alphapose_writes_them(
+    tmp_path: Path, key: str, points: str, name: str
+) -> None:
+    """``--format open`` and ``cmu``: one table, and the same with a file a picture (``sep-json``)."""
+    frames = {
+        f"{t}.jpg": {"version": "AlphaPose v0.3", key: [{points: np.ravel(p).tolist()} for p in TRUTH[t]]}
+        for t in TRUTH
+    }
+    put(tmp_path, {name: json.dumps(frames)})
+    put(tmp_path / "sep-json", {f"cam01/{t[:-4]}.json": json.dumps(frame) for t, frame in frames.items()})
+    for place in (tmp_path, tmp_path / "sep-json"):
+        files = index_keypoints(place / "cam01" if (place / "cam01").exists() else place / "cam01.json")
+        assert files.numbers.tolist() == [4, 7]
+        for number, people in TRUTH.items():
+            np.testing.assert_array_equal(files.people(number, 3)[0], expected(people))
+    put(tmp_path, {name: json.dumps({"7.jpg": frames["7.jpg"], "b_7.jpg": frames["7.jpg"]})})
+    with pytest.raises(InputError, match=r"'7\.jpg' and 'b_7\.jpg' are both frame 7"):
+        index_keypoints(tmp_path / name.split("/alpha")[0])
 
 
 @pytest.mark.parametrize("name", ["images/{}/{:06}.jpg", "{}_{:06}.jpg", "all/{}-{}.png"])

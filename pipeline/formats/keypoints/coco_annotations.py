@@ -56,7 +56,7 @@ def _cameras(file: Path, version: tuple[int, int]) -> dict[str, frozenset[object
     by_folder: dict[str, set[object]] = {}
     by_name: dict[str, set[object]] = {}
     try:
-        for _, _, image in entries(file, _IMAGES):
+        for _, _, image, _ in entries(file, _IMAGES):
             path = PurePosixPath(image["file_name"].replace("\\", "/"))
             number = find_number(path.stem)
             by_folder.setdefault(path.parent.name, set()).add(image["id"])
@@ -78,14 +78,14 @@ def read(path: Path) -> ListedPeople:
     if file == path.parent:
         own = _cameras(file, _version(file)).get(path.name, ())
     frames: dict[object, tuple[int, object]] = {}
-    for _, _, image in entries(file, _IMAGES):
+    for _, _, image, _ in entries(file, _IMAGES):
         name = image.get("file_name") if isinstance(image, dict) else None
         number = frame_of_name(name) if isinstance(name, str) else None
         if number is None:
             raise InputError(f"{file}: an image whose file_name has no frame number: {repr(image)[:80]}")
         frames[image.get("id")] = number, name
 
-    def frame_of(entry: Any, place: int, where: str) -> tuple[int, object] | None:
+    def frame_of(entry: Any, place: int | str, where: str) -> tuple[int, object] | None:
         image = entry.get("image_id") if isinstance(entry, dict) else None
         if not isinstance(image, int | str) or image not in frames:
             raise InputError(f"{where}: image_id {repr(image)[:80]} is none of the images")

@@ -38,7 +38,7 @@ def read(path: Path) -> ListedPeople:
     return read_list(path, file, LIST, _frame_of, lambda entry: [entry.get("keypoints")])
 
 
-def _frame_of(entry: Any, place: int, where: str) -> tuple[int, object]:
+def _frame_of(entry: Any, place: int | str, where: str) -> tuple[int, object]:
     """Frame number and picture of an entry. Raises ``InputError``."""
     if not isinstance(entry, dict) or not {"image_id", "keypoints"} <= entry.keys():
         raise InputError(f"{where}: expected an object with image_id and keypoints, as AlphaPose writes it")

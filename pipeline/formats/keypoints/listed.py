@@ -26,7 +26,11 @@ SNIFFED: Final = 65_536
 """Bytes of a file by which its format is told."""
 LIST: Final = re.compile(r"\A(ï»¿)?\s*\[")
 """Beginning of a list that is the document, after UTF-8's mark, if that is there, one character a byte."""
-_GAP = re.compile(r"[\s,]*")
+TABLE: Final = re.compile(r'\A(ï»¿)?\s*\{(?=\s*"[^"]*"\s*:\s*\{)')
+"""Beginning of a document that is a table of objects."""
+_GAP: Final = re.compile(r"[\s,]*")
+_KEY_GAP: Final = re.compile(r'[\s,]*(?:"([^"\\]*)"\s*:\s*)?')
+"""Characters before an entry of a table, with its key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +73,21 @@ def read_list(
     path: Path,
     file: Path,
     begins: re.Pattern[str],
-    frame_of: Callable[[Any, int, str], tuple[int, object] | None],
+    frame_of: Callable[[Any, int | str, str], tuple[int, object] | None],
     people_of: Callable[[Mapping[str, Any]], list[Any]],
 ) -> ListedPeople:
     """Index of a list in a file: it is read once, in pieces, and no person is kept.
 
     path: of the camera. begins: what leads to the list. frame_of: frame number and picture of an entry, which
-    has this place in the list and is named so in messages; None for one of another camera. Two pictures must
-    not be one frame.
+    has this place in the list, or key in the table, and is named so in messages; None for one of another
+    camera. Two pictures must not be one frame.
 
     Raises ``InputError``.
     """
     frames, starts, sizes, pictures = (array("q") for _ in range(4))
-    for start, size, entry in entries(file, begins):
-        if (found := frame_of(entry, len(frames), f"{file}, entry {len(frames)}")) is None:
+    for start, size, entry, key in entries(file, begins):
+        place = len(frames) if key is None else key
+        if (found := frame_of(entry, place, f"{file}, entry {len(frames)}")) is None:
             continue
         frame, picture = found
         frames.append(frame)
@@ -98,8 +103,11 @@ def read_list(
     two = np.flatnonzero((numbers[1:] == numbers[:-1]) & (hashes[1:] != hashes[:-1]))
     if len(two):
         number = int(numbers[two[0]])
-        found_twice = [frame_of(entry, -1, "") for entry in parse_json(files.content(number))]
-        seen = {repr(found[1]): None for found in found_twice if found}
+        twice = (
+            frame_of(entry, place if key is None else key, "")
+            for place, (_, _, entry, key) in enumerate(entries(file, begins))
+        )
+        seen = {repr(found[1]): None for found in twice if found and found[0] == number}
         raise InputError(
             f"{file}: {' and '.join([*seen][:2])} are both frame {number}; the last number in a picture's "
             "name must be its frame, and each camera needs a list of its own"
@@ -107,8 +115,11 @@ def read_list(
     return files
 
 
-def entries(file: Path, begins: re.Pattern[str] = LIST) -> Iterator[tuple[int, int, Any]]:
-    """First byte, length in bytes and content of each entry of the list in a file. Raises ``InputError``."""
+def entries(file: Path, begins: re.Pattern[str] = LIST) -> Iterator[tuple[int, int, Any, str | None]]:
+    """First byte, length in bytes, content and key of each entry of the list or table in a file.
+
+    Raises ``InputError``.
+    """
     decoder, count = json.JSONDecoder(), 0
     with file.open("rb") as stream:
         # One character a byte: all that parts entries is ASCII, and so is a frame number.
@@ -124,9 +135,10 @@ def entries(file: Path, begins: re.Pattern[str] = LIST) -> Iterator[tuple[int, i
             if len(text) - at < _MAX_ENTRY and not ended:
                 piece = stream.read(_PIECE).decode("latin-1")
                 text, before, at, ended = text[at:] + piece, before + at, 0, not piece
-            gap = _GAP.match(text, at)
+            gap = (_KEY_GAP if begins is TABLE else _GAP).match(text, at)
+            key = gap[1] if gap and begins is TABLE else None
             at = gap.end() if gap else at
-            if text.startswith("]", at):
+            if text.startswith("}" if begins is TABLE else "]", at):
                 return
             try:
                 entry, end = decoder.raw_decode(text, at)
@@ -134,7 +146,7 @@ def entries(file: Path, begins: re.Pattern[str] = LIST) -> Iterator[tuple[int, i
                 raise InputError(
                     f"{file}: cut off or damaged after {count} entries, at byte {before + at}; write it again"
                 ) from None
-            yield before + at, end - at, entry
+            yield before + at, end - at, entry, key
             at, count = end, count + 1
 
 

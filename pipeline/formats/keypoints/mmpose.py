@@ -32,7 +32,7 @@ def read(path: Path) -> ListedPeople:
     return read_list(path, file, _FRAMES, _frame_of, _people_of)
 
 
-def _frame_of(entry: Any, place: int, where: str) -> tuple[int, object]:
+def _frame_of(entry: Any, place: int | str, where: str) -> tuple[int, object]:
     frame = entry.get("frame_id") if isinstance(entry, dict) else None
     if type(frame) is not int or not 0 <= frame < 10**18:
         raise InputError(f"{where}: expected an object with frame_id and instances, as MMPose writes it")

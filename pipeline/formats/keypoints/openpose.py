@@ -113,19 +113,23 @@ def read_people(file: Path, points: int) -> tuple[Floats, str]:
     return to_people(lambda: persons_in(file.read_bytes()), points)
 
 
+PEOPLE: Final = ("people", "bodies")
+"""Keys of the people of a frame: OpenPose's, and that of AlphaPose's format cmu."""
+
+
 def persons_in(content: bytes) -> list[Any]:
     """Point list of each person in the content of a file. Raises ``Unreadable``."""
     document = parse_json(content)
-    people = document.get("people") if isinstance(document, dict) else None
-    if not isinstance(people, list):
+    if not isinstance(document, dict) or not any(isinstance(document.get(key), list) for key in PEOPLE):
         raise Unreadable("no list of people")
-    return people_of({"people": people})
+    return people_of(document)
 
 
 def people_of(frame: Mapping[str, Any]) -> list[Any]:
     """Point list of each person of a frame. ``pose_keypoints`` is how OpenPose before 1.2 spelled it."""
-    people = (p for p in frame["people"] if isinstance(p, dict))
-    return [p.get("pose_keypoints_2d", p.get("pose_keypoints")) for p in people]
+    keys = ("pose_keypoints_2d", "pose_keypoints", "joints")
+    people = (p for key in PEOPLE for p in frame.get(key) or () if isinstance(p, dict))
+    return [next((p[key] for key in keys if key in p), None) for p in people]
 
 
 def camera_of(prefix: str) -> str:
