@@ -16,6 +16,7 @@ Code = Literal[
     "calibration_estimated", "calibration_missing", "calibration_rescaled", "calibration_edited",
     "camera_alone", "camera_copied", "camera_left_out", "camera_off", "camera_shows_nobody",
     "camera_unused", "cameras_disagree", "cameras_exchanged", "no_agreement", "focal_unused",
+    "pixels_not_square",
     "size_guessed", "unit_guessed", "up_doubtful", "up_unused",
     # Time.
     "clock_unknown", "clocks_set", "fps_assumed", "fps_unused",

@@ -204,8 +204,8 @@ class Check:
             )
         return rows
 
-    def findings(self) -> list[Finding]:
-        """Everything that looks wrong; empty when all is well."""
+    def findings(self, known: Sequence[Finding] = ()) -> list[Finding]:
+        """Everything that looks wrong beside what is known of the recording; empty when all is well."""
         agreement = self.agreement
         if not self.compared:
             return [
@@ -224,6 +224,19 @@ class Check:
             found.append(Finding("no_agreement", sentence))
         if self.swapped is not None:
             found.append(_exchanged(self.cameras, self.swapped))
+        doubts = [f for f in (*known, *found) if f.code in DOUBTS]
+        alone = {f.camera for f in doubts if f.code == "camera_alone"}
+        others = np.where([name in alone for name in self.cameras], np.nan, self.residual_mm)
+        worst_mm = float(np.fmax.reduce(others))
+        if len(alone) == len(doubts) and TRIANGULATION.verdict(worst_mm) == "look at it":
+            found.append(
+                Finding(
+                    "cameras_disagree",
+                    f"the cameras do not agree on the person: one of them sees its points {worst_mm:.0f} mm "
+                    "from where all of them say; is this the calibration of these videos, are they in step, "
+                    "and has no camera been moved since?",
+                )
+            )
         return found
 
 

@@ -150,7 +150,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
     findings += _doubt_scales(rig, image, known)
     findings += doubt_cameras(rig, image)
     findings += doubts
-    findings += [Finding("camera_copied", sentence) for sentence in calibration_doubts(rig)]
+    findings += calibration_doubts(rig)
     people = people_at_once(rig, image)
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
 

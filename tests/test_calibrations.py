@@ -242,7 +242,12 @@ def test_two_cameras_in_one_place_are_doubted() -> None:
     rig = ring(3)
     assert calibration_doubts(rig) == []
     rig.R[1], rig.t[1] = rig.R[0], rig.t[0]
-    assert "cam01 and cam02 stand in the same place" in calibration_doubts(rig)[0]
+    assert "cam01 and cam02 stand in the same place" in calibration_doubts(rig)[0].sentence
+    rig = ring(3)
+    rig.K[1, 0, 0] *= 1.02
+    assert calibration_doubts(rig) == []
+    rig.K[1, 0, 0] *= 1.02
+    assert [(f.code, f.camera) for f in calibration_doubts(rig)] == [("pixels_not_square", "cam02")]
 
 
 TABLE = """

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.cameras import Array, Rig
 from pipeline.errors import InputError
+from pipeline.findings import Finding
 
 UNITS: Final[Mapping[str, float]] = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 """Metres in one unit of a calibration."""
@@ -31,6 +32,9 @@ PIXEL_ASPECTS: Final = {1.0: 0.1} | {
 broadcast video (ITU-R BT.601), also of cameras that stand upright."""
 MAX_PIXEL_SKEW: Final = 0.01
 """Share of fx: 0 in OpenCV's calibrations, a thousandth where it is estimated."""
+
+USUAL_PIXEL_ASPECT: Final = 0.025
+"""Departure of fx / fy from 1 that is no news: calibrations of good boards have less than 0.01."""
 
 MIN_SEPARATION_M: Final = 0.01
 """Nearer to each other, two cameras are probably one that was copied."""
@@ -123,16 +127,24 @@ def check_intrinsics(rig: Rig, view: int, where: str) -> None:
             raise InputError(f"{where}, matrix: fx = {fx:g} does not fit a picture {w} pixels wide")
 
 
-def calibration_doubts(rig: Rig) -> list[str]:
-    """Findings about cameras that are legal in a calibration but probably wrong, one sentence each."""
+def calibration_doubts(rig: Rig) -> list[Finding]:
+    """Findings about cameras that are legal in a calibration but probably wrong."""
     doubts = []
+    for name, (fx, fy) in zip(rig.names, rig.K[:, [0, 1], [0, 1]], strict=True):
+        if abs(fx / fy - 1) > USUAL_PIXEL_ASPECT:
+            sentence = (
+                f"camera {name}: fx = {fx:.1f} and fy = {fy:.1f}, as of pixels that are not square: unless "
+                "the video has such, one of the two is wrong"
+            )
+            doubts.append(Finding("pixels_not_square", sentence, name))
     for a, b in combinations(range(len(rig)), 2):
         gap = float(np.linalg.norm(rig.centres[a] - rig.centres[b]))
         if gap < MIN_SEPARATION_M:
-            doubts.append(
+            sentence = (
                 f"cameras {rig.names[a]} and {rig.names[b]} stand in the same place ({1000 * gap:.1f} mm "
                 "apart): is one of them a copy?"
             )
+            doubts.append(Finding("camera_copied", sentence))
     return doubts
 
 

@@ -19,6 +19,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
@@ -36,9 +37,13 @@ sys.path.insert(0, str(ROOT))
 
 from models.body import load_body  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
+from pipeline.config import load  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.findings import Finding  # noqa: E402
 from pipeline.recording import Recording, find_recording  # noqa: E402
+from pipeline.results import Results  # noqa: E402
+from stages.check import check_recording  # noqa: E402
+from stages.graph import RunConfig, run  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 from stages.synth import SynthConfig, write_recording  # noqa: E402
 
@@ -73,11 +78,79 @@ def turned(rig: Rig, v: int, degrees: float, axis: Sequence[float], *, own_centr
     return replace(rig, R=r, t=t)
 
 
+def found_in(recording: Recording) -> list[Finding]:
+    read = inspect(recording)
+    return [*read.findings, *check_recording(read).findings(read.findings)]
+
+
 def doubts(recording: Recording) -> list[Finding]:
     try:
-        return [f for f in inspect(recording).findings if f.code in CODES]
+        return [f for f in found_in(recording) if f.code in CODES]
     except InputError as error:  # nobody can be placed at all: said, and no run
         return [Finding("no_agreement", str(error))]
+
+
+def edited(text: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A calibration with a slip in one of its numbers: another sign, digit or power of ten, two digits or two
+    numbers exchanged; and what it is."""
+    numbers = [m for m in re.finditer(r"-?\d+\.\d+(e-?\d+)?", text) if float(m[0]) not in (0, 1)]
+    at = int(rng.integers(len(numbers) - 1))
+    number, (start, end) = numbers[at][0], numbers[at].span()
+    i, j, *_ = (k for k, c in enumerate(number) if c.isdigit() and number[:k].strip("-0.") + c != "0")
+    match str(rng.choice(["sign", "digit", "digits", "power", "numbers"])):
+        case "sign":
+            new = number[1:] if number.startswith("-") else f"-{number}"
+        case "digit":
+            k = int(rng.choice([i, j]))
+            new = f"{number[:k]}{(int(number[k]) + int(rng.integers(1, 10))) % 10}{number[k + 1 :]}"
+        case "digits":
+            new = number[:i] + number[j] + number[i + 1 : j] + number[i] + number[j + 1 :]
+        case "power":
+            new = repr(float(number) * float(rng.choice([0.1, 10])))
+        case _:
+            (first, last), old = numbers[at + 1].span(), number
+            new, end = text[first:last] + text[end:first] + old, last
+    key = text[:start].rpartition("\n")[2].split(" =")[0]
+    return text[:start] + new + text[end:], f"{key}: {text[start:end]} to {new}"
+
+
+def joints_of(recording: Recording, out: Path) -> tuple[np.ndarray, set[str]]:
+    """Joints (T, J, 3) of the person of a run, metres, and its warnings."""
+    sets = ["render.overlay=false", "render.mosaic=false"]
+    cfg = load(RunConfig, [ROOT / "configs" / "default.yaml"], sets)
+    result = run(inspect(recording), out, cfg, threads=False)
+    return Results(out).store().array("people/0/joints"), set(result.warnings)
+
+
+def edit_rows(own: Sequence[Recording], count: int, folder: Path) -> list[dict[str, Any]]:
+    """What is said of each slip in a calibration, and where nothing is, how far the joints of a run move."""
+    rows = []
+    right: dict[Path, tuple[np.ndarray, set[str]]] = {}
+    for seed in range(count):
+        rng = np.random.default_rng([18, seed])
+        good = own[int(rng.integers(len(own)))]
+        assert good.calibration is not None
+        text, slip = edited(good.calibration.read_text(encoding="utf-8"), rng)
+        copy = folder / f"slip_{seed}"
+        copy.mkdir()
+        for name in ("keypoints", "recording.yaml"):
+            (copy / name).symlink_to(good.path / name)
+        (copy / good.calibration.name).write_text(text, encoding="utf-8")
+        moved = None
+        try:
+            read = find_recording(copy)
+            said = {f.code for f in found_in(read)} - {f.code for f in found_in(good)}
+            if not said:
+                if good.path not in right:
+                    right[good.path] = joints_of(good, folder / f"right_{seed}")
+                joints, warnings = joints_of(read, folder / f"out_{seed}")
+                moved = float(1000 * np.nanmean(np.linalg.norm(joints - right[good.path][0], axis=-1)))
+                said |= warnings - right[good.path][1]
+        except InputError as error:
+            said = {str(error).partition(": ")[2][:80]}
+        rows.append({"cameras": len(good.rig), "slip": slip, "said": sorted(said), "moved_mm": moved})
+        print(rows[-1], flush=True)
+    return rows
 
 
 def main() -> None:

@@ -1,0 +1,37 @@
+"""Comparison of a recording's cameras: what their residuals say beside what is known already."""
+
+import numpy as np
+import pytest
+
+from models.geometry.agreement import Agreement
+from pipeline.findings import Finding
+from stages.check import Check
+
+FINE, FAR = [4.0, 6.0, 5.0], [4.0, 6.0, 50.0]
+
+
+def check(residual_mm, person=(1.0, 1.0, 1.0)):
+    residual_px = np.array(residual_mm) / 5
+    agreement = Agreement(np.array(person), residual_px, residual_px, np.full(3, 0.005))
+    return Check(("a", "b", "c"), 40, True, np.ones((3, 3)), np.ones(3), agreement, None)
+
+
+@pytest.mark.parametrize(
+    ("residual_mm", "known", "codes"),
+    [
+        (FINE, [], []),
+        ([4.0, np.nan, 6.0], [], []),
+        (FAR, [], ["cameras_disagree"]),
+        (FAR, [Finding("camera_off", "", "a")], []),  # a wrong camera bends the triangulation for all
+        (FAR, [Finding("camera_alone", "", "c")], []),
+        (FAR, [Finding("camera_alone", "", "a")], ["cameras_disagree"]),
+        (FAR, [Finding("fps_assumed", "")], ["cameras_disagree"]),
+        ([np.nan, np.nan, np.nan], [], []),
+    ],
+)
+def test_residuals_that_are_large_are_said_where_nothing_explains_them(residual_mm, known, codes):
+    assert [f.code for f in check(residual_mm).findings(known)] == codes
+
+
+def test_nobody_agreed_on_is_said_alone():
+    assert [f.code for f in check([np.nan] * 3, person=(0, 0, 0)).findings()] == ["no_agreement"]
