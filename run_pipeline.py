@@ -109,12 +109,13 @@ def run(
                 remove_run(folder)
         found = inspect(read.without_keypoints() if cfg.detect.when == "always" else read)
         screen.print_recording(found, ", ".join(recording))
-        result = _run(found, folder, cfg, home)
+        with screen.printed_log() as printed:
+            result = _run(found, folder, cfg, home)
     screen.print_result(result)
     for file in result.files:
         print_file(join(home, str(file.relative_to(folder))))
     for warning in result.warnings:
-        if warning not in found.warnings:
+        if warning not in (*found.warnings, *printed):
             warn(warning)
     if result.warnings:
         count, page = counted(len(result.warnings), "warning"), join(home, REPORT)
@@ -446,7 +447,7 @@ def demo(
     cfg = _run_config(config, settings)
     check_files(cfg)
     body, home = load_body(), out / INSIDE
-    with stoppable():
+    with stoppable(), screen.printed_log():
         _synth(out / "recording", {"people": 2}, body)
         found = inspect(find_recording(out / "recording"))
         screen.print_recording(found, found.path)
@@ -513,12 +514,11 @@ def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResu
     from functools import partial
 
     import torch
-    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from stages.graph import run
 
     torch.set_num_threads(1)
-    with stoppable(), screen.late_bar(len(found), "frame", "reconstruct") as update, logging_redirect_tqdm():
+    with stoppable(), screen.late_bar(len(found), "frame", "reconstruct") as update:
         result = run(found, out, cfg, update, watch=partial(screen.follow_count, "picture", "detect"))
     screen.print_times(result, home)
     return result
@@ -537,8 +537,8 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
             f"--{'-'.join(str(p) for p in x['loc'][:1]).replace('_', '-')}: {reason(x)}" for x in e.errors()
         )
         raise InputError(option) from e
-    with stoppable(), screen.bar(cfg.frames, "frame", "synthesise") as bar:
-        write_recording(out, cfg, body, bar.update, force=force)
+    with stoppable(), screen.late_bar(cfg.frames, "frame", "synthesise") as update:
+        write_recording(out, cfg, body, update, force=force)
 
 
 for _command in (

@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.footage import ASSUMED_FPS, find_videos, probe_videos, unread_videos
-from pipeline.formats.keypoints import EXPECTED, index_keypoints, read_views
+from pipeline.formats.keypoints import index_keypoints, read_views
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
 from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
@@ -397,9 +397,9 @@ def _check_videos(
         )
     if not videos:
         raise InputError(
-            f"{folder}: no keypoints found; expected keypoints/<camera>/*.json (also <camera>_json, or pose/ "
-            f"as Pose2Sim writes it) in {EXPECTED}. Nor videos in which to detect people: "
-            f"videos/<camera>.mp4, or the videos alone{'. '.join(['', *(f.sentence for f in unread)])}"
+            f"{folder}: no keypoints found; expected keypoints/<camera>/*.json, or another format of "
+            "docs/formats.md. Nor videos in which to detect people: videos/<camera>.mp4, or the videos alone"
+            f"{'. '.join(['', *(f.sentence for f in unread)])}"
         )
 
 
@@ -510,20 +510,15 @@ def _guess_intrinsics(
     rig = replace(rig, K=np.array(k, np.float64), size=np.array(sizes, np.int64))
     for v, name in enumerate(rig.names):
         check_intrinsics(rig, v, f"{folder / 'recording.yaml'}, focal_px of camera {name!r}")
-    cameras = "the camera is" if len(rig) == 1 else "the cameras are"
-    estimate = (
-        "run guesses which way is up from the person it sees"
-        if len(rig) == 1
-        else "run estimates where they stand from the person they see"
-    )
-    assumed = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
-    guess = (
-        f"; the focal length of {', '.join(assumed)} is assumed to be {FOCAL_BY_SIDE:g} × the longer side of "
-        "the picture (recording.yaml can state it: focal_px: ...)"
-        if assumed
-        else ""
-    )
-    sentence = f"no calibration found: {cameras} taken to stand still, and {estimate}{guess}"
+    if len(rig) == 1:
+        sentence = "the camera is taken to stand still, and run guesses from the person which way is up"
+        guess = f"its focal length is assumed to be {FOCAL_BY_SIDE:g} × the longer side of the picture"
+    else:
+        sentence = "the cameras are taken to stand still, and run estimates from the person where they stand"
+        assumed = [n for n, is_known in zip(rig.names, is_stated, strict=True) if not is_known]
+        guess = f"so are the focal lengths of {'all' if not any(is_stated) else ', '.join(assumed)}"
+    stating = "" if all(is_stated) else f"; {guess}, unless recording.yaml states it: focal_px: ..."
+    sentence = f"no calibration found: {sentence}{stating}"
     findings.append(Finding("calibration_missing", sentence))
     return rig, tuple(is_stated)
 

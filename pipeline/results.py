@@ -297,6 +297,12 @@ class Results:
         """Raises ``InputError`` when there is none."""
         from pipeline.store import Store
 
+        if not self.store_path.exists() and (inner := _results_in(self.path)):
+            more = f" and {len(inner) - 3} more" if len(inner) > 3 else ""
+            raise InputError(
+                f"{self.path}: holds no results itself, but those of several recordings: give one of its "
+                f"folders, {', '.join(inner[:3])}{more}"
+            )
         return Store(self.store_path)
 
     @property
@@ -318,6 +324,12 @@ class Results:
         if not recording.is_dir():
             raise InputError(f"{recording}: the recording of {self.folder} is not there any more. {advice}")
         return recording
+
+
+def _results_in(folder: Path) -> list[str]:
+    """Folders, two levels deep, with results in them, as the results of a batch lie."""
+    found = [*folder.glob(f"*/{STORE}"), *folder.glob(f"*/*/{STORE}")]
+    return sorted(store.parent.relative_to(folder).as_posix() for store in found)
 
 
 def body_file(store: Store, stated: Path | None = None) -> Path | None:

@@ -111,11 +111,12 @@ def calibrate(
             f"{anyway}; remove it to have them estimated"
         )
         finding = Finding("calibration_edited", sentence)
+    settled = (f for f in recording.findings if f.code != "calibration_missing")
     return replace(
         recording,
         rig=replace(rig, known_up=np.array([0.0, 0.0, 1.0])),
         calibration=path,
-        findings=(*recording.findings, finding),
+        findings=(*settled, finding),
     )
 
 

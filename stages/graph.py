@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
 from pipeline.calibrations.estimate import is_estimated
+from pipeline.clocks import read_sync
 from pipeline.config import Config
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
@@ -57,7 +57,16 @@ from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_recording, frames_of_part, read_all
 from stages.inspect import inspect, left_out, missing_data
 from stages.keypoints import KeypointsConfig, keypoints
-from stages.regress import Net, RegressConfig, chunks_per_group, describe, digest, load_net, regress
+from stages.regress import (
+    Net,
+    RegressConfig,
+    chunks_per_group,
+    describe,
+    device_of,
+    digest,
+    load_net,
+    regress,
+)
 from stages.render import Footage, RenderConfig, render, video_names
 from stages.report import report
 from stages.smplify import smplify
@@ -103,13 +112,16 @@ class RunResult:
 
 
 def check_files(cfg: RunConfig) -> None:
-    """Raise ``InputError`` for an unusable body or unusable weights, as ``run`` does after inspection."""
+    """Raise ``InputError`` for a device, or a file that the settings name, that cannot be used."""
     if cfg.body is not None:
         load_body(cfg.body)
     if cfg.detect.model not in LANDMARKS:
         load_pose_network(Path(cfg.detect.model))
     if cfg.regress.weights not in ("default", "none"):
         load_net(cfg.regress.model_copy(update={"device": "cpu"}))
+    if cfg.sync.use not in ("auto", "off"):
+        read_sync(Path(cfg.sync.use))
+    device_of(cfg.regress)
 
 
 def run(
@@ -319,6 +331,7 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
     counts = zip(summary.cameras, sides_exchanged(state), strict=True)
     agreement = check_recording(recording)
+    doubts += (f for f in agreement.findings(recording.findings) if f not in recording.findings)
     run_summary = RunSummary(
         **vars(summary) | {"cameras": tuple(replace(camera, sides_exchanged=n) for camera, n in counts)},
         recording=str(recording.path.resolve()),
@@ -366,10 +379,12 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
     if placed is recording:
         return recording
     if len(placed.rig) > 1:
-        doubts = doubt_cameras(placed.rig, sample(placed)), check_recording(placed).findings()
-        placed = replace(placed, findings=(*placed.findings, *dict.fromkeys(chain(*doubts))))
-    for finding in placed.findings[len(recording.findings) :]:
-        _log.warning(finding.sentence)
+        doubts = doubt_cameras(placed.rig, sample(placed))
+        doubts += check_recording(placed).findings([*placed.findings, *doubts])
+        placed = replace(placed, findings=(*placed.findings, *dict.fromkeys(doubts)))
+    for finding in placed.findings:
+        if finding not in recording.findings:
+            _log.warning(finding.sentence)
     return placed
 
 

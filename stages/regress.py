@@ -92,15 +92,22 @@ def load_net(cfg: RegressConfig) -> Net | None:
         raise InputError(
             f"regress.weights: {error} Or give default, the network that ships, or none."
         ) from error
+    device = device_of(cfg)
+    if isinstance(net, ImageRegressor) and device.type == "cuda":
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.to(device)
+
+
+def device_of(cfg: RegressConfig) -> torch.device:
+    """The device of the network. Raises ``InputError`` where there is no such."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     try:
-        if isinstance(net, ImageRegressor) and name.startswith("cuda"):
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return net.to(torch.device(name))
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        why = "" if reason.startswith("Expected one of") else f" ({reason})"
         raise InputError(
-            f"regress.device: {name} cannot be used ({reason}). Choose auto, cpu or cuda."
+            f"regress.device (--device): {name} cannot be used{why}. Choose auto, cpu or cuda."
         ) from error
 
 

@@ -62,11 +62,32 @@ console = Console(highlight=False, soft_wrap=not _TERMINAL, width=None if _TERMI
 def be_quiet(quiet: bool) -> None:
     """Print neither tables nor warnings nor bars from now on, or do."""
     console.quiet = quiet
-    logging.getLogger("stages").setLevel(logging.ERROR if quiet else logging.NOTSET)
 
 
 def warn(sentence: str) -> None:
     console.print(f"[yellow]warning:[/yellow] {escape(shortened(sentence))}")
+
+
+class _Printing(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.printed: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.printed.append(record.getMessage())
+        with tqdm.external_write_mode():
+            warn(self.printed[-1])
+
+
+@contextmanager
+def printed_log() -> Iterator[Sequence[str]]:
+    """Print warnings of the stages as they come, above a bar; yields those that were."""
+    log, handler = logging.getLogger(), _Printing()
+    log.addHandler(handler)
+    try:
+        yield handler.printed
+    finally:
+        log.removeHandler(handler)
 
 
 def print_file(file: object, told: str = "") -> None:
@@ -158,7 +179,7 @@ def print_sync(found: Recording, synced: Synced) -> Recording:
 
 def print_check(found: Recording, check: Check) -> None:
     """Print how the cameras agree, and every finding that the recording has not been warned of."""
-    findings = [finding for finding in check.findings() if finding not in found.findings]
+    findings = [f for f in check.findings(found.findings) if f not in found.findings]
     head, *rows = check.rows([*found.findings, *findings])
     question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
     shown = table(f"{question} ({check.frames} frames looked at)", *head)

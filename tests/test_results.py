@@ -51,6 +51,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_results_of_a_batch_are_named_where_one_is_asked_for(tmp_path):
+    with pytest.raises(InputError, match="no results store here"):
+        Results(tmp_path).store()
+    for name in ("b", "a", "s/c", "s/d"):
+        (tmp_path / name / STORE).mkdir(parents=True)
+    with pytest.raises(InputError, match="give one of its folders, a, b, s/c and 1 more"):
+        Results(tmp_path).store()
+
+
 def test_no_other_source_file_knows_the_names():
     """Texts of the source, docstrings and messages aside; a recording's own calibration.toml is another."""
     names = {STORE, SUMMARY, REPORT, LOG, MOSAIC, TRUTH}

@@ -83,6 +83,33 @@ def test_videos_are_left_out_and_left_alone(folder, capfd, monkeypatch, tmp_path
     assert len([*out.glob("*.mp4")]) == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sync", "clocks.yaml"), "clocks.yaml: there is no such file"),
+        (("--device", "quantum"), "quantum cannot be used. Choose auto"),
+        (("--end", FRAMES + 1), "it has 0 to 29"),
+        (("--cameras", "cam9"), "there is no camera cam9"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_wrong_option_is_refused_and_leaves_no_folder(folder, capfd, monkeypatch, tmp_path, words, message):
+    status, text = run(capfd, monkeypatch, folder, "--out", tmp_path / "out", *words)
+    assert status == 2
+    assert message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_warning_is_printed_once(folder, capfd, monkeypatch):
+    (folder / "calibration.toml").unlink()
+    (folder / "recording.yaml").write_text("picture_size: [320, 180]\nfps: 10\n")
+    status, text = run(capfd, monkeypatch, folder)
+    assert status == 0
+    assert text.count("the cameras were estimated from the person") == 1
+    assert "is assumed" not in text
+    assert "focal lengths of all" in text
+
+
 def test_only_a_store_of_results_is_removed(tmp_path):
     remove_run(tmp_path)
     (tmp_path / "results.zarr").mkdir()

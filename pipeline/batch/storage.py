@@ -201,7 +201,12 @@ def published(where: Location, key: str, log: str | None = None) -> Iterator[Pat
     if isinstance(where, Path):
         with writing(where, "Choose another --out."):
             where.mkdir(parents=True, exist_ok=True)
-        yield where
+        try:
+            yield where
+        except InputError:
+            with suppress(OSError):  # it is left where anything is in it
+                where.rmdir()
+            raise
         return
     top = _scratch(where, key)
     folder = top / "results"
