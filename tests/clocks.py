@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from recordings import state, write_people
 from scenes import body
 from scipy.spatial.transform import Rotation
 
 from models.body import pose_keypoints
+from models.geometry.between_frames import between_frames
 from models.geometry.synchronisation import Clocks, find_clocks
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
 from models.synthetic.cameras import ring_rig
@@ -19,7 +22,10 @@ from models.synthetic.crowd import make_crowd
 from models.synthetic.detections import CrowdDetector, Faults
 from models.synthetic.detector import Noise
 from models.synthetic.people import animate
+from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
+from pipeline.recording import find_recording
+from stages.inspect import inspect
 
 Array = NDArray[np.float64]
 World = Callable[[Array], Array]
@@ -135,6 +141,38 @@ def film(
         found = detector.find(world(offset_s[v] + (1 + drift[v]) * own), 0).points[0]
         seen.append(OwnDetections(own, one.undistort(0, found[..., :2]), found[..., 2]))
     return Filmed(_not_quite_right(rig, seed), tuple(seen), offset_s, drift, seconds)
+
+
+def write_filmed(folder: Path, filmed: Filmed, fps: int = 30) -> Path:
+    """A recording, all of whose cameras have one rate, as files without videos."""
+    for name, one in zip(filmed.rig.names, filmed.seen, strict=True):
+        points = np.concatenate([one.xy_px, one.confidence[..., None]], -1)
+        for t, people in enumerate(points):
+            write_people(folder / "keypoints" / name, name, t, list(people))
+    # What was seen is undistorted already.
+    write_calibration(replace(filmed.rig, dist=np.zeros_like(filmed.rig.dist)), folder / "calibration.toml")
+    state(folder, f"fps: {fps}")
+    return folder
+
+
+def write_shifted(source: Path, folder: Path, late_s: Array) -> Path:
+    """The keypoints and the calibration of a recording in step, as if each camera had been started
+    ``late_s`` (V,) after one that is not there: interpolated between its frames."""
+    recording = inspect(find_recording(source))
+    last = len(recording) - 1
+    for v, (name, late) in enumerate(zip(recording.rig.names, late_s - late_s.min(), strict=True)):
+        at = late * float(recording.timeline.rate) + np.arange(last + 1)
+        at = at[at <= last]
+        near = np.round(at).astype(np.int64)
+        around = np.full((3, len(recording.rig), len(at)), -1)
+        around[:, v] = np.clip(near + np.array([-1, 0, 1])[:, None], 0, last)
+        people = between_frames(*(recording.people_in(index)[v] for index in around), at - near)
+        for t, shown in enumerate(people):
+            there = (shown[..., 2] > 0).any(-1)
+            write_people(folder / "keypoints" / name, name, t, list(shown[there]))
+    write_calibration(recording.rig, folder / "calibration.toml")
+    state(folder, f"fps: {float(recording.timeline.rate)}")
+    return folder
 
 
 def _not_quite_right(rig: Rig, seed: int, degrees: float = 0.1, metres: float = 0.01) -> Rig:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from clocks import Filmed, World, film, people_at, swaying, treadmill
-from recordings import BALANCING, state, write_people
+from clocks import World, film, people_at, swaying, treadmill, write_filmed, write_shifted
+from recordings import BALANCING, state
 from sounds import heard, scene, write_sounding
 
 from models.geometry.between_frames import between_frames
-from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.errors import InputError
 from pipeline.inputs import identity_of_inputs
@@ -29,22 +27,10 @@ RATE = 30
 LATE = np.array([0.0, 0.31, -0.2])
 
 
-def write(folder: Path, filmed: Filmed) -> Path:
-    """The recording as files, without videos."""
-    for name, one in zip(filmed.rig.names, filmed.seen, strict=True):
-        points = np.concatenate([one.xy_px, one.confidence[..., None]], -1)
-        for t, people in enumerate(points):
-            write_people(folder / "keypoints" / name, name, t, list(people))
-    # What was seen is undistorted already.
-    write_calibration(replace(filmed.rig, dist=np.zeros_like(filmed.rig.dist)), folder / "calibration.toml")
-    state(folder, f"fps: {RATE}")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def out_of_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
     filmed = film(people_at(1, 8, 21), 8, 21, (RATE,) * 3, offset_s=LATE)
-    return write(tmp_path_factory.mktemp("sync") / "rec", filmed)
+    return write_filmed(tmp_path_factory.mktemp("sync") / "rec", filmed)
 
 
 def ready(folder: Path) -> Recording:
@@ -124,7 +110,7 @@ def test_cameras_without_a_calibration(out_of_step: Path, tmp_path: Path) -> Non
 
 def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
     filmed = film(swaying(0.0, 22), 6, 22, (RATE,) * 3, offset_s=LATE)
-    recording = ready(write(tmp_path / "rec", filmed))
+    recording = ready(write_filmed(tmp_path / "rec", filmed))
     same, synced = synchronise(recording, tmp_path, SyncConfig())
     assert [c.numbers for c in same.clocks] == [c.numbers for c in recording.clocks]
     assert np.array_equal(same.timeline.frame_index, recording.timeline.frame_index)
@@ -136,7 +122,7 @@ def sounding(folder: Path, world: World, seconds: float, sound_late: np.ndarray)
     """A recording out of step by ``LATE`` whose sound tracks are so by ``sound_late``; NaN for silence."""
     filmed = film(world, seconds, 22, (RATE,) * 3, offset_s=LATE)
     sound = scene(seconds + 6, 5)
-    (write(folder, filmed) / "videos").mkdir()
+    (write_filmed(folder, filmed) / "videos").mkdir()
     for v, (name, late) in enumerate(zip(filmed.rig.names, sound_late.tolist(), strict=True)):
         track = np.zeros(int(seconds * 16000)) if np.isnan(late) else heard(sound, late, seconds, v)
         write_sounding(folder / "videos" / f"{name}.mp4", track, fps=RATE, size=(960, 720))

@@ -94,10 +94,7 @@ def seen_trajectories(
 
 def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajectories]:
     """Pixel trajectories of up to ``MAX_PEOPLE`` people, one after the other."""
-    curves = meeting_curves(rig, cameras, reach_s)
-    views = curves.component(0.0)
-    steps = consistent_offsets(curves, curves.mean(), views).steps
-    offset_s = steps * _MEET_STEPS * STEP_S
+    offset_s = meeting_offsets(rig, cameras, reach_s)
     begin = max(c.time_s[0] + o for c, o in zip(cameras, offset_s, strict=True))
     end = min(c.time_s[-1] + o for c, o in zip(cameras, offset_s, strict=True))
     count = max(int(min((end - begin) * _TRACK_HZ, _TRACK_FRAMES)), 2)
@@ -165,6 +162,14 @@ def _distances(camera: OwnDetections, frame: Ints, which: Ints) -> Array:
     out = (time_s < time_s[frame[left]] - _BRIDGE_S) | (time_s > time_s[frame[right]] + _BRIDGE_S)
     far = np.asarray((span > 2 * _BRIDGE_S) | out)
     return np.where(far[:, None] | ~np.isfinite(distance), np.inf, distance)
+
+
+def meeting_offsets(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> Array:
+    """(V,) offsets of calibrated cameras' clocks, seconds, for which everybody whom one shows meets somebody
+    whom another shows: to ``_MEET_STEPS`` steps."""
+    curves = meeting_curves(rig, cameras, reach_s)
+    steps = consistent_offsets(curves, curves.mean(), curves.component(0.0)).steps
+    return np.asarray(steps * (_MEET_STEPS * STEP_S), np.float64)
 
 
 def meeting_curves(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> LagCurves:
