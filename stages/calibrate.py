@@ -20,6 +20,7 @@ from pydantic import Field
 
 from models.body import Body, load_body, pose_keypoints
 from models.geometry.association import MatchConfig, pick_people
+from models.geometry.between_frames import people_between
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.people import follow_longest
 from models.geometry.selfcalibration import find_cameras, moved, same_person
@@ -184,7 +185,7 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
     )
     focal = FocalPrior.of(rig, recording.focal_stated)
     at = _stretch(recording, cfg, match)
-    people = recording.people(at)
+    people = people_between(recording, at)
     xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
     time_s = recording.timeline.time_s[at]
 
@@ -245,7 +246,7 @@ def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig
     A network says, frame by frame, how the person stands before the camera: it knows no time and no up.
     """
     rig, at = recording.rig, _stretch(recording, cfg, match)
-    people = recording.people(at)
+    people = people_between(recording, at)
     xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
     time_s = recording.timeline.time_s[at]
     who = follow_longest(rig, xy, confidence, time_s, match)

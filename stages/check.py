@@ -22,6 +22,7 @@ from models.geometry.agreement import (
     look_alone,
     stretches_of,
 )
+from models.geometry.between_frames import people_between
 from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
 from pipeline.cameras import Array, Rig
 from pipeline.findings import Finding
@@ -53,7 +54,7 @@ def files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]
 
 def sample(recording: Recording) -> Floats:
     """Everybody (V, T, P, K, 3) in some frames of an inspected recording: pixels and confidence."""
-    return recording.people(spread(np.arange(len(recording)), SAMPLE_FRAMES))
+    return people_between(recording, spread(np.arange(len(recording)), SAMPLE_FRAMES))
 
 
 def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
@@ -249,7 +250,7 @@ def check_recording(recording: Recording) -> Check:
     rig, frames = recording.rig, len(recording)
     stretches = []
     for at in stretches_of(frames):
-        people = recording.people(at)
+        people = people_between(recording, at)
         xy, confidence = recording.rig.undistort_views(people[..., :2]), people[..., 2].astype(np.float64)
         stretches.append(Stretch(xy, confidence, recording.timeline.time_s[at]))
     centres, pair = rig.centres, None

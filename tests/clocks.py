@@ -166,10 +166,11 @@ def write_shifted(source: Path, folder: Path, late_s: Array) -> Path:
         near = np.round(at).astype(np.int64)
         around = np.full((3, len(recording.rig), len(at)), -1)
         around[:, v] = np.clip(near + np.array([-1, 0, 1])[:, None], 0, last)
-        people = between_frames(*(recording.people_in(index)[v] for index in around), at - near)
-        for t, shown in enumerate(people):
-            there = (shown[..., 2] > 0).any(-1)
-            write_people(folder / "keypoints" / name, name, t, list(shown[there]))
+        shown = (recording.people_in(index)[v] for index in around)
+        people = between_frames(*shown, at - near, np.ones((2, len(at))))
+        for t, there in enumerate(people):
+            found = (there[..., 2] > 0).any(-1)
+            write_people(folder / "keypoints" / name, name, t, list(there[found]))
     write_calibration(recording.rig, folder / "calibration.toml")
     state(folder, f"fps: {float(recording.timeline.rate)}")
     return folder
