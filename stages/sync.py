@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from models.geometry.clock_fit import MIN_SPAN_S
 from models.geometry.sound_lags import (
     TRAVEL_LIMIT_S,
     TRAVEL_SIGMA_S,
@@ -25,6 +26,7 @@ from models.geometry.sound_lags import (
 )
 from models.geometry.synchronisation import (
     EDGE,
+    EVIDENCE,
     NO_SPAN,
     PERIODIC,
     Clocks,
@@ -36,7 +38,7 @@ from models.geometry.trajectories import Trajectories, joined_stretches, padded_
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
 from pipeline.cameras import Array
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
-from pipeline.config import Config
+from pipeline.config import Config, NamesFile
 from pipeline.findings import Finding
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording
@@ -70,7 +72,7 @@ _REFERENCE: Final = "reference"
 class SyncConfig(Config):
     """Clocks of cameras."""
 
-    use: str = "auto"
+    use: Annotated[str, NamesFile(unless=("auto", "off"))] = "auto"
     """auto: what the people's movement shows is applied; off: cameras are in step, but for what
     recording.yaml states; or the path of a sync.yaml."""
     search_s: float = Field(default=5.0, gt=0, le=60)
@@ -171,7 +173,8 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
         return Synced(recording.clocks, (), "fewer than two cameras have keypoints")
     found = _found(recording, views, cfg.search_s)
     if found is None:
-        return Synced(recording.clocks, (), "the cameras share too little time to be compared")
+        found_out = (_unknown([names[v] for v in views], NO_SPAN),)
+        return Synced(recording.clocks, found_out, "the cameras share too little time to be compared")
     middle = float(np.mean([t[-1] for t in recording.own_times.times_s])) / 2
     found = told_clocks(found, middle)
     heard = _heard(recording, views, cfg) if cfg.audio == "auto" else None
@@ -236,23 +239,28 @@ def _sentence(camera: str, late_s: float, reference: str, how: str) -> str:
 
 
 def _refusals(cameras: Sequence[str], found: Clocks) -> list[Finding]:
-    """A finding for each reason why clocks stay as they are; none where a recording is too short to tell."""
+    """A finding for each reason why clocks stay as they are."""
     findings = []
-    for reason in dict.fromkeys(r for r in found.refused if r not in (None, NO_SPAN)):
+    for reason in dict.fromkeys(r for r in found.refused if r is not None):
         which = [k for k, r in enumerate(found.refused) if r == reason]
-        some = ", ".join(cameras[k] for k in which)
         answers = [
             f"{cameras[k]} {' or '.join(f'{a:+.3f} s' for a in found.answers_s[k])}"
             for k in which
             if any(found.answers_s[k])
         ]
-        sentence = (
-            f"whether cameras are in step cannot be told of {some}: {reason}"
-            f"{': ' * bool(answers)}{', '.join(answers)}. Their clocks stay as they are; recording.yaml can "
-            f"state them, sync: {{{cameras[which[0]]}: {{offset_s: ...}}}}"
-        )
-        findings.append(Finding("clock_unknown", sentence, cameras[which[0]] if len(which) == 1 else None))
+        told = f"{reason}: {', '.join(answers)}" if answers else reason
+        findings.append(_unknown([cameras[k] for k in which], told))
     return findings
+
+
+def _unknown(cameras: Sequence[str], reason: str) -> Finding:
+    needed = f" (it takes {MIN_SPAN_S:g} s, without a calibration {EVIDENCE.lines_span_s:g} s)"
+    sentence = (
+        f"whether cameras are in step cannot be told of {', '.join(cameras)}: {reason}"
+        f"{needed * (reason == NO_SPAN)}. Their clocks stay as they are; recording.yaml can state them, "
+        f"sync: {{{cameras[0]}: {{offset_s: ...}}}}"
+    )
+    return Finding("clock_unknown", sentence, cameras[0] if len(cameras) == 1 else None)
 
 
 def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks | None:
@@ -345,7 +353,7 @@ def _by_sound(
             "sound is not used"
         )
         return found, methods, [Finding("sound_contradicts", sentence)]
-    if all(r in (None, NO_SPAN) for r in found.refused):
+    if not any(found.refused):
         return found, methods, []
     near = _near(recording, views, late_s) if {PERIODIC, EDGE} & set(found.refused) else found
     return _sound_where_refused(names, found, near or found, late_s, movement)
@@ -375,7 +383,7 @@ def _sound_where_refused(
         methods.append(movement if before.refused[k] is None else f"{movement}, chosen by sound")
         if reason in (PERIODIC, EDGE):
             refused[k] = _CONTRADICTED
-        elif reason not in (None, NO_SPAN):
+        elif reason is not None:
             refused[k], methods[k], sigma_s[k] = None, _SOUND, TRAVEL_SIGMA_S
             offset_s[k] = late_s[k] if not sure else late_s[k] - late_s[sure[0]] + offset_s[sure[0]]
             by_sound.append(k)

@@ -12,15 +12,16 @@ from clocks import World, film, people_at, swaying, treadmill, write_filmed, wri
 from recordings import BALANCING, state
 from sounds import heard, scene, write_sounding
 
-from models.geometry.between_frames import between_frames
+from models.geometry.between_frames import between_frames, people_between
+from pipeline.batch.dataset import fingerprint
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.errors import InputError
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, find_recording
 from pipeline.results import SYNC
+from stages.graph import RunConfig, run
 from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
-from stages.keypoints import people_at as people_of
 from stages.sync import SyncConfig, estimate_clocks, synchronise
 
 RATE = 30
@@ -140,6 +141,18 @@ def test_sound_stands_in_where_nobody_moves(tmp_path: Path) -> None:
     assert [c.numbers for c in again.clocks] == [c.numbers for c in recording.clocks]
 
 
+def test_a_recording_too_short_for_movement_is_told_and_set_by_sound(tmp_path: Path) -> None:
+    folder = sounding(tmp_path / "rec", people_at(1, 4, 21), 4, LATE).path
+    (folder / "calibration.toml").unlink()
+    recording = ready(folder)
+    alone = estimate_clocks(recording, SyncConfig(audio="off"))
+    assert [f.code for f in alone.findings] == ["clock_unknown"]
+    assert "it takes 1 s, without a calibration 6 s" in alone.findings[0].sentence
+    found = estimate_clocks(recording, SyncConfig())
+    assert [f.code for f in found.findings] == ["clocks_set", "sound_used"]
+    assert np.abs(np.array([c.offset_s for c in found.clocks]) - LATE).max() < 0.005
+
+
 def test_a_silent_track_is_told_and_not_guessed(tmp_path: Path) -> None:
     recording = sounding(tmp_path / "rec", swaying(0.0, 22), 6, np.array([0.0, np.nan, -0.2]))
     same = estimate_clocks(recording, SyncConfig())
@@ -177,18 +190,38 @@ def test_a_recording_in_step_stays_as_it_is(tmp_path: Path) -> None:
     assert same.timeline.later is None
     assert np.array_equal(same.timeline.frame_index, recording.timeline.frame_index)
     at = np.arange(8)
-    assert np.array_equal(people_of(same, at), recording.people(at), equal_nan=True)
+    assert np.array_equal(people_between(same, at), recording.people(at), equal_nan=True)
 
 
-@pytest.mark.parametrize("late", [(0.0, 0.21, -0.33, 0.1)])
-def test_a_quiet_real_recording_that_is_shifted(late: tuple[float, ...]) -> None:
+def test_a_quiet_real_recording_that_is_shifted(tmp_path: Path) -> None:
     if not BALANCING.exists():
         pytest.skip("needs the shared recording")
-    recording = ready(BALANCING)
-    whole = [round(s * 60) for s in late]
-    clocks = [Clock(offset_s=-k / 60) for k in whole]
-    found = estimate_clocks(recording.with_clocks(clocks), SyncConfig())
-    assert np.abs([c.offset_s for c in found.clocks]).max() < 0.25 / 60 + 0.25 / 60
+    late = np.array([0.0, 0.213, -0.331, 0.104])
+    found = estimate_clocks(ready(write_shifted(BALANCING, tmp_path / "rec", late)), SyncConfig())
+    offset = np.array([c.offset_s for c in found.clocks])
+    # The file begins with the camera that was started first.
+    assert np.abs(offset - late).max() < 0.25 / 60
+
+
+def test_results_are_of_their_clocks(tmp_path: Path) -> None:
+    filmed = film(people_at(1, 2.5, 3), 2.5, 3, (RATE,) * 3, offset_s=np.array([0.0, 0.21, -0.1]))
+    recording = find_recording(write_filmed(tmp_path / "data" / "rec", filmed))
+    out, clocks = tmp_path / "out", tmp_path / "out" / SYNC
+
+    def cfg(use: object) -> RunConfig:
+        return RunConfig.model_validate({"sync": {"use": str(use)}})
+
+    assert run(recording, out, cfg("auto")).summary.sync["cameras"]["cam02"]["method"] == "rays"
+    assert not run(recording, out, cfg("auto")).times  # nothing is left to do
+    assert not run(recording, out, cfg(clocks)).times
+    with pytest.raises(InputError, match="clocks"):
+        run(recording, out, cfg("off"))
+    before = fingerprint(cfg(clocks), recording.path, tmp_path / "data")
+    clocks.write_text(clocks.read_text().replace("offset_s: 0.2", "offset_s: 0.1"))
+    for use in ("auto", clocks):
+        with pytest.raises(InputError, match="clocks"):
+            run(recording, out, cfg(use))
+    assert fingerprint(cfg(clocks), recording.path, tmp_path / "data") != before  # a batch runs it again
 
 
 def test_a_file_that_is_none_is_refused(out_of_step: Path, tmp_path: Path) -> None:
@@ -211,11 +244,20 @@ def test_people_between_two_frames() -> None:
     near, before, after = frame(0)[None], frame(-1)[None, ::-1].copy(), frame(1)[None, ::-1].copy()
     nothing = [np.nan, np.nan, 0]
     after[0, 1, 3], near[0, 0, 5], before[0, 1, 7] = nothing, nothing, nothing
+    regular = np.ones((2, 1))
     for later in (0.4, -0.3):
-        found = between_frames(before, near, after, np.array([later]))
+        found = between_frames(before, near, after, np.array([later]), regular)
         assert np.allclose(found[0], frame(later), atol=1e-3)
-    assert np.array_equal(between_frames(before, near, after, np.zeros(1)), near, equal_nan=True)
+    assert np.array_equal(between_frames(before, near, after, np.zeros(1), regular), near, equal_nan=True)
+    # The frame before was two frames before: what moves by it moves by half of that.
+    wide = between_frames(frame(-2)[None], near, after, np.array([0.4]), np.array([[2.0], [1.0]]))
+    assert np.allclose(wide[0, [0, 1, 0], [0, 0, 3]], frame(0.4)[[0, 1, 0], [0, 0, 3]], atol=1e-3)
+    assert np.isnan(wide[0, 0, 5, 0])  # three frames from one that has it to the next
+    # More frames are missing there: nothing is moved by it.
+    far = between_frames(frame(-3)[None], near, after, np.array([0.4]), np.array([[3.0], [1.0]]))
+    assert np.array_equal(far[0, 0, 3], near[0, 0, 3])
+    assert np.allclose(far[0, 1, 0], frame(0.4)[1, 0], atol=1e-3)
     # Somebody else in the next frame is nobody to move to.
     apart = after + np.array([300, 0, 0], np.float32)
-    alone = between_frames(apart, near, apart, np.array([0.4]))
+    alone = between_frames(apart, near, apart, np.array([0.4]), regular)
     assert np.array_equal(alone, near, equal_nan=True)

@@ -1,4 +1,5 @@
-"""A batch that is killed at any moment, again and again, leaves what an undisturbed one leaves.
+"""A batch that is killed at any moment, again and again, leaves what an undisturbed one leaves, and what
+runs leave; its cameras are out of step.
 
 Here one recording and three kills; ``pytest -m slow tests/reliability/test_batch_kill.py`` takes six
 recordings in two workers and twenty kills.
@@ -15,12 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from builders import assert_same_stores
-from recordings import figure, ring, seen, write_recording
+from clocks import film, people_at, write_filmed
 
 from pipeline.batch.manifest import read_manifest
+from pipeline.results import SYNC
 
 ROOT = Path(__file__).parents[2]
-FRAMES = 60
+SECONDS, LATE = 2.2, np.array([0.0, 0.21, -0.1])
 
 
 def start(dataset: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -38,10 +40,9 @@ def finish(dataset: Path, out: Path) -> None:
 @pytest.mark.parametrize(("recordings", "kills"), [(1, 3), pytest.param(6, 20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, recordings, kills):
     data, whole, out = tmp_path / "data", tmp_path / "whole", tmp_path / "out"
-    rig = ring(3, size=(320, 180))
     for n in range(recordings):
-        person = seen(rig, figure(np.arange(FRAMES) / 30, phase=n), noise_px=0.5, seed=n)
-        write_recording(data / f"r{n}", rig, [person])
+        filmed = film(people_at(1, SECONDS, n), SECONDS, n, (30,) * 3, offset_s=LATE)
+        write_filmed(data / f"r{n}", filmed)
     begun = time.monotonic()
     finish(data, whole)
     took = time.monotonic() - begun
@@ -63,4 +64,9 @@ def test_killed_at_random_moments(tmp_path, recordings, kills):
     for n in range(recordings):
         assert_same_stores(whole / f"r{n}/results.zarr", out / f"r{n}/results.zarr")
         assert (out / f"r{n}/report.html").exists()
+        assert "method: rays" in (whole / f"r{n}" / SYNC).read_text()
+        assert (whole / f"r{n}" / SYNC).read_bytes() == (out / f"r{n}" / SYNC).read_bytes()
     assert not [*out.rglob("*.part*")]
+    alone = [sys.executable, str(ROOT / "run_pipeline.py"), "run", str(data / "r0"), "--quiet"]
+    subprocess.run([*alone, "--out", str(tmp_path / "alone")], check=True)
+    assert_same_stores(tmp_path / "alone/results.zarr", out / "r0/results.zarr")
