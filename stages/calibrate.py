@@ -121,6 +121,15 @@ def calibrate(
     )
 
 
+def estimated_recording(
+    recording: Recording, out: Path, body: Body, cfg: CalibrateConfig, match: MatchConfig
+) -> Recording:
+    """Recording with its two or more cameras estimated as ``calibrate`` would, nothing written. Raises
+    ``InputError``."""
+    rig = estimate(recording, body, cfg, match).rig
+    return replace(recording, rig=rig, calibration=out / CALIBRATION)
+
+
 def _source(recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig) -> dict[str, str]:
     """Digests of all that an estimate depends on, by what it is called in a message."""
     rig, line = recording.rig, recording.timeline

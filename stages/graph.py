@@ -51,7 +51,7 @@ from pipeline.store import Contents, Store
 from pipeline.summary import seen, summarise
 from pipeline.verdicts import REPROJECTION, TRIANGULATION
 from stages.associate import associate, check_people, sides_exchanged
-from stages.calibrate import CalibrateConfig, calibrate
+from stages.calibrate import CalibrateConfig, calibrate, estimated_recording
 from stages.check import check_recording, doubt_cameras, sample
 from stages.decode import DecodeConfig, decode
 from stages.detect import DetectConfig, Watch, detect_recording, frames_of_part, read_all
@@ -151,7 +151,8 @@ def run(
         recording, detecting = _detect(recording, out, cfg, watch)
         body = body.with_point_offsets(DETECTOR_OFFSETS_MM.get(recording.detected_order or "", {}))
         inspected = inspect(recording)
-        recording, synced = synchronise(inspected, out, cfg.sync)
+        place = partial(estimated_recording, out=out, body=body, cfg=cfg.calibrate, match=cfg.associate)
+        recording, synced = synchronise(inspected, out, cfg.sync, place)
         if recording.timeline is not inspected.timeline and inspected.uninspected is not None:
             # The findings may be of unsynchronised cameras.
             inspected = inspect(inspected.uninspected.with_clocks(synced.clocks))

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -39,6 +39,7 @@ from models.geometry.unsynchronised import OwnDetections, seen_trajectories
 from pipeline.cameras import Array
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.config import Config, NamesFile
+from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording
@@ -117,11 +118,14 @@ class Synced:
         return rows
 
 
-def synchronise(recording: Recording, out: Path, cfg: SyncConfig) -> tuple[Recording, Synced]:
+def synchronise(
+    recording: Recording, out: Path, cfg: SyncConfig, place: Callable[[Recording], Recording] | None = None
+) -> tuple[Recording, Synced]:
     """The inspected recording on the time line of its cameras' clocks, and how these were found.
 
     Writes ``out/sync.yaml``. One that is there is used where it was made from the same recording and
-    settings, so that a run that goes on has the same clocks.
+    settings, so that a run that goes on has the same clocks. place: estimates where the cameras of a
+    recording without a calibration stand; raises ``InputError``.
 
     Raises:
         InputError: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
@@ -131,7 +135,10 @@ def synchronise(recording: Recording, out: Path, cfg: SyncConfig) -> tuple[Recor
         path, source = out / SYNC, _source(recording, cfg)
         kept = read_sync(path) if path.is_file() else None
         if kept is None or kept.source != source:
-            write_sync(path, _content(names, estimate_clocks(recording, cfg), source))
+            synced = estimate_clocks(recording, cfg)
+            if place is not None and not recording.placed:
+                synced = _refined(recording.with_clocks(synced.clocks), synced, cfg, place)
+            write_sync(path, _content(names, synced, source))
             kept = read_sync(path)
         synced = _of_content(names, kept)
     else:
@@ -161,6 +168,18 @@ def given_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
         return Synced(tuple(stated.get(n, c) for n, c in pairs), tuple(found), f"clocks of {path.name}")
     how = "clocks as stated in recording.yaml" if recording.stated.sync else "not looked for"
     return Synced(recording.clocks, (), how)
+
+
+def _refined(
+    moved: Recording, synced: Synced, cfg: SyncConfig, place: Callable[[Recording], Recording]
+) -> Synced:
+    """Clocks by the rays of cameras that are placed with the clocks found without them: their drift shows,
+    too. Those found without where cameras cannot be placed, or rays show nothing else."""
+    try:
+        finer = estimate_clocks(place(moved), cfg.model_copy(update={"audio": "off"}))
+    except InputError:  # the run tells when it places the cameras
+        return synced
+    return finer if any(f.code == "clocks_set" for f in finer.findings) else synced
 
 
 def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
@@ -210,10 +229,10 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
         how = "the cameras are in step"
     else:
         how = f"clocks set by {_evidence(methods[k] for k in believed)}"
-        worst = max(believed, key=lambda k: abs(float(found.offset_s[k])))
-        late = float(found.offset_s[worst])
-        reference = names[views[methods.index(_REFERENCE)]]
-        findings.insert(0, Finding("clocks_set", _sentence(names[views[worst]], late, reference, how)))
+        root = methods.index(_REFERENCE)
+        late = {names[views[k]]: clocks[views[k]].offset_s - clocks[views[root]].offset_s for k in believed}
+        worst = max(late, key=lambda name: abs(late[name]))
+        findings.insert(0, Finding("clocks_set", _sentence(worst, late[worst], names[views[root]], how)))
     scale = 1000.0 if found.unit == "m" else 1.0
     curves = {
         names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in found.curve[k].tolist())

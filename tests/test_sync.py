@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,36 @@ def test_cameras_without_a_calibration(out_of_step: Path, tmp_path: Path) -> Non
     moved, _ = synchronise(recording, tmp_path, SyncConfig())
     assert [c.method for c in moved.clocks] == ["reference", "epipolar lines", "epipolar lines"]
     assert np.abs(np.array([c.offset_s for c in moved.clocks]) - LATE).max() < 0.25 / RATE
+
+
+def test_cameras_that_are_placed_show_how_clocks_drift(tmp_path: Path) -> None:
+    drift = np.array([0.0, 2e-3])
+    filmed = film(people_at(1, 30, 23), 30, 23, (RATE,) * 2, offset_s=LATE[:2], drift=drift)
+    folder = write_filmed(tmp_path / "rec", filmed)
+    (folder / "calibration.toml").unlink()
+    state(folder, yaml.safe_dump({"fps": RATE, "picture_size": [960, 720]}))
+    recording = ready(folder)
+
+    def place(moved: Recording) -> Recording:
+        (by_lines,) = (c for c in moved.clocks if c.method == "epipolar lines")
+        assert by_lines.drift_ppm == 0
+        return replace(moved, rig=filmed.rig, calibration=tmp_path)
+
+    moved, synced = synchronise(recording, tmp_path, SyncConfig(), place)
+    assert [c.method for c in moved.clocks] == ["reference", "rays"]
+    assert abs(moved.clocks[1].drift_ppm / 2000 - 1) < 0.1
+    for own_s in (0, 30):
+        late = moved.clocks[1].moment(np.array(own_s)) - (LATE[1] + (1 + drift[1]) * own_s)
+        assert abs(late) < 0.25 / RATE
+    assert not moved.placed
+    assert "cam02 was started 0.31" in synced.findings[0].sentence
+
+    def no_place(moved: Recording) -> Recording:
+        raise InputError("the cameras move")
+
+    (tmp_path / SYNC).unlink()
+    rough, _ = synchronise(recording, tmp_path, SyncConfig(), no_place)
+    assert [c.method for c in rough.clocks] == ["reference", "epipolar lines"]
 
 
 def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
