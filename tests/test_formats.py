@@ -32,6 +32,7 @@ from exported import (
     whole_take,
     write,
 )
+from scipy.spatial.transform import Rotation
 from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
 import stages.export
@@ -104,6 +105,23 @@ def joints_of_csv(file: Path) -> dict[str, np.ndarray]:
     }
 
 
+def read_mot(text: str) -> dict[str, np.ndarray]:
+    """Columns by name of a motion as OpenSim's format has it."""
+    head, _, rest = text.partition("endheader\n")
+    _, *lines = head.splitlines()
+    header = dict(line.split("=") for line in lines)
+    names, *rows = (line.split("\t") for line in rest.splitlines())
+    assert header == {
+        "version": "1", "nRows": str(len(rows)), "nColumns": str(len(names)), "inDegrees": "yes",
+    }  # fmt: skip
+    return dict(zip(names, np.array(rows, float).T, strict=True))
+
+
+def joints_of_mot(file: Path) -> dict[str, np.ndarray]:
+    columns = read_mot(file.read_text())
+    return {"pelvis": np.stack([columns[f"pelvis_t{axis}"] for axis in "xyz"], 1)}
+
+
 def joints_of_obj(file: Path) -> dict[str, np.ndarray]:
     vertices, _ = read_obj(file.read_text())
     joints = body().J_regressor.double().numpy() @ vertices
@@ -120,13 +138,11 @@ READERS: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], float]] = {
     ".c3d": (joints_of_c3d, NEAR),
     ".csv": (joints_of_csv, NEAR),
     ".obj": (joints_of_obj, 0.01),
+    ".mot": (joints_of_mot, NEAR),
 }
 """Joints (T, 3) by SMPL's names, metres, in the world of the file; and how near they come."""
 
-EVERY_FORMAT = pytest.mark.parametrize(
-    "form", [form for form in FORMATS if form is not mot], ids=lambda f: f.TRAITS.suffix
-)
-"""But for that without positions."""
+EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.TRAITS.suffix)
 
 
 @EVERY_FORMAT
@@ -217,21 +233,59 @@ def export(truth: Truth, file: Path, options: ExportOptions) -> list[str]:
     return warnings
 
 
-def test_angles_are_a_motion_of_opensim(truths: Callable[[str], Truth], tmp_path: Path) -> None:
-    take = whole_take(truths("z"), 1, 5)
-    with pytest.raises(InputError, match=r"a\.mot: these results have no joint angles"):
-        list(mot.encode(LongTake.of(take), body(), "a.mot"))
+@pytest.mark.parametrize("up", ["z", "-y"])
+def test_angles_are_coordinates_of_opensim(truths: Callable[[str], Truth], up: str) -> None:
+    """Segments posed by OpenSim's joints, each rotated about z, x and y in turn, lie as the store's do."""
+    take = whole_take(truths(up))
+    take = take.turned(y_up_as_pose2sim(direction(up)), body())
+    columns = read_mot(b"".join(mot.encode(LongTake.of(take), body(), "a.mot")).decode())
+    np.testing.assert_allclose(columns["time"], take.time_s, atol=1e-6)
+    known = take.posed
+    assert all(np.isnan(columns[name][~known]).all() for name in columns if name != "time")
+
+    def turn(*names: str, mirrored: bool = False) -> Rotation:
+        values = np.stack([columns[name][known] for name in names], 1)
+        return Rotation.from_euler("ZXY", values * ([1, -1, -1] if mirrored else [1, 1, 1]), degrees=True)
+
+    def off_deg(frame: Rotation, along: list[float], start: str, end: str) -> float:
+        """Largest angle between an axis of a segment and the way from one joint to another."""
+        way = (take.joints[:, SMPL_24.index(end)] - take.joints[:, SMPL_24.index(start)])[known]
+        axis = frame.apply(along)
+        sine = np.linalg.norm(np.cross(axis, way), axis=1)
+        return float(np.degrees(np.arctan2(sine, (axis * way).sum(1))).max())
+
+    pelvis = turn("pelvis_tilt", "pelvis_list", "pelvis_rotation")
+    rest = body().skeleton
+    assert rest.names == SMPL_24.names
+    ahead = Rotation.from_matrix(take.rotations[known, 0]).apply([0, 0, 1])  # SMPL faces z
+    np.testing.assert_allclose(pelvis.apply([1, 0, 0]), ahead, atol=1e-5)
+    torso = pelvis * turn("lumbar_extension", "lumbar_bending", "lumbar_rotation")
+    for side, name, mirrored in (("r", "right", False), ("l", "left", True)):
+        hip = (f"hip_flexion_{side}", f"hip_adduction_{side}", f"hip_rotation_{side}")
+        thigh = pelvis * turn(*hip, mirrored=mirrored)
+        assert off_deg(thigh, [0, -1, 0], f"{name}_hip", f"{name}_knee") < 0.1
+        arm = torso * turn(f"arm_flex_{side}", f"arm_add_{side}", f"arm_rot_{side}", mirrored=mirrored)
+        assert off_deg(arm, [0, -1, 0], f"{name}_shoulder", f"{name}_elbow") < 0.1
+        for upper, angle, sign, start, end in (
+            (thigh, f"knee_angle_{side}", -1, "knee", "ankle"),
+            (arm, f"elbow_flex_{side}", 1, "elbow", "wrist"),
+        ):
+            way = (
+                take.joints[:, SMPL_24.index(f"{name}_{end}")]
+                - take.joints[:, SMPL_24.index(f"{name}_{start}")]
+            )
+            x, y, _ = upper.inv().apply(way[known]).T  # seen along the upper segment's transverse axis
+            bent = np.degrees(np.arctan2(sign * x, -y))
+            assert np.abs((bent - columns[angle][known] + 180) % 360 - 180).max() < 0.1
+
+
+def test_angles_move_the_shorter_way_round(truths: Callable[[str], Truth]) -> None:
     angles = np.array([[10.0, -170.5], [20, 175], [np.nan, np.nan], [30, -175]])
-    take = replace(take, angles=angles, angle_names=("left_knee_flexion", "pelvis_rotation"))
-    text = b"".join(mot.encode(LongTake.of(take), body(), "a.mot")).decode().splitlines()
-    assert text[:7] == ["a.mot", "version=1", "nRows=4", "nColumns=3", "inDegrees=yes", "endheader",
-                        "time\tleft_knee_flexion\tpelvis_rotation"]  # fmt: skip
-    rows = np.array([line.split("\t") for line in text[7:]], float)
-    np.testing.assert_allclose(rows[:, 1:], angles, atol=1e-6)
-    np.testing.assert_allclose(rows[:, 0], take.time_s, atol=1e-6)
+    names = ("left_knee_flexion", "pelvis_rotation")
+    take = replace(whole_take(truths("z"), 1, 5), angles=angles, angle_names=names)
     finer = LongTake.of(take).resampled(RATE * 2, body()).cut(0, 7)
     assert finer.angles[3, 1] == pytest.approx(np.nan, nan_ok=True)
-    assert finer.angles[1].tolist() == pytest.approx([15, -177.75])  # the shorter way round
+    assert finer.angles[1].tolist() == pytest.approx([15, -177.75])
     heads = next(iter(table_rows(take)))
     assert heads.endswith("left_knee_flexion_deg,pelvis_rotation_deg")
 
