@@ -19,7 +19,7 @@ from typer import Argument, Option
 from pipeline.errors import InputError, NobodyFound
 from pipeline.skeleton import POINT_ORDERS
 from stages import calibration, commands, screen
-from stages.commands import Configs, Sets, stoppable
+from stages.commands import Configs, Sets, results_beside, stoppable
 from stages.screen import console, print_file, warn
 from stages.usage import context, make_app
 
@@ -101,7 +101,7 @@ def run(
     cfg = _run_config(config, [*(settings or ()), *drawn], options)
     check_files(cfg)
     screen.be_quiet(quiet)
-    home = parse_location(_results_beside(recording[0]) if out is None else out)
+    home = parse_location(results_beside(recording[0]) if out is None else out)
     with opened_for_run(recording, home, cfg) as (whole, folder):
         read = whole.part(_names(cameras), start, end)
         if overwrite:
@@ -461,14 +461,6 @@ def demo(
 def _names(cameras: Sequence[str] | None) -> list[str]:
     """Cameras of an option that is repeatable and takes several, with commas between."""
     return [name for names in cameras or () for name in names.split(",")]
-
-
-def _results_beside(recording: str) -> str:
-    """Where results go that are told no place: beside the recording, or the first of its videos."""
-    if "://" in recording:
-        return f"{recording.rstrip('/')}-results"
-    path = Path(recording).absolute()
-    return str(path.with_name(f"{path.stem if path.is_file() else path.resolve().name}-results"))
 
 
 def _options(people: str | None, sync: str | None, device: str | None = None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.markup import escape
 from typer import Argument, Option
 
 from pipeline.errors import InputError
@@ -26,6 +28,14 @@ Configs = Annotated[
 Sets = Annotated[
     list[str] | None, Option("--set", help="One setting, such as render.mosaic=false; repeatable.")
 ]
+
+
+def results_beside(recording: str) -> str:
+    """Where results go that are told no place: beside the recording, or the first of its videos."""
+    if "://" in recording:
+        return f"{recording.rstrip('/')}-results"
+    path = Path(recording).absolute()
+    return str(path.with_name(f"{path.stem if path.is_file() else path.resolve().name}-results"))
 
 
 @contextmanager
@@ -267,8 +277,13 @@ def crops(
 
 
 def detect(
-    recording: Annotated[Path, Argument(help="Folder with videos/, or with videos.")],
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write to; else RECORDING.")] = None,
+    recording: Annotated[
+        list[str], Argument(help="Folder with videos/, or with videos; or the video of each camera.")
+    ],
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="Folder to write to; else RECORDING, or of videos VIDEO-results."),
+    ] = None,
     openpose: Annotated[
         bool, Option("--json", help="For other tools, too: openpose-json/<camera>/*.json, BODY_25.")
     ] = False,
@@ -280,10 +295,11 @@ def detect(
     """Detect people in videos, once for many runs: detections.zarr beside them. Run again to continue."""
     from functools import partial
 
+    from pipeline.batch.dataset import are_videos
     from pipeline.config import load
     from pipeline.files import locked
-    from pipeline.recording import find_recording
-    from pipeline.results import DETECTIONS
+    from pipeline.recording import find_recording, open_videos
+    from pipeline.results import DETECTIONS, check_place
     from stages.decode import DecodeConfig, decode
     from stages.detect import DetectConfig, detect_videos, write_openpose
 
@@ -291,10 +307,18 @@ def detect(
         cfg = load(DetectConfig, sets=[f"model={model}", f"device={device}"])
     except InputError as error:
         raise InputError(str(error).replace("--set ", "--")) from None
-    videos = find_recording(recording).videos_by_name
+    if are_videos(recording):
+        found_in = open_videos([Path(file) for file in recording])
+        home = out or Path(results_beside(recording[0]))
+        check_place(home, found_in.path, found_in.files)
+    else:
+        found_in = find_recording(recording[0])
+        home = out or found_in.path
+    videos = found_in.videos_by_name
     if not videos:
-        raise InputError(f"{recording}: no videos found; expected videos/<camera>.mp4, or beside each other")
-    home = out or recording
+        raise InputError(
+            f"{found_in.path}: no videos found; expected videos/<camera>.mp4, or beside each other"
+        )
     written = home / "openpose-json"
     if openpose and written.exists():
         raise InputError(f"{written}: is there already. Move it away, or choose another --out.")
@@ -306,7 +330,7 @@ def detect(
             screen.follow_count("file", "write", sum(found.frames), write_openpose(found, videos, written))
             print_file(written)
     if out is None:
-        console.print(f"Next: python run_pipeline.py run {recording} --out {recording}-results")
+        console.print(escape(f"Next: python run_pipeline.py run {shlex.join(recording)}"))
 
 
 def data(folder: Annotated[Path, Argument(help="Where such files are kept.")] = Path("data")) -> None:

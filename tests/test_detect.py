@@ -214,12 +214,16 @@ def test_the_person_is_found_where_another_detector_found_them(filmed: Path, tmp
 
 
 @SHARED
-def test_a_video_file_is_a_recording(filmed: Path, tmp_path: Path) -> None:
-    phone, out = tmp_path / "phone.mp4", tmp_path / "out"
+def test_a_video_file_is_a_recording(filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone, out = tmp_path / "phone.mp4", tmp_path / "phone-results"
     shutil.copy(filmed / "videos" / "cam01.mp4", phone)
     (tmp_path / "calibration.toml").write_text("of another recording")
-    words = ["run", phone, "--out", out, "--set", "detect.model=full", "--set", "render.overlay=false"]
-    told = CliRunner().invoke(run_pipeline.app, [str(word) for word in words])
+    told = CliRunner().invoke(run_pipeline.app, ["detect", str(phone), "--model", "full"])
+    assert f"Next: python run_pipeline.py run {phone}" in told.output
+    assert Detections(out / DETECTIONS).chunks == [range(1)]
+    monkeypatch.setattr("stages.detect.load_detector", lambda *given: pytest.fail("detected again"))
+    words = ["run", str(phone), "--set", "detect.model=full", "--set", "render.overlay=false"]
+    told = CliRunner().invoke(run_pipeline.app, words)
     assert told.exit_code == 0, told.output
     assert summarise(Results(out).store()).people[0].frames_fitted == FRAMES
     found = reopen(Results(out))
