@@ -48,7 +48,7 @@ class Done:
     warnings: tuple[str, ...]
 
 
-def run(recording, out, cfg, progress):
+def run(recording, out, cfg, progress, *, watch):
     """Does what a file in the recording's folder says."""
     marker = recording.path / "behave"
     what = marker.read_text() if marker.exists() else ""
@@ -59,6 +59,7 @@ def run(recording, out, cfg, progress):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "wait":
         time.sleep(60)
+    watch(3, iter([0, 2, 3]))
     progress(len(recording))
     where = {"processors": processors(), "threads": torch.get_num_threads(), "pid": os.getpid()}
     (out / "where.json").write_text(json.dumps(where))
@@ -162,9 +163,9 @@ def test_no_failure_stops_the_others_and_the_next_call_goes_on(tmp_path):
     assert rows["b"].error == ""
     assert "RuntimeError: by chance" in (out / "b/log.txt").read_text()
     told = [e for e in events if e.row.name == "a"]
-    assert [e.row.state for e in told] == ["running", "running", "running", "done"]
-    assert [e.frames for e in told] == [0, 0, 6, 0]
-    assert told[1].total == 6
+    assert [e.row.state for e in told] == [*["running"] * 8, "done"]
+    assert [e.frames for e in told] == [0, 0, 0, 0, 2, 1, 0, 6, 0]
+    assert [(e.total, e.task) for e in told if e.total] == [(6, ""), (3, "detect"), (6, "")]
     where = [json.loads((out / name / "where.json").read_text()) for name in ("a", "b", "d/x")]
     assert all(w["threads"] == 1 for w in where)
     if hasattr(os, "sched_setaffinity") and len(processors()) > 1:

@@ -49,7 +49,7 @@ def cluster():
         made.shutdown()
 
 
-def run(recording, out, cfg, progress):
+def run(recording, out, cfg, progress, *, watch):
     """Does what a file in the recording's folder says."""
     marker = recording.path / "behave"
     what = marker.read_text() if marker.exists() else ""

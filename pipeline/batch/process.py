@@ -56,7 +56,9 @@ class Event:
     frames: int = 0
     """Frames finished since the last event."""
     total: int | None = None
-    """Frames of the recording, once known."""
+    """Frames in all, where they are counted anew from here."""
+    task: str = ""
+    """Preparation that the frames are counted of; "" for the reconstruction."""
     recordings: int = 0
     """Recordings of the batch."""
 

@@ -46,8 +46,18 @@ class Result(Protocol):
     def warnings(self) -> tuple[str, ...]: ...
 
 
-Run = Callable[[Recording, Path, Any, Callable[[int], None]], Result]
-"""``stages.graph.run``: (recording, results folder, configuration, callback with frame counts) → result."""
+class Run(Protocol):
+    """``stages.graph.run``."""
+
+    def __call__(
+        self,
+        recording: Recording,
+        out: Path,
+        cfg: Any,
+        progress: Callable[[int], None],
+        *,
+        watch: Callable[[int, Iterator[int]], None],
+    ) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -94,8 +104,9 @@ class Assignment:
 
 
 Message = tuple[str, dict[str, Any]]
-"""``progress`` with ``frames`` and, once, ``total``; at the end ``done`` with columns of the manifest, or
-``failed`` with ``error``, ``warnings`` and ``again``, true for another attempt."""
+"""``progress`` with ``frames`` and, where these are counted anew, ``total`` and ``task``; at the end ``done``
+with columns of the manifest, or ``failed`` with ``error``, ``warnings`` and ``again``, true for another
+attempt."""
 
 
 class Workers(Protocol):
@@ -114,6 +125,28 @@ class Workers(Protocol):
         """End all workers at once."""
 
 
+class _Progress:
+    """Messages on the progress of a recording of some frames, and before on that of its detection."""
+
+    def __init__(self, tell: Callable[[Message], None], frames: int) -> None:
+        self._tell, self._frames = tell, frames
+        self._begin(frames)
+
+    def _begin(self, total: int, task: str = "") -> None:
+        self._tell(("progress", {"frames": 0, "total": total, "task": task}))
+
+    def advance(self, frames: int) -> None:
+        self._tell(("progress", {"frames": frames}))
+
+    def detect(self, pictures: int, finished: Iterator[int]) -> None:
+        self._begin(pictures, "detect")
+        before = 0
+        for count in finished:
+            self.advance(count - before)
+            before = count
+        self._begin(self._frames)
+
+
 def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Message:
     """Run a recording once and return the outcome; progress goes to ``tell``, output to its log."""
     torch.set_num_threads(1)
@@ -127,8 +160,8 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
                     warnings = recording.warnings
                     for warning in warnings:
                         _log(f"warning: {warning}")
-                    tell(("progress", {"frames": 0, "total": len(recording)}))
-                    result = job.run(recording, out, job.cfg, lambda n: tell(("progress", {"frames": n})))
+                    progress = _Progress(tell, len(recording))
+                    result = job.run(recording, out, job.cfg, progress.advance, watch=progress.detect)
                     for warning in result.warnings:
                         if warning not in warnings:
                             _log(f"warning: {warning}")
