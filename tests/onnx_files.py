@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, HALF = 1, 7, 10
 Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, int | Sequence[int]]]
 """Operator, inputs, outputs, attributes."""
 Dims = Sequence[int | str]
@@ -34,9 +34,9 @@ def _tensor(name: str, array: np.ndarray) -> bytes:
     return dims + _field(2, kind) + _field(8, name) + _field(9, array.tobytes())
 
 
-def _value(name: str, dims: Dims) -> bytes:
+def _value(name: str, dims: Dims, kind: int) -> bytes:
     shape = b"".join(_field(1, _field(1 if isinstance(n, int) else 2, n)) for n in dims)
-    return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, shape)))
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, shape)))
 
 
 def _attribute(name: str, value: int | Sequence[int]) -> bytes:
@@ -50,14 +50,15 @@ def onnx_file(
     constants: Mapping[str, np.ndarray],
     inputs: Mapping[str, Dims],
     outputs: Mapping[str, Dims],
+    kind: int = FLOAT,
 ) -> bytes:
-    """Content of a file with these nodes, in order, in operator set 13."""
+    """Content of a file with these nodes, in order, in operator set 13. kind: of inputs and outputs."""
     graph = _field(2, "graph")
     for operator, given, gives, attributes in nodes:
         node = b"".join(_field(1, n) for n in given) + b"".join(_field(2, n) for n in gives)
         node += _field(4, operator) + b"".join(_field(5, _attribute(*a)) for a in attributes.items())
         graph += _field(1, node)
     graph += b"".join(_field(5, _tensor(n, a)) for n, a in constants.items())
-    graph += b"".join(_field(11, _value(n, d)) for n, d in inputs.items())
-    graph += b"".join(_field(12, _value(n, d)) for n, d in outputs.items())
+    graph += b"".join(_field(11, _value(n, d, kind)) for n, d in inputs.items())
+    graph += b"".join(_field(12, _value(n, d, kind)) for n, d in outputs.items())
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_files import onnx_file
+from onnx_files import FLOAT, HALF, onnx_file
 
 from models.detectors import pose_networks, tracking
 from models.detectors.detector import PictureDetector, TrackingDetector, load_detector
 from models.detectors.finder import FoundPeople
-from models.detectors.networks import Network, load_network
+from models.detectors.networks import Network, load_file
 from models.detectors.pose_networks import (
     MAX_OVERLAP,
     PAD,
@@ -42,22 +42,32 @@ def channels(points: int) -> np.ndarray:
     return np.arange(points, dtype=np.int64) % 3
 
 
-def simcc(points: int, batch: int | str = "batch", swapped: bool = False) -> bytes:
-    """RTMPose of which each point is where its colour is brightest."""
+def simcc(
+    points: int, batch: int | str = "batch", swapped: bool = False, half: bool = False, alone: bool = False,
+    free: bool = False,
+) -> bytes:  # fmt: skip
+    """RTMPose of which each point is where its colour is brightest. half: 16-bit floats in and out; alone:
+    takes one picture at a time, whatever it says; free: says that it takes any size."""
     sides = {"rx": WIDTH, "ry": HEIGHT}
     repeat = {n: np.repeat(np.eye(size, dtype=np.float32), 2, 1) for n, size in sides.items()}
     nodes = [
-        ("Gather", ["input", "which"], ["picked"], {"axis": 1}),
+        ("Cast", ["input"], ["floats"], {"to": FLOAT}),
+        ("Reshape", ["floats", "shape" if alone else "any_shape"], ["one"], {}),
+        ("Gather", ["one", "which"], ["picked"], {"axis": 1}),
         ("ReduceMax", ["picked"], ["x"], {"axes": [2], "keepdims": 0}),
         ("ReduceMax", ["picked"], ["y"], {"axes": [3], "keepdims": 0}),
-        ("MatMul", ["x", "rx"], ["simcc_x"], {}),
-        ("MatMul", ["y", "ry"], ["simcc_y"], {}),
+        ("MatMul", ["x", "rx"], ["along_x"], {}),
+        ("MatMul", ["y", "ry"], ["along_y"], {}),
+        ("Cast", ["along_x"], ["simcc_x"], {"to": HALF if half else FLOAT}),
+        ("Cast", ["along_y"], ["simcc_y"], {"to": HALF if half else FLOAT}),
     ]
     outputs = {"simcc_x": (batch, points, 2 * WIDTH), "simcc_y": (batch, points, 2 * HEIGHT)}
     if swapped:
         outputs = dict(reversed(outputs.items()))
-    shape = {"input": (batch, 3, HEIGHT, WIDTH)}
-    return onnx_file(nodes, {"which": channels(points), **repeat}, shape, outputs)
+    shape = {"input": (batch, 3, "height", "width") if free else (batch, 3, HEIGHT, WIDTH)}
+    shapes = {"shape": np.array([1, 3, HEIGHT, WIDTH]), "any_shape": np.zeros(4, np.int64)}
+    constants = {"which": channels(points), **shapes, **repeat}
+    return onnx_file(nodes, constants, shape, outputs, HALF if half else FLOAT)
 
 
 def heatmaps(points: int) -> bytes:
@@ -97,6 +107,9 @@ def kept(tmp_path: Path, content: bytes) -> Path:
         (simcc(17), 17),
         (simcc(26, 1), 26),
         (simcc(133, swapped=True), 133),
+        (simcc(17, half=True), 17),
+        (simcc(17, alone=True), 17),
+        (simcc(17, free=True), 17),
         (heatmaps(17), 17),
         (heatmaps(26), 26),
     ],
@@ -123,10 +136,10 @@ def test_nobody_is_found_in_no_crops_by_a_network_of_free_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     def load(*args: Any) -> Network:
-        known = load_network(*args)
+        known = load_file(*args)
         return replace(known, outputs={n: (None,) * len(shape) for n, shape in known.outputs.items()})
 
-    monkeypatch.setattr(pose_networks, "load_network", load)
+    monkeypatch.setattr(pose_networks, "load_file", load)
     network = load_pose_network(kept(tmp_path, content))
     assert isinstance(network, CropNetwork)
     nowhere = np.zeros((0, 4))
@@ -225,8 +238,9 @@ def test_whole_pictures_are_laid_and_coloured_as_each_family_wants_them(tmp_path
         ((1, 1000), (1, 3, 224, 224), r"\(1, 1000\)"),
         ((1, 17, 64, 48), (1, 256, 192, 3), r"\(1, 256, 192, 3\)"),
         ((1, 84, 100), (1, 3, 640, 640), r"\(1, 84, 100\)"),
+        ((8, 17, 64, 48), (8, 3, 256, 192), r"\(8, 3, 256, 192\)"),
     ],
-    ids=["25 points", "classes", "channels last", "boxes alone"],
+    ids=["25 points", "classes", "channels last", "boxes alone", "eight at a time"],
 )
 def test_a_file_of_no_family_is_named_with_what_it_has(
     tmp_path: Path, outputs: tuple[int, ...], shape: tuple[int, ...], has: str
@@ -239,5 +253,18 @@ def test_a_file_of_no_family_is_named_with_what_it_has(
 def test_what_is_no_file_is_told_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read .*Give heavy, full, or an ONNX file"):
         load_pose_network(tmp_path / "heavi")
-    with pytest.raises(InputError, match="onnxruntime cannot load it"):
+    with pytest.raises(InputError, match=r"onnxruntime .* cannot load it"):
         load_pose_network(kept(tmp_path, simcc(17)[:5000]))
+
+
+def test_weights_may_lie_beside_the_file(tmp_path: Path) -> None:
+    file = kept(tmp_path, simcc(17))
+    before = load_pose_network(file).network.sha256
+    weights = tmp_path / "mine.onnx.data"
+    weights.write_bytes(b"others")
+    assert load_pose_network(file).network.sha256 != before
+    no_input = onnx_file(
+        [("Identity", ["k"], ["c"], {})], {"k": np.zeros((1, 17, 9, 9), np.float32)}, {}, {"c": (1, 17, 9, 9)}
+    )
+    with pytest.raises(InputError, match=r"takes \{\} and gives"):
+        load_pose_network(kept(tmp_path, no_input))

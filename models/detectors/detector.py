@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.crops import Pixels
 from models.detectors.finder import load_finder
-from models.detectors.networks import FINDER, LANDMARKS, SHA256, Device
+from models.detectors.networks import FINDER, LANDMARKS, SHA256, Device, file_digest
 from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pose_network
 from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
 from pipeline.detections import Detector
@@ -100,7 +99,7 @@ def is_by(origin: Detector, model: str, every: int) -> bool:
     if model in LANDMARKS:
         own = SHA256[LANDMARKS[model]]
     else:
-        own = hashlib.sha256(Path(model).read_bytes()).hexdigest() if Path(model).is_file() else ""
+        own = file_digest(Path(model)) if Path(model).is_file() else ""
     same_finder = origin.networks.get("finder", SHA256[FINDER]) == SHA256[FINDER]
     return same_finder and own in origin.networks.values() and origin.every == every
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import escape
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -49,18 +51,28 @@ class Network:
     device: Device
     sha256: str
     """Of the file."""
+    input_type: str = "tensor(float)"
+    """A name of onnxruntime's."""
 
     def run(self, pictures: Floats) -> dict[str, Floats]:
         """Run on pictures (N, 3, H, W) and return each output (N, ...) by name.
 
-        Each picture gets the same bits whatever others it comes with. N may be 0.
+        Each picture gets the same bits whatever others it comes with. N may be 0. Raises ``InputError`` where
+        the network fails.
         """
         (name,) = self.inputs
         step = self.inputs[name][0] or MAX_BATCH[self.device]
-        parts = [
-            self.session.run([*self.outputs], {name: pictures[k : k + step]})
-            for k in range(0, len(pictures), step)
-        ]
+        given = pictures.astype(np.float16) if self.input_type == "tensor(float16)" else pictures
+        try:
+            parts = [
+                [
+                    np.asarray(out, np.float32)
+                    for out in self.session.run([*self.outputs], {name: given[k : k + step]})
+                ]
+                for k in range(0, len(pictures), step)
+            ]
+        except Exception as e:  # onnxruntime's errors share no base class of their own
+            raise InputError(f"{self.name}: fails on pictures {given.shape}: {e}") from e
         if not parts:
             return {
                 n: np.zeros((0, *(d or 0 for d in shape[1:])), np.float32)
@@ -89,8 +101,27 @@ def load_asset(name: str, device: Device = "cpu", folder: Path | None = None) ->
     return load_network(content, file.name, device)
 
 
-def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
-    """Load an ONNX file's content into a session of one thread. name: for messages.
+def load_file(file: Path, device: Device = "cpu") -> Network:
+    """Load an ONNX file, whose weights may lie in another beside it. Raises ``InputError``."""
+    try:
+        digest = file_digest(file)
+    except OSError as e:
+        raise InputError(
+            f"detect.model: {file}: cannot be read ({e.strerror}). Give heavy, full, or an ONNX file."
+        ) from e
+    return replace(load_network(str(file), str(file), device), sha256=digest)
+
+
+def file_digest(file: Path) -> str:
+    """sha256 of an ONNX file, and of its weights where they lie beside it. Raises ``OSError``."""
+    digest = hashlib.sha256(file.read_bytes())
+    for weights in sorted(file.parent.glob(f"{escape(file.name)}[._]data")):
+        digest.update(weights.read_bytes())
+    return digest.hexdigest()
+
+
+def load_network(content: bytes | str, name: str, device: Device = "cpu") -> Network:
+    """Load an ONNX file's content, or a file by its path, into a session of one thread. name: for messages.
 
     Raises:
         InputError: onnxruntime is missing or cannot use the file or the device.
@@ -114,7 +145,11 @@ def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
     try:
         session = onnxruntime.InferenceSession(content, options, providers=[provider])
     except Exception as e:  # onnxruntime's errors share no base class of their own
-        raise InputError(f"{name}: onnxruntime cannot load it as an ONNX network: {e}") from e
+        why = re.sub(r"^.*/onnxruntime_src/.*?\) (?=[A-Z])", "", " ".join(str(e).split())).rstrip(".")
+        raise InputError(
+            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it as an ONNX network: {why}. "
+            "Expected a whole .onnx file, unpacked, in an operator set that this version knows."
+        ) from e
     if session.get_providers()[0] != provider:
         raise InputError(
             f"{name}: onnxruntime found no usable {device} device and took {session.get_providers()}"
@@ -123,7 +158,9 @@ def load_network(content: bytes, name: str, device: Device = "cpu") -> Network:
         {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
         for values in (session.get_inputs(), session.get_outputs())
     ]
-    return Network(name, session, shapes[0], shapes[1], device, hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
+    input_type = next((v.type for v in session.get_inputs()), "")
+    return Network(name, session, shapes[0], shapes[1], device, digest, input_type)
 
 
 def check_signature(

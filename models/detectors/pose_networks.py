@@ -16,6 +16,7 @@ Jiang et al. 2023 (RTMPose), Xu et al. 2022 (ViTPose), Lu et al. 2024 (RTMO), Ma
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from models.crops import Pixels, warp_bilinear
 from models.detectors.landmarks import Landmarks
-from models.detectors.networks import Device, Network, load_network
+from models.detectors.networks import Device, Network, load_file
 from models.detectors.rois import COCO_JOINTS, MARGIN, roi_matrix
 from pipeline.errors import InputError
 
@@ -38,12 +39,12 @@ Family = Literal["simcc", "heatmaps", "rtmo", "yolo", "yolo_nms"]
 ORDERS: Final = MappingProxyType({17: "coco_17", 26: "halpe_26", 133: "coco_wholebody_133"})
 """Order of the points by their number."""
 EXPECTED: Final = (
-    "an input (N, 3, height, width) and, for K = 17, 26 or 133 points, outputs (N, K, s·width) and (N, K, "
-    "s·height) of RTMPose, (N, K, height/f, width/f) of ViTPose, (N, M, 5) and (N, M, K, 3) of RTMO, or "
-    "(N, 5+3K, M) or (N, M, 6+3K) of YOLO-pose"
+    "one input of floats (N, 3, height, width), N free or 1, and, for K = 17, 26 or 133 points, outputs (N, "
+    "K, s·width) and (N, K, s·height) of RTMPose, (N, K, height/f, width/f) of ViTPose, (N, M, 5) and "
+    "(N, M, K, 3) of RTMO, or (N, 5+3K, M) or (N, M, 6+3K) of YOLO-pose"
 )
-FREE_SIDE: Final = 640
-"""Side of the input, pixels, of a network that takes any."""
+FREE_SIZES: Final = ((640, 640), (192, 256), (288, 384))
+"""Width and height, pixels, of the input of a network that says it takes any: the first that it does take."""
 MEAN: Final = np.array([123.675, 116.28, 103.53], np.float32)
 STD: Final = np.array([58.395, 57.12, 57.375], np.float32)
 """Of red, green and blue in ImageNet."""
@@ -171,19 +172,18 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
     Raises:
         InputError: it cannot be read or run, or is of no family; says what it has and what is expected.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as e:
-        raise InputError(
-            f"detect.model: {file}: cannot be read ({e.strerror}). Give heavy, full, or an ONNX file."
-        ) from e
-    network = load_network(content, str(file), device)
+    network = load_file(file, device)
     shape = next(iter(network.inputs.values()), ())
-    size = FREE_SIDE, FREE_SIDE
+    size = FREE_SIZES[0]
     shapes: dict[str, tuple[int, ...]] = {}
-    if len(network.inputs) == 1 and len(shape) == 4 and shape[1] in (3, None) and shape[0] in (1, None):
-        size = shape[3] or FREE_SIDE, shape[2] or FREE_SIDE
-        shapes = _try(network, size)
+    if (
+        len(network.inputs) == 1
+        and network.input_type in ("tensor(float)", "tensor(float16)")
+        and len(shape) == 4
+        and shape[1] in (3, None)
+        and shape[0] in (1, None)
+    ):
+        size, shapes = _try(network, (shape[3], shape[2]))
     family, points = _family(shapes, size)
     if family is None or points not in ORDERS:
         gives: Mapping[str, tuple[int | None, ...]] = shapes or network.outputs
@@ -192,16 +192,31 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
         )
     # Of a length that the file leaves free: what a network gives for no picture has it, too.
     network = replace(network, outputs={n: (None, *shape[1:]) for n, shape in shapes.items()})
-    kind = CropNetwork if family in ("simcc", "heatmaps") else PictureNetwork
-    return kind(network, family, size, ORDERS[points])
+    if family not in ("simcc", "heatmaps"):
+        return PictureNetwork(network, family, size, ORDERS[points])
+    with suppress(InputError):
+        if all(len(out) == 2 for out in network.run(np.zeros((2, 3, *size[::-1]), np.float32)).values()):
+            return CropNetwork(network, family, size, ORDERS[points])
+    (name,) = network.inputs  # it takes one at a time, whatever the file says
+    return CropNetwork(replace(network, inputs={name: (1, *shape[1:])}), family, size, ORDERS[points])
 
 
-def _try(network: Network, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Shape of each output for one grey picture."""
-    try:
-        return {n: out.shape for n, out in network.run(np.zeros((1, 3, *size[::-1]), np.float32)).items()}
-    except Exception as e:  # onnxruntime's errors share no base class of their own
-        raise InputError(f"detect.model: {network.name}: fails on a picture of {size}: {e}") from e
+def _try(
+    network: Network, stated: tuple[int | None, int | None]
+) -> tuple[tuple[int, int], dict[str, tuple[int, ...]]]:
+    """Width and height of a picture that the network takes, and the shape of each output for a black one.
+
+    stated: width and height in the file, None for free. Raises ``InputError`` where it takes none.
+    """
+    sizes = dict.fromkeys((stated[0] or width, stated[1] or height) for width, height in FREE_SIZES)
+    errors = []
+    for size in sizes:
+        try:
+            outputs = network.run(np.zeros((1, 3, *size[::-1]), np.float32))
+            return size, {n: out.shape for n, out in outputs.items()}
+        except InputError as e:
+            errors.append(e)
+    raise errors[0]
 
 
 def _family(shapes: Mapping[str, tuple[int, ...]], size: tuple[int, int]) -> tuple[Family | None, int]:
