@@ -1,4 +1,4 @@
-"""Recordings whose truth is known: videos, OpenPose JSON and a calibration of people who do not exist."""
+"""Synthetic recordings with ground truth: videos, OpenPose JSON files and a calibration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from models.synthetic.cameras import ring_rig
 from models.synthetic.crowd import make_crowd
 from models.synthetic.detections import CrowdDetector, Faults
 from models.synthetic.detector import Noise
-from models.synthetic.people import Person, animate, reached
+from models.synthetic.people import Person, animate, region_corners
 from models.synthetic.pictures import backdrop, film
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibrations.pose2sim import write_calibration
@@ -42,16 +42,16 @@ from pipeline.yamls import read_yaml
 Array = NDArray[np.float64]
 
 _MARK: Final = "synth.yaml"
-"""Says that a folder was made here, and with which settings."""
-_MADE: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yaml", _MARK)
-"""Everything that is written. The calibration comes last: a folder without it is not a finished recording."""
+"""Settings that a folder was made with."""
+_OUTPUTS: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yaml", _MARK)
+"""All files and folders that are written; the calibration last, so that a folder without it is unfinished."""
 
 _POINTS: Final = (*BODY_25.names, "Head")
-"""Points that are projected: BODY_25, and the top of the head for the formats that have it."""
+"""Projected points: BODY_25, and the top of the head for point orders that have it."""
 
 
 class SynthConfig(Config):
-    """Recording to make."""
+    """Settings of a synthetic recording."""
 
     cameras: int = Field(4, ge=1, le=64)
     """Cameras, on a ring."""
@@ -62,34 +62,34 @@ class SynthConfig(Config):
     people: int = Field(1, ge=1, le=16)
     """Number of people, who walk among each other."""
     leaving: int = Field(0, ge=0, le=16)
-    """Number of them who leave for some seconds, again and again."""
+    """Number of people who repeatedly leave for some seconds."""
     seed: int = Field(0, ge=0)
     """Equal seeds give equal recordings."""
     noise_px: float = Field(3.0, ge=0)
     """Standard deviation of a keypoint's x and y, pixels."""
     outliers: float = Field(0.05, ge=0, le=1)
-    """Share of keypoints found 40 to 120 px away."""
+    """Share of keypoints that are detected 40 to 120 px away."""
     missing: float = Field(0.1, ge=0, le=1)
-    """Share of keypoints not found."""
+    """Share of keypoints that are not detected."""
     gaps: float = Field(0.03, ge=0, le=0.5)
-    """Share of frames, in runs, in which a camera is blind."""
+    """Share of frames, in runs, in which a camera detects nothing."""
     exchanged: float = Field(0.0, ge=0, le=1)
-    """Share of detections whose left and right are exchanged."""
+    """Share of detections with left and right exchanged."""
     split: float = Field(0.0, ge=0, le=1)
-    """Share of detections that come in two, above and below the hips."""
+    """Share of detections in two parts, above and below the hips."""
     phantoms: float = Field(0.0, ge=0, le=16)
-    """Detections of nobody in each picture, on average."""
+    """Mean number of false people in a picture."""
     static_phantoms: int = Field(0, ge=0, le=16)
-    """Things that are taken for a person all the time, each by one camera."""
+    """False people in all frames at a fixed place, each in one camera."""
     videos: bool = True
     """Draw videos."""
     size: tuple[int, int] = (960, 720)
     """Picture width and height, even numbers of pixels."""
     format: str = "body_25"
-    """Order of the points in the keypoint files; a name in ``skeleton.POINT_ORDERS``. Fingers and the
-    like are missing."""
+    """Point order of the keypoint files, a name in ``skeleton.POINT_ORDERS``; points such as fingers are
+    missing."""
     window: int = Field(24, ge=1)
-    """Frames made, and kept in memory, at a time."""
+    """Frames that are made, and kept in memory, at a time."""
 
     @property
     def rate(self) -> Fraction:
@@ -141,16 +141,15 @@ def write_recording(
     *,
     force: bool = False,
 ) -> Store:
-    """Make a recording in the folder ``out`` and return its truth; a finished one of these settings is kept.
+    """Make a recording in the folder ``out`` and return its truth; a finished one of equal settings is kept.
 
     Writes ``videos/<camera>.mp4``, ``keypoints/<camera>/*_keypoints.json``, ``calibration.toml`` and
-    ``truth.zarr``, in the schema of the results, whose ``keypoints_2d`` are exact. A recording that was
-    broken off is made again. ``progress`` is called with the number of frames just made. Memory does not grow
-    with the length.
+    ``truth.zarr``, a store with exact ``keypoints_2d``. An unfinished recording is made again. progress:
+    called with the number of frames just made. Memory is independent of the length.
 
     Raises:
-        InputError: ``out`` cannot be written, or holds something else, such as a recording of other settings,
-            and ``force`` is not given.
+        InputError: ``out`` is not writable, or holds other files or a recording of other settings, without
+            ``force``.
     """
     made_from = {
         "software": f"multispin {metadata.version('multispin')}",
@@ -161,9 +160,9 @@ def write_recording(
         if _is_finished(out, made_from, force=force):
             progress(cfg.frames)
             return Store(out / TRUTH)
-        for name in _MADE:
+        for name in _OUTPUTS:
             if name == "recording.yaml" and not force:
-                continue  # somebody may have stated something in it
+                continue  # the user may have edited it
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
             else:
@@ -172,7 +171,7 @@ def write_recording(
         (out / _MARK).write_text(yaml.safe_dump(made_from, sort_keys=False), encoding="utf-8")
         seconds = cfg.frames / float(cfg.rate)
         people = make_crowd(cfg.people, seconds, cfg.seed, body, cfg.leaving)
-        rig = ring_rig(cfg.cameras, cfg.size, reached(people, body, seconds), cfg.seed)
+        rig = ring_rig(cfg.cameras, cfg.size, region_corners(people, body, seconds), cfg.seed)
         truth = _write_windows(out, cfg, body, people, rig, progress)
         if not cfg.videos and not (out / "recording.yaml").exists():
             (out / "recording.yaml").write_text(f"fps: {cfg.rate}\n", encoding="utf-8")
@@ -186,7 +185,7 @@ def write_recording(
 
 
 def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
-    """True if ``out`` holds this recording, whole. Raises ``InputError`` where it holds something else."""
+    """True where ``out`` has this recording, complete. Raises ``InputError`` where it has other files."""
     mark = out / _MARK
     if force:
         return False
@@ -194,7 +193,7 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
                 f"{out}: is there already and was not made by synth. Choose a new or empty folder, or "
-                f"--force to replace its {', '.join(_MADE[:-1])}."
+                f"--force to replace its {', '.join(_OUTPUTS[:-1])}."
             )
         return False
     try:
@@ -202,15 +201,15 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
         settings = dict(before["settings"])
     except (KeyError, TypeError, ValueError):
         before, settings = None, {}
-    differs = [
+    changes = [
         f"{k} is {settings.get(k)} there, {v} here"
         for k, v in made_from["settings"].items()
         if settings.get(k) != v and not (k == "fps" and _rate(settings.get(k)) == _rate(v))
     ]
-    if differs:
+    if changes:
         raise InputError(
-            f"{out}: holds a recording of other settings ({'; '.join(differs[:4])}). Choose another folder, "
-            f"or --force to replace its {', '.join(_MADE[:-1])}."
+            f"{out}: holds a recording of other settings ({'; '.join(changes[:4])}). Choose another folder, "
+            f"or --force to replace its {', '.join(_OUTPUTS[:-1])}."
         )
     if before is None or any(before.get(k) != made_from[k] for k in ("software", "body")):
         return False
@@ -218,7 +217,7 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
 
 
 def _rate(fps: Any) -> Fraction | None:
-    """Frames a second of a number or a text; None where it is neither."""
+    """Parse a frame rate; None where it is no number or fraction."""
     try:
         return Fraction(str(fps).replace(" ", ""))
     except (ValueError, ZeroDivisionError):
@@ -233,6 +232,7 @@ def _write_windows(
     rig: Rig,
     progress: Callable[[int], None],
 ) -> Store:
+    """Write truth, keypoint files and videos, window by window."""
     frames = cfg.frames
     time_s = np.arange(frames) / float(cfg.rate)
     detector = _detector(cfg, rig, people, body)
@@ -258,7 +258,7 @@ def _write_windows(
         writers, rooms = [], []
         if cfg.videos:
             (out / "videos").mkdir()
-            # The cameras are drawn side by side, so each encoder needs only one thread.
+            # Cameras are drawn in parallel, so each encoder has one thread.
             pool = stack.enter_context(ThreadPoolExecutor(min(len(rig), os.cpu_count() or 1)))
             rooms = list(pool.map(lambda v: backdrop(rig, v), range(len(rig))))
             for name in rig.names:
@@ -284,29 +284,30 @@ def _write_windows(
 
 
 def _detector(cfg: SynthConfig, rig: Rig, people: tuple[Person, ...], body: Body) -> CrowdDetector:
-    """The detector of a recording. Its phantoms look like the people at some moments."""
-    moments = np.linspace(0, cfg.frames / float(cfg.rate), 8)
-    everybody = tuple(replace(person, away=()) for person in people)
-    bodies = np.concatenate(_bodies(everybody, body, moments)[2])
+    """Detector of a recording, whose phantoms have the people's shapes at some times."""
+    time_s = np.linspace(0, cfg.frames / float(cfg.rate), 8)
+    always_present = tuple(replace(person, absences_s=()) for person in people)
+    bodies = np.concatenate(_pose_people(always_present, body, time_s)[2])
     noise = Noise(cfg.noise_px, cfg.outliers, cfg.missing, cfg.gaps, cfg.seed)
-    return CrowdDetector(
-        rig, noise, Faults(cfg.exchanged, cfg.split, cfg.phantoms, cfg.static_phantoms), bodies
-    )
+    faults = Faults(cfg.exchanged, cfg.split, cfg.phantoms, cfg.static_phantoms)
+    return CrowdDetector(rig, noise, faults, bodies)
 
 
-def _bodies(people: tuple[Person, ...], body: Body, time_s: Array) -> tuple[SmplParams, torch.Tensor, Array]:
-    """People at some times (T,): parameters, joints (T, P, J, 3), and points (T, P, K + 1, 3) that are looked
-    for in the pictures, metres, world. NaN while somebody is not there."""
+def _pose_people(
+    people: tuple[Person, ...], body: Body, time_s: Array
+) -> tuple[SmplParams, torch.Tensor, Array]:
+    """Pose people at times (T,): parameters, joints (T, P, J, 3), and ``_POINTS`` (T, P, K + 1, 3), metres,
+    world; NaN while a person is absent."""
     rotations, transl = (
         torch.from_numpy(np.stack(x, 1))
         for x in zip(*(animate(p, body, time_s) for p in people), strict=True)
     )
-    there = torch.from_numpy(np.stack([p.present(time_s) for p in people], 1))
-    rotations[~there], transl[~there] = torch.nan, torch.nan
+    absent = torch.from_numpy(np.stack([~p.present(time_s) for p in people], 1))
+    rotations[absent], transl[absent] = torch.nan, torch.nan
     betas = torch.from_numpy(np.stack([p.betas for p in people]))
     joints, points = pose_keypoints(body.keypoints, rotations, betas.expand(len(time_s), -1, -1), transl)
     world = points.numpy()
-    # The ears turn with the head, so this point does, too: near the top of it.
+    # Near the top of the head, and turning with it, as the ears do.
     skull = joints[..., SMPL_24.index("head"), :].numpy()
     ears = world[..., [BODY_25.index("LEar"), BODY_25.index("REar")], :].mean(-2)
     params = SmplParams(
@@ -318,24 +319,24 @@ def _bodies(people: tuple[Person, ...], body: Body, time_s: Array) -> tuple[Smpl
 def _true_window(
     people: tuple[Person, ...], body: Body, rig: Rig, rate: Fraction, start: int, time_s: Array
 ) -> tuple[FitBatch, Array]:
-    """A window of the truth, and the world points (T, P, K + 1, 3) that are looked for in the pictures."""
-    params, joints, points = _bodies(people, body, time_s)
+    """Window of the truth, and ``_POINTS`` (T, P, K + 1, 3), metres, world."""
+    params, joints, points = _pose_people(people, body, time_s)
     world = points[..., : len(BODY_25), :]
-    there = torch.from_numpy(np.isfinite(world).all((2, 3)))
+    present = torch.from_numpy(np.isfinite(world).all((2, 3)))
     image = rig.project(world, distorted=True)
     with np.errstate(invalid="ignore"):
         inside = np.asarray(((image >= -0.5) & (image < rig.size[:, None, None, None] - 0.5)).all(-1))
-    seen = np.where(inside[..., None], image, np.nan)
+    image = np.where(inside[..., None], image, np.nan)
     ideal = np.where(inside[..., None], rig.project(world), np.nan)
     confidence = torch.from_numpy(inside.astype(np.float32))
-    anyone = torch.from_numpy(inside.any(-1))
+    is_seen = torch.from_numpy(inside.any(-1))
     batch = FitBatch(
         keypoints=KeypointBatch(
             start=start,
             rate=rate,
             ids=torch.arange(len(people)),
             time_s=torch.from_numpy(time_s),
-            image_px=torch.from_numpy(seen.astype(np.float32)),
+            image_px=torch.from_numpy(image.astype(np.float32)),
             xy_px=torch.from_numpy(ideal.astype(np.float32)),
             confidence=confidence,
             skeleton=body.keypoints.keypoint_skeleton,
@@ -343,20 +344,18 @@ def _true_window(
         params=params,
         joints=joints.float(),
         keypoints_3d=torch.cat([torch.from_numpy(world).float(), confidence.mean(0)[..., None]], -1),
-        reprojection_px=torch.where(anyone, 0.0, torch.nan),
-        status=torch.where(there, Status.OK, Status.NOT_SEEN).to(torch.uint8),
+        reprojection_px=torch.where(is_seen, 0.0, torch.nan),
+        status=torch.where(present, Status.OK, Status.NOT_SEEN).to(torch.uint8),
         skeleton=body.skeleton,
     )
     return batch, points
 
 
-def _write_keypoints(folder: Path, names: tuple[str, ...], start: int, found: Array, order: str) -> None:
-    """Write points (V, T, D, K + 1, 3) as OpenPose does: a file a frame and camera. Points of the order that
-    are not projected are missing."""
-    wanted = POINT_ORDERS[order]
-    points = [_POINTS.index(name) if name in _POINTS else 0 for name in wanted]
-    missing = [i for i, name in enumerate(wanted) if name not in _POINTS]
+def _write_keypoints(folder: Path, names: tuple[str, ...], start: int, points: Array, order: str) -> None:
+    """Write ``_POINTS`` (V, T, D, K + 1, 3) in a point order as OpenPose does, a file a frame and camera."""
+    index = [_POINTS.index(name) if name in _POINTS else 0 for name in POINT_ORDERS[order]]
+    missing = [i for i, name in enumerate(POINT_ORDERS[order]) if name not in _POINTS]
     for v, name in enumerate(names):
-        for i, detections in enumerate(found[v][:, :, points]):
+        for i, detections in enumerate(points[v][:, :, index]):
             detections[:, missing] = np.nan, np.nan, 0
             write_people(folder / name / f"{name}_{start + i:012d}_keypoints.json", detections)

@@ -20,7 +20,7 @@ from models.body import Body, load_body, pose_keypoints
 from models.evaluation.stores import compare_to_truth
 from models.geometry.association import MatchConfig
 from models.synthetic.crowd import make_crowd
-from models.synthetic.occlusion import hidden_by
+from models.synthetic.occlusion import find_occluders
 from pipeline.calibrations import read_calibration
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
@@ -87,7 +87,7 @@ def test_json_holds_the_projected_truth_in_no_order(two_people: Path) -> None:
     truth = Store(two_people / "truth.zarr")
     rig = read_calibration(two_people / "calibration.toml")
     world = np.stack([truth.array(f"people/{p}/keypoints_3d")[..., :3] for p in (0, 1)], 1).astype(float)
-    expected, hidden = rig.project(world, distorted=True), hidden_by(rig, world) >= 0
+    expected, hidden = rig.project(world, distorted=True), find_occluders(rig, world) >= 0
     firsts, overlooked = [], 0
     for frame in range(30):
         for v, camera in enumerate(rig.names):

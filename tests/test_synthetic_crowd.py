@@ -11,7 +11,16 @@ import torch
 
 from models.body import Body, load_body, pelvis_at_rest, pose_keypoints
 from models.synthetic.crowd import SPACING, _Planner, make_crowd
-from models.synthetic.people import Clip, Person, Segment, animate, make_people, reached, sitting, standing
+from models.synthetic.people import (
+    Clip,
+    Person,
+    Segment,
+    animate,
+    make_people,
+    region_corners,
+    sitting,
+    standing,
+)
 from pipeline.skeleton import SMPL_24
 
 SECONDS = 10.0
@@ -62,7 +71,7 @@ def test_two_people_change_sides() -> None:
 def test_people_walk_turn_stop_and_sit() -> None:
     people = crowd(4, 1, seconds=40.0)
     for person in people:
-        walks = [s.clip.goes for s in person.plan]
+        walks = [s.clip.walks for s in person.plan]
         assert 0.2 < np.mean(walks) < 0.6
     assert any(s.clip.motion is sitting for p in people for s in p.plan)
     at = np.linalg.norm(roots(people, np.arange(0, 40, 0.1)), axis=-1)
@@ -71,7 +80,7 @@ def test_people_walk_turn_stop_and_sit() -> None:
 
 def test_who_sits_keeps_the_feet_where_they_are_and_comes_up_again() -> None:
     person = crowd(2, 0)[0]
-    alone = replace(person.plan[0], clip=Clip(3.6, sitting), start=0.0)
+    alone = replace(person.plan[0], clip=Clip(3.6, sitting), start_s=0.0)
     sitter = replace(person, plan=(alone,), style=replace(person.style, speed=1.0))
     rotations, transl = (torch.from_numpy(x) for x in animate(sitter, body(), np.array([0.0, 1.8, 3.6])))
     joints = pose_keypoints(body().keypoints, rotations, torch.from_numpy(person.betas), transl)[0].numpy()
@@ -110,8 +119,8 @@ def test_motion_is_smooth_where_a_walk_follows_a_turn() -> None:
 
 def test_people_look_where_they_walk() -> None:
     for person in crowd(4, 4):
-        walk = next(s for s in person.plan if s.clip.goes and s.start > 0.5)
-        middle = walk.start + 0.5 * walk.clip.seconds / person.style.speed
+        walk = next(s for s in person.plan if s.clip.walks and s.start_s > 0.5)
+        middle = walk.start_s + 0.5 * walk.clip.seconds / person.style.speed
         rotations, transl = animate(person, body(), np.array([middle - 0.05, middle + 0.05]))
         ahead = (transl[1] - transl[0])[:2]
         facing = rotations[0, 0, :2, 2]  # z of the body
@@ -136,24 +145,24 @@ def test_one_person_is_who_it_was() -> None:
 
 def test_who_leaves_is_gone_for_a_while_and_comes_back() -> None:
     people = crowd(4, 0, leaving=2, seconds=30.0)
-    assert [bool(p.away) for p in people] == [False, False, True, True]
+    assert [bool(p.absences_s) for p in people] == [False, False, True, True]
     time_s = np.arange(0, 30, 0.05)
     at = np.linalg.norm(roots(people, time_s), axis=-1)
     for p, person in enumerate(people):
         present = person.present(time_s)
-        begins, ends = np.array(person.away).reshape(-1, 2).T
+        begins, ends = np.array(person.absences_s).reshape(-1, 2).T
         inside = ((time_s[:, None] >= begins) & (time_s[:, None] < ends)).any(1)
         np.testing.assert_array_equal(present, ~inside)
         assert (ends - begins > 2).all()
         assert (begins[1:] > ends[:-1] + 1).all()
-        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * SPACING.outside_m).all(), "away from all others"
+        assert (at[~present, p] > 0.9 + 0.6 + 0.7 * SPACING.exit_m).all(), "away from all others"
     assert gaps(people, 30.0).min() >= 0.33
-    assert people[3].present(np.array([29.9 if people[3].away[-1][1] < 29.9 else 0.0])).all()
+    assert people[3].present(np.array([29.9 if people[3].absences_s[-1][1] < 29.9 else 0.0])).all()
 
 
 def test_what_they_reach_holds_everybody() -> None:
     people = crowd(3, 1)
-    corners = reached(people, body(), SECONDS)
+    corners = region_corners(people, body(), SECONDS)
     at = roots(people, np.arange(0, SECONDS, 0.05)).reshape(-1, 2)
     assert (at > corners[:, :2].min(0)).all()
     assert (at < corners[:, :2].max(0)).all()
@@ -165,5 +174,5 @@ def test_nobody_stops_where_somebody_else_will_come_by_later() -> None:
     stands = [Segment(Clip(1.4, standing), walker.free_s, 0.0, 0.0, 1.0, walker.arc)]
     for passes, accepted in (([0.2, 0.0], False), ([0.6, 0.0], True)):
         other.roots = np.full((200, 2), 9.0)
-        other.roots[150] = walker.at + passes  # after 7.5 s
+        other.roots[150] = walker.position + passes  # after 7.5 s
         assert planner._accept(walker, stands) is accepted

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from crowds import Crowd, along_y, film, stick, walkers
 
-from models.synthetic.detections import HIDDEN, CrowdDetector, Faults, LabelledDetections
+from models.synthetic.detections import OCCLUSION, CrowdDetector, Faults, LabelledDetections
 from models.synthetic.detector import Noise, detect
-from models.synthetic.occlusion import hidden_by
+from models.synthetic.occlusion import find_occluders
 from pipeline.skeleton import BODY_25
 
 EXACT = Noise(0.0, 0.0, 0.0, 0.0, 0)
@@ -39,7 +39,7 @@ def test_hidden_keypoints_are_missing_or_on_the_other_or_noisy() -> None:
     frames, sigma = 3000, 2.0
     world = np.tile(np.stack([stick(0, 2), stick(0.5, 4)]), (frames, 1, 1, 1))
     rig = along_y()
-    hidden = hidden_by(rig, world[:1])[0, 0, 1] >= 0
+    hidden = find_occluders(rig, world[:1])[0, 0, 1] >= 0
     assert 5 < hidden.sum() < 15, "less than 60 %"
     seen = CrowdDetector(rig, Noise(sigma, 0, 0, 0, 0), NONE, world[0]).find(world, 0)
     exact = rig.project(world[0])[0]
@@ -49,24 +49,24 @@ def test_hidden_keypoints_are_missing_or_on_the_other_or_noisy() -> None:
         assert np.isfinite(off).all()
         assert off.std() == pytest.approx(sigma, rel=0.03)
     behind = of[1][:, hidden]
-    assert (behind[..., 2] == 0).mean() == pytest.approx(HIDDEN.missing, abs=0.01)
+    assert (behind[..., 2] == 0).mean() == pytest.approx(OCCLUSION.missing, abs=0.01)
     to_own = np.linalg.norm(behind[..., :2] - exact[1, hidden], axis=-1)
     to_other = np.linalg.norm(behind[..., :2] - exact[0, hidden], axis=-1)
     elsewhere = to_other < to_own  # 90 px and more lie between
-    assert elsewhere.mean() == pytest.approx(HIDDEN.elsewhere, abs=0.02)
+    assert elsewhere.mean() == pytest.approx(OCCLUSION.displaced, abs=0.02)
     blurred = (behind[..., 2] > 0) & ~elsewhere
     off = (behind[..., :2] - exact[1, hidden])[blurred]
-    assert off.std() == pytest.approx(HIDDEN.blur * sigma, rel=0.05)
+    assert off.std() == pytest.approx(OCCLUSION.blur * sigma, rel=0.05)
     assert behind[..., 2][blurred].mean() < 0.75 * of[1][:, ~hidden, 2].mean()
 
 
 def test_who_is_hidden_for_the_most_part_is_overlooked_in_most_frames() -> None:
     world = np.tile(np.stack([stick(0, 2), stick(0, 4)]), (500, 1, 1, 1))
     rig = along_y()
-    assert (hidden_by(rig, world[:1])[0, 0, 1] >= 0).mean() > HIDDEN.most
+    assert (find_occluders(rig, world[:1])[0, 0, 1] >= 0).mean() > OCCLUSION.max_share
     seen = CrowdDetector(rig, EXACT, NONE, world[0]).find(world, 0)
     assert (seen.person[0] == 0).any(1).all()
-    assert (seen.person[0] == 1).any(1).mean() == pytest.approx(1 - HIDDEN.overlooked, abs=0.07)
+    assert (seen.person[0] == 1).any(1).mean() == pytest.approx(1 - OCCLUSION.overlooked, abs=0.07)
 
 
 def test_one_person_is_found_as_without_all_that() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.synthetic.detector import Array, Noise, detect, detect_people
+from models.synthetic.detector import Array, Noise, detect, detect_as_openpose
 from pipeline.skeleton import BODY_25
 
 SIZE = (640, 480)
@@ -92,7 +92,7 @@ def test_left_and_right_limbs_are_exchanged_as_often_as_said() -> None:
         for part in ("Elbow", "Wrist", "Knee", "Ankle"):
             true[:, :, BODY_25.index(side + part), 0] += x
     size = torch.full((1500, 2, 2), 2000.0)
-    found, confidence = detect_people(true, size, torch.ones(1500, 1, 1), rng)
+    found, confidence = detect_as_openpose(true, size, torch.ones(1500, 1, 1), rng)
     for a, b in (("Elbow", "Wrist"), ("Knee", "Ankle")):
         left = torch.stack([found[..., BODY_25.index("L" + part), 0] for part in (a, b)])
         seen = left.isfinite()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pose_keypoints
-from models.synthetic.people import CLIPS, Arc, Array, Person, animate, make_people, reached
+from models.synthetic.people import CLIPS, Arc, Array, Person, animate, make_people, region_corners
 from pipeline.skeleton import BODY_25, SMPL_24
 
 FPS = 30
@@ -42,7 +42,7 @@ def joint(name: str) -> int:
 
 def only(name: str) -> Person:
     """Somebody who does one thing, from time 0 on."""
-    segment = replace(person().plan[0], clip=CLIPS[name], start=0.0, gone=0.0, turned=0.0, ahead=1.0)
+    segment = replace(person().plan[0], clip=CLIPS[name], start_s=0.0, distance_m=0.0, yaw=0.0, direction=1.0)
     return replace(person(), plan=(segment,), style=replace(person().style, speed=1.0))
 
 
@@ -78,7 +78,7 @@ def test_feet_neither_sink_nor_float(seed: int) -> None:
     jumping = np.zeros(len(time_s), bool)
     for s in who.plan:
         if s.clip is CLIPS["jumping_jack"]:
-            jumping |= (time_s > s.start) & (time_s < s.start + s.clip.seconds / who.style.speed)
+            jumping |= (time_s > s.start_s) & (time_s < s.start_s + s.clip.seconds / who.style.speed)
     assert lowest.min() > -0.012
     assert lowest[~jumping].max() < 0.008
     assert lowest.max() < 0.07
@@ -171,7 +171,7 @@ def test_people_do_not_meet() -> None:
 
 def test_nobody_leaves_the_region_that_they_reach() -> None:
     people = make_people(2, 6.0, 1, body())
-    corners = reached(people, body(), 6.0)
+    corners = region_corners(people, body(), 6.0)
     assert np.isfinite(corners).all()
     directions = np.random.default_rng(0).normal(size=(200, 3))
     for p in people:

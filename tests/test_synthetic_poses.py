@@ -128,7 +128,7 @@ def test_varied_poses_stay_near_those_that_were_captured():
 def test_made_up_poses_stand_upright_on_the_floor(
     make: Callable[[int], Poses], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poses_module, "_PEOPLE", 8)
+    monkeypatch.setattr(poses_module, "_SYNTHETIC_PEOPLE", 8)
     poses = make(3)
     assert poses.pose.shape[1:] == (24, 3)
     assert len(poses.pose) >= 512

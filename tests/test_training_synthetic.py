@@ -93,7 +93,7 @@ def test_the_person_is_drawn_where_the_keypoints_are(
     monkeypatch.setattr(
         pictures, "clutter_picture", lambda side, clutter, rng: np.full((side, side, 3), green, np.uint8)
     )
-    monkeypatch.setattr(source._portraits, "_grain", np.zeros_like(source._portraits._grain))
+    monkeypatch.setattr(source._portraits, "_sensor_noise", np.zeros_like(source._portraits._sensor_noise))
     for i in range(4):
         s = source[i]
         for v, picture in enumerate(s.pictures):

@@ -1,5 +1,4 @@
-"""Synthetic cameras: a calibrated ring around the people of a recording, and random ones around single
-people."""
+"""Synthetic cameras: a calibrated ring around people, and random ones around training samples."""
 
 from __future__ import annotations
 
@@ -18,21 +17,20 @@ Array = NDArray[np.float64]
 
 
 def look_at(ahead: Array) -> Array:
-    """Rotations (..., 3, 3), world (z up) to camera, of level cameras that look along unit ``ahead``."""
+    """Rotations (..., 3, 3), world (z up) → camera, of level cameras along unit vectors ``ahead``."""
     right = np.cross(ahead, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     return np.stack([right, np.cross(ahead, right), ahead], -2)
 
 
 def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> Rig:
-    """Cameras on an uneven ring that look at a region and have all of it in the picture. World: z up, floor
-    at 0.
+    """Cameras on an uneven ring with a region in their pictures. World: z up, floor at 0.
 
     Args:
-        cameras: how many.
+        cameras: number of cameras.
         size: picture width and height, pixels.
         corners: (N, 3) of the region, metres, world.
-        seed: the same seed gives the same rig.
+        seed: equal seeds give equal rigs.
     """
     rng = np.random.default_rng([seed, 3])
     extent = np.array(size, np.float64)
@@ -41,10 +39,9 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
     k, dist, rotation, translation = [], [], [], []
     for v in range(cameras):
         bearing = 2 * np.pi * (v + rng.uniform(-0.16, 0.16)) / cameras + 0.4
-        away = radius + rng.uniform(2.2, 3.2)
-        eye = np.array(
-            [*(middle[:2] + away * np.array([np.cos(bearing), np.sin(bearing)])), rng.uniform(1.0, 2.4)]
-        )
+        distance = radius + rng.uniform(2.2, 3.2)
+        offset = distance * np.array([np.cos(bearing), np.sin(bearing)])
+        eye = np.array([*(middle[:2] + offset), rng.uniform(1.0, 2.4)])
         tilt = [rng.uniform(-2, 2)]
         roll = roma.euler_to_rotmat("z", tilt, degrees=True, dtype=torch.float64).numpy()
         lens = np.array(
@@ -52,7 +49,7 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
         )
         centre = extent * rng.uniform(0.485, 0.515, 2) - 0.5
         ahead = middle - eye
-        for _ in range(4):  # towards the middle of what is seen, which is not the middle of the region
+        for _ in range(4):  # the middle of the region's picture is not that of the region
             ahead /= np.linalg.norm(ahead)
             r = roll @ look_at(ahead)
             x = (corners - eye) @ r.T
@@ -60,8 +57,8 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
             ahead = r.T @ np.array([*(n.min(0) + n.max(0)) / 2, 1.0])
         # The longest focal length that leaves 2 % of the picture free on each side.
         n = distort(n, lens)
-        room = np.where(n > 0, 0.98 * extent - 1 - centre, centre - 0.02 * extent)
-        focal = float((room / np.maximum(np.abs(n), 1e-9)).min())
+        free_px = np.where(n > 0, 0.98 * extent - 1 - centre, centre - 0.02 * extent)
+        focal = float((free_px / np.maximum(np.abs(n), 1e-9)).min())
         fx, fy = focal * rng.uniform(0.98, 1.0), focal * rng.uniform(0.98, 1.0)
         k.append([[fx, 0, centre[0]], [0, fy, centre[1]], [0, 0, 1]])
         dist.append(lens)
@@ -80,34 +77,33 @@ def ring_rig(cameras: int, size: tuple[int, int], corners: Array, seed: int) -> 
 def cameras_around(
     joints: Tensor, ahead: Tensor, within: float, views: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cameras around people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0.
+    """Random cameras around N people: K, R, t and picture sizes (N, V, 2). World: y up, floor at 0.
 
-    They stand ``within`` radians of the direction ``ahead`` (N,) from the people.
+    joints: (N, J, 3) metres. ahead, within: bearing (N,) of the cameras and its largest deviation, radians.
     """
     n = len(joints)
-
-    around = ahead[:, None] + uniform(rng, -within, within, n, views)
-    away = uniform(rng, 2.5, 6.0, n, views)
+    bearing = ahead[:, None] + uniform(rng, -within, within, n, views)
+    distance = uniform(rng, 2.5, 6.0, n, views)
     height = uniform(rng, 0.6, 2.6, n, views)
     middle = (joints.amin(1) + joints.amax(1)) / 2
-    eye = torch.stack([away * around.sin(), height, away * around.cos()], -1)
+    eye = torch.stack([distance * bearing.sin(), height, distance * bearing.cos()], -1)
     eye[..., [0, 2]] += middle[:, None, [0, 2]]
-    # Not always in the middle of the picture: by up to a tenth of the distance.
-    aim = middle[:, None] + away[..., None] * uniform(rng, -0.1, 0.1, n, views, 3)
-    ahead = torch.nn.functional.normalize(aim - eye, dim=-1)
-    up = torch.tensor([0.0, 1.0, 0.0]).expand_as(ahead)
-    right = torch.nn.functional.normalize(torch.linalg.cross(ahead, up, dim=-1), dim=-1)
-    level = torch.stack([right, torch.linalg.cross(ahead, right, dim=-1), ahead], -2)
-    rolled = torch.zeros(n, views, 3)
-    rolled[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
-    held = chance(rng, 0.9, n, 1)  # else by hand
-    rolled[..., 2] *= torch.where(held, 1.0, 5.0)
-    R = roma.rotvec_to_rotmat(rolled) @ level
+    # Off the middle of the picture by up to a tenth of the distance.
+    aim = middle[:, None] + distance[..., None] * uniform(rng, -0.1, 0.1, n, views, 3)
+    axis = torch.nn.functional.normalize(aim - eye, dim=-1)
+    up = torch.tensor([0.0, 1.0, 0.0]).expand_as(axis)
+    right = torch.nn.functional.normalize(torch.linalg.cross(axis, up, dim=-1), dim=-1)
+    level = torch.stack([right, torch.linalg.cross(axis, right, dim=-1), axis], -2)
+    roll = torch.zeros(n, views, 3)
+    roll[..., 2] = math.radians(1.5) * torch.randn(n, views, generator=rng)
+    on_tripod = chance(rng, 0.9, n, 1)  # else hand-held
+    roll[..., 2] *= torch.where(on_tripod, 1.0, 5.0)
+    R = roma.rotvec_to_rotmat(roll) @ level
     size = torch.tensor([[1280.0, 960.0], [1080.0, 1920.0], [1920.0, 1080.0]])
     size = size[torch.randint(0, 3, (n, 1), generator=rng)].expand(n, views, 2)
-    # Focal length so that a standing person fills a third to nine tenths of the shorter side.
+    # A standing person fills 35 to 90 % of the shorter side.
     fill = uniform(rng, 0.35, 0.9, n, views) * size.amin(-1) / 1.75
-    focal = (fill * away).clamp(0.5 * size.amax(-1), 3.0 * size.amax(-1))
+    focal = (fill * distance).clamp(0.5 * size.amax(-1), 3.0 * size.amax(-1))
     K = torch.zeros(n, views, 3, 3)
     K[..., 0, 0] = K[..., 1, 1] = focal
     K[..., :2, 2] = (size - 1) / 2

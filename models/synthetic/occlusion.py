@@ -1,7 +1,6 @@
-"""Occlusion of people by each other: who stands in a camera's line of sight to a keypoint.
+"""Occlusion between people: of keypoints whose line of sight passes through another person.
 
-Bodies are capsules around their limbs. A keypoint is hidden where the line of sight passes through a capsule
-of somebody else, well before its end.
+Bodies are capsules around their limbs. The line of sight ends ``MARGIN_M`` before the keypoint.
 """
 
 from __future__ import annotations
@@ -23,61 +22,62 @@ LIMBS: Final = tuple(
         ("RKnee", "RAnkle", 0.07), ("LHip", "LKnee", 0.09), ("LKnee", "LAnkle", 0.07),
     )
 )  # fmt: skip
-"""Ends of the capsules of a body, and their radius in metres, of a grown person."""
+"""End points and radius in metres of the capsules of an adult body."""
 
 MARGIN_M: Final = 0.08
-"""Before its end the line of sight no longer counts: bodies that touch do not hide each other's skin."""
-_REACH_M: Final = 1.4
-"""Distance from the middle of a body within which all of it is."""
+"""Distance from the keypoint at which the line of sight ends, so that touching bodies do not occlude each
+other's skin."""
+_BODY_RADIUS_M: Final = 1.4
+"""Radius around the middle of a body that contains it."""
 
 
-def hidden_by(rig: Rig, points: Array) -> NDArray[np.int64]:
-    """Person who hides each keypoint from each camera, (V, T, P, K); −1 for nobody.
+def find_occluders(rig: Rig, points: Array) -> NDArray[np.int64]:
+    """Index of the person who occludes each keypoint in each camera, (V, T, P, K); −1 for none.
 
-    points: (T, P, K, 3) metres, world, the first of them in the order of BODY_25; NaN for a person who is not
-    there. Of several people the one whose limb the line of sight passes closest to the axis, for its radius.
+    points: (T, P, K, 3) metres, world, the first in the order of BODY_25; NaN for an absent person. Of
+    several occluders, the one whose limb axis is closest to the line of sight, by the limb's radius.
     """
     frames, people, count, _ = points.shape
-    hider = np.full((len(rig), frames, people, count), -1, dtype=np.int64)
+    occluder = np.full((len(rig), frames, people, count), -1, dtype=np.int64)
     if people < 2:
-        return hider
+        return occluder
     ends = np.array([(a, b) for a, b, _ in LIMBS])
     radius = np.array([r for *_, r in LIMBS])
-    there = np.asarray(np.isfinite(points).all((2, 3)))
-    middle = np.where(there[..., None], points[:, :, [1, 8]].mean(2), 0)
+    present = np.asarray(np.isfinite(points).all((2, 3)))
+    middle = np.where(present[..., None], points[:, :, [1, 8]].mean(2), 0)
     for v, eye in enumerate(rig.centres):
-        t, p, q = _near_a_line_of_sight(eye, middle, there)
+        t, p, q = _possible_occlusions(eye, middle, present)
         limbs = points[t, q][:, ends]  # (M, S, 2, 3)
-        depth = _closeness(eye, points[t, p], limbs, radius)  # (M, K)
+        distance = _limb_distance(eye, points[t, p], limbs, radius)  # (M, K)
         best = np.ones((frames, people, count))
         for other in range(people):
-            here = q == other
-            row = t[here], p[here]
-            closer = depth[here] < best[row]
-            best[row] = np.where(closer, depth[here], best[row])
-            hider[v][row] = np.where(closer, other, hider[v][row])
-    return hider
+            is_other = q == other
+            index = t[is_other], p[is_other]
+            closer = distance[is_other] < best[index]
+            best[index] = np.where(closer, distance[is_other], best[index])
+            occluder[v][index] = np.where(closer, other, occluder[v][index])
+    return occluder
 
 
-def _near_a_line_of_sight(
-    eye: Array, middle: Array, there: NDArray[np.bool_]
+def _possible_occlusions(
+    eye: Array, middle: Array, present: NDArray[np.bool_]
 ) -> tuple[NDArray[np.intp], ...]:
-    """Frames, people and others (M,) who may hide some of them from ``eye``."""
+    """Indices (M,) of frames, people, and others whose bounding spheres occlude theirs from ``eye``."""
     sight = middle - eye
-    away = np.linalg.norm(sight, axis=-1)
-    cosine = np.einsum("tpx,tqx->tpq", sight, sight) / (away[:, :, None] * away[:, None])
-    width = np.arcsin(np.minimum(_REACH_M / np.maximum(away, 1e-9), 1.0))
+    distance = np.linalg.norm(sight, axis=-1)
+    cosine = np.einsum("tpx,tqx->tpq", sight, sight) / (distance[:, :, None] * distance[:, None])
+    width = np.arcsin(np.minimum(_BODY_RADIUS_M / np.maximum(distance, 1e-9), 1.0))
     overlap = np.arccos(np.clip(cosine, -1, 1)) < width[:, :, None] + width[:, None]
-    before = away[:, None] < away[:, :, None] + 2 * _REACH_M
-    possible = overlap & before & there[:, :, None] & there[:, None]
+    before = distance[:, None] < distance[:, :, None] + 2 * _BODY_RADIUS_M
+    possible = overlap & before & present[:, :, None] & present[:, None]
     return np.nonzero(possible & ~np.eye(middle.shape[1], dtype=bool))
 
 
-def _closeness(eye: Array, points: Array, limbs: Array, radius: Array) -> Array:
-    """Least distance (M, K) of the lines of sight from limbs, by the limbs' radii: hidden below 1.
+def _limb_distance(eye: Array, points: Array, limbs: Array, radius: Array) -> Array:
+    """Least distance (M, K) of lines of sight from limb axes, by the limbs' radii: occluded below 1.
 
-    eye: (3,). points: (M, K, 3). limbs: (M, S, 2, 3) ends. radius: (S,). Two segments: Ericson, Real-Time
-    Collision Detection, 5.1.9.
+    eye: (3,). points: (M, K, 3). limbs: (M, S, 2, 3) ends. radius: (S,). Distance of two segments: Ericson,
+    Real-Time Collision Detection, 5.1.9.
     """
     sight = points - eye
     length = np.linalg.norm(sight, axis=-1)

@@ -1,4 +1,4 @@
-"""Poses to train on: read, split into training and held-out clips, sampled and varied."""
+"""Training poses: reading, split into training and held-out clips, sampling and variation."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
 HELD_OUT: Final = 0.15
-"""Share of each category's clips that is never trained on."""
-_UPPER: Final = tuple(
+"""Share of each category's clips that is held out from training."""
+_UPPER_BODY: Final = tuple(
     i
     for i, name in enumerate(SMPL_24.names)
     if re.search("spine|neck|head|collar|shoulder|elbow|wrist|hand", name)
 )
-_JITTERED: Final = 0.4
-_EXCHANGED: Final = 0.15
-_JITTER_RAD: Final = 0.15
+_JITTERED_SHARE: Final = 0.4
+_MAX_JITTER_SIGMA_RAD: Final = 0.15
+_EXCHANGED_SHARE: Final = 0.15
+"""Share of poses that get the upper body of another."""
 _PRIOR_POSES: Final = 4096
 _PRIOR_SPREAD: Final = 0.8
-"""Draws of the prior's Gaussians are drawn to their means by this: their tails are no one's pose."""
-_PEOPLE: Final = 64
-_SECONDS: Final = 60.0
-_MOMENTS: Final = 64
+"""Scale of the prior's standard deviations: the tails of its Gaussians are not human poses."""
+_SYNTHETIC_PEOPLE: Final = 64
+_SECONDS_PER_PERSON: Final = 60.0
+_POSES_PER_PERSON: Final = 64
 
 
 def uniform(rng: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    """Uniform numbers from low to high."""
+    """Uniform random numbers."""
     return low + (high - low) * torch.rand(*shape, generator=rng)
 
 
 def chance(rng: torch.Generator, p: float | Tensor, *shape: int) -> Tensor:
-    """True with probability p."""
+    """Random booleans, true with probability ``p``."""
     return torch.rand(*shape, generator=rng) < p
 
 
@@ -54,9 +55,9 @@ class Poses:
     """Frames of motion capture, F of them."""
 
     pose: Tensor
-    """(F, J, 3) axis-angle of the SMPL joints, the root's to a world with y up."""
+    """(F, J, 3) axis-angle of the SMPL joints, the root's in a world with y up."""
     height: Tensor
-    """(F,) of the pelvis over the floor, metres."""
+    """(F,) height of the pelvis over the floor, metres."""
     category: Tensor
     """(F,) index of the motion's category."""
     categories: tuple[str, ...]
@@ -70,10 +71,10 @@ class Poses:
 
 
 def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
-    """True for clips to test on: whole ones, and whole subjects where the names tell several apart.
+    """True for held-out clips: about 15 %, at least one, of each category of at least three clips.
 
-    CMU's names are ``cmu_<subject>_<trial>``. The two dancers of a salsa take are numbered 15 apart, and go
-    together. Of each category that has at least three clips, some 15 % and at least one.
+    Clips of a subject are kept together where the names state several subjects: CMU's are
+    ``cmu_<subject>_<trial>``, and the two dancers of a salsa take are numbered 15 apart.
     """
 
     def group(name: str) -> str:
@@ -107,28 +108,25 @@ def held_out_clips(names: list[str], categories: list[str]) -> list[bool]:
 
 
 def read_poses(path: Path) -> tuple[Poses, Poses]:
-    """Poses to train on and to test on, from a ``.npz`` with body_pose (N, J, 3) axis-angle, trans (N, 3)
-    metres with y up, clip_id (N,), clip_name and clip_category (clips,).
+    """Read training and held-out poses.
 
-    Raises ``InputError`` when the file is something else.
+    path: ``.npz`` with body_pose (N, J, 3) axis-angle, trans (N, 3) metres with y up, clip_id (N,), clip_name
+    and clip_category (clips,). Raises ``InputError`` for any other file.
     """
-    wanted = ("body_pose", "trans", "clip_id", "clip_name", "clip_category")
+    names_of_arrays = ("body_pose", "trans", "clip_id", "clip_name", "clip_category")
     try:
-        d = read_npz(path, wanted)
-        pose, trans, clip, names, categories = (d[k] for k in wanted)
+        d = read_npz(path, names_of_arrays)
+        pose, trans, clip, names, categories = (d[k] for k in names_of_arrays)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path}: no motion to train on ({error}). Give a .npz with the arrays {', '.join(wanted)}."
+            f"{path}: no motion to train on ({error}). Give a .npz with {', '.join(names_of_arrays)}."
         ) from error
     count = pose.shape[:1]
-    numbers = clip.dtype.kind in "iu" and all(
+    are_numbers = clip.dtype.kind in "iu" and all(
         x.dtype.kind in "fiu" and np.isfinite(x).all() for x in (pose, trans)
     )
-    if not numbers or (pose.shape, trans.shape, clip.shape) != (
-        (*count, len(SMPL_24), 3),
-        (*count, 3),
-        count,
-    ):
+    shapes = (*count, len(SMPL_24), 3), (*count, 3), count
+    if not are_numbers or (pose.shape, trans.shape, clip.shape) != shapes:
         raise InputError(
             f"{path}: body_pose {pose.shape}, trans {trans.shape} and clip_id {clip.shape} must be "
             f"numbers (N, {len(SMPL_24)}, 3), (N, 3) and (N,)."
@@ -140,67 +138,71 @@ def read_poses(path: Path) -> tuple[Poses, Poses]:
             f"{path}: clip_id must number the {len(names)} names and {len(categories)} categories of clips, "
             f"from 0; it has {clip.min()} to {clip.max()}."
         )
-    known, number = np.unique(categories, return_inverse=True)
+    category_names, category = np.unique(categories, return_inverse=True)
     test = np.array(held_out_clips([str(n) for n in names], [str(c) for c in categories]))
-    every = Poses(
+    poses = Poses(
         torch.from_numpy(np.asarray(pose, np.float32)),
         torch.from_numpy(np.asarray(trans[:, 1], np.float32)).clamp(0.2, 1.6),
-        torch.from_numpy(number[clip]),
-        tuple(str(c) for c in known),
+        torch.from_numpy(category[clip]),
+        tuple(str(c) for c in category_names),
     )
     is_test = torch.from_numpy(test[clip])
     if not is_test.any():
         raise InputError(
             f"{path}: no category has three clips, so none can be held out to test on. Give more motion."
         )
-    return every.where(~is_test), every.where(is_test)
+    return poses.where(~is_test), poses.where(is_test)
 
 
 class Sampler:
-    """Draws frames: a category by the square root of its frames, then any frame of it."""
+    """Sampler of frames: a category, weighted by the square root of its frames, then a frame of it."""
 
     def __init__(self, poses: Poses) -> None:
         self.poses = poses
         count = torch.bincount(poses.category, minlength=len(poses.categories)).double()
-        chance = count.sqrt() / count.clamp_min(1)
-        self._cumulative = chance[poses.category].cumsum(0)
+        weight = count.sqrt() / count.clamp_min(1)
+        self._cumulative = weight[poses.category].cumsum(0)
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
-        """(count,) indices."""
+        """Draw frame indices (count,)."""
         at = torch.rand(count, generator=rng, dtype=torch.float64) * self._cumulative[-1]
         return torch.searchsorted(self._cumulative, at, right=True).clamp_max(len(self._cumulative) - 1)
 
     def rotations(self, index: Tensor, rng: torch.Generator, *, varied: bool) -> Tensor:
-        """Local rotations (N, J, 3, 3) of frames, half of them mirrored, if ``varied`` with new poses made
-        of old ones: upper bodies exchanged, joints jittered."""
-        n = len(index)
+        """Local rotations (N, J, 3, 3) of frames, half of them mirrored.
 
+        varied: with upper bodies of other frames, and jittered joints.
+        """
+        n = len(index)
         pose = self.poses.pose[index]
         if varied:
             other = self.poses.pose[self.draw(n, rng)]
             upper = torch.zeros(len(SMPL_24), dtype=torch.bool)
-            upper[list(_UPPER)] = True
-            pose = torch.where(chance(rng, _EXCHANGED, n, 1, 1) & upper[:, None], other, pose)
+            upper[list(_UPPER_BODY)] = True
+            pose = torch.where(chance(rng, _EXCHANGED_SHARE, n, 1, 1) & upper[:, None], other, pose)
         mirrored = pose[:, list(SMPL_24.flips)] * pose.new_tensor([1.0, -1.0, -1.0])
         rotation: Tensor = roma.rotvec_to_rotmat(torch.where(chance(rng, 0.5, n, 1, 1), mirrored, pose))
         if varied:
-            size = _JITTER_RAD * torch.rand(n, 1, 1, generator=rng) * chance(rng, _JITTERED, n, 1, 1)
-            rotation = rotation @ roma.rotvec_to_rotmat(size * torch.randn(*pose.shape, generator=rng))
+            sigma = (
+                _MAX_JITTER_SIGMA_RAD
+                * torch.rand(n, 1, 1, generator=rng)
+                * chance(rng, _JITTERED_SHARE, n, 1, 1)
+            )
+            rotation = rotation @ roma.rotvec_to_rotmat(sigma * torch.randn(*pose.shape, generator=rng))
         return rotation
 
 
 def draw_from_prior(
     prior: PosePrior, count: int, spread: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Poses (count, J − 1, 3) axis-angle, drawn towards the means by ``spread``; knees and elbows bend
-    forwards."""
+    """Draw poses (count, J − 1, 3), axis-angle, with standard deviations scaled by ``spread``; knees and
+    elbows bend the human way."""
     weights = prior.weights.numpy()
     component = rng.choice(len(weights), count, p=weights / weights.sum())
-    root = np.linalg.cholesky(prior.covariances.numpy())[component]
-    noise = spread * rng.normal(size=(count, root.shape[-1]))
-    pose: NDArray[np.float64] = (
-        prior.means.numpy()[component] + np.einsum("nij,nj->ni", root, noise)
-    ).reshape(count, -1, 3)
+    factor = np.linalg.cholesky(prior.covariances.numpy())[component]
+    noise = spread * rng.normal(size=(count, factor.shape[-1]))
+    mean = prior.means.numpy()[component]
+    pose: NDArray[np.float64] = (mean + np.einsum("nij,nj->ni", factor, noise)).reshape(count, -1, 3)
     for name, axis, sign in HINGES:
         joint = SMPL_24.index(name) - 1
         pose[:, joint, axis] = sign * np.abs(pose[:, joint, axis])
@@ -208,24 +210,26 @@ def draw_from_prior(
 
 
 def poses_of_prior(seed: int = 0) -> Poses:
-    """Poses for whoever has no motion capture: draws from the pose prior, standing on the floor."""
+    """Draw poses from the pose prior, standing on the floor; for training without motion capture."""
     prior, body = load_pose_prior(), load_body().keypoints
     rng = np.random.default_rng([seed, 11])
     pose = draw_from_prior(prior, _PRIOR_POSES, _PRIOR_SPREAD, rng)
     lean = rng.normal(0, 0.12, (_PRIOR_POSES, 1, 3))
-    full = torch.from_numpy(np.concatenate([lean, pose], 1))
-    _, joints = forward_kinematics(roma.rotvec_to_rotmat(full), body.joints_template)
-    height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # of an ankle or toe over its sole
-    return Poses(full.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
+    with_root = torch.from_numpy(np.concatenate([lean, pose], 1))
+    _, joints = forward_kinematics(roma.rotvec_to_rotmat(with_root), body.joints_template)
+    height = joints[:, 0, 1] - joints[..., 1].amin(1) + 0.06  # from an ankle or toe to its sole
+    return Poses(with_root.float(), height.float(), torch.zeros(_PRIOR_POSES, dtype=torch.int64), ("prior",))
 
 
 def poses_of_people(seed: int = 0) -> Poses:
-    """Poses of the people of synthetic recordings, less varied than motion capture."""
+    """Draw poses of the people of synthetic recordings, which vary less than motion capture."""
     body, rng = load_body(), np.random.default_rng([seed, 12])
     upright = roma.rotvec_to_rotmat(torch.tensor([-np.pi / 2, 0, 0], dtype=torch.float64))  # z up → y up
     poses, heights = [], []
-    for person in make_people(_PEOPLE, _SECONDS, seed, body):
-        rotations, transl = animate(person, body, np.sort(rng.uniform(0, _SECONDS, _MOMENTS)))
+    for person in make_people(_SYNTHETIC_PEOPLE, _SECONDS_PER_PERSON, seed, body):
+        rotations, transl = animate(
+            person, body, np.sort(rng.uniform(0, _SECONDS_PER_PERSON, _POSES_PER_PERSON))
+        )
         turned = torch.from_numpy(rotations)
         turned[:, 0] = upright @ turned[:, 0]
         poses.append(roma.rotmat_to_rotvec(turned))

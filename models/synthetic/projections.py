@@ -1,6 +1,6 @@
-"""Keypoints as a detector would find them: bodies in random poses before random cameras, with its errors.
+"""Training samples of keypoints: bodies in random poses before random cameras, with a detector's errors.
 
-Everything comes from the generator that is given: the same state gives the same samples.
+All randomness is from the given generator: equal states give equal samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from models.body import KeypointBody, global_rotations
 from models.regressors.kinematics import GlobalKinematics
 from models.synthetic.cameras import cameras_around
-from models.synthetic.detector import blazepose_people, detect_people
+from models.synthetic.detector import detect_as_blazepose, detect_as_openpose
 from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
 from pipeline.skeleton import BODY_25, DETECTOR_OFFSETS_MM, SMPL_24
@@ -27,26 +27,26 @@ _FEET: Final = tuple(name.endswith(("Toe", "Heel")) for name in BODY_25.names)
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Errors added to the truth, 0 or False being none."""
+    """Errors of the samples; 0 or False is none."""
 
     noise: float = 1.0
-    """Scales every error of the detector."""
+    """Scale of the detector's errors."""
     easy: float = 0.0
-    """Share of the samples whose noise is scaled by a random number below that."""
+    """Share of samples with ``noise`` scaled by a random number from 0 to 1."""
     varied_poses: bool = False
-    """Poses beyond those that were captured, see ``Sampler``."""
+    """True for variations of the captured poses, see ``Sampler``."""
     calibration: float = 0.0
-    """Scales the errors of a calibration: 0.3 degrees about each axis and 1 cm along it."""
+    """Scale of the calibration's errors: 0.3 degrees about each axis and 1 cm along it."""
     focal: float = 0.0
-    """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
+    """Standard deviation of the focal length's logarithm in half of the samples."""
     bias: float = 0.0
-    """Share of the samples whose keypoints are defined 6–20 mm (standard deviation) elsewhere on the body."""
+    """Share of samples whose keypoints are defined elsewhere on the body, by 6–20 mm (standard deviation)."""
     no_feet: float = 0.0
-    """Share of the samples whose detector does not know feet, as COCO's."""
+    """Share of samples of a detector without feet, such as COCO's."""
     blazepose: float = 0.0
-    """Share of the samples whose detector is BlazePose heavy, which ships, instead of OpenPose."""
+    """Share of samples of BlazePose heavy, the detector that ships, instead of OpenPose."""
     around: float = math.pi
-    """The cameras stand within so many radians of the way the person faces."""
+    """Largest angle between the person's heading and the bearing of a camera, radians."""
 
 
 TEST: Final = Difficulty()
@@ -54,40 +54,41 @@ TEST: Final = Difficulty()
 
 @dataclass(frozen=True, repr=False)
 class Projected(TensorBatch):
-    """N people and how V cameras see them. The world of a sample is of its cameras' making."""
+    """N samples of a person and V cameras, each in the world of its own calibration."""
 
     turned: Tensor = axes(f"N {len(SMPL_24)} 3 3")
-    """Rotation of every joint, body → world. This and the next four are the truth."""
+    """True rotation of every joint, body → world. ``betas`` to ``points`` are true, too."""
     betas: Tensor = axes("N B")
     transl: Tensor = axes("N 3")
     joints: Tensor = axes(f"N {len(SMPL_24)} 3")
     """Metres, world."""
     points: Tensor = axes(f"N {len(BODY_25)} 3")
-    """Metres, world: the body's own keypoints, without the detector's bias."""
+    """Metres, world: keypoints of the body, without the detector's bias."""
     K: Tensor = axes("N V 3 3")
     R: Tensor = axes("N V 3 3")
-    """World → camera, as a calibration says, which may be off."""
+    """World → camera; K, R and t have the calibration's errors."""
     t: Tensor = axes("N V 3")
     true_R: Tensor = axes("N V 3 3")
     true_t: Tensor = axes("N V 3")
     true_focal: Tensor = axes("N V")
     xy_px: Tensor = axes(f"N V {len(BODY_25)} 2")
-    """Found, NaN where missing."""
+    """Detected, undistorted pixels; NaN where missing."""
     confidence: Tensor = axes(f"N V {len(BODY_25)}")
     category: Tensor = axes("N")
 
 
 class Projections:
-    """Samples without end from poses and a body. Made on the device where the samples are to be."""
+    """Source of random samples from poses and a body, on a device."""
 
     def __init__(self, poses: Poses, body: KeypointBody, device: torch.device | str = "cpu") -> None:
         self.sampler = Sampler(poses.to(device))
         self.kinematics = GlobalKinematics(body).to(device)
-        its = body.with_point_offsets(DETECTOR_OFFSETS_MM["blazepose_33"])
-        self.blazepose = (its.points_template - body.points_template).to(device, torch.float32)
+        shifted = body.with_point_offsets(DETECTOR_OFFSETS_MM["blazepose_33"])
+        offsets = shifted.points_template - body.points_template
+        self.blazepose_offsets = offsets.to(device, torch.float32)
 
     def sample(self, count: int, views: int, d: Difficulty, rng: torch.Generator) -> Projected:
-        """``count`` people before ``views`` cameras each, on the generator's device."""
+        """Draw ``count`` people before ``views`` cameras each, on the generator's device."""
         with torch.device(rng.device):
             return self._sample(count, views, d, rng)
 
@@ -106,11 +107,11 @@ class Projections:
         transl[:, 1] += self.sampler.poses.height[index]
         turned = global_rotations(rotations)
         joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
-        shown = points
+        detected_points = points
         if d.bias:
             k = points.shape[1]
             sigma = uniform(rng, 0.006, 0.02, count, k, 1) * chance(rng, d.bias, count, 1, 1)
-            shown = points + self._carried(sigma * normal(count, k, 3), turned)
+            detected_points = points + self._posed_offsets(sigma * normal(count, k, 3), turned)
 
         ahead = torch.atan2(rotations[:, 0, 0, 2], rotations[:, 0, 2, 2])
         K, R, t, size = cameras_around(joints, ahead, d.around, views, rng)
@@ -118,28 +119,28 @@ class Projections:
         if d.easy:
             easier = chance(rng, d.easy, count, 1, 1)
             noise = torch.where(easier, noise * uniform(rng, 0, 1, count, 1, 1), noise)
-        xy, confidence = detect_people(_project(K, R, t, shown), size, noise, rng)
+        xy, confidence = detect_as_openpose(_project(K, R, t, detected_points), size, noise, rng)
         if d.blazepose:
-            # Measured on one man: others differ, by a third of it.
-            more = 1 + normal(count, 1, 1) / 3
-            its = shown + self._carried(more * self.blazepose, turned)
-            other = blazepose_people(_project(K, R, t, its), size, noise, rng)
-            ships = chance(rng, d.blazepose, count, 1, 1)
-            xy = torch.where(ships[..., None], other[0], xy)
-            confidence = torch.where(ships, other[1], confidence)
+            # The offsets are of one man; those of others are assumed to vary by a third.
+            scale = 1 + normal(count, 1, 1) / 3
+            offset_points = detected_points + self._posed_offsets(scale * self.blazepose_offsets, turned)
+            blazepose = detect_as_blazepose(_project(K, R, t, offset_points), size, noise, rng)
+            is_blazepose = chance(rng, d.blazepose, count, 1, 1)
+            xy = torch.where(is_blazepose[..., None], blazepose[0], xy)
+            confidence = torch.where(is_blazepose, blazepose[1], confidence)
 
         if d.no_feet:
             lacks = chance(rng, d.no_feet, count, 1, 1) & torch.tensor(_FEET)
             xy, confidence = xy.masked_fill(lacks[..., None], torch.nan), confidence.masked_fill(lacks, 0)
 
-        # What calibration and recording say: another world, and cameras that are a little off.
+        # The calibration's world and errors.
         world = _worlds(count, rng)
         joints, points = joints @ world.mT, points @ world.mT
         transl = joints[:, 0] - rest
         turned = world[:, None] @ turned
         true_R = R @ world[:, None].mT
-        off = d.calibration * math.radians(0.3) * normal(count, views, 3)
-        stated_R = roma.rotvec_to_rotmat(off) @ true_R
+        rotation_error = d.calibration * math.radians(0.3) * normal(count, views, 3)
+        stated_R = roma.rotvec_to_rotmat(rotation_error) @ true_R
         centre = -(true_R.mT @ t[..., None])[..., 0] + d.calibration * 0.01 * normal(count, views, 3)
         stated_K = K
         if d.focal:
@@ -153,22 +154,23 @@ class Projections:
             xy_px=xy, confidence=confidence, category=self.sampler.poses.category[index],
         )  # fmt: skip
 
-    def _carried(self, offsets: Tensor, turned: Tensor) -> Tensor:
-        """Offsets (N, K, 3) in the rest pose → in the pose, of joints turned (N, J, 3, 3)."""
-        carried = (self.kinematics.weights @ turned.flatten(2)).view(*offsets.shape[:2], 3, 3)
-        return (carried @ offsets[..., None])[..., 0]
+    def _posed_offsets(self, offsets: Tensor, rotations: Tensor) -> Tensor:
+        """Offsets (N, K, 3) in the rest pose → in the pose of joint rotations (N, J, 3, 3), body → world."""
+        blended = (self.kinematics.weights @ rotations.flatten(2)).view(*offsets.shape[:2], 3, 3)
+        return (blended @ offsets[..., None])[..., 0]
 
 
 def _project(K: Tensor, R: Tensor, t: Tensor, points: Tensor) -> Tensor:
+    """World points (N, K, 3) → pixels (N, V, K, 2)."""
     cam = points[:, None] @ R.mT + t[:, :, None]
     pixel = cam @ K.mT
     return pixel[..., :2] / pixel[..., 2:].clamp_min(0.1)
 
 
 def _worlds(count: int, rng: torch.Generator) -> Tensor:
-    """Rotations (N, 3, 3) from the world with y up to that of a calibration: z up, y down, y up, or any."""
-    ups = torch.tensor([[math.pi / 2, 0, 0], [math.pi, 0, 0], [0, 0, 0]])
+    """Random rotations (N, 3, 3) from a world with y up to a calibration's: z up, y down, y up, or any."""
+    rotvecs = torch.tensor([[math.pi / 2, 0, 0], [math.pi, 0, 0], [0, 0, 0]])
     kind = torch.randint(0, 4, (count,), generator=rng)
-    odd = roma.rotvec_to_rotmat(2 * torch.randn(count, 3, generator=rng))
-    upright = roma.rotvec_to_rotmat(ups[kind.clamp_max(2)])
-    return torch.where((kind == 3)[:, None, None], odd, upright)
+    any_rotation = roma.rotvec_to_rotmat(2 * torch.randn(count, 3, generator=rng))
+    usual = roma.rotvec_to_rotmat(rotvecs[kind.clamp_max(2)])
+    return torch.where((kind == 3)[:, None, None], any_rotation, usual)

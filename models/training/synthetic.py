@@ -82,7 +82,7 @@ class SyntheticPeople:
             t,
             np.full((self.views, 2), side),
         )
-        outfit = Outfit.drawn(rng)
+        outfit = Outfit.random(rng)
         pictures = tuple(
             self._portraits.draw(vertices, rig, v, outfit, rng) if seen[v] else np.zeros((1, 1, 3), np.uint8)
             for v in range(self.views)

@@ -48,7 +48,7 @@ def walk(number: int) -> Array:
     body = load_body()
     (person,) = make_people(1, 60.0, 9000 + number, body)
     arc = Arc(np.zeros(2), 1000.0 if number % 2 else 1.6, 0.0)
-    plan = (Segment(Clip(60.0, walking, goes=True), 0.0, 0.0, 0.0, 1.0, arc),)
+    plan = (Segment(Clip(60.0, walking, walks=True), 0.0, 0.0, 0.0, 1.0, arc),)
     time_s = 2.0 + np.arange(FRAMES) / RATE
     rotations, transl = (torch.from_numpy(x) for x in animate(replace(person, plan=plan), body, time_s))
     return pose_keypoints(body.keypoints, rotations, torch.from_numpy(person.betas), transl)[1].numpy()
