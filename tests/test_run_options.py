@@ -88,7 +88,7 @@ def test_videos_are_left_out_and_left_alone(folder, capfd, monkeypatch, tmp_path
     [
         (("--sync", "clocks.yaml"), "clocks.yaml: there is no such file"),
         (("--device", "quantum"), "quantum cannot be used. Choose auto"),
-        (("--end", FRAMES + 1), "it has 0 to 29"),
+        (("--end", FRAMES + 1), "has 0 to 29"),
         (("--cameras", "cam9"), "there is no camera cam9"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
