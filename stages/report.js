@@ -538,20 +538,26 @@
 
   const cameraTable = () => {
     const missing = summary.missing || {};
-    return card("w12", "Cameras", null, table(
-      ["camera", "picture", "reprojection px", "mm", "verdict", "triangulation px", "mm", "verdict", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
+    const name = (c, v) => el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
+    const errors = table(
+      ["camera", "picture", "reprojection px", "mm", "verdict", "triangulation px", "mm", "verdict"],
+      summary.cameras.map((c, v) => {
+        const agree = (summary.triangulation || {})[c.name] || {};
+        return [name(c, v), cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_median_mm), c.verdict ?? "–",
+          number(agree.residual_px), number(agree.residual_mm), agree.verdict ?? "–"];
+      }));
+    const views = table(
+      ["camera", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
       summary.cameras.map((c, v) => {
         const why = Object.entries((missing[c.name] || {}).frames || {}).map(([reason, count]) => {
           const example = missing[c.name].examples[reason];
           return `${reason} ${count}${example ? ` (first: ${example})` : ""}`;
         }).join(", ");
-        const name = el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
-        const agree = (summary.triangulation || {})[c.name] || {};
-        return [name, cameras[v].size.join("×"), number(c.reprojection_median_px), number(c.reprojection_median_mm), c.verdict ?? "–",
-          number(agree.residual_px), number(agree.residual_mm), agree.verdict ?? "–", String(c.keypoints),
-          String(c.frames_with_person), String(c.frames_without_person), String(c.frames_without_picture),
-          String(c.sides_exchanged ?? "–"), why || "–"];
-      })), Object.values(summary.meanings || {}).map((text) => el("p", { class: "note" }, text)));
+        return [name(c, v), String(c.keypoints), String(c.frames_with_person), String(c.frames_without_person),
+          String(c.frames_without_picture), String(c.sides_exchanged ?? "–"), why || "–"];
+      }));
+    return card("w12", "Cameras", null, errors,
+      Object.values(summary.meanings || {}).map((text) => el("p", { class: "note" }, text)), views);
   };
 
   const peopleTable = () => {

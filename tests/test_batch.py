@@ -384,7 +384,9 @@ def test_the_page_escapes_what_comes_from_outside():
     row = Entry(
         f'a/{bad}"&', "failed", attempts=1, error=bad, warnings=(bad,), report=f'a/{bad}"/report.html'
     )
-    text = page(bad, [row, replace(row, name="b", state="done", frames=5)])
+    done = replace(row, name="b", state="done", frames=5, reprojection_mm=17.4, verdict="good")
+    text = page(bad, [row, done])
+    assert '<td title="mm">17</td><td title="verdict">good</td>' in text
     assert "<script" not in text
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22/report.html"' in text
     assert 'href="a/%3Cscript%3Ealert%281%29%3C/script%3E%22%26/log.txt"' in text

@@ -301,6 +301,8 @@ def test_in_a_browser(tmp_path):
         assert len({*browser.execute_script(tiles)}) == 1, "five in a row"
         held = "return [...document.querySelectorAll('.tile')].every(t => t.scrollWidth <= t.clientWidth)"
         assert browser.execute_script(held)
+        held = "return [...document.querySelectorAll('.scroll')].every(t => t.scrollWidth <= t.clientWidth)"
+        assert browser.execute_script(held), "tables"
         width = "return [document.documentElement.scrollWidth, innerWidth]"
         browser.set_window_size(420, 900)
         wait(lambda: browser.execute_script(width)[1] < 600)

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.batch.storage import Location, absolute, read_text, write_text
 from pipeline.errors import InputError
 from pipeline.results import LOG, THUMBNAIL
+from pipeline.verdicts import REPROJECTION
 
 MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
@@ -45,6 +46,10 @@ class Entry:
     """Share of fitted frames, mean over the people."""
     reprojection_px: float | None = None
     """Median over all cameras."""
+    reprojection_mm: float | None = None
+    """That at the people."""
+    verdict: str | None = None
+    """On that, by the limits of ``REPROJECTION``."""
     warnings: tuple[str, ...] = ()
     """Warnings of the recording and its run; of the recording only after a failed run."""
     files: tuple[str, ...] = ()
@@ -81,6 +86,10 @@ def write_manifest(out: Location, dataset: Location, rows: Mapping[str, Entry]) 
     write_text(out, PAGE, page(source.rpartition("/")[2], by_name))
 
 
+_HEADS: Final = (
+    "", "recording", "state", "frames", "fps", "fitted", "reprojection px", "mm", "verdict", "seconds",
+    "attempts", "messages",
+)  # fmt: skip
 _STYLE: Final = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -91,6 +100,13 @@ td:nth-child(n+3):not(:last-child) { white-space: nowrap; }
 img { display: block; width: 10rem; border-radius: 4px; }
 .little { font-weight: 600; color: #cf222e; }
 td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
+@media (max-width: 1000px) {
+ tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #8884; }
+ th { display: none; }
+ td { border: 0; }
+ td:nth-child(n+4):not(:last-child):not(:empty)::before { content: attr(title) " "; opacity: .7; }
+ td:last-child { width: 100%; }
+}
 td p { margin: 0; white-space: pre-wrap; }
 .done td:nth-child(3) { color: #1a7f37; }
 .failed td:nth-child(3) { font-weight: 600; }
@@ -127,20 +143,16 @@ def page(title: str, rows: Sequence[Entry]) -> str:
             share = f'<span class="little">{share}</span>'
         cells = (
             number(row.frames), number(row.fps, 2), share, number(row.reprojection_px, 1),
-            number(row.seconds), str(row.attempts or ""),
+            number(row.reprojection_mm), row.verdict or "", number(row.seconds), str(row.attempts or ""),
         )  # fmt: skip
         return (
             f'<tr class="{row.state}"><td>{picture}</td><td>{name}</td><td>{row.state}</td>'
-            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + "".join(f'<td title="{head}">{c}</td>' for head, c in zip(_HEADS[3:-1], cells, strict=True))
             + f"<td>{notes}</td></tr>"
         )
 
     states = Counter(row.state for row in rows)
     counts = ", ".join(f"{states[s]} {s}" for s in ("done", "running", "pending", "failed") if states[s])
-    heads = (
-        "", "recording", "state", "frames", "fps", "fitted", "reprojection, px", "seconds", "attempts",
-        "messages",
-    )  # fmt: skip
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -158,9 +170,10 @@ content="default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: dat
 <p>{counted(len(rows), "recording")}: {counts}. \
 Written {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}.</p>
 <table>
-<tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>
+<tr>{"".join(f"<th>{head}</th>" for head in _HEADS)}</tr>
 {chr(10).join(map(line, rows))}
 </table>
+<p>{REPROJECTION.sentence}</p>
 </body>
 </html>
 """

@@ -178,6 +178,8 @@ def attempt(job: Job, task: Assignment, tell: Callable[[Message], None]) -> Mess
         "fps": result.summary.fps,
         "fitted": _fitted(result.summary),
         "reprojection_px": result.summary.reprojection_median_px,
+        "reprojection_mm": result.summary.reprojection_median_mm,
+        "verdict": result.summary.verdict,
         "warnings": result.warnings,
         "files": files,
     }
