@@ -280,10 +280,10 @@ def _agreement(pair: Rig, both: Sight) -> float:
 
 
 def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:
-    """Turn of each camera from the first half of the frames to the second: did they stand still?
+    """Rotation of each camera between separate fits of the first and the second half of the frames.
 
-    Degrees (V,), by the first camera, and the cost of the halves over that of the whole: near 1, or a little
-    less, where the rig stood still.
+    Returns degrees (V,), relative to the first camera, and the mean cost of the halves, which is well below
+    that of the bundle only where a camera moved.
     """
     useful = _spread(sight, len(sight.confidence[0]))
     fixed = FocalPrior(np.log(bundle.rig.K[:, 0, 0]), 1e-8 * np.eye(len(bundle.rig)))
@@ -291,8 +291,8 @@ def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tu
     for at in np.array_split(useful, 2):
         half = _tried(bundle.rig, sight.frames(at), size, fixed, ROBUST[-2:])
         if half is None:
-            return np.zeros(len(bundle.rig)), 1.0
+            return np.zeros(len(bundle.rig)), bundle.cost
         halves.append(half)
     one, two = (h.rig.R for h in halves)
     turn = roma.rotmat_geodesic_distance(torch.from_numpy(one), torch.from_numpy(two))
-    return np.degrees(turn.numpy()), (halves[0].cost + halves[1].cost) / 2 / max(bundle.cost, 1e-9)
+    return np.degrees(turn.numpy()), (halves[0].cost + halves[1].cost) / 2
