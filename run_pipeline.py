@@ -330,19 +330,20 @@ def export(
 ) -> None:
     """Write people for other tools; the suffix of FILE says what. A file that is there is replaced.
 
-    .glb: skinned, animated body, metres (Blender, three.js, Windows). .bvh: skeleton's motion, centimetres,
-    degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .c3d: joints and markers, millimetres.
-    .npz: SMPL+H parameters under AMASS's names (aitviewer, Blender's SMPL-X add-on); .smpl.npz: SMPL's under
-    smplx's; betas are those of the run's body. .csv: joints' positions, and joint angles. .mot: joint angles.
-    .obj: mesh of one frame. NAME.easymocap, NAME.openpose: folders of EasyMocap's and OpenPose's JSON.
+    .glb: skinned, animated body, metres (Blender, three.js, Windows); .usd: the same. .bvh: skeleton's
+    motion, centimetres, degrees. .trc: BODY_25 markers, metres (OpenSim, Pose2Sim). .c3d: joints and markers,
+    millimetres. .npz: SMPL+H parameters under AMASS's names (aitviewer, Blender's SMPL-X add-on); .smpl.npz:
+    SMPL's under smplx's; betas are those of the run's body. .csv: joints' positions, and joint angles.
+    .mot: OpenSim's coordinates. .obj: mesh of one frame. NAME.easymocap, NAME.openpose: folders of
+    EasyMocap's and OpenPose's JSON.
 
     Up in the calibration becomes y, and z in .npz, .csv and .c3d, by quarter turns; what became of each axis
     is printed. Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back;
     in .trc y, z, x, as in Pose2Sim's; in .npz nothing turns.
 
-    Frames without a pose: interpolated in .glb and .bvh, empty in .trc with all others that are not valid,
-    and NaN, or nothing, in the others; --gaps says otherwise. All people: a file each, NAME_p0.glb, or one
-    folder.
+    Frames without a pose: interpolated in .glb, .usd and .bvh, empty in .trc with all others that are not
+    valid, and NaN, or nothing, in the others; --gaps says otherwise. All people: a file each, NAME_p0.glb, or
+    one folder.
     """
     import torch
 

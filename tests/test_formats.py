@@ -32,11 +32,12 @@ from exported import (
     whole_take,
     write,
 )
+from pxr import Usd, UsdGeom, UsdSkel, Vt
 from scipy.spatial.transform import Rotation
 from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
 import stages.export
-from models.formats import FORMATS, ExportFormat, find_format, glb, mot
+from models.formats import FORMATS, ExportFormat, find_format, glb, mot, usd
 from models.formats.long_take import LongTake
 from models.formats.take import Take, rest_joints
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
@@ -52,6 +53,21 @@ def joints_of_glb(file: Path) -> dict[str, np.ndarray]:
     names = [n["name"] for n in gltf.document["nodes"]]
     placed = np.stack([gltf.nodes_at(t)[:, :3, 3] for t in range(len(gltf.times))])
     return {name: placed[:, names.index(name)] for name in SMPL_24.names}
+
+
+def joints_of_usd(file: Path) -> dict[str, np.ndarray]:
+    """Joints as UsdSkel poses them, at every time code."""
+    stage = Usd.Stage.Open(str(file))
+    assert UsdGeom.GetStageUpAxis(stage) == "Y"
+    assert UsdGeom.GetStageMetersPerUnit(stage) == 1
+    assert stage.GetTimeCodesPerSecond() == pytest.approx(30000 / 1001)
+    skeleton = UsdSkel.Skeleton(stage.GetPrimAtPath("/person/skeleton"))
+    cache = UsdSkel.Cache()
+    cache.Populate(UsdSkel.Root(stage.GetDefaultPrim()), Usd.PrimDefaultPredicate)
+    query = cache.GetSkelQuery(skeleton)
+    codes = np.arange(stage.GetStartTimeCode(), stage.GetEndTimeCode() + 1)
+    frames = [[m.ExtractTranslation() for m in query.ComputeJointSkelTransforms(t)] for t in codes]
+    return dict(zip(SMPL_24.names, np.array(frames).swapaxes(0, 1), strict=True))
 
 
 def joints_of_bvh(file: Path) -> dict[str, np.ndarray]:
@@ -139,6 +155,7 @@ READERS: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], float]] = {
     ".csv": (joints_of_csv, NEAR),
     ".obj": (joints_of_obj, 0.01),
     ".mot": (joints_of_mot, NEAR),
+    ".usd": (joints_of_usd, NEAR),
 }
 """Joints (T, 3) by SMPL's names, metres, in the world of the file; and how near they come."""
 
@@ -231,6 +248,20 @@ def test_worlds_are_turned_and_never_mirrored(up: str) -> None:
 def export(truth: Truth, file: Path, options: ExportOptions) -> list[str]:
     ((_, _, warnings),) = export_people(truth.store, body(), file, [0], options)
     return warnings
+
+
+def test_skin_of_usd_moves_as_the_mesh(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    """UsdSkel's own skinning, of a body without pose blend shapes, gives the mesh's vertices."""
+    take = whole_take(truths("y"), 1, 3)
+    (tmp_path / "a.usd").write_bytes(b"".join(usd.encode(LongTake.of(take), body(), "a.usd")))
+    stage = Usd.Stage.Open(str(tmp_path / "a.usd"))
+    cache = UsdSkel.Cache()
+    cache.Populate(UsdSkel.Root(stage.GetDefaultPrim()), Usd.PrimDefaultPredicate)
+    skin = cache.GetSkinningQuery(stage.GetPrimAtPath("/person/body"))
+    query = cache.GetSkelQuery(UsdSkel.Skeleton(stage.GetPrimAtPath("/person/skeleton")))
+    points = Vt.Vec3fArray(UsdGeom.Mesh(stage.GetPrimAtPath("/person/body")).GetPointsAttr().Get())
+    assert skin.ComputeSkinnedPoints(query.ComputeSkinningTransforms(1), points, 1)
+    np.testing.assert_allclose(np.array(points), truths("y").vertices(2), atol=NEAR)
 
 
 @pytest.mark.parametrize("up", ["z", "-y"])

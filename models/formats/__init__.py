@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from models.body import Body
-from models.formats import amass, bvh, c3d, easymocap, glb, mot, obj, openpose, smpl, table, trc
+from models.formats import amass, bvh, c3d, easymocap, glb, mot, obj, openpose, smpl, table, trc, usd
 from models.formats.long_take import LongTake
 from models.formats.traits import Traits
 from pipeline.errors import InputError
@@ -38,7 +38,7 @@ class FolderFormat(Protocol):
         """Path inside the folder and content of each file, of takes of the same frames."""
 
 
-FORMATS: Final[tuple[ExportFormat, ...]] = (glb, bvh, trc, c3d, smpl, amass, table, mot, obj)
+FORMATS: Final[tuple[ExportFormat, ...]] = (glb, usd, bvh, trc, c3d, smpl, amass, table, mot, obj)
 """The first whose suffix the file's name ends in writes it."""
 FOLDERS: Final[tuple[FolderFormat, ...]] = (easymocap, openpose)
 
