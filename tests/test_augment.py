@@ -14,7 +14,7 @@ from models.body import load_body, pose_keypoints
 from models.training.augment import (
     UNCHANGED,
     AugmentConfig,
-    augmented,
+    augment,
     collate,
     split_roll,
 )
@@ -81,10 +81,10 @@ def test_dots_stay_where_the_cameras_project_them(side: int) -> None:
     seen_flips, seen_turns, checked = set(), 0.0, 0
     for seed in range(12):
         sample, world = dotted(seed, side)
-        s = augmented(sample, np.random.default_rng(seed), STRONG, SIZE)
+        s = augment(sample, np.random.default_rng(seed), STRONG, SIZE)
         flipped = bool(s.flipped[0])
         seen_flips.add(flipped)
-        seen_turns = max(seen_turns, float(s.rolled.abs().max()))
+        seen_turns = max(seen_turns, float(s.roll.abs().max()))
         mirrored = world * [-1, 1, 1] if flipped else world
         brightness = {}
         for v in range(VIEWS):
@@ -135,7 +135,7 @@ def test_a_mirrored_body_is_the_mirror_image_of_the_body() -> None:
     sample, _ = dotted(3)
     body = load_body().keypoints
     flips = replace_config(flip=1.0)
-    s = augmented(sample, np.random.default_rng(0), flips, SIZE)
+    s = augment(sample, np.random.default_rng(0), flips, SIZE)
 
     def points(orient: Array, pose: Array) -> Array:
         rotations = torch.from_numpy(np.concatenate([orient[None], pose]))
@@ -145,7 +145,7 @@ def test_a_mirrored_body_is_the_mirror_image_of_the_body() -> None:
 
     for v in range(VIEWS):
         plain = points(sample.orient[v], sample.body_pose)
-        turn = Rotation.from_euler("z", float(s.rolled[0, v])).as_matrix()
+        turn = Rotation.from_euler("z", float(s.roll[0, v])).as_matrix()
         want = (plain[list(BODY_25.flips)] * [-1, 1, 1]) @ turn.T
         found = points(s.orient[0, v].double().numpy(), s.body_pose[0].double().numpy())
         assert np.abs(found - want).max() < 0.02  # the body is not quite symmetric
@@ -160,10 +160,10 @@ def replace_config(**values: float) -> AugmentConfig:
 
 def test_unchanged_is_the_crop_in_the_middle() -> None:
     sample, _ = dotted(0)
-    a, b = (augmented(sample, np.random.default_rng(k), UNCHANGED, SIZE) for k in range(2))
+    a, b = (augment(sample, np.random.default_rng(k), UNCHANGED, SIZE) for k in range(2))
     assert torch.equal(a.images, b.images)
     assert not a.flipped.any()
-    assert not a.rolled.any()
+    assert not a.roll.any()
     scale = SIZE / sample.box[0, 2]
     middle = (sample.xy_px[0, :25] - sample.box[0, :2]) * scale + (SIZE - 1) / 2
     assert np.abs(a.xy_px[0, 0, :25].numpy() - middle).max() < 1e-4
@@ -175,7 +175,7 @@ def test_the_generator_decides_and_the_sample_stays() -> None:
     sample, _ = dotted(1)
     before = [p.copy() for p in sample.pictures], sample.xy_px.copy(), sample.confidence.copy()
     every = AugmentConfig()
-    a, b, c = (augmented(sample, np.random.default_rng(k), every, SIZE) for k in (5, 5, 6))
+    a, b, c = (augment(sample, np.random.default_rng(k), every, SIZE) for k in (5, 5, 6))
     assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("images", "K", "body_pose"))
     assert not torch.equal(a.images, c.images)
     assert all(np.array_equal(x, y) for x, y in zip(before[0], sample.pictures, strict=True))
@@ -190,7 +190,7 @@ def test_colour_noise_and_occlusion_are_as_large_as_asked() -> None:
 
     def images(**values: float) -> NDArray[np.float64]:
         cfg = AugmentConfig(**(UNCHANGED.model_dump() | values))
-        rows = [augmented(grey, rng, cfg, SIZE) for _ in range(40)]
+        rows = [augment(grey, rng, cfg, SIZE) for _ in range(40)]
         return torch.cat([r.images for r in rows]).double().numpy().reshape(-1, 3, SIZE, SIZE)
 
     gains = images(channel_gain=0.4).mean((2, 3)) / 100
@@ -203,7 +203,7 @@ def test_colour_noise_and_occlusion_are_as_large_as_asked() -> None:
     covered = (images(occlusion=0.5) != 100).any(1).mean((1, 2))
     assert 0.35 < (covered > 0).mean() < 0.65
     assert 0.0 < covered.max() <= 0.26
-    hidden = augmented(grey, rng, AugmentConfig(**(UNCHANGED.model_dump() | {"occlusion": 1})), SIZE)
+    hidden = augment(grey, rng, AugmentConfig(**(UNCHANGED.model_dump() | {"occlusion": 1})), SIZE)
     assert (hidden.confidence[0, :, :25] == torch.tensor(0.9)).all()
 
 
@@ -218,7 +218,7 @@ def test_views_that_show_nobody_and_samples_of_fewer_views() -> None:
             "cameras", "pictures", "box", "K", "R", "t", "xy_px", "confidence", "joints", "orient",
         )}
     )  # fmt: skip
-    batch = collate([augmented(s, np.random.default_rng(0), UNCHANGED, SIZE) for s in (sample, half, one)])
+    batch = collate([augment(s, np.random.default_rng(0), UNCHANGED, SIZE) for s in (sample, half, one)])
     assert batch.images.shape == (3, VIEWS, 3, SIZE, SIZE)
     assert batch.seen.tolist() == [[True, True], [True, False], [True, False]]
     assert batch.cameras == (("a", "b"), ("a", "b"), ("a", ""))

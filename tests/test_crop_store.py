@@ -119,7 +119,7 @@ def test_what_was_stopped_goes_on_to_the_same(
     stream.close()
     assert CropStore(broken).next_block == 2
     with pytest.raises(InputError, match="not finished"):
-        CropStore.of(broken, Path("results.zarr"), plan.made_of, SIZE)
+        CropStore.open_finished(broken, Path("results.zarr"), plan.made_of, SIZE)
     (broken / "pictures" / "x.partial").write_bytes(b"half")  # as of a writer that was killed
     asked = []
     decoded = crops._decoded
@@ -145,9 +145,9 @@ def test_other_crops_are_not_written_over(filmed: SimpleNamespace, tmp_path: Pat
         with pytest.raises(InputError, match="crops of something else"):
             CropStore.resume(tmp_path / "crops.zarr", other)
     with pytest.raises(InputError, match="64 pixels, not 96"):
-        CropStore.of(tmp_path / "crops.zarr", Path("results.zarr"), plan.made_of, 96)
+        CropStore.open_finished(tmp_path / "crops.zarr", Path("results.zarr"), plan.made_of, 96)
     with pytest.raises(InputError, match="crops of something else than"):
-        CropStore.of(tmp_path / "crops.zarr", Path("results.zarr"), "else", SIZE)
+        CropStore.open_finished(tmp_path / "crops.zarr", Path("results.zarr"), "else", SIZE)
     with pytest.raises(InputError, match="no store of crops"):
         CropStore(tmp_path)
 

@@ -36,7 +36,7 @@ from models.crops import (
 from models.datasets.rows import read_rows
 from models.evaluation.predictions import _Batches
 from models.rendering.overlay import yuv_matrix
-from models.training.augment import UNCHANGED, augmented
+from models.training.augment import UNCHANGED, augment
 from models.training.published import PublishedPeople
 from models.training.samples import Sampling
 from pipeline.cameras import Rig
@@ -155,7 +155,7 @@ def test_training_evaluation_and_run_see_the_same_crop(tmp_path: Path) -> None:
         assert np.abs(spin.crops[row].permute(1, 2, 0).numpy().astype(int) - want).max() <= 2
     matrix = torch.from_numpy(yuv_matrix(5, 480))[None]
     for i, row in enumerate(order):
-        sample = augmented(source[i], np.random.default_rng(0), UNCHANGED, size)
+        sample = augment(source[i], np.random.default_rng(0), UNCHANGED, size)
         training = sample.images[0, 0].permute(1, 2, 0).numpy()
         evaluation = batch.crops[row].permute(1, 2, 0).numpy()
         yuv = crop_yuv(planes(frame), rows["box"][row], size)

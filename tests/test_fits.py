@@ -112,14 +112,14 @@ def test_what_others_have_saved_is_taken_in_when_its_step_has_come(tmp_path):
 
 
 def test_many_parts_become_one_with_all_versions_that_may_be_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(fits, "_MANY", 3)
+    monkeypatch.setattr(fits, "_MAX_PARTS", 3)
     path = tmp_path / "fits.zarr"
     store = FitStore(path)
     for step in range(5):
         store.put(names(2, 1), some_bodies(2, 1, step, score=10.0 - step), step)
         store.save()
     before = {v: FitStore(path, v).get(names(2, 1)) for v in (3, 4, None)}
-    store.tidy(3)
+    store.compact(3)
     assert len(list(path.glob("part-*"))) == 1
     for version, want in before.items():
         assert_same(FitStore(path, version).get(names(2, 1)), want, atol=0, rtol=0)

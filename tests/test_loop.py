@@ -12,14 +12,14 @@ from models.image_regressor import ImageConfig, ImageRegressor, place_body
 from models.priors import load_pose_prior
 from models.synthetic.poses import poses_of_prior
 from models.synthetic.projections import Difficulty
-from models.training.augment import AugmentConfig, augmented, collate
+from models.training.augment import AugmentConfig, augment, collate
 from models.training.images import clean, with_points
 from models.training.loop import (
     Bodies,
     LoopConfig,
     apply_augmentation,
-    better,
-    fitted,
+    fit_bodies,
+    keep_better,
     keypoints_to_fit,
     picture_ids,
     score_fits,
@@ -49,7 +49,7 @@ def pictures():
 
 
 def batch(samples, cfg=PLAIN):
-    rows = [augmented(s, np.random.default_rng(i), cfg, SIZE) for i, s in enumerate(samples)]
+    rows = [augment(s, np.random.default_rng(i), cfg, SIZE) for i, s in enumerate(samples)]
     return clean(collate(rows), "full")
 
 
@@ -118,7 +118,7 @@ def test_a_score_is_that_of_spin(pictures):
     for n, v, k in np.ndindex(2, 2, 49):
         xy, confidence = samples.xy_px[n, v, k].numpy() * 224 / SIZE, samples.confidence[n, v, k].item()
         if np.isfinite(xy).all() and k not in left_out:
-            d2 = ((found[n, v, k] - xy) * samples.zoomed[n, v].item()) ** 2
+            d2 = ((found[n, v, k] - xy) * samples.zoom[n, v].item()) ** 2
             want[n] += confidence**2 * (1e4 * d2 / (1e4 + d2)).sum() / 49 / 2
     assert (want > 1).all()
     np.testing.assert_allclose(score_fits(bodies, POINTS, samples).numpy(), want, rtol=1e-3)
@@ -129,7 +129,7 @@ def test_a_score_is_that_of_spin(pictures):
 def test_fits_from_an_untrained_net_find_the_pose(pictures):
     samples = batch(pictures["noisy"])
     start = untrained(samples)
-    found = fitted(samples, start, BODY, POINTS, PRIOR, LoopConfig())
+    found = fit_bodies(samples, start, BODY, POINTS, PRIOR, LoopConfig())
     true = truth(samples)
     before, after = (1e3 * pa_mpjpe(joints(x), joints(true)).mean() for x in (start, found))
     assert before > 100
@@ -139,19 +139,19 @@ def test_fits_from_an_untrained_net_find_the_pose(pictures):
     turned = samples.R.mT @ found.orient
     torch.testing.assert_close(turned[:, 0], turned[:, 1], atol=1e-4, rtol=0)
     exact = batch(pictures["exact"])
-    found = fitted(exact, untrained(exact), BODY, POINTS, PRIOR, LoopConfig())
+    found = fit_bodies(exact, untrained(exact), BODY, POINTS, PRIOR, LoopConfig())
     assert 1e3 * np.median(pa_mpjpe(joints(found), joints(truth(exact)))) < 25
 
 
 def test_what_shows_nothing_has_no_fit_and_spoils_no_other(pictures):
     samples = batch(pictures["exact"][:4])
     start = untrained(samples)
-    whole = fitted(samples, start, BODY, POINTS, PRIOR, LoopConfig())
+    whole = fit_bodies(samples, start, BODY, POINTS, PRIOR, LoopConfig())
     seen = samples.seen.clone()
     seen[1, 0], seen[2] = False, False
     nowhere = start.body_pose.clone()
     nowhere[3] = torch.nan
-    found = fitted(
+    found = fit_bodies(
         replace(samples, seen=seen), replace(start, body_pose=nowhere), BODY, POINTS, PRIOR, LoopConfig()
     )
     assert found.score.isfinite()[:3].tolist() == [[True, True], [False, True], [False, False]]
@@ -167,7 +167,7 @@ def test_fits_do_not_need_to_know_where_the_cameras_are(pictures):
     start = replace(true, orient=true.orient @ tilt, body_pose=untrained(samples).body_pose)
     mixed = replace(lost, R=lost.R.clone(), t=lost.t.clone())
     mixed.R[:4], mixed.t[:4] = samples.R[:4], samples.t[:4]  # some are calibrated, some are not
-    found = fitted(mixed, start, BODY, POINTS, PRIOR, LoopConfig())
+    found = fit_bodies(mixed, start, BODY, POINTS, PRIOR, LoopConfig())
     error = 1e3 * pa_mpjpe(joints(found), joints(true))
     assert np.median(error[:4]) < 25
     assert np.median(error[4:]) < 45
@@ -179,7 +179,7 @@ def test_spins_own_fit_brings_the_score_down_in_each_view(pictures):
     samples = batch(pictures["exact"][:3])
     true = truth(samples)
     start = replace(true, body_pose=untrained(samples).body_pose, betas=torch.zeros_like(true.betas))
-    found = fitted(samples, start, BODY, POINTS, PRIOR, LoopConfig(solver="spin", iterations=30))
+    found = fit_bodies(samples, start, BODY, POINTS, PRIOR, LoopConfig(solver="spin", iterations=30))
     assert (found.score[:, 0] < 0.7 * score_fits(start, POINTS, samples)).all()
     assert not torch.allclose(found.body_pose[:, 0], found.body_pose[:, 1], atol=1e-3)
 
@@ -188,7 +188,7 @@ def test_fits_made_in_augmented_crops_are_those_of_the_samples(pictures):
     plain, wild = batch(pictures["exact"]), batch(pictures["exact"], WILD)
     assert wild.flipped.any()
     assert not wild.flipped.all()
-    assert wild.rolled.abs().max() > 0.3
+    assert wild.roll.abs().max() > 0.3
     want, shown = truth(plain), truth(wild)
     back = undo_augmentation(shown, BODY, wild)
     for name, tolerance in (("orient", 1e-4), ("body_pose", 1e-5), ("transl", 0.02)):
@@ -209,7 +209,7 @@ def test_the_better_of_two_fits_is_kept_view_by_view(pictures):
     samples = batch(pictures["exact"][:2])
     a = replace(truth(samples), score=torch.tensor([[1.0, 2.0], [torch.inf, 3.0]]))
     b = replace(a, betas=a.betas + 1, score=torch.tensor([[2.0, 1.0], [5.0, 3.0]]))
-    kept = better(b, a)
+    kept = keep_better(b, a)
     taken = torch.tensor([[False, True], [True, False]])
     torch.testing.assert_close(kept.betas, torch.where(taken[..., None], b.betas, a.betas))
     assert kept.score.tolist() == [[1.0, 1.0], [5.0, 3.0]]
@@ -223,11 +223,11 @@ def test_bad_fits_do_not_teach_and_wild_shapes_become_the_mean_one(pictures):
     true = truth(batch(pictures["exact"][:2]))
     fits = replace(true, betas=betas, score=torch.tensor([[1.0, 99.0], [101.0, torch.inf]]))
     target = training_target(fits, samples, LoopConfig())
-    assert target.posed.tolist() == target.shaped.tolist() == [[True, True], [False, False]]
+    assert target.has_pose.tolist() == target.has_shape.tolist() == [[True, True], [False, False]]
     assert not target.bodies.betas[0, 1].any()
     assert target.bodies.betas[1, 0, 2] == pytest.approx(2.9)
     hidden = replace(samples, seen=torch.tensor([[True, False], [True, True]]))
-    assert training_target(fits, hidden, LoopConfig()).posed.tolist() == [[True, False], [False, False]]
+    assert training_target(fits, hidden, LoopConfig()).has_pose.tolist() == [[True, False], [False, False]]
 
 
 def test_the_truth_takes_the_place_of_fits_where_it_is_known(pictures):
@@ -237,8 +237,8 @@ def test_the_truth_takes_the_place_of_fits_where_it_is_known(pictures):
     samples = replace(samples, betas=betas, body_pose=pose)
     fits = untrained(samples)  # which are no fits
     target = training_target(fits, samples, LoopConfig())
-    assert target.posed.tolist() == [[True, True], [True, True], [False, False]]
-    assert target.shaped.tolist() == [[True, True], [False, False], [True, True]]
+    assert target.has_pose.tolist() == [[True, True], [True, True], [False, False]]
+    assert target.has_shape.tolist() == [[True, True], [False, False], [True, True]]
     torch.testing.assert_close(target.bodies.body_pose[:2, 1], pose[:2])
     torch.testing.assert_close(target.bodies.orient[:2], samples.orient[:2])
     torch.testing.assert_close(target.bodies.betas[[0, 2], 1], betas[[0, 2]])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import run_pipeline
 from models.body import load_body, pose_keypoints
 from models.evaluation.joints import extra_24
-from models.training.augment import AugmentConfig, augmented, collate
+from models.training.augment import AugmentConfig, augment, collate
 from models.training.recorded import RecordedPeople, plan_of_results
 from models.training.samples import Sampling
 from models.training.sources import SourceConfig, open_source
@@ -139,7 +139,7 @@ def test_it_trains_in_other_processes_and_in_batches(made: tuple[Store, Path]) -
     assert len(pickle.dumps(source)) < 2000
     assert all(same(source[i], again[i]) for i in (0, len(source) + 1))
     rng = np.random.default_rng(0)
-    batch = collate([augmented(source[i], rng, AugmentConfig(), SIZE) for i in range(4)])
+    batch = collate([augment(source[i], rng, AugmentConfig(), SIZE) for i in range(4)])
     assert batch.images.shape == (4, 1, 3, SIZE, SIZE)
     assert batch.images.float().std((2, 3, 4)).min() > 1
     assert torch.isfinite(batch.body_pose).all()

@@ -64,7 +64,7 @@ def test_the_truth_in_spins_file_is_the_truth_before_the_cameras(rows: Published
         np.testing.assert_allclose(found - found[pelvis - 25], row.S[:, :3], atol=0.02)
         px = found @ row.K.T
         px = px[:, :2] / px[:, 2:]
-        assert np.abs(px - rows.straight(i, row.part[:, :2])).max() < 2
+        assert np.abs(px - rows.undistort(i, row.part[:, :2])).max() < 2
     without = [fits for _, fits in static_fits(tmp_path / "fits.npy", rows, POINTS, shapes=False)]
     assert not any(fits.betas.any() for fits in without)
 

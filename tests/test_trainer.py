@@ -29,7 +29,7 @@ from models.training.loop import LoopConfig
 from models.training.losses import LossConfig
 from models.training.samples import Sampling
 from models.training.sources import SourceConfig, open_source
-from models.training.trainer import TrainConfig, _curves, train
+from models.training.trainer import TrainConfig, _open_curves, train
 from pipeline.errors import InputError
 from pipeline.files import locked
 
@@ -391,4 +391,4 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
 def test_a_damaged_row_of_metrics_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is damaged"):
-        _curves(tmp_path, 5)
+        _open_curves(tmp_path, 5)

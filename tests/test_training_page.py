@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 import run_pipeline
 from models.evaluation.protocols import PROTOCOLS
-from models.training.trainer import _COURSE, _NO_MATTER, TrainConfig
+from models.training.trainer import _FREE_SETTINGS, _SCHEDULE_SETTINGS, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -83,5 +83,5 @@ def test_paths_that_it_names_exist(name: str) -> None:
 
 def test_settings_that_may_change_when_a_training_goes_on_are_those_that_it_names() -> None:
     course, rest = PAGE.split("May\nchange on `--resume`, and what changes is printed:")[1].split(";")[:2]
-    assert re.findall(r"`([^`]+)`", course) == list(_COURSE)
-    assert re.findall(r"`([^`]+)`", rest.split("Any other")[0]) == list(_NO_MATTER)
+    assert re.findall(r"`([^`]+)`", course) == list(_SCHEDULE_SETTINGS)
+    assert re.findall(r"`([^`]+)`", rest.split("Any other")[0]) == list(_FREE_SETTINGS)

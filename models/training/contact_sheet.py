@@ -1,4 +1,4 @@
-"""Meshes over crops, side by side: to see what a net has learned."""
+"""Contact sheet of meshes over crops, to see what a net has learned."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _COLOURS = ((0.9, 0.45, 0.35, 0.85), (0.35, 0.6, 0.9, 0.85))
 
 
 def contact_sheet(samples: Samples, rows: Sequence[Bodies], mesh: Body) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: a column for each crop, view beside view; the crops, then each of ``rows`` over them.
+    """Draw crops side by side and, below, each of ``rows`` over them: (H, W, 3) RGB.
 
-    Bodies without a finite place, and views without a crop, are left out.
+    Bodies that are not finite and views without a crop are left out.
     """
     images = samples.images.cpu().permute(0, 1, 3, 4, 2).flatten(0, 1).numpy()
     K, seen = samples.K.cpu().double().flatten(0, 1).numpy(), samples.seen.cpu().flatten().numpy()
@@ -32,10 +32,10 @@ def contact_sheet(samples: Samples, rows: Sequence[Bodies], mesh: Body) -> NDArr
         vertices = mesh.to("cpu").vertices(
             flat.orient[:, 0], flat.body_pose[:, 0], flat.betas[:, 0], flat.transl[:, 0]
         )
-        there = (torch.stack([x.isfinite().flatten(1).all(1) for x in (flat.orient, flat.transl)])).all(0)
+        finite = torch.stack([x.isfinite().flatten(1).all(1) for x in (flat.orient, flat.transl)]).all(0)
         drawn = []
         for i, image in enumerate(images):
-            if seen[i] and there[i]:
+            if seen[i] and finite[i]:
                 rig = Rig(
                     ("crop",), K[i : i + 1], np.zeros((1, 8)), np.eye(3)[None], np.zeros((1, 3)),
                     np.array([[size, size]]),

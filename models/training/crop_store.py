@@ -1,17 +1,17 @@
-"""Pictures of people with room around them, cut from video frames once, for training to read in any order.
+"""Store of crops with room around them, cut from videos once, for training to read in any order.
 
 ``crops.zarr`` is a zarr group (format 3), readable with plain ``zarr.open``:
 
     /                     attributes: format, version, made_of (a digest), size, labels (names of columns)
-    pictures (M, P, P, 3) uint8 RGB; black where there is nothing
-    box (M, 3)            centre x, y and side, the ideal pinhole camera's pixels; NaN where nothing is
-    label (M, L)          int: what each picture is of
+    pictures (M, P, P, 3) uint8 RGB; black where nobody is visible
+    box (M, 3)            centre x, y and side, pixels of the pinhole camera; NaN where nobody is visible
+    label (M, L)          int: identity of each picture
     done (blocks,)        true once a block of 64 pictures is written
 
-The box is ``size`` pixels wide in the picture and in its middle. Lens distortion is taken out, so that each
-picture is a pinhole camera's: that of ``crop_matrix`` times the camera's K. A picture is a chunk of its own
-in a file of 64, so a million pictures are 16 thousand files. A block is written whole, then marked; a writer
-that was killed goes on at the first block that is not.
+The box is ``size`` pixels wide, in the middle of the picture. Lens distortion is removed: each picture is a
+pinhole camera's with the matrix ``crop_matrix`` K. A picture is a chunk in a file of 64, so a million
+pictures are 16 thousand files. A block is written, then marked; a killed writer resumes at the first block
+without a mark.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 BLOCK: Final = 64
+"""Pictures in a file."""
 CROPS_VERSION: Final = 3
-"""1: not cut along whole pixels; 2: a person's place among those of the window, not the id."""
+"""Version of the format. 1: not cut along whole pixels; 2: index of a person in the window, not the id."""
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Pictures that a store is to hold."""
+    """Content of a store of crops."""
 
     made_of: str
-    """Digest of what they are cut from."""
+    """Digest of the source of the pictures."""
     size: int
     """Side of the crops, pixels; the pictures have room around them."""
     box: Array
-    """(M, 3) centre x, y and side, pixels of the pinhole camera; NaN where there is nothing to see."""
+    """(M, 3) centre x, y and side, pixels of the pinhole camera; NaN where nobody is visible."""
     label: NDArray[np.int64]
     """(M, L) numbers that identify each picture."""
     labels: tuple[str, ...]
@@ -54,7 +55,7 @@ class CropPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the pictures on the disk, at most: they are compressed without loss."""
+        """Largest size of the pictures on the disk, bytes, before lossless compression."""
         seen = int(np.isfinite(self.box).all(1).sum())
         return seen * (self.size + 2 * room_around(self.size)) ** 2 * 3
 
@@ -64,7 +65,7 @@ class CropPlan:
 
 
 class CropStore:
-    """A store on disk, open for reading, and for writing blocks in order. It pickles as its path."""
+    """Store of crops on disk, open for reading or for writing blocks in order. Pickles as its path."""
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open the store at ``path``.
@@ -93,11 +94,11 @@ class CropStore:
             ) from e
 
     @classmethod
-    def of(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
-        """The finished store of crops of ``source``, for training at ``size`` pixels.
+    def open_finished(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
+        """Open the finished store of crops of ``source``, for training at ``size`` pixels.
 
         Raises:
-            InputError: it is of something else, not finished, or its pictures are too small.
+            InputError: it is of another source, not finished, or its pictures are too small.
         """
         store = cls(path)
         if store.plan.made_of != made_of:
@@ -116,10 +117,10 @@ class CropStore:
 
     @classmethod
     def resume(cls, path: Path, plan: CropPlan) -> CropStore:
-        """The store at ``path``, to go on writing, or a new one where there is none.
+        """Open the store at ``path`` to continue writing, or create it.
 
         Raises:
-            InputError: there is one of other pictures, or no room for all of them on the disk.
+            InputError: it holds other pictures, or the disk is too full.
         """
         if path.exists():
             store = cls(path, write=True)
@@ -131,16 +132,16 @@ class CropStore:
                     f"{path}: holds crops of something else, or of another size ({old.size} pixels, wanted "
                     f"{plan.size}). Choose another file, or remove it."
                 )
-            for leftover in path.rglob("*.partial"):  # of a write that was killed
-                leftover.unlink(missing_ok=True)
-            _check_room(path, plan.nbytes * (1 - store.next_block / max(1, plan.blocks)))
+            for partial in path.rglob("*.partial"):  # of a killed write
+                partial.unlink(missing_ok=True)
+            _check_disk_space(path, plan.nbytes * (1 - store.next_block / max(1, plan.blocks)))
             return store
         return cls._create(path, plan)
 
     @classmethod
     def _create(cls, path: Path, plan: CropPlan) -> CropStore:
         building = path.with_name(path.name + ".new")
-        _check_room(path, plan.nbytes)  # before there is a store that a smaller plan would not fit
+        _check_disk_space(path, plan.nbytes)  # before a store exists, whose plan cannot be made smaller
         shutil.rmtree(building, ignore_errors=True)
         try:
             root = zarr.create_group(
@@ -165,7 +166,7 @@ class CropStore:
 
     @property
     def next_block(self) -> int:
-        """The first block that is not written; the number of blocks when all are."""
+        """First block that is not written, or the number of blocks."""
         done = np.asarray(self._done[:])
         return len(done) if done.all() else int(np.argmin(done))
 
@@ -188,7 +189,7 @@ class CropStore:
             ) from e
 
     def picture(self, row: int) -> Pixels:
-        """(P, P, 3) RGB. Raises ``InputError`` when its file is damaged."""
+        """Read a picture (P, P, 3) RGB. Raises ``InputError`` when its file is damaged."""
         try:
             return np.asarray(self._pictures[row])
         except (ValueError, RuntimeError, OSError) as e:
@@ -198,10 +199,10 @@ class CropStore:
             ) from e
 
 
-def _check_room(path: Path, size: float) -> None:
-    place = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if size > (free := shutil.disk_usage(place).free):
+def _check_disk_space(path: Path, size: float) -> None:
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if size > (free := shutil.disk_usage(existing).free):
         raise InputError(
-            f"{path}: up to {size / 1e9:.1f} GB are still to be written, and {free / 1e9:.1f} GB are free. "
+            f"{path}: up to {size / 1e9:.1f} GB are still to be written, but {free / 1e9:.1f} GB are free. "
             "Make room, choose a smaller size or fewer frames, or another place."
         )

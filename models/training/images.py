@@ -1,4 +1,4 @@
-"""Training of an image regressor: data, the loss with SMPLify in the loop, errors."""
+"""Training of an image regressor: data, loss with SMPLify in the loop, errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from models.image_regressor import (
     save_image_regressor,
 )
 from models.priors import load_pose_prior
-from models.training.augment import UNCHANGED, AugmentConfig, augmented, collate
+from models.training.augment import UNCHANGED, AugmentConfig, augment, collate
 from models.training.contact_sheet import contact_sheet
 from models.training.fits import FitStore
 from models.training.loop import (
@@ -37,8 +37,8 @@ from models.training.loop import (
     LoopConfig,
     Target,
     apply_augmentation,
-    better,
-    fitted,
+    fit_bodies,
+    keep_better,
     picture_ids,
     select,
     training_target,
@@ -55,54 +55,54 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, SPIN_49
 
-_COMMON: Final = EXTRA_24.index("Neck (LSP)") + 1
-"""The first joints of ``EXTRA_24``, which all data sets have: limbs and neck."""
+_COMMON_JOINTS: Final = EXTRA_24.index("Neck (LSP)") + 1
+"""Number of the first joints of ``EXTRA_24`` that all data sets have: limbs and neck."""
 
 
 class ImagesConfig(Config):
-    """An image regressor, what it learns from, and how."""
+    """An image regressor and its training."""
 
     encoder: EncoderName = "resnet50"
-    """Crop → vector."""
+    """Network on each crop."""
     fusion: FusionName = "attention"
-    """Vectors of all views → one."""
+    """Fusion of the views' features."""
     size: int = Field(224, ge=128, le=224, multiple_of=32)
     """Side of the crops, pixels."""
     contrast: Contrast = "none"
     """Contrast of the crops."""
     body: Path | None = None
-    """SMPL (``.pkl``, ``.npz``), whose poses published data hold; else the body that ships."""
+    """SMPL (``.pkl``, ``.npz``), the body model of published poses; by default the body that ships."""
     joint_regressor: Path | None = None
-    """SPIN's ``J_regressor_extra.npy``, for SMPL: where data sets have nine joints, else placed by a rule."""
+    """SPIN's ``J_regressor_extra.npy``, for SMPL, for nine joints of the data sets; by default by a rule."""
     pose_prior: Path | None = None
-    """SMPLify's ``gmm_08.pkl``, for the fits; else the prior that ships."""
+    """SMPLify's ``gmm_08.pkl``, for the fits; by default the prior that ships."""
     imagenet: bool = True
-    """The encoder begins with the weights of ImageNet."""
+    """Start the encoder from ImageNet's weights."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """Share of the regressor's hidden units that a step leaves out; a short training has no use for it."""
+    """Dropout of the regressor's hidden units; 0 is best for a short training."""
     views: int = Field(2, ge=1)
-    """Views of each sample, drawn anew each time from those that there are."""
+    """Views of each sample, drawn at random."""
     supervision: Literal["full", "2d"] = "full"
-    """``2d``: 3D joints, poses and shapes of the data are not used; only keypoints, and fits to them."""
+    """``2d``: without 3D joints, poses and shapes of the data, only keypoints and fits to them."""
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    """Data sets, mixed by weight."""
+    """Data sets to train on, mixed by weight."""
     check: tuple[SourceConfig, ...] = (SourceConfig(split="test"),)
-    """Data sets whose truth the net is compared with."""
+    """Data sets to validate on."""
     check_samples: int = Field(256, ge=1)
-    """Samples of each of them."""
+    """Validation samples of each data set."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of the samples."""
     loss: LossConfig = LossConfig()
-    """Weights of the terms."""
+    """Weights of the loss."""
     fits: LoopConfig = LoopConfig()
     """SMPLify in the loop."""
     workers: int = Field(0, ge=0)
-    """Processes that make batches; 0 makes them in between."""
+    """Processes that make batches; 0: the main process."""
 
 
 @dataclass(frozen=True)
 class ImageData(Dataset[Samples]):
-    """A process's share of the batch of each step, which follows from the seed and the step."""
+    """A process's share of the batch of each step, determined by seed and step."""
 
     sources: tuple[SampleSource, ...]
     cfg: ImagesConfig
@@ -119,21 +119,21 @@ class ImageData(Dataset[Samples]):
         for slot in range(self.rank, self.batch, self.world):
             source, index = drawn[slot]
             rng = np.random.default_rng([self.seed, step, slot])
-            rows.append(augmented(self.sources[source][index], rng, cfg.augment, cfg.size))
+            rows.append(augment(self.sources[source][index], rng, cfg.augment, cfg.size))
         return collate(rows)
 
 
 @dataclass(frozen=True, repr=False)
 class SamplesWithFits(TensorBatch):
-    """All that the losses of a step depend on beside the net."""
+    """Input of a step's losses beside the net."""
 
     samples: Samples
     fits: Bodies | None
-    """Those of earlier steps, of samples that are not augmented; None where none are made."""
+    """Stored fits of the samples without augmentation; None without SMPLify in the loop."""
 
 
 class ImageTask:
-    """An image regressor that learns from samples and from fits to them."""
+    """Training of an image regressor on samples and fits to them."""
 
     best = "pa_mpjpe_mm"
 
@@ -142,29 +142,29 @@ class ImageTask:
     ) -> None:
         """Raises ``InputError`` when body, prior or data cannot be read."""
         self.cfg, self.device = cfg, device
-        taught = load_target_body(cfg.body, cfg.joint_regressor)
-        means: Literal["anny", "smpl"] = "smpl" if taught.smpl else "anny"
-        config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, means, cfg.size)
+        target = load_target_body(cfg.body, cfg.joint_regressor)
+        body: Literal["anny", "smpl"] = "smpl" if target.smpl else "anny"
+        config = ImageConfig(cfg.encoder, cfg.fusion, cfg.contrast, body, cfg.size)
         self.net = ImageRegressor(config, imagenet=cfg.imagenet, seed=seed)
         self.net.head.drop1.p = self.net.head.drop2.p = cfg.dropout
         self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mesh = taught.mesh.to(device)
+        self.mesh = target.mesh.to(device)
         self.body = self.mesh.keypoints.to(dtype=torch.float32)
-        self.points = with_points(self.body, taught.extra.to(dtype=torch.float32, device=device))
+        self.points = with_points(self.body, target.extra.to(dtype=torch.float32, device=device))
         self.prior = load_pose_prior(cfg.pose_prior)
-        self.data = ImageData(_opened(cfg.sources, cfg, motion, seed, taught), cfg, batch, seed)
-        # Of another seed: poses that are drawn from a prior, and looks, are then others, too.
-        self.checks = _opened(cfg.check, cfg, motion, seed + 1, taught)
+        self.data = ImageData(_open_sources(cfg.sources, cfg, motion, seed, target), cfg, batch, seed)
+        # With another seed synthetic samples have other poses and looks.
+        self.checks = _open_sources(cfg.check, cfg, motion, seed + 1, target)
         self.fits: FitStore | None = None
 
     def start_from(self, init: Path) -> None:
-        before = load_image_regressor(init)
-        # The camera of the crop is learned here, whatever camera was learned before.
-        held, wanted = asdict(replace(before.config, spin_camera=False)), asdict(self.net.config)
-        if other := [name for name in wanted if held[name] != wanted[name]]:
-            has, asks = (", ".join(f"images.{n}={of[n]!r}" for n in other) for of in (held, wanted))
+        net = load_image_regressor(init)
+        # The crop's own camera is learned, whatever camera the loaded weights were trained for.
+        loaded, expected = asdict(replace(net.config, spin_camera=False)), asdict(self.net.config)
+        if different := [name for name in expected if loaded[name] != expected[name]]:
+            has, asks = (", ".join(f"images.{n}={of[n]!r}" for n in different) for of in (loaded, expected))
             raise InputError(f"{init}: holds {has}, the settings ask for {asks}.")
-        self.net.load_state_dict(before.state_dict())
+        self.net.load_state_dict(net.state_dict())
 
     def batches(self, first: int, rank: int, world: int) -> Generator[Samples]:
         loader = DataLoader(
@@ -174,7 +174,7 @@ class ImageTask:
             num_workers=self.cfg.workers,
             multiprocessing_context="spawn" if self.cfg.workers else None,
             prefetch_factor=2 if self.cfg.workers else None,
-            generator=torch.Generator(),  # or it would draw from torch's own
+            generator=torch.Generator(),  # by default it draws from torch's global one
             pin_memory=self.device.type == "cuda",
         )
         for samples in loader:
@@ -183,7 +183,7 @@ class ImageTask:
     def ids(self, batch: Samples) -> list[str]:
         return [name for views in picture_ids(batch) for name in views]
 
-    def begin(self, out: Path, step: int) -> None:
+    def open_state(self, out: Path, step: int) -> None:
         if self.cfg.fits.enabled:
             self.fits = FitStore(out / "fits.zarr", version=step)
             for cfg, source in zip(self.cfg.sources, self.data.sources, strict=True):
@@ -192,52 +192,52 @@ class ImageTask:
                     for names, fits in static_fits(cfg.fits, source.rows, points, source.shapes):
                         self.fits.put(names, fits, step)
 
-    def keep(self, oldest: int) -> None:
+    def save_state(self, oldest: int) -> None:
         if self.fits is not None:
             self.fits.save()
-            self.fits.tidy(oldest)
+            self.fits.compact(oldest)
 
-    def share(self, step: int) -> None:
+    def reload_state(self, step: int) -> None:
         if self.fits is not None:
             self.fits.reload(step)
 
     def losses(self, batch: SamplesWithFits, step: int) -> dict[str, Tensor]:
-        """The terms of the loss, with ``loss`` their sum; and what the fits did, for the curves."""
+        """Terms of the loss, with ``loss`` their sum, and statistics of the fits, for the curves."""
         samples = clean(batch.samples, self.cfg.supervision)
         features = self.encode(samples)
-        with torch.autocast(features.device.type, enabled=False):  # geometry needs all the digits
+        with torch.autocast(features.device.type, enabled=False):  # geometry needs float32
             predicted, camera = self.bodies(samples, features.float())
             target, fit_terms = self.target(samples, batch.fits, predicted, step)
             terms = image_losses(predicted, camera, samples, target, self.points, self.cfg.loss, self.mesh)
         return fit_terms | terms
 
     def prepare(self, samples: Samples, step: int) -> SamplesWithFits:
-        """Add the fits that there are."""
+        """Add the stored fits."""
         if self.fits is None:
             return SamplesWithFits(samples, None)
         if step % self.cfg.fits.save_steps == 0:
             self.fits.save()
         fits = self.fits.get(picture_ids(samples))
-        if self.device.type == "cuda":  # or the processor would wait for what the GPU was told before
+        if self.device.type == "cuda":  # a copy from pageable memory waits for the work queued on the GPU
             fits = fits.map(Tensor.pin_memory)
         return SamplesWithFits(samples, fits.map(lambda x: x.to(self.device, non_blocking=True)))
 
-    def of_tensors_alone(self, step: int) -> bool:
+    def replayable(self, step: int) -> bool:
         return self.fits is None or step % self.cfg.fits.every > 0
 
     def encode(self, samples: Samples) -> Tensor:
-        """Features (M, D) of the crops that there are."""
-        images = samples.images.flatten(0, 1).index_select(0, samples.shown)
+        """Features (M, D) of the seen crops."""
+        images = samples.images.flatten(0, 1).index_select(0, samples.seen_index)
         images = normalise_rgb(images.float(), self.cfg.contrast)
-        found: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
-        return found
+        features: Tensor = self.net.encoder(images.contiguous(memory_format=torch.channels_last))
+        return features
 
-    def bodies(self, samples: Samples, found: Tensor) -> tuple[Bodies, Tensor]:
-        """Bodies that the net predicts from features (M, D), placed before the cameras of the crops; and its
-        camera (N, V, 3)."""
+    def bodies(self, samples: Samples, encoded: Tensor) -> tuple[Bodies, Tensor]:
+        """Predict bodies, in the frames of the crops' cameras, and SPIN's camera (N, V, 3) from features
+        (M, D)."""
         seen = samples.seen
-        features = found.new_zeros(seen.numel(), found.shape[-1]).index_copy(0, samples.shown, found)
-        features = features.view(*seen.shape, -1)
+        blank = encoded.new_zeros(seen.numel(), encoded.shape[-1])
+        features = blank.index_copy(0, samples.seen_index, encoded).view(*seen.shape, -1)
         predicted = self.net.estimate(features, seen)
         size = float(self.cfg.size)
         middle = (size - 1) / 2
@@ -245,8 +245,8 @@ class ImageTask:
         orient, transl = place_body(predicted, box, samples.K, self.body)
         pose = predicted.body_pose[:, None].expand(-1, seen.shape[1], -1, -1, -1)
         betas = predicted.betas[:, None].expand(-1, seen.shape[1], -1)
-        none = torch.full_like(transl[..., 0], torch.inf)
-        return Bodies(orient, pose, betas, transl, none), predicted.camera
+        no_score = torch.full_like(transl[..., 0], torch.inf)
+        return Bodies(orient, pose, betas, transl, no_score), predicted.camera
 
     @torch.no_grad()
     def target(
@@ -257,62 +257,64 @@ class ImageTask:
         means: dict[str, Tensor] = {}
         if stored is not None:
             best = old = apply_augmentation(stored, self.body, samples)
-            if self.fits is not None and not self.of_tensors_alone(step):
-                new = fitted(samples, predicted, self.body, self.points, self.prior, self.cfg.fits)
+            if self.fits is not None and not self.replayable(step):
+                new = fit_bodies(samples, predicted, self.body, self.points, self.prior, self.cfg.fits)
                 means["fits_better"] = mean_where(samples.seen, (new.score < old.score).float())
                 self.fits.put(picture_ids(samples), undo_augmentation(new, self.body, samples), step)
-                best = better(new, old)
+                best = keep_better(new, old)
             means["fit_score"] = mean_where(samples.seen, best.score.clamp(max=1000))
         target = training_target(best, samples, self.cfg.fits)
-        means["posed"] = mean_where(samples.seen, target.posed.float())
+        means["posed"] = mean_where(samples.seen, target.has_pose.float())
         return target, means
+
+    def predict(self, samples: Samples) -> Bodies:
+        """Predict bodies in evaluation mode."""
+        training = self.net.training
+        self.net.eval()
+        predicted, _ = self.bodies(samples, self.encode(samples).float())
+        self.net.train(training)
+        return predicted
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:
-        """Mean errors over the samples whose truth is known, millimetres."""
-        was = self.net.training
-        self.net.eval()
+        """Mean errors over the validation samples whose truth is known, millimetres."""
         direct, aligned = list[float](), list[float]()
         for source in self.checks:
-            many = min(self.cfg.check_samples, len(source))
-            index = [i * len(source) // many for i in range(many)]
-            for first in range(0, many, 16):
+            count = min(self.cfg.check_samples, len(source))
+            index = [i * len(source) // count for i in range(count)]
+            for first in range(0, count, 16):
                 rows = [
-                    augmented(source[i], np.random.default_rng(0), UNCHANGED, self.cfg.size)
+                    augment(source[i], np.random.default_rng(0), UNCHANGED, self.cfg.size)
                     for i in index[first : first + 16]
                 ]
                 samples = clean(collate(rows).to(self.device), "full")
-                predicted, _ = self.bodies(samples, self.encode(samples).float())
-                a, b = image_net_errors(predicted.to("cpu"), samples.to("cpu"), self.points.to(device="cpu"))
+                predicted = self.predict(samples).to("cpu")
+                a, b = image_net_errors(predicted, samples.to("cpu"), self.points.to(device="cpu"))
                 direct += a[np.isfinite(a)].tolist()
                 aligned += b[np.isfinite(b)].tolist()
-        self.net.train(was)
         if not direct:
             raise InputError("images.check: no sample's truth is known. Give data with 3D joints or poses.")
         return {"mpjpe_mm": 1e3 * float(np.mean(direct)), "pa_mpjpe_mm": 1e3 * float(np.mean(aligned))}
 
     @torch.no_grad()
     def pictures(self, batch: Samples) -> dict[str, NDArray[np.uint8]]:
-        """Crops of four samples, and over them what the net says and, where there are, the fits."""
+        """Contact sheet of four samples with predicted and stored bodies."""
         few = select(clean(batch, "full"), torch.arange(min(4, len(batch.ids)), device=self.device))
-        was = self.net.training
-        self.net.eval()
-        predicted, _ = self.bodies(few, self.encode(few).float())
-        self.net.train(was)
-        rows = [predicted]
+        rows = [self.predict(few)]
         if self.fits is not None:
             stored = self.fits.get(picture_ids(few)).to(self.device)
             rows.append(apply_augmentation(stored, self.body, few))
         return {"crops, predicted, fitted": contact_sheet(few, rows, self.mesh)}
 
     def save(self, path: Path) -> None:
-        """Raises ``OSError``."""
         save_image_regressor(self.net, path)
 
 
-def _opened(
+def _open_sources(
     sources: Sequence[SourceConfig], cfg: ImagesConfig, motion: Path | None, seed: int, body: TargetBody
 ) -> tuple[SampleSource, ...]:
+    """Open data sets; synthetic ones without a path take the ``motion``."""
+
     def with_motion(s: SourceConfig) -> SourceConfig:
         return s.model_copy(update={"path": motion}) if s.kind == "synthetic" and s.path is None else s
 
@@ -322,45 +324,45 @@ def _opened(
 def image_net_errors(
     predicted: Bodies, samples: Samples, points: KeypointBody
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """MPJPE and PA-MPJPE, (N,) metres each, means over the views that show the person.
+    """MPJPE and PA-MPJPE, (N,) metres each, means over the seen views.
 
-    Over SMPL's joints, from the pelvis, where pose and shape are known; else of the 13 of ``EXTRA_24`` that
-    all data sets have, from the middle of the hips. NaN where neither is known, and where nothing is shown.
-    points: the body with the samples' 49 points.
+    Of SMPL's joints, relative to the pelvis, where pose and shape are known; else of the 13 joints of
+    ``EXTRA_24`` that all data sets have, relative to the middle of the hips. NaN where neither is known or no
+    view is seen. points: body with the samples' 49 points.
     """
     views = samples.seen.shape[1]
     pose = samples.body_pose[:, None].expand(-1, views, -1, -1, -1)
     betas = samples.betas[:, None].expand(-1, views, -1)
     truth = torch.cat([samples.orient[:, :, None], pose], 2)
-    (true, _), (found, marked) = (
+    (true_joints, _), (joints, keypoints) = (
         pose_keypoints(points, r, b, torch.zeros(3))
         for r, b in ((truth, betas), (predicted.rotations, predicted.betas))
     )
     direct, aligned = np.full((2, *samples.seen.shape), np.nan)
-    smpl = tuple(x - x[:, :, :1] for x in (found, true))
-    pairs = marked[:, :, len(BODY_25) :], samples.joints
-    common = tuple((x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON] for x in pairs)
+    smpl = tuple(x - x[:, :, :1] for x in (joints, true_joints))
+    extra = keypoints[:, :, len(BODY_25) :], samples.joints
+    common = tuple((x - x[:, :, HIPS].mean(2, keepdim=True))[:, :, :_COMMON_JOINTS] for x in extra)
     for a, b in (common, smpl):
-        for error, now in ((direct, mpjpe(a, b)), (aligned, pa_mpjpe(a, b))):
-            np.copyto(error, now, where=np.isfinite(now))
-    return _over_views(direct, samples), _over_views(aligned, samples)
+        for error, values in ((direct, mpjpe(a, b)), (aligned, pa_mpjpe(a, b))):
+            np.copyto(error, values, where=np.isfinite(values))
+    return _mean_over_views(direct, samples), _mean_over_views(aligned, samples)
 
 
-def _over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
-    """(N, V) → (N,), without those that are not known."""
-    known = np.isfinite(error) & samples.seen.numpy()
-    total = np.where(known, error, 0).sum(1)
-    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+def _mean_over_views(error: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
+    """Mean (N,) of the finite errors (N, V) of seen views; NaN without any."""
+    valid = np.isfinite(error) & samples.seen.numpy()
+    total = np.where(valid, error, 0).sum(1)
+    return np.where(valid.any(1), total / np.maximum(valid.sum(1), 1), np.nan)
 
 
 def with_points(a: KeypointBody, b: KeypointBody) -> KeypointBody:
-    """A body with the points of a, then those of b."""
+    """Body ``a`` with the keypoints of both."""
     return a.with_points(SPIN_49, {k: torch.cat([x, b.points[k]]) for k, x in a.points.items()})
 
 
 def clean(samples: Samples, supervision: Literal["full", "2d"]) -> Samples:
-    """Samples with a camera for what is not shown, so that no NaN gets into a gradient; with ``2d`` without
-    the truth."""
+    """Replace the NaN cameras of views that are not seen, whose gradients would be NaN; remove the truth for
+    ``2d``."""
     eye = torch.eye(3, dtype=samples.K.dtype, device=samples.K.device)
     samples = replace(samples, K=torch.where(samples.seen[..., None, None], samples.K, eye))
     if supervision == "full":

@@ -1,4 +1,4 @@
-"""Training of a keypoint net: its data, its loss, its errors."""
+"""Training of a keypoint net: data, loss, errors."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ Array = NDArray[np.float64]
 KeypointNetName = Literal["calibrated", "uncalibrated"]
 
 CHECKED_VIEWS: Final = (1, 2, 4, 8)
+"""Numbers of views of the validation samples."""
 
 
 class KeypointNetConfig(Config):
     """A keypoint net, and the synthetic projections that it learns from."""
 
     width: int = Field(512, ge=8)
-    """Width of the trunk and the iterations' hidden layers."""
+    """Width of the trunk and of the iterations' hidden layers."""
     iterations: int = Field(4, ge=1)
-    """Rounds of feedback."""
+    """Iterations of feedback."""
     reprojection: float = Field(0.0, ge=0)
-    """Weight of the distance, metres, between the calibrated net's keypoints and the rays on which they were
-    found, outliers apart: it is to agree with a detector that defines points otherwise, not only with the
-    truth."""
+    """Weight of the robust distance, metres, between the calibrated net's keypoints and the detected rays: so
+    it also agrees with a detector that defines points differently."""
     easy: float = Field(0.4, ge=0, le=1)
-    """Share of samples with less noise than usual, down to none: clean input comes out clean."""
+    """Share of samples with less noise, down to none, for clean results from clean input."""
     bias: float = Field(0.5, ge=0, le=1)
-    """Share of samples from a detector that puts keypoints elsewhere on the body, 6–20 mm."""
+    """Share of samples from a detector with offset keypoints on the body, 6–20 mm."""
     calibration: float = Field(1.0, ge=0)
     """Errors of the cameras: 1 is 0.3 degrees and 1 cm."""
     focal: float = Field(0.0, ge=0)
-    """Error of the focal length in half of the samples, as the standard deviation of its logarithm."""
+    """Standard deviation of the logarithm of the focal length's error, in half of the samples."""
     no_feet: float = Field(0.1, ge=0, le=1)
-    """Share of samples from a detector that does not know feet."""
+    """Share of samples from a detector without feet."""
     blazepose: float = Field(0.0, ge=0, le=1)
     """Share of samples from BlazePose heavy, the detector that ships; the others are from OpenPose."""
     check_samples: int = Field(250, ge=1)
-    """Held-out samples of each number of views that the net is compared with."""
+    """Validation samples of each number of views."""
 
 
 class KeypointTask:
-    """A keypoint net that learns from projections whose truth is known."""
+    """Training of a keypoint net on synthetic projections."""
 
     best = "pa_mpjpe_mm_4"
 
@@ -91,16 +91,13 @@ class KeypointTask:
         self.net = make_net(cfg, kind, seed, poses).to(device)
 
     def start_from(self, init: Path) -> None:
-        before = load_regressor(init)
-        if (
-            before.config | {"iterations": 0} != self.net.config | {"iterations": 0}
-            or before.kind != self.kind
-        ):
+        net = load_regressor(init)
+        if net.kind != self.kind or net.config | {"iterations": 0} != self.net.config | {"iterations": 0}:
             raise InputError(
-                f"{init}: holds a {before.kind} net ({before.config}), the settings ask for a {self.kind} "
+                f"{init}: holds a {net.kind} net ({net.config}), the settings ask for a {self.kind} "
                 f"one ({self.net.config})."
             )
-        self.net.load_state_dict(before.state_dict())
+        self.net.load_state_dict(net.state_dict())
 
     def batches(self, first: int, rank: int, world: int) -> Generator[list[Projected]]:
         step = first
@@ -110,11 +107,10 @@ class KeypointTask:
             step += 1
 
     def prepare(self, batch: list[Projected], step: int) -> list[Projected]:
-        """All is there."""
         return batch
 
-    def of_tensors_alone(self, step: int) -> bool:
-        """They are, but a step's numbers of views are another's seldom."""
+    def replayable(self, step: int) -> bool:
+        """False: the number of views, and with it the shapes, changes from step to step."""
         return False
 
     def losses(self, batch: list[Projected], step: int) -> dict[str, Tensor]:
@@ -122,11 +118,11 @@ class KeypointTask:
         return {"loss": torch.stack(parts).mean()}
 
     def ids(self, batch: list[Projected]) -> list[str]:
-        """Projections have none: they follow from seed and step."""
+        """No ids: projections are determined by seed and step."""
         return []
 
     def check(self) -> dict[str, float]:
-        return errors_of(self.net, self.checks)
+        return check_errors(self.net, self.checks)
 
     def pictures(self, batch: list[Projected]) -> dict[str, NDArray[np.uint8]]:
         return {}
@@ -134,35 +130,35 @@ class KeypointTask:
     def save(self, path: Path) -> None:
         save_regressor(self.net, path)
 
-    def begin(self, out: Path, step: int) -> None:
-        """Nothing is kept beside the weights."""
+    def open_state(self, out: Path, step: int) -> None:
+        """No state beside the weights."""
 
-    def keep(self, oldest: int) -> None:
-        """Nothing."""
+    def save_state(self, oldest: int) -> None:
+        """No state beside the weights."""
 
-    def share(self, step: int) -> None:
-        """Nothing."""
+    def reload_state(self, step: int) -> None:
+        """No state beside the weights."""
 
 
 def make_net(cfg: KeypointNetConfig, name: KeypointNetName, seed: int, poses: Poses) -> KeypointNet:
-    """A net with random weights whose first guess is the mean of the motion."""
+    """Make a net with random weights whose initial pose is the mean of the motion."""
     body = load_body().keypoints
-    # Layers draw their weights from the global generator, which is to stay as it was.
+    # Layers draw their weights from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = CalibratedNet if name == "calibrated" else UncalibratedNet
         net: KeypointNet = kind(body, width=cfg.width, iterations=cfg.iterations)
     rng = torch.Generator().manual_seed(seed)
     sampler = Sampler(poses)
-    turned = global_rotations(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
-    if name == "calibrated":  # ahead is where the body faces, on the ground
-        side = turned[:, 0, :, 0] * torch.tensor([1.0, 0.0, 1.0])
+    rotations = global_rotations(sampler.rotations(sampler.draw(4000, rng), rng, varied=False))
+    if name == "calibrated":  # in a frame that is turned to the heading
+        side = rotations[:, 0, :, 0] * torch.tensor([1.0, 0.0, 1.0])
         side = side / side.norm(dim=-1, keepdim=True)
         up = torch.tensor([0.0, 1.0, 0.0]).expand_as(side)
         frame = torch.stack([side, up, torch.linalg.cross(side, up, dim=-1)], 1)
-        mean = (frame[:, None] @ turned).mean(0)
+        mean = (frame[:, None] @ rotations).mean(0)
     else:
-        mean = (turned[:, :1].mT @ turned[:, 1:]).mean(0)
+        mean = (rotations[:, :1].mT @ rotations[:, 1:]).mean(0)
     net.start.copy_(matrix_to_six(roma.special_procrustes(mean)).flatten())
     return net
 
@@ -175,7 +171,7 @@ def batches(
     step: int,
     device: torch.device | str = "cpu",
 ) -> list[Projected]:
-    """The two halves of a step's samples, which depend on seed, step and kind of device alone."""
+    """Draw a step's samples in two halves, of v and 9 − v views, from seed, step and kind of device alone."""
     rng = torch.Generator(device).manual_seed(seed * 1_000_000_007 + step)
     d = Difficulty(
         easy=cfg.easy, varied_poses=True, calibration=cfg.calibration, focal=cfg.focal, bias=cfg.bias,
@@ -186,35 +182,35 @@ def batches(
     return [projections.sample(half, v, d, rng) for v in (views, 9 - views)]
 
 
-def errors_of(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]:
+def check_errors(net: KeypointNet, checks: Sequence[Projected]) -> dict[str, float]:
     """Mean errors in millimetres, ``mpjpe_mm_<views>`` and ``pa_mpjpe_mm_<views>``."""
-    row: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for batch in checks:
         views = batch.K.shape[1]
         direct, aligned = keypoint_net_errors(net, batch)
-        row[f"mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(direct)), 2)
-        row[f"pa_mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(aligned)), 2)
-    return row
+        errors[f"mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(direct)), 2)
+        errors[f"pa_mpjpe_mm_{views}"] = round(1e3 * float(np.nanmean(aligned)), 2)
+    return errors
 
 
 @torch.no_grad()
 def keypoint_net_errors(
     net: KeypointNet, batch: Projected, joints: int = len(SMPL_24)
 ) -> tuple[Array, Array]:
-    """MPJPE from the pelvis and PA-MPJPE, (N,) metres each, over the first ``joints`` of SMPL.
+    """MPJPE relative to the pelvis and PA-MPJPE, (N,) metres each, of the first ``joints`` of SMPL.
 
-    The first is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where
-    the net saw nobody.
+    MPJPE is the mean over the views' cameras, as the uncalibrated net has a root for each. NaN where no view
+    is seen.
     """
     device = next(net.parameters()).device
-    seen = (x.to(device) for x in (batch.xy_px, batch.confidence, batch.K, batch.R, batch.t))
-    r = net(*seen).to("cpu")
+    inputs = (x.to(device) for x in (batch.xy_px, batch.confidence, batch.K, batch.R, batch.t))
+    r = net(*inputs).to("cpu")
     body = load_body().keypoints.to(dtype=torch.float32)
     pose = torch.cat([torch.eye(3).expand(len(r.betas), 1, 3, 3), r.body_pose], 1)
-    found, _ = pose_keypoints(body, pose, r.betas, torch.zeros(len(r.betas), 3))
-    found = (found - found[:, :1])[:, :joints]
+    predicted, _ = pose_keypoints(body, pose, r.betas, torch.zeros(len(r.betas), 3))
+    predicted = (predicted - predicted[:, :1])[:, :joints]
     true = (batch.joints - batch.joints[:, :1])[:, :joints]
-    in_view = mpjpe(found[:, None] @ r.view_orient.mT, true[:, None] @ batch.true_R.mT)
+    in_view = mpjpe(predicted[:, None] @ r.view_orient.mT, true[:, None] @ batch.true_R.mT)
     count = r.seen.sum(1).numpy()
     direct = np.where(r.seen.numpy(), in_view, 0).sum(1) / np.maximum(count, 1)
-    return np.where(count > 0, direct, np.nan), pa_mpjpe(found, true)
+    return np.where(count > 0, direct, np.nan), pa_mpjpe(predicted, true)

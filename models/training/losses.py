@@ -126,23 +126,23 @@ class LossConfig(Config):
     """Weights of the terms of an image net's loss; the defaults are SPIN's."""
 
     keypoints: float = Field(5.0, ge=0)
-    """Weight of the squared distance of keypoints in the crop, in halves of its side."""
+    """Weight of the squared reprojection residual, in halves of the crop's side."""
     joints: float = Field(5.0, ge=0)
-    """Weight of the squared distance of 3D joints from the middle of the hips, m²."""
+    """Weight of the squared error of 3D joints relative to the middle of the hips, m²."""
     pose: float = Field(1.0, ge=0)
     """Weight of the squared difference of rotation matrices."""
     betas: float = Field(1e-3, ge=0)
-    """Weight of the squared difference of shapes."""
+    """Weight of the squared difference of betas."""
     shape: float = Field(0.0, ge=0)
-    """Weight of the distance of vertices, metres; only with another weight than 0 are meshes made."""
+    """Weight of the distance of vertices, metres; 0 saves making meshes."""
     camera: float = Field(1.0, ge=0)
-    """Weight of exp(−10 s)², which keeps the person's size s in the crop from falling to 0."""
+    """Weight of exp(−10 s)², which keeps the person's scale s in the crop from falling to 0."""
     all: float = Field(60.0, gt=0)
     """Weight of the sum."""
     detected: float = Field(0.0, ge=0)
-    """Factor of the confidence of a detector's keypoints (BODY_25)."""
+    """Factor on the confidence of detected keypoints (BODY_25)."""
     annotated: float = Field(1.0, ge=0)
-    """Factor of the confidence of the data set's own (``EXTRA_24``)."""
+    """Factor on the confidence of annotated keypoints (``EXTRA_24``)."""
 
 
 HIPS: Final = tuple(EXTRA_24.index(n) for n in ("RHip", "LHip"))
@@ -157,39 +157,40 @@ def image_losses(
     cfg: LossConfig,
     mesh: Body | None = None,
 ) -> dict[str, Tensor]:
-    """The weighed terms of an image net's loss and, as ``loss``, their sum. All views count alike.
+    """Weighted terms of an image net's loss and, as ``loss``, their sum. All views count alike.
 
-    predicted, camera (N, V, 3): the net's prediction, placed before the cameras of the crops. body: with the
-    samples' 49 points. mesh: for ``cfg.shape``. 3D joints are the true ones where the samples have them, and
-    the targets' where they have not. Each term is a mean as in SPIN: of the 2D keypoints over all there could
-    be, of the others over the views that have something to learn.
+    predicted, camera (N, V, 3): the net's prediction in the frames of the crops' cameras. body: with the
+    samples' 49 points. mesh: for ``cfg.shape``. 3D joints are the samples' where they have them, else the
+    targets'. Each term is a mean as in SPIN: of 2D keypoints over all, visible or not, of the others over the
+    views with a target.
     """
     points = predicted.points(body)
-    # The confidence of what is not shown is 0, and so is that of an unknown place, which may be NaN.
-    place = points @ samples.K.mT
-    found = place[..., :2] / place[..., 2:].clamp_min(0.1)
+    cam = points @ samples.K.mT
+    projected = cam[..., :2] / cam[..., 2:].clamp_min(0.1)
     factor = (cfg.detected,) * len(BODY_25) + (cfg.annotated,) * len(EXTRA_24)
     known = samples.xy_px.isfinite().all(-1) & samples.seen[..., None]
     confidence = torch.where(known, samples.confidence, 0) * constant(factor, points.device, points.dtype)
-    off = torch.where(known[..., None], found - samples.xy_px, 0) / (samples.images.shape[-1] / 2)
-    terms = {"keypoints": cfg.keypoints * (confidence[..., None] * off**2).mean()}
+    residual = torch.where(known[..., None], projected - samples.xy_px, 0) / (samples.images.shape[-1] / 2)
+    terms = {"keypoints": cfg.keypoints * (confidence[..., None] * residual**2).mean()}
 
-    own = samples.joints
-    has_own = own.index_select(2, constant(HIPS, own.device)).isfinite().flatten(2).all(-1)
-    true = torch.where(has_own[..., None, None], own, target.bodies.points(body)[:, :, len(BODY_25) :])
-    whole = target.posed & target.shaped
-    there = true.isfinite().all(-1) & (whole | has_own)[..., None]
-    true = torch.where(there[..., None], true, 0)
-    gap = _from_hips(points[:, :, len(BODY_25) :]) - _from_hips(true)
-    count = (there.any(-1)).sum().clamp_min(1)
-    terms["joints"] = cfg.joints * (there[..., None] * gap**2).sum() / count / gap[0, 0].numel()
+    joints = samples.joints
+    has_joints = joints.index_select(2, constant(HIPS, joints.device)).isfinite().flatten(2).all(-1)
+    target_joints = target.bodies.points(body)[:, :, len(BODY_25) :]
+    true = torch.where(has_joints[..., None, None], joints, target_joints)
+    has_body = target.has_pose & target.has_shape
+    valid = true.isfinite().all(-1) & (has_body | has_joints)[..., None]
+    true = torch.where(valid[..., None], true, 0)
+    error = _from_hips(points[:, :, len(BODY_25) :]) - _from_hips(true)
+    count = (valid.any(-1)).sum().clamp_min(1)
+    terms["joints"] = cfg.joints * (valid[..., None] * error**2).sum() / count / error[0, 0].numel()
 
-    terms["pose"] = cfg.pose * mean_where(target.posed, (predicted.rotations - target.bodies.rotations) ** 2)
-    terms["betas"] = cfg.betas * mean_where(target.shaped, (predicted.betas - target.bodies.betas) ** 2)
+    rotation_error = predicted.rotations - target.bodies.rotations
+    terms["pose"] = cfg.pose * mean_where(target.has_pose, rotation_error**2)
+    terms["betas"] = cfg.betas * mean_where(target.has_shape, (predicted.betas - target.bodies.betas) ** 2)
     terms["camera"] = cfg.camera * mean_where(samples.seen, torch.exp(-10 * camera[..., 0]) ** 2)
     if cfg.shape and mesh is not None:
-        a, b = (_mesh(x, mesh) for x in (predicted, target.bodies))
-        terms["shape"] = cfg.shape * mean_where(whole, (a - b).abs())
+        a, b = (_vertices(x, mesh) for x in (predicted, target.bodies))
+        terms["shape"] = cfg.shape * mean_where(has_body, (a - b).abs())
     terms = {k: cfg.all * v for k, v in terms.items()}
     return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
@@ -199,13 +200,13 @@ def _from_hips(joints: Tensor) -> Tensor:
 
 
 def mean_where(mask: Tensor, x: Tensor) -> Tensor:
-    """Mean of x (N, V, ...) over the views where mask (N, V); 0 where there is none."""
-    each = x.flatten(2).mean(2) if x.ndim > 2 else x
-    return torch.where(mask, each, 0).sum() / mask.sum().clamp_min(1)
+    """Mean of x (N, V, ...) over the views of the mask (N, V); 0 for an empty mask."""
+    by_view = x.flatten(2).mean(2) if x.ndim > 2 else x
+    return torch.where(mask, by_view, 0).sum() / mask.sum().clamp_min(1)
 
 
-def _mesh(bodies: Bodies, mesh: Body) -> Tensor:
-    """(N, V, vertices, 3), turned about the model's origin, not placed."""
+def _vertices(bodies: Bodies, mesh: Body) -> Tensor:
+    """Vertices (N, V, vertices, 3), oriented as in the camera's frame but not translated."""
     orient, pose, betas, transl = (
         x.flatten(0, 1) for x in (bodies.orient, bodies.body_pose, bodies.betas, bodies.transl)
     )

@@ -1,4 +1,4 @@
-"""Training on one's own recordings: people as they were reconstructed, in the crops of their videos."""
+"""Samples of a user's recordings: people as reconstructed, in the crops of their videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.body import pose_keypoints
 from models.crops import MAX_BOX_FRAME_RATIO, crop_matrix, person_box, room_around
 from models.regressors.layers import MIN_KEYPOINTS
 from models.training.crop_store import CropPlan, CropStore
-from models.training.samples import Sample, Sampling, ViewGroups, box_amid_room
+from models.training.samples import Sample, Sampling, ViewGroups, centred_boxes
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.batches import check_points
 from pipeline.errors import InputError
@@ -24,8 +24,8 @@ from pipeline.store import Store
 PERSON_LABELS: Final = ("person", "time", "view")
 
 
-def finished(results: Store) -> None:
-    """Raises ``InputError`` when a window is missing."""
+def check_finished(results: Store) -> None:
+    """Raise ``InputError`` when a window is missing."""
     if not results.done.all():
         raise InputError(
             f"{results.path}: is not finished, {int(results.done.sum())} of {len(results.done)} windows are "
@@ -34,12 +34,12 @@ def finished(results: Store) -> None:
 
 
 def plan_of_results(results: Store, size: int, fps: float, people: Sequence[int] | None = None) -> CropPlan:
-    """Crops of ``size`` pixels of people where their fit was accepted, in all views that show them.
+    """Crops of ``size`` pixels of people with a valid fit, in all views that show them.
 
-    fps: pictures a second; at most those that there are. people: their ids, all by default. Raises
-    ``InputError`` when the store is not finished or nobody is in it.
+    fps: largest number of pictures a second. people: their ids; None for all. Raises ``InputError`` when the
+    store is not finished or without a valid fit.
     """
-    finished(results)
+    check_finished(results)
     c = results.contents
     step = max(1, round(float(c.rate) / fps))
     boxes, labels = [], []
@@ -47,14 +47,13 @@ def plan_of_results(results: Store, size: int, fps: float, people: Sequence[int]
         fits = results.read(k)
         if people is not None:
             fits = fits.people(torch.tensor(people))
-        seen = fits.keypoints
-        ids = seen.ids.tolist()
-        counts = seen.confidence > 0
-        box = person_box(seen.xy_px.double(), counts).numpy()  # (V, T, P, 3)
+        ids = fits.keypoints.ids.tolist()
+        visible = fits.keypoints.confidence > 0
+        box = person_box(fits.keypoints.xy_px.double(), visible).numpy()  # (V, T, P, 3)
         large = box[..., 2] > MAX_BOX_FRAME_RATIO * c.rig.size.max(1)[:, None, None]
-        box[(counts.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
-        there = (c.frame_index[:, fits.start : fits.start + len(fits.valid)] >= 0)[..., None, None]
-        box = np.where(there, box, np.nan)
+        box[(visible.sum(-1).numpy() < MIN_KEYPOINTS) | large] = np.nan
+        filmed = (c.frame_index[:, fits.start : fits.start + len(fits.valid)] >= 0)[..., None, None]
+        box = np.where(filmed, box, np.nan)
         for i, p in np.argwhere(fits.valid.numpy()):
             if (fits.start + i) % step == 0 and np.isfinite(box[:, i, p]).any():
                 boxes.append(box[:, i, p])
@@ -65,7 +64,7 @@ def plan_of_results(results: Store, size: int, fps: float, people: Sequence[int]
 
 
 class RecordedPeople:
-    """A finished ``results.zarr`` and the crops of its videos; the fits are the truth where they are good."""
+    """Source of samples from a finished ``results.zarr`` and its crops; good fits are taken for the truth."""
 
     def __init__(
         self,
@@ -77,16 +76,16 @@ class RecordedPeople:
     ) -> None:
         """Open a results store and the store of its crops.
 
-        worst_fit: mean distance between a fit and its keypoints, by the side of the person's box, beyond
-        which the fit is not taken for the truth. body: the network's, by default the one that ships; shapes
-        and joints of results that were made with another are not learned.
+        worst_fit: mean reprojection residual, divided by the side of the person's box, beyond which a fit is
+        not taken for the truth. body: the network's body model, by default the one that ships; shapes and
+        joints of results with another one are unknown.
 
         Raises ``InputError`` when a store is missing, not finished, or the crops are of other results.
         """
-        self._made_of = results, crops, sampling, worst_fit, body
+        self._arguments = results, crops, sampling, worst_fit, body
         store = Store(results)
-        finished(store)
-        self.crops = CropStore.of(crops, results, store.digest, sampling.size)
+        check_finished(store)
+        self.crops = CropStore.open_finished(crops, results, store.digest, sampling.size)
         plan = self.crops.plan
         rig = store.contents.rig
         self.cameras = rig.names
@@ -97,46 +96,46 @@ class RecordedPeople:
         self.groups = ViewGroups(
             [np.flatnonzero(row).tolist() for row in seen], sampling.views, sampling.seed
         )
-        self.zoom = crop_matrix(self.box, plan.size, room_around(plan.size))
-        self.K, self.R, self.t = self.zoom @ rig.K, rig.R, rig.t
+        self.crop = crop_matrix(self.box, plan.size, room_around(plan.size))
+        self.K, self.R, self.t = self.crop @ rig.K, rig.R, rig.t
         self._read(store, worst_fit, body or load_target_body())
 
     def __reduce__(self) -> tuple[type[RecordedPeople], tuple[Any, ...]]:
-        # Another process reads the stores again, which is less than to hand over what was in them.
-        return RecordedPeople, self._made_of
+        # Other processes read the stores again, which is less than to send their content.
+        return RecordedPeople, self._arguments
 
     def _read(self, store: Store, worst_fit: float, body: TargetBody) -> None:
-        """Keypoints and fits of the instants that there are crops of."""
+        """Read keypoints and fits of the instants with crops."""
         count, views = self.box.shape[:2]
         points, joints = (count, views, len(BODY_25)), len(SMPL_24)
         self.xy, self.confidence = np.full((*points, 2), np.nan), np.zeros(points)
         self.orient, self.pose = np.full((count, 3, 3), np.nan), np.full((count, joints - 1, 3, 3), np.nan)
         self.betas, self.joints = np.full((count, 10), np.nan), np.full((count, len(EXTRA_24), 3), np.nan)
-        same = store.contents.body.get("sha256") == body.mesh.sha256
+        same_body = store.contents.body.get("sha256") == body.mesh.sha256
         window = self.time // store.contents.window
         for k in np.unique(window).tolist():
             fits = store.read(k)
             check_points(fits, SMPL_24, BODY_25)
-            at = np.flatnonzero(window == k)
-            i, p = self.time[at] - fits.start, np.searchsorted(fits.keypoints.ids.numpy(), self.person[at])
+            n = np.flatnonzero(window == k)
+            i, p = self.time[n] - fits.start, np.searchsorted(fits.keypoints.ids.numpy(), self.person[n])
             xy = fits.keypoints.xy_px.double().numpy()[:, i, p].swapaxes(0, 1)
-            self.xy[at] = xy @ self.zoom[at, :, :2, :2].mT + self.zoom[at, :, None, :2, 2]
-            self.confidence[at] = fits.keypoints.confidence.numpy()[:, i, p].swapaxes(0, 1)
-            off = fits.reprojection_px.double().numpy()[:, i, p].T / self.box[at, :, 2]
-            known = np.isfinite(off)
-            mean = np.where(known, off, 0).sum(1) / np.maximum(known.sum(1), 1)
-            good = known.any(1) & (mean <= worst_fit)
-            at, i, p = at[good], i[good], p[good]
-            if not len(at):
+            self.xy[n] = xy @ self.crop[n, :, :2, :2].mT + self.crop[n, :, None, :2, 2]
+            self.confidence[n] = fits.keypoints.confidence.numpy()[:, i, p].swapaxes(0, 1)
+            residual = fits.reprojection_px.double().numpy()[:, i, p].T / self.box[n, :, 2]
+            finite = np.isfinite(residual)
+            mean = np.where(finite, residual, 0).sum(1) / np.maximum(finite.sum(1), 1)
+            good = finite.any(1) & (mean <= worst_fit)
+            n, i, p = n[good], i[good], p[good]
+            if not len(n):
                 continue
             root, pose = fits.params.global_orient[i, p], fits.params.body_pose[i, p]
-            turned = torch.cat([root[:, None], pose], 1).double()
-            self.orient[at], self.pose[at] = turned[:, 0].numpy(), turned[:, 1:].numpy()
-            if same:
+            rotations = torch.cat([root[:, None], pose], 1).double()
+            self.orient[n], self.pose[n] = rotations[:, 0].numpy(), rotations[:, 1:].numpy()
+            if same_body:
                 betas = fits.params.betas[p].double()
                 transl = fits.params.transl[i, p].double()
-                self.betas[at] = betas.numpy()
-                self.joints[at] = pose_keypoints(body.extra, turned, betas, transl)[1].numpy()
+                self.betas[n] = betas.numpy()
+                self.joints[n] = pose_keypoints(body.extra, rotations, betas, transl)[1].numpy()
         self.confidence[~np.isfinite(self.xy).all(-1)] = 0
 
     def __len__(self) -> int:
@@ -152,7 +151,7 @@ class RecordedPeople:
             id=f"{self.name}/{self.person[n]}/{self.time[n]:06d}",
             cameras=tuple(self.cameras[v] for v in views),
             pictures=pictures,
-            box=box_amid_room(pictures, self.crops.plan.size),  # black: a frame that could not be decoded
+            box=centred_boxes(pictures, self.crops.plan.size),  # black: a frame that could not be decoded
             K=self.K[n, views],
             R=R,
             t=t,

@@ -1,8 +1,8 @@
-"""Samples of the image regressors: people in frames, each in the crops of several views.
+"""Samples for image regressors: people in frames, each in the crops of several views.
 
 Axes: N people in frames, V views, S pixels of a crop's side. A crop is the picture of a pinhole camera of its
-own: ``K`` takes metres in its axes (x right, y down, z forward) to its pixels, whose first has its centre at
-(0, 0); turning the crop about any of its pixels rolls that camera. What is not known is NaN.
+own: ``K`` takes metres in its axes (x right, y down, z forward) to its pixels; rotating the crop about any of
+its pixels rolls that camera. Unknown values are NaN.
 """
 
 from __future__ import annotations
@@ -20,74 +20,72 @@ from pipeline.skeleton import EXTRA_24, SMPL_24
 
 @dataclass(frozen=True, repr=False)
 class Sample:
-    """One person in one frame, before any augmentation, with room around the crop."""
+    """One person in one frame, before augmentation, with room around the crops."""
 
     id: str
-    """``dataset/subject/sequence/frame``; the same in every run, whatever else is trained on."""
+    """``dataset/subject/sequence/frame``, equal in all trainings."""
     cameras: tuple[str, ...]
-    """V names. ``dataset/subject/sequence/camera/frame`` is one picture."""
+    """V names; ``dataset/subject/sequence/camera/frame`` is one picture."""
     pictures: tuple[NDArray[np.uint8], ...]
     """V pictures (H, W, 3) RGB, of any sizes: the person with a margin."""
     box: NDArray[np.float64]
-    """(V, 3) centre x, y and side, pixels of the picture, of the square that becomes the crop; NaN where the
-    view does not show the person."""
+    """(V, 3) centre x, y and side, pixels of the picture, of the crop; NaN where the view does not show the
+    person."""
     K: NDArray[np.float64]
     """(V, 3, 3) of the pictures, pixels."""
     R: NDArray[np.float64]
-    """(V, 3, 3) world to camera; NaN where there is no calibration."""
+    """(V, 3, 3) world → camera; NaN without calibration."""
     t: NDArray[np.float64]
-    """(V, 3) metres, world to camera; NaN where there is no calibration."""
+    """(V, 3) metres, world → camera; NaN without calibration."""
     xy_px: NDArray[np.float64]
     """(V, K, 2) keypoints of ``SPIN_49``, pixels of the picture: BODY_25, then ``EXTRA_24``."""
     confidence: NDArray[np.float64]
     """(V, K), 0 where missing."""
     joints: NDArray[np.float64]
-    """(V, J, 3) true ``EXTRA_24`` joints in each camera's axes, metres, from any origin; NaN unknown."""
+    """(V, J, 3) true ``EXTRA_24`` joints in each camera's axes, metres, from any origin; NaN if unknown."""
     orient: NDArray[np.float64]
-    """(V, 3, 3) true rotation of the root, body → camera; NaN unknown."""
+    """(V, 3, 3) true root orientation, body → camera; NaN if unknown."""
     body_pose: NDArray[np.float64]
-    """(L, 3, 3) true rotations of SMPL's joints but the root; NaN unknown."""
+    """(L, 3, 3) true rotations of SMPL's joints but the root; NaN if unknown."""
     betas: NDArray[np.float64]
-    """(10,) true shape; NaN unknown."""
+    """(10,) true shape; NaN if unknown."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Views and crops that a source makes samples of."""
+    """Views and crop size of a source's samples."""
 
     views: int
-    """At most, of those that show the person; drawn anew in every epoch."""
+    """Largest number of views, drawn in every epoch from those that show the person."""
     size: int
-    """Side of the crops that are trained on, pixels."""
+    """Side of the crops to train on, pixels."""
     seed: int = 0
 
 
-def box_amid_room(pictures: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
-    """Boxes (V, 3) of crops of ``size`` pixels in the middle of pictures; NaN where one is black."""
-    middles = [[(len(p) - 1) / 2, (len(p) - 1) / 2, size if p.any() else np.nan] for p in pictures]
-    boxes = np.array(middles, np.float64)
-    return np.where(np.isnan(boxes[:, 2:]), np.nan, boxes)
+def centred_boxes(pictures: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
+    """Boxes (V, 3) of crops of ``size`` pixels in the middle of square pictures; NaN for a black picture."""
+    boxes = [[(len(p) - 1) / 2, (len(p) - 1) / 2, size] if p.any() else [np.nan] * 3 for p in pictures]
+    return np.array(boxes, np.float64)
 
 
 @dataclass(frozen=True, repr=False)
 class Samples(TensorBatch):
-    """A batch, augmented. Float32 but for the images."""
+    """Batch of augmented samples, float32 but for the images."""
 
     ids: tuple[str, ...]
     cameras: tuple[tuple[str, ...], ...]
     flipped: Tensor = axes("N")
-    """Left and right are exchanged, in a sample's views, cameras, keypoints and truth alike."""
-    rolled: Tensor = axes("N V")
-    """Radians by which each crop was turned, after left and right were exchanged: R, t, orient and joints are
-    those of the rolled camera."""
-    zoomed: Tensor = axes("N V")
-    """Side of each crop by that of the person's box, by which it was scaled."""
+    """True for a mirrored sample, with all its views, cameras, keypoints and truth."""
+    roll: Tensor = axes("N V")
+    """Rotation of each crop, radians, after mirroring; R, t, orient and joints are the rolled camera's."""
+    zoom: Tensor = axes("N V")
+    """Ratio of each crop's side to the person's box."""
     images: Tensor = axes("N V 3 S S")
     """uint8 RGB."""
     seen: Tensor = axes("N V")
-    """There is a crop; where not, K is NaN and the image black."""
-    shown: Tensor = axes("M")
-    """Numbers among all N V of the views that are seen."""
+    """True for a view with a crop; of others K is NaN and the image black."""
+    seen_index: Tensor = axes("M")
+    """Indices of the seen views among all N V."""
     K: Tensor = axes("N V 3 3")
     """Cameras of the crops, pixels."""
     R: Tensor = axes("N V 3 3")
@@ -101,19 +99,19 @@ class Samples(TensorBatch):
     betas: Tensor = axes("N 10")
 
     def pin_memory(self) -> Samples:
-        """Samples in memory that a GPU reads while the processor goes on."""
+        """Copy to pinned memory, for ``DataLoader``."""
         return self.map(Tensor.pin_memory)
 
 
 class ViewGroups:
-    """Instants with some views each, in groups of up to ``views``.
+    """Random groups of up to ``views`` views of an instant.
 
-    In an epoch every view of every instant is in one group; which are together changes from epoch to epoch.
-    The last group of an instant has what is left.
+    In an epoch every view of every instant is in one group; epochs group them differently. The last group of
+    an instant has the remaining views.
     """
 
     def __init__(self, members: Sequence[Sequence[int]], views: int, seed: int) -> None:
-        """members: of each instant, the numbers of its views."""
+        """members: numbers of the views of each instant."""
         self.views, self.seed = views, seed
         self._members = np.array([m for group in members for m in group], np.int64)
         self._ends = np.cumsum([len(group) for group in members], dtype=np.int64)
@@ -121,14 +119,14 @@ class ViewGroups:
         self._last = np.cumsum(-(-counts // views))
 
     def __len__(self) -> int:
-        """Groups of an epoch."""
+        """Number of groups in an epoch."""
         return int(self._last[-1]) if len(self._last) else 0
 
     def __getitem__(self, index: int) -> tuple[int, NDArray[np.int64]]:
-        """The instant of a group, and its members. ``index // len`` is the epoch."""
-        epoch, at = divmod(index, len(self))
-        instant = int(np.searchsorted(self._last, at, side="right"))
+        """Instant of a group, and its members. ``index // len`` is the epoch."""
+        epoch, group = divmod(index, len(self))
+        instant = int(np.searchsorted(self._last, group, side="right"))
         start, stop = int(self._ends[instant - 1]) if instant else 0, int(self._ends[instant])
-        first = at - (int(self._last[instant - 1]) if instant else 0)
+        first = group - (int(self._last[instant - 1]) if instant else 0)
         order = np.random.default_rng([self.seed, epoch, instant]).permutation(stop - start)
         return instant, self._members[start + np.sort(order[first * self.views : (first + 1) * self.views])]

@@ -1,7 +1,7 @@
-"""Sources of samples: synthetic pictures, published data in SPIN's format, and one's own recordings.
+"""Sources of samples: synthetic pictures, published data in SPIN's format, and a user's recordings.
 
 A source has a length, the samples of an epoch, and a sample for every index from 0 on: ``index // len`` is
-the epoch, in which views are grouped anew. Sources pickle, so that other processes can read from them.
+the epoch, and each epoch groups the views differently. Sources pickle, for worker processes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from pipeline.errors import InputError
 
 
 class SampleSource(Protocol):
+    """Sequence of samples that goes on after its length with the next epoch."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
 class SourceConfig(Config):
-    """One of the data sets that are mixed."""
+    """Data set, mixed with others."""
 
     kind: Literal["synthetic", "store", "npz", "mpi-inf-3dhp", "h36m"] = "synthetic"
-    """synthetic: pictures made up while training. store: one's own recording, reconstructed. npz: published
-    data in SPIN's format. mpi-inf-3dhp, h36m: the same, several views at once also in files of SPIN's."""
+    """synthetic: pictures drawn while training. store: a reconstructed recording. npz: published data in
+    SPIN's format. mpi-inf-3dhp, h36m: likewise, with simultaneous views also in SPIN's own files."""
     path: Path | None = None
     """The ``results.zarr`` of a store; the ``.npz`` of published data. synthetic: motion capture (``.npz``)
     for the poses, or nothing."""
@@ -47,34 +49,32 @@ class SourceConfig(Config):
     """synthetic, without motion capture: draws from the pose prior; or the people of `synth`, who walk,
     squat, swing their arms, turn, jump and reach, which is easier."""
     clutter: float = Field(1.0, ge=0, le=1)
-    """synthetic: of the backgrounds, from soft gradients to shapes and strong noise."""
+    """synthetic: difficulty of the backgrounds, from soft gradients to shapes and strong noise."""
     around_deg: float = Field(180.0, gt=0, le=180)
-    """synthetic: the cameras stand within so many degrees of the way the person faces."""
+    """synthetic: largest angle between the cameras' directions and the person's heading."""
     crops: Path | None = None
     """Crops that the command `crops` has cut from the videos of a store, or of published data."""
     root: Path | None = None
-    """Folder of the pictures of published data, where there are no crops; else that of the ``.npz``."""
+    """Folder of the pictures of published data without crops; by default that of the ``.npz``."""
     fits: Path | None = None
-    """SPIN's ``static_fits/<data set>_fits.npy``, a fit for each row of published data: with these SMPLify in
-    the loop begins."""
+    """SPIN's ``static_fits/<data set>_fits.npy``, a fit for each row of published data, from which SMPLify
+    in the loop starts."""
     worst_fit: float = Field(0.04, gt=0)
-    """store: mean distance between a fit and its keypoints, by the side of the person's box, beyond which a
-    fit is not taken for the truth."""
+    """store: mean reprojection residual, divided by the side of the person's box, beyond which a fit is not
+    taken for the truth."""
     weight: float = Field(1.0, gt=0)
-    """Share of the samples, by those of the others."""
+    """Number of samples relative to the other data sets'."""
     count: int = Field(20_000, ge=1)
     """synthetic: number of different samples."""
     split: Literal["train", "test"] = "train"
-    """test: other samples are made up, of motion clips that are held out, or of other people."""
+    """test: other samples, of held-out motion clips or other people."""
 
 
 def open_source(cfg: SourceConfig, sampling: Sampling, body: TargetBody | None = None) -> SampleSource:
-    """Open the data set of a configuration.
-
-    body: whose poses and shapes are to be learned; by default the one that ships.
+    """Open a data set. body: target body of the network, by default the one that ships.
 
     Raises:
-        InputError: a file is missing, damaged or something else.
+        InputError: a file is missing, damaged or of another kind.
     """
     body = body or load_target_body()
     if cfg.fits is not None and cfg.kind in ("synthetic", "store"):
@@ -102,26 +102,26 @@ def open_source(cfg: SourceConfig, sampling: Sampling, body: TargetBody | None =
 def draw_batch(
     sources: Sequence[Sized], weights: Sequence[float], batch: int, seed: int, step: int
 ) -> list[tuple[int, int]]:
-    """The batch of a step: which source, and which index of it. It follows from seed and step alone.
+    """Draw the batch of a step, pairs of source and index, from seed and step alone.
 
-    Every stretch of samples has each source's share of them, to the nearest sample. All samples of a source
-    come once, in random order, before any comes again.
+    Any run of samples has each source's share of them, to the nearest sample. All samples of a source come
+    once, in random order, before any comes again.
     """
-    exact = tuple(Fraction(str(w)) for w in weights)  # 0.1 is a tenth, as it was written
+    exact = tuple(Fraction(str(w)) for w in weights)  # 0.1 is a tenth
     out = []
     for slot in range(step * batch, (step + 1) * batch):
-        source, k = _place(slot, exact)
-        epoch, at = divmod(k, len(sources[source]))
+        source, k = _source_of(slot, exact)
+        epoch, position = divmod(k, len(sources[source]))
         order = _order(len(sources[source]), seed, source, epoch)
-        out.append((source, epoch * len(order) + int(order[at])))
+        out.append((source, epoch * len(order) + int(order[position])))
     return out
 
 
-def _place(slot: int, weights: Sequence[Fraction]) -> tuple[int, int]:
-    """The source of a slot, and how many slots before it are the same source's.
+def _source_of(slot: int, weights: Sequence[Fraction]) -> tuple[int, int]:
+    """Source of a slot, and the number of earlier slots of the same source.
 
-    The first takes the slots where the whole part of share × slot steps up; the rest is numbered anew and
-    shared among the others in the same way.
+    The first source takes the slots where the integer part of share × slot steps up; the rest is renumbered
+    and shared among the others likewise.
     """
     rest = sum(weights, Fraction(0))
     for source, weight in enumerate(weights):
@@ -136,4 +136,5 @@ def _place(slot: int, weights: Sequence[Fraction]) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def _order(count: int, seed: int, source: int, epoch: int) -> NDArray[np.int64]:
+    """Random order of a source's samples in an epoch."""
     return np.random.default_rng([seed, source, epoch]).permutation(count)

@@ -1,7 +1,7 @@
-"""Synthetic people to train on: an image regressor can learn from them without any data.
+"""Samples of synthetic people, from which an image regressor can learn without any data.
 
-The body in poses of motion capture, of the pose prior or of synthetic recordings, before random cameras,
-with the keypoints that a detector would find. Sample i follows from the seed and i alone.
+The body in poses of motion capture, of the pose prior or of synthetic recordings, in front of random cameras,
+with keypoints as of a detector. Sample i depends on the seed and i alone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from models.regressors.layers import MIN_KEYPOINTS
 from models.synthetic.pictures import Outfit, Portraits
 from models.synthetic.poses import Poses
 from models.synthetic.projections import Difficulty, Projections
-from models.training.samples import Sample, Sampling, box_amid_room
+from models.training.samples import Sample, Sampling, centred_boxes
 from models.training.target_body import TargetBody, load_target_body
 from pipeline.cameras import Rig
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 
-_ANNOTATOR: Final = 0.01
-"""Standard deviation of the points that people mark in published data, by the side of the crop."""
+_ANNOTATION_SIGMA: Final = 0.01
+"""Standard deviation of annotated points in published data, in sides of the crop."""
 
 
 class SyntheticPeople:
-    """Synthetic people in crops, the same in every epoch."""
+    """Source of samples of synthetic people, equal in every epoch."""
 
     def __init__(
         self,
@@ -40,17 +40,16 @@ class SyntheticPeople:
         clutter: float = 1.0,
         body: TargetBody | None = None,
     ) -> None:
-        """split: goes into the samples' ids and their random numbers. difficulty: of the keypoints; by
-        default the noise of ``Difficulty`` and varied poses. clutter: see ``Portraits``. body: by default the
-        one that ships.
+        """split: part of the samples' ids and seeds. difficulty: of the keypoints; by default the noise of
+        ``Difficulty`` and varied poses. clutter: see ``Portraits``. body: by default the one that ships.
         """
         self.count, self.views, self.size, self.seed = count, sampling.views, sampling.size, sampling.seed
         self.split = split
         self.difficulty = Difficulty(varied_poses=True) if difficulty is None else difficulty
-        taught = body or load_target_body()
-        self.body = taught.mesh
+        target = body or load_target_body()
+        self.body = target.mesh
         self.projections = Projections(poses, self.body.keypoints)
-        self._extra = taught.extra
+        self._extra = target.extra
         self._portraits = Portraits(self.body, clutter)
 
     def __len__(self) -> int:
@@ -60,19 +59,19 @@ class SyntheticPeople:
         index %= self.count
         rng = np.random.default_rng([self.seed, *self.split.encode(), index])
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        found = self.projections.sample(1, self.views, self.difficulty, torch_rng)
-        turned, betas = found.turned, found.betas
-        local = to_local(turned)
-        vertices = self.body.vertices(turned[:, 0], local, betas, found.transl).numpy()
-        R, t = found.true_R[0].double().numpy(), found.true_t[0].double().numpy()
-        xy, confidence = found.xy_px[0].double(), found.confidence[0].double()
-        counts = confidence >= MIN_CONFIDENCE
-        frame_box = person_box(xy, counts)
-        frame_box[counts.sum(-1) < MIN_KEYPOINTS] = torch.nan
+        projected = self.projections.sample(1, self.views, self.difficulty, torch_rng)
+        orient, body_pose = projected.turned[:, 0], to_local(projected.turned)
+        betas, transl = projected.betas, projected.transl
+        vertices = self.body.vertices(orient, body_pose, betas, transl).numpy()
+        R, t = projected.true_R[0].double().numpy(), projected.true_t[0].double().numpy()
+        xy, confidence = projected.xy_px[0].double(), projected.confidence[0].double()
+        visible = confidence >= MIN_CONFIDENCE
+        box = person_box(xy, visible)
+        box[visible.sum(-1) < MIN_KEYPOINTS] = torch.nan
         room = room_around(self.size)
         side = self.size + 2 * room
-        zoomed = crop_matrix(frame_box.numpy(), self.size, room)
-        K = zoomed @ found.K[0].double().numpy()
+        crop = crop_matrix(box.numpy(), self.size, room)
+        K = crop @ projected.K[0].double().numpy()
         seen = np.isfinite(K).all((1, 2))
         rig = Rig(
             tuple(str(v) for v in range(self.views)),
@@ -87,27 +86,26 @@ class SyntheticPeople:
             self._portraits.draw(vertices, rig, v, outfit, rng) if seen[v] else np.zeros((1, 1, 3), np.uint8)
             for v in range(self.views)
         )
-        detected = xy.numpy() @ zoomed[:, :2, :2].mT + zoomed[:, None, :2, 2]
-        rotations = torch.cat([turned[:, :1], local], 1).double()
-        _, joints = pose_keypoints(self._extra, rotations, betas.double(), found.transl.double())
-        in_camera = rig.to_camera(joints[0].numpy())
-        marked = np.where(seen[:, None, None], rig.project(joints[0].numpy()), np.nan)
-        marked += _ANNOTATOR * self.size * rng.normal(size=marked.shape)
+        detected = xy.numpy() @ crop[:, :2, :2].mT + crop[:, None, :2, 2]
+        rotations = torch.cat([orient[:, None], body_pose], 1).double()
+        _, joints = pose_keypoints(self._extra, rotations, betas.double(), transl.double())
+        annotated = np.where(seen[:, None, None], rig.project(joints[0].numpy()), np.nan)
+        annotated += _ANNOTATION_SIGMA * self.size * rng.normal(size=annotated.shape)
         with np.errstate(invalid="ignore"):
-            inside = ((marked > -0.5) & (marked < side - 0.5)).all(-1)
-        marked[~inside] = np.nan
+            inside = ((annotated > -0.5) & (annotated < side - 0.5)).all(-1)
+        annotated[~inside] = np.nan
         return Sample(
             id=f"synthetic/{self.split}/{self.seed}/{index}",
             cameras=rig.names,
             pictures=pictures,
-            box=box_amid_room(pictures, self.size),
+            box=centred_boxes(pictures, self.size),
             K=K,
             R=R,
             t=t,
-            xy_px=np.concatenate([detected, marked], 1),
+            xy_px=np.concatenate([detected, annotated], 1),
             confidence=np.concatenate([confidence.numpy() * seen[:, None], inside], 1),
-            joints=in_camera,
-            orient=R @ turned[0, 0].double().numpy(),
-            body_pose=local[0].double().numpy(),
+            joints=rig.to_camera(joints[0].numpy()),
+            orient=R @ orient[0].double().numpy(),
+            body_pose=body_pose[0].double().numpy(),
             betas=betas[0].double().numpy(),
         )

@@ -13,23 +13,23 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class TargetBody:
-    """A body, and where data sets have their joints on it."""
+    """A body model, and the joints of the data sets on it."""
 
     mesh: Body
     extra: KeypointBody
-    """With the points of ``EXTRA_24``; float64 on the CPU."""
+    """Body with the points of ``EXTRA_24``; float64 on the CPU."""
     smpl: bool
-    """It is SMPL, whose shapes the poses of published data have; else the one that ships."""
+    """True for SMPL, the body model of published poses; False for the one that ships."""
     files: tuple[Path | None, Path | None]
-    """Files that it was read from."""
+    """Arguments of ``load_target_body``."""
 
     def __reduce__(self) -> tuple[Callable[..., TargetBody], tuple[Path | None, Path | None]]:
-        # Another process reads the files again, which is less than to hand over what was in them.
+        # Other processes read the files again, which is less than to send their content.
         return load_target_body, self.files
 
 
 def load_target_body(path: Path | None = None, joint_regressor: Path | None = None) -> TargetBody:
-    """The SMPL model of a file, or the body that ships.
+    """Load the SMPL model of a file, or the body that ships.
 
     joint_regressor: SPIN's ``J_regressor_extra.npy``, for SMPL; without it nine joints are placed by the rule
     of ``extra_24``. Raises ``InputError`` when a file cannot be read or does not fit the other.
@@ -42,9 +42,9 @@ def load_target_body(path: Path | None = None, joint_regressor: Path | None = No
         matrix, _ = read_regressor(joint_regressor, len(REGRESSED), len(mesh.v_template))
     else:
         raise InputError(
-            f"{joint_regressor}: a joint regressor of SMPL's mesh, and the body is the one that ships. Give "
+            f"{joint_regressor}: a joint regressor of SMPL's mesh, but the body is the one that ships. Give "
             "SMPL, images.body, too."
         )
     if mesh.num_betas != MAX_BETAS:
-        raise InputError(f"{path}: has {mesh.num_betas} betas, an image network speaks of {MAX_BETAS}.")
+        raise InputError(f"{path}: has {mesh.num_betas} betas, an image network has {MAX_BETAS}.")
     return TargetBody(mesh, extra_24(mesh, matrix), smpl, (path, joint_regressor))

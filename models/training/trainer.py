@@ -1,10 +1,10 @@
-"""The training loop, for every kind of net: steps, checkpoints, curves.
+"""Training loop of all nets: steps, checkpoints, curves.
 
-A step's samples, its augmentation and its dropout follow from the seed and the step's number alone: so a
-training that was killed goes on from its last checkpoint as if it had not been.
+A step's samples, augmentation and dropout are determined by seed and step: a resumed training gives the
+result of an unbroken one.
 
 Runs on the CPU, a GPU, several of them, or several machines (``torchrun`` or ``fabric run``): each process
-takes its share of every batch, and gradients are means over them (lightning-fabric).
+takes its share of every batch, and gradients are averaged over them (lightning-fabric).
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ class TrainConfig(Config):
     """Settings of a training."""
 
     net: Literal["calibrated", "uncalibrated", "images"] = "calibrated"
-    """A keypoint net that knows where the cameras are, one that does not, or an image net."""
+    """A keypoint net for calibrated or uncalibrated cameras, or an image net."""
     steps: int = Field(20000, ge=1)
-    """Gradient steps, over which ``decay`` goes."""
+    """Gradient steps, and duration of ``decay``."""
     batch: int = Field(256, ge=1)
-    """Samples of a step, of all processes together."""
+    """Samples of a step, over all processes."""
     learning_rate: float = Field(1e-3, gt=0)
     """Highest learning rate of AdamW."""
     decay: Literal["cosine", "none"] = "cosine"
-    """Course of the learning rate: to zero at the last step, or constant."""
+    """Schedule of the learning rate: cosine to zero at the last step, or constant."""
     warmup_steps: int = Field(200, ge=1)
-    """Steps in which the learning rate rises."""
+    """Steps of the learning rate's warm-up."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of AdamW."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
-    """Memory of AdamW's means of gradients and of their squares; SPIN has 0.9, 0.999."""
+    """Decay rates of AdamW's first and second moments; SPIN has 0.9, 0.999."""
     clip: float = Field(1.0, ge=0)
-    """Longest gradient; 0 leaves them as they are."""
+    """Largest norm of the gradient; 0: no clipping."""
     precision: Literal["32", "bf16"] = "32"
-    """bf16: an image net's encoder computes with 16 bits, three times as fast; its weights have 32."""
+    """bf16: an image net's encoder computes in bfloat16, three times as fast, with float32 weights."""
     device: str = "auto"
-    """A GPU where there is one; or cpu, cuda, cuda:1. On a GPU larger batches cost next to nothing."""
+    """auto, a GPU where there is one; or cpu, cuda, cuda:1. On a GPU larger batches cost next to nothing."""
     devices: int = Field(1, ge=1)
     """Processes on this machine, each with a GPU of its own, if any."""
     nodes: int = Field(1, ge=1)
@@ -72,74 +72,74 @@ class TrainConfig(Config):
     summary_steps: int = Field(100, ge=1)
     """Steps between rows of metrics."""
     check_steps: int = Field(1000, ge=1)
-    """Steps between comparisons with held-out truth."""
+    """Steps between validations."""
     checkpoint_steps: int = Field(1000, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(3, ge=1)
-    """Checkpoints that are kept, the best one besides."""
+    """Checkpoints that are kept, beside the best one."""
     motion: Path | None = None
-    """Motion capture, a .npz (models/synthetic/poses.py); without it poses are draws of the pose prior."""
+    """Motion capture, a .npz (models/synthetic/poses.py); by default poses are drawn from the pose prior."""
     keypoints: KeypointNetConfig = KeypointNetConfig()
     """Settings of keypoint nets."""
     images: ImagesConfig = ImagesConfig()
     """Settings of image nets."""
 
 
-_NO_MATTER: Final = (
+_FREE_SETTINGS: Final = (
     "device", "devices", "nodes", "summary_steps", "checkpoint_steps", "check_steps", "keep",
     "images.workers",
 )  # fmt: skip
-"""Settings that may change when a training goes on, as nothing that it learns depends on them."""
-_COURSE: Final = ("steps", "--minutes", "learning_rate", "decay", "warmup_steps", "clip")
-"""Those that may change, too: from there on the training takes their course, and says so."""
-_BY_FABRIC: Final = "LT_CLI_USED" in os.environ
-"""True if ``fabric run`` has started the processes, whose number and precision it then sets."""
+"""Settings that may change when a training is resumed and do not affect its result."""
+_SCHEDULE_SETTINGS: Final = ("steps", "--minutes", "learning_rate", "decay", "warmup_steps", "clip")
+"""Settings that may change when a training is resumed, with a warning, and apply from there on."""
+_FABRIC_RUN: Final = "LT_CLI_USED" in os.environ
+"""True in processes of ``fabric run``, which sets their number and precision."""
 
 
 class Trainable(Protocol):
-    """Net and data of a training, as the loop sees them."""
+    """Net and data of a training. Its state is what it writes beside the weights, such as fits."""
 
     best: str
-    """The error by which a checkpoint is the best."""
+    """Error by which the best checkpoint is chosen."""
 
     @property
     def net(self) -> nn.Module: ...
 
     def batches(self, first: int, rank: int, world: int) -> Generator[Any]:
-        """This process's share of the samples of every step from ``first`` on; on the CPU or the device."""
+        """Yield this process's share of the samples of every step from ``first`` on."""
 
     def prepare(self, batch: Any, step: int) -> Any:
-        """All that the losses of a step depend on beside the net, on the device."""
+        """Complete the input of ``losses`` and bring it to the device."""
 
     def losses(self, prepared: Any, step: int) -> dict[str, Tensor]:
-        """``loss``, and whatever else is to be seen in the curves."""
+        """Compute ``loss`` and other values for the curves."""
 
-    def of_tensors_alone(self, step: int) -> bool:
-        """True if losses and gradients of a step follow from tensors alone: then a GPU can replay them."""
+    def replayable(self, step: int) -> bool:
+        """True if losses and gradients of a step are a function as ``Replayed`` takes."""
 
     def ids(self, batch: Any) -> list[str]:
         """Ids of the samples."""
 
     def start_from(self, init: Path) -> None:
-        """Take the weights of a file. Raises ``InputError`` when they are those of another net."""
+        """Load the weights of a file. Raises ``InputError`` when they are of another net."""
 
     def check(self) -> dict[str, float]:
-        """Errors on held-out samples."""
+        """Compute errors on validation samples."""
 
     def pictures(self, batch: Any) -> dict[str, NDArray[np.uint8]]:
-        """(H, W, 3) each."""
+        """Pictures (H, W, 3) for the curves, by name."""
 
     def save(self, path: Path) -> None:
-        """Weights, for the ``regress`` stage. Raises ``OSError``."""
+        """Write weights, for the ``regress`` stage. Raises ``OSError``."""
 
-    def begin(self, out: Path, step: int) -> None:
-        """Open what is kept in ``out`` beside the weights, as it was at a step."""
+    def open_state(self, out: Path, step: int) -> None:
+        """Open the state in ``out`` as it was at a step."""
 
-    def keep(self, oldest: int) -> None:
-        """Write it. No step before ``oldest`` will be gone back to. Raises ``OSError``."""
+    def save_state(self, oldest: int) -> None:
+        """Write the state; ``oldest`` is the earliest step to resume from. Raises ``OSError``."""
 
-    def share(self, step: int) -> None:
-        """Take in what the other processes have written."""
+    def reload_state(self, step: int) -> None:
+        """Merge the state that other processes have written."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +148,16 @@ class Progress:
 
     step: int
     share: float
-    """Part of the training that is done, 0 to 1."""
+    """Completed share of the training, 0 to 1."""
     samples: int
     """Samples of this step."""
     loss: float
-    """Mean over some hundred steps."""
+    """Running mean over some hundred steps."""
 
 
 class _LossModule(nn.Module):
-    """A net whose forward pass is any work with it: so losses, too, run within fabric's precision and its
-    exchange of gradients."""
+    """Module whose forward pass calls a function of the net, so that losses run within fabric's precision
+    and exchange of gradients."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -185,23 +185,24 @@ def train(
 ) -> Iterator[Progress]:
     """Train, yielding after every step.
 
-    Leaves in ``out``: weights.safetensors, best.safetensors (of least error on held-out samples),
-    metrics.jsonl, checkpoints/<step>.pt, tensorboard/ where that package is installed, and what the task
-    keeps, such as fits.zarr. The net starts from random weights, or from those of the file ``init``. With
-    ``minutes``, that much time takes the place of the number of steps. stop: asked after every step; when it
-    says so the training saves and ends, in all processes. Closing the generator saves, too. A training that
-    ended before its end goes on from its last checkpoint with ``resume``, or from the one given; to the same
-    weights if it counts steps, on a CPU to the last bit. With more ``steps`` than before it is extended: at a
-    constant learning rate to what a training of so many is. resume None: go on where there is a checkpoint.
+    Writes to ``out``: weights.safetensors, best.safetensors (of least validation error), metrics.jsonl,
+    checkpoints/<step>.pt, tensorboard/ where that package is installed, and the task's state, such as
+    fits.zarr.
 
-    Raises ``InputError`` when data or first weights cannot be read, when ``out`` has or lacks a checkpoint
-    where it should not, or cannot be written, or another training is at work there, and when the loss is no
-    number any more.
+    init: file of weights to start from, instead of random ones. minutes: duration, instead of the number of
+    steps. stop: called after every step; when True, the training saves and ends in all processes, as when
+    the generator is closed. resume: True continues from the last checkpoint, a path from that one, None from
+    the last one if there is any. A resumed training of a number of steps gives the weights of an unbroken
+    one, on a CPU to the last bit; it may be extended by more ``steps``.
+
+    Raises ``InputError`` when data or weights cannot be read, when ``out`` has a checkpoint without
+    ``resume`` or none with it, cannot be written or is used by another training, and when the loss is not
+    finite.
     """
     if cfg.precision != "32" and cfg.net != "images":
         raise InputError("precision: keypoint nets compute with 32 bits. Leave it at 32.")
     fabric = _fabric(cfg)
-    if not _BY_FABRIC:
+    if not _FABRIC_RUN:
         fabric.launch()
     if cfg.batch % fabric.world_size:
         raise InputError(f"batch: {cfg.batch} samples cannot be shared among {fabric.world_size} processes.")
@@ -212,7 +213,7 @@ def train(
 
 
 class _Run:
-    """A training while it goes on."""
+    """Net, optimiser, counters and curves of a running training."""
 
     def __init__(self, cfg: TrainConfig, out: Path, fabric: Fabric, minutes: float | None) -> None:
         self.cfg, self.out, self.fabric, self.minutes = cfg, out, fabric, minutes
@@ -220,15 +221,15 @@ class _Run:
         self.step, self.seconds, self.smooth = 0, 0.0, math.nan
         self.best, self.best_step, self.checked = math.inf, -1, -1
         self.sums: dict[str, float] = {}
-        self.counted, self.rate = 0, 0.0
+        self.sum_steps, self.rate = 0, 0.0
         self.replayed: Replayed | None = None
 
     def open(self, init: Path | None, resume: bool | Path | None) -> None:
-        """Bring net, optimiser and folder to where the training begins or goes on."""
+        """Prepare net, optimiser and folder for the first step, or restore a checkpoint."""
         cfg, out = self.cfg, self.out
-        found = _checkpoints(out)
-        resume = bool(found) if resume is None else resume
-        if bool(resume) != bool(found):
+        checkpoints = _checkpoints(out)
+        resume = bool(checkpoints) if resume is None else resume
+        if bool(resume) != bool(checkpoints):
             raise InputError(
                 f"{out}: has no checkpoint to resume from; leave out --resume."
                 if resume
@@ -246,63 +247,65 @@ class _Run:
             fused=True,
         )  # fmt: skip
         if resume:
-            self._restore(found[-1] if resume is True else Path(resume), optimiser)
+            self._restore(checkpoints[-1] if resume is True else Path(resume), optimiser)
         self.module, self.optimiser = self.fabric.setup(_LossModule(net), optimiser)
         if self.fabric.device.type == "cuda" and self.fabric.world_size == 1:
             self.replayed = Replayed(self._gradients)
-        self.task.begin(out, self.step)
-        self.curves = _curves(out, self.step) if self.fabric.is_global_zero else None
+        self.task.open_state(out, self.step)
+        self.curves = _open_curves(out, self.step) if self.fabric.is_global_zero else None
 
     def _restore(self, path: Path, optimiser: torch.optim.Optimizer) -> None:
+        """Load a checkpoint; refuse settings that may not change, and warn of a new schedule."""
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
             config = TrainConfig.model_validate_json(state["config"])  # with defaults for new settings
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
-        before, now = (_flat(c.model_dump(mode="json")) for c in (config, self.cfg))
+        before, now = (_flatten(c.model_dump(mode="json")) for c in (config, self.cfg))
         before["--minutes"], now["--minutes"] = state.get("minutes", self.minutes), self.minutes
-        changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _NO_MATTER]
-        refused = [k for k in changed if k not in _COURSE]
+        changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _FREE_SETTINGS]
+        refused = [k for k in changed if k not in _SCHEDULE_SETTINGS]
         listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in refused or changed)
         if refused:
             raise InputError(
                 f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder. "
-                f"Only {', '.join(_COURSE + _NO_MATTER)} may change."
+                f"Only {', '.join(_SCHEDULE_SETTINGS + _FREE_SETTINGS)} may change."
             )
         self.task.net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.smooth = state["step"], state["seconds"], state["smooth"]
         self.best, self.best_step = state["best"], state["best_step"]
         if (changed or self.minutes is not None) and self.fabric.is_global_zero:
-            was, rate = (
-                learning_rate(c, self.step, self._part(c, m))
+            old_rate, rate = (
+                learning_rate(c, self.step, self._completed_share(c, m))
                 for c, m in ((config, before["--minutes"]), (self.cfg, self.minutes))
             )
             passed = f" {self.seconds / 60:.1f} minutes have passed." if self.minutes is not None else ""
-            course = "falls to 0 at the end" if self.cfg.decay == "cosine" else "stays there"
+            trend = "falls to 0 at the end" if self.cfg.decay == "cosine" else "stays there"
             _log.warning(
                 f"{self.out}: goes on at step {self.step}{' with ' if changed else ''}{listed}.{passed} The "
-                f"learning rate, there {was:.3g} so far, is {rate:.3g} now and {course}."
+                f"learning rate, there {old_rate:.3g} so far, is {rate:.3g} now and {trend}."
             )
 
     def steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        """Train to the end, yielding after every step."""
         cfg, fabric, task = self.cfg, self.fabric, self.task
         began = time.monotonic() - self.seconds
         saved = self.step
         batches = task.batches(self.step, fabric.global_rank, fabric.world_size)
         try:
             if self.step == 0 and fabric.is_global_zero:
-                self._row(task.check())  # where the curve begins
+                self._log_row(task.check())  # errors of the initial weights
             batch = None
             while (share := self._share(stop)) < 1:
                 batch = next(batches)
-                self._learn(batch, share)
+                self._train_step(batch, share)
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 if self.step % cfg.check_steps == 0:
                     self._check(batch)
                 elif self.step % cfg.summary_steps == 0:
-                    self._row({})
+                    self._log_row({})
                 if self.step % cfg.checkpoint_steps == 0:
                     self._save()
                     saved = self.step
@@ -312,7 +315,7 @@ class _Run:
             if saved != self.step:
                 self._save()
         except GeneratorExit:
-            if saved != self.step and fabric.world_size == 1:  # the others do not know of it
+            if saved != self.step and fabric.world_size == 1:  # other processes would not take part
                 self._save()
             raise
         except OSError as e:
@@ -325,58 +328,59 @@ class _Run:
                 self.curves.close()
 
     def _share(self, stop: Callable[[], bool]) -> float:
-        """Part of the training that is done, for all processes alike; infinite where it is to stop."""
-        share = math.inf if stop() else self._part(self.cfg, self.minutes)
+        """Completed share of the training, equal in all processes; infinite to stop."""
+        share = math.inf if stop() else self._completed_share(self.cfg, self.minutes)
         if self.fabric.world_size > 1:
-            share = float(self._reduced(torch.tensor([share], dtype=torch.float64), "max"))
+            share = float(self._reduce(torch.tensor([share], dtype=torch.float64), "max"))
         return share
 
-    def _part(self, cfg: TrainConfig, minutes: float | None) -> float:
-        """Part of the training that is done, by time where it is given."""
+    def _completed_share(self, cfg: TrainConfig, minutes: float | None) -> float:
+        """Completed share of the training in this process, of ``minutes`` or of the steps."""
         return self.step / cfg.steps if minutes is None else self.seconds / (60 * minutes)
 
-    def _reduced(self, x: Tensor, how: str) -> Tensor:
+    def _reduce(self, x: Tensor, operation: str) -> Tensor:
         """Reduce over the processes."""
-        out = self.fabric.all_reduce(x.to(self.fabric.device), reduce_op=how)
+        out = self.fabric.all_reduce(x.to(self.fabric.device), reduce_op=operation)
         assert isinstance(out, Tensor)
         return out
 
-    def _learn(self, batch: Any, share: float) -> None:
-        """A gradient step."""
+    def _train_step(self, batch: Any, share: float) -> None:
+        """Make a gradient step."""
         cfg, fabric = self.cfg, self.fabric
         rate = learning_rate(cfg, self.step, share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         prepared = self.task.prepare(batch, self.step)
-        whole = (self.task.of_tensors_alone(self.step) and self.replayed) or self._gradients
+        gradients = (self.task.replayable(self.step) and self.replayed) or self._gradients
         with _seeded(cfg.seed, self.step, fabric.global_rank, fabric.device):
-            losses = whole(prepared)
+            losses = gradients(prepared)
         norm = fabric.clip_gradients(
             self.module, self.optimiser, max_norm=cfg.clip or math.inf, error_if_nonfinite=False
         )
         assert norm is not None
         means = torch.stack([*(x.float() for x in losses.values()), norm.float()])
         if fabric.world_size > 1:
-            means = self._reduced(means, "mean")
-        self.optimiser.step()  # before its numbers are looked at, for which the processor waits
+            means = self._reduce(means, "mean")
+        self.optimiser.step()  # before reading the values, which waits for the GPU
         values = dict(zip((*losses, "gradient"), means.tolist(), strict=True))
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
-            self._refuse(batch, values)
+            self._raise_not_finite(batch, values)
         loss = values["loss"]
         self.smooth = loss if math.isnan(self.smooth) else 0.99 * self.smooth + 0.01 * loss
-        self.counted += 1
+        self.sum_steps += 1
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
         self.rate = rate
 
     def _gradients(self, prepared: Any) -> dict[str, Tensor]:
-        """Losses of a step; their gradients are left in the parameters."""
-        self.optimiser.zero_grad(set_to_none=self.replayed is None)  # or a replay would not find them
+        """Losses of a step, with the gradients left in the parameters."""
+        self.optimiser.zero_grad(set_to_none=self.replayed is None)  # a CUDA graph keeps their addresses
         losses: dict[str, Tensor] = self.module(lambda: self.task.losses(prepared, self.step))
         self.fabric.backward(losses["loss"])
         return {name: x.detach() for name, x in losses.items()}
 
-    def _refuse(self, batch: Any, values: dict[str, float]) -> None:
+    def _raise_not_finite(self, batch: Any, values: dict[str, float]) -> None:
+        """Write the samples of a step to a file and raise ``InputError``."""
         file = self.out / f"not_a_number_{self.step}_{self.fabric.global_rank}.json"
         report = {"step": self.step, "seed": self.cfg.seed, "ids": self.task.ids(batch)}
         write_bytes_atomically(
@@ -389,25 +393,25 @@ class _Run:
         )
 
     def _check(self, batch: Any) -> None:
-        """Compare with held-out truth; by one process, for which the others wait."""
+        """Validate in one process, for which the others wait."""
         self.checked = self.step
         if self.fabric.is_global_zero:
             errors = self.task.check()
             if errors[self.task.best] < self.best:
                 self.best, self.best_step = errors[self.task.best], self.step
                 self.task.save(self.out / "best.safetensors")
-            self._row(errors)
+            self._log_row(errors)
             if self.curves is not None:
                 for name, picture in self.task.pictures(batch).items():
                     self.curves.add_image(name, picture, self.step, dataformats="HWC")
         else:
-            self._row({})
+            self._log_row({})
         self.fabric.barrier()
 
-    def _row(self, errors: dict[str, float]) -> None:
+    def _log_row(self, errors: dict[str, float]) -> None:
         """Write the means since the last row, and the errors, to metrics.jsonl and the curves."""
-        means = {k: v / self.counted for k, v in self.sums.items()} if self.counted else {}
-        self.sums, self.counted = {}, 0
+        means = {k: v / self.sum_steps for k, v in self.sums.items()} if self.sum_steps else {}
+        self.sums, self.sum_steps = {}, 0
         if not self.fabric.is_global_zero:
             return
         row = {"step": self.step, "seconds": round(self.seconds, 1)}
@@ -420,9 +424,9 @@ class _Run:
                 self.curves.add_scalar(key, value, self.step)
 
     def _save(self) -> None:
-        """A checkpoint of all processes."""
+        """Write a checkpoint of all processes."""
         fabric = self.fabric
-        self.task.keep(min([self.step, *(_step(c) for c in _checkpoints(self.out))]))
+        self.task.save_state(min([self.step, *(_checkpoint_step(c) for c in _checkpoints(self.out))]))
         fabric.barrier()
         if fabric.is_global_zero:
             self.task.save(self.out / "weights.safetensors")
@@ -435,14 +439,14 @@ class _Run:
             torch.save(values, content)
             write_bytes_atomically(self.out / "checkpoints" / f"{self.step:09d}.pt", content.getvalue())
             for old in _checkpoints(self.out)[: -self.cfg.keep]:
-                if _step(old) != self.best_step:
+                if _checkpoint_step(old) != self.best_step:
                     old.unlink()
         fabric.barrier()
-        self.task.share(self.step)
+        self.task.reload_state(self.step)
 
 
 def learning_rate(cfg: TrainConfig, step: int, share: float) -> float:
-    """Learning rate of a step, of which ``share`` of the training, 0 to 1, lies before."""
+    """Learning rate of a step, after the completed ``share`` of the training, 0 to 1."""
     rate = cfg.learning_rate * min(1.0, (step + 1) / cfg.warmup_steps)
     if cfg.decay == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
@@ -450,9 +454,9 @@ def learning_rate(cfg: TrainConfig, step: int, share: float) -> float:
 
 
 def _fabric(cfg: TrainConfig) -> Fabric:
-    """Processes and precision. A launcher that has started the processes already says how many they are."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what was asked for
-    if _BY_FABRIC:
+    """Fabric of the settings' processes and precision; a launcher's number of processes comes first."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # without its summary of the settings
+    if _FABRIC_RUN:
         return Fabric()
     precision: Any = "bf16-mixed" if cfg.precision == "bf16" else "32-true"
     device = _device(cfg)
@@ -482,28 +486,27 @@ def _device(cfg: TrainConfig) -> torch.device:
 
 @contextmanager
 def _seeded(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Dropout and the like draw from torch's own generators: for a step they follow from seed and step."""
+    """Seed torch's global generators, which dropout draws from, for a step; restore them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
         yield
 
 
 def _checkpoints(out: Path) -> list[Path]:
-    """Checkpoints in a folder, from the first to the last."""
+    """Checkpoints in a folder, by step."""
     return sorted((out / "checkpoints").glob("[0-9]*.pt"))
 
 
-def _step(checkpoint: Path) -> int:
+def _checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.stem)
 
 
-def _curves(out: Path, step: int) -> Any:
-    """A writer for TensorBoard, or None without that package; rows of metrics after ``step`` are dropped: the
-    steps will be made again."""
+def _open_curves(out: Path, step: int) -> Any:
+    """Open a writer for TensorBoard, None without that package, and drop rows of metrics after ``step``."""
     file = out / "metrics.jsonl"
     if file.exists():
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        kept = [x for n, x in enumerate(lines, 1) if x.endswith("\n") and _step_of(x, file, n) <= step]
+        kept = [x for n, x in enumerate(lines, 1) if x.endswith("\n") and _row_step(x, file, n) <= step]
         write_bytes_atomically(file, "".join(kept).encode())
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -513,8 +516,8 @@ def _curves(out: Path, step: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
 
 
-def _step_of(line: str, file: Path, number: int) -> float:
-    """The step that a row of metrics is about. Raises ``InputError`` where it is damaged."""
+def _row_step(line: str, file: Path, number: int) -> float:
+    """Step of a row of metrics. Raises ``InputError`` where it is damaged."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -524,9 +527,9 @@ def _step_of(line: str, file: Path, number: int) -> float:
         ) from None
 
 
-def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Settings by their names, with dots."""
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

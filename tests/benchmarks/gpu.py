@@ -211,7 +211,7 @@ def train_step(figures: Figures, profile: bool) -> None:
             run.step = 1
 
             def learn(run: _Run = run, batch: object = batch) -> None:
-                run._learn(batch, 0.0)
+                run._train_step(batch, 0.0)
 
             if name == "stored_fits":
                 crops = normalise_rgb(batch.images.flatten(0, 1).float(), "none")

@@ -25,7 +25,7 @@ from models.body import load_body
 from models.datasets.rows import PersonRow, read_rows, to_arrays
 from models.priors import load_pose_prior
 from models.synthetic.poses import read_poses
-from models.training.trainer import _curves
+from models.training.trainer import _open_curves
 from pipeline.archives import read_npz
 from pipeline.batch.manifest import MANIFEST, read_manifest
 from pipeline.calibrations import read_calibration
@@ -270,7 +270,7 @@ def test_files_beside_results(tmp_path: Path, count: int) -> None:
             case 1:
                 lines = [json.dumps(mutated_tree(row, rng)) for row in rows]
                 (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-                writer = _curves(tmp_path, 2)
+                writer = _open_curves(tmp_path, 2)
                 if writer is not None:
                     writer.close()
             case 2:
