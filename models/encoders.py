@@ -58,7 +58,7 @@ def make_encoder(name: EncoderName, *, imagenet: bool = False) -> nn.Module:
     return net
 
 
-def encode(encoder: nn.Module, crops: Tensor, *, half: bool = False) -> Tensor:
+def extract_features(encoder: nn.Module, crops: Tensor, *, half: bool = False) -> Tensor:
     """Encode normalised crops (M, 3, S, S) to features (M, D), float32; half: compute in bfloat16."""
     device = crops.device.type
     if device == "cuda":  # the layout of its fastest convolutions

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.body import KeypointBody, pelvis_at_rest
 from models.crops import CROP_PX, Contrast
-from models.encoders import FEATURE_SIZES, EncoderName, encode, make_encoder
+from models.encoders import FEATURE_SIZES, EncoderName, extract_features, make_encoder
 from models.fusion import FusionName, Single, make_fusion
 from models.priors import load_pose_prior
 from models.regressors.regression import Regression, average_rotations, blank_unseen
@@ -159,7 +159,7 @@ class ImageRegressor(nn.Module):
                 f"images {tuple(images.shape)} and seen {tuple(seen.shape)} must be "
                 f"(N, V, 3, {size}, {size}) and (N, V)"
             )
-        encoded = encode(self.encoder, images[seen])
+        encoded = extract_features(self.encoder, images[seen])
         features = encoded.new_zeros(*seen.shape, self.features)
         features[seen] = encoded
         return self.estimate(features, seen)

@@ -230,7 +230,7 @@ def preprocess(
     with screen.bar(len(parts), "part", f"{dataset} {split}") as bar:
         for part in parts:
             bar.set_postfix_str(part.name)
-            rows += module.rows(part, openpose, every or module.EVERY[split])
+            rows += module.rows(part, openpose, every or module.STEP[split])
             bar.update()
     if not rows:
         raise InputError(f"{root}: no frame of {dataset} {split} shows a whole person in a picture it has")

@@ -34,7 +34,7 @@ from models.crops import (
     resample_batch,
     yuv_to_rgb,
 )
-from models.encoders import MAX_CPU_CROPS, encode
+from models.encoders import MAX_CPU_CROPS, extract_features
 from models.image_regressor import SMPL_PELVIS, ImageRegressor, load_image_regressor
 from models.regressors.keypoint_nets import KeypointNet, load_regressor
 from models.regressors.layers import MIN_KEYPOINTS
@@ -359,7 +359,7 @@ def _regress_pictures(
     @Replayed
     @torch.no_grad()
     def encode_crops(rgb: Tensor) -> dict[str, Tensor]:
-        return {"features": encode(net.encoder, normalise_rgb(rgb, "none"), half=half)}
+        return {"features": extract_features(net.encoder, normalise_rgb(rgb, "none"), half=half)}
 
     @Replayed
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Published data sets: a module each, with NAME, SPLITS, EVERY, ``parts``, ``missing`` and ``rows``."""
+"""Published data sets: a module each, with NAME, SPLITS, STEP, ``parts``, ``missing`` and ``rows``.
+
+STEP is the default step between the frames or people of each split.
+"""
 
 from typing import Final
 

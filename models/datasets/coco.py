@@ -22,7 +22,7 @@ from pipeline.skeleton import EXTRA_24, POINT_ORDERS
 
 NAME: Final = "coco"
 SPLITS: Final = ("train2014", "val2014", "train2017", "val2017")
-EVERY: Final = dict.fromkeys(SPLITS, 1)
+STEP: Final = dict.fromkeys(SPLITS, 1)
 
 _EXTRA_24_ROWS: Final = [EXTRA_24.index(name) for name in POINT_ORDERS["coco_17"]]
 _LIMBS: Final = slice(5, 17)
@@ -41,7 +41,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, name, split),)
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing parts in words: '', as there is one file only."""
     return ""
 

@@ -29,8 +29,8 @@ from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "h36m"
 SPLITS: Final = ("train", "test")
-EVERY: Final = {"train": 5, "test": 5}
-"""Step between frames: 50 to 10 a second."""
+STEP: Final = {"train": 5, "test": 5}
+"""50 to 10 frames a second."""
 
 _SUBJECTS: Final = {"train": (1, 5, 6, 7, 8), "test": (9, 11)}
 _MARGIN: Final = 0.9
@@ -47,24 +47,24 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     Raises:
         InputError: there are none.
     """
-    found = tuple(
+    present = tuple(
         Part(root, f"S{s}/{file.stem}", split)
         for s in _SUBJECTS[split]
         for file in sorted((root / f"S{s}/MyPoseFeatures/D3_Positions_mono").glob("*.cdf"))
         if not file.name.startswith("_ALL")
     )
-    if not found:
+    if not present:
         raise InputError(
             f"{root}: no S{_SUBJECTS[split][0]}/MyPoseFeatures/D3_Positions_mono/*.cdf, nor of another "
             f"of the {split} subjects {_SUBJECTS[split]}. Unpack 'D3 Positions Mono' of each subject there."
         )
-    return found
+    return present
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing subjects of the split, in words; '' for none."""
-    subjects = {f"S{s}" for s in _SUBJECTS[found[0].split]}
-    absent = sorted(subjects - {p.name.split("/")[0] for p in found})
+    subjects = {f"S{s}" for s in _SUBJECTS[present[0].split]}
+    absent = sorted(subjects - {p.name.split("/")[0] for p in present})
     return f"{', '.join(absent)} not there" if absent else ""
 
 

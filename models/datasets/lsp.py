@@ -20,7 +20,7 @@ from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "lsp"
 SPLITS: Final = ("train", "test")
-EVERY: Final = {"train": 1, "test": 1}
+STEP: Final = {"train": 1, "test": 1}
 
 _PICTURES: Final = {"train": range(1000), "test": range(1000, 2000)}
 _JOINTS: Final = 14
@@ -38,7 +38,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, "joints.mat", split),)
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing parts in words: '', as there is one file only."""
     return ""
 

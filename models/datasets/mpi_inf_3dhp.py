@@ -36,8 +36,7 @@ from pipeline.files import reading
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
-EVERY: Final = {"train": 10, "test": 1}
-"""Step between frames."""
+STEP: Final = {"train": 10, "test": 1}
 
 _CAMERAS: Final = (0, 1, 2, 4, 5, 6, 7, 8)
 """Cameras at chest height; the others are at the ceiling or the floor."""
@@ -64,19 +63,19 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
         inner = "mpi_inf_3dhp_test_set/" if (root / "mpi_inf_3dhp_test_set").is_dir() else ""
         names = [f"{inner}TS{k}" for k in range(1, 7)]
         file = "annot_data.mat"
-    found = tuple(Part(root, n, split) for n in names if (root / n / file).is_file())
-    if not found:
+    present = tuple(Part(root, n, split) for n in names if (root / n / file).is_file())
+    if not present:
         raise InputError(
             f"{root}: no {names[0]}/{file}, nor any other of MPI-INF-3DHP's {split} sequences. Give the "
             "folder that holds S1, S2, … and mpi_inf_3dhp_test_set."
         )
-    return found
+    return present
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing sequences of the split, in words; '' for none."""
-    count = 16 if found[0].split == "train" else 6
-    return "" if len(found) == count else f"{len(found)} of {count} sequences are there"
+    count = 16 if present[0].split == "train" else 6
+    return "" if len(present) == count else f"{len(present)} of {count} sequences are there"
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:

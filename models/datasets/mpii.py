@@ -23,7 +23,7 @@ from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "mpii"
 SPLITS: Final = ("train", "valid")
-EVERY: Final = {"train": 1, "valid": 1}
+STEP: Final = {"train": 1, "valid": 1}
 
 _EXTRA_24_ROWS: Final = [0, 1, 2, 3, 4, 5, 14, 15, 12, 13, 6, 7, 8, 9, 10, 11]
 """Row of EXTRA_24 of each of the 16 joints."""
@@ -43,7 +43,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, f"annot/{split}.h5", split),)
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing parts in words: '', as there is one file only."""
     return ""
 

@@ -24,7 +24,7 @@ from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "3dpw"
 SPLITS: Final = ("test", "train", "validation")
-EVERY: Final = {"test": 1, "train": 1, "validation": 1}
+STEP: Final = {"test": 1, "train": 1, "validation": 1}
 
 _COCO_18: Final = (
     "Nose", "", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "RHip", "RKnee", "RAnkle",
@@ -48,10 +48,10 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return tuple(Part(root, f"{split}/{file.stem}", split) for file in files)
 
 
-def missing(found: tuple[Part, ...]) -> str:
+def missing(present: tuple[Part, ...]) -> str:
     """Missing sequences of the split, in words; '' for none."""
-    count = {"train": 24, "validation": 12, "test": 24}[found[0].split]
-    return "" if len(found) >= count else f"{len(found)} of {count} sequences are there"
+    count = {"train": 24, "validation": 12, "test": 24}[present[0].split]
+    return "" if len(present) >= count else f"{len(present)} of {count} sequences are there"
 
 
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.body import Body, load_body, pelvis_at_rest
 from models.crops import Contrast, crop_rgb, cut_box, normalise_rgb, spin_camera
 from models.datasets.rows import RowArrays
-from models.encoders import encode
+from models.encoders import extract_features
 from models.evaluation.joints import H36MJoints
 from models.fit.problem import FitSettings, Motion, PoseTarget, Views, Weights
 from models.fit.solver import fit
@@ -254,7 +254,7 @@ class _Predictor:
     def _estimate(self, net: ImageRegressor, batch: _Batch, seen: Tensor) -> ViewEstimate:
         """Estimate from the crops of a batch."""
         assert batch.crops is not None
-        features = encode(net.encoder, normalise_rgb(batch.crops.to(self.device).float(), "none"))
+        features = extract_features(net.encoder, normalise_rgb(batch.crops.to(self.device).float(), "none"))
         views = torch.from_numpy(np.maximum(batch.views, 0)).to(self.device)
         return net.estimate(features[views] * seen[..., None], seen)
 

@@ -36,7 +36,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from scenes import Scene, body, scene  # noqa: E402
 
 from models.crops import CROP_PX  # noqa: E402
-from models.encoders import encode  # noqa: E402
+from models.encoders import extract_features  # noqa: E402
 from models.image_regressor import ImageConfig, ImageRegressor  # noqa: E402
 from pipeline.batches import FrameBatch, KeypointBatch  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
@@ -101,7 +101,7 @@ def compared(
     @torch.no_grad()
     def bare() -> None:
         for at in range(0, images, len(crops)):
-            encode(net.encoder, crops[: images - at], half=half)
+            extract_features(net.encoder, crops[: images - at], half=half)
 
     bare()
     stage()
