@@ -35,8 +35,8 @@ _ONE: Final = 0.97
 """Share of the frames with at most one person, in every camera, from which on there is one."""
 _MEET_STEPS: Final = 2
 """Lags at which everybody is compared with everybody are so many steps apart."""
-_MEET_FRAMES: Final = 50
-_MEET_M: Final = 0.12
+_MEET_FRAMES: Final = 70
+_MEET_M: Final = 0.07
 """Distance of rays at which a point of two detections counts for half."""
 _MEET_POINTS: Final = 6
 _TRACK_HZ, _TRACK_FRAMES = 10.0, 300
@@ -166,10 +166,17 @@ def _distances(camera: OwnDetections, frame: Ints, which: Ints) -> Array:
 
 def meeting_offsets(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> Array:
     """(V,) offsets of calibrated cameras' clocks, seconds, for which everybody whom one shows meets somebody
-    whom another shows: to ``_MEET_STEPS`` steps."""
+    whom another shows: at the parabola through the least cost and its neighbours."""
     curves = meeting_curves(rig, cameras, reach_s)
-    steps = consistent_offsets(curves, curves.mean(), curves.component(0.0)).steps
-    return np.asarray(steps * (_MEET_STEPS * STEP_S), np.float64)
+    views = curves.component(0.0)
+    found = consistent_offsets(curves, curves.mean(), views)
+    middle = len(found.change) // 2
+    before, least, after = found.curve[:, middle - 1 : middle + 2].T
+    bend = before - 2 * least + after
+    change = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1), 0)
+    # A camera moves so far where the others stay; as they move, too, by less.
+    steps = found.steps + np.clip(change, -0.5, 0.5) * (len(views) - 1) / len(views)
+    return np.asarray((steps - steps[views[0]]) * _MEET_STEPS * STEP_S)
 
 
 def meeting_curves(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> LagCurves:
