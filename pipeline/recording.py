@@ -94,7 +94,7 @@ class Recording:
     files: tuple[Path, ...] = ()
     """Videos of a recording that consists of these alone."""
     paired: tuple[str, ...] = ()
-    """Names in the calibration of the cameras, where these were paired with them in sorted order."""
+    """Calibration's names of the cameras, where these were paired with the files in sorted order."""
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -133,17 +133,17 @@ class Recording:
         """Video of each camera that has one."""
         return {name: v for name, v in zip(self.rig.names, self.videos, strict=True) if v is not None}
 
-    def with_detections(self, detections: Detections, wanted: Mapping[str, range] | None = None) -> Recording:
-        """The recording with the people detected in its videos as keypoints, in the ``wanted`` frames of each
-        or all. What recording.yaml states of keypoints is about files."""
-        people = detections.people(wanted)
+    def with_detections(self, detections: Detections, frames: Mapping[str, range] | None = None) -> Recording:
+        """The recording with the people detected in its videos as keypoints, in all or these ``frames`` of
+        each camera. Settings of keypoint files no longer apply."""
+        people = detections.people(frames)
         files = tuple(people.get(name) or None for name in self.rig.names)
         notes = tuple((k, detections.path.name if k == "keypoints" else v) for k, v in self.notes)
         stated = self.stated.model_copy(update={"keypoints": StatedKeypoints(scale=1.0)})
         return replace(self, keypoints=files, first_frame=0, step=Fraction(1), stated=stated, notes=notes)
 
     def without_keypoints(self) -> Recording:
-        """The recording before it was inspected, without keypoints, to detect people in its videos.
+        """The recording before inspection, without keypoints, to detect people in its videos.
 
         Raises ``InputError`` where a camera has no video.
         """
@@ -361,7 +361,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
 
 
 def _doubt_calibration(calibration: Path, stated: Stated) -> list[Finding]:
-    """Findings on the file of a calibration, and on what is stated beside it."""
+    """Findings about a calibration's file, and about settings that it overrides."""
     findings = []
     if is_corrected(calibration):
         sentence = (
@@ -510,15 +510,17 @@ def _guess_intrinsics(
     rig = replace(rig, K=np.array(k, np.float64), size=np.array(sizes, np.int64))
     for v, name in enumerate(rig.names):
         check_intrinsics(rig, v, f"{folder / 'recording.yaml'}, focal_px of camera {name!r}")
+    sentence = "no calibration found: "
     if len(rig) == 1:
-        sentence = "the camera is taken to stand still, and run guesses from the person which way is up"
-        guess = f"its focal length is assumed to be {FOCAL_BY_SIDE:g} × the longer side of the picture"
+        sentence += "the camera is taken to stand still, and run guesses from the person which way is up"
     else:
-        sentence = "the cameras are taken to stand still, and run estimates from the person where they stand"
-        assumed = [n for n, is_known in zip(rig.names, is_stated, strict=True) if not is_known]
-        guess = f"so are the focal lengths of {'all' if not any(is_stated) else ', '.join(assumed)}"
-    stating = "" if all(is_stated) else f"; {guess}, unless recording.yaml states it: focal_px: ..."
-    sentence = f"no calibration found: {sentence}{stating}"
+        sentence += "the cameras are taken to stand still, and run estimates from the person where they stand"
+    if not all(is_stated):
+        assumed = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
+        sentence += (
+            f"; the focal lengths of {', '.join(assumed) if any(is_stated) else 'all'} are assumed to be "
+            f"{FOCAL_BY_SIDE:g} × the picture's longer side, unless recording.yaml states them: focal_px: ..."
+        )
     findings.append(Finding("calibration_missing", sentence))
     return rig, tuple(is_stated)
 
