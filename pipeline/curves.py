@@ -88,31 +88,31 @@ class _Bins:
 def read_curves(store: Store, bins: int | None = None) -> Curves:
     """Read the curves of a store's finished windows.
 
-    bins: most points of a curve, at most one a frame; default: ``TOTAL_BINS`` by the number of people who are
-    there at once, at least ``MIN_BINS``.
+    bins: most points of a curve, at most one a frame; default: ``TOTAL_BINS`` by the mean number of people,
+    at least ``MIN_BINS``.
     """
     c = store.contents
     views, frames, ids = len(c.rig), len(c.time_s), store.ids
     windows = {person: w for person in ids if len(w := store.windows_of(person))}
-    there = {person: (store.span(w[0])[0], store.span(w[-1])[1]) for person, w in windows.items()}
-    at_once = -(-sum(b - a for a, b in there.values()) // max(frames, 1))
-    bins = min(bins or max(MIN_BINS, TOTAL_BINS // max(at_once, 1)), frames)
+    frames_of = {person: (store.span(w[0])[0], store.span(w[-1])[1]) for person, w in windows.items()}
+    mean_people = -(-sum(b - a for a, b in frames_of.values()) // max(frames, 1))
+    bins = min(bins or max(MIN_BINS, TOTAL_BINS // max(mean_people, 1)), frames)
     first_frame = -(-np.arange(bins) * frames // bins)  # inverse of frame · bins // frames
-    spans = np.array([_bins_of(there.get(p, (0, 0)), bins, frames) for p in ids], np.int64).reshape(-1, 2)
-    # Where a person's bin 0 would lie among those of all people.
+    spans = np.array([_bins_of(frames_of.get(p, (0, 0)), bins, frames) for p in ids], np.int64).reshape(-1, 2)
+    # The people's bins are concatenated; a person's bin 0 would be at ``origin``.
     origin = dict(zip(ids, np.cumsum(spans[:, 1] - spans[:, 0]) - spans[:, 1], strict=True))
-    own = int((spans[:, 1] - spans[:, 0]).sum())
+    people_bins = int((spans[:, 1] - spans[:, 0]).sum())
     reprojection, seen = _Bins(bins, views), _Bins(bins, views)
-    fitted, unsure, acceleration = _Bins(own), _Bins(own), _Bins(own)
-    angles, sine, cosine = (_Bins(own, len(c.angles)) for _ in range(3))
-    sampled_joints = np.full((own, len(c.skeleton), 3), np.nan, dtype=np.float32)
-    before: dict[int, Array] = {}
+    fitted, unsure, acceleration = _Bins(people_bins), _Bins(people_bins), _Bins(people_bins)
+    angles, sine, cosine = (_Bins(people_bins, len(c.angles)) for _ in range(3))
+    sampled_joints = np.full((people_bins, len(c.skeleton), 3), np.nan, dtype=np.float32)
+    last_two: dict[int, Array] = {}
     for first, last in store.blocks():
         start, stop = store.span(first)[0], store.span(last)[1]
         most_seen = np.zeros((views, stop - start))
-        ended, before = before, {}
+        previous, last_two = last_two, {}
         for person in store.present(first, last):
-            a, b = max(start, there[person][0]), min(stop, there[person][1])
+            a, b = max(start, frames_of[person][0]), min(stop, frames_of[person][1])
             number = np.arange(a, b)
             common = number * bins // frames
             at = common + origin[person]
@@ -130,12 +130,13 @@ def read_curves(store: Store, bins: int | None = None) -> Curves:
                 angles.add(at, measured)
                 sine.add(at, np.sin(np.radians(measured)))
                 cosine.add(at, np.cos(np.radians(measured)))
-            sure = np.where(valid[:, None, None], joints, np.nan)
-            with_past = np.concatenate([ended.get(person, np.full((2, *sure.shape[1:]), np.nan)), sure])
+            accepted = np.where(valid[:, None, None], joints, np.nan)
+            past = previous.get(person, np.full((2, *accepted.shape[1:]), np.nan))
+            with_past = np.concatenate([past, accepted])
             acceleration.add(at, 1000 * np.linalg.norm(np.diff(with_past, 2, axis=0), axis=-1).mean(-1))
-            before[person] = with_past[-2:]
-            wanted = np.flatnonzero(first_frame[common] == number)
-            sampled_joints[at[wanted]] = joints[wanted]
+            last_two[person] = with_past[-2:]
+            starts = np.flatnonzero(first_frame[common] == number)
+            sampled_joints[at[starts]] = joints[starts]
         seen.add(np.arange(start, stop) * bins // frames, most_seen)
     pictures = _Bins(bins, views)
     pictures.add(np.arange(frames) * bins // frames, (c.frame_index >= 0).astype(float))
@@ -154,7 +155,7 @@ def read_curves(store: Store, bins: int | None = None) -> Curves:
     )
 
 
-def _bins_of(there: tuple[int, int], bins: int, frames: int) -> tuple[int, int]:
-    """First bin of some frames, and the one after the last."""
-    a, b = there
+def _bins_of(span: tuple[int, int], bins: int, frames: int) -> tuple[int, int]:
+    """First bin of a span of frames, and the bin after its last."""
+    a, b = span
     return (a * bins // frames, (b - 1) * bins // frames + 1) if b else (0, 0)

@@ -24,7 +24,7 @@ AXES: Final = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 
 def _by_name(value: Any) -> Any:
-    """A table by camera; YAML reads a camera called 1 as a number."""
+    """Table by camera, with names that YAML reads as numbers, such as 1, as text."""
     return {normalize("NFC", str(k)): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
@@ -38,7 +38,7 @@ class StatedKeypoints(Config):
     scale: float | tuple[float, float] | None = None
     """Factor, or factors of x and y, from the detector's pictures to the videos'."""
     mapping: dict[str, str] = Field(default_factory=dict)
-    """Name that a file of named points has for a point of BODY_25, by that."""
+    """Name in files of named points by BODY_25 name."""
     step: int | str | None = None
     """Frames between consecutive file numbers: 2 where every second frame has a file and the files are
     counted, 1/2 where numbers rise by two from frame to frame."""
@@ -83,7 +83,7 @@ class StatedCalibration(Config):
     unit: str | float | None = None
     """m, cm, mm, or metres per unit."""
     names: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
-    """Name in the calibration of each camera that is called otherwise by its video or keypoints."""
+    """Name in the calibration by name of the video or keypoints, for cameras where they differ."""
 
     _normal = field_validator("names", mode="before")(_by_name)
 

@@ -292,15 +292,15 @@ class Store:
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     def find_people(self, wanted: str) -> tuple[int, ...]:
-        """Ids of ``wanted``, which is ``all`` or a number. Raises ``InputError`` where that is nobody."""
+        """Ids that ``wanted`` names: a number, or ``all``. Raises ``InputError`` for an unknown one."""
         ids = self.ids
         if wanted == "all":
             return ids
         if not wanted.isdecimal():
             raise InputError(f"--person {wanted}: expected a number, or all")
         if int(wanted) not in ids:
-            has = ", ".join(map(str, ids)) or "nobody"
-            raise InputError(f"{self.path}: there is no person {wanted}; those there are: {has}.")
+            people = ", ".join(map(str, ids)) or "none"
+            raise InputError(f"{self.path}: no person {wanted}; the people are: {people}.")
         return (int(wanted),)
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -570,14 +570,14 @@ class Store:
         )
 
     def present(self, first: int, last: int) -> tuple[int, ...]:
-        """Ids of those of whom some of the windows ``first`` to ``last`` are written, rising."""
+        """Ids of people with data in some of the windows ``first`` to ``last``, increasing."""
         windows = range(first, last + 1)
         return tuple(
             i for i in self.ids if any(self._file(f"people/{i}/status", k).is_file() for k in windows)
         )
 
     def windows_of(self, person: int) -> NDArray[np.int64]:
-        """Windows that are written of a person, rising."""
+        """Windows with data of a person, increasing."""
         files = (self.path / f"people/{person}/status").glob("c.*")
         return np.array(sorted(int(n) for f in files if (n := f.name[2:]).isdecimal()), np.int64)
 

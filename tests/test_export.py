@@ -94,7 +94,7 @@ def test_the_command_says_what_it_wrote(
         ("a.trc --gaps often", "--gaps often: expected hold, nan, interpolate"),
         ("a.trc --fps 0", "--fps 0: expected frames a second"),
         ("a.trc --cameras", "names no recording"),
-        ("new/deep/a.glb --person 3", "there is no person 3; those there are: 0"),
+        ("new/deep/a.glb --person 3", "no person 3; the people are: 0"),
         ("a.glb --start 8 --end 20", "no frame 19; frames 0 to 11 are done"),
         ("a.glb --start 5 --end 7", "person 0 has nowhere a pose in frames 5 to 6"),
         ("a.trc --start 3 --end 4", "person 0 has nowhere a valid pose in frame 3"),

@@ -96,7 +96,7 @@ def test_people_keep_their_ids_over_windows(tmp_path: Path) -> None:
         assert person == "2"
         want = store.read(k).people(torch.tensor([2])).params.body_pose[at, 0]
         assert np.allclose(source[i].body_pose, want, atol=1e-6)
-    for wanted, message in (("1", "those there are: 0, 2"), ("x", "a number, or all")):
+    for wanted, message in (("1", "the people are: 0, 2"), ("x", "a number, or all")):
         with pytest.raises(InputError, match=message):
             store.find_people(wanted)
 

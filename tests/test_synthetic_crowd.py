@@ -14,7 +14,7 @@ from models.synthetic.crowd import SPACING, _Planner, make_crowd
 from models.synthetic.people import (
     Clip,
     Person,
-    Segment,
+    PlannedClip,
     animate,
     make_people,
     region_corners,
@@ -171,7 +171,7 @@ def test_what_they_reach_holds_everybody() -> None:
 def test_nobody_stops_where_somebody_else_will_come_by_later() -> None:
     planner = _Planner(make_people(2, 0.0, 0, body()), body(), 0, 0)
     walker, other = planner.walkers
-    stands = [Segment(Clip(1.4, standing), walker.free_s, 0.0, 0.0, 1.0, walker.arc)]
+    stands = [PlannedClip(Clip(1.4, standing), walker.free_s, 0.0, 0.0, 1.0, walker.arc)]
     for passes, accepted in (([0.2, 0.0], False), ([0.6, 0.0], True)):
         other.roots = np.full((200, 2), 9.0)
         other.roots[150] = walker.position + passes  # after 7.5 s

@@ -10,7 +10,7 @@ import pytest
 from crowds import Crowd, along_y, film, stick, walkers
 
 from models.synthetic.detections import OCCLUSION, CrowdDetector, Faults, LabelledDetections
-from models.synthetic.detector import Noise, detect
+from models.synthetic.detector import Noise, simulate_detections
 from models.synthetic.occlusion import find_occluders
 from pipeline.skeleton import BODY_25
 
@@ -73,7 +73,7 @@ def test_one_person_is_found_as_without_all_that() -> None:
     crowd, noise = walking(), Noise(3, 0.05, 0.1, 0.05, 4)
     alone = crowd.world[:, :1]
     seen = CrowdDetector(crowd.rig, noise, NONE, alone[0]).find(alone, 5)
-    before = detect(crowd.rig.project(alone, distorted=True), crowd.rig.size, 5, noise)
+    before = simulate_detections(crowd.rig.project(alone, distorted=True), crowd.rig.size, 5, noise)
     np.testing.assert_array_equal(seen.points, before)
     assert set(np.unique(seen.person)) == {-1, 0}, "in a gap there is nobody"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.synthetic.detector import Array, Noise, detect, detect_as_openpose
+from models.synthetic.detector import Array, Noise, simulate_detections, simulate_openpose
 from pipeline.skeleton import BODY_25
 
 SIZE = (640, 480)
@@ -22,7 +22,7 @@ def truth(frames: int = 200) -> Array:
 
 def test_noise_is_what_was_asked_for() -> None:
     true_px, size = truth(), np.array([SIZE] * 2)
-    found = detect(true_px, size, 0, NOISE)
+    found = simulate_detections(true_px, size, 0, NOISE)
     seen = found[..., 2] > 0
     assert np.isnan(found[~seen][:, :2]).all()
     assert 1 - seen.mean() == pytest.approx(0.1, abs=0.01)
@@ -40,7 +40,7 @@ def test_noise_is_what_was_asked_for() -> None:
 
 def test_confidence_tells_of_the_error_but_not_all() -> None:
     true_px = truth()
-    found = detect(true_px, np.array([SIZE] * 2), 0, NOISE)
+    found = simulate_detections(true_px, np.array([SIZE] * 2), 0, NOISE)
     seen = found[..., 2] > 0
     confidence, error = found[..., 2][seen], np.linalg.norm((found[..., :2] - true_px)[seen], axis=-1)
     assert confidence.min() >= 0.05
@@ -55,17 +55,19 @@ def test_confidence_tells_of_the_error_but_not_all() -> None:
 def test_noise_depends_on_the_seed_and_the_frame_alone() -> None:
     true_px, size = truth(30), np.array([SIZE] * 2)
     noise = replace(NOISE, gaps=0.1)
-    whole = detect(true_px, size, 60, noise)
-    parts = [detect(true_px[:, a : a + 7], size, 60 + a, noise) for a in range(0, 30, 7)]
+    whole = simulate_detections(true_px, size, 60, noise)
+    parts = [simulate_detections(true_px[:, a : a + 7], size, 60 + a, noise) for a in range(0, 30, 7)]
     np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
-    assert not np.array_equal(detect(true_px, size, 60, replace(noise, seed=8)), whole, equal_nan=True)
-    assert not np.array_equal(detect(true_px, size, 61, noise), whole, equal_nan=True)
+    assert not np.array_equal(
+        simulate_detections(true_px, size, 60, replace(noise, seed=8)), whole, equal_nan=True
+    )
+    assert not np.array_equal(simulate_detections(true_px, size, 61, noise), whole, equal_nan=True)
 
 
 def test_gaps_are_runs_in_which_a_camera_sees_nobody() -> None:
     frames = 3000
     true_px = np.full((2, frames, 2, 3, 2), 200.0)
-    found = detect(true_px, np.array([SIZE] * 2), 0, Noise(1.0, 0.0, 0.0, 0.04, 0))
+    found = simulate_detections(true_px, np.array([SIZE] * 2), 0, Noise(1.0, 0.0, 0.0, 0.04, 0))
     blind = (found[..., 2] == 0).all((2, 3))
     assert (blind == (found[..., 2] == 0).any((2, 3))).all(), "whole frames, all people"
     assert blind.mean() == pytest.approx(0.04, abs=0.005)
@@ -78,7 +80,7 @@ def test_no_noise_gives_the_truth_and_the_picture_has_an_edge() -> None:
     true_px = np.array(
         [[-0.6, 100], [-0.4, 100], [639.4, 479.4], [639.6, 100], [100, 479.6], [np.nan, np.nan]]
     )
-    found = detect(true_px[None, None, None], np.array([SIZE]), 0, Noise(0, 0, 0, 0, 0))[0, 0, 0]
+    found = simulate_detections(true_px[None, None, None], np.array([SIZE]), 0, Noise(0, 0, 0, 0, 0))[0, 0, 0]
     inside = np.array([False, True, True, False, False, False])
     np.testing.assert_array_equal(found[inside, :2], true_px[inside])
     assert np.isnan(found[~inside, :2]).all()
@@ -92,7 +94,7 @@ def test_left_and_right_limbs_are_exchanged_as_often_as_said() -> None:
         for part in ("Elbow", "Wrist", "Knee", "Ankle"):
             true[:, :, BODY_25.index(side + part), 0] += x
     size = torch.full((1500, 2, 2), 2000.0)
-    found, confidence = detect_as_openpose(true, size, torch.ones(1500, 1, 1), rng)
+    found, confidence = simulate_openpose(true, size, torch.ones(1500, 1, 1), rng)
     for a, b in (("Elbow", "Wrist"), ("Knee", "Ankle")):
         left = torch.stack([found[..., BODY_25.index("L" + part), 0] for part in (a, b)])
         seen = left.isfinite()

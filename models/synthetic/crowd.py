@@ -24,7 +24,7 @@ from models.synthetic.people import (
     Clip,
     ClipMotion,
     Person,
-    Segment,
+    PlannedClip,
     Style,
     animate,
     make_people,
@@ -100,7 +100,7 @@ class _Walker:
     leaves_s: float = np.inf
     """Time from which this person is to leave."""
     outside: bool = False
-    plan: list[Segment] = field(default_factory=list)
+    plan: list[PlannedClip] = field(default_factory=list)
     absences_s: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -287,10 +287,10 @@ class _Planner:
         best = [int(k) for k in np.argsort(-score) if possible[k]][:_CHECKED_WALKS]
         return any(self._accept(w, self._walk_segments(w, walks, k)) for k in best)
 
-    def _segment(self, w: _Walker, clip: Clip, start_s: float) -> Segment:
-        return Segment(clip, start_s, w.distance_m, w.yaw, 1.0, w.arc)
+    def _segment(self, w: _Walker, clip: Clip, start_s: float) -> PlannedClip:
+        return PlannedClip(clip, start_s, w.distance_m, w.yaw, 1.0, w.arc)
 
-    def _walk_segments(self, w: _Walker, walks: _Walks, k: int) -> list[Segment]:
+    def _walk_segments(self, w: _Walker, walks: _Walks, k: int) -> list[PlannedClip]:
         speed, side = w.person.style.speed, float(walks.side[k])
         arc = Arc(walks.centre[k], float(walks.radius[k]), float(walks.bearing[k]))
         start_s, segments = w.free_s, []
@@ -299,9 +299,9 @@ class _Planner:
             segments.append(self._segment(w, turn, start_s))
             start_s += (turn.seconds - FADE_S) / speed
         walk = Clip(float(walks.walk_s[k]), walking, walks=True)
-        return [*segments, Segment(walk, start_s, 0.0, 0.0 if side > 0 else np.pi, side, arc)]
+        return [*segments, PlannedClip(walk, start_s, 0.0, 0.0 if side > 0 else np.pi, side, arc)]
 
-    def _accept(self, w: _Walker, segments: Sequence[Segment], *, unchecked: bool = False) -> bool:
+    def _accept(self, w: _Walker, segments: Sequence[PlannedClip], *, unchecked: bool = False) -> bool:
         """Append clips to a plan if they keep the distance, or unchecked."""
         last, speed = segments[-1], w.person.style.speed
         begin = round(w.free_s / SPACING.step_s)

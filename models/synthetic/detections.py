@@ -1,7 +1,7 @@
 """Synthetic detections of several people, labelled with the person of each.
 
 Occlusion between people, exchanged left and right, bodies detected in two parts, and phantoms (false
-positives) come on top of the errors of single keypoints (``detector.detect``). All depend on the seed and the
+positives) come on top of the errors of keypoints (``simulate_detections``). All depend on the seed and the
 frame number alone.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.synthetic.detector import Noise, detect
+from models.synthetic.detector import Noise, simulate_detections
 from models.synthetic.occlusion import find_occluders
 from pipeline.cameras import Array, Rig
 from pipeline.skeleton import BODY_25
@@ -84,7 +84,9 @@ class CrowdDetector:
         The first points are those of BODY_25. start: number of the first frame.
         """
         frames, people = world.shape[:2]
-        keypoints = detect(self.rig.project(world, distorted=True), self.rig.size, start, self.noise)
+        keypoints = simulate_detections(
+            self.rig.project(world, distorted=True), self.rig.size, start, self.noise
+        )
         if people > 1:
             occluder = find_occluders(self.rig, world)
             for t in range(frames):

@@ -39,8 +39,8 @@ _GAP_BLOCK: Final = 75
 """Frames with one gap of each camera."""
 
 
-def detect(true_px: Array, size: NDArray[np.int64], start: int, noise: Noise) -> Array:
-    """Detect J points with errors.
+def simulate_detections(true_px: Array, size: NDArray[np.int64], start: int, noise: Noise) -> Array:
+    """Detections of J points with errors.
 
     Args:
         true_px: (V, T, P, J, 2) pixels of the video frame; NaN where missing.
@@ -82,7 +82,7 @@ def _in_gap(views: int, frame: int, noise: Noise) -> NDArray[np.bool_]:
     return np.asarray((i >= begin) & (i < begin + length))
 
 
-def detect_as_openpose(
+def simulate_openpose(
     true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Detect BODY_25 points (N, V, K, 2) with errors: points (N, V, K, 2) and confidences (N, V, K).
@@ -139,10 +139,10 @@ _BOX_MM: Final = 1700
 """Longer side of a standing person's box, which converts millimetres to shares of the box."""
 
 
-def detect_as_blazepose(
+def simulate_blazepose(
     true: Tensor, size: Tensor, noise: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Detect as ``detect_as_openpose``, with the errors of BlazePose heavy; ``true`` are its own points.
+    """Detect as ``simulate_openpose``, with the errors of BlazePose heavy; ``true`` are its own points.
 
     Gaussian by the kind of point; 5 % of the points 5–15 % of the box away. No point is dropped or exchanged;
     those that a box covers, in a quarter of the views, have three times the error and less confidence.

@@ -339,7 +339,7 @@ class Arc:
 
 
 @dataclass(frozen=True)
-class Segment:
+class PlannedClip:
     """A clip of a plan, and its start. Walks on the same arc share it; a walk on another arc starts after the
     end of the walk and the turn before it."""
 
@@ -368,7 +368,7 @@ class Person:
     """(3, J, 3) amplitude (radians), frequency (Hz) and phase of a constant small movement."""
     soles: Array
     """(6, 3) metres, from each foot keypoint to the sole below it, in the frame of the foot."""
-    plan: tuple[Segment, ...]
+    plan: tuple[PlannedClip, ...]
     absences_s: tuple[tuple[float, float], ...] = ()
     """Times from and to which the person is absent, in order."""
 
@@ -445,13 +445,13 @@ def _make_person(seconds: float, home: Array, seed: Sequence[int], body: Body) -
     )
 
 
-def _plan(seconds: float, style: Style, arc: Arc, rng: np.random.Generator) -> tuple[Segment, ...]:
+def _plan(seconds: float, style: Style, arc: Arc, rng: np.random.Generator) -> tuple[PlannedClip, ...]:
     """Plan walks up and down an arc and other clips in random order, each cross-faded with the next, and a
     turn before a walk that would leave the arc."""
     walk_m = float(walking(np.array([CLIPS["walk"].seconds]), CLIPS["walk"].seconds, style).advance[0])
     # The first clip starts before the recording.
     start_s, distance_m, yaw, direction = -rng.uniform(0.4, 0.9), -0.5 * walk_m, 0.0, 1.0
-    plan: list[Segment] = []
+    plan: list[PlannedClip] = []
     names: list[str] = []
     while start_s < seconds:
         if not names:
@@ -463,7 +463,7 @@ def _plan(seconds: float, style: Style, arc: Arc, rng: np.random.Generator) -> t
         if clip.walks and distance_m * direction > 0:
             names.insert(0, "walk")
             clip = CLIPS["turn"]
-        plan.append(Segment(clip, start_s, distance_m, yaw, direction, arc))
+        plan.append(PlannedClip(clip, start_s, distance_m, yaw, direction, arc))
         end = clip.motion(np.array([clip.seconds]), clip.seconds, style)
         distance_m += direction * float(end.advance[0])
         yaw += float(end.yaw[0])
@@ -472,7 +472,7 @@ def _plan(seconds: float, style: Style, arc: Arc, rng: np.random.Generator) -> t
     return tuple(plan)
 
 
-def _sum_clips(plan: Sequence[Segment], style: Style, t: Array) -> tuple[ClipMotion, Array, Array, Array]:
+def _sum_clips(plan: Sequence[PlannedClip], style: Style, t: Array) -> tuple[ClipMotion, Array, Array, Array]:
     """Sum of the clips at times ``t`` (T,), bearing on the arc and yaw against it (T,), radians, and position
     (T, 2), metres, world."""
     motion, bearing, yaw, path = _still(len(t)), np.zeros(len(t)), np.zeros(len(t)), np.zeros((len(t), 2))

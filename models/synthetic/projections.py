@@ -16,7 +16,7 @@ from torch import Tensor
 from models.body import KeypointBody, global_rotations
 from models.regressors.kinematics import GlobalKinematics
 from models.synthetic.cameras import cameras_around
-from models.synthetic.detector import detect_as_blazepose, detect_as_openpose
+from models.synthetic.detector import simulate_blazepose, simulate_openpose
 from models.synthetic.poses import Poses, Sampler, chance, uniform
 from pipeline.batches import TensorBatch, axes
 from pipeline.skeleton import BODY_25, DETECTOR_OFFSETS_MM, SMPL_24
@@ -119,12 +119,12 @@ class Projections:
         if d.easy:
             easier = chance(rng, d.easy, count, 1, 1)
             noise = torch.where(easier, noise * uniform(rng, 0, 1, count, 1, 1), noise)
-        xy, confidence = detect_as_openpose(_project(K, R, t, detected_points), size, noise, rng)
+        xy, confidence = simulate_openpose(_project(K, R, t, detected_points), size, noise, rng)
         if d.blazepose:
             # The offsets are of one man; those of others are assumed to vary by a third.
             scale = 1 + normal(count, 1, 1) / 3
             offset_points = detected_points + self._posed_offsets(scale * self.blazepose_offsets, turned)
-            blazepose = detect_as_blazepose(_project(K, R, t, offset_points), size, noise, rng)
+            blazepose = simulate_blazepose(_project(K, R, t, offset_points), size, noise, rng)
             is_blazepose = chance(rng, d.blazepose, count, 1, 1)
             xy = torch.where(is_blazepose[..., None], blazepose[0], xy)
             confidence = torch.where(is_blazepose, blazepose[1], confidence)

@@ -126,7 +126,7 @@ class Workers(Protocol):
 
 
 class _Progress:
-    """Messages on the progress of a recording of some frames, and before on that of its detection."""
+    """Progress messages of a recording, and of a detection that comes first."""
 
     def __init__(self, tell: Callable[[Message], None], frames: int) -> None:
         self._tell, self._frames = tell, frames
@@ -202,7 +202,7 @@ def _write_thumbnail(out: Path, result: Result) -> list[Path]:
 
 
 def _fitted(summary: Summary) -> float | None:
-    """Share of fitted frames of those in which people were there."""
+    """Share of fitted frames among those with people."""
     frames = sum(p.frames for p in summary.people)
     return sum(p.frames_fitted for p in summary.people) / frames if frames else None
 

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from models.body import load_body, pose_keypoints  # noqa: E402
 from models.geometry.up import angle_deg  # noqa: E402
 from models.synthetic.cameras import look_at  # noqa: E402
-from models.synthetic.detector import Noise, detect  # noqa: E402
-from models.synthetic.people import Arc, Clip, Segment, animate, make_people, walking  # noqa: E402
+from models.synthetic.detector import Noise, simulate_detections  # noqa: E402
+from models.synthetic.people import Arc, Clip, PlannedClip, animate, make_people, walking  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from stages.calibrate import level_with  # noqa: E402
 
@@ -48,7 +48,7 @@ def walk(number: int) -> Array:
     body = load_body()
     (person,) = make_people(1, 60.0, 9000 + number, body)
     arc = Arc(np.zeros(2), 1000.0 if number % 2 else 1.6, 0.0)
-    plan = (Segment(Clip(60.0, walking, walks=True), 0.0, 0.0, 0.0, 1.0, arc),)
+    plan = (PlannedClip(Clip(60.0, walking, walks=True), 0.0, 0.0, 0.0, 1.0, arc),)
     time_s = 2.0 + np.arange(FRAMES) / RATE
     rotations, transl = (torch.from_numpy(x) for x in animate(replace(person, plan=plan), body, time_s))
     return pose_keypoints(body.keypoints, rotations, torch.from_numpy(person.betas), transl)[1].numpy()
@@ -82,7 +82,7 @@ def off_deg(number: int) -> float:
     true_px = rig.project(points)
     tall = float(np.ptp(true_px[0, ..., 1], axis=-1).mean())
     noise = Noise(sigma_px=0.01 * tall, outliers=0.02, missing=0.05, gaps=0.0, seed=number)
-    found = detect(true_px[:, :, None], rig.size, 0, noise)[0, :, 0]
+    found = simulate_detections(true_px[:, :, None], rig.size, 0, noise)[0, :, 0]
     nowhere = replace(rig, R=np.eye(3)[None], t=np.zeros((1, 3)))
     placed = level_with(nowhere, found[..., :2], found[..., 2])
     return np.inf if placed is None else angle_deg(placed.R[0, :, 2], rig.R[0, :, 2])
