@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
@@ -182,6 +183,30 @@ def _render(
 
         files = [writer(path) for path in paths[: len(rig)]] if cfg.overlay else []
         mosaic = _MosaicVideo(sizes, cfg, rig.names, writer(paths[-1])) if cfg.mosaic else None
+
+        def draw_view(group: Sequence[tuple[_Scene, Pictures]], v: int) -> list[av.VideoFrame]:
+            drawn = []
+            for scene, pictures in group:
+                frame, notes = pictures[v], scene.notes
+                if frame_index[v, scene.index] < 0 or (filmed and frame is None):
+                    notes = ("no video" if filmed and sources[v] is None else "no frame", *notes)
+                neighbours = frame_index[v, max(scene.index - 1, 0) : scene.index + 2]
+                shown_once = bool((neighbours == frame_index[v, scene.index]).sum() == 1)
+                new = _background(frame, sizes[v], writable=shown_once)
+                matrix = overlay.yuv_matrix(int(new.colorspace), sizes[v][1])
+                if scene.skeletons:
+                    scene.skeletons[v].draw(planes(new), matrix)
+                else:
+                    paint(
+                        planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
+                        antialias=cfg.antialias,
+                    )  # fmt: skip
+                _write_notes(new, notes)
+                drawn.append(new)
+                if files:
+                    files[v].write(new)
+            return drawn
+
         pool = stack.enter_context(ThreadPoolExecutor(workers, "render"))
         pending: Future[None] | None = None
         frames: Iterator[Pictures] | None = None
@@ -199,39 +224,12 @@ def _render(
                     f"of {frame_index.shape[1]}"
                 )
             scenes = _scenes(batch, body, cfg)
-            skeletons = _skeletons(batch, rig, views, cfg) if cfg.show == "skeleton" else None
+            if cfg.show == "skeleton":
+                skeletons = _skeletons(batch, rig, views, cfg)
+                scenes = [replace(s, skeletons=k) for s, k in zip(scenes, skeletons, strict=True)]
             for first in range(0, len(scenes), GROUP_FRAMES):
                 group = [(s, next(frames)) for s in scenes[first : first + GROUP_FRAMES]]
-                group_skeletons = skeletons[first : first + GROUP_FRAMES] if skeletons else None
-
-                def draw_view(
-                    v: int,
-                    group: Sequence[tuple[_Scene, Pictures]] = group,
-                    skeletons: Sequence[Sequence[Skeletons]] | None = group_skeletons,
-                ) -> list[av.VideoFrame]:
-                    drawn = []
-                    for k, (scene, pictures) in enumerate(group):
-                        frame, notes = pictures[v], scene.notes
-                        if frame_index[v, scene.index] < 0 or (filmed and frame is None):
-                            notes = ("no video" if filmed and sources[v] is None else "no frame", *notes)
-                        neighbours = frame_index[v, max(scene.index - 1, 0) : scene.index + 2]
-                        shown_once = bool((neighbours == frame_index[v, scene.index]).sum() == 1)
-                        new = _background(frame, sizes[v], writable=shown_once)
-                        matrix = overlay.yuv_matrix(int(new.colorspace), sizes[v][1])
-                        if skeletons:
-                            skeletons[k][v].draw(planes(new), matrix)
-                        else:
-                            paint(
-                                planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
-                                antialias=cfg.antialias,
-                            )  # fmt: skip
-                        _write_notes(new, notes)
-                        drawn.append(new)
-                        if files:
-                            files[v].write(new)
-                    return drawn
-
-                drawn = list(pool.map(draw_view, range(len(rig))))
+                drawn = list(pool.map(partial(draw_view, group), range(len(rig))))
                 if pending is not None:
                     pending.result()
                 if mosaic is not None:  # while the next frames are drawn
@@ -264,6 +262,8 @@ class _Scene:
     """(P, 4) red, green, blue and opacity, 0 to 1."""
     notes: tuple[str, ...]
     """Labels about the people."""
+    skeletons: Sequence[Skeletons] = ()
+    """Keypoints in each view, to be drawn instead of the people."""
 
 
 def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
@@ -429,14 +429,8 @@ def render_results(
         box = _bounds(results, start, stop)
         grid = floor_grid(rig, box)
         width, height = (n // 4 * 4 for n in cfg.mosaic_size)
-        rig_at: Callable[[int], Rig]
-        if mode == "side":
-            both = side_and_top(rig, box, (width, height))
-
-            def rig_at(index: int) -> Rig:
-                return both
-        else:
-            rig_at = turntable(rig, box, (width, height), rate)
+        still, turning = side_and_top(rig, box, (width, height)), turntable(rig, box, (width, height), rate)
+        rig_at: Callable[[int], Rig] = turning if mode == "turntable" else lambda _: still
         file = out / scene_video(mode)
         paint = _choose_back_end(cfg, out, [file.name])
         return [file], _render_virtual(batches, cfg, rig_at, body, grid, rate, file, paint)

@@ -147,10 +147,7 @@ def _difference(results: Store, truth: Store, names: list[str], rows: _Rows) -> 
 
 
 def _keypoint_distance(results: Store, truth: Store, names: list[str], rows: _Rows) -> float:
-    """Median distance of people's keypoints in the pictures from the nearest person of the truth, in heights.
-
-    NaN where there is nothing to compare.
-    """
+    """Median distance of people's keypoints from the truth's nearest person, in heights; NaN without any."""
     distances = []
     for t in spread(_finished_frames(results, rows), COMPARED_FRAMES):
         ours, theirs = (
