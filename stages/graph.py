@@ -67,7 +67,7 @@ from stages.regress import (
     load_net,
     regress,
 )
-from stages.render import Footage, RenderConfig, render, video_names
+from stages.render import Footage, RenderConfig, render, video_names, worst_stills
 from stages.report import report
 from stages.smplify import smplify
 from stages.store import store, store_regression
@@ -234,7 +234,8 @@ class _Job:
 
     def write_report(self, summary: RunSummary) -> None:
         mosaic = MOSAIC if self.out / MOSAIC in self.videos else None
-        write_text_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic))
+        stills = worst_stills(self.results, self.recording.videos, self.cfg.render)
+        write_text_atomically(self.out / REPORT, report(self.results, summary, self.body, mosaic, stills))
 
 
 def _load_net(recording: Recording, cfg: RunConfig) -> Net | None:

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
 from torch import Tensor
 
 from models.rendering import overlay, software
-from models.rendering.overlay import PEOPLE_COLOURS, Skeletons
+from models.rendering.overlay import PEOPLE_COLOURS, Skeletons, Still
 from models.rendering.software import Planes
 from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
 from pipeline.batches import FitBatch, FrameBatch, Pictures, Status
@@ -34,7 +34,17 @@ from pipeline.errors import InputError
 from pipeline.files import check_writable
 from pipeline.results import DRAWN, MOSAIC, camera_videos, check_drawable, scene_video
 from pipeline.store import Store
-from pipeline.video import VideoInfo, VideoWriter, copied, pick_encoder, planes, probe, resized, to_yuv420p
+from pipeline.video import (
+    VideoInfo,
+    VideoWriter,
+    copied,
+    pick_encoder,
+    planes,
+    probe,
+    read_frames,
+    resized,
+    to_yuv420p,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +69,12 @@ EMPTY_LUMA = 70
 GROUP_FRAMES = 4
 """Frames of one view that are drawn and encoded before another view's: encoders that alternate at every
 frame evict each other's data from the processor's cache."""
+
+MAX_STILLS: Final = 8
+STILL_ROOM: Final = 0.15
+"""Share of a person's height or width around them in a still ..."""
+MIN_STILL_ROOM: Final = 0.05
+"""... and share of the picture's side at least."""
 
 SKIN_M = 0.12
 """Reach of skin, head and hands beyond the joints."""
@@ -326,6 +342,39 @@ def _skeletons(batch: FitBatch, rig: Rig, views: Sequence[int], cfg: RenderConfi
         ]
         for t in range(fitted.shape[1])
     ]
+
+
+def worst_stills(results: Store, videos: Sequence[VideoInfo | Path | None], cfg: RenderConfig) -> list[Still]:
+    """Draw, for each camera with a video, the frame in which a person's fit is farthest from the detections;
+    of more than ``MAX_STILLS`` cameras those with the largest residual."""
+    rig, cfg = results.contents.rig, cfg.model_copy(update={"scale": 1.0})
+    worst: dict[int, tuple[float, int, int]] = {}
+    for person in results.ids:
+        error = results.array(f"people/{person}/reprojection_px")
+        error = np.where(results.contents.frame_index.T[: len(error)] >= 0, error, np.nan)
+        for v in np.flatnonzero(np.isfinite(error).any(0)).tolist():
+            t = int(np.nanargmax(error[:, v]))
+            worst[v] = max(worst.get(v, (0.0, 0, 0)), (float(error[t, v]), t, person))
+    stills = []
+    for v in sorted(sorted(worst, key=lambda v: worst[v], reverse=True)[:MAX_STILLS]):
+        video, (error_px, t, person) = videos[v], worst[v]
+        if video is None:
+            continue
+        (batch,) = _read_batches(results, t, t + 1)
+        ((skeletons,),) = _skeletons(batch, rig.select([rig.names[v]]), [v], cfg)
+        (decoded,) = read_frames(video, [int(results.contents.frame_index[v, t])])
+        width, height = (int(n) for n in rig.size[v])
+        frame = _background(decoded, (width, height), writable=False)
+        skeletons.draw(planes(frame), overlay.yuv_matrix(int(frame.colorspace), height))
+        who = batch.keypoints.ids.tolist().index(person)
+        points = np.concatenate([skeletons.detected[who], skeletons.fitted[who]])
+        low, high = np.nanmin(points, 0), np.nanmax(points, 0)
+        room = max(STILL_ROOM * (high - low).max(), MIN_STILL_ROOM * max(width, height))
+        x0, y0, x1, y1 = np.clip([*(low - room), *(high + room)], 0, [width, height] * 2).astype(int).tolist()
+        whole = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        around = whole[y0:y1, x0:x1]
+        stills.append(Still(rig.names[v], t, error_px, around if around.size else whole))
+    return stills
 
 
 def _write_notes(frame: av.VideoFrame, notes: Sequence[str]) -> None:

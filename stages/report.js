@@ -536,6 +536,12 @@
   const rig = () => card("w12", "Cameras from above and from the side", null, el("div", { class: "rig" },
     data.rig.map((src, i) => el("img", { src, alt: `the cameras ${i ? "from the side" : "from above"}` }))));
 
+  const stills = () => data.stills.length ? card("w12", "Where detections and fit differ most", null,
+    el("div", { class: "stills" }, data.stills.map(({ camera, frame, error_px, src }) => el("figure", {},
+      el("img", { src, alt: `${camera}, frame ${frame}: keypoints as detected and as fitted` }),
+      el("figcaption", {}, el("b", {}, camera), `, frame ${frame}: ${error_px} px`)))),
+    el("p", { class: "note" }, "The frame of each camera with the largest reprojection error, around that person. Rings: keypoints as detected, the brighter the surer; dots and bones: as fitted, a dot from green to red by its distance from the ring. A ring beside the body is the detector's mistake, a dot beside it the fit's. Of all frames: run_pipeline.py render OUT --mode skeleton.")) : "";
+
   const cameraTable = () => {
     const missing = summary.missing || {};
     const name = (c, v) => el("span", {}, el("i", { style: { display: "inline-block", width: "10px", height: "10px", borderRadius: "3px", background: cameraColour(v), marginRight: "8px" } }), c.name);
@@ -735,7 +741,7 @@
       mosaic() || "", space(),
       card("w12", "Reprojection error, px", errorChart.legend, errorChart.node,
         binned ? el("p", { class: "note" }, `Lines are means, bands reach from the least to the greatest value: ${data.frames} frames share ${bins} points.`) : ""),
-      coverage(), peopleTable(), angles(),
+      stills(), coverage(), peopleTable(), angles(),
       card("w12", "Joint acceleration (jitter), mm/frame²", people.length > 1 ? jitterChart.legend : null, jitterChart.node),
       cameraTable(), rig(), clocks(), timing(), shape(), ...settings()),
   );

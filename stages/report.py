@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body
-from models.rendering.overlay import PEOPLE_COLOURS
+from models.rendering.overlay import PEOPLE_COLOURS, Still
 from models.rendering.rig_picture import draw_rig
 from pipeline.cameras import Rig
 from pipeline.curves import Curve, Curves, read_curves
@@ -27,15 +28,25 @@ from pipeline.store import Store
 FRUSTUM_M: Final = 0.5
 """Length of a camera's frustum in the data, metres; the plot scales it to the size of the scene."""
 
+STILL_SIDE: Final = 640
+"""Longer side of a still, pixels."""
+
 _STEPS: Final = 32767
 _MISSING: Final = -32768
 """Numbers of curves have 16 bits: a hundredth of a degree, less than a millimetre of a path of 20 m."""
 
 
-def report(store: Store, summary: RunSummary, body: Body, mosaic: str | None = MOSAIC) -> str:
+def report(
+    store: Store,
+    summary: RunSummary,
+    body: Body,
+    mosaic: str | None = MOSAIC,
+    stills: Sequence[Still] = (),
+) -> str:
     """The page, as HTML text.
 
-    mosaic: where the video of all views lies, as seen from the page; None when there is none.
+    mosaic: where the video of all views lies, as seen from the page; None when there is none. stills: of the
+    frames in which detections and fit differ most.
 
     Names, paths and warnings come from the user. They travel as JSON in a block that browsers do not run, and
     the page's script sets them as text; its policy allows no script but that one, and no connection.
@@ -45,7 +56,8 @@ def report(store: Store, summary: RunSummary, body: Body, mosaic: str | None = M
     style = (page / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = html.escape(Path(summary.recording).name)
-    data = json.dumps(_content(store, summary, body, mosaic), allow_nan=False, separators=(",", ":"))
+    content = _content(store, summary, body, mosaic) | {"stills": [_still(still) for still in stills]}
+    data = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # Inside JSON a < stands in strings alone, where \u003c is the same character: no tag can begin there.
     data = data.replace("<", "\\u003c")
     return f"""<!doctype html>
@@ -117,6 +129,17 @@ def _picture(rgb: NDArray[np.uint8]) -> str:
     """PNG of a picture (H, W, 3), as the address of an image."""
     png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _still(still: Still) -> dict[str, Any]:
+    """JPEG of a still, and what it shows."""
+    height, width = still.picture.shape[:2]
+    scale = min(1.0, STILL_SIDE / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    small = cv2.resize(still.picture[..., ::-1], size, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    src = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return {"camera": still.camera, "frame": still.frame, "error_px": round(still.error_px, 1), "src": src}
 
 
 def _shape(store: Store, person: int, body: Body) -> dict[str, Any]:

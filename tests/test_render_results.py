@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter, pick_encoder, probe, read_frames
 from stages.decode import DecodeConfig, decode
-from stages.render import RenderConfig, meshes, render_results
+from stages.render import RenderConfig, meshes, render_results, worst_stills
 
 SIZES = ((640, 360), (360, 640), (480, 480), (720, 406))
 RATES = (24, 60, 120, 30)
@@ -63,6 +63,7 @@ def store(tmp_path_factory, rig, body):
     made = Store.create(tmp_path_factory.mktemp("store") / "results.zarr", contents)
     # SMPL stands along y and looks along z; the world has z up.
     stand = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    off_px = 9.0 * (torch.arange(T) == 2 + 2 * torch.arange(4)[:, None])
     for k in range(len(made.done)):
         a, b = made.span(k)
         n = b - a
@@ -80,7 +81,7 @@ def store(tmp_path_factory, rig, body):
         )  # fmt: skip
         made.write(
             FitBatch(
-                known, params, joints, points, torch.zeros(4, n, 1), status(torch.ones(n, 1).bool()),
+                known, params, joints, points, off_px[:, a:b, None], status(torch.ones(n, 1).bool()),
             )
         )  # fmt: skip
     return made
@@ -136,6 +137,21 @@ def again(store, mode, videos, body, out, start=0, stop=None, **settings):
 def pictures(path):
     info = probe(path)
     return [f.to_ndarray(format="rgb24").astype(float) for f in read_frames(info, range(len(info.times_s)))]
+
+
+def test_stills_show_each_cameras_worst_frame_around_the_person(store, rig, videos):
+    stills = worst_stills(store, [*videos[:3], None], RenderConfig(scale=0.5))
+    assert [(s.camera, s.frame, s.error_px) for s in stills] == [
+        ("wide", 2, 9),
+        ("tall", 4, 9),
+        ("square", 6, 9),
+    ]
+    for v, still in enumerate(stills):
+        w, h = SIZES[v]
+        side = 2 * 0.05 * max(w, h)
+        assert still.picture.shape == pytest.approx((side, side, 3), abs=1), "all keypoints are in one place"
+        middle = still.picture[still.picture.shape[0] // 2, still.picture.shape[1] // 2].astype(int)
+        assert middle[1] > middle[[0, 2]].max() + 60, "a green dot: the fit is where the keypoints are"
 
 
 def test_overlays_lie_on_the_person_whatever_the_camera(store, rig, videos, body, tmp_path):

@@ -13,6 +13,7 @@ from builders import COCO_17, FRAMES, batch, contents, on_coco, rig
 
 from models.angles import DEFINITIONS, fitted_angles
 from models.body import load_body
+from models.rendering.overlay import Still
 from models.rendering.rig_picture import draw_rig
 from pipeline.config import load
 from pipeline.curves import TOTAL_BINS, read_curves
@@ -255,7 +256,9 @@ def test_in_a_browser(tmp_path):
     names = (EVIL, "right")
     told = summary(names, warnings=(CLOSING,), videos=("mosaic.mp4",))
     file = tmp_path / "report.html"
-    file.write_text(report(filled(tmp_path / "s.zarr", names), told, load_body()), encoding="utf-8")
+    still = Still(EVIL, 7, 9.46, np.full((900, 1280, 3), 99, np.uint8))
+    page = report(filled(tmp_path / "s.zarr", names), told, load_body(), stills=[still])
+    file.write_text(page, encoding="utf-8")
     with chromium(tmp_path / "profile") as browser:
         plots = opened(browser, file)
         assert len(plots) == 4 + 1 + 10 + 6, "the clocks, legs and arms on both sides, and the trunk"
@@ -275,6 +278,8 @@ def test_in_a_browser(tmp_path):
         assert browser.execute_script("return window.ran") is None
         drawn = "return [...document.querySelectorAll('.rig img')].map(i => i.naturalWidth)"
         assert browser.execute_script(drawn) == [720, 720]
+        assert browser.execute_script(drawn.replace(".rig", ".stills")) == [640]
+        assert f"{EVIL}, frame 7: 9.5 px" in text
         ends = (
             "return ['video', 'canvas.space'].map(s => "
             "Math.round(document.querySelector(s).getBoundingClientRect().bottom))"

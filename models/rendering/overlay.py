@@ -220,6 +220,18 @@ def draw_cell(planes: Planes, source: Planes, box: tuple[int, int, int, int], na
 
 
 @dataclass(frozen=True)
+class Still:
+    """Frame of one camera around a person, with the keypoints as detected and as fitted."""
+
+    camera: str
+    frame: int
+    error_px: float
+    """Mean reprojection residual of the person, pixels of the video."""
+    picture: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
 class Skeletons:
     """Detected and fitted keypoints in one frame of one view, pixels of the picture."""
 
