@@ -184,6 +184,46 @@ def test_cameras_that_look_elsewhere_do_not_count() -> None:
     assert everybody(tracked(people, rig=far)) == [0, 1]
 
 
+def test_two_views_that_meet_by_chance_do_not_move_a_person() -> None:
+    """For a frame one view shows the person, another somebody whose rays meet those a metre further on."""
+    people = crossing()
+    body = walker(90, (-1.5, -0.25), (1.5, -0.25))
+    rays = {name: points - RIG.centres[0] for name, points in body.items()}
+    aside = seen(RIG, {name: RIG.centres[0] + 1.3 * ray for name, ray in rays.items()})
+    people[1:, 45, 0] = np.nan, np.nan, 0
+    people[1, 45, 0] = np.where(np.arange(25)[:, None] < 10, crossing()[1, 45, 0], aside[1, 45])
+    batches = tracked(shuffled(people))
+    off = [np.abs(image(batches, i) - people[:, :, 0, :, :2]).max((0, 2, 3)) for i in everybody(batches)]
+    assert len(off) == 2
+    person = int(np.argmin([each[44] for each in off]))
+    assert off[person][50:].max() < 1e-2
+    assert np.isnan(image(batches, person)[1, 45]).all()
+
+
+def test_whom_one_view_alone_showed_is_found_again_at_once_where_two_do() -> None:
+    """One view does not show that the person turned back."""
+    body, time = figure(np.arange(120) / RATE), np.arange(120) / RATE
+    way = RIG.centres[0] * [1, 1, 0]
+    along = np.minimum(time, 3 - time)[:, None, None]
+    points = np.stack([body[name] for name in BODY_25.names], 1) + along * way / np.linalg.norm(way)
+    people = seen(RIG, {name: points[:, k] for k, name in enumerate(BODY_25.names)})[:, :, None]
+    people[1:, 45:54] = people[2:, 54:] = np.nan, np.nan, 0
+    batches = tracked(people)
+    assert everybody(batches) == [0]
+    assert np.abs(image(batches, 0) - people[:, :, 0, :, :2])[:2, 54:].max() < 1e-2
+
+
+def test_views_that_share_few_keypoints_are_kept() -> None:
+    people = crossing()
+    people[2:, 40:44] = np.nan, np.nan, 0
+    people[0, 40:44, :, UPPER] = np.nan
+    people[1, 40:44, :, ~UPPER] = np.nan
+    people[..., 2] = np.where(np.isnan(people[..., 0]), 0, people[..., 2])
+    batches = tracked(shuffled(people))
+    assert sorted(matches(batches, people).values()) == [0, 1]
+    assert all(np.isfinite(image(batches, i)[:2, 40:44, :, 0]).any(-1).all() for i in (0, 1))
+
+
 @pytest.mark.parametrize(("reidentify", "ids"), [(False, [0, 1, 2]), (True, [0, 1])])
 def test_who_comes_back_late_is_somebody_else_unless_asked(reidentify: bool, ids: list[int]) -> None:
     people = crossing(180)

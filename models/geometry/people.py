@@ -167,13 +167,25 @@ def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -
     matched = _match(rig, seen, tracks, now, cfg)
     tracks = _moved(rig, matched, tracks, now, cfg)
     owner = matched.owner.copy()
+    waiting = tracks.measured_s < now
+    several = len(rig) > 1
+    free = owner < 0
+    free[~free] = several & waiting[owner[~free]]
     born: list[Array] = []
-    for points, members in _births(rig, matched.seen, owner < 0, cfg):
+    for points, members in _births(rig, matched.seen, free, cfg):
         apart = finite_median(np.linalg.norm(tracks.points - points, axis=-1))
-        if np.fmin.reduce(apart, initial=np.inf) * _unit_m(rig, points[None])[0] < LIMITS.near_m:
+        apart *= _unit_m(rig, points[None])[0]
+        if (apart[~waiting] < LIMITS.near_m).any():
             continue
-        owner[members] = len(tracks.serial) + len(born)
-        born.append(points)
+        back = _found_again(tracks, apart, {*owner[members].tolist()} - {-1}, now, cfg) if several else None
+        if back is not None:
+            tracks = _measured_again(tracks, back, points, len(members), now)
+            waiting[back] = False
+        elif (owner[members] >= 0).any() or (apart < LIMITS.near_m).any():
+            continue
+        else:
+            born.append(points)
+        owner[members] = len(waiting) + len(born) - 1 if back is None else back
     tracks = _with_born(tracks, born, now)
     return replace(matched, owner=owner), _counted(rig, tracks, now, cfg)
 
@@ -201,6 +213,7 @@ def _match(rig: Rig, seen: _Seen, tracks: Tracks, now: float, cfg: MatchConfig) 
         if points is not predicted and all(map(np.array_equal, before, (owner, fragment))):
             break  # the bodies are those
         measured = _measured(rig, seen, owner, fragment, count)
+        _undo_jumps(rig, measured, predicted, owner, score, now - tracks.measured_s, cfg)
         shift = finite_median(np.swapaxes(measured - points, 1, 2))
         enough = np.isfinite(measured[..., 0]).sum(1) >= 3
         points = np.where(
@@ -212,7 +225,21 @@ def _match(rig: Rig, seen: _Seen, tracks: Tracks, now: float, cfg: MatchConfig) 
     if wrong.any():
         owner = np.where(wrong, -1, owner)
         measured = _measured(rig, seen, owner, fragment, count)
+        _undo_jumps(rig, measured, predicted, owner, score, now - tracks.measured_s, cfg)
     return _Matched(seen, owner, exchanged, fragment & (owner >= 0), measured, points)
+
+
+def _undo_jumps(
+    rig: Rig, measured: Array, predicted: Array, owner: Ints, score: Array, unseen_s: Array, cfg: MatchConfig
+) -> None:
+    """Leave a track, of which two views that meet by chance have made a body (N, K, 3) out of its reach, the
+    one detection that agrees best with it (N, M), and no body."""
+    if len(rig) > 1:
+        moved = np.linalg.norm(finite_median(np.swapaxes(measured - predicted, 1, 2)), axis=1)
+        for n in np.flatnonzero(moved > LIMITS.jump_m + cfg.speed_m_s * unseen_s):
+            mine = np.flatnonzero(owner == n)
+            owner[mine[score[n, mine] < score[n, mine].max()]] = -1
+            measured[n] = np.nan
 
 
 def _agreement(rig: Rig, points: Array, seen: _Seen, sigma: float) -> tuple[Array, Ints]:
@@ -302,11 +329,12 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
     before = fresh & (tracks.point_s >= tracks.time_s[:, None] - 1e-9) & np.isfinite(tracks.points[..., 0])
     move = np.where(before[..., None], body - tracks.points, np.nan)
     speed = finite_median(np.swapaxes(move, 1, 2)) / elapsed[:, None]
+    change = speed - tracks.velocity
     if len(rig) > 1:
-        fast = np.linalg.norm(speed, axis=1, keepdims=True)
-        speed = speed * np.minimum(1, LIMITS.top_speed_m_s / np.maximum(fast, 1e-9))
+        most = LIMITS.acceleration_m_s2 * elapsed[:, None]
+        change *= np.minimum(1, most / np.maximum(np.linalg.norm(change, axis=1, keepdims=True), 1e-9))
     steady = good & (before.sum(1) >= 3)
-    velocity = np.where(steady[:, None], (tracks.velocity + speed) / 2, tracks.velocity)
+    velocity = np.where(steady[:, None], tracks.velocity + change / 2, tracks.velocity)
     velocity = velocity * np.where(good, 1.0, np.where(glimpsed, 0.9, 0.8))[:, None]
 
     points = np.where(good[:, None, None], matched.predicted, tracks.points)
@@ -330,11 +358,36 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
         velocity=velocity,
         time_s=np.where(good | glimpsed, now, tracks.time_s),
         measured_s=np.where(good, now, tracks.measured_s),
+        place=np.where(good[:, None], trunk_middle(points), tracks.place),
         support=0.93 * tracks.support + 0.07 * (views_seen >= needed),
         evidence=tracks.evidence + np.maximum(views_seen - needed + 1, 0),
         age=tracks.age + 1,
         exchanged=np.where(wrong, 0, exchanged),
     )
+
+
+def _found_again(tracks: Tracks, apart: Array, holders: set[int], now: float, cfg: MatchConfig) -> int | None:
+    """The track, not measured in this frame, whose body it is that is ``apart`` (N,) metres from each.
+
+    holders: tracks that have one of its detections, from which alone they did not know how far they are.
+    """
+    unseen_s = now - tracks.measured_s
+    reach = np.minimum(LIMITS.jump_m + cfg.speed_m_s * unseen_s, cfg.max_reach_m)
+    near = [n for n in np.flatnonzero((unseen_s > 0) & (apart <= reach)).tolist() if holders <= {n}]
+    return min(near, key=lambda n: float(apart[n]), default=None)
+
+
+def _measured_again(tracks: Tracks, n: int, points: Array, views: int, now: float) -> Tracks:
+    """The tracks, of which one is at a body (K, 3) that several views show."""
+    known = np.isfinite(points[:, 0])
+    new = {name: getattr(tracks, name).copy() for name in TRACK_ARRAYS}
+    new["points"][n] = points
+    new["point_s"][n] = np.where(known, now, -np.inf)
+    new["velocity"][n] = 0
+    new["time_s"][n] = new["measured_s"][n] = now
+    new["place"][n] = trunk_middle(points[None])[0]
+    new["evidence"][n] += views - 1
+    return replace(tracks, **new)
 
 
 def _onto_rays(body: Array, seen: _Seen, members: Ints) -> Array:
@@ -425,6 +478,7 @@ def _with_born(tracks: Tracks, born: list[Array], now: float) -> Tracks:
         measured_s=np.full(count, now),
         born_s=np.full(count, now),
         birthplace=trunk_middle(points),
+        place=trunk_middle(points),
         support=np.full(count, 0.5),
         evidence=np.zeros(count),
         age=np.zeros(count),
@@ -476,8 +530,7 @@ def _returned(rig: Rig, tracks: Tracks, n: int, cfg: MatchConfig) -> int | None:
 
 def _sights(tracks: Tracks, index: Ints) -> Array:
     """(N, 5) rows as of ``Tracks.lost``."""
-    places = trunk_middle(tracks.points[index])
-    return np.column_stack([tracks.id[index], places, tracks.measured_s[index]])
+    return np.column_stack([tracks.id[index], tracks.place[index], tracks.measured_s[index]])
 
 
 def _looking_at(rig: Rig, places: Array) -> Ints:

@@ -50,7 +50,9 @@ class Limits:
     """Share of recent detections exchanged above which it is the track that has left and right wrong."""
     point_s: float = 1.0
     """A keypoint that was not measured for longer is forgotten."""
-    top_speed_m_s: float = 6.0
+    acceleration_m_s2: float = 20.0
+    jump_m: float = 0.1
+    """Distance of a measured body from the predicted one, at once, above which it is not believed."""
     evidence: int = 8
     """Views beyond those that a birth takes, summed over frames, before a track counts."""
     view_share: float = 0.4
@@ -89,6 +91,8 @@ class Tracks:
     born_s: Array
     birthplace: Array
     """(N, 3) middle of the trunk at birth"""
+    place: Array
+    """(N, 3) middle of the trunk when it was measured last"""
     support: Array
     """(N,) share of recent frames in which it was measured."""
     evidence: Array
@@ -111,8 +115,8 @@ class Tracks:
     def none(cls) -> Self:
         k = len(BODY_25)
         number, zero = np.zeros(0, np.int64), np.zeros(0)
-        points, times, moves = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
-        return cls(number, number, points, times, moves, zero, zero, zero, moves, zero, zero, zero, zero)
+        points, times, xyz = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
+        return cls(number, number, points, times, xyz, zero, zero, zero, xyz, xyz, zero, zero, zero, zero)
 
     def take(self, index: Ints) -> Self:
         """Those tracks, in that order."""
