@@ -88,7 +88,6 @@ def test_the_command_says_what_it_wrote(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.fbx", "FBX is not written. Write a .glb"),
         ("a.xyz", "the suffix says what is written, and there is none for this. Choose .glb"),
         ("a.bvh --gaps nan", "a .bvh needs a pose in every frame"),
         ("a.trc --gaps often", "--gaps often: expected hold, nan, interpolate"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -37,7 +39,7 @@ from scipy.spatial.transform import Rotation
 from smplx.lbs import batch_rigid_transform, batch_rodrigues
 
 import stages.export
-from models.formats import FORMATS, ExportFormat, find_format, glb, mot, usd
+from models.formats import FORMATS, ExportFormat, fbx, find_format, glb, mot, usd
 from models.formats.long_take import LongTake
 from models.formats.take import Take, rest_joints
 from models.formats.traits import axes_of, y_up, y_up_as_pose2sim, z_up
@@ -159,7 +161,10 @@ READERS: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], float]] = {
 }
 """Joints (T, 3) by SMPL's names, metres, in the world of the file; and how near they come."""
 
-EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.TRAITS.suffix)
+EVERY_FORMAT = pytest.mark.parametrize(
+    "form", [form for form in FORMATS if form is not fbx], ids=lambda f: f.TRAITS.suffix
+)
+"""But for that which Blender writes."""
 
 
 @EVERY_FORMAT
@@ -181,7 +186,7 @@ def test_a_file_holds_the_joints_of_the_store(
         np.testing.assert_allclose(placed, want, atol=near)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.TRAITS.suffix)
+@EVERY_FORMAT
 def test_a_file_is_written_piece_by_piece(truths: Callable[[str], Truth], form: ExportFormat) -> None:
     take = whole_take(truths("z"))
     angles = np.random.default_rng(0).uniform(-180, 180, (len(take.time_s), 2))
@@ -218,8 +223,6 @@ def test_suffixes_choose_the_format() -> None:
         assert find_format(Path(f"a{form.TRAITS.suffix.upper()}")) is form
     with pytest.raises(InputError, match=r"a\.xyz: the suffix .* Choose \.glb"):
         find_format(Path("a.xyz"))
-    with pytest.raises(InputError, match=r"a\.fbx: FBX is not written. Write a \.glb"):
-        find_format(Path("a.fbx"))
 
 
 def test_an_obj_is_the_mesh_of_one_frame(truths: Callable[[str], Truth], tmp_path: Path) -> None:
@@ -248,6 +251,49 @@ def test_worlds_are_turned_and_never_mirrored(up: str) -> None:
 def export(truth: Truth, file: Path, options: ExportOptions) -> list[str]:
     ((_, _, warnings),) = export_people(truth.store, body(), file, [0], options)
     return warnings
+
+
+IN_BLENDER = """
+import json, sys, bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.import_scene.fbx(filepath=sys.argv[-2])
+scene, found = bpy.context.scene, {}
+(armature,) = [thing for thing in bpy.data.objects if thing.type == "ARMATURE"]
+for i in range(4):  # the importer takes a rate of 30000/1001 for 30
+    scene.frame_set(1 + i, subframe=0.001 * i)
+    for bone in armature.pose.bones:
+        found.setdefault(bone.name, []).append(list(armature.matrix_world @ bone.head))
+meshes = [thing.name for thing in bpy.data.objects if thing.type == "MESH"]
+json.dump([found, meshes], open(sys.argv[-1], "w"))
+"""
+
+
+def test_blender_reads_the_fbx_that_it_wrote(truths: Callable[[str], Truth], tmp_path: Path) -> None:
+    if (command := fbx.blender()) is None:
+        pytest.skip("needs blender or bpy")
+    take = whole_take(truths("z"), 7, 11)
+    file, told = tmp_path / "a.fbx", tmp_path / "told.json"
+    turned = take.turned(y_up(direction("z")), body())
+    file.write_bytes(b"".join(fbx.encode(LongTake.of(turned), body(), file.name)))
+    reader = [IN_BLENDER if part is fbx._SCRIPT else part for part in command]
+    subprocess.run([*reader, file, told], check=True, capture_output=True)
+    joints, meshes = json.loads(told.read_text())
+    assert meshes == ["body"]
+    for name, places in joints.items():
+        np.testing.assert_allclose(places, take.joints[:, SMPL_24.index(name)], atol=1e-3)
+
+
+def test_without_blender_there_is_no_fbx(
+    truths: Callable[[str], Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fbx, "blender", lambda: None)
+    with pytest.raises(InputError, match=r"neither blender nor its module bpy is there. Write a .glb"):
+        export(truths("z"), tmp_path / "a.fbx", ExportOptions())
+    failing = [sys.executable, "-c", "raise SystemExit('no importer')"]
+    monkeypatch.setattr(fbx, "blender", lambda: failing)
+    with pytest.raises(InputError, match="Blender wrote nothing: no importer"):
+        export(truths("z"), tmp_path / "a.fbx", ExportOptions())
+    assert not (tmp_path / "a.fbx").exists()
 
 
 def test_skin_of_usd_moves_as_the_mesh(truths: Callable[[str], Truth], tmp_path: Path) -> None:

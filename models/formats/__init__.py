@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from models.body import Body
-from models.formats import amass, bvh, c3d, easymocap, glb, mot, obj, openpose, smpl, table, trc, usd
+from models.formats import amass, bvh, c3d, easymocap, fbx, glb, mot, obj, openpose, smpl, table, trc, usd
 from models.formats.long_take import LongTake
 from models.formats.traits import Traits
 from pipeline.errors import InputError
@@ -38,7 +38,7 @@ class FolderFormat(Protocol):
         """Path inside the folder and content of each file, of takes of the same frames."""
 
 
-FORMATS: Final[tuple[ExportFormat, ...]] = (glb, usd, bvh, trc, c3d, smpl, amass, table, mot, obj)
+FORMATS: Final[tuple[ExportFormat, ...]] = (glb, usd, fbx, bvh, trc, c3d, smpl, amass, table, mot, obj)
 """The first whose suffix the file's name ends in writes it."""
 FOLDERS: Final[tuple[FolderFormat, ...]] = (easymocap, openpose)
 
@@ -49,7 +49,5 @@ def find_format(file: Path) -> ExportFormat | FolderFormat:
     for export_format in formats:
         if file.name.lower().endswith(export_format.TRAITS.suffix):
             return export_format
-    if file.suffix.lower() == ".fbx":
-        raise InputError(f"{file}: FBX is not written. Write a .glb, which Blender opens and exports as FBX.")
     known = ", ".join(f"{f.TRAITS.suffix} ({f.TRAITS.description})" for f in formats)
     raise InputError(f"{file}: the suffix says what is written, and there is none for this. Choose {known}.")

@@ -29,19 +29,20 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from exported import RATE, body, make  # noqa: E402
 
-from models.formats import FORMATS  # noqa: E402
+from models.formats import FORMATS, fbx  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from stages.export import ExportOptions, export_people  # noqa: E402
 
 FRAMES = 10_000, 100_000
 WINDOW = 240
 ANGLES = {"left_knee_flexion": "a", "right_knee_flexion": "b"}
-SUFFIXES = [f.TRAITS.suffix for f in FORMATS if not f.TRAITS.single_frame]
+SUFFIXES = [f.TRAITS.suffix for f in FORMATS if not f.TRAITS.single_frame and f is not fbx]
 OPTIONS = {
     **{suffix: (suffix, ExportOptions()) for suffix in SUFFIXES},
     ".npz --gaps interpolate --fps 50": (".npz", ExportOptions(gaps="interpolate", fps=Fraction(50))),
 }
-"""What is exported, and how; folders of a file a frame are left out, for the disk's sake."""
+"""What is exported, and how; folders of a file a frame are left out, for the disk's sake, and what Blender
+writes."""
 
 
 def long_store(out: Path, frames: int) -> Store:
