@@ -102,7 +102,6 @@ class GraphBuilder:
         raise ValueError(f"unknown activation {activation!r}")
 
     def convolve(self, x: str, layer: Convolution, output: str) -> str:
-        """Append a convolution and its activation."""
         inputs = [x, self.weights(f"{output}_weight", layer.weight)]
         if layer.bias is not None:
             inputs.append(self.weights(f"{output}_bias", layer.bias))
@@ -188,8 +187,6 @@ class TFLiteGraph:
 
 @dataclass
 class TFLiteOperator:
-    """Operator of a TFLite model."""
-
     kind: str
     inputs: list[int]
     output: int
@@ -358,8 +355,6 @@ class TFJSGraph:
 
 @dataclass
 class TFJSNode:
-    """Node of a TensorFlow.js graph model."""
-
     kind: str
     inputs: list[str]
     attributes: dict[str, Any]
@@ -455,7 +450,6 @@ def _channels_first(constant: Anything) -> Floats:
 
 
 def _tfjs_convolution(graph: TFJSGraph, node: TFJSNode) -> Convolution:
-    """Convolution of a node."""
     weight = graph.constants[node.inputs[1]]
     depthwise = "Depthwise" in node.kind
     fused = [name.lower() for name in node.attributes.get("fused_ops", [])]

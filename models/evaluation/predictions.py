@@ -259,15 +259,11 @@ class _Predictor:
         return net.estimate(features[views] * seen[..., None], seen)
 
     def _keypoints(self, views: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """R, t, undistorted pixels and confidences of the rows ``views`` (M, V).
-
-        An uncalibrated camera's frame is taken for the world.
-        """
+        """R, t, undistorted pixels and confidences of rows (M, V); R = 1, t = 0 of uncalibrated cameras."""
         flat = views.ravel()
         R, t = self.rows["R"][flat], self.rows["t"][flat]
         uncalibrated = ~_calibrated(R, t)
-        R = np.where(uncalibrated[:, None, None], np.eye(3), R)
-        t = np.where(uncalibrated[:, None], 0, t)
+        R, t = np.where(uncalibrated[:, None, None], np.eye(3), R), np.where(uncalibrated[:, None], 0, t)
         openpose = self.rows["openpose"][flat]
         xy = np.where(openpose[..., 2:] > 0, openpose[..., :2], np.nan)
         dist = np.nan_to_num(self.rows["dist"][flat])
@@ -282,10 +278,7 @@ class _Predictor:
         return by_view(R), by_view(t), by_view(xy), by_view(openpose[..., 2])
 
     def _fit(self, r: Regression, views: Views) -> Regression:
-        """Fit the bodies of single frames, starting from the network's estimate.
-
-        People without enough keypoints keep the estimate.
-        """
+        """Fit bodies to single frames from the network's estimate, which is kept for too few keypoints."""
         visible = (views.confidence[:, :, 0] > 0).sum(-1) >= MIN_KEYPOINTS
         fitted = r.seen.any(1) & visible.any(1)
         if not fitted.any():

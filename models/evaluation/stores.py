@@ -105,8 +105,7 @@ def _finished_frames(results: Store, rows: _Rows) -> _Rows:
 def _match_frames(results: Store, truth: Store) -> tuple[list[str], _Rows]:
     """Common cameras, and the truth's row (T,) of each frame of the results, −1 for none.
 
-    Raises ``InputError`` where the stores are of two recordings or without people.
-    """
+    Raises ``InputError`` where the stores are of two recordings or without people."""
     names = [n for n in results.contents.rig.names if n in truth.contents.rig.names]
     if not names:
         raise InputError(
@@ -167,10 +166,8 @@ def _keypoint_distance(results: Store, truth: Store, names: list[str], rows: _Ro
 
 
 def _person_distance(points: Array, true: Array) -> float:
-    """Median distance of two people's keypoints (V, K, 3), in heights of the second one in its picture.
-
-    NaN where no picture shows both, and the second with a height.
-    """
+    """Median distance of two people's keypoints (V, K, 3), in heights of the second one in its picture; NaN
+    where no picture shows both."""
     visible, y = true[..., 2] > 0, true[..., 1]
     height = np.max(y, 1, where=visible, initial=-np.inf) - np.min(y, 1, where=visible, initial=np.inf)
     both = (points[..., 2] > 0) & visible & (height > 0)[:, None]
@@ -240,7 +237,7 @@ class _Pair:
 
 
 def _errors(pair: _Pair, body: Body, rig: Rig) -> Errors:
-    """Errors of a pair of people, with memory for a window."""
+    """Errors of a pair of people, window by window."""
     results, truth = pair.results, pair.truth
     sums, frames = np.zeros(5), 0
     accelerations: list[Array] = [np.zeros(0)]

@@ -288,7 +288,6 @@ class _Run:
             )
 
     def steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
-        """Train to the end, yielding after every step."""
         cfg, fabric, task = self.cfg, self.fabric, self.task
         began = time.monotonic() - self.seconds
         saved = self.step
