@@ -7,7 +7,7 @@ import pytest
 from clocks import RATES, REACH_S, film, people_at, swaying, treadmill
 
 from models.geometry.synchronisation import NO_VIEW, PERIODIC, STILL, find_clocks
-from models.geometry.unsynchronised import OwnDetections, seen_trajectories
+from models.geometry.unsynchronised import OwnDetections, meeting_offsets, seen_trajectories
 from models.synthetic.detections import Faults
 
 FRAME_S = 1 / 30
@@ -54,6 +54,8 @@ def test_two_cameras_without_a_calibration(seed: int) -> None:
 def test_people_who_cross_before_anybody_is_associated() -> None:
     faults = Faults(exchanged=0.02, split=0.03, phantoms=0.1, static_phantoms=1)
     filmed = film(people_at(3, 12, 9), 12, 9, (30, 25, 60), faults=faults)
+    coarse = meeting_offsets(filmed.rig, filmed.seen, REACH_S)
+    assert np.abs(coarse - filmed.offset_s).max() < 1.5 * FRAME_S
     found = filmed.clocks()
     assert found.refused == (None,) * 3
     assert np.abs(filmed.errors_s(found)).max() < 0.2 * FRAME_S
