@@ -304,8 +304,9 @@ def _off_m(bundle: Bundle) -> float:
 
 
 def _stretch(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> NDArray[np.int64]:
-    """Frames, evenly spaced, of the stretch in which most views show somebody: as many as ``cfg.frames``,
-    or more, where people could not be followed from one to the next otherwise."""
+    """Frames, evenly spaced, of the stretch in which most views show somebody, of equals that nearest to the
+    middle, where clocks that drift are known best: as many as ``cfg.frames``, or more, where people could not
+    be followed from one to the next otherwise."""
     rate, total = float(recording.timeline.rate), len(recording)
     length = min(total, max(round(cfg.seconds * rate), 1))
     start = 0
@@ -321,6 +322,7 @@ def _stretch(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> 
         inside = [
             float(np.where(views >= 2, views, 0)[(looked >= s) & (looked < s + length)].sum()) for s in starts
         ]
-        start = int(starts[int(np.argmax(inside))])
+        aside = np.abs(starts + length / 2 - total / 2)
+        start = int(starts[np.lexsort((aside, -np.array(inside)))[0]])
     step = max(1, min(length // cfg.frames, round(rate / _SLOWEST)))
     return np.arange(start, start + length, step)

@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
-from stages.calibrate import CalibrateConfig, calibrate, estimate
+from stages.calibrate import CalibrateConfig, _stretch, calibrate, estimate
 from stages.graph import RunConfig, place_cameras, run
 from stages.inspect import inspect
 from stages.regress import RegressConfig
@@ -73,6 +73,11 @@ def turned(rig: Rig, true: Rig) -> float:
     """Largest error of a rotation from camera to camera, degrees."""
     a, b = (r.R @ r.R[0].T for r in (rig, true))
     return float(np.degrees(Rotation.from_matrix(a @ b.transpose(0, 2, 1)).magnitude().max()))
+
+
+def test_of_equal_stretches_the_middle_one_is_taken(folder: Path) -> None:
+    at = _stretch(ready(folder), CalibrateConfig(frames=20, seconds=1.0), MATCH)
+    assert abs(at.mean() - (FRAMES - 1) / 2) < 2
 
 
 def test_the_cameras_are_placed(placed: tuple[Recording, Path]) -> None:
