@@ -10,9 +10,9 @@ from stages.check import Check
 FINE, FAR = [4.0, 6.0, 5.0], [4.0, 6.0, 50.0]
 
 
-def check(residual_mm, person=(1.0, 1.0, 1.0)):
+def check(residual_mm, person=(1.0, 1.0, 1.0), left_out_mm=40.0):
     residual_px = np.array(residual_mm) / 5
-    agreement = Agreement(np.array(person), residual_px, residual_px, np.full(3, 0.005))
+    agreement = Agreement(np.array(person), residual_px, np.full(3, left_out_mm / 5), np.full(3, 0.005))
     return Check(("a", "b", "c"), 40, True, np.ones((3, 3)), np.ones(3), agreement, None)
 
 
@@ -31,6 +31,11 @@ def check(residual_mm, person=(1.0, 1.0, 1.0)):
 )
 def test_residuals_that_are_large_are_said_where_nothing_explains_them(residual_mm, known, codes):
     assert [f.code for f in check(residual_mm).findings(known)] == codes
+
+
+@pytest.mark.parametrize(("left_out_mm", "codes"), [(80.0, []), (150.0, ["cameras_disagree"])])
+def test_what_the_others_say_counts_where_all_bend_to_each_other(left_out_mm, codes):
+    assert [f.code for f in check(FINE, left_out_mm=left_out_mm).findings()] == codes
 
 
 def test_nobody_agreed_on_is_said_alone():
