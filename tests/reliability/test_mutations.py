@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import random
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,17 +20,23 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import batch, contents, write_motion
+from calibration_files import BY_HAND, put
 from recordings import figure, ring, seen, write_recording
 from test_fuzz import survives
+from typer.main import get_command
+from typer.testing import CliRunner
 
+import run_pipeline
 from models.body import load_body
 from models.datasets.rows import PersonRow, read_rows, to_arrays
 from models.priors import load_pose_prior
+from models.regressors.calibrated import CalibratedNet
+from models.regressors.keypoint_nets import load_regressor, save_regressor
 from models.synthetic.poses import read_poses
 from models.training.trainer import _open_curves
 from pipeline.archives import read_npz
 from pipeline.batch.manifest import MANIFEST, read_manifest
-from pipeline.calibrations import read_calibration
+from pipeline.calibrations import opencap, read_calibration
 from pipeline.config import load
 from pipeline.curves import read_curves
 from pipeline.errors import InputError
@@ -137,6 +145,141 @@ def mutated_arrays(arrays: dict[str, Any], rng: random.Random) -> bytes:
     if rng.random() < 0.2:  # headers that claim more than there is
         return content.getvalue().replace(b"'shape': (", b"'shape': (9" + b"9" * rng.randrange(12), 1)
     return content.getvalue()
+
+
+def mutated_text(text: str, rng: random.Random) -> str:
+    """A text with one to three changes of its numbers, words and lines."""
+    for _ in range(rng.randint(1, 3)):
+        tokens = list(re.finditer(r"-?[\d.]+(?:e-?\d+)?|\w+", text)) or [re.match("", text)]
+        start, end = rng.choice(tokens).span()
+        lines = text.splitlines(keepends=True) or [""]
+        line = rng.randrange(len(lines))
+        match rng.randrange(6):
+            case 0 | 1:
+                value = rng.choice(
+                    ["", "nan", "1e999", "-1", "0", str(2**70), "é" * 3000, "[[", "\x00", "<a>"]
+                )
+                text = text[:start] + value + text[end:]
+            case 2:
+                text = text[:start] + f"{text[start:end]} " * rng.choice((2, 5000)) + text[end:]
+            case 3:
+                text = "".join([*lines[:line], *lines[line + 1 :]])
+            case 4:
+                text = "".join([*lines[:line], lines[line] * rng.choice((2, 2000)), *lines[line:]])
+            case 5:
+                text = "".join(lines[:line])
+    return text
+
+
+def mutated_weights(content: bytes, rng: random.Random) -> bytes:
+    """A safetensors file whose header has other names, types, shapes, offsets or metadata."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if rng.random() < 0.5:
+        config = json.loads(header["__metadata__"]["multispin"])
+        header["__metadata__"]["multispin"] = json.dumps(mutated_tree(config, rng))
+    else:
+        header = mutated_tree(header, rng)
+    changed = json.dumps(header).encode()
+    return len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+
+
+@cases(1000)
+def test_calibrations_of_every_format(tmp_path: Path, count: int) -> None:
+    rng = random.Random(6)
+    forms = list(BY_HAND)
+
+    def read(case: object) -> None:
+        folder = tmp_path / "calibration"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        form: Any = rng.choice(forms)
+        files = put(folder, form)
+        file = rng.choice(files)
+        code = "utf-16-le" if file.suffix == ".mcal" else "utf-8"
+        if form is opencap:
+            file.write_bytes(pickle.dumps(mutated_tree(pickle.loads(file.read_bytes()), rng)))
+        else:
+            text = file.read_bytes().decode(code, errors="surrogateescape")
+            file.write_bytes(mutated_text(text, rng).encode(code, errors="surrogateescape"))
+        assert np.isfinite(form.read(files).K).all()
+
+    assert 0 < survives(read, count, rng) < count
+
+
+@cases(300)
+def test_weights(tmp_path: Path, count: int) -> None:
+    rng = random.Random(7)
+    save_regressor(CalibratedNet(load_body().keypoints, width=8), tmp_path / "kept.safetensors")
+    kept, path = (tmp_path / "kept.safetensors").read_bytes(), tmp_path / "net.safetensors"
+
+    def read(_: object) -> None:
+        path.write_bytes(mutated_weights(kept, rng))
+        load_regressor(path)
+
+    assert 0 < survives(read, count, rng) <= count
+
+
+@cases(400)
+def test_pickled_bodies(tmp_path: Path, count: int) -> None:
+    rng = random.Random(8)
+    body = {
+        "f": np.zeros((4, 3), np.uint32), "v_template": np.zeros((5, 3)), "weights": np.zeros((5, 24)),
+        "shapedirs": np.zeros((5, 3, 10)), "posedirs": np.zeros((5, 3, 207)),
+        "J_regressor": np.zeros((24, 5)), "bs_type": "lrotmin",
+        "kintree_table": np.stack([np.arange(24) - 1, np.arange(24)]),
+    }  # fmt: skip
+
+    def read(_: object) -> None:
+        path = tmp_path / "SMPL.pkl"
+        path.write_bytes(pickle.dumps(mutated_tree(body, rng), protocol=rng.choice((2, 5))))
+        load_body(path)
+
+    assert 0 < survives(read, count, rng) <= count
+
+
+@cases(300)
+def test_arguments_of_commands(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands given folders that are not there, or results, and options of values that nobody expects."""
+    rng = random.Random(9)
+    store = Store.create(tmp_path / "out" / "results.zarr", contents())
+    for k in range(2):
+        store.write(batch(k))
+    monkeypatch.chdir(tmp_path)
+    values = [
+        "",
+        "-1",
+        "0",
+        "3",
+        "1e9",
+        "nan",
+        "x",
+        "a,b",
+        "é" * 3000,
+        "out",
+        "..",
+        "a.glb",
+        "a.csv",
+        "[",
+        "1/0",
+    ]
+    commands = get_command(run_pipeline.app).commands  # type: ignore[attr-defined]
+
+    def call(_: object) -> None:
+        name = rng.choice(
+            ["run", "info", "export", "render", "evaluate", "preprocess", "crops", "train", "detect"]
+        )
+        words = [name]
+        for option in commands[name].params:
+            if option.param_type_name == "argument":
+                words.append(rng.choice(["out", "nowhere", *values]))
+            elif rng.random() < 0.2 and not option.is_flag:
+                words += [option.opts[0], *rng.choices(values, k=option.nargs)]
+        result = CliRunner().invoke(run_pipeline.app, words)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+
+    survives(call, count, rng)
 
 
 @cases(800)
