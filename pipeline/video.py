@@ -7,13 +7,13 @@ order and damage of its neighbours.
 from __future__ import annotations
 
 import logging
+import math
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -160,36 +160,27 @@ def read_frames(
     if info.pictures:
         yield from (_read_picture(info, index) for index in indices)
         return
-    wanted = iter(indices)
-    leading: list[int] = []  # −1 up to the first frame
-    for first in wanted:
-        leading.append(first)
-        if first >= 0:
-            break
-    if not leading or leading[-1] < 0:
-        yield from (None for _ in leading)
-        return
     ticks = np.rint(info.times_s / float(info.time_base)).astype(np.int64)
-    container = _open(info.path)
-    with closing(container):
-        frames = _decode(info, container, int(ticks[leading[-1]]), threads)
-        decoded: tuple[int, av.VideoFrame] | None = None
-        last, ended = -1, False
-        upright: av.VideoFrame | None = None
-        for index in chain(leading, wanted):
+    last = -1
+    frames: Iterator[tuple[float, av.VideoFrame | None]] | None = None
+    decoded: tuple[float, av.VideoFrame | None] = -math.inf, None  # time stamp and frame
+    upright: av.VideoFrame | None = None
+    with ExitStack() as stack:
+        for index in indices:
             if index < 0:
                 yield None
                 continue
             if index < last:
                 raise ValueError(f"{info.path}: frame {index} requested after frame {last}")
-            if index != last:
-                target, upright = int(ticks[index]), None
-                while not ended and (decoded is None or decoded[0] < target):
-                    decoded = next(frames, None)
-                    ended = decoded is None
-                if decoded is not None and decoded[0] == target:
-                    upright = _turned(decoded[1], info.rotation)
-            last = index
+            if index > last:
+                last, target = index, int(ticks[index])
+                if frames is None:
+                    container = stack.enter_context(closing(_open(info.path)))
+                    frames = _decode(info, container, target, threads)
+                while decoded[0] < target:
+                    decoded = next(frames, (math.inf, None))
+                frame = decoded[1] if decoded[0] == target else None
+                upright = None if frame is None else _turned(frame, info.rotation)
             yield upright
 
 

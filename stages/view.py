@@ -6,7 +6,7 @@ import html
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -139,8 +139,9 @@ class Pictures:
         self.focal = float(min(small[0, 0], small[1, 1]))
         ideal = np.array([[self.focal, 0, (w - 1) / 2], [0, self.focal, (h - 1) / 2], [0, 0, 1]])
         self._maps = rectify_map(small, dist, fisheye, ideal, (w, h), cv2.CV_16SC2)
-        self._next = self._last = -1
-        self._frames: Iterator[av.VideoFrame | None] | None = None
+        self._number = -1
+        """Of the last frame, which ``read_frames`` is asked for."""
+        self._frames: Generator[av.VideoFrame | None, None, None] | None = None
 
     @property
     def vertical_fov(self) -> float:
@@ -152,10 +153,10 @@ class Pictures:
         number = int(self._index[time])
         if number < 0:
             return None
-        if self._frames is None or not self._last <= number <= self._last + self.MAX_STEP_FRAMES:
+        if self._frames is None or not self._number <= number <= self._number + self.MAX_STEP_FRAMES:
             self.close()
-            self._frames = read_frames(self._video, self._wanted())
-        self._next = self._last = number
+            self._frames = read_frames(self._video, iter(lambda: self._number, None))
+        self._number = number
         frame = next(self._frames, None)
         if frame is None:
             return None
@@ -163,13 +164,9 @@ class Pictures:
         flat: Pixels = cv2.remap(small, *self._maps, cv2.INTER_LINEAR).astype(np.uint8)
         return flat
 
-    def _wanted(self) -> Iterator[int]:
-        while True:  # `read_frames` takes an index for each frame
-            yield self._next
-
     def close(self) -> None:
         if self._frames is not None:
-            self._frames.close()  # type: ignore[attr-defined]
+            self._frames.close()
         self._frames = None
 
 
