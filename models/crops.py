@@ -42,9 +42,9 @@ MAX_BOX_FRAME_RATIO: Final = 4
 """Largest ratio of a person's box to the longer side of the frame: beyond, a keypoint is an outlier."""
 _COPY_TASKS: Final = 8
 """Tasks that a batch's pixels are copied in."""
-_MEAN: Final = (0.485, 0.456, 0.406)
-_STD: Final = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's red, green and blue, of 1."""
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+"""Of red, green and blue, 0 to 1."""
 
 
 def person_box(xy_px: Tensor, visible: Tensor) -> Tensor:
@@ -349,7 +349,7 @@ def normalise_rgb(rgb: Tensor, contrast: Contrast) -> Tensor:
     if contrast == "stretch":
         low, high = rgb.amin((1, 2, 3), keepdim=True), rgb.amax((1, 2, 3), keepdim=True)
         rgb = (rgb - low) * (255 / (high - low).clamp(min=1))
-    mean, std = (constant(x, rgb.device, rgb.dtype)[:, None, None] for x in (_MEAN, _STD))
+    mean, std = (constant(x, rgb.device, rgb.dtype)[:, None, None] for x in (_IMAGENET_MEAN, _IMAGENET_STD))
     return (rgb / 255 - mean) / std
 
 

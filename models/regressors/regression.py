@@ -24,8 +24,8 @@ _ROBUST_M: Final = 0.3
 """Geman–McClure scale of a view's pelvis position."""
 DEPTH_WEIGHT: Final = 0.01
 """Weight of a view's depth estimate relative to its bearing: ten times the standard deviation."""
-_STEPS: Final = 10
-"""Re-weighted steps of the robust means."""
+_ROBUST_STEPS: Final = 10
+"""Re-weighted steps of a robust mean."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +61,7 @@ def average_rotations(rotations: Tensor, seen: Tensor) -> Tensor:
     degrees = geodesic_degrees(rotations[:, :, None], rotations[:, None]) * weight[:, None]
     medoid = torch.where(seen, degrees.sum(-1), torch.inf).argmin(-1)
     mean = rotations[torch.arange(len(rotations), device=rotations.device), medoid]
-    for _ in range(_STEPS):
+    for _ in range(_ROBUST_STEPS):
         residual = roma.rotmat_to_rotvec(mean[:, None].mT @ rotations)
         angle = residual.norm(dim=-1) / math.radians(ROBUST_DEGREES)
         w = weight / (1 + angle**2) ** 2
@@ -87,7 +87,7 @@ def fuse_roots(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody)
     eye = torch.eye(3, dtype=R.dtype, device=R.device)
     information = eye - (1 - DEPTH_WEIGHT) * ray[..., :, None] * ray[..., None, :]
     weight = seen.to(R.dtype)
-    for _ in range(_STEPS):
+    for _ in range(_ROBUST_STEPS):
         system = (weight[..., None, None] * information).sum(1)
         right = (weight[..., None] * (information @ pelvis[..., None])[..., 0]).sum(1)
         unseen = ~seen.any(1)[:, None, None]
