@@ -12,8 +12,7 @@ the decoding of the heads is compared with it. Differences are the largest, in p
 network sees.
 
 ``mediapipe``: landmarks in MediaPipe's own ROIs beside MediaPipe's, given the file that
-``mediapipe_poses.py`` writes, in pixels of the picture; with its bilinear crop, and with the crop averaged
-over areas that the detector takes.
+``mediapipe_poses.py`` writes, in pixels of the picture.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from models.crops import Pixels, warp_crop
 from models.detectors.finder import SIDE, decode, find_people, load_finder, whole_matrix
 from models.detectors.landmarks import load_landmark_network, place_landmarks
-from models.detectors.rois import cut_rois, roi_matrix, roi_of_coco
+from models.detectors.rois import cut_rois, roi_of_coco
 from pipeline.video import probe, read_frames
 
 Array = NDArray[np.float64]
@@ -157,29 +155,21 @@ def movenet(stem: Path, node: Path, pictures: Sequence[Pixels]) -> dict[str, flo
 
 
 def mediapipe(file: Path, videos: Path) -> dict[str, object]:
-    """Distances of our landmarks from MediaPipe's in MediaPipe's ROIs, by the way crops are cut."""
+    """Distances of our landmarks from MediaPipe's in MediaPipe's ROIs."""
     network = load_landmark_network("full")
     with np.load(file) as theirs:
         video, frame, roi, xy = (theirs[n] for n in ("video", "frame", "roi", "xy_px"))
-    distance: dict[str, list[Array]] = {"bilinear crop": [], "area crop": []}
+    distance = np.empty(xy.shape[:2])
     for name in sorted({*video.tolist()}):
         index = np.flatnonzero(video == name)
         for k, picture in zip(index, read_frames(probe(videos / name), frame[index].tolist()), strict=True):
-            pixels, one = picture.to_ndarray(format="rgb24"), roi[k : k + 1]
-            bilinear = cv2.warpAffine(
-                pixels, roi_matrix(one[0])[:2], (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE
-            )
-            crops = {
-                "bilinear crop": bilinear.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255),
-                "area crop": cut_rois(pixels, one),
-            }
-            for way, crop in crops.items():
-                found = place_landmarks(network, crop, one).xy_px[0]
-                distance[way].append(np.linalg.norm(found - xy[k], axis=-1))
+            one = roi[k : k + 1]
+            found = place_landmarks(network, cut_rois(picture.to_ndarray(format="rgb24"), one), one)
+            distance[k] = np.linalg.norm(found.xy_px[0] - xy[k], axis=-1)
     return {
         "pictures": len(video),
-        "median_px": {way: round(float(np.median(d)), 2) for way, d in distance.items()},
-        "mean_px": {way: round(float(np.mean(d)), 2) for way, d in distance.items()},
+        "median_px": round(float(np.median(distance)), 2),
+        "mean_px": round(float(np.mean(distance)), 2),
     }
 
 
