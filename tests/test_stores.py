@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from models.body import Body, load_body
 from models.evaluation.stores import Errors, compare_identities, compare_to_truth
 from pipeline.batches import FitBatch
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Store
 from stages.synth import SynthConfig, write_recording
@@ -44,9 +45,16 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_recording(out, cfg, body())
 
 
-def changed(truth: Store, out: Path, change: Change, transl: float = 0.0, lost: slice = slice(0)) -> Store:
-    """Results that are the truth with other joints, people exchanged, and some frames lost."""
-    results = Store.create(out, replace(truth.contents, angles={}))
+def changed(
+    truth: Store,
+    out: Path,
+    change: Change,
+    transl: float = 0.0,
+    lost: slice = slice(0),
+    rig: Rig | None = None,
+) -> Store:
+    """Results that are the truth with other joints, people exchanged, some frames lost, and other cameras."""
+    results = Store.create(out, replace(truth.contents, angles={}, rig=rig or truth.contents.rig))
     for k in range(len(truth.done)):
         batch: FitBatch = truth.read(k)
         frames = np.arange(*truth.span(k))
@@ -154,6 +162,27 @@ def test_a_similarity_is_returned_and_goes_with_alignment(truth: Store, tmp_path
         assert e.mpjpe_mm == pytest.approx(1e3 * slow, abs=0.01)
         assert e.mpjpe_mm > 100
         assert e.pa_mpjpe_mm == pytest.approx(0, abs=0.01)
+
+
+def test_people_in_the_world_of_estimated_cameras_are_told_apart_in_the_pictures(
+    truth: Store, tmp_path: Path
+) -> None:
+    rig = truth.contents.rig
+    people = [truth.array(f"people/{p}/joints")[:, 0].mean(0) for p in (0, 1)]
+    turn = np.diag([-1.0, -1.0, 1.0])  # about the middle: everybody is where the other one was
+    shift = np.where([True, True, False], people[0] + people[1], 0)
+    moved = replace(rig, R=rig.R @ turn, t=rig.t + rig.R @ turn @ -shift)
+
+    def change(x: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return x @ turn.T + shift
+
+    results = changed(truth, tmp_path / "results.zarr", change, rig=moved)
+    for e in compared(truth, results):
+        assert e.mpjpe_mm > 100
+        assert e.keypoints_px == pytest.approx(0, abs=1e-3)
+    scores = compare_identities(results, truth)
+    assert (scores.idf1, scores.switches) == (1, 0)
+    assert np.isnan(scores.mpjpe_mm)
 
 
 @pytest.mark.parametrize("lost", [slice(0), slice(11, 13)])

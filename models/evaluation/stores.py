@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.evaluation.identity import Identity, score_identities
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe
-from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.timeline import spread
@@ -55,7 +54,7 @@ class Errors:
     pve_mm: float
     """Of vertices in the world; NaN where the stores have different body models."""
     keypoints_px: float
-    """Of 3D keypoints projected into all cameras."""
+    """Of 3D keypoints projected into all cameras, each store's into its own."""
 
 
 def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:
@@ -73,18 +72,22 @@ def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, 
                 "there is nothing to compare."
             )
     names, rows = _match_frames(results, truth)
-    rig = truth.contents.rig.select(names)
     errors = []
     for p in results.ids:
-        pairs = [_Pair(results, p, truth, q, rows) for q in truth.ids]
-        errors.append(_errors(min(pairs, key=_Pair.pelvis_distance_m), body, rig))
+        pairs = [_Pair(results, p, truth, q, rows, names) for q in truth.ids]
+        errors.append(_errors(min(pairs, key=_Pair.mean_distance_m), body))
     return tuple(errors)
 
 
 def compare_identities(results: Store, truth: Store) -> Identity:
-    """Score the ids of ``results`` by joints, in the frames of both. Raises as ``compare_to_truth``."""
-    _, rows = _match_frames(results, truth)
+    """Score the ids of ``results`` in the frames of both. Raises as ``compare_to_truth``.
+
+    Joints are compared; with other cameras than the truth's, as estimated ones, the places in the pictures.
+    """
+    names, rows = _match_frames(results, truth)
     common = _finished_frames(results, rows)
+    rigs = [store.contents.rig.select(names) for store in (results, truth)]
+    same_world = all(np.allclose(*(getattr(rig, name) for rig in rigs)) for name in ("K", "R", "t"))
 
     def joints(store: Store, frames: _Rows) -> Array:
         return np.stack([_read_rows(store, f"people/{person}/joints", frames) for person in store.ids], 1)
@@ -92,9 +95,15 @@ def compare_identities(results: Store, truth: Store) -> Identity:
     chunks = []
     for frames in np.array_split(common, max(1, -(-len(common) // _CHUNK_FRAMES))):
         ours, theirs = joints(results, frames), joints(truth, rows[frames])
-        distance_m = np.linalg.norm(theirs[:, :, None] - ours[:, None], axis=-1).mean(-1)
+        if same_world:
+            distance_m = np.linalg.norm(theirs[:, :, None] - ours[:, None], axis=-1).mean(-1)
+        else:
+            pairs = [[_Pair(results, p, truth, q, rows, names) for p in results.ids] for q in truth.ids]
+            table = [[pair.picture_distance_m(frames, rows[frames]) for pair in row] for row in pairs]
+            distance_m = np.moveaxis(np.array(table), 2, 0)
         chunks.append((distance_m, *(np.isfinite(x).all((2, 3)) for x in (theirs, ours))))
-    return score_identities(*(np.concatenate(part) for part in zip(*chunks, strict=True)))
+    scores = score_identities(*(np.concatenate(part) for part in zip(*chunks, strict=True)))
+    return scores if same_world else replace(scores, mpjpe_mm=float("nan"))
 
 
 def _finished_frames(results: Store, rows: _Rows) -> _Rows:
@@ -208,10 +217,12 @@ class _Pair:
     truth: Store
     q: int
     rows: _Rows
+    names: list[str]
+    """Cameras of both stores."""
 
     def windows(self) -> Iterator[tuple[_Rows, _Rows]]:
         """Frames of the results with a pose in both stores, and the truth's rows, window by window."""
-        for k in np.flatnonzero(self.results.done):
+        for k in np.intersect1d(np.flatnonzero(self.results.done), self.results.windows_of(self.p)):
             a, b = self.results.span(int(k))
             ours = a + np.flatnonzero(self.rows[a:b] >= 0)
             if len(ours):
@@ -225,18 +236,27 @@ class _Pair:
         spans = (np.arange(*self.truth.span(int(k))) for k in np.flatnonzero(self.truth.done))
         return sum(int(_has_pose(self.truth, self.q, frames).sum()) for frames in spans)
 
-    def pelvis_distance_m(self) -> float:
-        """Mean distance of the pelves; inf without a common frame."""
-        total, frames = 0.0, 0
-        for ours, theirs in self.windows():
-            joints = _read_rows(self.results, f"people/{self.p}/joints", ours)
-            difference = joints - _read_rows(self.truth, f"people/{self.q}/joints", theirs)
-            total += float(np.linalg.norm(difference[:, 0], axis=1).sum())
-            frames += len(ours)
-        return total / frames if frames else np.inf
+    def image_points(self, ours: _Rows, theirs: _Rows) -> tuple[Array, Array, Array]:
+        """Keypoints (V, T, K, 2) of the poses of both in the pictures, each by the cameras of its own store,
+        pixels, and metres a pixel (V, T, K) there."""
+        sides = (self.results, self.p, ours), (self.truth, self.q, theirs)
+        points = [_read_rows(s, f"people/{i}/keypoints_3d", rows)[..., :3] for s, i, rows in sides]
+        rigs = [store.contents.rig.select(self.names) for store, _, _ in sides]
+        image = [rig.project(x, distorted=True) for rig, x in zip(rigs, points, strict=True)]
+        return image[0], image[1], rigs[1].metres_per_px(points[1])
+
+    def picture_distance_m(self, ours: _Rows, theirs: _Rows) -> Array:
+        """Median distance (T,) in the pictures, metres at the person of the truth."""
+        image, true, metres = self.image_points(ours, theirs)
+        return np.asarray(np.median(np.linalg.norm(image - true, axis=-1) * metres, axis=(0, 2)))
+
+    def mean_distance_m(self) -> float:
+        """Mean of ``picture_distance_m``; inf without a common frame."""
+        distances = [self.picture_distance_m(*frames) for frames in self.windows()]
+        return float(np.concatenate(distances).mean()) if distances else np.inf
 
 
-def _errors(pair: _Pair, body: Body, rig: Rig) -> Errors:
+def _errors(pair: _Pair, body: Body) -> Errors:
     """Errors of a pair of people, window by window."""
     results, truth = pair.results, pair.truth
     sums, frames = np.zeros(5), 0
@@ -245,11 +265,11 @@ def _errors(pair: _Pair, body: Body, rig: Rig) -> Errors:
     for ours, theirs in pair.windows():
         sides = ((results, f"people/{pair.p}", ours), (truth, f"people/{pair.q}", theirs))
         joints = np.stack([_read_rows(store, f"{person}/joints", rows) for store, person, rows in sides])
-        pixels = [rig.project(_read_rows(s, f"{p}/keypoints_3d", rows)[..., :3]) for s, p, rows in sides]
+        image, true, _ = pair.image_points(ours, theirs)
         vertex_error = np.full(len(ours), np.nan)
         if results.contents.body == truth.contents.body:
             vertex_error = mpjpe(*(_vertices(store, person, rows, body) for store, person, rows in sides))
-        keypoints_px = np.linalg.norm(pixels[0] - pixels[1], axis=-1).mean((0, 2))
+        keypoints_px = np.linalg.norm(image - true, axis=-1).mean((0, 2))
         at_pelvis = joints - joints[:, :, :1]
         measures = (mpjpe(*joints), mpjpe(*at_pelvis), pa_mpjpe(*joints), vertex_error, 1e-3 * keypoints_px)
         sums += [1e3 * x.sum() for x in measures]
