@@ -130,7 +130,7 @@ def estimated_recording(
 ) -> Recording:
     """Recording with its two or more cameras estimated as ``calibrate`` would, nothing written. Raises
     ``InputError``."""
-    rig = estimate(recording, body, cfg, match).rig
+    rig = estimate(recording, body, cfg, match)[0].rig
     return replace(recording, rig=rig, calibration=out / CALIBRATION)
 
 
@@ -151,9 +151,9 @@ def _estimated(
     recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig, source: Mapping[str, str]
 ) -> tuple[Rig, Provenance]:
     if len(recording.rig) == 1:
-        found = level(recording, cfg, match)
+        found, whom = level(recording, cfg, match)
         level_taken = "unknown, nobody shows it: the camera is taken to be level"
-        how = "guessed from the person" if found else level_taken
+        how = f"guessed from {whom}" if found else level_taken
         rig = found or recording.rig
         return rig, Provenance(
             source,
@@ -161,13 +161,13 @@ def _estimated(
             f"one camera without a calibration: which way is up and where the floor is are {how}; distances "
             f"from it are only as good as its focal length, {rig.K[0, 0, 0]:.0f} px, and the body's size",
         )
-    bundle = estimate(recording, body, cfg, match)
+    bundle, whom = estimate(recording, body, cfg, match)
     error_px = float(np.nanmedian(bundle.residual_px))
     focal = ", ".join(f"{f:.0f}" for f in bundle.rig.K[:, 0, 0])
     return bundle.rig, Provenance(
         source,
         round(error_px, 3),
-        "no calibration found: the cameras were estimated from the person, who lies "
+        f"no calibration found: the cameras were estimated from {whom}, who lies "
         f"{error_px:.1f} px (median) off; focal lengths {focal} px. Lengths in metres are only as good as "
         "the body's, and up is a guess. Look at calibration.toml beside the results; what you correct there "
         "is used once results.zarr is removed",
@@ -190,16 +190,21 @@ def _check_same(rig: Rig, wanted: Rig, path: Path) -> None:
         )
 
 
-def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig) -> Bundle:
-    """Cameras and person of a stretch of a recording with two or more cameras. Raises ``InputError``."""
+def estimate(
+    recording: Recording, body: Body, cfg: CalibrateConfig, match: MatchConfig
+) -> tuple[Bundle, str]:
+    """Cameras and person of a stretch of a recording with two or more cameras, and who that is, in words.
+
+    Raises ``InputError``.
+    """
     rig, names = recording.rig, recording.rig.names
     size = BodySize.of(
         body.keypoints.points_template.double().numpy(), body.keypoints.points_shapedirs.double().numpy()
     )
     focal = FocalPrior.of(rig, recording.focal_stated)
     at = _stretch(recording, cfg, match)
-    people = people_between(recording, at)
-    xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
+    people = people_between(recording, at).astype(np.float64)
+    xy, confidence = people[..., :2], people[..., 2]
     time_s = recording.timeline.time_s[at]
 
     candidates = []
@@ -249,25 +254,47 @@ def estimate(recording: Recording, body: Body, cfg: CalibrateConfig, match: Matc
         raise InputError(
             f"{recording.path}: the cameras do not show one person at the same time ({1000 * off:.0f} mm off"
             f"{'; no agreement with ' + ', '.join(alone) if alone else ''}): are they in step, do they stand "
-            f"still, is the person in all of them? If not, {_DO}"
+            "still, is the person in all of them? Where people cross, some seconds with one alone tell more "
+            f"(--start, --end). Else {_DO}"
         )
     rig, points = upright(bundle.rig, bundle.points)
-    return replace(bundle, rig=rig, points=points)
+    return replace(bundle, rig=rig, points=points), _whom(recording, at, people, who, match)
 
 
-def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> Rig | None:
-    """A single camera in a world in which the person it sees stands upright; None where it hardly sees one.
+def _whom(
+    recording: Recording, at: NDArray[np.int64], people: Array, who: NDArray[np.int64], match: MatchConfig
+) -> str:
+    """Who of the people (V, T, P, K, 3) in frames ``at`` the person ``who`` (V, T) is, in words."""
+    shown = (figures(p[..., :2], p[..., 2], match.min_points).weight > 0 for p in people)
+    at_once = max(int(np.median(n[n > 0])) if (n := s.sum(1)).any() else 0 for s in shown)
+    if at_once < 2:
+        return "the person"
+    v = int((who >= 0).sum(1).argmax())
+    seen = np.flatnonzero(who[v] >= 0)
+    t = int(seen[len(seen) // 2])
+    points = people[v, t, who[v, t]]
+    x, y = np.median(points[points[:, 2] > 0, :2], axis=0)
+    return (
+        f"one of the {at_once} people in view, the one at ({x:.0f}, {y:.0f}) px of {recording.rig.names[v]} "
+        f"in frame {at[t]}"
+    )
+
+
+def level(recording: Recording, cfg: CalibrateConfig, match: MatchConfig) -> tuple[Rig | None, str]:
+    """A single camera in a world in which a person it sees stands upright, and who that is, in words; None
+    where it hardly sees one.
 
     A network says, frame by frame, how the person stands before the camera: it knows no time and no up.
     """
     rig, at = recording.rig, _stretch(recording, cfg, match)
-    people = people_between(recording, at)
-    xy, confidence = people[..., :2].astype(np.float64), people[..., 2].astype(np.float64)
+    people = people_between(recording, at).astype(np.float64)
+    xy, confidence = people[..., :2], people[..., 2]
     time_s = recording.timeline.time_s[at]
     who = follow_longest(rig, xy, confidence, time_s, match)
     sight = _sight(xy, confidence, who)
     there = spread(np.flatnonzero(who[0] >= 0), cfg.frames)
-    return level_with(rig, sight.xy_px[0, there], sight.confidence[0, there])
+    found = level_with(rig, sight.xy_px[0, there], sight.confidence[0, there])
+    return found, _whom(recording, at, people, who, match) if found else ""
 
 
 def level_with(rig: Rig, xy_px: Array, confidence: Array) -> Rig | None:

@@ -309,7 +309,7 @@ def _scenes(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Scene]
         alpha = np.where(pale, 0.6, 1) * cfg.opacity
         notes = [] if ids else ["not seen"]
         for i, person in enumerate(ids):
-            who = f"person {person + 1} " if len(ids) > 1 else ""
+            who = f"person {person} " if len(ids) > 1 else ""
             if not fitted[t, i]:
                 notes.append(f"{who}not seen")
             elif not valid[t, i]:
