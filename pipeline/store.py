@@ -43,7 +43,7 @@ from pipeline.schema import (
 from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 VERSION = 3
-BLOCK_FRAMES = 1000
+BLOCK_FRAMES = 240
 """Frames, in whole windows, that are read at a time where a whole store is read."""
 _CHECKED_STATES = 64
 """Windows before the first missing one with a checked restart state: the regressor restarts some earlier."""
