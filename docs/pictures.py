@@ -1,6 +1,10 @@
 """Make the pictures of README and docs again, from what the commands leave behind.
 
-    python run_pipeline.py demo --out DEMO && python docs/pictures.py DEMO
+    python run_pipeline.py demo --out DEMO
+    python run_pipeline.py synth FOUR --people 4 --leaving 1 --cameras 5 --seconds 12 --fps 15 \
+        --size 640 480 --seed 9
+    python run_pipeline.py run FOUR --out FOUR-results
+    python docs/pictures.py DEMO FOUR-results
 
 Needs Chromium with its driver, and the extras ``view`` and ``test``.
 """
@@ -34,7 +38,7 @@ FRAME = 45
 Pixels = NDArray[np.uint8]
 
 
-def main(demo: Path) -> None:
+def main(demo: Path, four: Path) -> None:
     results = demo / "results"
     save("demo.jpg", frame(results / MOSAIC), 1280)
     with tempfile.TemporaryDirectory() as folder:
@@ -50,24 +54,36 @@ def main(demo: Path) -> None:
             edge = 0 if mode == "side" else picture.shape[1] // 4
             shown.append(picture[:, edge : picture.shape[1] - edge])
         save("modes.jpg", np.concatenate(shown, 1), 1600)
-        page(out, out / "profile")
-        viewer(results, out / "profile2")
+        page(out, out / "profile", "report.jpg")
+        viewer(results, out / "profile2", "view.jpg")
+    save("people.jpg", frame(four / MOSAIC), 1280)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for name in (STORE, SUMMARY, MOSAIC):
+            (out / name).symlink_to((four / name).resolve())
+        page(out, out / "profile", "people_report.jpg", "Coverage")
+        viewer(four, out / "profile2", "people_view.jpg")
 
 
-def page(out: Path, profile: Path) -> None:
-    """The report, from disk; it says where the recording lies, which is nobody's business here."""
+def page(out: Path, profile: Path, name: str, card: str | None = None) -> None:
+    """The report, from disk, from its top or a card on; where the recording lies and how busy the machine was
+    is nobody's business here."""
     written = read_summary(out)
     assert written
-    summary = replace(written, recording="multispin-demo/recording")
+    summary = replace(written, recording="multispin-demo/recording", seconds_taken=0)
     text = report(Store(out / STORE), summary, load_body())
     (out / REPORT).write_text(text, encoding="utf-8")
     with chromium(profile, size=(1120, 950)) as browser:
         browser.get((out / REPORT).as_uri())
         time.sleep(3)
-        save("report.jpg", screenshot(browser), 1120)
+        if card:
+            heading = browser.find_element("xpath", f"//h2[.='{card}']")
+            browser.execute_script("scrollTo(0, arguments[0].getBoundingClientRect().top - 24)", heading)
+            time.sleep(1)
+        save(name, screenshot(browser), 1120)
 
 
-def viewer(results: Path, profile: Path) -> None:
+def viewer(results: Path, profile: Path, name: str) -> None:
     """The 3D viewer at ``FRAME``."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run_pipeline.py"), "view", str(results), "--port", "0"],
@@ -90,7 +106,7 @@ def viewer(results: Path, profile: Path) -> None:
                 "document.querySelectorAll('.mantine-Notification-root').forEach(x => x.remove())"
             )
             time.sleep(5)
-            save("view.jpg", screenshot(browser), 1280)
+            save(name, screenshot(browser), 1280)
     finally:
         process.terminate()
         process.wait()
@@ -125,4 +141,4 @@ def save(name: str, picture: Pixels, width: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
