@@ -118,7 +118,7 @@ def test_roots_come_back_to_the_world():
 
 def test_views_that_err_about_depth_are_triangulated():
     s = samples(count=20, views=4)
-    r = in_cameras(s.turned[:, 0], s.transl, s.betas, s.R, s.t)
+    r = in_cameras(s.world_rotations[:, 0], s.transl, s.betas, s.R, s.t)
     depth = torch.exp(0.15 * torch.randn(20, 4, 1, generator=seeded(1)))
     rest = (s.joints[:, 0] - s.transl)[:, None]
     wrong = replace(r, view_transl=(rest + r.view_transl) * depth - rest)
@@ -243,8 +243,8 @@ def test_the_truth_projects_onto_the_crops():
     at = (c.turn @ ((s.R @ s.joints[:, 0, :, None][:, None])[..., 0] + s.t)[..., None])[..., 0]
     z = 0.61 / c.rms
     root = torch.cat([at[..., :2] / at[..., 2:] / c.rms[..., None], (at[..., 2:] / z[..., None]).log()], -1)
-    orient = turn_to_axis(at) @ c.turn @ s.R @ s.turned[:, None, 0]
-    points = (s.points - s.joints[:, :1]) @ s.turned[:, 0]
+    orient = turn_to_axis(at) @ c.turn @ s.R @ s.world_rotations[:, None, 0]
+    points = (s.points - s.joints[:, :1]) @ s.world_rotations[:, 0]
     found = net_of(UncalibratedNet).project(points, orient, root, c.rms)
     torch.testing.assert_close(found, c.xy, atol=2e-3, rtol=0)
 
@@ -333,17 +333,17 @@ def test_the_regression_is_the_last_round(monkeypatch):
     s, net = samples(views=3), net_of(CalibratedNet)
 
     def truth(e):
-        turned = e.turn[:, None] @ s.turned
+        turned = e.turn[:, None] @ s.world_rotations
         root = ((s.joints[:, 0] - e.origin)[:, None] @ e.turn.mT)[:, 0]
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
     monkeypatch.setattr(net, "iterate", truth)
     r = seen_by(net, s)
-    torch.testing.assert_close(r.body_pose, to_local(s.turned), atol=1e-5, rtol=0)
-    torch.testing.assert_close(r.view_orient, s.R @ s.turned[:, None, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(r.body_pose, to_local(s.world_rotations), atol=1e-5, rtol=0)
+    torch.testing.assert_close(r.view_orient, s.R @ s.world_rotations[:, None, 0], atol=1e-5, rtol=0)
     orient, transl = fuse_roots(r, s.R, s.t, BODY)
-    assert geodesic_degrees(orient, s.turned[:, 0]).max() < 0.2
+    assert geodesic_degrees(orient, s.world_rotations[:, 0]).max() < 0.2
     torch.testing.assert_close(transl, s.transl, atol=1e-3, rtol=0)
 
 
@@ -399,8 +399,8 @@ def test_the_shipped_nets_know_people(kind, limit, movers):
     r = seen_by(load_regressor(kind), movers)
     joints = aligned_joints(r.body_pose, r.betas)
     assert 1e3 * np.mean(pa_mpjpe(joints, movers.joints)) < limit
-    off = geodesic_degrees(r.view_orient, movers.R @ movers.turned[:, None, 0])
+    off = geodesic_degrees(r.view_orient, movers.R @ movers.world_rotations[:, None, 0])
     assert off.median() < 20
     # What it says of its errors is about right: the median of a Gaussian's squares is 0.45.
-    error = torch.deg2rad(geodesic_degrees(r.body_pose, to_local(movers.turned)))
+    error = torch.deg2rad(geodesic_degrees(r.body_pose, to_local(movers.world_rotations)))
     assert 0.15 < float((error**2 / r.pose_sigma**2).median()) < 1.5

@@ -39,7 +39,7 @@ def test_clean_points_are_where_opencv_projects_them():
 
 def test_the_truth_is_one_body():
     s = samples(difficulty=Difficulty(varied_poses=True, bias=1.0, calibration=1.0))
-    rotations = torch.cat([s.turned[:, :1], to_local(s.turned)], 1)
+    rotations = torch.cat([s.world_rotations[:, :1], to_local(s.world_rotations)], 1)
     joints, points = pose_keypoints(BODY.to(dtype=torch.float32), rotations, s.betas, s.transl)
     torch.testing.assert_close(joints, s.joints, atol=1e-5, rtol=0)
     torch.testing.assert_close(points, s.points, atol=1e-5, rtol=0)
@@ -83,7 +83,7 @@ def test_cameras_stand_where_the_person_faces():
     def facing(s):
         """Cosine between the way the body faces and the way to each camera."""
         way = -(s.R.mT @ s.t[..., None])[..., 0] - s.joints[:, :1]
-        return torch.cosine_similarity(way, s.turned[:, :1, :, 2].expand_as(way), dim=-1)
+        return torch.cosine_similarity(way, s.world_rotations[:, :1, :, 2].expand_as(way), dim=-1)
 
     before = facing(samples(count=100, difficulty=replace(CLEAN, around=math.radians(60))))
     assert before.min() > math.cos(math.radians(60 + 45))  # bodies lean, cameras are higher or lower

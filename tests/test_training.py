@@ -49,7 +49,7 @@ def test_the_truth_costs_nothing_but_doubt(monkeypatch):
     error = math.log(0.1)
 
     def truth(e, off=0.0):
-        turned = e.turn[:, None] @ s.turned
+        turned = e.turn[:, None] @ s.world_rotations
         root = ((s.joints[:, 0] - e.origin)[:, None] @ e.turn.mT)[:, 0] + off
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.full((6, 23), error), root)] * 2
@@ -146,7 +146,7 @@ def test_reprojection_is_the_distance_to_the_rays(monkeypatch):
     net = small_net()
 
     def shifted(e, by):
-        turned = e.turn[:, None] @ s.turned
+        turned = e.turn[:, None] @ s.world_rotations
         root = ((s.joints[:, 0] - e.origin)[:, None] @ e.turn.mT)[:, 0] + torch.tensor([0.0, by, 0.0])
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
@@ -258,7 +258,7 @@ def test_errors_of_the_truth_are_zero(monkeypatch):
     assert isinstance(net, CalibratedNet)
 
     def truth(e):
-        turned = e.turn[:, None] @ s.turned
+        turned = e.turn[:, None] @ s.world_rotations
         joints, points = net.kinematics(turned, s.betas)
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), torch.zeros(6, 3))]
 

@@ -56,7 +56,7 @@ TEST: Final = Difficulty()
 class Projected(TensorBatch):
     """N samples of a person and V cameras, each in the world of its own calibration."""
 
-    turned: Tensor = axes(f"N {len(SMPL_24)} 3 3")
+    world_rotations: Tensor = axes(f"N {len(SMPL_24)} 3 3")
     """True rotation of every joint, body → world. ``betas`` to ``points`` are true, too."""
     betas: Tensor = axes("N B")
     transl: Tensor = axes("N 3")
@@ -105,13 +105,13 @@ class Projections:
         rest = self.kinematics.pelvis(betas)
         transl = -rest
         transl[:, 1] += self.sampler.poses.height[index]
-        turned = global_rotations(rotations)
-        joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(turned, betas))
+        world_rotations = global_rotations(rotations)
+        joints, points = (x + (rest + transl)[:, None] for x in self.kinematics(world_rotations, betas))
         detected_points = points
         if d.bias:
             k = points.shape[1]
             sigma = uniform(rng, 0.006, 0.02, count, k, 1) * chance(rng, d.bias, count, 1, 1)
-            detected_points = points + self._posed_offsets(sigma * normal(count, k, 3), turned)
+            detected_points = points + self._posed_offsets(sigma * normal(count, k, 3), world_rotations)
 
         ahead = torch.atan2(rotations[:, 0, 0, 2], rotations[:, 0, 2, 2])
         K, R, t, size = cameras_around(joints, ahead, d.around, views, rng)
@@ -123,7 +123,9 @@ class Projections:
         if d.blazepose:
             # The offsets are of one man; those of others are assumed to vary by a third.
             scale = 1 + normal(count, 1, 1) / 3
-            offset_points = detected_points + self._posed_offsets(scale * self.blazepose_offsets, turned)
+            offset_points = detected_points + self._posed_offsets(
+                scale * self.blazepose_offsets, world_rotations
+            )
             blazepose = simulate_blazepose(_project(K, R, t, offset_points), size, noise, rng)
             is_blazepose = chance(rng, d.blazepose, count, 1, 1)
             xy = torch.where(is_blazepose[..., None], blazepose[0], xy)
@@ -137,7 +139,7 @@ class Projections:
         world = _worlds(count, rng)
         joints, points = joints @ world.mT, points @ world.mT
         transl = joints[:, 0] - rest
-        turned = world[:, None] @ turned
+        world_rotations = world[:, None] @ world_rotations
         true_R = R @ world[:, None].mT
         rotation_error = d.calibration * math.radians(0.3) * normal(count, views, 3)
         stated_R = roma.rotvec_to_rotmat(rotation_error) @ true_R
@@ -148,7 +150,7 @@ class Projections:
             factor = (d.focal * normal(count, 1, 1)).exp()
             stated_K[..., [0, 1], [0, 1]] *= torch.where(chance(rng, 0.5, count, 1, 1), factor, 1.0)
         return Projected(
-            turned=turned, betas=betas, transl=transl, joints=joints, points=points,
+            world_rotations=world_rotations, betas=betas, transl=transl, joints=joints, points=points,
             K=stated_K, R=stated_R, t=-(stated_R @ centre[..., None])[..., 0],
             true_focal=K[..., 0, 0], true_R=true_R, true_t=t,
             xy_px=xy, confidence=confidence, category=self.sampler.poses.category[index],

@@ -35,7 +35,7 @@ def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tu
     if isinstance(net, CalibratedNet):
         o = observe(batch.xy_px, batch.confidence, batch.K, batch.R, batch.t)
         seen = o.seen.any(1)
-        truth = o.turn[:, None] @ batch.turned
+        truth = o.turn[:, None] @ batch.world_rotations
         pelvis = batch.joints[:, 0]
         root = ((pelvis - o.origin)[:, None] @ o.turn.mT)[:, 0]
         joints = (batch.joints - pelvis[:, None]) @ o.turn.mT
@@ -52,13 +52,13 @@ def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tu
     else:
         c = crop_keypoints(batch.xy_px, batch.confidence, batch.K)
         seen = c.seen.any(1)
-        to_root = batch.turned[:, 0].mT
-        truth = to_root[:, None] @ batch.turned
+        to_root = batch.world_rotations[:, 0].mT
+        truth = to_root[:, None] @ batch.world_rotations
         pelvis = batch.joints[:, :1]
         joints, points = (batch.joints - pelvis) @ to_root.mT, (batch.points - pelvis) @ to_root.mT
         to_crop = c.turn @ batch.true_R
         in_crop = (c.turn @ ((batch.true_R @ pelvis[:, None].mT)[..., 0] + batch.true_t)[..., None])[..., 0]
-        orient = turn_to_axis(in_crop) @ to_crop @ batch.turned[:, None, 0]
+        orient = turn_to_axis(in_crop) @ to_crop @ batch.world_rotations[:, None, 0]
         cam = batch.points[:, None] @ to_crop.mT + (c.turn @ batch.true_t[..., None])[..., 0][:, :, None]
         # Pixels are of the true focal length, the net's crops of that in K.
         xy = cam[..., :2] / cam[..., 2:].clamp_min(0.1) / c.rms[..., None, None]

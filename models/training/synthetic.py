@@ -60,7 +60,7 @@ class SyntheticPeople:
         rng = np.random.default_rng([self.seed, *self.split.encode(), index])
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63)))
         projected = self.projections.sample(1, self.views, self.difficulty, torch_rng)
-        orient, body_pose = projected.turned[:, 0], to_local(projected.turned)
+        orient, body_pose = projected.world_rotations[:, 0], to_local(projected.world_rotations)
         betas, transl = projected.betas, projected.transl
         vertices = self.body.vertices(orient, body_pose, betas, transl).numpy()
         R, t = projected.true_R[0].double().numpy(), projected.true_t[0].double().numpy()
