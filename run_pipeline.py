@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from typer import Argument, Option
 
-from pipeline.errors import InputError, NobodyFound
+from pipeline.errors import InputError, NobodyFound, shortened
 from pipeline.skeleton import POINT_ORDERS
 from stages import calibration, commands, screen
 from stages.commands import Configs, Sets, results_beside, stoppable
@@ -557,6 +557,11 @@ def main() -> None:
     except InputError as e:
         sys.stderr.write(f"error: {e}\n")
         sys.exit(1 if isinstance(e, NobodyFound) else 2)
+    except OSError as e:  # a path that cannot be looked at, whichever command was given it
+        if e.filename is None:
+            raise
+        sys.stderr.write(f"error: {shortened(str(e.filename))}: {e.strerror}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

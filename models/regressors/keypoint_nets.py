@@ -46,7 +46,7 @@ def load_regressor(path: Path | Literal["calibrated", "uncalibrated"]) -> Keypoi
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{source}: not the weights of this network ({reason}). {_REMEDY}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{source}: holds no weights of a keypoint regressor, or is damaged. {_REMEDY}"
         ) from error
