@@ -1,5 +1,5 @@
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter, planes, probe, read_frames
 from stages.decode import DecodeConfig, decode
-from stages.render import Footage, RenderConfig, render, video_names
+from stages.render import Footage, RenderConfig, _scenes, render, video_names
 
 RATE = Fraction(30000, 1001)
 SIZES = ((160, 96), (96, 160))
@@ -304,3 +304,10 @@ def test_the_frames_of_the_decoder_are_not_drawn_on(tmp_path, rig, body, videos)
     for frame, kept in zip(frames, before, strict=True):
         for a, b in zip(planes(frame), kept, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_people_are_named_by_their_ids(body):
+    (fit,) = batches(np.zeros((1, 2, 3)), window=1)
+    fit = replace(fit, keypoints=replace(fit.keypoints, ids=torch.tensor([0, 3])))
+    (scene,) = _scenes(fit.people(torch.tensor([3, 5])), body, RenderConfig())
+    assert scene.notes == ("person 5 not seen",)
