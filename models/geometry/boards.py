@@ -64,6 +64,13 @@ class Board:
             px, ids, _, _ = self.detector.detectBoard(grey)
             if ids is not None and len(ids):
                 found[np.ravel(ids)] = np.reshape(px, (-1, 2))
+                grid = found.reshape(self.rows - 1, self.columns - 1, 2)
+                steps = [np.linalg.norm(np.diff(grid, axis=k), axis=-1).ravel() for k in (0, 1)]
+                # OpenCV's own windows reach the markers, an eighth of a square away, where squares are small.
+                window = int(np.clip(np.nanmin([*steps[0], *steps[1], 40.0]) / 8, 2, 5))
+                seen = np.isfinite(found[:, 0])
+                rough = found[seen].astype(np.float32)
+                found[seen] = cv2.cornerSubPix(grey, rough, (window, window), (-1, -1), _REFINED)
             return found
         flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_FAST_CHECK
         seen, px = cv2.findChessboardCorners(grey, (self.columns, self.rows), flags=flags)
