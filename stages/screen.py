@@ -358,8 +358,8 @@ def follow_batch(events: Iterator[Event], home: Location) -> bool:
                     )
                 own = bars[event.worker]
                 if event.total is not None:
-                    own.reset(event.total)
                     own.set_description(f"{row.name} {event.task}".strip(), refresh=False)
+                    own.reset(event.total)
                 own.update(event.frames)
                 continue
             rows[row.name] = row
