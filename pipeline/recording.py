@@ -516,11 +516,11 @@ def _guess_intrinsics(
     else:
         sentence += "the cameras are taken to stand still, and run estimates from the person where they stand"
     if not all(is_stated):
-        assumed = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
-        sentence += (
-            f"; the focal lengths of {', '.join(assumed) if any(is_stated) else 'all'} are assumed to be "
-            f"{FOCAL_BY_SIDE:g} × the picture's longer side, unless recording.yaml states them: focal_px: ..."
-        )
+        open_names = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
+        guess = f"its focal length is assumed to be {FOCAL_BY_SIDE:g} × the picture's longer side"
+        if len(rig) > 1:
+            guess = f"so are the focal lengths of {', '.join(open_names) if any(is_stated) else 'all'}"
+        sentence += f"; {guess}, unless recording.yaml states it: focal_px: ..."
     findings.append(Finding("calibration_missing", sentence))
     return rig, tuple(is_stated)
 
