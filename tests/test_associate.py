@@ -202,3 +202,20 @@ def test_on_a_real_recording_every_view_shows_the_person_on_whom_all_agree() -> 
     assert per_frame.max() < 40
     torso = np.linalg.norm(found.points[:, 1] - found.points[:, 8], axis=-1)
     assert np.abs(torso / np.median(torso) - 1).max() < 0.1
+
+
+@pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")
+def test_on_a_real_recording_the_bystander_changes_nothing_of_the_person() -> None:
+    recording = inspect(find_recording(BALANCING))
+    source = [*keypoints(recording, KeypointsConfig())]
+    alone = [b.people(torch.tensor([0])) for b in associate(iter(source), MAIN, recording.rig)]
+    both = list(associate(iter(source), MatchConfig(), recording.rig))
+    assert {*torch.cat([b.ids for b in both]).tolist()} == {0, 1}
+    for name in ("image_px", "xy_px", "confidence"):
+        whole = joined([b.people(torch.tensor([0, 1])) for b in both], name)
+        np.testing.assert_array_equal(whole[:, :, 0], joined(alone, name)[:, :, 0], name)
+    shown = (whole[:, :, 1] > 0).any(
+        -1
+    )  # of the confidences: she is behind the person for two of the cameras
+    assert shown[:2].all(0).sum() > 90
+    assert not shown[2:].any()
