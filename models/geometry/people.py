@@ -175,6 +175,13 @@ def _step(rig: Rig, seen: _Seen, now: float, tracks: Tracks, cfg: MatchConfig) -
     for points, members in _births(rig, matched.seen, free, cfg):
         apart = finite_median(np.linalg.norm(tracks.points - points, axis=-1))
         apart *= _unit_m(rig, points[None])[0]
+        whose = _misled(rig, matched.seen, tracks, owner, points, members, apart, cfg) if several else None
+        if whose is not None:
+            n, kept = whose
+            owner[owner == n] = -1
+            owner[members] = owner[kept] = n
+            tracks = _measured_again(tracks, n, points, len(members), now)
+            continue
         if (apart[~waiting] < LIMITS.near_m).any():
             continue
         back = _found_again(tracks, apart, {*owner[members].tolist()} - {-1}, now, cfg) if several else None
@@ -364,6 +371,29 @@ def _moved(rig: Rig, matched: _Matched, tracks: Tracks, now: float, cfg: MatchCo
         age=tracks.age + 1,
         exchanged=np.where(wrong, 0, exchanged),
     )
+
+
+def _misled(
+    rig: Rig,
+    seen: _Seen,
+    tracks: Tracks,
+    owner: Ints,
+    body: Array,
+    members: Ints,
+    apart: Array,
+    cfg: MatchConfig,
+) -> tuple[int, Ints] | None:
+    """The track that stands beside its person, who is this body (K, 3) of other detections, and those of its
+    detections that agree better with the body: then more views do than with the track."""
+    new, shared = _agreement(rig, body[None], seen, cfg.agreement_m)
+    own, _ = _agreement(rig, tracks.points, seen, cfg.agreement_m)
+    for n in np.flatnonzero(apart <= cfg.reach_m).tolist():
+        mine = np.flatnonzero(owner == n)
+        better = (new[0, mine] > own[n, mine]) & (shared[0, mine] >= LIMITS.shared)
+        better &= ~np.isin(seen.view[mine], seen.view[members])
+        if better.any() and len(members) + better.sum() > len(mine):
+            return n, mine[better]
+    return None
 
 
 def _found_again(tracks: Tracks, apart: Array, holders: set[int], now: float, cfg: MatchConfig) -> int | None:
