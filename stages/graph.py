@@ -320,9 +320,10 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     times = (*job.detecting, *streaming)
     fitted = _count_fitted(job.results)
     if not fitted:
+        size = [f.sentence for f in recording.findings if f.code == "person_size"]
+        reason = size or [f"Check keypoints and cameras: python run_pipeline.py info {recording.path}"]
         raise InputError(
-            f"{recording.path}: none of {len(recording)} frames could be fitted. Check keypoints and "
-            f"cameras: python run_pipeline.py info {recording.path}"
+            f"{recording.path}: none of {len(recording)} frames could be fitted. {' '.join(reason)}"
         )
     summary, seen_keypoints = summarise(job.results), seen(job.results)
     missing = missing_data(recording, seen_keypoints)

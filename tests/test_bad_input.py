@@ -215,7 +215,7 @@ def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
         assert re.search(rf"warning: camera {name} was left out of the fit in \d+ of the 30 frames", end), (
             text
         )
-    assert re.search(r"\n4 warnings: above, and in .*out/report\.html\.\n", end), text
+    assert re.search(r"\n5 warnings: above, and in .*out/report\.html\.\n", end), text
     assert json.loads((out / "summary.json").read_text())["warnings"][0].startswith(
         "camera cam03 was left out"
     )
@@ -237,7 +237,7 @@ def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
     )
     assert status == 0, text
     log = tmp_path / "all/recording/log.txt"
-    assert f"warning: recording: 4 warnings, in {log}; first: camera cam03 was left out of the fit" in text
+    assert f"warning: recording: 5 warnings, in {log}; first: camera cam03 was left out of the fit" in text
     assert "1 of 1 recording done." in text
     assert "camera cam04 was left out of the fit" in log.read_text()
     assert "camera cam04 was left out of the fit" in (tmp_path / "all/batch.html").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from recordings import SHARED
@@ -10,6 +12,7 @@ from pipeline.calibrations import read_calibration
 from pipeline.errors import InputError
 from pipeline.findings import Code
 from pipeline.recording import find_recording
+from stages.graph import RunConfig, run
 from stages.inspect import inspect
 
 CASES = SHARED / "cases"
@@ -46,6 +49,11 @@ def test_squares_of_a_board_are_named_as_the_unit() -> None:
     found = inspect(find_recording(CASES / "board_in_squares"))
     (sentence,) = [f.sentence for f in found.findings if f.code == "person_size"]
     assert "squares of its board, of about 39 mm" in sentence
+
+
+def test_a_run_that_fits_nobody_names_the_size_as_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of 24 frames could be fitted.*2\.8. m tall"):
+        run(find_recording(CASES / "board_too_large"), tmp_path / "out", RunConfig())
 
 
 def test_a_session_says_how_many_recordings_it_holds() -> None:
