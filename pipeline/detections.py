@@ -37,7 +37,7 @@ from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo
 
 FORMAT: Final = "multispin detections"
-VERSION: Final = 2
+DETECTIONS_VERSION: Final = 2
 CHUNK: Final = 48
 """Frames that are written at once: more are lost when a detection is killed, fewer make more files."""
 _KEPT_CHUNKS: Final = 2
@@ -101,7 +101,7 @@ class Detections:
         try:
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             attrs = cast("Mapping[str, Any]", dict(self._root.attrs))
-            if (attrs.get("format"), attrs.get("version")) != (FORMAT, VERSION):
+            if (attrs.get("format"), attrs.get("version")) != (FORMAT, DETECTIONS_VERSION):
                 raise ValueError(f"{attrs.get('format')}, version {attrs.get('version')}")
             self.detector = Detector(**attrs["detector"])
             self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
@@ -236,7 +236,7 @@ def _create(path: Path, detector: Detector, videos: list[dict[str, Any]], state_
     building = path.with_name(path.name + ".new")
     shutil.rmtree(building, ignore_errors=True)
     software = f"multispin {metadata.version('multispin')}"
-    attributes: Any = {"format": FORMAT, "version": VERSION, "software": software}
+    attributes: Any = {"format": FORMAT, "version": DETECTIONS_VERSION, "software": software}
     attributes |= {"detector": asdict(detector), "videos": videos}
     root = zarr.create_group(building, attributes=attributes)
     sealed: Any = {"compressors": [ZstdCodec(checksum=True)]}  # damage is noticed

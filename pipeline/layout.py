@@ -24,7 +24,7 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.footage import find_videos
-from pipeline.formats.keypoints import find_cameras
+from pipeline.formats.keypoints import find_camera_files
 from pipeline.results import DETECTIONS, STORE
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
@@ -205,7 +205,7 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
 def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
     """Keypoints in a folder by camera: the name of the camera's folder, without ``_json``, or file."""
     found: dict[str, Path] = {}
-    for path in find_cameras(place, names):
+    for path in find_camera_files(place, names):
         name = path.stem if path.is_file() else path.name.removesuffix("_json")
         name = normalize("NFC", _TOOL_MARK.sub("", name))
         if name in found:
@@ -235,7 +235,7 @@ def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
     for place in (folder / name for name in place_names):
         if not place.is_dir():
             continue
-        cameras = find_cameras(place)
+        cameras = find_camera_files(place)
         also = {path.stem for path in cameras if path.suffix}  # a table that lies there in two formats
         flat = any(not path.exists() for path in cameras)
         files, folders = _listing(place, {path.name for path in cameras})

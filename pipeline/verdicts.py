@@ -15,7 +15,7 @@ Verdict = Literal["good", "usable", "look at it"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class VerdictLimits:
     """Verdicts on a distance."""
 
     name: str
@@ -38,7 +38,7 @@ class Limits:
         )
 
 
-TRIANGULATION: Final = Limits(
+TRIANGULATION: Final = VerdictLimits(
     "Triangulation residual",
     "how well the cameras agree on the detected points",
     # The offset of a body from which a camera may be misplaced: less is within what detectors do.
@@ -46,7 +46,7 @@ TRIANGULATION: Final = Limits(
     # Twice that. The worst of four cameras of the real recording that docs/results.md names has 20.
     usable_mm=30,
 )
-REPROJECTION: Final = Limits(
+REPROJECTION: Final = VerdictLimits(
     "Reprojection error",
     "how far the fitted body is from the detected points",
     # A detector's own errors: 19 in a synthetic recording with noise of 3 px, 23 in the worst camera of

@@ -23,7 +23,7 @@ from models.geometry.association import MatchConfig, pick_people
 from models.geometry.between_frames import people_between
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.people import follow_longest
-from models.geometry.selfcalibration import find_cameras, moved, same_person
+from models.geometry.selfcalibration import find_cameras, match_candidates, moved
 from models.geometry.tracking import figures, tracks
 from models.geometry.up import guess_up, upright
 from models.regressors.keypoint_nets import load_regressor
@@ -219,7 +219,7 @@ def estimate(
                 "cameras are estimated; move its video and keypoints away, or give a calibration.toml"
             )
         candidates.append([_sight(xy[v : v + 1], confidence[v : v + 1], k[None]) for k in kept])
-    chosen = same_person(candidates, rig)
+    chosen = match_candidates(candidates, rig)
     picked = [candidates[v][k] for v, k in enumerate(chosen)]
     sight = Sight(np.concatenate([s.xy_px for s in picked]), np.concatenate([s.confidence for s in picked]))
     few = spread(np.arange(len(at)), cfg.frames)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.formats import FOLDERS, ExportFormat, FolderFormat, find_format, glb
 from models.formats.long_take import PIECE, LongTake
-from models.formats.take import Take, Views, pose_blend_mm
+from models.formats.take import Take, TakeViews, pose_blend_mm
 from models.formats.traits import Traits, as_it_is, axes_of
 from pipeline.errors import InputError
 from pipeline.files import write_bytes_atomically, writing
@@ -297,7 +297,7 @@ def _read_frames(results: Store, person: int, start: int, stop: int, *, views: b
         person=person,
         angles=read("angles") if c.angles else np.empty((stop - start, 0)),
         angle_names=tuple(c.angles),
-        views=Views(c.rig, c.frame_index[:, start:stop], seen) if seen is not None else None,
+        views=TakeViews(c.rig, c.frame_index[:, start:stop], seen) if seen is not None else None,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from detector_scenes import frames, needs_balancing, networks
 
-from models.detectors.finder import CELL, CELLS, MAX_PEOPLE, decode, find_people
+from models.detectors.finder import CELL, CELLS, MAX_FOUND_PEOPLE, decode_heads, find_people
 from pipeline.skeleton import POINT_ORDERS
 
 
@@ -39,7 +39,7 @@ def slow(h: dict[str, np.ndarray], min_score: float) -> list[tuple[float, np.nda
         around = centre[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
         if centre[row, column] >= around.max() - 1e-9:
             found.append((centre[row, column], row, column))
-    found = sorted(found, key=lambda f: -f[0])[:MAX_PEOPLE]
+    found = sorted(found, key=lambda f: -f[0])[:MAX_FOUND_PEOPLE]
     grid = np.mgrid[:CELLS, :CELLS].astype(float)
     weighted, boxes = [], []
     for _, row, column in found:
@@ -72,7 +72,7 @@ def slow(h: dict[str, np.ndarray], min_score: float) -> list[tuple[float, np.nda
 
 @pytest.mark.parametrize("seed", range(3))
 def test_decoding_is_that_of_the_original(seed: int) -> None:
-    found, want = decode(heads(seed), 0.1), slow(heads(seed), 0.1)
+    found, want = decode_heads(heads(seed), 0.1), slow(heads(seed), 0.1)
     assert 1 < len(found) == len(want)
     for n, (score, box, points) in enumerate(want):
         assert found.score[n] == pytest.approx(score, abs=1e-5)
@@ -81,11 +81,11 @@ def test_decoding_is_that_of_the_original(seed: int) -> None:
 
 
 def test_low_scores_are_nobody() -> None:
-    scores = decode(heads(0), 0.0).score
-    assert len(scores) == MAX_PEOPLE
+    scores = decode_heads(heads(0), 0.0).score
+    assert len(scores) == MAX_FOUND_PEOPLE
     assert (np.diff(scores) <= 0).all()
     for least in (0.1, 0.3, 2.0):
-        assert len(decode(heads(0), least)) == (scores >= least).sum()
+        assert len(decode_heads(heads(0), least)) == (scores >= least).sum()
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (1080, 1920), (700, 30)])

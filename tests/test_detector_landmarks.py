@@ -12,7 +12,7 @@ from test_detector_refinement import slow
 
 from models.detectors.landmarks import CENTRE, ORDER, TOP, Landmarks, confidence, place_landmarks
 from models.detectors.networks import Network
-from models.detectors.refinement import refine
+from models.detectors.refinement import refine_keypoints
 from models.detectors.rois import cut_rois, roi_matrix, roi_towards
 from pipeline.skeleton import POINT_ORDERS
 
@@ -100,7 +100,7 @@ def test_real_heat_maps_refine_in_a_patch_as_on_the_whole_map() -> None:
     crops = np.concatenate([cut_rois(frames(camera)[0], SUBJECT_CAM03) for camera in (3, 4)])
     out = networks().landmarks.network.run(crops)
     start = out["landmarks"].reshape(2, 39, 5)[:, :TOP, :2].astype(np.float64) / 4
-    found = refine(start, out["heatmaps"][:, :TOP])
+    found = refine_keypoints(start, out["heatmaps"][:, :TOP])
     moved = np.argwhere((found != start).any(-1))
     assert len(moved) > 50
     away = [np.abs(found[n, k] - slow(start[n, k], out["heatmaps"][n, k])).max() for n, k in moved]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.detectors.refinement import KERNEL_CELLS, MIN_PEAK, ROUNDS, peaks, refine, sigmoid
+from models.detectors.refinement import KERNEL_CELLS, MIN_PEAK, ROUNDS, peaks, refine_keypoints, sigmoid
 
 
 def heatmaps(centre: np.ndarray, width: float = 2.0, top: float = 4.0, low: float = -8.0) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_the_patch_gives_what_the_whole_map_gives() -> None:
     centre = rng.uniform(-1, 65, (3, 20, 2))
     heat = heatmaps(centre) + rng.normal(0, 0.5, (3, 20, 64, 64)).astype(np.float32)
     start = centre + rng.normal(0, 1.0, centre.shape)
-    found = refine(start, heat)
+    found = refine_keypoints(start, heat)
     compared = 0
     for n, k in np.ndindex(3, 20):
         if ((start[n, k] > 0) & (start[n, k] < 63)).all() and peaks(heat)[n, k] > 0.9:
@@ -41,7 +41,7 @@ def test_the_patch_gives_what_the_whole_map_gives() -> None:
 def test_a_landmark_comes_to_the_middle_of_its_blob() -> None:
     centre = np.array([[[20.3, 30.7], [50.5, 9.25]]])
     start = centre + np.array([[[0.9, -0.7], [-1.1, 0.4]]])
-    found = refine(start, heatmaps(centre))
+    found = refine_keypoints(start, heatmaps(centre))
     assert np.abs(found - centre).max() < 0.05
     assert np.abs(start - centre).max() > 1
 
@@ -49,7 +49,7 @@ def test_a_landmark_comes_to_the_middle_of_its_blob() -> None:
 def test_it_does_not_jump_from_cell_to_cell() -> None:
     """Blobs a hundredth of a cell apart give landmarks a hundredth apart, where their start rounds."""
     centre = np.stack([np.linspace(20, 22, 201), np.full(201, 30.0)], -1)[None]
-    found = refine(centre + 0.4, heatmaps(centre))
+    found = refine_keypoints(centre + 0.4, heatmaps(centre))
     step = np.diff(found[0, :, 0])
     assert step.min() > 0
     assert step.max() < 0.02
@@ -60,7 +60,7 @@ def test_unsure_maps_and_places_outside_move_nothing() -> None:
     heat = heatmaps(np.full((1, 4, 2), [20.0, 30.0]), top=4)
     heat[0, 0] = heatmaps(centre[:, :1], top=float(np.log(MIN_PEAK / (1 - MIN_PEAK))) - 0.01)[0, 0]
     start = np.array([[[20.8, 30.5], [20.8, 30.5], [70.0, 30.0], [-5.0, 2.0]]])
-    found = refine(start, heat)
+    found = refine_keypoints(start, heat)
     assert np.array_equal(found[0, [0, 2, 3]], start[0, [0, 2, 3]])
     assert np.abs(found[0, 1] - 20).max() < 10.1
     assert not np.array_equal(found[0, 1], start[0, 1])
@@ -70,9 +70,9 @@ def test_people_do_not_touch_each_other_to_the_last_bit() -> None:
     rng = np.random.default_rng(1)
     start = rng.uniform(0, 64, (7, 35, 2))
     heat = rng.normal(0, 3, (7, 35, 64, 64)).astype(np.float32)
-    together = refine(start, heat)
+    together = refine_keypoints(start, heat)
     for n in range(7):
-        assert np.array_equal(refine(start[n : n + 1], heat[n : n + 1])[0], together[n])
+        assert np.array_equal(refine_keypoints(start[n : n + 1], heat[n : n + 1])[0], together[n])
 
 
 def test_peaks_are_the_largest_values() -> None:

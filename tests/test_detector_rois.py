@@ -12,12 +12,12 @@ from models.detectors.rois import (
     BLAZEPOSE_JOINTS,
     COCO_JOINTS,
     CROP,
-    MARGIN,
+    ROI_MARGIN,
     cut_rois,
     roi_matrix,
     roi_of_coco,
     roi_towards,
-    same_person,
+    rois_match,
     usable,
 )
 from pipeline.skeleton import POINT_ORDERS
@@ -43,10 +43,10 @@ def test_a_roi_goes_about_the_centre_and_turns_the_top_up(angle: float) -> None:
     centre = np.array([300.0, 400.0])
     top = centre + 100 * np.array([math.sin(angle), -math.cos(angle)])
     roi = roi_towards(centre, top)
-    assert roi == pytest.approx([300, 400, 200 * MARGIN, angle])
+    assert roi == pytest.approx([300, 400, 200 * ROI_MARGIN, angle])
     matrix = roi_matrix(roi)
     assert matrix @ [*centre, 1] == pytest.approx([CROP / 2, CROP / 2, 1])
-    assert matrix @ [*top, 1] == pytest.approx([CROP / 2, CROP / 2 * (1 - 1 / MARGIN), 1])
+    assert matrix @ [*top, 1] == pytest.approx([CROP / 2, CROP / 2 * (1 - 1 / ROI_MARGIN), 1])
 
 
 @pytest.mark.parametrize("turn", [0.0, 1.0, math.pi, -1.5])
@@ -92,11 +92,11 @@ def test_the_joints_of_both_orders_are_the_same() -> None:
 
 def test_people_are_one_where_most_joints_lie_within_a_share_of_the_roi() -> None:
     a = standing()[:, list(COCO_JOINTS), :2]
-    assert same_person(a, a + np.array([7.9, 0]), 100.0).all()
-    assert not same_person(a, a + np.array([8.1, 0]), 100.0).any()
+    assert rois_match(a, a + np.array([7.9, 0]), 100.0).all()
+    assert not rois_match(a, a + np.array([8.1, 0]), 100.0).any()
     b = a.copy()
     b[:, :5] += 500
-    assert same_person(a, b, 100.0).all()
+    assert rois_match(a, b, 100.0).all()
 
 
 def test_a_crop_shows_where_a_landmark_is() -> None:

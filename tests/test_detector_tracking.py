@@ -15,7 +15,7 @@ from models.detectors.finder import FoundPeople
 from models.detectors.landmarks import Landmarks
 from models.detectors.rois import BLAZEPOSE_JOINTS, COCO_JOINTS, roi_towards
 from models.detectors.tracking import (
-    MAX_TRACKS,
+    MAX_VIEW_TRACKS,
     BlazePose,
     Networks,
     PeopleInPicture,
@@ -191,7 +191,7 @@ def test_there_are_no_more_tracks_than_places(world: World) -> None:
     world.people = [(100 + 180 * n, 200 + 300 * (n % 2)) for n in range(7)]
     camera = watched()
     for _ in range(6):
-        assert next(camera) == [*range(MAX_TRACKS)]
+        assert next(camera) == [*range(MAX_VIEW_TRACKS)]
 
 
 def test_tracks_wait_where_a_camera_has_no_picture(world: World) -> None:

@@ -22,7 +22,7 @@ from scenes import body, jitter_mm, joints_of, mpjpe_mm, prior, pve_mm, scene
 from torch import Tensor
 
 from models.fit import solver
-from models.fit.energy import State, evaluate_energy
+from models.fit.energy import FitState, evaluate_energy
 from models.fit.problem import (
     HINGES,
     FitSettings,
@@ -170,7 +170,7 @@ def test_offsets_weigh_as_much_in_uncalibrated_views_as_in_calibrated_ones() -> 
 def test_offsets_are_fitted_in_the_last_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     free = []
 
-    def minimise(pb: Problem, *args: Any) -> tuple[State, Tensor, int]:
+    def minimise(pb: Problem, *args: Any) -> tuple[FitState, Tensor, int]:
         free.append(pb.free_offsets)
         return _minimise(pb, *args)
 
@@ -207,7 +207,7 @@ def test_problems_that_are_done_are_evaluated_no_more(monkeypatch: pytest.Monkey
     views = Views(*(torch.cat([x, x]) for x in vars(d.views(F64)).values()))
     problems = []
 
-    def counted(pb: Problem, motion: Motion, robust: float) -> State:
+    def counted(pb: Problem, motion: Motion, robust: float) -> FitState:
         problems.append(len(motion.transl))
         return evaluate_energy(pb, motion, robust)
 

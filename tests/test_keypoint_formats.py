@@ -23,7 +23,7 @@ from pipeline.formats.keypoints import (
     coco_results,
     easymocap_annots,
     files,
-    find_cameras,
+    find_camera_files,
     flat,
     index_keypoints,
     mmpose,
@@ -168,10 +168,10 @@ def test_files_written_by_hand_are_found_and_read(tmp_path: Path, form: object) 
     (tmp_path / "pictures" / "0.jpg").touch()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "4.json").touch()
-    assert find_cameras(tmp_path) == []
+    assert find_camera_files(tmp_path) == []
     put(tmp_path, BY_HAND[form])
-    (path,) = find_cameras(tmp_path)
-    assert find_cameras(tmp_path, "*_json") == []
+    (path,) = find_camera_files(tmp_path)
+    assert find_camera_files(tmp_path, "*_json") == []
     assert next(f for f in FORMATS if f.find(tmp_path, path.name)) is form
     files = index_keypoints(path)
     assert (files.path, files.unnumbered) == (path.parent if form is flat else path, 0)
@@ -203,7 +203,7 @@ def test_a_file_cut_short_is_told(tmp_path: Path, form: object) -> None:
     for file in put(tmp_path, BY_HAND[form]):
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        (path,) = find_cameras(tmp_path)
+        (path,) = find_camera_files(tmp_path)
         try:
             reasons = {index_keypoints(path).people(number, 3)[1] for number in (4, 5, 7)}
         except InputError as error:
@@ -216,7 +216,7 @@ def test_a_file_cut_short_is_told(tmp_path: Path, form: object) -> None:
 @pytest.mark.parametrize("form", SAME_FRAME, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
 def test_two_pictures_of_one_frame_are_refused(tmp_path: Path, form: object) -> None:
     put(tmp_path, {**BY_HAND[form], **SAME_FRAME[form]})
-    (path,) = find_cameras(tmp_path)
+    (path,) = find_camera_files(tmp_path)
     with pytest.raises(InputError, match=r"cam01.*frame 7\b|frame 7 .*cam01"):
         index_keypoints(path)
 
@@ -232,7 +232,7 @@ def test_damaged_files_give_people_or_a_message(tmp_path: Path, form: object, da
         noise = [b"", b"\x00", b"\xff", b"]", b"[", b"{", b":", b"NaN", b"1e999", b"-", b'"', b","]
         raw[at : at + data.draw(st.integers(0, 12))] = data.draw(st.sampled_from(noise))
     damaged.write_bytes(raw)
-    for path in find_cameras(tmp_path):
+    for path in find_camera_files(tmp_path):
         try:
             files = index_keypoints(path)
         except InputError as error:
@@ -281,7 +281,7 @@ def test_one_file_of_coco_annotations_holds_all_cameras(tmp_path: Path, name: st
         for p in TRUTH[t]
     ]
     (tmp_path / "person_keypoints.json").write_text(json.dumps({"images": images, "annotations": people}))
-    paths = find_cameras(tmp_path)
+    paths = find_camera_files(tmp_path)
     assert [path.name for path in paths] == [*cameras]
     for v, path in enumerate(paths):
         files = index_keypoints(path)
@@ -313,7 +313,7 @@ def test_many_files_in_a_folder_are_not_opened(tmp_path: Path, monkeypatch: pyte
     for most, count in ((4, 4), (3, 2)):
         monkeypatch.setattr(files, "MAX_CAMERAS", most)
         opened.clear()
-        assert find_cameras(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+        assert find_camera_files(tmp_path) == [tmp_path / "a", tmp_path / "b"]
         assert len({*opened}) == count, "all that may be a camera's own; else one a camera"
         assert len(index_keypoints(tmp_path / "a")) == 2
 

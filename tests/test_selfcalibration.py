@@ -17,9 +17,9 @@ from models.geometry.selfcalibration import (
     _spread,
     find_cameras,
     handedness,
+    match_candidates,
     moved,
     pair_pose,
-    same_person,
 )
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Rig
@@ -144,7 +144,7 @@ def test_which_candidates_are_one_person() -> None:
         [Sight(one.xy[1:2], one.confidence[1:2]), Sight(larger[2:3] + 200, other.confidence[1:2])],
         [Sight(one.xy[2:3], one.confidence[2:3])],
     ]
-    assert same_person(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 0, 0]
+    assert match_candidates(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 0, 0]
 
 
 def test_a_rig_of_a_mirrored_body_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_of_two_people_whom_all_views_show_the_larger_is_taken() -> None:
     small = [Sight(0.5 * one.xy[[v]] + 400, one.confidence[[v]]) for v in range(3)]
     large = [Sight(other.xy[[v]], other.confidence[[v]]) for v in range(3)]
     sights = [[a, b] for a, b in zip(small, large, strict=True)]
-    assert same_person(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 1, 1]
+    assert match_candidates(sights, unknown(one.rig).select(one.rig.names[:3])) == [1, 1, 1]
 
 
 def test_a_camera_that_turns_is_noticed() -> None:

@@ -8,7 +8,7 @@ from crowds import along_y, stick, walkers
 from scenes import ring
 from scipy.optimize import minimize
 
-from models.synthetic.occlusion import LIMBS, MARGIN_M, find_occluders
+from models.synthetic.occlusion import LIMB_SEGMENTS, MARGIN_M, find_occluders
 from pipeline.skeleton import BODY_25
 
 
@@ -76,7 +76,7 @@ def test_as_a_slow_search_along_both_segments_finds(seed: int) -> None:
             end = 1 - MARGIN_M / np.linalg.norm(sight)
             ratio = {}
             for q in {0, 1, 2} - {p}:
-                for a, b, radius in LIMBS:
+                for a, b, radius in LIMB_SEGMENTS:
                     one, limb = world[t, q, a], world[t, q, b] - world[t, q, a]
 
                     def apart(x, one=one, limb=limb, eye=eye, sight=sight):

@@ -17,7 +17,7 @@ from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pos
 from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
 from pipeline.detections import Detector
 
-State = NDArray[np.float64]
+DetectorState = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 
@@ -32,10 +32,10 @@ class PeopleDetector(Protocol):
     def networks(self) -> Mapping[str, str]:
         """sha256 of each network by its task."""
 
-    def start(self) -> State:
+    def start(self) -> DetectorState:
         """State (S,) before the first picture."""
 
-    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+    def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
         """State after an RGB picture (H, W, 3), and the people (D, K, 3) in it: x, y, confidence."""
 
 
@@ -54,10 +54,10 @@ class TrackingDetector:
     def networks(self) -> Mapping[str, str]:
         return {"finder": self.tracked.finder.sha256, "landmarks": self.tracked.landmarks.network.sha256}
 
-    def start(self) -> State:
+    def start(self) -> DetectorState:
         return _to_vector(TrackerState.start(1))
 
-    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+    def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
         after, (people,) = detect_people(self.tracked, [picture], _of_vector(state), self.rules)
         return _to_vector(after), people.landmarks.points
 
@@ -76,10 +76,10 @@ class PictureDetector:
     def networks(self) -> Mapping[str, str]:
         return {"pictures": self.whole.network.sha256}
 
-    def start(self) -> State:
+    def start(self) -> DetectorState:
         return np.zeros(1)
 
-    def detect(self, picture: Pixels, state: State) -> tuple[State, Floats]:
+    def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
         return state, self.whole.find(picture)
 
 
@@ -104,12 +104,12 @@ def is_by(origin: Detector, model: str, every: int) -> bool:
     return same_finder and own in origin.networks.values() and origin.every == every
 
 
-def _to_vector(state: TrackerState) -> State:
+def _to_vector(state: TrackerState) -> DetectorState:
     """State of one camera as one row of numbers."""
     return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
 
 
-def _of_vector(vector: State) -> TrackerState:
+def _of_vector(vector: DetectorState) -> TrackerState:
     like = TrackerState.start(1).arrays()
     parts = np.split(vector, np.cumsum([array.size for array in like.values()])[:-1])
     arrays = zip(like.items(), parts, strict=True)

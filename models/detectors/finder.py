@@ -28,7 +28,7 @@ SIDE: Final = 256
 """Side of the pictures that the network takes, pixels."""
 CELLS: Final = 64
 CELL: Final = SIDE / CELLS
-MAX_PEOPLE: Final = 6
+MAX_FOUND_PEOPLE: Final = 6
 """People in a picture at most, as in the original."""
 MIN_SCORE: Final = 0.2
 """A person of a lower score is none."""
@@ -83,7 +83,7 @@ def find_people(
         one[:] = warp_crop(picture, matrix, SIDE).transpose(2, 0, 1)
     heads = network.run(inputs)
     return [
-        _in_picture(decode({n: h[k] for n, h in heads.items()}, min_score), matrix)
+        _in_picture(decode_heads({n: h[k] for n, h in heads.items()}, min_score), matrix)
         for k, matrix in enumerate(whole)
     ]
 
@@ -105,12 +105,12 @@ def _in_picture(people: FoundPeople, matrix: Array) -> FoundPeople:
     return FoundPeople(points, (people.box_px - np.tile(shift, 2)) / scale, people.score)
 
 
-def decode(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> FoundPeople:
+def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> FoundPeople:
     """People in one picture from the network's heads (C, 64, 64) by name, in pixels of its input."""
     centres = sigmoid(heads["centre"][0]).astype(np.float32)
     largest = cv2.dilate(centres, np.ones((_PEAK_CELLS, _PEAK_CELLS), np.uint8))
     peaks = np.where(np.abs(centres - largest) < _TIE, centres, 0).ravel()
-    best = np.argsort(-peaks, kind="stable")[:MAX_PEOPLE]
+    best = np.argsort(-peaks, kind="stable")[:MAX_FOUND_PEOPLE]
     cell = np.stack(np.divmod(best, CELLS), -1).astype(np.float64)  # down, across
     at = tuple(cell.astype(np.int64).T)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.detectors.networks import LANDMARKS, Device, Network, check_signature, load_asset
-from models.detectors.refinement import peaks, refine, sigmoid
+from models.detectors.refinement import peaks, refine_keypoints, sigmoid
 from models.detectors.rois import CROP, roi_matrix, roi_towards
 from pipeline.skeleton import POINT_ORDERS
 
@@ -94,7 +94,7 @@ def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
     heatmaps = out["heatmaps"]
     used = slice(0, TOP + 1)
     cell = CROP / HEAT_CELLS
-    in_crop = refine(raw[:, used, :2] / cell, heatmaps[:, used]) * cell
+    in_crop = refine_keypoints(raw[:, used, :2] / cell, heatmaps[:, used]) * cell
     back = np.array([np.linalg.inv(roi_matrix(one)) for one in roi]).reshape(-1, 3, 3)
     xy = np.einsum("nij,nkj->nki", back[:, :2, :2], in_crop) + back[:, None, :2, 2]
     return Landmarks(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from models.crops import Pixels, warp_bilinear
 from models.detectors.landmarks import Landmarks
 from models.detectors.networks import Device, Network, load_file
-from models.detectors.rois import COCO_JOINTS, MARGIN, roi_matrix
+from models.detectors.rois import COCO_JOINTS, ROI_MARGIN, roi_matrix
 from pipeline.errors import InputError
 
 Array = NDArray[np.float64]
@@ -89,7 +89,7 @@ class CropNetwork:
         high = np.where(seen[..., None], xy, -np.inf).max(1)
         low[~np.isfinite(low)] = high[~np.isfinite(high)] = np.nan
         scale = ((high - low) / self.size).max(1)
-        return np.stack([*((low + high) / 2).T, MARGIN * self.side * scale, np.zeros(len(xy))], -1)
+        return np.stack([*((low + high) / 2).T, ROI_MARGIN * self.side * scale, np.zeros(len(xy))], -1)
 
     def _matrix(self, roi: Array) -> Array:
         """(3, 3) from the picture to the input. The middle comes to size / 2, in ViTPose's half a pixel

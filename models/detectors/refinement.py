@@ -29,7 +29,7 @@ def sigmoid(x: Floats | Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -80, 80, dtype=np.float64))))
 
 
-def refine(xy_cells: Array, heatmaps: Floats) -> Array:
+def refine_keypoints(xy_cells: Array, heatmaps: Floats) -> Array:
     """Refine keypoints (N, K, 2), in cells of their heat maps (N, K, H, W), logits.
 
     Cell (0, 0) is at x = y = 0. Keypoints outside of their heat maps stay where they are.

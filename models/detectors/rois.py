@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 CROP: Final = 256
 """Side of a crop that the landmark networks take, pixels."""
-MARGIN: Final = 1.25
+ROI_MARGIN: Final = 1.25
 """Side of a ROI by the diameter of the circle around the person, MediaPipe's."""
 MIN_SIDE_PX: Final = 16.0
 """A person in a smaller ROI has no landmarks to speak of."""
@@ -39,7 +39,7 @@ _MIN_SCORE: Final = 0.1
 def roi_towards(centre: Array, top: Array) -> Array:
     """ROI (..., 4) about the centres (..., 2) of circles that pass through the points above, top (..., 2)."""
     axis = top - centre
-    side = 2 * MARGIN * np.hypot(axis[..., 0], axis[..., 1])
+    side = 2 * ROI_MARGIN * np.hypot(axis[..., 0], axis[..., 1])
     return np.stack([*np.moveaxis(centre, -1, 0), side, np.arctan2(axis[..., 0], -axis[..., 1])], -1)
 
 
@@ -87,7 +87,7 @@ def cut_rois(picture: Pixels, roi: Array) -> Floats:
     return out
 
 
-def same_person(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
+def rois_match(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
     """True where joints (..., 12, 2) and (..., 12, 2) of ROIs of this side, pixels, are one person's."""
     distance = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
     return np.asarray(distance < SAME_PERSON_SHARE * side)

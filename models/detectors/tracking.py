@@ -24,7 +24,7 @@ from models.detectors.rois import (
     COCO_JOINTS,
     cut_rois,
     roi_of_coco,
-    same_person,
+    rois_match,
     usable,
 )
 
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-MAX_TRACKS: Final = 6
+MAX_VIEW_TRACKS: Final = 6
 """People tracked in a camera at once."""
 _JOINTS: Final = len(BLAZEPOSE_JOINTS)
 
@@ -107,7 +107,7 @@ def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
 
 @dataclass(frozen=True)
 class TrackerState:
-    """Restart state of V cameras, M = ``MAX_TRACKS`` places for tracks in each.
+    """Restart state of V cameras, M = ``MAX_VIEW_TRACKS`` places for tracks in each.
 
     Plain arrays of a fixed shape, so that it can be stored and a tracker go on from it.
     """
@@ -127,9 +127,9 @@ class TrackerState:
     def start(cls, cameras: int) -> TrackerState:
         """Nobody is known yet."""
         return cls(
-            np.full((cameras, MAX_TRACKS, 4), np.nan),
-            np.full((cameras, MAX_TRACKS, _JOINTS, 2), np.nan),
-            np.full((cameras, MAX_TRACKS), -1, np.int64),
+            np.full((cameras, MAX_VIEW_TRACKS, 4), np.nan),
+            np.full((cameras, MAX_VIEW_TRACKS, _JOINTS, 2), np.nan),
+            np.full((cameras, MAX_VIEW_TRACKS), -1, np.int64),
             np.zeros(cameras, np.int64),
             np.zeros(cameras, np.int64),
         )
@@ -217,13 +217,13 @@ def _look_for_people(
     for v, picture, found in zip(due, searched, found_people, strict=True):
         tracks = state.tracks(v)
         roi = networks.landmarks.first_roi(found.points)
-        known = same_person(
+        known = rois_match(
             found.points[:, None, list(COCO_JOINTS), :2],
             state.joints_px[v, None, :tracks],
             np.minimum(roi[:, None, 2], state.roi[v, None, :tracks, 2]),
         ).any(1)
         new = ~known & usable(roi, _size(picture))
-        first[v] = roi[new][: MAX_TRACKS - tracks]
+        first[v] = roi[new][: MAX_VIEW_TRACKS - tracks]
     looks = _look(networks.landmarks, pictures, first)
     return {
         v: looks[v].next_roi[_continues(looks[v], rules, _size(picture))]
@@ -262,7 +262,7 @@ def _advance(
     kept: list[int] = []
     for n in np.flatnonzero(there).tolist():
         side = np.minimum(seen.roi[kept, 2], seen.roi[n, 2])
-        if len(kept) < MAX_TRACKS and not same_person(joints[kept], joints[n], side).any():
+        if len(kept) < MAX_VIEW_TRACKS and not rois_match(joints[kept], joints[n], side).any():
             kept.append(n)
     tracks = state.tracks(camera)
     born = sum(n >= tracks for n in kept)

@@ -18,7 +18,7 @@ MIN_DEPTH_M = 0.1
 
 
 @dataclass(frozen=True)
-class State:
+class FitState:
     """Motions, their energy and its intermediate results."""
 
     motion: Motion
@@ -34,20 +34,20 @@ class State:
     component: Tensor  # (N, T) of the prior
     energy: Tensor  # (N,) float64
 
-    def where(self, mask: Tensor, other: State) -> State:
+    def where(self, mask: Tensor, other: FitState) -> FitState:
         """This state of problems where ``mask`` (N,), else the other one."""
         return _combined(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), self, other)
 
-    def gather(self, rows: Tensor) -> State:
+    def gather(self, rows: Tensor) -> FitState:
         """States of problems ``rows``."""
         return _combined(lambda x: x[rows], self)
 
-    def scatter(self, rows: Tensor, part: State) -> State:
+    def scatter(self, rows: Tensor, part: FitState) -> FitState:
         """This state with problems ``rows`` replaced by ``part``."""
         return _combined(lambda x, y: x.index_copy(0, rows, y), self, part)
 
 
-def _combined(fn: Callable[..., Tensor], *states: State) -> State:
+def _combined(fn: Callable[..., Tensor], *states: FitState) -> FitState:
     """Apply fn to corresponding tensors of the states."""
 
     def over(*items: Any) -> Any:
@@ -55,7 +55,7 @@ def _combined(fn: Callable[..., Tensor], *states: State) -> State:
             return fn(*items)
         return type(items[0])(*(over(*(getattr(i, f.name) for i in items)) for f in fields(items[0])))
 
-    return cast(State, over(*states))
+    return cast(FitState, over(*states))
 
 
 def sideways(pb: Problem, motion: Motion) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def _blend_pose(body: LeverBody, motion: Motion, G: Tensor, points: Tensor) -> t
     return offsets, points.index_add(3, body.blended, moved)
 
 
-def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
+def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> FitState:
     """State of the motions at a robust scale, standard deviations."""
     n, frames = motion.transl.shape[:2]
     G = global_rotations(motion.rotations)
@@ -136,7 +136,7 @@ def evaluate_energy(pb: Problem, motion: Motion, robust: float) -> State:
     if pb.free_shape:
         energy = energy + pb.w_shape * (motion.betas**2).double().sum(1)
         energy = energy + pb.w_offset * (motion.offsets**2).double().sum((1, 2))
-    return State(
+    return FitState(
         motion,
         G,
         flat,

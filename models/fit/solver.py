@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.body import KeypointBody
-from models.fit.energy import State, evaluate_energy
+from models.fit.energy import FitState, evaluate_energy
 from models.fit.factor import step
 from models.fit.problem import FitSettings, Motion, Problem, Schedule, Views, prepare
 from models.fit.system import linearise, merge_roots, split_roots
@@ -185,7 +185,7 @@ def _anneal(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Te
     """Motions of least energy, that energy (N,), and the number of systems solved."""
     damping = torch.full_like(motion.transl[:: pb.roots, 0, 0], 1e-3)
     solved = 0
-    st: State | None = None
+    st: FitState | None = None
     for number, (robust, max_iterations, tolerance) in enumerate(schedule.stages, 1):
         stages_left = len(schedule.stages) - number
         if st is not None:
@@ -202,14 +202,14 @@ def _anneal(pb: Problem, motion: Motion, schedule: Schedule) -> tuple[Motion, Te
 
 
 def _minimise(
-    pb: Problem, st: State, damping: Tensor, robust: float, max_iterations: int, tolerance: float
-) -> tuple[State, Tensor, int]:
+    pb: Problem, st: FitState, damping: Tensor, robust: float, max_iterations: int, tolerance: float
+) -> tuple[FitState, Tensor, int]:
     """Levenberg–Marquardt at one robust scale: final state, damping (N,), and number of systems solved."""
 
     def per_root(x: Tensor) -> Tensor:
         return x.repeat_interleave(pb.roots, 0) if pb.roots > 1 else x
 
-    def energy(st: State) -> Tensor:
+    def energy(st: FitState) -> Tensor:
         return st.energy.view(-1, pb.roots).sum(1)
 
     joint = merge_roots(linearise(pb, st, robust), pb.roots)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.fit.energy import State, sideways, skin_rotations
+from models.fit.energy import FitState, sideways, skin_rotations
 from models.fit.problem import JOINTS, MIN_BEND_RAD, Problem, stiffness
 from models.rotations import product, right_jacobian_inverse
 
@@ -46,7 +46,7 @@ class _Folded:
     grad: Tensor  # (N, 3, F, K) b with the acceleration term
 
 
-def linearise(pb: Problem, st: State, robust: float) -> System:
+def linearise(pb: Problem, st: FitState, robust: float) -> System:
     """Gauss–Newton system of the free frames at a state."""
     fold = _fold_cameras(pb, st, robust)
     jac = _keypoint_jacobian(pb, st)
@@ -84,7 +84,7 @@ def linearise(pb: Problem, st: State, robust: float) -> System:
     return System(diag, next1, next2, grad, border, shape, shape_grad, jac2)
 
 
-def _fold_cameras(pb: Problem, st: State, robust: float) -> _Folded:
+def _fold_cameras(pb: Problem, st: FitState, robust: float) -> _Folded:
     h = pb.held
     x, y, iz = (st.cam[:, :, i, h:] for i in range(3))
     ux, uy = st.residual[:, :, 0, h:], st.residual[:, :, 1, h:]
@@ -105,7 +105,7 @@ def _fold_cameras(pb: Problem, st: State, robust: float) -> _Folded:
     return _Folded(camera, total, grad)
 
 
-def _keypoint_jacobian(pb: Problem, st: State) -> Tensor:
+def _keypoint_jacobian(pb: Problem, st: FitState) -> Tensor:
     """Jacobian (N, F, 3, K, M) of the keypoints by translation and joints, padded with columns of zeros.
 
     ∂p/∂δ_a = −[M_ka]× G_a with M_ka = Σ G_b c_kb over joint a and its descendants b. Columns: g × M. Pose
@@ -139,7 +139,7 @@ def _keypoint_jacobian(pb: Problem, st: State) -> Tensor:
     return jac
 
 
-def _pose_blend_jacobian(pb: Problem, st: State) -> Tensor:
+def _pose_blend_jacobian(pb: Problem, st: FitState) -> Tensor:
     """Jacobian (N, F, 3, S, 3 (A − 1)) of the pose blend shapes' displacements by the joints but the root.
 
     d = Σ_j D_j : R_j, so ∂d/∂δ_j is the vector of the skew part of R_jᵀ D_j.
@@ -154,7 +154,7 @@ def _pose_blend_jacobian(pb: Problem, st: State) -> Tensor:
 
 
 def _shape_blocks(
-    pb: Problem, st: State, fold: _Folded, jac: Tensor, grad_rows: Tensor
+    pb: Problem, st: FitState, fold: _Folded, jac: Tensor, grad_rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradient of the poses (N, F, M), their border with the shape (N, F, M, S), and the shape's block
     (N, S, S) and gradient (N, S). S: betas, then offsets coordinate by coordinate."""
@@ -186,7 +186,7 @@ def _shape_blocks(
 
 
 def _offset_blocks(
-    pb: Problem, st: State, sj: Tensor, jac: Tensor, fold: _Folded
+    pb: Problem, st: FitState, sj: Tensor, jac: Tensor, fold: _Folded
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Blocks of the offsets, coordinate by coordinate, without prior.
 
@@ -221,7 +221,7 @@ def _block_diagonal(h: Tensor, first: int, blocks: int) -> Tensor:
     return inner.view(*h.shape[:-2], blocks, 3, blocks, 3).diagonal(dim1=-4, dim2=-2)
 
 
-def _add_pose_terms(pb: Problem, st: State, diag: Tensor, grad: Tensor) -> None:
+def _add_pose_terms(pb: Problem, st: FitState, diag: Tensor, grad: Tensor) -> None:
     """Add pose prior and hinges, in θ = Log R with dθ = Jr⁻¹ δ."""
     h, hinges = pb.held, pb.body.hinges
     lift = right_jacobian_inverse(st.theta[:, h:])  # (N, F, A − 1, 3, 3)
@@ -245,7 +245,7 @@ def _add_pose_terms(pb: Problem, st: State, diag: Tensor, grad: Tensor) -> None:
 
 
 def _add_rotation_ties(
-    pb: Problem, st: State, diag: Tensor, next1: Tensor, next2: Tensor, grad: Tensor
+    pb: Problem, st: FitState, diag: Tensor, next1: Tensor, next2: Tensor, grad: Tensor
 ) -> None:
     """Add the rotations' accelerations and their distance to the pose target.
 

@@ -20,7 +20,7 @@ Frames = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class TakeViews:
     """Cameras that show a person, and what was seen in them."""
 
     rig: Rig
@@ -29,9 +29,9 @@ class Views:
     keypoints: NDArray[np.floating]
     """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
 
-    def part(self, start: int, stop: int) -> Views:
+    def part(self, start: int, stop: int) -> TakeViews:
         """Frames ``start:stop``."""
-        return Views(self.rig, self.frame_index[:, start:stop], self.keypoints[:, start:stop])
+        return TakeViews(self.rig, self.frame_index[:, start:stop], self.keypoints[:, start:stop])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Take:
     angles: Array = field(default_factory=lambda: np.empty((0, 0)))
     """(T, A) joint angles, degrees; A is 0 where the results have none."""
     angle_names: tuple[str, ...] = ()
-    views: Views | None = None
+    views: TakeViews | None = None
     """Pictures of the person, for formats that show them."""
 
     @property

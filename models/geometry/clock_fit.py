@@ -104,7 +104,7 @@ def _instants(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) ->
     return np.asarray(tau[spread(at, most)] if len(at) else tau[:0])
 
 
-def refine(
+def refine_clocks(
     cameras: Sequence[Trajectories], centres: Array, offset_s: Array, drift: Array, *, with_drift: bool
 ) -> ClockFit | None:
     """Offsets, and drifts, near given ones, of cameras after the first; None where there is too little.

@@ -29,8 +29,8 @@ MIN_OFFSET_M: Final = 0.015
 """Smaller offsets have other reasons: a detector's joints differ between front and back."""
 MIN_NOISE_FACTOR: Final = 2.4
 """Least ratio of a wrong camera's offset to what independent errors of the keypoints leave of it. Right
-synthetic recordings reach 1.2; three or four cameras of a real one 1.5 with OpenPose's keypoints, and 2.0 with
-the shipped detector's, whose errors depend on the view. Shares found: tests/benchmarks/misplaced.json."""
+synthetic recordings reach 1.2; three or four cameras of a real one 1.5 with OpenPose's keypoints, and 2.0
+with the shipped detector's, whose errors depend on the view. Shares found: tests/benchmarks/misplaced.json."""
 MAX_UNEXPLAINED: Final = 0.2
 """Share of the offset, or of ``MIN_NOISE_FACTOR`` times the noise, that may remain when it is taken to be a
 linear function of where the person is in the picture, as that of a wrong calibration is. The offset of a late

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from models.geometry.agreement import best_bodies, find_bodies
-from models.geometry.point_order import MARGIN, limb_misfit, share_outside
+from models.geometry.point_order import MIN_MISFIT_RATIO, limb_misfit, share_outside
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import Floats
@@ -70,7 +70,7 @@ class PictureScale:
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
-    """Factor that makes the views agree on a body, ``MARGIN`` times better than they do as it is; else None.
+    """Factor that makes the views agree on a body, ``MIN_MISFIT_RATIO`` times better than they do as it is; else None.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in. The
     evidence is the mean score of the best matches over the misfit of their bodies.
@@ -99,7 +99,7 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
         if not agree_on_body(rig, resized, orders):
             continue
         gain = evidence(rig, resized, orders) / without if without > 0 else math.inf
-        if gain >= MARGIN:
+        if gain >= MIN_MISFIT_RATIO:
             return PictureScale(factor, gain)
     return None
 

@@ -24,7 +24,7 @@ from pipeline.skeleton import BODY_25, POINT_ORDERS
 
 F = TypeVar("F", Array, Floats)
 
-MARGIN: Final = 2.0
+MIN_MISFIT_RATIO: Final = 2.0
 """Least ratio of the next order's misfit to that of an accepted one."""
 NO_BODY: Final = 0.4
 """Largest misfit of a body. Figures of 150 px with 3 px of noise measure 0.26, a wrong order mostly 0.6."""
@@ -38,7 +38,7 @@ MISFIT: Final = 0.25
 """Largest misfit of the only order with so many points that needs no finding. Usual are 0.05 to 0.1."""
 
 PICTURE_MARGIN: Final = 1.4
-"""``MARGIN`` without a calibration: 1.9 to 2.7 is usual for 25 points, 1.5 for 15."""
+"""``MIN_MISFIT_RATIO`` without a calibration: 1.9 to 2.7 is usual for 25 points, 1.5 for 15."""
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
 _NEIGHBOURS: Final = (
@@ -214,7 +214,7 @@ def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[
 
     if stated:
         doubts = []
-        if best != stated and margin_of(best) > MARGIN:
+        if best != stated and margin_of(best) > MIN_MISFIT_RATIO:
             sentence = (
                 f"recording.yaml states the keypoint format {stated}, but read as {best} limbs fit "
                 f"{margin_of(best):.1f} times better ({shown})"
@@ -231,7 +231,7 @@ def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[
             f"{points} keypoints can be {' or '.join(ranked)}, and too few frames show a person's limbs in "
             f"two agreeing views to tell; {ask}"
         )
-    if costs[best] > (NO_BODY if len(ranked) > 1 else MISFIT) or margin_of(best) < MARGIN:
+    if costs[best] > (NO_BODY if len(ranked) > 1 else MISFIT) or margin_of(best) < MIN_MISFIT_RATIO:
         raise InputError(
             "the keypoint format cannot be told: limbs are those of no body, or alike under each candidate "
             f"(off by {shown}); {ask}"

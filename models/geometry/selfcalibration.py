@@ -233,7 +233,7 @@ def _from_first(rig: Rig) -> Rig:
     return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
 
 
-def same_person(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
+def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
     """Which of the candidates of each view are one person: the first view and the others, (V,) indices.
 
     sights: of each view its candidates, each with one view (1, T, K, ...), most to see first. Two candidates

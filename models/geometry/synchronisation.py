@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.clock_fit import MIN_SPAN_S, ClockFit, common_span, refine
+from models.geometry.clock_fit import MIN_SPAN_S, ClockFit, common_span, refine_clocks
 from models.geometry.lags import (
     GAP_M,
     PIXELS,
@@ -176,7 +176,7 @@ def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Arra
     if len(views) < 2:
         return clocks
     some = [cameras[v] for v in views]
-    start = refine(some, centres[views], clocks.offset_s[views], clocks.drift[views], with_drift=True)
+    start = refine_clocks(some, centres[views], clocks.offset_s[views], clocks.drift[views], with_drift=True)
     if start is None or np.abs(start.offset_s - clocks.offset_s[views]).max() > 4 * EVIDENCE.apart_s:
         return clocks
     offset, drift, drift_sigma = clocks.offset_s.copy(), clocks.drift.copy(), clocks.drift_sigma.copy()
@@ -217,10 +217,10 @@ def _fine(
     if centres is None:
         fit = _from_lines(some, start_s[views])
     else:
-        fit = refine(some, centres[views], start_s[views], drift[views], with_drift=False)
+        fit = refine_clocks(some, centres[views], start_s[views], drift[views], with_drift=False)
         if fit and with_drift and fit.span_s >= EVIDENCE.drift_span_s:
             # Its offsets in the middle are the better ones, also where the drift itself is not told.
-            fit = refine(some, centres[views], fit.offset_s, fit.drift, with_drift=True) or fit
+            fit = refine_clocks(some, centres[views], fit.offset_s, fit.drift, with_drift=True) or fit
     if fit is None:
         return None
 

@@ -21,7 +21,7 @@ MAX_TRACKS: Final = 64
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrackThresholds:
     """Thresholds of the tracker. Found on scenes of motion capture with occlusion (4 people, 5 views)."""
 
     agreement: float = 0.3
@@ -66,7 +66,7 @@ class Limits:
     young_support: float = 0.3
 
 
-LIMITS: Final = Limits()
+LIMITS: Final = TrackThresholds()
 _TRUNK: Final = tuple(BODY_25.index(n) for n in ("Neck", "RShoulder", "LShoulder", "MidHip", "RHip", "LHip"))
 
 

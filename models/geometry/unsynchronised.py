@@ -29,7 +29,7 @@ from pipeline.timeline import spread
 
 Ints = NDArray[np.int64]
 
-MAX_PEOPLE: Final = 6
+MAX_COMPARED_PEOPLE: Final = 6
 """More tell nothing new about clocks."""
 _ONE: Final = 0.97
 """Share of the frames with at most one person, in every camera, from which on there is one."""
@@ -93,7 +93,7 @@ def seen_trajectories(
 
 
 def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajectories]:
-    """Pixel trajectories of up to ``MAX_PEOPLE`` people, one after the other."""
+    """Pixel trajectories of up to ``MAX_COMPARED_PEOPLE`` people, one after the other."""
     offset_s = meeting_offsets(rig, cameras, reach_s)
     begin = max(c.time_s[0] + o for c, o in zip(cameras, offset_s, strict=True))
     end = min(c.time_s[-1] + o for c, o in zip(cameras, offset_s, strict=True))
@@ -110,7 +110,7 @@ def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> li
     owned, _ = track_people(rig, xy, sure, moment, Tracks.none(), MatchConfig())
     shown = {int(s): (owned.serial == s).any(2) for s in owned.tracks}
     people = [s for s, at in shown.items() if (at.sum(1) >= _LEAST_FRAMES).sum() > 1]
-    people = sorted(people, key=lambda s: -int(shown[s].sum()))[:MAX_PEOPLE]
+    people = sorted(people, key=lambda s: -int(shown[s].sum()))[:MAX_COMPARED_PEOPLE]
     out = []
     for v, c in enumerate(cameras):
         near = np.full((len(people), *c.confidence.shape[:2]), np.inf)
@@ -231,7 +231,9 @@ def _one_person(cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajec
         shown = figures(c.xy_px, c.confidence, cfg.min_points)
         found = tracks(shown, c.time_s, cfg.reach_m, cfg.speed_m_s)
         weights = [float(shown.weight[np.arange(len(k)), np.maximum(k, 0)][k >= 0].sum()) for k in found]
-        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MINOR * weights[0]][:MAX_PEOPLE]
+        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MINOR * weights[0]][
+            :MAX_COMPARED_PEOPLE
+        ]
         candidates.append([c.main(k) for k in kept])
     root = min(range(len(cameras)), key=lambda v: len(candidates[v]))
     chosen = [some[0] for some in candidates]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.cameras import Array, Rig
 from pipeline.skeleton import BODY_25
 
-LIMBS: Final = tuple(
+LIMB_SEGMENTS: Final = tuple(
     (BODY_25.index(a), BODY_25.index(b), radius_m)
     for a, b, radius_m in (
         ("Nose", "Neck", 0.11), ("Neck", "MidHip", 0.16), ("RShoulder", "LShoulder", 0.12),
@@ -41,8 +41,8 @@ def find_occluders(rig: Rig, points: Array) -> NDArray[np.int64]:
     occluder = np.full((len(rig), frames, people, count), -1, dtype=np.int64)
     if people < 2:
         return occluder
-    ends = np.array([(a, b) for a, b, _ in LIMBS])
-    radius = np.array([r for *_, r in LIMBS])
+    ends = np.array([(a, b) for a, b, _ in LIMB_SEGMENTS])
+    radius = np.array([r for *_, r in LIMB_SEGMENTS])
     present = np.asarray(np.isfinite(points).all((2, 3)))
     middle = np.where(present[..., None], points[:, :, [1, 8]].mean(2), 0)
     for v, eye in enumerate(rig.centres):

@@ -23,7 +23,7 @@ MANIFEST: Final = "batch.json"
 PAGE: Final = "batch.html"
 MIN_FITTED_SHARE: Final = 0.9
 """Share of fitted frames below which something can be mended, as docs/results.md explains."""
-State = Literal["pending", "running", "done", "failed"]
+RecordingState = Literal["pending", "running", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Entry:
 
     name: str
     """Its folder relative to the data set, with slashes; also its folder in OUT."""
-    state: State = "pending"
+    state: RecordingState = "pending"
     inputs: str = ""
     """Digest of the configuration and of all files read, see ``fingerprint``."""
     attempts: int = 0

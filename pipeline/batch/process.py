@@ -17,7 +17,7 @@ from typing import Literal
 
 from pipeline.batch.cluster import RayTasks
 from pipeline.batch.dataset import check_out, find_recordings, fingerprint, needed, within
-from pipeline.batch.manifest import Entry, State, read_manifest, write_manifest
+from pipeline.batch.manifest import Entry, RecordingState, read_manifest, write_manifest
 from pipeline.batch.storage import Location, absolute, is_whole, join, listing, lock
 from pipeline.batch.workers import Assignment, Job, Needs, Processes, Run, Workers
 from pipeline.config import Config
@@ -167,7 +167,7 @@ def _run_tasks(
                 )
             else:
                 again = values.pop("again") and tries[name] <= retry
-                state: State = "pending" if again else "failed"
+                state: RecordingState = "pending" if again else "failed"
                 rows[name] = replace(rows[name], state=state, seconds=seconds, **values)
                 if again:
                     pending.append(name)

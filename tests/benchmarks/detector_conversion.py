@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.crops import Pixels, warp_crop
-from models.detectors.finder import SIDE, decode, find_people, load_finder, whole_matrix
+from models.detectors.finder import SIDE, decode_heads, find_people, load_finder, whole_matrix
 from models.detectors.landmarks import load_landmark_network, place_landmarks
 from models.detectors.rois import cut_rois, roi_of_coco
 from pipeline.video import probe, read_frames
@@ -141,7 +141,7 @@ def movenet(stem: Path, node: Path, pictures: Sequence[Pixels]) -> dict[str, flo
     for k, one in enumerate(theirs):
         one = one[np.argsort(-one[:, 55], kind="stable")]
         one = one[one[:, 55] >= least]
-        ours = decode({n: h[k] for n, h in heads.items()}, least)
+        ours = decode_heads({n: h[k] for n, h in heads.items()}, least)
         if len(ours) != len(one):
             raise SystemExit(f"picture {k}: {len(ours)} people, the original finds {len(one)}")
         points = one[:, :51].reshape(-1, 17, 3)[..., [1, 0, 2]] * [SIDE, SIDE, 1]

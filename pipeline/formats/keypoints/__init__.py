@@ -58,11 +58,11 @@ FORMATS: Final[tuple[KeypointFileFormat, ...]] = (
 )  # fmt: skip
 """The first that finds a camera reads it; OpenPose's takes any folder with JSON files."""
 
-EXPECTED: Final = " or ".join(form.DESCRIPTION for form in FORMATS)
+EXPECTED_FILES: Final = " or ".join(form.DESCRIPTION for form in FORMATS)
 """All formats, for a message."""
 
 
-def find_cameras(place: Path, names: str = "*") -> list[Path]:
+def find_camera_files(place: Path, names: str = "*") -> list[Path]:
     """Folder or file of each camera whose keypoints lie in a folder, in whichever format, by name.
 
     Files count only where no camera has a folder. names: pattern that these must match.
@@ -84,7 +84,7 @@ def index_keypoints(path: Path) -> KeypointFiles:
     for form in FORMATS if path.exists() else (flat,):
         if form.find(path.parent, glob.escape(path.name)):
             return form.read(path)
-    raise InputError(f"{path}: holds no keypoints of a known format; expected {EXPECTED}")
+    raise InputError(f"{path}: holds no keypoints of a known format; expected {EXPECTED_FILES}")
 
 
 def read_views(files: Sequence[KeypointFiles | None], numbers: NDArray[np.int64], points: int) -> Floats:
