@@ -19,6 +19,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.array_types import Pixels
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -26,7 +28,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from browser import chromium, wait  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
 
 from models.body import load_body  # noqa: E402
 from pipeline.results import MOSAIC, REPORT, STORE, SUMMARY, read_summary  # noqa: E402
@@ -35,7 +36,6 @@ from pipeline.video import read_frames  # noqa: E402
 from stages.report import report  # noqa: E402
 
 FRAME = 45
-Pixels = NDArray[np.uint8]
 
 
 def main(demo: Path, four: Path) -> None:

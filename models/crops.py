@@ -19,15 +19,13 @@ from typing import Final, Literal, NamedTuple
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.constants import constant
 from models.rendering.software import valid_radius
+from pipeline.array_types import Array, Pixels
 from pipeline.cameras import rectify_map
 
-Array = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 Border = Literal["black", "replicate"]
 """Pixels outside of the picture: black, or those of its edge."""
 Contrast = Literal["none", "stretch"]

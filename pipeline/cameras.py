@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from pipeline.array_types import Array
 
 MAX_CAMERAS: Final = 1000
 """Limit of a recording."""

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from pydantic import Field
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.config import Config, load
 from pipeline.errors import InputError
 from pipeline.files import write_text_atomically

@@ -8,10 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Array, Floats
 from pipeline.store import Store
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 TOTAL_BINS: Final = 4000
 """Points of a curve, shared by people who are there at once: for one a few per pixel of a plot."""

@@ -29,9 +29,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
 from pipeline.files import writing
-from pipeline.formats.keypoints.files import MAX_PEOPLE, Floats, KeypointFiles
+from pipeline.formats.keypoints.files import MAX_PEOPLE, KeypointFiles
 from pipeline.results import STORE
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo

@@ -16,11 +16,12 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Array, Floats
 from pipeline.calibrations import read_calibration
 from pipeline.calibrations.checks import check_intrinsics
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.calibrations.pose2sim import is_corrected
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.clocks import Clock, OwnTimes, stated_clocks
 from pipeline.detections import Detections
 from pipeline.errors import InputError
@@ -28,7 +29,7 @@ from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.footage import ASSUMED_FPS, find_videos, probe_videos, unread_videos
 from pipeline.formats.keypoints import index_keypoints, read_views
-from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats, KeypointFiles
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE, KeypointFiles
 from pipeline.formats.keypoints.points import PointOrder, to_body_25, to_pixels
 from pipeline.layout import (
     THE_CALIBRATION,

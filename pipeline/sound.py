@@ -8,7 +8,7 @@ from typing import Final
 import av
 import numpy as np
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.video import VideoInfo
 
 POWER_HZ: Final = 500

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 _STAMP_ROUNDING_S = 1e-3
 """Containers round time stamps, Matroska to a millisecond."""

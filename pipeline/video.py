@@ -27,9 +27,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.array_types import Pixels
 from pipeline.errors import InputError
-
-Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
 

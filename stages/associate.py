@@ -15,8 +15,9 @@ from torch.nn.functional import pad
 from models.geometry.association import MatchConfig
 from models.geometry.people import Ownership, count_at_end, track_people
 from models.geometry.tracks import MAX_TRACKS, Tracks
+from pipeline.array_types import Array
 from pipeline.batches import DetectionBatch, KeypointBatch, State
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.findings import Finding
 
 _TRACKS, _FOLLOWED, _SIDES = "associate/tracks", "associate/followed", "associate/sides"

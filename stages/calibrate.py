@@ -27,10 +27,11 @@ from models.geometry.selfcalibration import find_cameras, match_candidates, move
 from models.geometry.tracking import figures, tracks
 from models.geometry.up import guess_up, upright
 from models.regressors.keypoint_nets import load_regressor
+from pipeline.array_types import Array
 from pipeline.calibrations import read_calibration
 from pipeline.calibrations.estimate import Provenance, read_estimate
 from pipeline.calibrations.pose2sim import write_calibration
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.findings import Finding

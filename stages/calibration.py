@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from typer import Argument, Option
 
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 from stages import screen
 from stages.usage import make_app
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.geometry.boards import Board
-    from pipeline.cameras import Array, Rig
+    from pipeline.cameras import Rig
     from pipeline.video import VideoInfo
 
 app = make_app(help="Convert a calibration, show one, or make one with a board.")

@@ -24,9 +24,9 @@ from models.geometry.agreement import (
 )
 from models.geometry.between_frames import people_between
 from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array, Floats
+from pipeline.cameras import Rig
 from pipeline.findings import Finding
-from pipeline.formats.keypoints.files import Floats
 from pipeline.recording import Recording
 from pipeline.timeline import spread
 from pipeline.verdicts import TRIANGULATION, Verdict

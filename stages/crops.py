@@ -19,11 +19,11 @@ from models.datasets.rows import file_and_frame
 from models.rendering.overlay import yuv_matrix
 from models.training.crop_store import BLOCK, CropPlan, CropStore
 from models.training.published import PublishedRows
+from pipeline.array_types import Pixels
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.video import VideoInfo, planes, read_frames, to_yuv420p
 
-Pixels = NDArray[np.uint8]
 Frames = tuple[av.VideoFrame | None, ...]
 
 

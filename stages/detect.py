@@ -25,6 +25,7 @@ from pydantic import Field
 
 from models.detectors.detector import PeopleDetector, is_by, load_detector
 from models.detectors.networks import LANDMARKS
+from pipeline.array_types import Floats
 from pipeline.batches import FrameBatch
 from pipeline.config import Config, NamesFile
 from pipeline.detections import CHUNK, Detections, Detector
@@ -37,8 +38,6 @@ from pipeline.recording import Recording
 from pipeline.results import DETECTIONS
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo, to_rgb
-
-Floats = NDArray[np.float32]
 
 
 class Decode(Protocol):

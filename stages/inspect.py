@@ -29,14 +29,15 @@ from models.geometry.point_order import (
     share_outside,
 )
 from models.geometry.up import angle_deg, axis_name, find_up
+from pipeline.array_types import Array, Floats
 from pipeline.calibrations.checks import UNITS, calibration_doubts, in_metres
 from pipeline.calibrations.estimate import is_estimated
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.formats.keypoints import read_views
-from pipeline.formats.keypoints.files import NO_FILE, Floats
+from pipeline.formats.keypoints.files import NO_FILE
 from pipeline.formats.keypoints.points import PointOrder, orders_with, to_pixels
 from pipeline.layout import named_so
 from pipeline.recording import Recording

@@ -36,7 +36,7 @@ from models.geometry.synchronisation import (
 )
 from models.geometry.trajectories import Trajectories, joined_stretches, padded_points
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.config import Config, NamesFile
 from pipeline.errors import InputError

@@ -27,6 +27,7 @@ from models.synthetic.detections import CrowdDetector, Faults
 from models.synthetic.detector import Noise
 from models.synthetic.people import Person, animate, region_corners
 from models.synthetic.pictures import backdrop, film
+from pipeline.array_types import Array
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
@@ -38,8 +39,6 @@ from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
 from pipeline.store import Contents, Store
 from pipeline.video import VideoWriter
 from pipeline.yamls import read_yaml
-
-Array = NDArray[np.float64]
 
 _MARK: Final = "synth.yaml"
 """Settings that a folder was made with."""

@@ -27,6 +27,7 @@ from models.body import Body
 from models.crops import Optics
 from models.rendering.overlay import person_colour
 from models.rotations import rotation_between
+from pipeline.array_types import Floats, Pixels
 from pipeline.batches import FitBatch
 from pipeline.cameras import rectify_map
 from pipeline.errors import InputError
@@ -36,8 +37,6 @@ from pipeline.video import VideoInfo, read_frames
 if TYPE_CHECKING:
     import viser
 
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 GREY: Final = (140, 140, 140)
 CACHED_WINDOWS: Final = 4

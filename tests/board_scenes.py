@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from models.geometry.boards import Board
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 
 PX_PER_SQUARE = 60
 FINE = 2

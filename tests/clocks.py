@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from recordings import state, write_people
 from scenes import body
 from scipy.spatial.transform import Rotation
@@ -22,12 +21,12 @@ from models.synthetic.crowd import make_crowd
 from models.synthetic.detections import CrowdDetector, Faults
 from models.synthetic.detector import Noise
 from models.synthetic.people import animate
+from pipeline.array_types import Array
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.recording import find_recording
 from stages.inspect import inspect
 
-Array = NDArray[np.float64]
 World = Callable[[Array], Array]
 """Keypoints (T, P, 25, 3), metres, at times (T,), seconds."""
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from recordings import BALANCING
 
-from models.crops import Pixels
 from models.detectors.landmarks import Landmarks
 from models.detectors.rois import BLAZEPOSE_JOINTS
 from models.detectors.tracking import Networks, PeopleInPicture, TrackerState, detect_people, load_networks
+from pipeline.array_types import Pixels
 from pipeline.video import read_frames
 
 needs_balancing = pytest.mark.skipif(not BALANCING.exists(), reason="needs the shared balancing recording")

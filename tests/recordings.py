@@ -10,16 +10,15 @@ from pathlib import Path
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from pipeline.array_types import Array
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoWriter
 
-Array = NDArray[np.float64]
 SHARED = Path(__file__).parents[2] / "shared"
 BALANCING = SHARED / "data" / "balancing"
 

@@ -9,7 +9,7 @@ import numpy as np
 from recordings import write_video
 from scipy.signal import resample_poly
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 RATE = 16000
 

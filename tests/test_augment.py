@@ -19,9 +19,9 @@ from models.training.augment import (
     split_roll,
 )
 from models.training.samples import Sample
+from pipeline.array_types import Array
 from pipeline.skeleton import BODY_25, EXTRA_24
 
-Array = NDArray[np.float64]
 SIZE, VIEWS, DOTS = 128, 2, 7
 STRONG = AugmentConfig(
     flip=0.5, rotation_deg=30, unrotated=0.2, scale=0.25, channel_gain=0.2, noise=0, occlusion=0

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from models.geometry.board_calibration import calibrate_with_board
 from models.geometry.boards import Board, parse_board
+from pipeline.array_types import Array
 from pipeline.calibrations import read_calibration
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.video import VideoWriter
 from stages.calibration import app

@@ -11,7 +11,8 @@ import pytest
 from models.crops import Optics, crop_rgb
 from models.rendering.kernels import Lens, project
 from models.rendering.software import valid_radius
-from pipeline.cameras import Array, Rig, distort
+from pipeline.array_types import Array
+from pipeline.cameras import Rig, distort
 
 K = np.array([[420.0, 0, 639], [0, 424, 355], [0, 0, 1]])
 LENS = np.array([0.06, -0.012, 0.004, -0.0015])

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 import zarr
-from numpy.typing import NDArray
 
 from models.crops import Optics, crop_rgb
 from models.training import crop_store
@@ -26,7 +25,6 @@ from pipeline.video import VideoInfo, VideoWriter, probe
 from stages import crops
 from stages.crops import crops_of_results
 
-Array = NDArray[np.float64]
 SIZE, FRAMES = 64, builders.FRAMES + 3
 
 

@@ -39,10 +39,10 @@ from models.rendering.overlay import yuv_matrix
 from models.training.augment import UNCHANGED, augment
 from models.training.published import PublishedPeople
 from models.training.samples import Sampling
+from pipeline.array_types import Pixels
 from pipeline.cameras import Rig
 from pipeline.video import planes
 
-Pixels = NDArray[np.uint8]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 

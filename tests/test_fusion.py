@@ -9,12 +9,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.fusion import FusionName, make_fusion
-
-Array = NDArray[np.float64]
+from pipeline.array_types import Array
 
 
 def fusion(name: FusionName, size: int, seed: int = 0) -> nn.Module:

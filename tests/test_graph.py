@@ -16,7 +16,7 @@ from recordings import write_people
 
 from models.body import load_body
 from models.geometry.association import MatchConfig
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 from pipeline.recording import find_recording
 from pipeline.store import Store

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,9 +31,9 @@ from models.image_regressor import (
 )
 from models.rotations import geodesic_degrees
 from models.weights import save_weights
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 
-Array = NDArray[np.float64]
 FOCAL_PX = 5000.0
 """Of SPIN's camera, pixels of the crop."""
 

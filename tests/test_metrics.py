@@ -7,15 +7,8 @@ import pytest
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from models.evaluation.metrics import (
-    Array,
-    acceleration_error,
-    align_similarity,
-    auc,
-    mpjpe,
-    pa_mpjpe,
-    pck,
-)
+from models.evaluation.metrics import acceleration_error, align_similarity, auc, mpjpe, pa_mpjpe, pck
+from pipeline.array_types import Array
 
 
 @pytest.fixture

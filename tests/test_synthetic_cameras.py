@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.synthetic.cameras import Array, ring_rig
+from models.synthetic.cameras import ring_rig
+from pipeline.array_types import Array
 from pipeline.cameras import Rig
 
 SIZE = (640, 480)

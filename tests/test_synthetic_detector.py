@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.synthetic.detector import Array, Noise, simulate_detections, simulate_openpose
+from models.synthetic.detector import Noise, simulate_detections, simulate_openpose
+from pipeline.array_types import Array
 from pipeline.skeleton import BODY_25
 
 SIZE = (640, 480)

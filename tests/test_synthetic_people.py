@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from models.body import Body, load_body, pose_keypoints
-from models.synthetic.people import CLIPS, Arc, Array, Person, animate, make_people, region_corners
+from models.synthetic.people import CLIPS, Arc, Person, animate, make_people, region_corners
+from pipeline.array_types import Array
 from pipeline.skeleton import BODY_25, SMPL_24
 
 FPS = 30

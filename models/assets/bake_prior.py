@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.priors import POSE_SIZE
+from pipeline.array_types import Array
 from pipeline.skeleton import SMPL_24
-
-Array = NDArray[np.float64]
 
 FLOOR_SIGMA_RAD = 0.08
 """Standard deviation added in quadrature to all, 4.6°, for poses that the motion of a few dozen people lacks.

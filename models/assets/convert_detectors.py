@@ -34,7 +34,8 @@ import tflite
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-Floats = NDArray[np.float32]
+from pipeline.array_types import Floats
+
 Anything = NDArray[Any]
 
 OPSET: Final = 13

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 
 from models.crops import extent_box
-from models.datasets.rows import Array, Part, PersonRow, damaged, find_detection, import_extra, to_extra_24
+from models.datasets.rows import Part, PersonRow, damaged, find_detection, import_extra, to_extra_24
+from pipeline.array_types import Array
 from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
 from pipeline.files import reading

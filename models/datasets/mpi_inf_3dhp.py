@@ -20,7 +20,6 @@ import numpy as np
 
 from models.datasets.pictures import read_picture
 from models.datasets.rows import (
-    Array,
     Part,
     PersonRow,
     all_inside,
@@ -30,6 +29,7 @@ from models.datasets.rows import (
     points_box,
     to_extra_24,
 )
+from pipeline.array_types import Array
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
 from pipeline.files import reading

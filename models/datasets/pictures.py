@@ -8,14 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from models.datasets.rows import file_and_frame
+from pipeline.array_types import Pixels
 from pipeline.errors import InputError
 from pipeline.video import VideoInfo, probe, read_frames, to_rgb
-
-Pixels = NDArray[np.uint8]
-
 
 _probe = lru_cache(maxsize=64)(probe)
 """Cached ``probe``, which reads all packets of a video to find its frames."""

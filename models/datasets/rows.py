@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 
 from models.crops import extent_box
 from pipeline.archives import read_npz
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import MAX_SKEWNESS, short
 from pipeline.errors import InputError
 from pipeline.files import write_bytes_atomically
 from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
-Array = NDArray[np.float64]
 RowArrays = Mapping[str, NDArray[Any]]
 """Arrays of N rows by key."""
 

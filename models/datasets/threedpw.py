@@ -17,7 +17,8 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.datasets.rows import Array, Part, PersonRow, check_picture, damaged, find_detection, points_box
+from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, points_box
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import EXTRA_24

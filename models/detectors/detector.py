@@ -10,15 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels
 from models.detectors.finder import load_finder
 from models.detectors.networks import FINDER, LANDMARKS, SHA256, Device, file_digest
 from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pose_network
 from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
+from pipeline.array_types import Floats, Pixels
 from pipeline.detections import Detector
 
 DetectorState = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 
 class PeopleDetector(Protocol):

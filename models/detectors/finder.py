@@ -15,14 +15,11 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_crop
+from models.crops import warp_crop
 from models.detectors.networks import FINDER, Device, Network, check_signature, load_asset
 from models.detectors.refinement import sigmoid
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
+from pipeline.array_types import Array, Floats, Pixels
 
 SIDE: Final = 256
 """Side of the pictures that the network takes, pixels."""

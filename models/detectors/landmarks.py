@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from models.detectors.networks import LANDMARKS, Device, Network, check_signature, load_asset
 from models.detectors.refinement import peaks, refine_keypoints, sigmoid
 from models.detectors.rois import CROP, roi_matrix, roi_towards
+from pipeline.array_types import Array, Floats
 from pipeline.skeleton import POINT_ORDERS
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 ORDER: Final = "blazepose_33"
 """Order of the landmarks, a name in ``skeleton.POINT_ORDERS``."""

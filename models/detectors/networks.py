@@ -13,11 +13,10 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
 
-Floats = NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 
 FINDER: Final = "movenet_multipose"

@@ -26,14 +26,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_bilinear
+from models.crops import warp_bilinear
 from models.detectors.landmarks import Landmarks
 from models.detectors.networks import Device, Network, load_file
 from models.detectors.rois import COCO_JOINTS, ROI_MARGIN, roi_matrix
+from pipeline.array_types import Array, Floats, Pixels
 from pipeline.errors import InputError
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 Family = Literal["simcc", "heatmaps", "rtmo", "yolo", "yolo_nms"]
 
 ORDERS: Final = MappingProxyType({17: "coco_17", 26: "halpe_26", 133: "coco_wholebody_133"})

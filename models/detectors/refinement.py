@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
+from pipeline.array_types import Array, Floats
 
 KERNEL_CELLS: Final = 1.5
 """Standard deviation of the Gaussian window."""

@@ -12,10 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels, warp_bilinear, warp_matrix
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
+from models.crops import warp_bilinear, warp_matrix
+from pipeline.array_types import Array, Floats, Pixels
 
 CROP: Final = 256
 """Side of a crop that the landmark networks take, pixels."""

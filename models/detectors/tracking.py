@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import Pixels
 from models.detectors.finder import MIN_SCORE, find_people, load_finder
 from models.detectors.landmarks import ORDER, Landmarks, load_landmark_network, place_landmarks
 from models.detectors.networks import Device, Network
@@ -27,10 +26,7 @@ from models.detectors.rois import (
     rois_match,
     usable,
 )
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
+from pipeline.array_types import Array, Floats, Ints, Pixels
 
 MAX_VIEW_TRACKS: Final = 6
 """People tracked in a camera at once."""
@@ -116,11 +112,11 @@ class TrackerState:
     """(V, M, 4) of each track in the next frame; NaN where there is none. Tracks come first."""
     joints_px: Array
     """(V, M, 12, 2) joints of each track in the last frame; NaN where there is none."""
-    track_id: Indices
+    track_id: Ints
     """(V, M) −1 where there is none."""
-    next_id: Indices
+    next_id: Ints
     """(V,) of the next person in each camera."""
-    search_in: Indices
+    search_in: Ints
     """(V,) frames until the next search; 0: in the next one."""
 
     @classmethod
@@ -156,7 +152,7 @@ class TrackerState:
 class PeopleInPicture:
     """D people in a picture, the longest tracked first."""
 
-    track_id: Indices
+    track_id: Ints
     """(D,) the same as long as a person is tracked in this camera."""
     landmarks: Landmarks
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from pipeline.array_types import Array
 
 
 def mpjpe(predicted: ArrayLike, true: ArrayLike) -> Array:

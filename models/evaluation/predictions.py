@@ -32,11 +32,11 @@ from models.priors import load_pose_prior
 from models.regressors.keypoint_nets import KeypointNet
 from models.regressors.layers import MIN_KEYPOINTS
 from models.regressors.regression import Regression, fuse_roots
+from pipeline.array_types import Array
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
-Array = NDArray[np.float64]
 PictureReader = Callable[[Sequence[str]], Sequence[NDArray[np.uint8]]]
 """Names of pictures → pictures (H, W, 3) RGB; picklable."""
 

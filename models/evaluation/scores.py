@@ -21,10 +21,9 @@ from models.evaluation.predictions import PictureReader, Predictions, PredictOpt
 from models.evaluation.protocols import Protocol
 from models.image_regressor import ImageRegressor
 from models.regressors.keypoint_nets import KeypointNet
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
-
-Array = NDArray[np.float64]
 
 _THRESHOLDS_M: Final = np.arange(0, 0.1501, 0.005)
 """Thresholds of AUC: MPI-INF-3DHP's."""

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.evaluation.identity import Identity, score_identities
 from models.evaluation.metrics import acceleration_error, mpjpe, pa_mpjpe
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.timeline import spread
-
-Array = NDArray[np.float64]
 
 COMPARED_FRAMES: Final = 40
 """Frames in which keypoints are compared, to tell whether two stores are of one recording."""

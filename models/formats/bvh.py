@@ -11,8 +11,9 @@ import torch
 
 from models.body import Body
 from models.formats.long_take import LongTake
-from models.formats.take import Array, rest_joints, rest_vertices
+from models.formats.take import rest_joints, rest_vertices
 from models.formats.traits import Traits
+from pipeline.array_types import Array
 
 TRAITS: Final = Traits(suffix=".bvh", description="skeleton's motion", unit="centimetres")
 

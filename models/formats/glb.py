@@ -17,8 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from models.body import Body
 from models.formats.long_take import LongTake
-from models.formats.take import Array, rest_joints, rest_vertices
+from models.formats.take import rest_joints, rest_vertices
 from models.formats.traits import Traits
+from pipeline.array_types import Array
 from pipeline.cameras import Rig
 from pipeline.skeleton import Skeleton
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.body import Body
-from models.formats.take import Array, Take, frames_around
+from models.formats.take import Take, frames_around
+from pipeline.array_types import Array
 
 PIECE: Final = 1000
 """Frames in memory at once."""

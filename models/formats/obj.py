@@ -10,8 +10,9 @@ import torch
 
 from models.body import Body
 from models.formats.long_take import LongTake
-from models.formats.take import Array, Take
+from models.formats.take import Take
 from models.formats.traits import Traits
+from pipeline.array_types import Array
 
 TRAITS: Final = Traits(suffix=".obj", description="mesh of one frame", single_frame=True)
 

@@ -13,10 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.body import Body, pose_keypoints
+from pipeline.array_types import Array, Ints
 from pipeline.cameras import Rig
-
-Array = NDArray[np.float64]
-Frames = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +22,13 @@ class TakeViews:
     """Cameras that show a person, and what was seen in them."""
 
     rig: Rig
-    frame_index: Frames
+    frame_index: Ints
     """(V, T) number of the frame of each camera's video, −1 for none."""
     keypoints: NDArray[np.floating]
     """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
 
     def part(self, start: int, stop: int) -> TakeViews:
-        """Frames ``start:stop``."""
+        """Ints ``start:stop``."""
         return TakeViews(self.rig, self.frame_index[:, start:stop], self.keypoints[:, start:stop])
 
 
@@ -41,7 +39,7 @@ class Take:
     first: int
     """Number of the first frame."""
     rate: Fraction
-    """Frames a second."""
+    """Ints a second."""
     time_s: Array
     """(T,)"""
     rotations: Array
@@ -117,7 +115,7 @@ class Take:
             valid=np.ones_like(known),
         )
 
-    def mixed(self, before: Frames, after: Frames, share: Array, body: Body) -> Take:
+    def mixed(self, before: Ints, after: Ints, share: Array, body: Body) -> Take:
         """Motion this share of the way from one frame to another, (N,) each; the times are left to set.
 
         Of two of which either has no pose, there is none. Points are taken to move straight between frames.
@@ -138,7 +136,7 @@ class Take:
         )
 
     def part(self, start: int, stop: int) -> Take:
-        """Frames ``start:stop``, counted from the take's first."""
+        """Ints ``start:stop``, counted from the take's first."""
         views = self.views and self.views.part(start, stop)
         rows: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ROWS}
         return replace(self, first=self.first + start, views=views, **rows)
@@ -151,7 +149,7 @@ class Take:
         }
         return replace(takes[0], views=None, **rows)
 
-    def _between(self, before: Frames, after: Frames, share: Array) -> Take:
+    def _between(self, before: Ints, after: Ints, share: Array) -> Take:
         """Rotations and places this share of the way from one frame to another."""
         start, stop = (torch.from_numpy(self.rotations[i]) for i in (before, after))
         way = roma.rotmat_to_rotvec(start.mT @ stop)
@@ -173,10 +171,10 @@ class Take:
 _ROWS: Final = ("time_s", "rotations", "transl", "joints", "points", "valid", "angles")
 """Fields that have a row for each frame."""
 _CHUNK: Final = 4096
-"""Frames that are posed at once."""
+"""Ints that are posed at once."""
 
 
-def frames_around(time_s: Array, frames: Frames, at: Array) -> tuple[Frames, Frames, Array]:
+def frames_around(time_s: Array, frames: Ints, at: Array) -> tuple[Ints, Ints, Array]:
     """Frame before and frame after each time ``at``, of these frames, and the share of the way between."""
     own = time_s[frames]
     at = np.clip(at, own[0], own[-1])
@@ -186,7 +184,7 @@ def frames_around(time_s: Array, frames: Frames, at: Array) -> tuple[Frames, Fra
     return before, after, (at - time_s[before]) / np.where(step_s > 0, step_s, 1)
 
 
-def _mixed_angles(angles: Array, before: Frames, after: Frames, share: Array) -> Array:
+def _mixed_angles(angles: Array, before: Ints, after: Ints, share: Array) -> Array:
     """Angles (T, A) in degrees this share of the shorter way from one frame to another."""
     if not angles.size:
         return np.empty((len(share), angles.shape[1]))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.formats.take import Array
+from pipeline.array_types import Array
 
 
 def y_up(up: Array) -> Array:

@@ -24,8 +24,8 @@ from models.geometry.association import (
 )
 from models.geometry.people import follow_longest
 from models.geometry.triangulation import triangulate
-from pipeline.cameras import Array, Rig
-from pipeline.formats.keypoints.files import Floats
+from pipeline.array_types import Array, Floats
+from pipeline.cameras import Rig
 from pipeline.timeline import spread
 
 MIN_AGREEING_SHARE: Final = 0.6

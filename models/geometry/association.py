@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field
 
 from models.compiled import jit
 from models.geometry.triangulation import along_rays, rays
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.config import Config
 from pipeline.skeleton import BODY_25
 

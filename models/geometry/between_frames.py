@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.geometry.association import masked_median
-from pipeline.cameras import Array
-from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats
+from pipeline.array_types import Array, Floats
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.recording import Recording
 from pipeline.timeline import MAX_GAP_FRAMES
 

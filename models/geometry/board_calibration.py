@@ -20,7 +20,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.transform import Rotation
 
 from models.geometry.boards import Board
-from pipeline.cameras import Array, Rig, distort
+from pipeline.array_types import Array
+from pipeline.cameras import Rig, distort
 from pipeline.errors import InputError
 
 MIN_CORNERS: Final = 8

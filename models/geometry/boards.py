@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.errors import InputError
 
 _SPEC: Final = re.compile(r"(charuco|chessboard):(\d+)x(\d+):(\d+(?:\.\d+)?)(mm|cm|m)(?::(\w+))?")

@@ -13,9 +13,9 @@ import numpy as np
 
 from models.geometry.agreement import best_bodies
 from models.geometry.point_order import LIMBS, NO_BODY, limb_lengths, limb_misfit
+from pipeline.array_types import Array, Floats
 from pipeline.calibrations.checks import in_metres
-from pipeline.cameras import Array, Rig
-from pipeline.formats.keypoints.files import Floats
+from pipeline.cameras import Rig
 from pipeline.formats.keypoints.points import orders_with
 from pipeline.skeleton import POINT_ORDERS
 

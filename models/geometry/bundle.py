@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.geometry.triangulation import triangulate
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
 BONES: Final = (

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from models.geometry.trajectories import STEP_S, Trajectories
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 from pipeline.timeline import spread
 
 MIN_SPAN_S: Final = 1.0

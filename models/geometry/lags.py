@@ -14,13 +14,10 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.geometry.trajectories import STEP_S, Trajectories
-from pipeline.cameras import Array
+from pipeline.array_types import Array, Ints
 from pipeline.timeline import spread
-
-Ints = NDArray[np.int64]
 
 GAP_M: Final = 0.03
 """Distance of two rays at which a point counts for half: a detector's noise at some metres."""

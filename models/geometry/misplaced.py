@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from models.geometry.agreement import closest_person, find_bodies
 from models.geometry.association import pick_people
 from models.geometry.triangulation import triangulate
-from pipeline.cameras import Array, Rig
-from pipeline.formats.keypoints.files import Floats
+from pipeline.array_types import Array, Floats
+from pipeline.cameras import Rig
 
 MIN_CAMERAS: Final = 3
 """Two cameras agree on a person wherever they stand, but for the distance between their rays."""
@@ -30,7 +30,7 @@ MIN_OFFSET_M: Final = 0.015
 MIN_NOISE_FACTOR: Final = 2.4
 """Least ratio of a wrong camera's offset to what independent errors of the keypoints leave of it. Right
 synthetic recordings reach 1.2; three or four cameras of a real one 1.5 with OpenPose's keypoints, and 2.0
-with the shipped detector's, whose errors depend on the view. Shares found: tests/benchmarks/misplaced.json."""
+with the shipped detector's, whose errors depend on view. Shares found: tests/benchmarks/misplaced.json"""
 MAX_UNEXPLAINED: Final = 0.2
 """Share of the offset, or of ``MIN_NOISE_FACTOR`` times the noise, that may remain when it is taken to be a
 linear function of where the person is in the picture, as that of a wrong calibration is. The offset of a late

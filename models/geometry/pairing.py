@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from models.geometry.picture_scale import agree_on_body, evidence
+from pipeline.array_types import Floats
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
-from pipeline.formats.keypoints.files import Floats
 from pipeline.layout import named_so
 from pipeline.recording import Recording
 from pipeline.timeline import spread

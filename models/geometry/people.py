@@ -24,9 +24,10 @@ from scipy.optimize import linear_sum_assignment
 
 from models.geometry.association import MatchConfig, propose, ray_agreement
 from models.geometry.tracking import EXTENT_M
-from models.geometry.tracks import LIMITS, MAX_TRACKS, TRACK_ARRAYS, Ints, Tracks, finite_median, trunk_middle
+from models.geometry.tracks import LIMITS, MAX_TRACKS, TRACK_ARRAYS, Tracks, finite_median, trunk_middle
 from models.geometry.triangulation import rays, triangulate
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array, Ints
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
 Bools = NDArray[np.bool_]

@@ -11,9 +11,9 @@ import numpy as np
 
 from models.geometry.agreement import best_bodies, find_bodies
 from models.geometry.point_order import MIN_MISFIT_RATIO, limb_misfit, share_outside
+from pipeline.array_types import Floats
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
-from pipeline.formats.keypoints.files import Floats
 from pipeline.formats.keypoints.points import resize
 from pipeline.timeline import spread
 
@@ -70,7 +70,7 @@ class PictureScale:
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
-    """Factor that makes the views agree on a body, ``MIN_MISFIT_RATIO`` times better than they do as it is; else None.
+    """Factor with which the views agree on a body ``MIN_MISFIT_RATIO`` times better than without; else None.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in. The
     evidence is the mean score of the best matches over the misfit of their bodies.

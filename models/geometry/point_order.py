@@ -15,10 +15,9 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array, Floats
 from pipeline.errors import InputError
 from pipeline.findings import Finding
-from pipeline.formats.keypoints.files import Floats
 from pipeline.formats.keypoints.points import PointOrder, orders_with
 from pipeline.skeleton import BODY_25, POINT_ORDERS
 

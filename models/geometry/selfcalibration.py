@@ -31,7 +31,8 @@ from models.geometry.bundle import (
     bone_lengths,
 )
 from models.geometry.triangulation import triangulate
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import correlate, correlation_lags
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 TRAVEL_SIGMA_S: Final = 0.015
 """Standard deviation of an offset by sound: cameras that stand 5 m nearer to or farther from its source."""

@@ -35,7 +35,7 @@ from models.geometry.lags import (
     ray_curves,
 )
 from models.geometry.trajectories import STEP_S, Trajectories
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 EXTENT_M: Final = 0.4
 """Median distance of a standing person's points from their middle: what a size in a picture is in metres."""

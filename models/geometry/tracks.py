@@ -9,12 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.cameras import Array
+from pipeline.array_types import Array, Ints
 from pipeline.skeleton import BODY_25
-
-Ints = NDArray[np.int64]
 
 MAX_TRACKS: Final = 64
 """Tracks alive at once; of more the weakest are left out."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.geometry.triangulation import solve_symmetric
-from pipeline.cameras import Array
+from pipeline.array_types import Array
 
 STEP_S: Final = 0.04
 """Between the instants at which a trajectory is known: a cubic between two of them loses nothing of what

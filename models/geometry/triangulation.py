@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.compiled import jit
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 
 ANGULAR_SCALE = 0.005
 """Robust scale, radians: times the focal length it is 8 px at 1600 px."""

@@ -15,7 +15,6 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.geometry.association import MatchConfig, masked_median
 from models.geometry.lags import LagCurves, consistent_offsets, epipolar_curves
@@ -24,10 +23,9 @@ from models.geometry.tracking import figures, tracks
 from models.geometry.tracks import Tracks
 from models.geometry.trajectories import STEP_S, Trajectories, smoothed
 from models.geometry.triangulation import rays
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array, Ints
+from pipeline.cameras import Rig
 from pipeline.timeline import spread
-
-Ints = NDArray[np.int64]
 
 MAX_COMPARED_PEOPLE: Final = 6
 """More tell nothing new about clocks."""

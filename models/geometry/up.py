@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
 _ROLLED_WEIGHT: Final = 0.5

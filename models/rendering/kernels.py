@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compiled import jit
+from pipeline.array_types import Floats, Pixels
 
 NEAR_M = 0.05
 """Near clipping distance."""
@@ -24,9 +25,6 @@ SLIVER_PX2 = 1e-5
 
 LANES = 4
 """Samples of a row that are filled together: a processor's vector."""
-
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 
 class Lens(NamedTuple):

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rendering.software import Picture, Planes
+from pipeline.array_types import Pixels
 from pipeline.skeleton import Skeleton
-
-Pixels = NDArray[np.uint8]
 
 BLACK, WHITE, NEUTRAL = 16, 235, 128
 FONT = cv2.FONT_HERSHEY_SIMPLEX

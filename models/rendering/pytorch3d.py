@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.rendering.software import Picture, resolve, to_screen
+from pipeline.array_types import Floats
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
-
-Floats = NDArray[np.float32]
 
 
 def draw(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rendering.overlay import FONT
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 
 _SIDE_PX, _MARGIN_PX = 720, 90
 _INK, _GRID, _PAPER = (40, 40, 40), (225, 225, 225), (255, 255, 255)

@@ -17,11 +17,9 @@ from models.rendering.kernels import (
     INVERSE_Z_ONE,
     SHADE_ONE,
     Canvas,
-    Floats,
     Frame,
     Lens,
     Mesh,
-    Pixels,
     SampleRows,
     Screen,
     average_rows,
@@ -30,6 +28,7 @@ from models.rendering.kernels import (
     project,
     vertex_shades,
 )
+from pipeline.array_types import Floats, Pixels
 from pipeline.cameras import Rig
 
 BAND_SAMPLES = 2**15

@@ -7,13 +7,11 @@ import math
 import numpy as np
 import roma
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.synthetic.poses import chance, uniform
+from pipeline.array_types import Array
 from pipeline.cameras import Rig, distort
-
-Array = NDArray[np.float64]
 
 
 def look_at(ahead: Array) -> Array:

@@ -35,8 +35,7 @@ from models.synthetic.people import (
     walking,
     walking_speed,
 )
-
-Array = NDArray[np.float64]
+from pipeline.array_types import Array
 
 
 @dataclass(frozen=True)

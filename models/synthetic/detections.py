@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from models.synthetic.detector import Noise, simulate_detections
 from models.synthetic.occlusion import find_occluders
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
 

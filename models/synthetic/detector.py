@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.synthetic.poses import chance, uniform
+from pipeline.array_types import Array
 from pipeline.skeleton import BODY_25
-
-Array = NDArray[np.float64]
 
 _ARMS: Final = ("Elbow", "Wrist")
 _LEGS: Final = ("Knee", "Ankle", "BigToe", "SmallToe", "Heel")

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
 LIMB_SEGMENTS: Final = tuple(

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from models.body import Body, forward_kinematics, pose_keypoints
+from pipeline.array_types import Array
 from pipeline.skeleton import BODY_25, SMPL_24
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

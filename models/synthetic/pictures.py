@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from models.body import Body
 from models.rendering.overlay import composite
 from models.rendering.software import Light, draw
+from pipeline.array_types import Array, Pixels
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25, SMPL_24
-
-Array = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 
 _NOISE_SIDE_PX: Final = 512
 """Side of the sensor noise from which pictures, which are smaller, get a random crop."""

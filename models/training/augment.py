@@ -21,11 +21,9 @@ from torch import Tensor
 
 from models.crops import warp_crop, warp_matrix
 from models.training.samples import Sample, Samples
+from pipeline.array_types import Array, Pixels
 from pipeline.config import Config
 from pipeline.skeleton import EXTRA_24, SMPL_24, SPIN_49
-
-Array = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 
 _MIRROR: Final = np.diag([-1.0, 1.0, 1.0])
 

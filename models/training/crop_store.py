@@ -27,10 +27,8 @@ import zarr
 from numpy.typing import NDArray
 
 from models.crops import room_around
+from pipeline.array_types import Array, Pixels
 from pipeline.errors import InputError
-
-Array = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 
 BLOCK: Final = 64
 """Pictures in a file."""

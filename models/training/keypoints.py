@@ -22,11 +22,11 @@ from models.regressors.uncalibrated import UncalibratedNet
 from models.synthetic.poses import Poses, Sampler, poses_of_prior, read_poses
 from models.synthetic.projections import TEST, Difficulty, Projected, Projections
 from models.training.losses import loss_of
+from pipeline.array_types import Array
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
-Array = NDArray[np.float64]
 KeypointNetName = Literal["calibrated", "uncalibrated"]
 
 CHECKED_VIEWS: Final = (1, 2, 4, 8)

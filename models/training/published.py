@@ -24,12 +24,11 @@ from models.datasets.pictures import read_picture
 from models.datasets.rows import file_and_frame, read_rows
 from models.training.crop_store import CropPlan, CropStore
 from models.training.samples import Sample, Sampling, ViewGroups, centred_boxes
+from pipeline.array_types import Array, Pixels
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.skeleton import SMPL_24
 
-Array = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
 Naming = Literal["npz", "mpi-inf-3dhp", "h36m"]
 
 ROW_LABELS: Final = ("row",)

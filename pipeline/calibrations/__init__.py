@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations import (
     biocv,
     colmap,
@@ -28,7 +29,7 @@ from pipeline.calibrations import (
     xrprimer,
 )
 from pipeline.calibrations.checks import in_metres, plain
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.files import reading
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from pipeline.cameras import Array, Rig
+from pipeline.array_types import Array
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import (
     Camera,
     files_in,
@@ -20,7 +21,7 @@ from pipeline.calibrations.checks import (
     rig_of,
     rotation_of,
 )
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "COLMAP text model (cameras.txt with images.txt)"

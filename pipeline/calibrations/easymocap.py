@@ -12,9 +12,10 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import Camera, distortion, numbers, picture_size, rig_of, rotation, short
 from pipeline.calibrations.opencv import load_yaml, matrix
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.files import write_text_atomically
 

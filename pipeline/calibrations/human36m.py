@@ -8,9 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import Camera, files_in, numbers, rig_of
 from pipeline.calibrations.xml import read_xml
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "Human3.6M (metadata.xml)"

@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import Camera, files_in, numbers, picture_size, rig_of, rotation
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "MPI-INF-3DHP (camera.calibration)"

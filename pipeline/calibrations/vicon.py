@@ -12,9 +12,10 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import Camera, files_in, numbers, picture_size, posed, rig_of, rotation_of
 from pipeline.calibrations.xml import Tag, read_xml
-from pipeline.cameras import Array, Rig
+from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
 DESCRIPTION: Final = "Vicon (.xcp)"

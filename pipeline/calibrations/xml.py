@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.array_types import Array
 from pipeline.calibrations.checks import numbers
-from pipeline.cameras import Array
 from pipeline.errors import InputError
 
 

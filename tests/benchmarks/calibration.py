@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from pipeline.array_types import Array
+
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -27,7 +29,6 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -41,7 +42,6 @@ from pipeline.store import Store  # noqa: E402
 from stages.graph import RunConfig, run  # noqa: E402
 from stages.synth import SynthConfig, write_recording  # noqa: E402
 
-Array = NDArray[np.float64]
 BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"
 VIEWS = (2, 3, 4)
 

@@ -70,8 +70,6 @@ from stages.decode import DecodeConfig, decode  # noqa: E402
 from stages.detect import DetectConfig, detect_videos  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 
-Array = NDArray[np.float64]
-
 MIN_CONFIDENCE = 0.3
 PAIRS = 2
 LIMBS = ("Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")

@@ -28,7 +28,6 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).parents[i]) for i in range(3)]
@@ -56,7 +55,6 @@ from stages.associate import associate  # noqa: E402
 from stages.inspect import inspect  # noqa: E402
 from stages.keypoints import KeypointsConfig, keypoints  # noqa: E402
 
-Array = NDArray[np.float64]
 Figures = dict[str, float]
 
 BALANCING = Path(__file__).parents[3] / "shared" / "data" / "balancing"

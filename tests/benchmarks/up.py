@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from pipeline.array_types import Array
+
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -24,7 +26,6 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import roma  # noqa: E402
 import torch  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -35,8 +36,6 @@ from models.synthetic.detector import Noise, simulate_detections  # noqa: E402
 from models.synthetic.people import Arc, Clip, PlannedClip, animate, make_people, walking  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from stages.calibrate import level_with  # noqa: E402
-
-Array = NDArray[np.float64]
 
 RATE, FRAMES = 10.0, 80
 SIZE = (1280, 960)

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
 from pipeline.formats.keypoints import (
     arrays,
@@ -28,7 +29,7 @@ from pipeline.formats.keypoints import (
     openpose,
     openpose_list,
 )
-from pipeline.formats.keypoints.files import Floats, KeypointFiles
+from pipeline.formats.keypoints.files import KeypointFiles
 
 
 class KeypointFileFormat(Protocol):

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.archives import read_npy, read_npz
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
-from pipeline.formats.keypoints.files import Floats, KeypointFiles, Unreadable, find_paths, only_file
+from pipeline.formats.keypoints.files import KeypointFiles, Unreadable, find_paths, only_file
 
 DESCRIPTION: Final = "NumPy arrays (npz or npy, frames × people × points × 3, one file a camera)"
 

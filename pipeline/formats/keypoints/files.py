@@ -19,9 +19,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Floats
 from pipeline.cameras import MAX_CAMERAS
-
-Floats = NDArray[np.float32]
 
 MAX_PEOPLE: Final = 12
 """People of one view that take part in the matching: those with the highest confidence."""

@@ -22,10 +22,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.formats.keypoints.arrays import ArrayPeople
-from pipeline.formats.keypoints.files import Floats, KeypointFiles, find_number, find_paths
+from pipeline.formats.keypoints.files import KeypointFiles, find_number, find_paths
 from pipeline.formats.keypoints.listed import beginning
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import BODY_25

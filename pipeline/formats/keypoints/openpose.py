@@ -13,9 +13,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.array_types import Floats
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.files import (
-    Floats,
     KeypointFiles,
     Unreadable,
     find_number,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.keypoints.files import MIN_CONFIDENCE, Floats
+from pipeline.array_types import Floats
+from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.skeleton import BODY_25, MIDPOINTS, POINT_ORDERS
 
 
