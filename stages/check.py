@@ -235,9 +235,10 @@ class Check:
             found.append(_exchanged(self.cameras, self.swapped))
         doubts = [f for f in (*known, *found) if f.code in DOUBTS]
         alone = {f.camera for f in doubts if f.code == "camera_alone"}
-        others = np.where([name in alone for name in self.cameras], np.nan, self.residual_mm)
-        worst_mm = float(np.fmax.reduce(others))
-        left_out_mm = float(np.fmax.reduce(self.left_out_mm))
+        others = [name not in alone for name in self.cameras]
+        worst_mm, left_out_mm = (
+            float(np.fmax.reduce(mm[others], initial=np.nan)) for mm in (self.residual_mm, self.left_out_mm)
+        )
         if left_out_mm > MAX_LEFT_OUT_MM:
             worst_mm = left_out_mm
         if len(alone) == len(doubts) and TRIANGULATION.verdict(worst_mm) == "look at it":
