@@ -95,7 +95,7 @@ class Recording:
     files: tuple[Path, ...] = ()
     """Videos of a recording that consists of these alone."""
     paired: tuple[str, ...] = ()
-    """Calibration's names of the cameras, where these were paired with the files in sorted order."""
+    """Calibration's names of the cameras, where their pairing with the files is not by name."""
 
     def __len__(self) -> int:
         return len(self.timeline)

@@ -27,6 +27,7 @@ def test_cameras_are_paired_as_the_people_tell(tmp_path: Path, names: tuple[str,
     codes = [f.code for f in found.findings if f.code != "fps_assumed"]
     assert codes == ["names_paired_by_people"]
     np.testing.assert_allclose(found.rig.select(RIG.names).t, RIG.t, atol=1e-9)
+    assert dict(zip(found.paired, found.rig.names, strict=True)) == dict(zip(names, RIG.names, strict=True))
     (told,) = [f.sentence for f in found.findings if f.code == codes[0]]
     line = told.split("recording.yaml, ")[1]
     (folder / "recording.yaml").write_text(line)

@@ -40,7 +40,7 @@ def pair_by_people(recording: Recording, rig: Rig, image: Floats, orders: Sequen
     )
     kept = [f for f in recording.findings if f.code != "names_paired_in_order"]
     findings = (*kept, Finding("names_paired_by_people", sentence))
-    return replace(recording, rig=reordered(recording.rig, order), findings=findings)
+    return replace(recording, rig=reordered(recording.rig, order), paired=tuple(pairs), findings=findings)
 
 
 def find_pairing(rig: Rig, image: Floats, orders: Sequence[str]) -> tuple[int, ...] | None:
