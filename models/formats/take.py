@@ -28,7 +28,7 @@ class TakeViews:
     """(V, T, K, 3) pixels of the video frames and confidence; NaN, NaN, 0 where nothing was seen."""
 
     def part(self, start: int, stop: int) -> TakeViews:
-        """Ints ``start:stop``."""
+        """Frames ``start:stop``."""
         return TakeViews(self.rig, self.frame_index[:, start:stop], self.keypoints[:, start:stop])
 
 
@@ -39,7 +39,7 @@ class Take:
     first: int
     """Number of the first frame."""
     rate: Fraction
-    """Ints a second."""
+    """Frames a second."""
     time_s: Array
     """(T,)"""
     rotations: Array
@@ -136,7 +136,7 @@ class Take:
         )
 
     def part(self, start: int, stop: int) -> Take:
-        """Ints ``start:stop``, counted from the take's first."""
+        """Frames ``start:stop``, counted from the take's first."""
         views = self.views and self.views.part(start, stop)
         rows: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ROWS}
         return replace(self, first=self.first + start, views=views, **rows)
@@ -171,7 +171,7 @@ class Take:
 _ROWS: Final = ("time_s", "rotations", "transl", "joints", "points", "valid", "angles")
 """Fields that have a row for each frame."""
 _CHUNK: Final = 4096
-"""Ints that are posed at once."""
+"""Frames that are posed at once."""
 
 
 def frames_around(time_s: Array, frames: Ints, at: Array) -> tuple[Ints, Ints, Array]:

@@ -94,5 +94,4 @@ def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
                 stage.Save()  # what is in the file is not kept in memory
                 saved = done
         stage.Save()
-        stage.Save()
         yield from contents(file)
