@@ -98,6 +98,15 @@ def test_points_are_found_by_their_names(tmp_path: Path, write: object) -> None:
         np.testing.assert_allclose(people[:, :, i, :2], want, atol=1e-3)
 
 
+def test_points_labelled_by_hand_are_certain(tmp_path: Path) -> None:
+    """DeepLabCut's CollectedData has x and y alone; a point without them is missing."""
+    text = "scorer,a,a,a,a\nbodyparts,LKnee,LKnee,RKnee,RKnee\ncoords,x,y,x,y\nimg5.png,1,2,,\n"
+    (tmp_path / "cam01.csv").write_text(text)
+    files = index_keypoints(tmp_path / "cam01.csv")
+    people, _ = files.people(5, 2)
+    np.testing.assert_array_equal(people, [[[1, 2, 1], [np.nan, np.nan, 0]]])
+
+
 def test_names_that_do_not_tell_are_asked_for(tmp_path: Path) -> None:
     text = "scorer,a,a,a\nbodyparts,p1,p1,p1\ncoords,x,y,likelihood\n0,1,2,1\n"
     (tmp_path / "cam01.csv").write_text(text)

@@ -198,6 +198,7 @@ def _by_heads(columns: Sequence[Sequence[str]], values: NDArray[Any]) -> tuple[t
     whose = [*dict.fromkeys(column[0] for column in place)]
     names = tuple(dict.fromkeys(column[1] for column in place))
     out = np.zeros((len(values), len(whose), len(names), 3), np.float32)
+    out[..., 2] = 1  # of points labelled by hand, which have no likelihood
     for (who, name, coordinate), i in place.items():
         if coordinate in _COORDINATES:
             out[:, whose.index(who), names.index(name), _COORDINATES.index(coordinate)] = values[:, i]
