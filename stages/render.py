@@ -348,18 +348,17 @@ def worst_stills(results: Store, videos: Sequence[VideoInfo | Path | None], cfg:
     """Draw, for each camera with a video, the frame in which a person's fit is farthest from the detections;
     of more than ``MAX_STILLS`` cameras those with the largest residual."""
     rig, cfg = results.contents.rig, cfg.model_copy(update={"scale": 1.0})
+    filmed = {v: video for v, video in enumerate(videos) if video is not None}
     worst: dict[int, tuple[float, int, int]] = {}
     for person in results.ids:
         error = results.array(f"people/{person}/reprojection_px")
         error = np.where(results.contents.frame_index.T[: len(error)] >= 0, error, np.nan)
-        for v in np.flatnonzero(np.isfinite(error).any(0)).tolist():
+        for v in filmed.keys() & np.flatnonzero(np.isfinite(error).any(0)).tolist():
             t = int(np.nanargmax(error[:, v]))
             worst[v] = max(worst.get(v, (0.0, 0, 0)), (float(error[t, v]), t, person))
     stills = []
     for v in sorted(sorted(worst, key=lambda v: worst[v], reverse=True)[:MAX_STILLS]):
-        video, (error_px, t, person) = videos[v], worst[v]
-        if video is None:
-            continue
+        video, (error_px, t, person) = filmed[v], worst[v]
         (batch,) = _read_batches(results, t, t + 1)
         ((skeletons,),) = _skeletons(batch, rig.select([rig.names[v]]), [v], cfg)
         (decoded,) = read_frames(video, [int(results.contents.frame_index[v, t])])
