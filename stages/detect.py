@@ -59,7 +59,7 @@ class DetectConfig(Config):
     when: Literal["missing", "always"] = "missing"
     """missing: in a recording without keypoints; always: instead of those that it has."""
     model: Annotated[str, NamesFile(unless=tuple(LANDMARKS))] = "heavy"
-    """heavy; full, which takes a quarter of the time and exchanges left and right at times; or an ONNX file
+    """heavy; full, which takes a third of the time and exchanges left and right at times; or an ONNX file
     of RTMPose, ViTPose, RTMO or YOLO-pose."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cuda needs onnxruntime-gpu."""

@@ -73,7 +73,7 @@ def find_camera_files(place: Path, names: str = "*") -> list[Path]:
 
 
 def index_keypoints(path: Path) -> KeypointFiles:
-    """Index of the keypoints of one camera, of those that ``find_cameras`` found.
+    """Index of the keypoints of one camera, of those that ``find_camera_files`` found.
 
     Raises:
         InputError: the files are of no format, or cannot be indexed.
