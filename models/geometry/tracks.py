@@ -48,6 +48,7 @@ class TrackThresholds:
     point_s: float = 1.0
     """A keypoint that was not measured for longer is forgotten."""
     acceleration_m_s2: float = 20.0
+    """Acceleration of a person above which a track's velocity follows no faster, with several cameras."""
     jump_m: float = 0.1
     """Distance of a measured body from the predicted one, at once, above which it is not believed."""
     evidence: int = 8
