@@ -104,7 +104,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
             raw = read_views(files, numbers[:, spread(both, count)], points)
             known = find_scales(raw, known)
             image = to_pixels(raw, known, rig.size)
-            if recording.paired and count == SAMPLE_FRAMES:
+            if recording.paired:
                 recording = pair_by_people(recording, in_metres(rig, likely), image, orders_with(points))
                 rig = recording.rig
             guess, bodies = find_unit(rig, image, units)

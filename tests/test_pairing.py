@@ -11,6 +11,8 @@ from recordings import figure, ring, seen, write_recording
 
 from models.geometry.pairing import find_pairing, reordered
 from pipeline.recording import find_recording
+from pipeline.timeline import spread
+from stages.check import SAMPLE_FRAMES
 from stages.inspect import inspect
 
 EVEN = ring(12)
@@ -34,6 +36,16 @@ def test_cameras_are_paired_as_the_people_tell(tmp_path: Path, names: tuple[str,
     stated = inspect(find_recording(folder))
     assert [f.code for f in stated.findings] == ["fps_assumed"]
     np.testing.assert_allclose(stated.rig.select(RIG.names).t, RIG.t, atol=1e-9)
+
+
+def test_cameras_are_paired_by_people_who_are_seldom_there(tmp_path: Path) -> None:
+    people = seen(RIG, figure(np.arange(100) / 10), "body_25", noise_px=2)
+    people[:, spread(np.arange(100), SAMPLE_FRAMES)] = np.nan, np.nan, 0
+    names = ("a", "c", "b", "d")
+    found = inspect(
+        find_recording(write_recording(tmp_path, RIG, [people], calibrated=replace(RIG, names=names)))
+    )
+    assert dict(zip(found.paired, found.rig.names, strict=True)) == dict(zip(names, RIG.names, strict=True))
 
 
 def test_what_fits_two_ways_is_left() -> None:

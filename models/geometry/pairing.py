@@ -38,7 +38,9 @@ def pair_by_people(recording: Recording, rig: Rig, image: Floats, orders: Sequen
         "names in the calibration and those of the videos or keypoints differ; paired as they agree on the "
         f"people, not in sorted order: {', '.join(f'{a} = {b}' for a, b in pairs.items())}; {named_so(pairs)}"
     )
-    kept = [f for f in recording.findings if f.code != "names_paired_in_order"]
+    kept = [
+        f for f in recording.findings if f.code not in ("names_paired_in_order", "names_paired_by_people")
+    ]
     findings = (*kept, Finding("names_paired_by_people", sentence))
     return replace(recording, rig=reordered(recording.rig, order), paired=tuple(pairs), findings=findings)
 
