@@ -1,10 +1,12 @@
 """Make the pictures of README and docs again, from what the commands leave behind.
 
     python run_pipeline.py demo --out DEMO
+    python run_pipeline.py synth TWO --people 2 --seed 21
+    python run_pipeline.py run TWO --out TWO-results --set detect.when=always
     python run_pipeline.py synth FOUR --people 4 --leaving 1 --cameras 5 --seconds 12 --fps 15 \
         --size 640 480 --seed 9
     python run_pipeline.py run FOUR --out FOUR-results
-    python docs/pictures.py DEMO FOUR-results
+    python docs/pictures.py DEMO TWO-results FOUR-results
 
 Needs Chromium with its driver, and the extras ``view`` and ``test``.
 """
@@ -38,9 +40,9 @@ from stages.report import report  # noqa: E402
 FRAME = 45
 
 
-def main(demo: Path, four: Path) -> None:
+def main(demo: Path, two: Path, four: Path) -> None:
     results = demo / "results"
-    save("demo.jpg", frame(results / MOSAIC), 1280)
+    save("videos.jpg", frame(two / MOSAIC), 1280)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         for name in (STORE, SUMMARY, MOSAIC):
@@ -141,4 +143,4 @@ def save(name: str, picture: Pixels, width: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

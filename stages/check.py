@@ -35,8 +35,9 @@ MAX_DISAGREEING_SHARE: Final = 0.8
 """Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
 camera is named that agrees with no other. ``MIN_AGREEING_SHARE`` decides on a closer look."""
 MAX_LEFT_OUT_MM: Final = 100
-"""Distance of a camera's points from what the others say beyond which cameras do not agree, however close the
-triangulation from all comes to each; in right recordings with keypoints of twice the usual noise it is 40."""
+"""Distance of a camera's points from what the others say, in the quarter of the frames where it is least,
+beyond which cameras do not agree however close the triangulation from all comes to each. In right recordings
+with keypoints of twice the usual noise it is 40."""
 SAMPLE_FRAMES: Final = 40
 """Frames, spread over the recording, on which point order, scales, unit and cameras are checked."""
 DOUBTS: Final = frozenset(
@@ -236,8 +237,9 @@ class Check:
         doubts = [f for f in (*known, *found) if f.code in DOUBTS]
         alone = {f.camera for f in doubts if f.code == "camera_alone"}
         others = [name not in alone for name in self.cameras]
+        least_left_out_mm = 1000 * self.agreement.least_left_out_px * self.agreement.metres_per_px
         worst_mm, left_out_mm = (
-            float(np.fmax.reduce(mm[others], initial=np.nan)) for mm in (self.residual_mm, self.left_out_mm)
+            float(np.fmax.reduce(mm[others], initial=np.nan)) for mm in (self.residual_mm, least_left_out_mm)
         )
         if left_out_mm > MAX_LEFT_OUT_MM:
             worst_mm = left_out_mm

@@ -10,9 +10,11 @@ from stages.check import Check
 FINE, FAR = [4.0, 6.0, 5.0], [4.0, 6.0, 50.0]
 
 
-def check(residual_mm, person=(1.0, 1.0, 1.0), left_out_mm=40.0):
+def check(residual_mm, person=(1.0, 1.0, 1.0), left_out_mm=(40.0, 40.0)):
+    """left_out_mm: median over the frames, and lower quartile."""
     residual_px = np.array(residual_mm) / 5
-    agreement = Agreement(np.array(person), residual_px, np.full(3, left_out_mm) / 5, np.full(3, 0.005))
+    left_out_px = (np.full(3, mm) / 5 for mm in left_out_mm)
+    agreement = Agreement(np.array(person), residual_px, *left_out_px, np.full(3, 0.005))
     return Check(("a", "b", "c"), 40, True, np.ones((3, 3)), np.ones(3), agreement, None)
 
 
@@ -33,14 +35,21 @@ def test_residuals_that_are_large_are_said_where_nothing_explains_them(residual_
     assert [f.code for f in check(residual_mm).findings(known)] == codes
 
 
-@pytest.mark.parametrize(("left_out_mm", "codes"), [(80.0, []), (150.0, ["cameras_disagree"])])
+@pytest.mark.parametrize(
+    ("left_out_mm", "codes"),
+    [
+        ((80.0, 80.0), []),
+        ((150.0, 150.0), ["cameras_disagree"]),
+        ((150.0, 20.0), []),  # a person is hidden before the camera in most frames
+    ],
+)
 def test_what_the_others_say_counts_where_all_bend_to_each_other(left_out_mm, codes):
     assert [f.code for f in check(FINE, left_out_mm=left_out_mm).findings()] == codes
 
 
 @pytest.mark.parametrize(("alone", "codes"), [("c", []), ("a", ["cameras_disagree"])])
 def test_a_camera_that_is_alone_casts_no_doubt_on_the_others(alone, codes):
-    found = check(FINE, left_out_mm=np.array([40.0, 40.0, 750.0]))
+    found = check(FINE, left_out_mm=[[40.0, 40.0, 750.0]] * 2)
     assert [f.code for f in found.findings([Finding("camera_alone", "", alone)])] == codes
 
 

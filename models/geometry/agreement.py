@@ -49,6 +49,9 @@ class Agreement:
     """(V,) median reprojection error of the triangulation from all cameras; NaN if never seen."""
     left_out_px: Array
     """(V,) median reprojection error of the triangulation from the other cameras; NaN with two cameras."""
+    least_left_out_px: Array
+    """(V,) lower quartile over frames of that error: a misplaced camera is off in all of them, one that
+    a person is hidden from in some."""
     metres_per_px: Array
     """(V,) mean length of a pixel at the person; NaN where nobody was triangulated."""
 
@@ -179,7 +182,7 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
     cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
-    left_out = np.full(views, np.nan)
+    left_out, least_left_out = np.full((2, views), np.nan)
     for v in range(views if views > 2 else 0):
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
         expected = np.split(rig.project(triangulate(rig, xy, others).points)[v], cuts)
@@ -188,13 +191,16 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
             closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
         ]
         residual = np.concatenate([o - e for o, e in zip(observed, expected, strict=True)])
-        left_out[v] = _median(np.linalg.norm(residual, axis=-1))
+        residual_px = np.linalg.norm(residual, axis=-1)
+        left_out[v] = _median(residual_px)
+        least_left_out[v] = _lower_quartile([_median(frame) for frame in residual_px])
     all_views = triangulate(rig, xy, confidence)
     points = all_views.points[np.isfinite(all_views.points).all(-1)]
     return Agreement(
         person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
         residual_px=_medians(all_views.residual_px),
         left_out_px=left_out,
+        least_left_out_px=least_left_out,
         metres_per_px=rig.metres_per_px(points).mean(1) if len(points) else np.full(views, np.nan),
     )
 
@@ -209,7 +215,7 @@ def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         for s in stretches:
             sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
             person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
-    return Agreement(person, none, none, none)
+    return Agreement(person, none, none, none, none)
 
 
 def stretches_of(frames: int) -> list[NDArray[np.int64]]:
@@ -233,6 +239,10 @@ def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
 def _medians(values: Array) -> Array:
     """Median over all axes but the first, without NaN; NaN of none."""
     return np.array([_median(row) for row in values])
+
+
+def _lower_quartile(values: Sequence[float]) -> float:
+    return float(np.percentile(valid, 25)) if (valid := [x for x in values if np.isfinite(x)]) else np.nan
 
 
 def _median(values: Array) -> float:
