@@ -205,6 +205,10 @@ def test_results_of_other_cameras_or_points_are_not_compared(truth: Store, tmp_p
     with pytest.raises(InputError, match=r"have other keypoints \(17, 25\)"):
         compare_to_truth(coco, truth, body())
     empty = Store.create(tmp_path / "empty.zarr", truth.contents)
+    begun = changed(truth, tmp_path / "begun.zarr", lambda x, frames: x)
+    zarr.open_array(begun.path / "done", mode="r+")[:] = False
+    with pytest.raises(InputError, match="frames is done yet"):
+        compare_identities(begun, truth)
     with pytest.raises(InputError, match="has nobody in it"):
         compare_to_truth(empty, truth, body())
 

@@ -128,6 +128,8 @@ def _match_frames(results: Store, truth: Store) -> tuple[list[str], _Rows]:
     empty = next((s.path for s in (results, truth) if not s.ids), None)
     if empty is not None:
         raise InputError(f"{empty}: has nobody in it, so there is nothing to compare.")
+    if not len(_finished_frames(results, rows)):
+        raise InputError(f"{results.path}: none of the truth's frames is done yet. Finish the run first.")
     if (distance := _keypoint_distance(results, truth, names, rows)) > MAX_KEYPOINT_DISTANCE:
         raise InputError(
             f"{results.path} and {truth.path}: are of two recordings: keypoints lie {100 * distance:.0f} % "
