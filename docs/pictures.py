@@ -21,8 +21,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.array_types import Pixels
-
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -32,6 +30,7 @@ import numpy as np  # noqa: E402
 from browser import chromium, wait  # noqa: E402
 
 from models.body import load_body  # noqa: E402
+from pipeline.array_types import Pixels  # noqa: E402
 from pipeline.results import MOSAIC, REPORT, STORE, SUMMARY, read_summary  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.video import read_frames  # noqa: E402

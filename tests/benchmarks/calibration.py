@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 
-from pipeline.array_types import Array
-
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -35,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.body import Body, load_body  # noqa: E402
 from models.evaluation.metrics import pa_mpjpe  # noqa: E402
+from pipeline.array_types import Array  # noqa: E402
 from pipeline.calibrations import read_calibration  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from pipeline.recording import find_recording  # noqa: E402

@@ -28,14 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.array_types import Pixels
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.crops import warp_crop
 from models.detectors.finder import SIDE, decode_heads, find_people, load_finder, whole_matrix
 from models.detectors.landmarks import load_landmark_network, place_landmarks
 from models.detectors.rois import cut_rois, roi_of_coco
+from pipeline.array_types import Pixels
 from pipeline.video import probe, read_frames
 
 BLAZEPOSE_PACKAGE = "mediapipe-pose-0.5.1675469404.tgz"

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 
-from pipeline.array_types import Array
-
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -34,6 +32,7 @@ from models.geometry.up import angle_deg  # noqa: E402
 from models.synthetic.cameras import look_at  # noqa: E402
 from models.synthetic.detector import Noise, simulate_detections  # noqa: E402
 from models.synthetic.people import Arc, Clip, PlannedClip, animate, make_people, walking  # noqa: E402
+from pipeline.array_types import Array  # noqa: E402
 from pipeline.cameras import Rig  # noqa: E402
 from stages.calibrate import level_with  # noqa: E402
 
