@@ -11,7 +11,7 @@ import pytest
 from onnx_files import FLOAT, HALF, onnx_file
 
 from models.detectors import pose_networks, tracking
-from models.detectors.detector import PictureDetector, TrackingDetector, load_detector
+from models.detectors.detector import PictureDetector, TrackingDetector, is_by, load_detector
 from models.detectors.finder import FoundPeople
 from models.detectors.networks import Network, load_file
 from models.detectors.pose_networks import (
@@ -22,6 +22,7 @@ from models.detectors.pose_networks import (
     load_pose_network,
 )
 from models.detectors.rois import COCO_JOINTS
+from pipeline.detections import Detector
 from pipeline.errors import InputError
 from pipeline.skeleton import POINT_ORDERS
 
@@ -268,3 +269,10 @@ def test_weights_may_lie_beside_the_file(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"takes \{\} and gives"):
         load_pose_network(kept(tmp_path, no_input))
+
+
+def test_a_network_whose_weights_cannot_be_read_is_not_that_of_the_detections(tmp_path: Path) -> None:
+    """``is_by`` looks at the file before ``load_detector`` says what is wrong with it."""
+    (tmp_path / "m.onnx").touch()
+    (tmp_path / "m.onnx_data").mkdir()
+    assert not is_by(Detector("blazepose_33", {}, 8), str(tmp_path / "m.onnx"), 8)

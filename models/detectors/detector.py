@@ -98,7 +98,10 @@ def is_by(origin: Detector, model: str, every: int) -> bool:
     if model in LANDMARKS:
         own = SHA256[LANDMARKS[model]]
     else:
-        own = file_digest(Path(model)) if Path(model).is_file() else ""
+        try:
+            own = file_digest(Path(model))
+        except OSError:  # loading it says why
+            return False
     same_finder = origin.networks.get("finder", SHA256[FINDER]) == SHA256[FINDER]
     return same_finder and own in origin.networks.values() and origin.every == every
 
