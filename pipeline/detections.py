@@ -102,8 +102,13 @@ class Detections:
         try:
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             attrs = cast("Mapping[str, Any]", dict(self._root.attrs))
-            if (attrs.get("format"), attrs.get("version")) != (FORMAT, DETECTIONS_VERSION):
-                raise ValueError(f"{attrs.get('format')}, version {attrs.get('version')}")
+            if attrs.get("format") != FORMAT:
+                raise ValueError(f"format {attrs.get('format')}")
+            if attrs["version"] != DETECTIONS_VERSION:
+                raise InputError(
+                    f"{path}: detections of version {attrs['version']}, of which this software reads "
+                    f"{DETECTIONS_VERSION}. Remove it to detect again."
+                )
             self.detector = Detector(**attrs["detector"])
             self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
         except (KeyError, ValueError, TypeError, OSError) as e:

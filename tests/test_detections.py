@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from pipeline.detections import CHUNK, Detections, Detector
 from pipeline.errors import InputError
@@ -160,6 +161,9 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
         Detections(path).people()["a"].people(0, 33)
     chunk.unlink()
     with pytest.raises(InputError, match=r"c\.0\.0\.0\.0 is missing\)\. Remove it, then run again"):
+        Detections(path)
+    zarr.open_group(path, mode="r+").attrs["version"] = 1
+    with pytest.raises(InputError, match="detections of version 1, of which this software reads 2"):
         Detections(path)
     (path / "zarr.json").write_text("{}")
     with pytest.raises(InputError, match="damaged detections"):
