@@ -37,7 +37,7 @@ class StatedKeypoints(Config):
     """Folder that holds a folder for each camera."""
     scale: float | tuple[float, float] | None = None
     """Factor, or factors of x and y, from the detector's pictures to the videos'."""
-    mapping: dict[str, str] = Field(default_factory=dict)
+    mapping: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Name in files of named points by BODY_25 name."""
     step: int | str | None = None
     """Frames between consecutive file numbers: 2 where every second frame has a file and the files are

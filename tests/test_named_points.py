@@ -22,7 +22,7 @@ POINTS = seen(RIG, figure(np.arange(24) / 10), "body_25", noise_px=1).astype(np.
 DEEPLABCUT = {
     "left_shoulder": "LShoulder", "RightShoulder": "RShoulder", "elbow_l": "LElbow", "elbow_r": "RElbow",
     "lwrist": "LWrist", "RWrist": "RWrist", "hipLeft": "LHip", "hip_right": "RHip", "LEFT_KNEE": "LKnee",
-    "r_knee": "RKnee", "Left Ankle": "LAnkle", "RAnkle": "RAnkle", "chin": "Nose", "tail": "LHeel",
+    "r_knee": "RKnee", "Left Ankle": "LAnkle", "RAnkle": "RAnkle", "7": "Nose", "tail": "LHeel",
 }  # fmt: skip
 """Name in the files → point of BODY_25; the last two are of no meaning."""
 
@@ -82,7 +82,7 @@ def test_points_are_found_by_their_names(tmp_path: Path, write: object) -> None:
     (tmp_path / "keypoints").mkdir()
     for v in range(3):
         write(tmp_path / "keypoints", v)
-    (tmp_path / "recording.yaml").write_text("keypoints: {mapping: {Nose: chin}}")
+    (tmp_path / "recording.yaml").write_text("keypoints: {mapping: {Nose: 7}}")
     found = inspect(find_recording(tmp_path))
     assert found.rig.names == RIG.names
     assert {f.code for f in found.findings} == {"fps_assumed"}
