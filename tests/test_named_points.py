@@ -22,7 +22,7 @@ POINTS = seen(RIG, figure(np.arange(24) / 10), "body_25", noise_px=1).astype(np.
 DEEPLABCUT = {
     "left_shoulder": "LShoulder", "RightShoulder": "RShoulder", "elbow_l": "LElbow", "elbow_r": "RElbow",
     "lwrist": "LWrist", "RWrist": "RWrist", "hipLeft": "LHip", "hip_right": "RHip", "LEFT_KNEE": "LKnee",
-    "r_knee": "RKnee", "Left Ankle": "LAnkle", "RAnkle": "RAnkle", "7": "Nose", "tail": "LHeel",
+    "r_knee": "RKnee", "leftankle": "LAnkle", "RAnkle": "RAnkle", "7": "Nose", "tail": "LHeel",
 }  # fmt: skip
 """Name in the files → point of BODY_25; the last two are of no meaning."""
 
@@ -75,13 +75,17 @@ def as_sleap_csv(folder: Path, v: int) -> None:
     (folder / f"{RIG.names[v]}.analysis.csv").write_text("\n".join(lines))
 
 
-@pytest.mark.parametrize("write", [as_csv, as_pandas, as_sleap, as_sleap_csv])
-def test_points_are_found_by_their_names(tmp_path: Path, write: object) -> None:
+@pytest.mark.parametrize(
+    ("write", "folders"),
+    [(as_csv, False), (as_csv, True), (as_pandas, False), (as_sleap, True), (as_sleap_csv, False)],
+)
+def test_points_are_found_by_their_names(tmp_path: Path, write: object, folders: bool) -> None:
     """A whole recording: cameras called as the videos, the order stated by the files, coordinates exact."""
     write_recording(tmp_path, RIG, [np.zeros((3, 0, 25, 3))])
-    (tmp_path / "keypoints").mkdir()
     for v in range(3):
-        write(tmp_path / "keypoints", v)
+        folder = tmp_path / "keypoints" / (RIG.names[v] if folders else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder, v)
     (tmp_path / "recording.yaml").write_text("keypoints: {mapping: {Nose: 7}}")
     found = inspect(find_recording(tmp_path))
     assert found.rig.names == RIG.names

@@ -92,20 +92,27 @@ class _InBody25(ArrayPeople):
 
 
 def _body_25_name(name: str) -> str | None:
-    """BODY_25's point that a name says: LKnee of left_knee, KneeLeft or lknee."""
+    """BODY_25's point that a name says: LKnee of left_knee, KneeLeft, leftknee or lknee."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
-    if words and words[0] not in _SIDES and words[0][1:] in _PARTS and words[0][0] in "lr":
-        words[:1] = [words[0][0], words[0][1:]]
+    for side in _SIDES:
+        if words and words[0].startswith(side) and words[0].removeprefix(side) in _PARTS:
+            words[:1] = [side, words[0].removeprefix(side)]
     side = "".join(_SIDES[word] for word in words if word in _SIDES)
     found = side + _PARTS.get("".join(word for word in words if word not in _SIDES), "?")
     return found if found in BODY_25.names else None
 
 
 def find(place: Path, names: str) -> list[Path]:
-    """Files; of a CSV and an HDF5 with one name, the CSV."""
-    files = [p for p in find_paths(place, names) if p.suffix.lower() in (".csv", ".h5") and _is_one(p)]
-    tables = {p.stem for p in files if p.suffix.lower() == ".csv"}
-    return [p for p in files if p.suffix.lower() == ".csv" or p.stem not in tables]
+    """Files, and folders with one; of a CSV and an HDF5 with one name, the CSV."""
+    matching = find_paths(place, names)
+    tables = _tables(matching)
+    return [p for p in matching if p in tables or (p.is_dir() and len(_tables(p.iterdir())) == 1)]
+
+
+def _tables(paths: Iterable[Path]) -> list[Path]:
+    files = [p for p in paths if p.suffix.lower() in (".csv", ".h5") and _is_one(p)]
+    csv_stems = {p.stem for p in files if p.suffix.lower() == ".csv"}
+    return [p for p in files if p.suffix.lower() == ".csv" or p.stem not in csv_stems]
 
 
 def _is_one(path: Path) -> bool:
@@ -118,7 +125,9 @@ def _is_one(path: Path) -> bool:
 
 
 def read(path: Path) -> NamedPeople:
-    """The table of a camera. Raises ``InputError`` where it is damaged or something else."""
+    """The table of a camera, a file or the only one in a folder. Raises ``InputError`` where it is damaged or
+    something else."""
+    folder, path = path, _tables(path.iterdir())[0] if path.is_dir() else path
     try:
         with reading(path):
             numbers, names, people = _from_hdf5(path) if path.suffix.lower() == ".h5" else _from_csv(path)
@@ -136,7 +145,7 @@ def read(path: Path) -> NamedPeople:
         at = rank[number] * len(row)
         every[number, at : at + len(row)] = row
         rank[number] += 1
-    return NamedPeople(path, np.flatnonzero(counts), 0, path, every, names)
+    return NamedPeople(folder, np.flatnonzero(counts), 0, path, every, names)
 
 
 _Table = tuple[NDArray[np.int64], tuple[str, ...], Floats]
