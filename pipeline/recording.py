@@ -518,10 +518,11 @@ def _guess_intrinsics(
         sentence += "the cameras are taken to stand still, and run estimates from the person where they stand"
     if not all(is_stated):
         open_names = [n for n, stated in zip(rig.names, is_stated, strict=True) if not stated]
-        guess = f"its focal length is assumed to be {FOCAL_BY_SIDE:g} × the picture's longer side"
-        if len(rig) > 1:
-            guess = f"so are the focal lengths of {', '.join(open_names) if any(is_stated) else 'all'}"
-        sentence += f"; {guess}, unless recording.yaml states it: focal_px: ..."
+        if len(rig) == 1:
+            sentence += f"; its focal length is taken as {FOCAL_BY_SIDE:g} × the picture's longer side"
+        else:
+            sentence += f" and the focal lengths of {', '.join(open_names) if any(is_stated) else 'all'}"
+        sentence += "; recording.yaml can state it: focal_px: ..."
     findings.append(Finding("calibration_missing", sentence))
     return rig, tuple(is_stated)
 

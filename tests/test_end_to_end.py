@@ -302,7 +302,7 @@ def test_one_camera_needs_the_regressor(recording, tmp_path):
     (bare / "recording.yaml").write_text("picture_size: [320, 240]\n")
     words = ("run", bare, "--out", tmp_path / "out")
     text = call(*words, "--set", "regress.weights=none", status=2)
-    assert f"one camera, '{name}', and no regressor" in " ".join(text.split())
+    assert f"camera '{name}' alone cannot locate a body without a regressor" in " ".join(text.split())
     call(*words)
     store = Store(tmp_path / "out" / "results.zarr")
     assert store.first_missing == 5

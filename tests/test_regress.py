@@ -489,8 +489,8 @@ def test_networks_by_name_and_file(tmp_path: Path) -> None:
     [
         ({"weights": "nowhere.pt"}, r"nowhere\.pt: cannot read"),
         ({"weights": "nowhere.safetensors"}, r"nowhere\.safetensors: cannot read.*default, .* or none"),
-        ({"device": "cuda:99"}, r"regress\.device: cuda:99 cannot be used"),
-        ({"device": "toaster"}, r"regress\.device: toaster cannot be used"),
+        ({"device": "cuda:99"}, r"regress\.device .*: cuda:99 cannot be used"),
+        ({"device": "toaster"}, r"regress\.device .*: toaster cannot be used"),
     ],
 )
 def test_mistakes(values: dict[str, str], message: str) -> None:
