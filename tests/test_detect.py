@@ -107,7 +107,8 @@ def test_a_detection_that_was_killed_goes_on_to_the_same_bytes(
     broken = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
     assert sum(map(len, Detections(tmp_path / "broken").chunks)) == 3
-    assert detected(filmed, tmp_path / "broken")[-1] in (8, 9), "what was done stays done"
+    # Three chunks of the two videos, whichever thread was faster.
+    assert detected(filmed, tmp_path / "broken")[-1] in (8, 9, 11), "what was done stays done"
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
