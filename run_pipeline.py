@@ -334,8 +334,8 @@ def export(
     the same. .bvh: skeleton's motion, centimetres, degrees. .trc: markers of BODY_25 (OpenSim, Pose2Sim).
     .c3d: joints and markers, millimetres. .npz: SMPL+H parameters under AMASS's names (aitviewer, Blender's
     SMPL-X add-on); .smpl.npz: SMPL's under smplx's; betas are those of the run's body. .csv: joints'
-    positions, and joint angles. .mot: OpenSim's coordinates. .obj: mesh of one frame. NAME.easymocap,
-    NAME.openpose: folders of EasyMocap's and OpenPose's JSON.
+    positions, joint angles, gait events. .mot: OpenSim's coordinates. .obj: mesh of one frame.
+    NAME.easymocap, NAME.openpose: folders of EasyMocap's and OpenPose's JSON.
 
     Up in the calibration becomes y, and z in .npz, .csv and .c3d, by quarter turns; what became of each axis
     is printed. Where z is up, x, y, z of the file are x, z, -y of the calibration, which Blender takes back;

@@ -17,6 +17,8 @@
     people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
                           pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and the
                           expected error of its rotations; absent without a regressor
+    people/<id>/events/   left_foot_strike (E,)  left_foot_off (E,) seconds, and of the right foot: gait
+                          events, written when the run is complete
     state/<stage>/        restart state after each window, (windows, ...); of a person in state/<stage>/<id>/
 
 Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
@@ -40,8 +42,9 @@ from pipeline.cameras import MAX_CAMERAS
 DIMENSIONS: Final = MappingProxyType(
     {
         "T": "time", "V": "camera", "J": "joint", "L": "joint_after_root", "K": "keypoint", "B": "beta",
-        "A": "angle", "W": "window", "xyz": "xyz", "xyzc": "xyz_confidence", "xyc": "xy_confidence",
-        "wh": "width_height", "row": "row", "column": "column", "coefficient": "coefficient",
+        "A": "angle", "E": "event", "W": "window", "xyz": "xyz",
+        "xyzc": "xyz_confidence", "xyc": "xy_confidence", "wh": "width_height", "row": "row",
+        "column": "column", "coefficient": "coefficient",
     }
 )  # fmt: skip
 """Name of each axis in the files."""
@@ -104,6 +107,7 @@ REGRESSION: Final = MappingProxyType(
 )
 """Arrays of a person's regression, written window by window."""
 BETAS: Final = ArrayKind("B", "1")
+EVENT: Final = ArrayKind("E", "s", "float64")
 RECORDING: Final = MappingProxyType(
     {
         "time_s": ArrayKind("T", "s", "float64"),

@@ -31,6 +31,7 @@ from pipeline.config import differences
 from pipeline.errors import InputError, shortened
 from pipeline.schema import (
     BETAS,
+    EVENT,
     FIXED,
     PERSON,
     RECORDING,
@@ -450,6 +451,19 @@ class Store:
         expected = (*batch.status.shape, len(self.contents.angles)) if self.contents.angles else None
         if shape != expected:
             raise ValueError(f"angles from frame {batch.start} on have shape {shape}, expected {expected}")
+
+    def write_events(self, person: int, times_s: Mapping[str, NDArray[np.float64]]) -> None:
+        """Write the times of each kind of event of a person, over those that are there."""
+        group = self._root.require_group(f"people/{person}/events")
+        for name, values in times_s.items():
+            chunks = (max(len(values), 1),)
+            group.create_array(name, data=values, chunks=chunks, overwrite=True, **EVENT.metadata())
+
+    def events(self, person: int) -> dict[str, NDArray[np.float64]]:
+        """Times of each kind of event of a person, seconds. Raises ``InputError`` for damaged ones."""
+        folder = self.path / f"people/{person}/events"
+        names = sorted(path.name for path in folder.glob("*") if path.is_dir())
+        return {name: self.array(f"people/{person}/events/{name}") for name in names}
 
     def write_regression(self, batch: PoseBatch) -> None:
         """Write the regressor's poses of one window, before ``write`` of that window. Raises as it does."""

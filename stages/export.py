@@ -257,6 +257,7 @@ def read_take(
         point_names=c.keypoint_skeleton.names,
         angle_names=tuple(c.angles),
         cut=lambda a, b: _read_frames(results, person, start + a, start + b, views=views),
+        events_s=results.events(person),
         piece=PIECE,
     )
 

@@ -20,6 +20,7 @@ from models.body import Body, load_body
 from models.detectors.networks import LANDMARKS
 from models.detectors.pose_networks import load_pose_network
 from models.fit.windows import SmplifyConfig
+from models.gait import write_events
 from models.geometry.association import MatchConfig
 from models.image_regressor import ImageRegressor
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
@@ -325,6 +326,8 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
         raise InputError(
             f"{recording.path}: none of {len(recording)} frames could be fitted. {' '.join(reason)}"
         )
+    with writing(job.out, "Make room, then run the same command again."):
+        write_events(job.results)
     summary, seen_keypoints = summarise(job.results), seen(job.results)
     missing = missing_data(recording, seen_keypoints)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from models.angles import DEFINITIONS, fitted_angles
 from models.body import Body, pose_keypoints
+from models.gait import write_events
 from models.synthetic.cameras import ring_rig
 from models.synthetic.crowd import make_crowd
 from models.synthetic.detections import CrowdDetector, Faults
@@ -279,6 +280,7 @@ def _write_windows(
                 list(pool.map(record, range(len(rig))))
             truth.write(batch, fitted_angles(batch, rig.up))
             progress(b - a)
+    write_events(truth)
     return truth
 
 

@@ -90,6 +90,10 @@ def test_accuracy_against_the_truth(recording, results):
     assert errors.frames == 100
     assert errors.mpjpe_mm < 15
     assert errors.pve_mm < 20
+    truth, fitted = (s.events(0) for s in (Store(recording / "truth.zarr"), Store(out / "results.zarr")))
+    assert sum(map(len, truth.values())) > 3
+    for name, times in truth.items():
+        np.testing.assert_allclose(fitted[name], times, atol=0.035, err_msg=name)  # a frame
 
 
 def test_done_means_nothing_to_do(recording, results):

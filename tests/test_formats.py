@@ -364,7 +364,16 @@ def test_angles_move_the_shorter_way_round(truths: Callable[[str], Truth]) -> No
     assert finer.angles[3, 1] == pytest.approx(np.nan, nan_ok=True)
     assert finer.angles[1].tolist() == pytest.approx([15, -177.75])
     heads = next(iter(table_rows(take)))
-    assert heads.endswith("left_knee_flexion_deg,pelvis_rotation_deg")
+    assert heads.endswith("left_knee_flexion_deg,pelvis_rotation_deg,events")
+
+
+def test_a_table_names_gait_events_in_the_frame_that_is_nearest(truths: Callable[[str], Truth]) -> None:
+    take = LongTake.of(whole_take(truths("z"), 2, 6))
+    at = [take.time_s[0] - 0.6 / RATE, *take.time_s[[0, 2]] + 0.4 / float(RATE)]
+    events = {"left_foot_strike": np.array(at), "right_foot_off": take.time_s[2:3]}
+    table = find_format(Path("a.csv")).encode(replace(take, events_s=events), body(), "a.csv")
+    named = [row.rpartition(b",")[2].decode() for row in b"".join(table).splitlines()[1:]]
+    assert named == ["left_foot_strike", "", "left_foot_strike right_foot_off", ""]
 
 
 def table_rows(take: Take) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
 
@@ -39,6 +39,8 @@ class LongTake:
     angle_names: tuple[str, ...]
     cut: Callable[[int, int], Take]
     """Frames ``start:stop``, counted from the take's first."""
+    events_s: Mapping[str, Array] = field(default_factory=dict)
+    """Times of each kind of event, seconds."""
     piece: int = PIECE
     """Frames of a piece."""
 
