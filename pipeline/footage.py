@@ -22,7 +22,10 @@ from pipeline.video import VideoInfo, probe
 
 ASSUMED_FPS: Final = Fraction(30)
 """Frames a second where nothing tells."""
-_PLACES: Final = ("videos", "video", "synchronized_videos", ".", "images", "frames")
+_PLACES: Final = (
+    "videos", "video", "synchronized_videos", "videos-raw", "raw-2d", "imagesequence", ".", "images",
+    "frames",
+)  # fmt: skip
 """Folders that are looked in, whatever the case of their names: the first that has any counts."""
 _VIDEOS: Final = frozenset((
     ".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".qt", ".mts", ".m2ts", ".m2t", ".ts", ".mpg", ".mpeg",
@@ -127,7 +130,7 @@ def unread_videos(folder: Path) -> list[Finding]:
     for sub in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")):
         if sub != folder and (sub.name == INSIDE or (sub / STORE).exists() or drawn_into(sub)):
             continue
-        inside = [*sub.iterdir(), *(sub.glob("*/*") if sub.name.casefold() in _PLACES else ())]
+        inside = [*sub.iterdir(), *(sub.rglob("*/*") if sub.name.casefold() in _PLACES else ())]
         videos = (p for p in inside if p.suffix.lower() in _VIDEOS | _PREVIEWS and p not in read)
         unread += sorted(p for p in videos if p.is_file() and not (sub == folder and p.name in drawn))
     if not unread:

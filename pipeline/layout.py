@@ -14,6 +14,7 @@ from unicodedata import normalize
 
 from pipeline.calibrations import (
     calibration_files,
+    calibrations_in,
     find_calibration,
     is_calibration_place,
     unread_calibrations,
@@ -32,6 +33,9 @@ _KEYPOINT_FOLDERS: Final = (
     "keypoints", "pose", "openpose", "annots", ".", "pose-sync", "pose-associated", "predictions",
     "alphapose", "pose-2d-filtered", "pose-2d",
 )  # fmt: skip
+_SESSION_LEVELS: Final = 2
+"""Folders above a trial that may hold its session's calibration: Pose2Sim has a participant's between,
+caliscope ``recordings``."""
 _TOOL_MARK: Final = re.compile(r"DLC_.*|(\.\w{2,4})?\.predictions.*|\.analysis")
 """Ends of names that DeepLabCut and SLEAP put behind that of the video."""
 
@@ -127,8 +131,8 @@ def calibration_of(
 def _calibration_above(
     chain: Sequence[Path], findings: list[Finding]
 ) -> tuple[Path | None, tuple[Path, ...]]:
-    """Calibration one folder up, which is told; else what looks like one and is none, by name."""
-    above = chain[0].absolute().parent
+    """Calibration one or two folders up, a trial's session or that of its participant, which is told; else
+    what looks like one and is not read, by name."""
     unread = [file for place in chain for file in unread_calibrations(place)]
     if unread:
         names = ", ".join(os.path.relpath(p, chain[-1]) for p in unread[:5])
@@ -137,22 +141,34 @@ def _calibration_above(
             "docs/formats.md lists those that can"
         )
         findings.append(Finding("calibration_unread", sentence))
-    try:
-        path, others = find_calibration(above, session=True)
-    except (InputError, OSError) as error:
-        findings.append(
-            Finding("calibration_unread", f"the calibrations one folder up are not used: {error}")
-        )
-        return None, ()
-    if path is not None and is_estimated(path):  # of the results of a run, which lie there
-        return None, ()
-    if path is not None:
+    for above in chain[0].absolute().parents[:_SESSION_LEVELS]:
+        try:
+            path, others = find_calibration(above, session=True)
+        except (InputError, OSError) as error:
+            findings.append(Finding("calibration_unread", f"the calibrations above are not used: {error}"))
+            return None, ()
+        if path is not None and not is_estimated(path):  # estimated: results of a run lie there
+            sentence = (
+                f"the calibration is that of the folder above, {os.path.relpath(path, chain[-1])}; one in "
+                f"{chain[-1].name or 'the recording'} itself would come first"
+            )
+            findings.append(Finding("calibration_above", sentence))
+            return path, others
+    if misplaced := _calibrations_elsewhere(chain[-1]):
+        first = misplaced[0].relative_to(chain[-1])
         sentence = (
-            f"the calibration is that of the folder above, {os.path.relpath(path, chain[-1])}; one in "
-            f"{chain[-1].name or 'the recording'} itself would come first"
+            f"{first} looks like a calibration and is not used, as it lies where none is looked for; name it "
+            f"in recording.yaml, calibration: {{path: {first}}}"
         )
-        findings.append(Finding("calibration_above", sentence))
-    return path, others
+        findings.append(Finding("calibration_unread", sentence))
+    return None, ()
+
+
+def _calibrations_elsewhere(folder: Path) -> list[Path]:
+    """Files of calibrations in folders of a recording in which none is looked for, but for results."""
+    places = (p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    own = (p for p in places if not is_calibration_place(p.name) and not (p / STORE).exists())
+    return [files[0] for place in own for files in calibrations_in(place) if not is_estimated(files[0])]
 
 
 def recordings_in(folder: Path) -> list[str]:

@@ -30,6 +30,7 @@ from models.geometry.point_order import (
 )
 from models.geometry.up import angle_deg, axis_name, find_up
 from pipeline.array_types import Array, Floats
+from pipeline.calibrations import has_unit
 from pipeline.calibrations.checks import UNITS, calibration_doubts, in_metres
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.cameras import Rig
@@ -135,25 +136,45 @@ def _inspect_bodies(recording: Recording) -> Recording:
             "keypoint frame numbers or synchronisation may be wrong"
         )
         findings.append(Finding("no_agreement", sentence))
-    metres = (stated.calibration.metres_per_unit or 1.0) * UNITS[guess or "m"]
-    findings += _doubt_size(limb_sum(bodies, [known.name]) / scale, metres)
-    span = _span(rig)
-    if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN_M:
-        guess = "mm"
-    if guess is not None and guess != "m":
-        rig = in_metres(rig, UNITS[guess])
-        sentence = (
-            f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
-            f"apart then, not {span:.0f} m, {_tall(bodies, known)}; state it in recording.yaml, "
-            f"calibration: {{unit: {guess}}}"
-        )
-        findings.append(Finding("unit_guessed", sentence))
+    rig, told = _in_found_unit(recording, rig, bodies, known, guess, scale)
+    findings += told
     findings += _doubt_scales(rig, image, known)
     findings += doubt_cameras(rig, image)
     findings += doubts
     findings += calibration_doubts(rig)
     people = people_at_once(rig, image)
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
+
+
+def _in_found_unit(
+    recording: Recording, rig: Rig, bodies: Array, known: PointOrder, guess: str | None, scale: float
+) -> tuple[Rig, list[Finding]]:
+    """The rig in metres, and what is found about its unit.
+
+    guess: unit in which the bodies (N, K, 3) are a human's; without one they are so at ``scale`` metres a
+    unit."""
+    unit, calibration = recording.stated.calibration.unit, recording.calibration
+    limbs, span = limb_sum(bodies, [known.name]) / scale, _span(rig)
+    if unit is None and calibration and not has_unit(calibration) and limbs > 0:
+        metres = UNITS[guess or "m"] * LIMBS_M / limbs
+        sentence = (
+            f"{calibration.name} has no unit: its lengths are taken to be {metres:.3g} m, which makes the "
+            f"person {HEIGHT_BY_LIMBS * LIMBS_M:.1f} m tall; state it in recording.yaml, calibration: "
+            f"{{unit: {metres:.3g}}}"
+        )
+        return in_metres(rig, metres), [Finding("unit_guessed", sentence)]
+    stated = recording.stated.calibration.metres_per_unit or 1.0
+    findings = _doubt_size(limbs, stated * UNITS[guess or "m"])
+    if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN_M:
+        guess = "mm"
+    if guess is None or guess == "m":
+        return rig, findings
+    sentence = (
+        f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
+        f"apart then, not {span:.0f} m, {_tall(bodies, known)}; state it in recording.yaml, "
+        f"calibration: {{unit: {guess}}}"
+    )
+    return in_metres(rig, UNITS[guess]), [*findings, Finding("unit_guessed", sentence)]
 
 
 def _span(rig: Rig) -> float:

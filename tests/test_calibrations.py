@@ -17,11 +17,14 @@ from test_easymocap import easymocap
 
 from pipeline.calibrations import (
     FORMATS,
+    biocv,
     calibration_files,
     colmap,
     find_calibration,
     opencap,
+    opencv,
     pose2sim,
+    qualisys,
     read_calibration,
     unread_calibrations,
     vicon,
@@ -250,6 +253,7 @@ def test_two_cameras_in_one_place_are_doubted() -> None:
     assert [(f.code, f.camera) for f in calibration_doubts(rig)] == [("pixels_not_square", "cam02")]
 
 
+_NULL = '"null"'
 TABLE = """
 size = [1280, 720]
 matrix = [[1000, 0, 640], [0, 1010, 360], [0, 0, 1]]
@@ -279,6 +283,18 @@ translation = [0.5, -1, 4]
             "[metadata]\nadjusted = false\nerror = 0.0\n",
             ("cam_0",),
         ),
+        # caliscope's cameras that it has not placed, then and today.
+        (
+            f"[cameras.0]{TABLE}rotation = [1.2091996, 1.2091996, 1.2091996]\n"
+            f"[cameras.1]{TABLE.replace('[0.5, -1, 4]', _NULL)}rotation = {_NULL}\n[cameras.2]{TABLE}",
+            ("cam_0",),
+        ),
+        # Its older file holds the pairs of cameras, too.
+        (
+            f"[cam_0]{TABLE}rotation = [1.2091996, 1.2091996, 1.2091996]\n"
+            "[stereo_0_1]\nRMSE = 0.4\nrotation = [[1, 0, 0]]\ntranslation = [[0.1]]\n",
+            ("cam_0",),
+        ),
     ],
 )
 def test_flavours_of_toml(tmp_path: Path, text: str, names: tuple[str, ...]) -> None:
@@ -288,6 +304,24 @@ def test_flavours_of_toml(tmp_path: Path, text: str, names: tuple[str, ...]) -> 
     rig = read_calibration(path)
     assert rig.names == names
     assert_same_rig(replace(rig.select(names[:1]), names=("front",)), TRUTH.select(("front",)), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "change"),
+    [
+        (vicon, ('TYPE="Vue (video)"', 'TYPE="FLIR" SYSTEM="DV"')),
+        (vicon, ("</Cameras>", '<Camera DEVICEID="new" TYPE="VIDEO"><KeyFrames/></Camera></Cameras>')),
+        (qualisys, ("Miqus Video", "Miqus Hybrid")),
+        (qualisys, ("</cameras>", '<camera calibrated="false" serial="new" model="Miqus Video"/></cameras>')),
+    ],
+)
+def test_the_video_cameras_that_are_calibrated_count(
+    tmp_path: Path, form: object, change: tuple[str, str]
+) -> None:
+    (file,) = put(tmp_path, form)
+    assert change[0] in file.read_text()
+    file.write_text(file.read_text().replace(*change))
+    assert_same_rig(read_calibration(file), BY_HAND[form].truth, 1e-9)
 
 
 def test_intri_of_easymocap_may_hold_more_cameras(tmp_path: Path) -> None:
@@ -307,6 +341,26 @@ def test_opencaps_pickles_lie_in_the_folders_of_the_cameras(tmp_path: Path, plac
     path, _ = find_calibration(tmp_path)
     assert path is not None
     assert_same_rig(read_calibration(path), TRUTH, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (opencap, ("front.pickle", "side.pickle")),
+        (biocv, ("front", "side")),
+        (opencv, ("front.yml", "side.yml")),
+    ],
+    ids=["opencap", "biocv", "opencv"],
+)
+def test_files_under_other_names_are_found_by_content(
+    tmp_path: Path, form: object, names: tuple[str, ...]
+) -> None:
+    for path, name in zip(put(tmp_path, form), names, strict=True):
+        content = path.read_bytes().replace(b"camera_matrix:", b"K:")
+        path.unlink()
+        (tmp_path / name).write_bytes(content)
+    assert find_calibration(tmp_path) == (tmp_path / names[0], ())
+    assert_same_rig(read_calibration(tmp_path / names[0]), TRUTH, 1e-9)
 
 
 def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
@@ -368,6 +422,20 @@ def test_a_camera_of_colmap_that_moves_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("side.png", "front/000002.jpg"))
     with pytest.raises(InputError, match="'front' moves from image to image"):
         read_calibration(file)
+
+
+def test_cameras_of_colmap_whose_images_share_a_folder(tmp_path: Path) -> None:
+    cameras, images = put(tmp_path, colmap)
+    text = images.read_text().replace("front/000001.jpg", "images/front.png")
+    images.write_text(text.replace("side.png", "images/side.png"))
+    assert_same_rig(read_calibration(cameras), TRUTH, 1e-7)
+
+
+def test_an_omnidirectional_lens_is_refused(tmp_path: Path) -> None:
+    first, _ = put(tmp_path, xrprimer)
+    first.write_text(first.read_text().replace('"k4"', '"xi": 1.2, "k4"'))
+    with pytest.raises(InputError, match="xi"):
+        read_calibration(first)
 
 
 def test_more_files_than_cameras_are_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -525,6 +525,35 @@ def test_cameras_a_hundred_metres_apart_are_taken_to_be_in_millimetres(tmp_path:
     assert np.allclose(found.rig.t, wrong_rig().t)
 
 
+@pytest.mark.parametrize("scale", [0.8, 3.3])
+def test_the_person_gives_a_unit_to_cameras_without_one(tmp_path: Path, scale: float) -> None:
+    """COLMAP's: also where its lengths would make a short person."""
+    rig = ring(4)
+    folder = write_recording(tmp_path, rig, [seen(rig, figure(np.arange(24) / 10), noise_px=0.5)])
+    state(folder, "fps: 10")
+    (folder / "calibration.toml").unlink()
+    (folder / "sparse").mkdir()
+    (folder / "sparse" / "cameras.txt").write_text(
+        "# Camera list with one line\n"
+        + "".join(
+            f"{v} PINHOLE {w} {h} {k[0, 0]} {k[1, 1]} {k[0, 2] + 0.5} {k[1, 2] + 0.5}\n"
+            for v, (k, (w, h)) in enumerate(zip(rig.K, rig.size, strict=True))
+        )
+    )
+    (folder / "sparse" / "images.txt").write_text("# Image list with two lines\n" + "".join(
+        f"{v} {' '.join(map(str, np.roll(Rotation.from_matrix(r).as_quat(), 1)))} "
+        f"{' '.join(map(str, scale * t))} {v} {name}.png\n\n"
+        for v, (r, t, name) in enumerate(zip(rig.R, rig.t, rig.names, strict=True))
+    ))  # fmt: skip
+    found = ready(folder)
+    assert "unit_guessed" in {f.code for f in found.findings}
+    assert np.ptp(found.rig.centres, axis=0) == pytest.approx(np.ptp(rig.centres, axis=0), rel=0.1)
+    state(folder, f"{{fps: 10, calibration: {{unit: {1 / scale}}}}}")
+    found = ready(folder)
+    assert "unit_guessed" not in {f.code for f in found.findings}
+    assert np.allclose(found.rig.t, rig.t)
+
+
 def test_two_cameras_in_one_place_are_told(tmp_path: Path) -> None:
     rig = ring(4)
     copied = replace(rig, R=rig.R[[0, 1, 2, 2]], t=rig.t[[0, 1, 2, 2]])

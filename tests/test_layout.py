@@ -390,6 +390,12 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
     (session / "S00_Calibration").mkdir()
     (session / "calibration.toml").rename(session / "S00_Calibration" / "Calib.toml")
     assert find_recording(session / "a").calibration == session / "S00_Calibration" / "Calib.toml"
+    (session / "person" / "walk").parent.mkdir()
+    (session / "a").rename(session / "person" / "walk")
+    two_up = find_recording(session / "person" / "walk")
+    assert two_up.calibration == session / "S00_Calibration" / "Calib.toml"
+    assert "calibration_above" in codes(two_up)
+    (session / "person" / "walk").rename(session / "a")
     (session / "S00_Calibration").rename(session / "walk_after_calibration")
     with pytest.raises(InputError, match="neither a calibration"):
         find_recording(session / "a")
@@ -398,6 +404,17 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
         find_recording(session / "b", inherit=session)
     (session / "b" / "recording.yaml").write_text("calibration: {path: calibration.toml}\n")
     assert find_recording(session / "b", inherit=session).calibration == own
+
+
+def test_a_calibration_where_none_is_looked_for_is_named(folder: Path) -> None:
+    add_videos(folder)
+    (folder / "output").mkdir()
+    (folder / "calibration.toml").rename(folder / "output" / "calibration.toml")
+    recording = find_recording(folder)
+    assert recording.calibration is None
+    assert said(recording, r"calibration: \{path: output/calibration\.toml\}")
+    state(folder, "calibration: {path: output/calibration.toml}")
+    assert find_recording(folder).calibration == folder / "output" / "calibration.toml"
 
 
 def test_video_files_are_a_recording_of_nothing_else(folder: Path) -> None:

@@ -106,12 +106,8 @@ def find_calibration(folder: Path, *, session: bool = False) -> tuple[Path | Non
     Raises:
         InputError: there are several that none is first among.
     """
-    found = [
-        files[0]
-        for place in calibration_places(folder, _SESSION_PLACE if session else _PLACE)
-        for calibration_format in FORMATS
-        for files in calibration_format.find(place)
-    ]
+    places = calibration_places(folder, _SESSION_PLACE if session else _PLACE)
+    found = [files[0] for place in places for files in calibrations_in(place)]
     if not found:
         return None, ()
     first = [p for p in found if p.name == "calibration.toml"]
@@ -123,6 +119,16 @@ def find_calibration(folder: Path, *, session: bool = False) -> tuple[Path | Non
             f"calibration: {{path: {found[0].relative_to(folder)}}}"
         )
     return chosen, tuple(p for p in found if p != chosen)
+
+
+def calibrations_in(place: Path) -> list[Files]:
+    """Calibrations of all formats that lie in a folder itself."""
+    return [files for calibration_format in FORMATS for files in calibration_format.find(place)]
+
+
+def has_unit(path: Path) -> bool:
+    """False for a calibration whose lengths are in no unit: COLMAP's."""
+    return _identify(path)[0] is not colmap
 
 
 def _same_cameras(found: Sequence[Path]) -> Path | None:

@@ -5,6 +5,7 @@ Lines, empty ones aside: width, height, K in three rows, [R t] in three rows or 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +15,21 @@ from pipeline.errors import InputError
 
 DESCRIPTION: Final = "BioCV (one .calib a camera)"
 
+_SIZE_LINES: Final = re.compile(rb"\d+\s*\n\d+\s*\n\s*[\d.]+[ \t]+[\d.]+[ \t]+[\d.]+\s*\n")
+"""Width, height and the first row of K."""
+
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
-    """All files called ``.calib``: one calibration."""
-    files = tuple(files_in(folder, ".calib"))
+    """All files called ``.calib``, or without a suffix and with such lines: one calibration."""
+    files = tuple(files_in(folder, ".calib")) or tuple(p for p in files_in(folder, "") if _is_one(p))
     return [files] if files else []
+
+
+def _is_one(path: Path) -> bool:
+    if path.suffix:
+        return False
+    with path.open("rb") as file:
+        return bool(_SIZE_LINES.match(file.read(64)))
 
 
 def read(files: tuple[Path, ...]) -> Rig:

@@ -1,12 +1,13 @@
 """COLMAP's text model: ``cameras.txt`` with ``images.txt``, x_cam = R x_world + t, in no unit.
 
-Pixel (0.5, 0.5) is the centre of COLMAP's first pixel. A camera is called after its folder among the images,
-or after its image.
+Pixel (0.5, 0.5) is the centre of COLMAP's first pixel. A camera is called after its folder among the images;
+where all are in one and have names, not numbers, after its image.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -65,14 +66,17 @@ def read(files: tuple[Path, ...]) -> Rig:
         raise InputError(f"{files[0]} is half of a calibration: {other} is missing beside it")
     lenses = {row[0]: row for _, row in _rows(files[0], every=1)}
     cameras: dict[str, Camera] = {}
-    for line, row in _rows(files[1], every=2):
+    rows = _rows(files[1], every=2)
+    folders = {_image(row).parent for _, row in rows}
+    for line, row in rows:
         where = f"{files[1]}, line {line}"
         if len(row) < 10:
             raise InputError(f"{where}: expected ID, QW QX QY QZ, TX TY TZ, CAMERA_ID and NAME")
         if row[8] not in lenses:
             raise InputError(f"{where}: no camera {row[8]} in {files[0].name}")
-        image = PurePosixPath(" ".join(row[9:]).replace("\\", "/"))
-        name = image.parent.name or image.stem
+        image = _image(row)
+        by_image = not image.parent.name or (len(folders) == 1 and not image.stem.isdecimal())
+        name = image.stem if by_image else image.parent.name
         w, x, y, z = numbers(row[1:5], 4, f"{where}, QW QX QY QZ")
         turn = rotation_of(np.array([x, y, z, w]), where)
         camera = _camera(name, lenses[row[8]], turn, numbers(row[5:8], 3, f"{where}, TX TY TZ"), files[0])
@@ -80,6 +84,10 @@ def read(files: tuple[Path, ...]) -> Rig:
         if np.abs(kept.R - turn).max() > _STILL:
             raise InputError(f"{where}: camera {name!r} moves from image to image: only fixed ones are read")
     return rig_of(files[1], list(cameras.values()))
+
+
+def _image(row: Sequence[str]) -> PurePosixPath:
+    return PurePosixPath(" ".join(row[9:]).replace("\\", "/"))
 
 
 def _rows(path: Path, every: int) -> list[tuple[int, list[str]]]:

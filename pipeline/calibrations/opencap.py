@@ -6,6 +6,7 @@ Read without running anything that a pickle may hold.
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +20,13 @@ from pipeline.pickles import unpickle_arrays
 DESCRIPTION: Final = "OpenCap (Cam*/cameraIntrinsicsExtrinsics.pickle)"
 
 _STEM: Final = "cameraintrinsicsextrinsics"
+_MAX_BYTES: Final = 100_000
+"""Size of a camera's pickle: some 2 kB."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
-    """The pickles in the folder, or in the cameras' folders in it or its ``Videos``: one calibration."""
+    """The pickles in the folder, or in the cameras' folders in it or its ``Videos``: one calibration. Under
+    other names, those with OpenCap's keys in a folder."""
     inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     places = [
         p for top in inside if top.name.lower() == "videos" for p in sorted(top.iterdir()) if p.is_dir()
@@ -37,13 +41,19 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
         )
         if found:
             return [found]
-    return []
+    renamed = tuple(p for p in files_in(folder, ".pickle", ".pkl") if p.stem.lower() != _STEM and _is_one(p))
+    return [renamed] if renamed else []
+
+
+def _is_one(path: Path) -> bool:
+    content = path.read_bytes() if path.stat().st_size < _MAX_BYTES else b""
+    return b"intrinsicMat" in content and b"rotation" in content
 
 
 def read(files: tuple[Path, ...]) -> Rig:
     """A camera of each file, called after its folder, or the file where several share a folder. Metres."""
     shared = len({path.parent for path in files}) < len(files)
-    ends = [path.stem[len(_STEM) :].strip("_- ") or path.stem for path in files]
+    ends = [re.sub(rf"(?i)^{_STEM}[_ -]*(?=.)", "", path.stem) for path in files]
     names = ends if shared else [path.parent.name for path in files]
     return rig_of(files[0], [_camera(path, name) for path, name in zip(files, names, strict=True)])
 

@@ -32,7 +32,7 @@ _R: Final = ("R", "rotation_matrix", "rotation", "rvec", "Rvec", "R_world_to_cam
 _T: Final = ("T", "t", "translation_vector", "translation", "tvec", "Tvec", "T_world_to_cam")
 _SIZE: Final = (("image_width", "image_height"), ("image_Width", "image_Height"), ("width", "height"))
 _FISHEYE: Final = ("equidistant", "fisheye", "kannala_brandt")
-_KEY_LINE: Final = re.compile(rf"^\s*({'|'.join(_K[:-1])})\s*:".encode(), re.MULTILINE)
+_KEY_LINE: Final = re.compile(rb"^\s*(\w+)\s*:", re.MULTILINE)
 _MATRIX_TAG: Final = "tag:yaml.org,2002:opencv-matrix"
 
 
@@ -44,9 +44,10 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
 def _is_one(path: Path) -> bool:
     try:
-        return _KEY_LINE.search(path.read_bytes()) is not None
+        keys = {key.decode() for key in _KEY_LINE.findall(path.read_bytes())}
     except OSError:
         return False
+    return not keys.isdisjoint(_K[:-1]) or ("K" in keys and not keys.isdisjoint(_DIST))
 
 
 def read(files: tuple[Path, ...]) -> Rig:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,7 +34,8 @@ from pipeline.files import write_text_atomically
 DESCRIPTION: Final = "TOML of Pose2Sim, anipose, FreeMoCap or caliscope (calibration.toml, Calib*.toml)"
 
 _NOT_CAMERAS = frozenset({"metadata", "capture_volume", "charuco", "checkerboard"})
-_CAMERA_KEYS: Final = ("matrix", "distortions", "rotation", "translation")
+_LENS_KEYS: Final = ("matrix", "distortions")
+_CAMERA_KEYS: Final = (*_LENS_KEYS, "rotation", "translation")
 _QUALISYS: Final = re.compile(r"qualisys|qca")
 """Names that Pose2Sim gives to files made from Qualisys'."""
 _MAX_DIVIDED: Final = 0.5 / SUBPIXELS
@@ -43,19 +45,21 @@ _CAMERA_KEY_LINE = re.compile(rf"^\s*({'|'.join(_CAMERA_KEYS)})\s*=".encode(), r
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
-    """TOML files called a calibration, or with two keys of a camera in them, by name."""
+    """TOML files called a calibration, or with two keys of a camera in them, one of its lens, by name."""
     return [(p,) for p in files_in(folder, ".toml") if _NAME.fullmatch(p.name) or _has_camera_keys(p)]
 
 
 def _has_camera_keys(path: Path) -> bool:
     try:
-        return len(set(_CAMERA_KEY_LINE.findall(path.read_bytes()))) > 1
+        keys = {key.decode() for key in _CAMERA_KEY_LINE.findall(path.read_bytes())}
     except OSError:
         return False
+    return len(keys) > 1 and not keys.isdisjoint(_LENS_KEYS)
 
 
 def read(files: tuple[Path, ...]) -> Rig:
-    """Cameras of one file; lengths in its unit, which it does not name."""
+    """Cameras of one file but those of caliscope that it has not placed; lengths in its unit, which it does
+    not name."""
     rig = _as_written(files[0])
     return replace(rig, dist=rig.dist * SUBPIXELS) if _divided(files[0], rig) else rig
 
@@ -76,39 +80,48 @@ def _as_written(path: Path) -> Rig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     nested = document.get("cameras")  # as caliscope has it, by number
+    tables = document
+    unplaced: tuple[str | None, ...] = ("null",)  # caliscope's former word for what is missing
     if isinstance(nested, dict) and nested.keys().isdisjoint(_CAMERA_KEYS):
         tables = {f"cam_{number}": table for number, table in nested.items()}
-    else:
-        tables = document
-    cameras = []
-    for key, table in tables.items():
-        if key in _NOT_CAMERAS or not isinstance(table, dict) or table.keys().isdisjoint(_CAMERA_KEYS):
-            continue
-        if table.get("ignore") is True:
-            continue
-        where = f"{path}, camera {key!r}"
-        name = table.get("name", key)
-        if not isinstance(name, str) or not name:
-            raise InputError(f"{where}, name: expected a text, got {short(name)}")
-        fisheye = table.get("fisheye", False)
-        if not isinstance(fisheye, bool):
-            raise InputError(f"{where}, fisheye: expected true or false, got {short(fisheye)}")
-        for needed in _CAMERA_KEYS:
-            if needed not in table:
-                placed = "" if needed in ("matrix", "distortions") else ": are its extrinsics calibrated?"
-                raise InputError(f"{where}: key {needed!r} is missing{placed}")
-        cameras.append(
-            Camera(
-                name,
-                numbers(table["matrix"], 9, f"{where}, matrix").reshape(3, 3),
-                distortion(table["distortions"], f"{where}, distortions", fisheye),
-                rotation(table["rotation"], f"{where}, rotation"),
-                numbers(table["translation"], 3, f"{where}, translation"),
-                picture_size(table["size"], f"{where}, size") if "size" in table else (0, 0),
-                fisheye,
-            )
-        )
-    return rig_of(path, cameras)
+        unplaced = ("null", None)
+    cameras = {
+        key: table
+        for key, table in tables.items()
+        # A table without a lens is that of a pair, as older caliscope has it.
+        if isinstance(table, dict) and key not in _NOT_CAMERAS and not table.keys().isdisjoint(_LENS_KEYS)
+        if table.get("ignore") is not True
+    }
+    placed = {
+        key: table
+        for key, table in cameras.items()
+        if table.get("rotation") not in unplaced and table.get("translation") not in unplaced
+    }
+    return rig_of(path, [_camera(path, key, table) for key, table in (placed or cameras).items()])
+
+
+def _camera(path: Path, key: str, table: Mapping[str, Any]) -> Camera:
+    where = f"{path}, camera {key!r}"
+    name = table.get("name", key)
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where}, name: expected a text, got {short(name)}")
+    fisheye = table.get("fisheye", False)
+    if not isinstance(fisheye, bool):
+        raise InputError(f"{where}, fisheye: expected true or false, got {short(fisheye)}")
+    for needed in _CAMERA_KEYS:
+        if table.get(needed, "null") == "null":
+            placed = "" if needed in _LENS_KEYS else ": are its extrinsics calibrated?"
+            raise InputError(f"{where}: key {needed!r} is missing{placed}")
+    size = table.get("size", table.get("image_size"))
+    return Camera(
+        name,
+        numbers(table["matrix"], 9, f"{where}, matrix").reshape(3, 3),
+        distortion(table["distortions"], f"{where}, distortions", fisheye),
+        rotation(table["rotation"], f"{where}, rotation"),
+        numbers(table["translation"], 3, f"{where}, translation"),
+        (0, 0) if size is None else picture_size(size, f"{where}, size"),
+        fisheye,
+    )
 
 
 def write_calibration(rig: Rig, path: Path, estimate: Provenance | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -31,13 +32,17 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def read(files: tuple[Path, ...]) -> Rig:
-    """Video cameras of one file, or all where none is called so; metres."""
+    """Calibrated video cameras of one file, or all where none is called so; metres."""
     (path,) = files
     every = read_xml(path).findall("cameras/camera")
-    video = [c for c in every if "video" in c.get("model", "").lower()]
-    return rig_of(
-        path, [_camera(Tag(c, path, c.get("serial", str(i)))) for i, c in enumerate(video or every)]
-    )
+    cameras = [c for c in every if _is_video(c)] or every
+    cameras = [c for c in cameras if c.get("calibrated") != "false"] or cameras
+    return rig_of(path, [_camera(Tag(c, path, c.get("serial", str(i)))) for i, c in enumerate(cameras)])
+
+
+def _is_video(camera: Element) -> bool:
+    model = camera.get("model", "").lower()
+    return "video" in model or "hybrid" in model  # a hybrid one records markers and videos
 
 
 def _camera(tag: Tag) -> Camera:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from pipeline.errors import InputError
 
 DESCRIPTION: Final = "Vicon (.xcp)"
 
+_KEY_FRAME: Final = "KeyFrames/KeyFrame"
+"""Place of a camera's calibration: the first, as a camera that stands still has the same in all."""
+
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
     """Files called ``.xcp``."""
@@ -27,17 +31,22 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def read(files: tuple[Path, ...]) -> Rig:
-    """Video cameras of one file, or all where none is called so; metres."""
+    """Calibrated video cameras of one file, or all where none is called so; metres."""
     (path,) = files
     every = read_xml(path).findall("Camera")
-    video = [c for c in every if "video" in c.get("TYPE", "").lower() or c.get("ISDV") == "2"]
-    return rig_of(
-        path, [_camera(Tag(c, path, c.get("DEVICEID", str(i)))) for i, c in enumerate(video or every)]
+    cameras = [c for c in every if _is_video(c)] or every
+    cameras = [c for c in cameras if c.find(_KEY_FRAME) is not None] or cameras
+    return rig_of(path, [_camera(Tag(c, path, c.get("DEVICEID", str(i)))) for i, c in enumerate(cameras)])
+
+
+def _is_video(camera: Element) -> bool:
+    return (
+        "video" in camera.get("TYPE", "").lower() or camera.get("ISDV") == "2" or camera.get("SYSTEM") == "DV"
     )
 
 
 def _camera(tag: Tag) -> Camera:
-    frame = tag.child("KeyFrames/KeyFrame")
+    frame = tag.child(_KEY_FRAME)
     w, h = picture_size(tag.numbers("SENSOR_SIZE", 2), tag.where)
     f = frame.numbers("FOCAL_LENGTH", 1)[0]
     aspect = tag.numbers("PIXEL_ASPECT_RATIO", 1)[0] if tag.element.get("PIXEL_ASPECT_RATIO") else 1.0

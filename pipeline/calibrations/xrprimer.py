@@ -70,6 +70,8 @@ def _camera(path: Path) -> Camera:
 
     if (convention := table.get("convention", "opencv")) != "opencv":
         raise InputError(f"{path}: convention {short(convention)} is not supported; convert it to opencv")
+    if table.get("xi"):
+        raise InputError(f"{path}: an omnidirectional lens (xi) is not supported; calibrate it as a fisheye")
     name = table.get("name") or path.stem
     intrinsic = numbers(value("intrinsic"), (9, 16), f"{path}, intrinsic")
     side = 3 if intrinsic.size == 9 else 4
