@@ -323,7 +323,7 @@ def test_settings_that_changed_are_named(tmp_path):
     list(train(keypoint_config(steps=2), tmp_path))
     keypoints = KeypointNetConfig(width=8, iterations=1, check_samples=4)
     changed = keypoint_config(steps=3, keep=5, seed=1, keypoints=keypoints)
-    listed = r"other settings: seed \(0, now 1\), keypoints.width \(16, now 8\)\. .* Only steps, --minutes, "
+    listed = r"other settings: seed: 0 → 1, keypoints.width: 16 → 8\. .* Only steps, --minutes, "
     with pytest.raises(InputError, match=listed):
         list(train(changed, tmp_path, resume=True))
     (tmp_path / "checkpoints" / "000000002.pt").write_bytes(b"cut short")
@@ -355,12 +355,12 @@ def test_what_becomes_of_the_learning_rate_is_said(tmp_path, caplog):
     longer = keypoint_config(steps=16, learning_rate=2e-3)
     list(train(longer, tmp_path, resume=True))
     (said,) = caplog.messages
-    listed = "at step 8 with steps (8, now 16), learning_rate (0.001, now 0.002)."
+    listed = "at step 8 with steps: 8 → 16, learning_rate: 0.001 → 0.002."
     assert f"{listed} The learning rate, there 0 so far, is 0.001 now and falls to 0 at the end." in said
     assert rows(tmp_path)[-1]["learning_rate"] < 0.0001
     assert rates == [row["learning_rate"] for row in rows(tmp_path)][: len(rates)]
     assert list(train(longer, tmp_path, minutes=1e-5, resume=True)) == []
-    assert re.search(r"--minutes \(None, now 1e-05\)\. \d+\.\d minutes have passed\.", caplog.messages[1])
+    assert re.search(r"--minutes: None → 1e-05\. \d+\.\d minutes have passed\.", caplog.messages[1])
 
 
 def test_gradients_of_any_length_are_taken_with_the_momenta_of_the_settings(tmp_path):

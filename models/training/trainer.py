@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from models.replay import Replayed
 from models.training.images import ImagesConfig, ImageTask
 from models.training.keypoints import KeypointNetConfig, KeypointTask
-from pipeline.config import Config
+from pipeline.config import Config, differences
 from pipeline.errors import InputError
 from pipeline.files import locked, write_bytes_atomically
 
@@ -261,11 +261,12 @@ class _Run:
             config = TrainConfig.model_validate_json(state["config"])  # with defaults for new settings
         except Exception as error:  # a damaged file can fail in any way
             raise InputError(f"{path}: no checkpoint of a training, or damaged ({error}).") from error
-        before, now = (_flatten(c.model_dump(mode="json")) for c in (config, self.cfg))
-        before["--minutes"], now["--minutes"] = state.get("minutes", self.minutes), self.minutes
-        changed = [k for k in before | now if before.get(k) != now.get(k) and k not in _FREE_SETTINGS]
-        refused = [k for k in changed if k not in _SCHEDULE_SETTINGS]
-        listed = ", ".join(f"{k} ({before.get(k)}, now {now.get(k)})" for k in refused or changed)
+        schedules = (config, state.get("minutes", self.minutes)), (self.cfg, self.minutes)
+        before, now = (c.model_dump(mode="json") | {"--minutes": m} for c, m in schedules)
+        by_name = {change.partition(":")[0]: change for change in differences(before, now)}
+        changed = {name: change for name, change in by_name.items() if name not in _FREE_SETTINGS}
+        refused = [change for name, change in changed.items() if name not in _SCHEDULE_SETTINGS]
+        listed = ", ".join(refused or changed.values())
         if refused:
             raise InputError(
                 f"{self.out}: was trained with other settings: {listed}. Give the same, or another folder. "
@@ -276,10 +277,7 @@ class _Run:
         self.step, self.seconds, self.smooth = state["step"], state["seconds"], state["smooth"]
         self.best, self.best_step = state["best"], state["best_step"]
         if (changed or self.minutes is not None) and self.fabric.is_global_zero:
-            old_rate, rate = (
-                learning_rate(c, self.step, self._completed_share(c, m))
-                for c, m in ((config, before["--minutes"]), (self.cfg, self.minutes))
-            )
+            old_rate, rate = (learning_rate(c, self.step, self._completed_share(c, m)) for c, m in schedules)
             passed = f" {self.seconds / 60:.1f} minutes have passed." if self.minutes is not None else ""
             trend = "falls to 0 at the end" if self.cfg.decay == "cosine" else "stays there"
             _log.warning(
@@ -524,11 +522,3 @@ def _row_step(line: str, file: Path, number: int) -> float:
             f"{file}: line {number} is damaged. Remove that line, or the file, then go on with --resume: "
             "only curves are made of it."
         ) from None
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
