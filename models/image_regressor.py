@@ -299,8 +299,9 @@ def _read_checkpoint(path: Path) -> tuple[ImageConfig, dict[str, Tensor]]:
         raise InputError(
             f"{path}: holds no PyTorch weights, or is damaged, or has code in it, which is not run. {_REMEDY}"
         ) from error
-    state = raw.get("model", raw) if isinstance(raw, Mapping) else {}
-    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
+    state = raw.get("model", raw) if isinstance(raw, Mapping) else None
+    named = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(k): v for k, v in named if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(
             f"{path}: holds no weights, neither a state dict alone nor one under the key 'model'. {_REMEDY}"

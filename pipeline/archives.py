@@ -46,15 +46,17 @@ def read_npy(content: bytes) -> NDArray[Any]:
         raise ValueError(_reason(error)) from error
 
 
+def check_unpacked(unpacked: int, size: int) -> None:
+    """Raise ``ValueError`` where a file of ``size`` bytes unpacks to more than arrays do."""
+    if unpacked > max(MAX_UNPACKED_BYTES, MAX_COMPRESSION * size):
+        raise ValueError(f"unpacks to {unpacked / 1e6:.0f} MB, {unpacked / max(1, size):.0f} times its size")
+
+
 def _members(source: IO[bytes], names: Collection[str] | None) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(source) as archive:
         size = source.seek(0, io.SEEK_END)
         members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-        unpacked = sum(m.file_size for m in members)
-        if unpacked > max(MAX_UNPACKED_BYTES, MAX_COMPRESSION * size):
-            raise ValueError(
-                f"unpacks to {unpacked / 1e6:.0f} MB, {unpacked / max(1, size):.0f} times its size"
-            )
+        check_unpacked(sum(m.file_size for m in members), size)
         arrays = {}
         for member in members:
             name = member.filename.removesuffix(".npy")

@@ -27,10 +27,11 @@ from typing import Any, ClassVar, Final, cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from zarr.codecs import ZstdCodec
 
 from pipeline.array_types import Floats
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortened
 from pipeline.files import writing
 from pipeline.formats.keypoints.files import MAX_PEOPLE, KeypointFiles
 from pipeline.results import STORE
@@ -109,12 +110,20 @@ class Detections:
                     f"{path}: detections of version {attrs['version']}, of which this software reads "
                     f"{DETECTIONS_VERSION}. Remove it to detect again."
                 )
-            self.detector = Detector(**attrs["detector"])
+            self.detector = TypeAdapter(Detector).validate_python(attrs["detector"])
             self.videos: tuple[dict[str, Any], ...] = tuple(attrs["videos"])
-        except (KeyError, ValueError, TypeError, OSError) as e:
+            for v, (name, count) in enumerate(zip(self.names, self.frames, strict=True)):
+                expected = (count, MAX_PEOPLE, self.detector.points, 3)
+                if (shape := self._array(v, "people").shape) != expected:
+                    raise ValueError(f"people of {name} have shape {shape}, expected {expected}")
+            self.chunks = [
+                range(*self._read(v, "chunks", slice(2)).tolist()) for v in range(len(self.videos))
+            ]
+            """Chunks that are written, video by video."""
+        except InputError:
+            raise
+        except Exception as e:  # damaged metadata makes zarr raise anything
             raise _damaged(path, f"{type(e).__name__}: {e}") from e
-        self.chunks = [range(*self._read(v, "chunks", slice(None)).tolist()) for v in range(len(self.videos))]
-        """Chunks that are written, video by video."""
         for v, chunks in enumerate(self.chunks):
             names = [f"people/c.{chunk}.0.0.0" for chunk in chunks]
             names += [f"state/c.{chunks[-1] % 2}.0"] if chunks else []
@@ -229,7 +238,7 @@ class Detections:
         """Part of an array. Raises ``InputError`` where its files are damaged."""
         try:
             return np.asarray(self._array(video, name)[part])
-        except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:
+        except Exception as e:  # as codecs may
             raise _damaged(self.path, f"{name} of {self.names[video]}: {e}") from e
 
     def _array(self, video: int, name: str) -> zarr.Array[Any]:
@@ -279,4 +288,4 @@ def _files(video: VideoInfo) -> list[Path]:
 
 
 def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"{path}: damaged detections ({how}). Remove it, then run again.")
+    return InputError(f"{path}: damaged detections ({shortened(how, 500)}). Remove it, then run again.")

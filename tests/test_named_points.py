@@ -147,3 +147,10 @@ def test_what_a_pickle_in_a_table_would_run_is_not_run(tmp_path: Path) -> None:
         file["df_with_missing/table"].attrs["values_block_0_kind"] = np.bytes_(pickle.dumps(Evil(), 0))
     with pytest.raises(InputError, match=r"cannot be read .*print"):
         index_keypoints(tmp_path / f"{RIG.names[0]}.h5")
+
+
+def test_a_table_that_claims_gigabytes_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "cam01.h5", "w") as file:
+        file.create_dataset("tracks", (1, 2, 3, 10**9), "f4", chunks=(1, 2, 3, 1000))
+    with pytest.raises(InputError, match="unpacks to 24000 MB"):
+        index_keypoints(tmp_path / "cam01.h5")

@@ -169,7 +169,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
             valid = np.asarray(mat["valid_frame"]).ravel() > 0
             metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
-            activity = np.asarray(mat["activity_annotation"] if "activity_annotation" in mat else valid * 0)
+            activity = np.asarray(mat.get("activity_annotation", []), np.int64).ravel()
     except (OSError, KeyError, ValueError, TypeError) as e:
         raise damaged(file, e) from e
     if not len(xy) == len(xyz) == len(valid) == len(metric):
@@ -195,7 +195,7 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         if not all_inside(xy[i], size):
             continue
         joints = to_extra_24(xy[i])
-        number = int(activity.ravel()[i]) if activity.size == len(xy) else 0
+        number = int(activity[i]) if len(activity) == len(xy) else 0
         yield PersonRow(
             id=f"{NAME}/{sequence}/test/video_0/{i + 1:06d}",
             instant=f"{part.name}/{i}",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from models.crops import room_around
 from pipeline.array_types import Array, Pixels
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortened
 
 BLOCK: Final = 64
 """Pictures in a file."""
@@ -86,10 +86,14 @@ class CropStore:
                 np.asarray(self._root["label"][:]),  # type: ignore[index]
                 tuple(attrs["labels"]),
             )
-        except (KeyError, ValueError, TypeError, OSError) as e:
-            raise InputError(
-                f"{path}: no store of crops, or damaged ({type(e).__name__}: {e}). `crops` makes one."
-            ) from e
+            side = self.plan.size + 2 * room_around(self.plan.size)
+            shapes = (self._pictures.shape, self.plan.label.shape, self._done.shape)
+            rows = len(self.plan.box)
+            if shapes != ((rows, side, side, 3), (rows, len(self.plan.labels)), (self.plan.blocks,)):
+                raise ValueError(f"pictures, labels and blocks of {rows} crops have shapes {shapes}")
+        except Exception as e:  # damaged metadata makes zarr raise anything
+            reason = shortened(f"{type(e).__name__}: {e}", 500)
+            raise InputError(f"{path}: no store of crops, or damaged ({reason}). `crops` makes one.") from e
 
     @classmethod
     def open_finished(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
@@ -190,7 +194,7 @@ class CropStore:
         """Read a picture (P, P, 3) RGB. Raises ``InputError`` when its file is damaged."""
         try:
             return np.asarray(self._pictures[row])
-        except (ValueError, RuntimeError, OSError) as e:
+        except Exception as e:  # as codecs may
             raise InputError(
                 f"{self.path}: picture {row} is damaged ({type(e).__name__}: {e}). Remove the store and make "
                 "it again."

@@ -32,7 +32,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from models.training.loop import Bodies
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortened
 from pipeline.skeleton import SMPL_24
 
 _SIZES: Final = {
@@ -71,10 +71,10 @@ class FitStore:
             if not (path / "zarr.json").exists():
                 zarr.open_group(path, mode="a", zarr_format=3)
             self.reload(version)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged metadata makes zarr raise anything
             raise InputError(
-                f"{path}: cannot be read as the fits of a training ({error}). Move it away, or choose "
-                "another --out."
+                f"{path}: cannot be read as the fits of a training ({shortened(str(error), 500)}). Move it "
+                "away, or choose another --out."
             ) from error
 
     def __len__(self) -> int:

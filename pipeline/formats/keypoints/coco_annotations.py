@@ -83,7 +83,9 @@ def read(path: Path) -> ListedPeople:
         number = frame_of_name(name) if isinstance(name, str) else None
         if number is None:
             raise InputError(f"{file}: an image whose file_name has no frame number: {repr(image)[:80]}")
-        frames[image.get("id")] = number, name
+        if not isinstance(image.get("id"), int | str):
+            raise InputError(f"{file}: an image without an id that is a number: {repr(image)[:80]}")
+        frames[image["id"]] = number, name
 
     def frame_of(entry: Any, place: int | str, where: str) -> tuple[int, object] | None:
         image = entry.get("image_id") if isinstance(entry, dict) else None

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.archives import check_unpacked
 from pipeline.array_types import Floats
 from pipeline.errors import InputError
 from pipeline.files import reading
@@ -131,20 +132,22 @@ def read(path: Path) -> NamedPeople:
     try:
         with reading(path):
             numbers, names, people = _from_hdf5(path) if path.suffix.lower() == ".h5" else _from_csv(path)
+        if not len(numbers) or not names:
+            raise InputError(f"{path}: holds no frame")
+        first, last = int(numbers.min()), int(numbers.max())
+        if first < 0 or last > _MAX_SPAN * len(numbers):
+            raise InputError(f"{path}: {len(numbers)} rows are numbered {first} to {last}: are these frames?")
+        counts = np.bincount(numbers, minlength=last + 1)
+        shape = (last + 1, int(counts.max()) * people.shape[1], len(names), 3)
+        check_unpacked(4 * math.prod(shape), path.stat().st_size)
+        every = np.full(shape, np.nan, np.float32)
+        rank = np.zeros(last + 1, np.int64)
+        for number, row in zip(numbers.tolist(), people, strict=True):
+            at = rank[number] * len(row)
+            every[number, at : at + len(row)] = row
+            rank[number] += 1
     except (ValueError, LookupError, TypeError, RuntimeError, csv.Error, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: cannot be read as {DESCRIPTION}: {error}") from None
-    if not len(numbers) or not names:
-        raise InputError(f"{path}: holds no frame")
-    first, last = int(numbers.min()), int(numbers.max())
-    if first < 0 or last > _MAX_SPAN * len(numbers):
-        raise InputError(f"{path}: {len(numbers)} rows are numbered {first} to {last}: are these frames?")
-    counts = np.bincount(numbers, minlength=last + 1)
-    every = np.full((last + 1, int(counts.max()) * people.shape[1], len(names), 3), np.nan, np.float32)
-    rank = np.zeros(last + 1, np.int64)
-    for number, row in zip(numbers.tolist(), people, strict=True):
-        at = rank[number] * len(row)
-        every[number, at : at + len(row)] = row
-        rank[number] += 1
     return NamedPeople(folder, np.flatnonzero(counts), 0, path, every, names)
 
 
@@ -185,6 +188,9 @@ def _from_hdf5(path: Path) -> _Table:
             f"{path}: reading HDF5 needs h5py, pip install 'multispin[datasets]'; or save it as CSV"
         ) from None
     with h5py.File(path) as file:
+        sizes = list[int]()
+        file.visititems(lambda _, node: sizes.append(getattr(node, "nbytes", 0)))
+        check_unpacked(sum(sizes), path.stat().st_size)
         if "tracks" in file:
             tracks, scores = np.array(file["tracks"], np.float32), np.array(file["point_scores"], np.float32)
             names = tuple(name.decode() for name in file["node_names"][:])
