@@ -80,6 +80,11 @@ class Contents:
     angles: Mapping[str, str] = field(default_factory=dict)
     """Name and definition of each stored joint angle, in order."""
 
+    @property
+    def windows(self) -> int:
+        """Number of windows, without reading which are done."""
+        return -(-len(self.time_s) // self.window)
+
     @cached_property
     def person_arrays(self) -> Mapping[str, ArrayKind]:
         """Arrays of a person that are written window by window."""
@@ -174,11 +179,10 @@ class Store:
         root.create_group("cameras")
         for name, data in arrays.items():
             root.create_array(name, data=data, **RECORDING[name].metadata())
-        windows = -(-len(contents.time_s) // contents.window)
         for name in ("done", "files"):
             kind = RECORDING[name]
             root.create_array(
-                name, shape=(windows,), chunks=(1,), dtype=kind.dtype, fill_value=kind.missing,
+                name, shape=(contents.windows,), chunks=(1,), dtype=kind.dtype, fill_value=kind.missing,
                 **kind.metadata(),
             )  # fmt: skip
         for name in ("people", "state"):
@@ -199,21 +203,18 @@ class Store:
         if not path.exists():
             return cls.create(path, contents)
         store = cls(path, write=True)
-        old_attrs, new_attrs = store.contents.attributes(), contents.attributes()
+        old, new = store.contents, contents
+        old_attrs, new_attrs = old.attributes(), new.attributes()
         for attrs in (old_attrs, new_attrs):
             attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
             del attrs["up"]  # for drawings and angles only
+        compared = [
+            ("the frames' times", old.time_s, new.time_s),
+            ("which video frames are used", old.frame_index, new.frame_index),
+            *((f"the cameras' {n}", getattr(old.rig, n), getattr(new.rig, n)) for n in _CAMERA_ARRAYS),
+        ]
         changes = [*differences(old_attrs, new_attrs)]
-        for name, old, new in (
-            ("the frames' times", store.contents.time_s, contents.time_s),
-            ("which video frames are used", store.contents.frame_index, contents.frame_index),
-            *(
-                (f"the cameras' {n}", getattr(store.contents.rig, n), getattr(contents.rig, n))
-                for n in _CAMERA_ARRAYS
-            ),
-        ):
-            if not np.array_equal(old, new):
-                changes.append(f"{name} differ")
+        changes += [f"{name} differ" for name, was, now in compared if not np.array_equal(was, now)]
         if changes:
             listed = "\n  ".join(changes[:8])
             raise InputError(
@@ -227,7 +228,7 @@ class Store:
 
     def _unmark_damaged(self) -> None:
         """Mark windows as not done that miss a file, as after a power cut, or whose state is damaged."""
-        done, files = self.done, np.zeros(len(self.done), dtype=np.int64)
+        done, files = self.done, np.zeros(self.contents.windows, dtype=np.int64)
         for person in self.ids:
             present = self._present(f"people/{person}/joints")
             if present.any() and not self._file(f"people/{person}/betas", 0).is_file():
@@ -250,7 +251,7 @@ class Store:
 
     def _present(self, name: str) -> NDArray[np.bool_]:
         """(windows,) true where an array has a file for the window."""
-        files = [self._file(name, k) for k in range(len(self.done))]
+        files = [self._file(name, k) for k in range(self.contents.windows)]
         return np.array([f.is_file() and f.stat().st_size > 0 for f in files])
 
     def _file(self, name: str, window: int) -> Path:
@@ -505,17 +506,15 @@ class Store:
             building = path.with_name(path.name + ".new")
             shutil.rmtree(building, ignore_errors=True)
             group = zarr.create_group(building)
-            for name, kind in c.person_arrays.items():
+            frames, betas = len(c.time_s), [c.num_betas]
+            kinds = c.person_arrays.items()
+            arrays = {name: (kind, c.shape(name, frames), c.shape(name, c.window)) for name, kind in kinds}
+            for name, (kind, shape, chunks) in (arrays | {"betas": (BETAS, betas, betas)}).items():
                 where, _, last = name.rpartition("/")
                 (group.require_group(where) if where else group).create_array(
-                    last, shape=c.shape(name, len(c.time_s)), chunks=tuple(c.shape(name, c.window)),
-                    chunk_key_encoding=_CHUNK_KEYS, dtype=kind.dtype, fill_value=kind.missing,
-                    **kind.metadata(),
+                    last, shape=shape, chunks=tuple(chunks), chunk_key_encoding=_CHUNK_KEYS,
+                    dtype=kind.dtype, fill_value=kind.missing, **kind.metadata(),
                 )  # fmt: skip
-            group.create_array(
-                "betas", shape=(c.num_betas,), chunk_key_encoding=_CHUNK_KEYS, dtype=BETAS.dtype,
-                fill_value=BETAS.missing, **BETAS.metadata(),
-            )  # fmt: skip
             building.rename(path)
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
@@ -523,7 +522,7 @@ class Store:
         if name not in self._arrays and name not in self._root:
             self._root.require_group(where).create_array(
                 last,
-                shape=(len(self.done), *values.shape),
+                shape=(self.contents.windows, *values.shape),
                 chunks=(1, *values.shape),
                 chunk_key_encoding=_CHUNK_KEYS,
                 dtype=values.dtype,

@@ -205,7 +205,7 @@ def summarise(store: Store) -> Summary:
         frames=frames,
         fps=float(c.rate),
         seconds=float(frames / c.rate),
-        complete=store.first_missing == len(store.done),
+        complete=store.first_missing == c.windows,
         reprojection_median_px=everywhere.median(),
         reprojection_mean_px=everywhere.mean(),
         reprojection_median_mm=everywhere_mm.median(),

@@ -332,7 +332,7 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     missing = missing_data(recording, seen_keypoints)
     few = [f"only {fitted} of {len(recording)} frames were fitted"] if 2 * fitted < len(recording) else []
     doubts = left_out(names, missing, seen_keypoints) if len(names) > 1 else []
-    state, people = job.results.state(len(job.results.done)), job.cfg.associate
+    state, people = job.results.state(job.results.contents.windows), job.cfg.associate
     rate = float(recording.timeline.rate)
     doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
     counts = zip(summary.cameras, sides_exchanged(state), strict=True)
@@ -397,7 +397,7 @@ def place_cameras(recording: Recording, out: Path, body: Body, cfg: RunConfig) -
 def _count_fitted(results: Store) -> int:
     """Number of frames with an accepted fit."""
     total = 0
-    for k in range(len(results.done)):
+    for k in range(results.contents.windows):
         total += int(results.people(results.present(k, k), "valid", *results.span(k)).any(1).sum())
     return total
 

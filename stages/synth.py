@@ -264,7 +264,7 @@ def _write_windows(
             for name in rig.names:
                 path = out / "videos" / f"{name}.mp4"
                 writers.append(stack.enter_context(VideoWriter(path, cfg.rate, threads=1)))
-        for k in range(len(truth.done)):
+        for k in range(truth.contents.windows):
             a, b = truth.span(k)
             batch, points = _true_window(people, body, rig, cfg.rate, a, time_s[a:b])
             _write_keypoints(out / "keypoints", rig.names, a, detector.find(points, a).points, cfg.format)

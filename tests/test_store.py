@@ -422,6 +422,13 @@ def test_people_come_and_go(tmp_path):
     assert Store.resume(store.path, contents()).done.tolist() == [True, False, True]
 
 
+def test_a_person_who_comes_late_costs_no_more_in_a_long_recording(tmp_path, monkeypatch):
+    store = Store.create(tmp_path / "results.zarr", contents())
+    monkeypatch.setattr(Store, "done", property(lambda _: pytest.fail("reads a file for every window")))
+    store.write(batch(0))
+    store.write(other_people(batch(1), [4]))
+
+
 def test_damage_is_named(written):
     chunk = written.path / "people/0/transl/c.0.0"
     chunk.write_bytes(chunk.read_bytes()[:5])

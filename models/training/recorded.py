@@ -43,7 +43,7 @@ def plan_of_results(results: Store, size: int, fps: float, people: Sequence[int]
     c = results.contents
     step = max(1, round(float(c.rate) / fps))
     boxes, labels = [], []
-    for k in range(len(results.done)):
+    for k in range(results.contents.windows):
         fits = results.read(k)
         if people is not None:
             fits = fits.people(torch.tensor(people))
