@@ -25,13 +25,13 @@ from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.footage import find_videos
-from pipeline.formats.keypoints import find_camera_files
+from pipeline.formats.keypoints import find_camera_files, index_keypoints
 from pipeline.results import DETECTIONS, STORE
 from pipeline.settings import SETTINGS, Stated, read_stated, stated_path
 
 _KEYPOINT_FOLDERS: Final = (
     "keypoints", "pose", "openpose", "annots", ".", "pose-sync", "pose-associated", "predictions",
-    "alphapose", "pose-2d-filtered", "pose-2d",
+    "alphapose", "pose-2d-filtered", "pose-2d", "annotations",
 )  # fmt: skip
 _SESSION_LEVELS: Final = 2
 """Folders above a trial that may hold its session's calibration: Pose2Sim has a participant's between,
@@ -192,7 +192,7 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
         cameras = _cameras_in(place)
         if not cameras or [*cameras] == [place.name]:  # nothing, or the files of one camera alone
             raise InputError(
-                f"{folder / 'recording.yaml'}: keypoints.path: {place} holds no folder with JSON files"
+                f"{folder / 'recording.yaml'}: keypoints.path: {place} holds no keypoints of a camera"
             )
         return cameras, f"{stated.keypoints.path.rstrip('/')}/ (stated)"
     places = []
@@ -226,7 +226,8 @@ def _cameras_in(place: Path, names: str = "*") -> dict[str, Path]:
         name = normalize("NFC", _TOOL_MARK.sub("", name))
         if name in found:
             raise InputError(
-                f"{place}: two keypoint folders of camera {name}: {found[name].name}, {path.name}"
+                f"{place}: two sets of keypoints of camera {name}: {found[name].name}, {path.name}; move one "
+                "away"
             )
         found[name] = path
     return found
@@ -236,7 +237,8 @@ _MAYBE_KEYPOINTS: Final = MappingProxyType(
     {
         ".json": "OpenPose's, a folder a camera",
         ".pkl": "MMPose's JSON, or an npz of frames × people × points × 3",
-        **dict.fromkeys((".csv", ".h5", ".mat", ".txt", ".xml"), "an npz of frames × people × points × 3"),
+        **dict.fromkeys((".csv", ".h5"), "tables of DeepLabCut or SLEAP"),
+        **dict.fromkeys((".mat", ".txt", ".xml"), "an npz of frames × people × points × 3"),
     }
 )
 """Suffixes that keypoints have, and the nearest thing that is read."""
@@ -265,6 +267,35 @@ def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
                 )
                 findings.append(Finding("keypoints_unread", sentence, None, len(unread)))
     return findings
+
+
+def misplaced_keypoints(folder: Path) -> list[Finding]:
+    """A finding on keypoints that lie in a recording, up to two folders down, where none are looked for."""
+
+    def places(place: Path, depth: int) -> Iterator[Path]:
+        yield place
+        for sub in sorted(p for p in place.iterdir() if depth and p.is_dir() and p.name[0] != "."):
+            if not is_calibration_place(sub.name) and not (sub / STORE).exists():
+                yield from places(sub, depth - 1)
+
+    for place in places(folder, 2):
+        if any(_holds_people(path) for path in find_camera_files(place)):
+            shown = os.path.relpath(place, folder)
+            sentence = (
+                f"keypoints lie in {shown}/, where none are looked for, and are not read; name it in "
+                f"recording.yaml, keypoints: {{path: {shown}}}"
+            )
+            return [Finding("keypoints_unread", sentence)]
+    return []
+
+
+def _holds_people(path: Path) -> bool:
+    """True where one of the first frames of what may be a camera's keypoints has somebody in it."""
+    try:
+        files = index_keypoints(path)
+        return any(files.point_counts(int(number)) for number in files.numbers[:10])
+    except InputError:
+        return False
 
 
 def _listing(folder: Path, but: Collection[str] = ()) -> tuple[list[str], list[str]]:

@@ -57,7 +57,7 @@ def find_numbering(
     findings: list[Finding],
 ) -> Numbering:
     """The stated numbering; else that by which all cameras have a file for each frame of their video, or for
-    every second one; else a file's number is its frame.
+    every second one; else a file's number is its frame, or that less the first where they begin past the end.
 
     pictures: number of the first picture, where pictures stand for a video: they and the keypoints have each
     other's numbers.
@@ -75,6 +75,14 @@ def find_numbering(
     if both and all(f.numbers[0] >= 1 and f.numbers[-1] == t for t, f in both):
         notes.append(("frame numbers", "keypoint files count from 1, since their last is the videos' length"))
         return Numbering(1)
+    if both and all(f.numbers[0] >= t for t, f in both):
+        first = min(int(f.numbers[0]) for _, f in both)
+        sentence = (
+            f"the numbers of the keypoint files begin past their videos' last frames: file {first} is taken "
+            f"as the first frame's; recording.yaml: keypoints: {{first_frame: {first}}} states it"
+        )
+        findings.append(Finding("keypoints_renumbered", sentence))
+        return Numbering(first)
     steps = {_step_of(t, f) for t, f in both}
     found = steps.pop() if len(steps) == 1 else None
     if found is None:

@@ -37,6 +37,7 @@ from pipeline.layout import (
     find_keypoints,
     folder_chain,
     match_cameras,
+    misplaced_keypoints,
     natural,
     pair_names,
     recordings_in,
@@ -305,6 +306,7 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
         folders, where = find_keypoints(folder, stated, findings)
         keypoints_at = where or keypoints_at
         unread = unread_keypoints(folder, stated)
+        unread += [] if folders else misplaced_keypoints(folder)
         findings += unread
     if not folders:
         _check_videos(folder, video_files, unread, calibrated=rig is not None or only is not None)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.geometry.agreement import MIN_FRAMES, best_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
 from models.geometry.pairing import pair_by_people
-from models.geometry.picture_scale import find_picture_scale
+from models.geometry.picture_scale import agree_on_body, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
@@ -115,9 +115,10 @@ def _inspect_bodies(recording: Recording) -> Recording:
         if guess is None:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
-        if stated.keypoints.scale is None:
-            metres = UNITS[guess] if guess else scale if scale != 1.0 else likely
-            found = find_picture_scale(in_metres(rig, metres), image, orders_with(known.points))
+        orders = orders_with(known.points)
+        if stated.keypoints.scale is None and not agree_on_body(in_metres(rig, scale), image, orders):
+            metres = UNITS[guess] if guess else likely
+            found = find_picture_scale(in_metres(rig, metres), image, orders)
             findings += [found.finding] if found else []
             if found and found.applied:
                 known = replace(known, picture_scale=found.factor)

@@ -131,7 +131,7 @@ def test_lists_beside_folders_are_no_cameras(tmp_path: Path) -> None:
 def test_a_folder_of_one_cameras_files_is_not_a_folder_of_lists(tmp_path: Path) -> None:
     folder = write_recording(tmp_path, SMALL_RIG, [SMALL_PEOPLE])
     state(folder, "keypoints: {path: keypoints/cam01}")
-    with pytest.raises(InputError, match="holds no folder with JSON files"):
+    with pytest.raises(InputError, match="holds no keypoints of a camera"):
         find_recording(folder)
 
 

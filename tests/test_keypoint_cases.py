@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -44,6 +48,22 @@ def test_triangulated_keypoints_lie_where_the_truth_is(case: str, order: str, co
     off_mm = 1000 * np.linalg.norm(bodies[:, points] - joints[:, wanted], axis=-1)
     assert np.nanmedian(off_mm) < 23  # 3 px of noise
     assert np.isfinite(off_mm).mean() > 0.85
+
+
+@pytest.mark.parametrize("factor", [1 / 4, 3 / 4, 2])
+def test_any_factor_of_resized_pictures_is_found(tmp_path: Path, factor: float) -> None:
+    """Also with points that are missing or elsewhere, and where a person so small suits another unit."""
+    shutil.copytree(CASES / "keypoints_half_size", tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("keypoints/*/*.json"):
+        document = json.loads(file.read_text())
+        for person in document["people"]:
+            points = np.array(person["pose_keypoints_2d"]).reshape(-1, 3)
+            points[:, :2] = (points[:, :2] + 0.5) * 2 * factor - 0.5
+            points[points[:, 2] == 0] = 0
+            person["pose_keypoints_2d"] = points.ravel().tolist()
+        file.write_text(json.dumps(document))
+    found = inspect(find_recording(tmp_path))
+    assert found.point_order.picture_scale == pytest.approx((1 / factor, 1 / factor), rel=0.01)
 
 
 def test_a_camcorders_videos_say_when() -> None:

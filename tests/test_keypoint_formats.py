@@ -290,6 +290,24 @@ def test_one_file_of_coco_annotations_holds_all_cameras(tmp_path: Path, name: st
         np.testing.assert_array_equal(found, expected([np.add(p, [v, v, 0]).tolist() for p in TRUTH[7]]))
 
 
+def test_arrays_with_the_scores_beside_them(tmp_path: Path) -> None:
+    points = np.array(TRUTH[7], np.float32)[None]
+    for scores in ("scores", "keypoint_scores"):
+        np.savez(tmp_path / "cam01.npz", keypoints=points[..., :2], **{scores: points[..., 2]})
+        found, _ = index_keypoints(tmp_path / "cam01.npz").people(0, 3)
+        np.testing.assert_array_equal(found, expected(TRUTH[7]))
+
+
+def test_two_takes_of_one_camera_are_not_two_cameras(tmp_path: Path) -> None:
+    """They share no frame."""
+    images = [{"id": n, "file_name": f"{'ab'[n > 4]}/{n}.jpg"} for n in range(10)]
+    people = [{"image_id": n, "keypoints": np.ravel(TRUTH[7][0]).tolist()} for n in range(10)]
+    (tmp_path / "cam01.json").write_text(json.dumps({"images": images, "annotations": people}))
+    (path,) = find_camera_files(tmp_path)
+    assert path.name == "cam01.json"
+    assert index_keypoints(path).numbers.tolist() == [*range(10)]
+
+
 def test_what_no_format_finds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cam[1]").mkdir()
     with pytest.raises(InputError, match=r"cam\[1\]: holds no keypoints of a known format; .* OpenPose"):

@@ -320,7 +320,7 @@ def test_two_videos_of_one_camera(folder: Path) -> None:
 
 def test_two_keypoint_folders_of_one_camera(folder: Path) -> None:
     shutil.copytree(folder / "keypoints" / "cam01", folder / "keypoints" / "cam01_json")
-    with pytest.raises(InputError, match="two keypoint folders of camera cam01: cam01, cam01_json"):
+    with pytest.raises(InputError, match="two sets of keypoints of camera cam01: cam01, cam01_json"):
         find_recording(folder)
 
 
@@ -462,6 +462,21 @@ def test_files_of_no_format_are_told_with_the_nearest(tmp_path: Path) -> None:
         shutil.rmtree(folder / "keypoints" / name)
     with pytest.raises(InputError, match=r"no keypoints found; .* 3 \.pkl files in keypoints/ are not read"):
         find_recording(folder)
+
+
+@pytest.mark.parametrize("place", [".", "2d", "out/2d"])
+def test_keypoints_where_none_are_looked_for_are_named(folder: Path, place: str) -> None:
+    add_videos(folder)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for camera in (folder / "keypoints").iterdir():
+        camera.rename(folder / place / camera.name)
+    (folder / "keypoints").rmdir()
+    recording = find_recording(folder)
+    assert not recording.has_keypoints
+    shown = "." if place == "." else place
+    assert said(recording, rf"keypoints lie in {shown}/.*keypoints: \{{path: {shown}\}}")
+    state(folder, f"keypoints: {{path: {place}}}")
+    assert find_recording(folder).has_keypoints
 
 
 def test_all_cameras_in_one_folder(tmp_path: Path) -> None:

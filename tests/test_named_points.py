@@ -12,6 +12,7 @@ from recordings import figure, ring, seen, write_recording
 
 from pipeline.errors import InputError
 from pipeline.formats.keypoints import index_keypoints
+from pipeline.formats.keypoints.named_points import read
 from pipeline.recording import find_recording
 from pipeline.skeleton import BODY_25
 from stages.inspect import inspect
@@ -109,6 +110,16 @@ def test_points_labelled_by_hand_are_certain(tmp_path: Path) -> None:
     files = index_keypoints(tmp_path / "cam01.csv")
     people, _ = files.people(5, 2)
     np.testing.assert_array_equal(people, [[[1, 2, 1], [np.nan, np.nan, 0]]])
+
+
+def test_rows_are_kept_and_not_the_frames_between(tmp_path: Path) -> None:
+    rows = "".join(f"img{n}.png,{n},2\n" for n in (3000, 12, 12, 800))
+    (tmp_path / "cam01.csv").write_text(f"scorer,a,a\nbodyparts,LKnee,LKnee\ncoords,x,y\n{rows}")
+    files = read(tmp_path / "cam01.csv")
+    assert files.numbers.tolist() == [12, 800, 3000]
+    assert files.people_px.nbytes < 100
+    assert [len(files.people(n, 1)[0]) for n in (11, 12, 800, 3000)] == [0, 2, 1, 1]
+    assert files.people(3000, 1)[0][0, 0, 0] == 3000
 
 
 def test_names_that_do_not_tell_are_asked_for(tmp_path: Path) -> None:

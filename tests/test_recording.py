@@ -298,6 +298,12 @@ def test_files_that_count_from_another_number(folder: Path) -> None:
         assert said(found, f"of {name} are numbered 5 to 28, .* file 0 is taken as .*first_frame: 5")
     state(folder, "keypoints: {first_frame: 5}")
     assert find_recording(folder).warnings == ()
+    for camera in RIG.names:
+        renumber(camera, 1000)
+    (folder / "recording.yaml").unlink()
+    found = find_recording(folder)
+    assert found.first_frame == 1005
+    assert [f.code for f in found.findings] == ["keypoints_renumbered"]
 
 
 def test_cameras_whose_files_never_meet(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ BAD_YAML = {
     "not there": ("keypoints: {path: poses}", "keypoints.path: .*poses does not exist"),
     "nothing there": (
         "keypoints: {path: keypoints/cam01}",
-        "keypoints.path: .* holds no folder with JSON files",
+        "keypoints.path: .* holds no keypoints of a camera",
     ),
     "first frame": ("keypoints: {first_frame: 1000}", "number is below keypoints.first_frame"),
     "up": ("up: north", "up.*north"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Final
 
 import numpy as np
 
 from models.geometry.agreement import best_bodies, find_bodies
-from models.geometry.point_order import MIN_MISFIT_RATIO, limb_misfit, share_outside
+from models.geometry.point_order import limb_misfit, share_outside
 from pipeline.array_types import Floats
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
@@ -29,9 +30,13 @@ _SIMPLE: Final = (1, 2, 3, 4, 1 / 2, 1 / 3, 1 / 4, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 9
 """Factors tried in each axis by itself."""
 _AS_NEAR: Final = 0.97
 """Share of the highest score that a simple factor needs: a factor that is off by 1 % has 0.97 to 0.98."""
+_TOLD: Final = 1.5
+"""Evidence of a factor over that of none from which on it is told."""
 _FRAMES: Final = 16
 _COARSE: Final = 3
-"""Every so many-th of these frames is looked at to choose among all factors."""
+"""Every so many-th of these frames is looked at to choose among all factors ..."""
+_CANDIDATES: Final = 8
+"""... which is noise to some 20 % of the evidence: so many of the best are looked at in all frames."""
 _MAX_OUTSIDE: Final = 0.2
 """Share of a camera's points that may lie outside its picture."""
 _SIDES: Final = (192, 224, 256, 288, 320, 368, 384, 416, 480, 512, 608, 640, 656, 736, 800, 960, 1024, 1280)
@@ -70,7 +75,7 @@ class PictureScale:
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
-    """Factor with which the views agree on a body ``MIN_MISFIT_RATIO`` times better than without; else None.
+    """Factor with which the views agree on a body ``_TOLD`` times better than without; else None.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in. The
     evidence is the mean score of the best matches over the misfit of their bodies.
@@ -86,20 +91,32 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
         coarse = _evidences(rig, image[:, ::_COARSE], orders, tried)
         if not coarse:
             continue
-        x, y = max(coarse, key=lambda f: coarse[f])
-        # As near as keypoints tell, a simple number comes first, then one that leads to a usual side.
+        best = sorted(coarse, key=lambda f: -coarse[f])[:_CANDIDATES]
+        likely = _evidences(rig, image, orders, best) or coarse
+        x, y = max(likely, key=lambda f: likely[f])
         close = [(x * s, y * s) for s in np.linspace(0.97, 1.03, 25)]
-        even = (*_SIMPLE, *(side for pair in sides for side in pair))
-        plain = [(a, b) for a in even for b in even if abs(a / x - 1) < 0.03 and abs(b / y - 1) < 0.03]
-        plain = [(a, b) for a, b in plain if a == b or x != y]
-        fine = {f: _score(rig, resize(image, f)) for f in (*plain, *close)}
-        most = max(fine.values())
-        factor = next(f for f, score in fine.items() if score >= _AS_NEAR * most)
+        # As near as keypoints tell, simple numbers come first, then those that lead to usual sides, of a
+        # square before those of a rectangle.
+        across, down = zip(*sides, strict=True) if sides else ((), ())
+        either = (*_SIMPLE, *across, *down)
+        kinds = (product(_SIMPLE, _SIMPLE), sides, product(across, down), product(either, either))
+        named = [
+            [
+                (a, b)
+                for a, b in kind
+                if abs(a / x - 1) < 0.03 and abs(b / y - 1) < 0.03 and (a == b or x != y)
+            ]
+            for kind in kinds
+        ]
+        scores = {f: _score(rig, resize(image, f)) for f in {*chain(*named), *close}}
+        least = _AS_NEAR * max(scores.values())
+        best_named = (max(kind, key=lambda f: scores[f]) for kind in named if kind)
+        factor = next((f for f in best_named if scores[f] >= least), max(scores, key=lambda f: scores[f]))
         resized = resize(image, factor)
         if not agree_on_body(rig, resized, orders):
             continue
         gain = evidence(rig, resized, orders) / without if without > 0 else math.inf
-        if gain >= MIN_MISFIT_RATIO:
+        if gain >= _TOLD:
             return PictureScale(factor, gain)
     return None
 

@@ -1,7 +1,8 @@
 """Arrays of numpy, one file a camera: (T, P, K, 3) of x, y and confidence, or (T, K, 3) of one person.
 
 An ``.npy`` holds it; of an ``.npz``, the one array or that called ``keypoints``, and ``mask`` (T, P, K) says
-what is there, as XRMoCap has them. Frame t is row t.
+what is there, as XRMoCap has them. Where it holds x and y alone, the confidences are ``scores`` or
+``keypoint_scores``. Frame t is row t.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ class ArrayPeople(KeypointFiles):
     """People of an array, which is kept: 32 MB for an hour of one person with 25 points at 30 fps."""
 
     array_file: Path
+    row_numbers: NDArray[np.int64]
+    """(N,) frame number of each row, rising; several rows are the people of one frame."""
     people_px: Floats
-    """(T, P, K, 3)"""
+    """(N, P, K, 3)"""
 
     unit = "frames"
 
     def file(self, number: int) -> Path | None:
-        return self.array_file if 0 <= number < len(self.people_px) else None
+        return self.array_file if len(self) and 0 <= number <= self.numbers[-1] else None
 
     def content(self, number: int) -> bytes:
-        if not 0 <= number < len(self.people_px):
+        if self.file(number) is None:
             return b""
-        return bytes(number.to_bytes(8, "little") + self.people_px[number].tobytes())
+        first, end = np.searchsorted(self.row_numbers, [number, number + 1])
+        return bytes(number.to_bytes(8, "little") + self.people_px[first:end].tobytes())
 
     def persons(self, content: bytes) -> list[Any]:
         points = self.people_px.shape[2]
@@ -76,7 +80,7 @@ def read(path: Path) -> ArrayPeople:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype.kind not in "fiu":
         raise InputError(f"{file}: an array of {array.shape} {array.dtype}; {expected}")
     numbers = np.arange(len(array))
-    return ArrayPeople(path, numbers, 0, file, np.ascontiguousarray(array, np.float32))
+    return ArrayPeople(path, numbers, 0, file, numbers, np.ascontiguousarray(array, np.float32))
 
 
 def _array_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -85,6 +89,9 @@ def _array_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     if name not in arrays:
         raise ValueError(f"none of {', '.join(arrays) or 'its arrays'} is called keypoints")
     array = np.array(arrays[name])
+    scores = next((arrays[key] for key in ("scores", "keypoint_scores") if key in arrays), None)
+    if scores is not None and array.shape[-1] == 2:
+        array = np.concatenate([array, scores.reshape(*array.shape[:-1], 1)], -1)
     if "mask" in arrays:
         array[..., 2] *= arrays["mask"].reshape(array.shape[:-1]) > 0
     return array

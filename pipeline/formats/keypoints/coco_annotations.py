@@ -51,22 +51,25 @@ def _version(file: Path) -> tuple[int, int]:
 def _cameras(file: Path, version: tuple[int, int]) -> dict[str, frozenset[object]]:
     """Ids of the images of each camera in a file, by the images' folders, else by how their names begin.
 
-    None where they name no camera or cannot be read. version: of the file.
+    None where they name no camera, share no frame (two takes of one camera), or cannot be read. version: of
+    the file.
     """
-    by_folder: dict[str, set[object]] = {}
-    by_name: dict[str, set[object]] = {}
+    by_folder: dict[str, dict[object, int]] = {}
+    by_name: dict[str, dict[object, int]] = {}
     try:
         for _, _, image, _ in entries(file, _IMAGES):
             path = PurePosixPath(image["file_name"].replace("\\", "/"))
             number = find_number(path.stem)
-            by_folder.setdefault(path.parent.name, set()).add(image["id"])
-            by_name.setdefault(camera_of(path.stem[: number.start()]) if number else "", set()).add(
-                image["id"]
-            )
+            frame, start = (int(number[1]), number.start()) if number else (-1, 0)
+            by_folder.setdefault(path.parent.name, {})[image["id"]] = frame
+            by_name.setdefault(camera_of(path.stem[:start]), {})[image["id"]] = frame
     except (InputError, LookupError, TypeError, AttributeError):
         return {}
     found = by_folder if len(by_folder) > 1 else by_name
-    return {} if "" in found else {camera: frozenset(ids) for camera, ids in found.items()}
+    frames = [{*ids.values()} for ids in found.values()]
+    if "" in found or sum(map(len, frames)) == len(set[int]().union(*frames)):
+        return {}
+    return {camera: frozenset(ids) for camera, ids in found.items()}
 
 
 def read(path: Path) -> ListedPeople:

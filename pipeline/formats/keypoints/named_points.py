@@ -79,7 +79,7 @@ class NamedPeople(ArrayPeople):
         people = np.full((*self.people_px.shape[:2], len(BODY_25), 3), np.nan, np.float32)
         for point, name in known.items():
             people[:, :, BODY_25.index(point)] = self.people_px[:, :, self.point_names.index(name)]
-        return _InBody25(self.path, self.numbers, 0, self.array_file, people)
+        return _InBody25(self.path, self.numbers, 0, self.array_file, self.row_numbers, people)
 
 
 class _InBody25(ArrayPeople):
@@ -132,23 +132,16 @@ def read(path: Path) -> NamedPeople:
     try:
         with reading(path):
             numbers, names, people = _from_hdf5(path) if path.suffix.lower() == ".h5" else _from_csv(path)
-        if not len(numbers) or not names:
-            raise InputError(f"{path}: holds no frame")
-        first, last = int(numbers.min()), int(numbers.max())
-        if first < 0 or last > _MAX_SPAN * len(numbers):
-            raise InputError(f"{path}: {len(numbers)} rows are numbered {first} to {last}: are these frames?")
-        counts = np.bincount(numbers, minlength=last + 1)
-        shape = (last + 1, int(counts.max()) * people.shape[1], len(names), 3)
-        check_unpacked(4 * math.prod(shape), path.stat().st_size)
-        every = np.full(shape, np.nan, np.float32)
-        rank = np.zeros(last + 1, np.int64)
-        for number, row in zip(numbers.tolist(), people, strict=True):
-            at = rank[number] * len(row)
-            every[number, at : at + len(row)] = row
-            rank[number] += 1
     except (ValueError, LookupError, TypeError, RuntimeError, csv.Error, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: cannot be read as {DESCRIPTION}: {error}") from None
-    return NamedPeople(folder, np.flatnonzero(counts), 0, path, every, names)
+    if not len(numbers) or not names:
+        raise InputError(f"{path}: holds no frame")
+    first, last = int(numbers.min()), int(numbers.max())
+    if first < 0 or last > _MAX_SPAN * len(numbers):
+        raise InputError(f"{path}: {len(numbers)} rows are numbered {first} to {last}: are these frames?")
+    order = np.argsort(numbers, kind="stable")
+    rows = numbers[order]
+    return NamedPeople(folder, np.unique(rows), 0, path, rows, people[order], names)
 
 
 _Table = tuple[NDArray[np.int64], tuple[str, ...], Floats]
