@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from tqdm import tqdm
 
@@ -92,7 +93,12 @@ def printed_log() -> Iterator[Sequence[str]]:
 
 def print_file(file: object, told: str = "") -> None:
     """Print the place of a file that was written, and a sentence about it."""
-    console.print(f"  {escape(str(file))}{': ' * bool(told)}{escape(told)}", soft_wrap=True)
+    beside = console.width >= NARROW
+    console.print(
+        f"  {escape(str(file))}{':' * bool(told)}{escape(f' {told}' * bool(told and beside))}", soft_wrap=True
+    )
+    if told and not beside:
+        console.print(Padding(escape(told), (0, 0, 0, 4)))
 
 
 def table(title: str, *columns: str) -> Table:
@@ -107,6 +113,8 @@ def table(title: str, *columns: str) -> Table:
 
 def print_table(rows: Table) -> None:
     """Print a table; where a narrow terminal would break its cells, each row as a list below its name."""
+    for column in rows.columns:
+        column.overflow = "fold"
     whole = Measurement.get(console, console.options.update(max_width=_UNLIMITED), rows).maximum
     if whole <= console.width or console.width >= NARROW or not rows.show_header:
         console.print(rows)

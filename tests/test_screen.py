@@ -23,6 +23,20 @@ def test_what_the_user_named_is_no_markup(capsys):
     assert capsys.readouterr().out == "warning: [red]cam[/red]: 3 files\n  [bold]out: told\n"
 
 
+def test_in_a_narrow_terminal_nothing_is_cut_off(capsys, monkeypatch):
+    monkeypatch.setattr(screen.console, "width", 40)
+    monkeypatch.setattr(screen.console, "soft_wrap", False)
+    screen.print_file("out/render/skeleton", "cam01.mp4, cam02.mp4, cam03.mp4, cam04.mp4")
+    rows = screen.table("data/SMPL.pkl")
+    rows.add_row("from", "basicModel_neutral_lbs_10_207_0_v1.0.0.pkl")
+    screen.print_table(rows)
+    file, *lines = capsys.readouterr().out.splitlines()
+    assert file == "  out/render/skeleton:"
+    assert lines[0].rstrip() == "    cam01.mp4, cam02.mp4, cam03.mp4,"
+    assert max(map(len, lines)) <= 40
+    assert "".join(lines).replace(" ", "").endswith("_v1.0.0.pkl")
+
+
 def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
     rows = [Entry(f"r{k}", "done", warnings=("a", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
 
