@@ -322,9 +322,9 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     fitted = _count_fitted(job.results)
     if not fitted:
         size = [f.sentence for f in recording.findings if f.code == "person_size"]
-        reason = size or [f"Check keypoints and cameras: python run_pipeline.py info {recording.path}"]
+        reason = size or [f"check keypoints and cameras, python run_pipeline.py info {recording.path}"]
         raise InputError(
-            f"{recording.path}: none of {len(recording)} frames could be fitted. {' '.join(reason)}"
+            f"{recording.path}: none of {len(recording)} frames could be fitted: {' '.join(reason)}"
         )
     with writing(job.out, "Make room, then run the same command again."):
         write_events(job.results)

@@ -22,7 +22,7 @@ ORDERS = ["body_25", "body_25b"]
 
 @pytest.mark.parametrize(
     "factor",
-    [(3, 3), (0.5, 0.5), (1280 / 656, 1280 / 656), (1.25, 1.25), (1, 2), (2, 720 / 640)],
+    [(3, 3), (0.5, 0.5), (1280 / 656, 1280 / 656), (1.25, 1.25), (4.7, 4.7), (1, 2), (2, 720 / 640)],
 )
 def test_the_factor_is_found(factor: tuple[float, float]) -> None:
     made = resize(IMAGE, (1 / factor[0], 1 / factor[1]))
@@ -47,6 +47,13 @@ def test_a_wrong_calibration_is_not_mended_by_a_factor() -> None:
 
 def resized(finding: Recording) -> list[Finding]:
     return [f for f in finding.findings if f.code == "keypoints_resized"]
+
+
+def test_a_third_of_the_size_is_not_taken_for_another_unit(tmp_path: Path) -> None:
+    write_recording(tmp_path, RIG, [resize(IMAGE[:, :, 0], (1 / 3, 1 / 3))])
+    found = inspect(find_recording(tmp_path))
+    assert found.point_order.picture_scale == (3, 3)
+    assert not [f for f in found.findings if f.code == "person_size"]
 
 
 def test_a_recording_of_resized_pictures_is_told_and_read(tmp_path: Path) -> None:

@@ -65,9 +65,12 @@ class PictureScale:
 
     @property
     def finding(self) -> Finding:
+        better = f"agree {self.gain:.1f} times better on a body"
+        if math.isinf(self.gain):
+            better = "agree on a body, and else on none"
         sentence = (
             f"the keypoints seem to be made on pictures of another size than the videos': times "
-            f"{self.stated} the cameras agree {self.gain:.1f} times better on a body. "
+            f"{self.stated} the cameras {better}. "
             f"{'That is applied' if self.applied else 'They are taken as they are'}; recording.yaml can "
             f"state it, keypoints: {{scale: {self.stated}}}{', or that it is 1' if self.applied else ''}"
         )
