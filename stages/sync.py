@@ -171,20 +171,26 @@ def given_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
 
 
 def _refined(
-    moved: Recording, synced: Synced, cfg: SyncConfig, place: Callable[[Recording], Recording]
+    moved: Recording, first: Synced, cfg: SyncConfig, place: Callable[[Recording], Recording]
 ) -> Synced:
-    """Clocks by the rays of cameras that are placed with the clocks found without them: their drift shows,
-    too. Those found without where cameras cannot be placed, or rays show nothing else."""
+    """Clocks by the rays of cameras that are placed with the clocks ``first``: their drift shows, too.
+
+    ``first`` where cameras cannot be placed, or rays change no clock.
+    """
     try:
-        finer = estimate_clocks(place(moved), cfg.model_copy(update={"audio": "off"}))
+        finer = estimate_clocks(place(moved), cfg.model_copy(update={"audio": "off"}), first)
     except InputError:  # the run tells when it places the cameras
-        return synced
-    return finer if any(f.code == "clocks_set" for f in finer.findings) else synced
+        return first
+    return finer if any(f.code == "clocks_set" for f in finer.findings) else first
 
 
-def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
+def estimate_clocks(recording: Recording, cfg: SyncConfig, first: Synced | None = None) -> Synced:
     """Clocks of an inspected recording by the people whom its cameras show; those that it has where nothing
-    better can be told. Changes and writes nothing."""
+    better can be told. Changes and writes nothing.
+
+    first: an earlier estimate, by whose clocks the recording goes. What it tells of a camera holds where this
+    estimate refuses the camera.
+    """
     names = recording.rig.names
     lacking = [v for v, k in enumerate(recording.keypoints) if k is None]
     views = [v for v in range(len(names)) if v not in lacking]
@@ -198,23 +204,31 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
     found = told_clocks(found, middle)
     heard = _heard(recording, views, cfg) if cfg.audio == "auto" else None
     found, methods, findings = _by_sound(recording, views, found, heard)
-    believed = [k for k, reason in enumerate(found.refused) if reason is None]
-    off = [
-        abs(found.offset_s[k]) > max(IN_STEP_S, 2 * found.sigma_s[k]) or found.drift[k] != 0 for k in believed
+    kept = [
+        k for k, v in enumerate(views) if first and found.refused[k] and first.clocks[v].sigma_s is not None
     ]
+    refused = [None if k in kept else reason for k, reason in enumerate(found.refused)]
+    told = [k for k, reason in enumerate(refused) if reason is None]
+    off = any(
+        abs(found.offset_s[k]) > max(IN_STEP_S, 2 * found.sigma_s[k]) or found.drift[k] != 0
+        for k in told
+        if k not in kept
+    )
     clocks = list(recording.clocks)
     for k, v in enumerate(views):
-        reason = found.refused[k]
         before = recording.clocks[v]
-        if reason is not None:
-            clocks[v] = before.model_copy(update={"method": f"none: {reason}"})
+        if k in kept:
+            methods[k] = before.method or ""
+            continue
+        if refused[k] is not None:
+            clocks[v] = before.model_copy(update={"method": f"none: {refused[k]}"})
             continue
         sigma = float(found.sigma_s[k])
         chance = math.erf(_HALF_FRAME_S / (sigma * math.sqrt(2))) if sigma else 1.0
         known = {"sigma_s": round(sigma, 5), "confidence": round(chance, 4), "method": methods[k]}
         clocks[v] = before.model_copy(update=known)
-        if any(off):
-            # What was found is on top of what is stated.
+        if off:
+            # The estimate is on top of the clock that the recording has.
             more = 1 + float(found.drift[k])
             clocks[v] = clocks[v].model_copy(
                 update={
@@ -222,17 +236,19 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
                     "drift_ppm": round((more * (1 + before.drift_ppm * 1e-6) - 1) * 1e6, 3),
                 }
             )
-    findings += _refusals([names[v] for v in views], found)
-    if not believed:
+    if first is not None and kept:
+        findings += [f for f in first.findings if f.code in ("sound_used", "sound_contradicts")]
+    findings += _refusals([names[v] for v in views], replace(found, refused=tuple(refused)))
+    if not told:
         how = "no camera's clock could be compared with another's: all stay as they are"
-    elif not any(off):
+    elif not off:
         how = "the cameras are in step"
     else:
-        how = f"clocks set by {_evidence(methods[k] for k in believed)}"
-        root = methods.index(_REFERENCE)
-        late = {names[views[k]]: clocks[views[k]].offset_s - clocks[views[root]].offset_s for k in believed}
-        worst = max(late, key=lambda name: abs(late[name]))
-        findings.insert(0, Finding("clocks_set", _sentence(worst, late[worst], names[views[root]], how)))
+        how = f"clocks set by {_evidence(methods[k] for k in told)}"
+        root = next(k for k in told if methods[k] == _REFERENCE)
+        duration_s = max(float(t[-1]) for t in recording.own_times.times_s)
+        by_name = {names[views[k]]: clocks[views[k]] for k in told}
+        findings.insert(0, _out_of_step(by_name, names[views[root]], duration_s, how))
     scale = 1000.0 if found.unit == "m" else 1.0
     curves = {
         names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in found.curve[k].tolist())
@@ -249,12 +265,32 @@ def _evidence(methods: Iterable[str]) -> str:
     return " and ".join(filter(None, (movement, sound)))
 
 
-def _sentence(camera: str, late_s: float, reference: str, how: str) -> str:
-    which = "after" if late_s > 0 else "before"
-    return (
-        f"the cameras are out of step: {camera} was started {abs(late_s):.3f} s {which} {reference}; {how} "
-        "(sync.yaml has all; --sync off leaves them)"
-    )
+def _out_of_step(clocks: Mapping[str, Clock], reference: str, duration_s: float, how: str) -> Finding:
+    """Finding on the camera whose clock is off the reference's by most in the course of the recording."""
+    root = clocks[reference]
+
+    def difference(camera: str) -> tuple[float, float]:
+        """Start after the reference's, seconds, and drift."""
+        return clocks[camera].offset_s - root.offset_s, (clocks[camera].drift_ppm - root.drift_ppm) * 1e-6
+
+    def largest_s(camera: str) -> float:
+        late_s, drift = difference(camera)
+        return max(abs(late_s), abs(late_s + drift * duration_s))
+
+    worst = max(clocks, key=largest_s)
+    late_s, drift = difference(worst)
+    facts = []
+    if abs(late_s) >= 0.0005:
+        facts.append(
+            f"{worst} was started {abs(late_s):.3f} s {'after' if late_s > 0 else 'before'} {reference}"
+        )
+    if drift:
+        change = "loses" if drift > 0 else "gains"
+        facts.append(
+            f"the clock of {worst} {change} {abs(drift) * 60e3:.1f} ms a minute on that of {reference}"
+        )
+    sentence = f"the cameras are out of step: {', and '.join(facts)}; {how}"
+    return Finding("clocks_set", f"{sentence} (sync.yaml has all; --sync off leaves them)")
 
 
 def _refusals(cameras: Sequence[str], found: Clocks) -> list[Finding]:

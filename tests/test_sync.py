@@ -14,12 +14,14 @@ from recordings import BALANCING, state
 from sounds import heard, scene, write_sounding
 
 from models.geometry.between_frames import between_frames, people_between
+from models.geometry.synchronisation import STILL, Clocks
 from pipeline.batch.dataset import fingerprint
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.errors import InputError
 from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, find_recording
 from pipeline.results import SYNC
+from stages import sync
 from stages.graph import RunConfig, run
 from stages.inspect import inspect
 from stages.keypoints import KeypointsConfig, keypoints
@@ -138,6 +140,47 @@ def test_cameras_that_are_placed_show_how_clocks_drift(tmp_path: Path) -> None:
     (tmp_path / SYNC).unlink()
     rough, _ = synchronise(recording, tmp_path, SyncConfig(), no_place)
     assert [c.method for c in rough.clocks] == ["reference", "epipolar lines"]
+
+
+def told(
+    offset_s: tuple[float, ...], drift: tuple[float, ...], refused: tuple[str | None, ...] = (None,) * 3
+) -> Clocks:
+    """An estimate as ``find_clocks`` gives it."""
+    sigma_s, drift_sigma = np.full(3, 1e-3), np.full(3, 1e-6)
+    return Clocks(
+        np.array(offset_s), np.array(drift), sigma_s, drift_sigma, refused, ((),) * 3, np.zeros(1),
+        np.zeros((3, 1)), "m",
+    )  # fmt: skip
+
+
+def test_what_the_first_pass_tells_of_a_camera_that_the_second_refuses_stays(
+    out_of_step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rec"
+    shutil.copytree(out_of_step, folder)
+    (folder / "calibration.toml").unlink()
+    state(folder, yaml.safe_dump({"fps": RATE, "picture_size": [960, 720]}))
+    passes = [
+        told((0, 0, -0.2), (0, 0, 0)),
+        told((0, 0, 0), (0, 2e-3, 0), (None, None, STILL)),
+    ]
+    monkeypatch.setattr(sync, "_found", lambda *_: passes.pop(0))
+    _, synced = synchronise(ready(folder), tmp_path, SyncConfig(audio="off"), lambda moved: moved)
+    assert not passes
+    assert [c.numbers for c in synced.clocks] == [(0, 0), (0, 2000), (-0.2, 0)]
+    assert [c.method for c in synced.clocks] == ["reference", "epipolar lines", "epipolar lines"]
+    assert synced.clocks[2].sigma_s == 0.001
+    assert [f.code for f in synced.findings] == ["clocks_set"]
+    assert "cam03 was started 0.200 s before cam01; clocks set by" in synced.findings[0].sentence
+
+
+def test_a_drift_alone_is_told_as_one(
+    out_of_step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "_found", lambda *_: told((0, 1e-5, 0), (0, -5e-4, 0)))
+    found = estimate_clocks(ready(out_of_step), SyncConfig(audio="off"))
+    assert "the clock of cam02 gains 30.0 ms a minute on that of cam01; clocks" in found.findings[0].sentence
+    assert "was started" not in found.findings[0].sentence
 
 
 def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
