@@ -62,3 +62,9 @@ def onnx_file(
     graph += b"".join(_field(11, _value(n, d, kind)) for n, d in inputs.items())
     graph += b"".join(_field(12, _value(n, d, kind)) for n, d in outputs.items())
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
+
+
+def external_data(file: str) -> bytes:
+    """Content of a model whose only tensor has its numbers in another file."""
+    location = _field(1, "location") + _field(2, file)
+    return _field(7, _field(5, _field(8, "w") + _field(13, location) + _field(14, 1)))

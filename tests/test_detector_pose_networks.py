@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_files import FLOAT, HALF, onnx_file
+from onnx_files import FLOAT, HALF, external_data, onnx_file
 
 from models.detectors import pose_networks, tracking
 from models.detectors.detector import PictureDetector, TrackingDetector, is_by, load_detector
 from models.detectors.finder import FoundPeople
-from models.detectors.networks import Network, load_file
+from models.detectors.networks import Network, file_digest, load_file
 from models.detectors.pose_networks import (
     MAX_OVERLAP,
     PAD,
@@ -258,12 +259,20 @@ def test_what_is_no_file_is_told_with_the_choices(tmp_path: Path) -> None:
         load_pose_network(kept(tmp_path, simcc(17)[:5000]))
 
 
-def test_weights_may_lie_beside_the_file(tmp_path: Path) -> None:
-    file = kept(tmp_path, simcc(17))
-    before = load_pose_network(file).network.sha256
-    weights = tmp_path / "mine.onnx.data"
-    weights.write_bytes(b"others")
-    assert load_pose_network(file).network.sha256 != before
+def test_weights_that_lie_beside_the_file_belong_to_it(tmp_path: Path) -> None:
+    file, weights = tmp_path / "mine.onnx", tmp_path / "part 1.bin"
+    file.write_bytes(external_data("part 1.bin"))
+    digests = []
+    for content in (b"some", b"others"):
+        weights.write_bytes(content)
+        digests.append(file_digest(file))
+    weights.unlink()
+    (tmp_path / "mine.onnx.data").write_bytes(b"of another file")
+    assert len({*digests, file_digest(file)}) == 3
+    assert file_digest(file) == sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_network_without_an_input_is_told(tmp_path: Path) -> None:
     no_input = onnx_file(
         [("Identity", ["k"], ["c"], {})], {"k": np.zeros((1, 17, 9, 9), np.float32)}, {}, {"c": (1, 17, 9, 9)}
     )
@@ -271,8 +280,7 @@ def test_weights_may_lie_beside_the_file(tmp_path: Path) -> None:
         load_pose_network(kept(tmp_path, no_input))
 
 
-def test_a_network_whose_weights_cannot_be_read_is_not_that_of_the_detections(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_read_is_not_that_of_the_detections(tmp_path: Path) -> None:
     """``is_by`` looks at the file before ``load_detector`` says what is wrong with it."""
-    (tmp_path / "m.onnx").touch()
-    (tmp_path / "m.onnx_data").mkdir()
+    (tmp_path / "m.onnx").mkdir()
     assert not is_by(Detector("blazepose_33", {}, 8), str(tmp_path / "m.onnx"), 8)
