@@ -277,7 +277,7 @@ def _whom(
     x, y = np.median(points[points[:, 2] > 0, :2], axis=0)
     return (
         f"one of the {at_once} people in view, the one at ({x:.0f}, {y:.0f}) px of {recording.rig.names[v]} "
-        f"in frame {at[t]}"
+        f"in its frame {recording.timeline.frame_index[v, at[t]]}"
     )
 
 

@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
-from stages.calibrate import CalibrateConfig, _stretch, calibrate, estimate
+from stages.calibrate import CalibrateConfig, _stretch, _whom, calibrate, estimate
 from stages.graph import RunConfig, place_cameras, run
 from stages.inspect import inspect
 from stages.regress import RegressConfig
@@ -97,11 +97,21 @@ def test_it_is_said(placed: tuple[Recording, Path]) -> None:
     said = placed[0].warnings[-1]
     assert "no calibration found: the cameras were estimated from one of the 2 people in view" in said
     # Whom all three see: the second, and not the bystander of two.
-    x, y, name, frame = re.search(r"the one at \((\d+), (\d+)\) px of (\w+) in frame (\d+)", said).groups()
+    x, y, name, frame = re.search(
+        r"the one at \((\d+), (\d+)\) px of (\w+) in its frame (\d+)", said
+    ).groups()
     points = person()[RIG.names.index(name), int(frame)]
     assert np.abs(np.nanmedian(points[:, :2], axis=0) - [float(x), float(y)]).max() < 30
     assert "px (median)" in said
     assert "only as good as the body's" in said
+
+
+def test_the_person_is_named_in_a_frame_of_the_camera(placed: tuple[Recording, Path]) -> None:
+    line = placed[0].timeline
+    later = replace(placed[0], timeline=replace(line, frame_index=line.frame_index + 7))
+    people = np.random.default_rng(0).uniform(1, 9, (3, 1, 2, 25, 3))
+    said = _whom(later, np.array([5]), people, np.zeros((3, 1), np.int64), MATCH)
+    assert said.endswith(f"in its frame {line.frame_index[0, 5] + 7}")
 
 
 def test_the_file_is_a_calibration_like_others(placed: tuple[Recording, Path], folder: Path) -> None:
