@@ -41,7 +41,8 @@ def test_corners_lie_where_the_lens_shows_them(spec: str) -> None:
     rig, board = studio(), parse_board(spec)
     poses = board_path(7, board)
     want = seen_corners(rig, board, poses)[1]
-    found = np.array([board.find(picture) for picture in pictures(rig, 1, board, poses)])
+    drawn = [*pictures(rig, 1, board, poses)]
+    found = np.array([board.find(picture) for picture in drawn])
     seen = np.isfinite(found[..., 0])
     assert seen.sum() > 60
     off = np.linalg.norm(found - want, axis=-1)[seen]
@@ -49,3 +50,4 @@ def test_corners_lie_where_the_lens_shows_them(spec: str) -> None:
     assert np.median(off) < 0.15
     if board.charuco:
         assert ((seen.sum(1) > 0) & (seen.sum(1) < len(board.corners))).any(), "partial views count"
+        np.testing.assert_allclose(board.find(255 - drawn[0]), found[0], atol=0.05, err_msg="white on black")

@@ -62,6 +62,8 @@ class Board:
         found = np.full((len(self.corners), 2), np.nan)
         if self.charuco:
             px, ids, _, _ = self.detector.detectBoard(grey)
+            if ids is None or not len(ids):  # white on black, as caliscope prints them
+                px, ids, _, _ = self.detector.detectBoard(255 - grey)
             if ids is not None and len(ids):
                 found[np.ravel(ids)] = np.reshape(px, (-1, 2))
                 grid = found.reshape(self.rows - 1, self.columns - 1, 2)
