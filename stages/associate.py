@@ -43,24 +43,27 @@ def associate(
     state = state or {}
     tracks = Tracks.of_table(state[_TRACKS].numpy()) if _TRACKS in state else Tracks.none()
     named: dict[int, int] = {}
+    mirror_spans = np.zeros((0, 3))
     held: deque[_Owned] = deque()
     for batch in items:
         b = _undistorted(batch, rig)
         ownership, tracks = track_people(rig, b.xy_px, b.confidence, b.when, tracks, cfg)
         named |= ownership.named
+        mirror_spans = np.concatenate([mirror_spans, ownership.mirror_spans])
         held.append(_Owned(b, ownership, torch.from_numpy(tracks.table())))
         while held and b.when[-1] - held[0].points.when[-1] >= cfg.presence_s:
-            done = held.popleft().of_people(named, cfg.most_at_once, state)
+            done = held.popleft().of_people(named, mirror_spans, cfg.most_at_once, state)
             state = done.state
             yield done
         kept = set().union(*(owned.ownership.tracks.tolist() for owned in held))
         named = {serial: person for serial, person in named.items() if serial in kept}
+        mirror_spans = mirror_spans[np.isin(mirror_spans[:, 0], [*kept])]
     if held:
         last = held[-1].points
         frames = last.batch.start + len(last.when)
         named |= count_at_end(rig, tracks, frames, float(last.when[-1]), cfg).named
     for owned in held:
-        done = owned.of_people(named, cfg.most_at_once, state)
+        done = owned.of_people(named, mirror_spans, cfg.most_at_once, state)
         state = done.state
         yield done
 
@@ -157,7 +160,9 @@ class _Owned:
     tracks: torch.Tensor
     """Restart state of the tracker after it."""
 
-    def of_people(self, named: Mapping[int, int], most_at_once: int | None, before: State) -> KeypointBatch:
+    def of_people(
+        self, named: Mapping[int, int], mirror_spans: Array, most_at_once: int | None, before: State
+    ) -> KeypointBatch:
         """The batch of those who are followed in it, or were before and may return.
 
         Of those who are there at once, if they are more than wanted, those with the lowest ids are followed.
@@ -165,7 +170,9 @@ class _Owned:
         b, owned = self.points, self.ownership
         person = np.array([named.get(serial, -1) for serial in owned.tracks.tolist()], np.int64)
         there = np.unique(person[person >= 0])
-        present = (owned.alive[:, :, None] & (person[:, None] == there)).any(1)
+        alive = owned.alive[:, :, None] & (person[:, None] == there)
+        present = alive.any(1)
+        newest = np.where(alive, np.arange(len(person))[:, None], _NOBODY).max(1, initial=_NOBODY)
         shown = present if most_at_once is None else present & (present.cumsum(1) <= most_at_once)
         followed = before[_FOLLOWED].numpy() if before else np.array([_NOBODY])
         known = np.isin(followed, np.concatenate([there, owned.lost]))
@@ -179,9 +186,16 @@ class _Owned:
         who = np.where(owned.serial >= 0, np.append(person, -1)[column], -1)
         mine = np.isin(who, ids)
         v, t, d = np.nonzero(mine)
-        keep = shown[t, np.searchsorted(there, who[v, t, d])]
+        p = np.searchsorted(there, who[v, t, d])
+        keep = shown[t, p] & (
+            column[v, t, d] >= newest[t, p]
+        )  # of two tracks of a person, the one that is newer
         v, t, d = v[keep], t[keep], d[keep]
-        exchanged = owned.exchanged[v, t, d]
+        side = owned.mirrored[v, t, d]
+        for serial, after, until in mirror_spans:
+            inside = (owned.serial[v, t, d] == serial) & (after < b.when[t]) & (b.when[t] <= until)
+            side = np.where(inside, -side, side)
+        exchanged = side > 0
         np.add.at(sides, v, np.stack([np.ones_like(v), exchanged], -1))
         found = b.points[v, t, d]
         found[exchanged] = found[exchanged][:, flips]

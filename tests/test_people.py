@@ -12,7 +12,8 @@ from crowds import walkers
 from recordings import figure, ring, seen
 
 from models.geometry.association import MatchConfig
-from models.geometry.people import has_human_proportions, track_people
+from models.geometry.births import has_human_proportions
+from models.geometry.people import track_people
 from models.geometry.tracks import Tracks
 from models.geometry.triangulation import triangulate
 from pipeline.batches import DetectionBatch, KeypointBatch
@@ -108,6 +109,16 @@ def test_exchanged_sides_are_put_right() -> None:
         assert (miss < 1e-2).mean() > 0.98
 
 
+def test_a_track_that_was_born_as_a_mirror_image_is_put_right_from_the_start() -> None:
+    people = crossing()
+    broken = people.copy()
+    broken[:, 0, 0] = broken[:, 0, 0][:, FLIPS]
+    batches = tracked(shuffled(broken))
+    off = [np.abs(image(batches, i) - people[:, :, 0, :, :2]).max((0, 2, 3)) for i in everybody(batches)]
+    assert min(each[:60].max() for each in off) < 1e-2
+    assert sum(sides_exchanged(batches[-1].state)) == 4
+
+
 def test_a_person_found_in_two_parts_is_one() -> None:
     people = crossing()
     parts = np.concatenate([people, people], 2)
@@ -131,6 +142,29 @@ def test_phantoms_are_nobody() -> None:
     batches = tracked(shuffled(np.concatenate([people, moving, still], 2)))
     assert everybody(batches) == [0, 1]
     assert sorted(matches(batches, people).values()) == [0, 1]
+
+
+def test_a_hidden_person_is_not_taken_for_clutter_at_the_same_place() -> None:
+    """A picture of a person hangs where the person is when two views do not show them."""
+    rig = ring(3)
+    people = crossing(rig=rig)[:, :, :1].copy()
+    picture = people[2:, 46, 0] + [12, 0, 0]
+    people[1, 45:50] = people[2, 44:52] = np.nan, np.nan, 0
+    clutter = np.full_like(people, [np.nan, np.nan, 0])
+    clutter[2, :, 0] = picture
+    batches = tracked(shuffled(np.concatenate([people, clutter], 2)), rig=rig)
+    assert everybody(batches) == [0]
+    assert np.nanmax(np.abs(image(batches, 0) - people[:, :, 0, :, :2])) < 1e-2
+    assert np.isnan(image(batches, 0)[2, 44:52]).all()
+
+
+def test_who_stood_still_before_one_camera_is_a_person_when_others_show_them() -> None:
+    body = {name: np.repeat(points[:1], 120, 0) for name, points in figure(np.zeros(1)).items()}
+    people = seen(RIG, body)[:, :, None]
+    people[1:, :60] = np.nan, np.nan, 0
+    batches = tracked(people)
+    assert everybody(batches) == [0]
+    assert np.isfinite(image(batches, 0)[:, 61:, 1:9]).all()
 
 
 @pytest.mark.parametrize(("views", "ids"), [(2, [0]), (3, [0, 1])])
@@ -211,6 +245,40 @@ def test_whom_one_view_alone_showed_is_found_again_at_once_where_two_do() -> Non
     batches = tracked(people)
     assert everybody(batches) == [0]
     assert np.abs(image(batches, 0) - people[:, :, 0, :, :2])[:2, 54:].max() < 1e-2
+
+
+@pytest.mark.parametrize("speed_m_s", [1.6, 2.3], ids=["found again", "born again"])
+def test_what_misled_a_hidden_person_is_left_when_they_are_seen_again(speed_m_s: float) -> None:
+    """For 12 frames one view alone shows the person, as somebody who walks away: also after that."""
+    rig, body, time = ring(3), figure(np.zeros(110)), np.arange(110) / RATE
+    people = seen(rig, body)[:, :, None]
+    x, y, _ = rig.centres[0]
+    aside = np.maximum(time - 44 / RATE, 0)[:, None] * speed_m_s * np.array([-y, x, 0]) / np.hypot(x, y)
+    away = seen(rig, {name: points + aside for name, points in body.items()})[:, :, None]
+    people[1:, 45:57] = np.nan, np.nan, 0
+    people[0, 45:65] = away[0, 45:65]
+    batches = tracked(people, rig=rig)
+    given = image(batches, 0)
+    assert everybody(batches) == [0]
+    assert np.isfinite(given[1:, 57:, 1:9]).all()
+    assert np.isnan(given[0, 57:65]).all()
+
+
+def test_a_track_beside_its_person_goes_to_where_more_views_show_them() -> None:
+    """Two views place the person further from the first camera, and 6 cm higher: the second one is wrong."""
+    rig, body, time = ring(5), figure(np.zeros(110)), np.arange(110) / RATE
+    people = seen(rig, body)[:, :, None]
+    further = 1 + 0.1 * np.clip((time - 44 / RATE) / 0.4, 0, 1)[:, None]
+    eye = rig.centres[0]
+    away = {name: eye + further * (points - eye) + [0, 0, 0.06] for name, points in body.items()}
+    people[2:, 45:60] = np.nan, np.nan, 0
+    people[1, 45:70] = seen(rig, away)[1, 45:70, None]
+    batches = tracked(people, rig=rig)
+    given = image(batches, 0)
+    assert everybody(batches) == [0]
+    assert np.isfinite(given[2:, 60:, 1:9]).all()
+    assert np.isfinite(given[0, :, 1:9]).all()
+    assert np.isnan(given[1, 61:70]).all()
 
 
 def test_views_that_share_few_keypoints_are_kept() -> None:

@@ -6,7 +6,7 @@ N tracks, K keypoints.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from pipeline.skeleton import BODY_25
 
 MAX_TRACKS: Final = 64
 """Tracks alive at once; of more the weakest are left out."""
+MAX_CLUTTER: Final = 64
+"""Stationary detections kept at once; of more the oldest are left out."""
+_CLUTTER_COLUMNS: Final = 4 + 2 * len(BODY_25)
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class TrackThresholds:
     exchange_gain: float = 0.15
     """Agreement that is gained where left and right of a detection are exchanged back."""
     exchange_shared: int = 8
-    exchange_memory: float = 0.85
-    exchanged_track: float = 0.55
-    """Share of recent detections exchanged above which it is the track that has left and right wrong."""
+    mirror_gain: float = 3.0
+    """Sum of the agreement gained by exchanging its detections above which it is the track that has left and
+    right wrong: one that is seen well gains 0.3 to 0.5."""
     point_s: float = 1.0
     """A keypoint that was not measured for longer is forgotten."""
     acceleration_m_s2: float = 20.0
@@ -97,11 +100,16 @@ class Tracks:
     """(N,) views beyond the first (two, where there are several), summed over frames."""
     age: Array
     """(N,) frames since birth."""
-    exchanged: Array
-    """(N,) share of recent detections whose left and right were exchanged."""
+    mirror_gain: Array
+    """(N,) cumulative sum, at least 0, of the agreement gained by mirroring its detections"""
+    unmirrored_s: Array
+    """(N,) when that sum was 0 last; −inf for never"""
     lost: Array = field(default_factory=lambda: np.zeros((0, 5)))
     """(L, 5) people whose track has ended and who may return: id, the middle of the trunk, and when they were
     measured last, seconds"""
+    clutter: Array = field(default_factory=lambda: np.zeros((0, _CLUTTER_COLUMNS)))
+    """(R, 4 + 2 K) stationary detections of nobody: view, seconds since when and when last detected, serial
+    of the track that may have it or −1, keypoints in undistorted px, NaN where missing"""
     next_serial: int = 0
     next_id: int = 0
     brief: int = 0
@@ -114,7 +122,7 @@ class Tracks:
         k = len(BODY_25)
         number, zero = np.zeros(0, np.int64), np.zeros(0)
         points, times, xyz = np.zeros((0, k, 3)), np.zeros((0, k)), np.zeros((0, 3))
-        return cls(number, number, points, times, xyz, zero, zero, zero, xyz, xyz, zero, zero, zero, zero)
+        return cls(number, number, points, times, xyz, zero, zero, zero, xyz, xyz, *(zero,) * 5)
 
     def take(self, index: Ints) -> Self:
         """Those tracks, in that order."""
@@ -127,33 +135,38 @@ class Tracks:
         return {serial: person for serial, person in rows if person >= 0}
 
     def table(self) -> Array:
-        """(2 MAX_TRACKS + 1, C) all of it: a row a track, a row a lost person, the next numbers; else NaN."""
+        """The state as one array (2 MAX_TRACKS + MAX_CLUTTER + 1, C): a row a track, a lost person and a
+        stationary detection, and one of the numbers; NaN elsewhere."""
         arrays = [getattr(self, name) for name in TRACK_ARRAYS]
         columns = [x.reshape(len(x), int(np.prod(x.shape[1:]))) for x in arrays]
         rows = np.concatenate(columns, 1).astype(np.float64)
-        out = np.full((2 * MAX_TRACKS + 1, rows.shape[1]), np.nan)
+        out = np.full((2 * MAX_TRACKS + MAX_CLUTTER + 1, rows.shape[1]), np.nan)
         out[: len(rows)] = rows
         out[MAX_TRACKS : MAX_TRACKS + len(self.lost), :5] = self.lost
-        out[-1, :4] = self.next_serial, self.next_id, self.brief, self.doubtful
+        out[2 * MAX_TRACKS : 2 * MAX_TRACKS + len(self.clutter), :_CLUTTER_COLUMNS] = self.clutter
+        out[-1, : len(_NUMBERS)] = [getattr(self, name) for name in _NUMBERS]
         return out
 
     @classmethod
     def of_table(cls, table: Array) -> Self:
         """The tracks that ``table`` was made of."""
-        alive, gone = table[:MAX_TRACKS], table[MAX_TRACKS:-1, :5]
-        rows, lost = alive[np.isfinite(alive[:, 0])], gone[np.isfinite(gone[:, 0])]
-        empty, parts, at = cls.none(), {}, 0
+        parts_ = np.split(table[:-1], [MAX_TRACKS, 2 * MAX_TRACKS])
+        rows, lost, clutter = (part[np.isfinite(part[:, 0])] for part in parts_)
+        empty, at = cls.none(), 0
+        parts: dict[str, Any] = {}
         for name in TRACK_ARRAYS:
             like = getattr(empty, name)
             width = int(np.prod(like.shape[1:], dtype=int))
             part = rows[:, at : at + width].reshape(len(rows), *like.shape[1:])
             parts[name], at = part.astype(like.dtype), at + width
-        serial, person, brief, doubtful = table[-1, :4].astype(int).tolist()
-        return cls(**parts, lost=lost, next_serial=serial, next_id=person, brief=brief, doubtful=doubtful)
+        numbers: dict[str, Any] = dict(
+            zip(_NUMBERS, table[-1, : len(_NUMBERS)].astype(int).tolist(), strict=True)
+        )
+        return replace(empty, **parts, lost=lost[:, :5], clutter=clutter[:, :_CLUTTER_COLUMNS], **numbers)
 
 
-_WITHOUT_AXIS: Final = ("lost", "next_serial", "next_id", "brief", "doubtful")
-TRACK_ARRAYS: Final = tuple(f.name for f in fields(Tracks) if f.name not in _WITHOUT_AXIS)
+_NUMBERS: Final = ("next_serial", "next_id", "brief", "doubtful")
+TRACK_ARRAYS: Final = tuple(f.name for f in fields(Tracks) if f.name not in ("lost", "clutter", *_NUMBERS))
 
 
 def trunk_middle(points: Array) -> Array:
