@@ -270,7 +270,8 @@ def test_a_seed_gives_the_same_bytes_in_any_window(tmp_path: Path) -> None:
             assert files(other)[name] == content, name
     write_recording(again, SynthConfig(**values, seed=1), body(), force=True)
     assert files(again)["calibration.toml"] != files(once)["calibration.toml"]
-    assert files(again).keys() == files(once).keys()
+    lasting = [{name for name in files(folder) if "/events/" not in name} for folder in (once, again)]
+    assert lasting[0] == lasting[1]  # an event that did not happen has no file
 
 
 @pytest.mark.parametrize("order", sorted(POINT_ORDERS))
