@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from models.body import Body
 from models.formats.long_take import LongTake
-from models.formats.take import rest_joints, rest_vertices
+from models.formats.take import rest_joints, rest_vertices, skin_weights
 from models.formats.traits import Traits
 from pipeline.array_types import Array
 from pipeline.cameras import Rig
@@ -46,9 +46,13 @@ def encode(
         "POSITION": buffer.add(vertices, bounds=True, target=_VERTICES),
         "NORMAL": buffer.add(_normals(vertices, body.faces), target=_VERTICES),
     }
-    for i, (joints, weights) in enumerate(_weight_sets(body.weights.double().numpy())):
-        attributes[f"JOINTS_{i}"] = buffer.add(joints, target=_VERTICES)
-        attributes[f"WEIGHTS_{i}"] = buffer.add(weights, target=_VERTICES)
+    joints, weights = skin_weights(body)
+    # Sets of four: viewers that know one only take the first and scale it up to 1.
+    missing = ((0, 0), (0, -joints.shape[1] % 4))
+    joints, weights = np.pad(joints.astype(np.uint8), missing), np.pad(weights, missing)
+    for i in range(joints.shape[1] // 4):
+        attributes[f"JOINTS_{i}"] = buffer.add(joints[:, 4 * i : 4 * i + 4], target=_VERTICES)
+        attributes[f"WEIGHTS_{i}"] = buffer.add(weights[:, 4 * i : 4 * i + 4], target=_VERTICES)
     corners = body.faces.reshape(-1).astype(np.uint16 if len(vertices) < 65535 else np.uint32)
     indices = buffer.add(corners, target=_INDICES)
     joints_count = len(body.skeleton)
@@ -215,18 +219,6 @@ class _Buffer:
         })  # fmt: skip
         self.size += length + -length % 4
         return len(self.accessors) - 1
-
-
-def _weight_sets(weights: Array) -> list[tuple[NDArray[np.uint8], Array]]:
-    """Weights (V, J) as sets of four joints and their weights, (V, 4) each, until none is left.
-
-    Viewers that know one set only take the first and scale it up to 1.
-    """
-    sets = -(-int((weights > 0).sum(1).max()) // 4)
-    order = np.argsort(-weights, axis=1, kind="stable")[:, : 4 * sets]
-    sorted_ = np.take_along_axis(weights / weights.sum(1, keepdims=True), order, 1)
-    joints = np.where(sorted_ > 0, order, 0).astype(np.uint8)  # a weight of 0 goes with joint 0, says glTF
-    return [(joints[:, i : i + 4], sorted_[:, i : i + 4]) for i in range(0, 4 * sets, 4)]
 
 
 def _normals(vertices: Array, faces: NDArray[np.int32]) -> Array:

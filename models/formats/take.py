@@ -204,6 +204,16 @@ def rest_vertices(body: Body, betas: Array) -> Array:
     return np.asarray(body.v_template.double().numpy() + body.shapedirs.double().numpy() @ betas)
 
 
+def skin_weights(body: Body) -> tuple[NDArray[np.int64], Array]:
+    """Joints (V, N) that move each vertex, and their weights (V, N), the largest first; N is the most joints
+    that one has. A weight of 0 goes with joint 0."""
+    weights = body.weights.double().numpy()
+    most = int((weights > 0).sum(1).max())
+    order = np.argsort(-weights, axis=1, kind="stable")[:, :most]
+    found = np.take_along_axis(weights / weights.sum(1, keepdims=True), order, 1)
+    return np.where(found > 0, order, 0), found
+
+
 def pose_blend_mm(body: Body, rotations: Array) -> float:
     """Largest move of a vertex by pose blend shapes, which skinning leaves out; poses (T, J, 3, 3)."""
     feature = torch.from_numpy((rotations[:, 1:] - np.eye(3)).reshape(len(rotations), -1))

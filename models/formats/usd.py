@@ -14,7 +14,7 @@ import torch
 from models.body import Body
 from models.formats.amass import contents
 from models.formats.long_take import LongTake
-from models.formats.take import rest_joints, rest_vertices
+from models.formats.take import rest_joints, rest_vertices, skin_weights
 from models.formats.traits import Traits
 from pipeline.errors import InputError
 
@@ -66,14 +66,13 @@ def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
         mesh.CreateFaceVertexCountsAttr(Vt.IntArray(len(body.faces), 3))
         mesh.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(body.faces.astype(np.int32).ravel()))
         mesh.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-        weights = body.weights.float().numpy()
-        most = int((weights > 0).sum(1).max())
-        order = np.argsort(-weights, 1, kind="stable")[:, :most]
+        joints, weights = skin_weights(body)
+        indices, most = Vt.IntArray.FromNumpy(joints.astype(np.int32).ravel()), joints.shape[1]
         skin = UsdSkel.BindingAPI.Apply(mesh.GetPrim())
         skin.CreateSkeletonRel().SetTargets([skeleton.GetPath()])
-        skin.CreateJointIndicesPrimvar(False, most).Set(Vt.IntArray.FromNumpy(order.astype(np.int32).ravel()))
+        skin.CreateJointIndicesPrimvar(False, most).Set(indices)
         skin.CreateJointWeightsPrimvar(False, most).Set(
-            Vt.FloatArray.FromNumpy(np.take_along_axis(weights, order, 1).ravel())
+            Vt.FloatArray.FromNumpy(weights.astype(np.float32).ravel())
         )
         motion = UsdSkel.Animation.Define(stage, "/person/motion")
         motion.CreateJointsAttr(paths)
