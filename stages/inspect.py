@@ -39,7 +39,7 @@ from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.formats.keypoints import read_views
 from pipeline.formats.keypoints.files import NO_FILE
-from pipeline.formats.keypoints.points import PointOrder, orders_with, to_pixels
+from pipeline.formats.keypoints.points import PointOrder, orders_with, to_body_25, to_pixels
 from pipeline.layout import named_so
 from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
@@ -140,7 +140,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
     rig, told = _in_found_unit(recording, rig, bodies, known, guess, scale)
     findings += told
     findings += _doubt_scales(rig, image, known)
-    findings += doubt_cameras(rig, image)
+    findings += doubt_cameras(rig, to_body_25(image, known.name))
     findings += doubts
     findings += calibration_doubts(rig)
     people = people_at_once(rig, image)

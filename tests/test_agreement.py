@@ -16,6 +16,7 @@ from models.geometry.agreement import (
     find_exchanged,
     people_at_once,
 )
+from models.geometry.misplaced import find_misplaced
 from pipeline.cameras import Rig
 
 TIME = np.arange(40) / 8
@@ -77,6 +78,27 @@ def test_a_camera_is_not_doubted_for_a_few_frames() -> None:
     assert found is not None
     assert found.alone.tolist() == [0, 0, 4, 0]
     assert found.shows.tolist() == [5, 5, 5, 5]
+
+
+def test_a_camera_that_shows_somebody_else_alone_is_not_doubted() -> None:
+    rig = ring(5)
+    image = np.stack([seen(rig, figure(TIME, (0.5, y))) for y in (0.6, -0.6)], 2).astype(np.float32)
+    image[0, :, 0] = image[3, :, 1] = np.nan, np.nan, 0  # each is behind the other for one camera
+    assert find_disagreement(rig, image, len(TIME)) is None
+    xy = rig.undistort_views(image[..., :2])
+    found = compare_cameras(rig, [Stretch(xy, image[..., 2].astype(float), TIME)])
+    behind = found.person == 0
+    assert behind.sum() == 1
+    assert np.isnan(found.left_out_px[behind]).all()
+    assert found.left_out_px[~behind].max() < 3
+    assert find_misplaced(rig, image) is None
+    image[1, ..., 0] += 60  # a camera that is wrong for both is doubted, and it alone
+    xy = rig.undistort_views(image[..., :2])
+    found = compare_cameras(rig, [Stretch(xy, image[..., 2].astype(float), TIME)])
+    assert found.least_left_out_px[1] > 50
+    misplaced = find_misplaced(rig, image)
+    assert misplaced is not None
+    assert misplaced.camera == 1
 
 
 def test_cameras_that_disagree_when_exchanged_too_are_not_exchanged() -> None:

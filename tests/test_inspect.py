@@ -137,6 +137,16 @@ def test_a_turned_camera_is_found(tmp_path: Path, views: int, degrees: float, ax
     assert codes(recording.findings) == [("camera_off", "cam02")]
 
 
+def test_a_face_that_is_off_in_one_camera_is_no_misplaced_camera(tmp_path: Path) -> None:
+    rig = ring(4)
+    people = seen(rig, figure(TIME), "coco_wholebody_133", noise_px=2)
+    face = slice(23, 91)  # more than half of the points
+    people[1, :, face, 0] += 25
+    write_recording(tmp_path, rig, [people])
+    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: coco_wholebody_133}}")
+    assert ready(tmp_path).findings == ()
+
+
 def test_cameras_that_agree_about_nobody(tmp_path: Path) -> None:
     back = np.diag([-1.0, 1, -1])
     rig = ring(3)

@@ -138,7 +138,10 @@ def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | No
     image: (V, T, P, K, 3) pixels of the video frames and confidence. sample: number of frames searched for
     exchanged cameras.
     """
-    person = find_bodies(rig, image).person[:, 0].T
+    bodies = find_bodies(rig, image).person
+    person = bodies[:, 0].T
+    # A camera from which the best one is hidden may show others.
+    person = np.where(find_others(bodies, person, image.shape[2]).any(2), 0, person)
     shows = shows_together(image)
     doubted = (shows & (person < 0)).sum(1) > np.maximum(
         MIN_FRAMES - 1, (1 - MIN_AGREEING_SHARE) * shows.sum(1)
@@ -148,6 +151,18 @@ def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | No
     pair = find_exchanged(rig, image[:, spread(np.arange(image.shape[1]), sample)])
     shows &= (person >= 0).any(0)
     return Disagreement((shows & (person < 0)).sum(1), shows.sum(1), pair)
+
+
+def find_others(bodies: NDArray[np.int64], own: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """(V, T, P) detections of somebody else than a person (V, T): of a proposed body (T, H, V), −1 for none,
+    that three views show, and more than show the person there."""
+    mine = (bodies == own.T[:, None]) & (bodies >= 0)
+    theirs = (bodies >= 0) & ~mine
+    theirs &= (theirs.sum(-1) > np.maximum(mine.sum(-1), 2))[..., None]
+    t, h, v = np.nonzero(theirs)
+    out = np.zeros((*own.shape, count), bool)
+    out[v, t, bodies[t, h, v]] = True
+    return out
 
 
 def best_bodies(rig: Rig, image: Floats) -> Array:
@@ -178,17 +193,22 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
     """Compare two or more placed cameras with one another."""
     views, cfg = len(rig), MatchConfig(agreement_m=_AGREEMENT_M)
     followed = [follow_longest(rig, s.xy_px, s.confidence, s.time_s, cfg) for s in stretches]
+    free = [_without_others(rig, s, chosen, cfg) for s, chosen in zip(stretches, followed, strict=True)]
     picked = list(zip(stretches, followed, strict=True))
     xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
     confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
     cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
     left_out, least_left_out = np.full((2, views), np.nan)
     for v in range(views if views > 2 else 0):
+        shows = [np.stack([s.confidence[v], c[v]]).any((2, 3)) for s, c in zip(stretches, free, strict=True)]
+        everybody, person_or_nobody = np.concatenate(shows, axis=1).sum(1)
+        if 2 * person_or_nobody < everybody:
+            continue
         others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
         expected = np.split(rig.project(triangulate(rig, xy, others).points)[v], cuts)
-        # The closest detection, matched or not.
+        # The closest detection, matched or not, but one of somebody else.
         observed = [
-            closest_person(s.xy_px[v], s.confidence[v], e) for s, e in zip(stretches, expected, strict=True)
+            closest_person(s.xy_px[v], c[v], e) for s, c, e in zip(stretches, free, expected, strict=True)
         ]
         residual = np.concatenate([o - e for o, e in zip(observed, expected, strict=True)])
         residual_px = np.linalg.norm(residual, axis=-1)
@@ -203,6 +223,19 @@ def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
         least_left_out_px=least_left_out,
         metres_per_px=rig.metres_per_px(points).mean(1) if len(points) else np.full(views, np.nan),
     )
+
+
+def _without_others(rig: Rig, stretch: Stretch, person: NDArray[np.int64], cfg: MatchConfig) -> Array:
+    """(V, T, P, K) confidence without the detections of others, in frames in which a camera does not show the
+    person (V, T)."""
+    confidence = stretch.confidence
+    at = np.flatnonzero(((confidence > 0).any((2, 3)) & (person < 0)).any(0))
+    if not len(at):
+        return confidence
+    bodies = propose(rig, stretch.xy_px[:, at], confidence[:, at], cfg).person
+    out = confidence.copy()
+    out[:, at] *= ~find_others(bodies, person[:, at], confidence.shape[2])[..., None]
+    return out
 
 
 def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:

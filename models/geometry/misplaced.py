@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.agreement import closest_person, find_bodies
+from models.geometry.agreement import closest_person, find_bodies, find_others
 from models.geometry.association import pick_people
 from models.geometry.triangulation import triangulate
 from pipeline.array_types import Array, Floats
@@ -71,7 +71,10 @@ def find_misplaced(rig: Rig, image: Floats) -> Misplaced | None:
     if views < MIN_CAMERAS:
         return None
     xy, confidence = rig.undistort_views(image[..., :2]), image[..., 2].astype(np.float64)
-    person = find_bodies(rig, image).person[:, 0].T
+    bodies = find_bodies(rig, image).person
+    person = bodies[:, 0].T
+    # A camera from which the person is hidden may show others.
+    free = np.where(find_others(bodies, person, image.shape[2])[..., None], 0, confidence)
     saw, sure = pick_people(xy, person, np.nan), pick_people(confidence, person, 0)
     shows = (confidence > 0).any((2, 3)).sum(1) >= MIN_POINTS
     offset = np.full((views, 3), np.nan)
@@ -80,7 +83,7 @@ def find_misplaced(rig: Rig, image: Floats) -> Misplaced | None:
         without = np.where((np.arange(views) == v)[:, None, None], 0, sure)
         points = triangulate(rig, saw, without).points
         expected, metres = rig.project(points), rig.metres_per_px(points)
-        own = closest_person(xy[v], confidence[v], expected[v])
+        own = closest_person(xy[v], free[v], expected[v])
         offset[v], wrong[v] = _offset(own - expected[v], expected[v], metres[v])
         seen = np.where(without[..., None] > 0, saw, np.nan) - expected
         others = [u for u in range(views) if u != v and shows[u]]
