@@ -389,7 +389,7 @@ def _results(out: str) -> Results:
 @app.command()
 def synth(
     out: Annotated[Path, Argument(help="Folder for the recording.")],
-    cameras: Annotated[int, Option(min=2, max=64, help="Cameras around the people.")] = 4,
+    cameras: Annotated[int, Option(min=1, max=64, help="Cameras around the people.")] = 4,
     seconds: Annotated[float, Option(min=0.1, help="Length.")] = 3.0,
     fps: Annotated[str, Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
     people: Annotated[int, Option(min=1, max=16, help="People, who walk among each other.")] = 1,
