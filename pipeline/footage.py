@@ -24,7 +24,7 @@ ASSUMED_FPS: Final = Fraction(30)
 """Frames a second where nothing tells."""
 _PLACES: Final = (
     "videos", "video", "synchronized_videos", "videos-raw", "raw-2d", "imagesequence", ".", "images",
-    "frames",
+    "image", "frames",
 )  # fmt: skip
 """Folders that are looked in, whatever the case of their names: the first that has any counts."""
 _VIDEOS: Final = frozenset((
@@ -124,20 +124,29 @@ def _opens(file: Path) -> bool:
 
 
 def unread_videos(folder: Path) -> list[Finding]:
-    """A finding on videos that lie in the recording where none is looked for; not those of results."""
-    drawn, unread = drawn_into(folder), list[Path]()
+    """A finding on videos that lie in the recording where none is looked for, not those of results; without
+    any, on pictures that lie in no camera's folder."""
+    drawn, unread, loose = drawn_into(folder), list[Path](), list[Path]()
     read = {path for _, cameras in _places(folder, drawn) for _, path in cameras}
     for sub in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")):
         if sub != folder and (sub.name == INSIDE or (sub / STORE).exists() or drawn_into(sub)):
             continue
-        inside = [*sub.iterdir(), *(sub.rglob("*/*") if sub.name.casefold() in _PLACES else ())]
-        videos = (p for p in inside if p.suffix.lower() in _VIDEOS | _PREVIEWS and p not in read)
-        unread += sorted(p for p in videos if p.is_file() and not (sub == folder and p.name in drawn))
-    if not unread:
+        direct, is_place = [*sub.iterdir()], sub != folder and sub.name.casefold() in _PLACES
+        videos = [
+            p
+            for p in (*direct, *(sub.rglob("*/*") if is_place else ()))
+            if p.suffix.lower() in _VIDEOS | _PREVIEWS and p not in read and p.is_file()
+        ]
+        unread += sorted(p for p in videos if not (sub == folder and p.name in drawn))
+        loose += sorted(p for p in direct if is_place and not read and p.suffix.lower() in _PICTURES)
+    files, what = (unread, "videos") if unread else (loose, "pictures")
+    if not files:
         return []
+    suffix = unread[0].suffix if unread else ".mp4"
     sentence = (
-        f"{len(unread)} videos are not read, the first is {unread[0].relative_to(folder)}: a camera's "
-        f"video is videos/<camera>{unread[0].suffix}, or the only one in videos/<camera>/"
+        f"{len(files)} {what} are not read, the first is {files[0].relative_to(folder)}: a camera's video is "
+        f"videos/<camera>{suffix}, or the only one in videos/<camera>/, and its pictures are "
+        "images/<camera>/<number>.jpg"
     )
     return [Finding("videos_unread", sentence)]
 

@@ -37,6 +37,8 @@ _COMMON_RATES: Final = (
     *(Fraction(1000 * n, 1001) for n in (24, 30, 60, 120, 240)),
 )
 
+_RAW_STREAMS: Final = ("h264", "hevc", "mjpeg", "mpegvideo", "m4v", "obu")
+"""FFmpeg's names of streams without a container, which have no time stamps."""
 _COLOUR_SPACES: Final = (1, 5, 6, 9)
 """Colour spaces that swscale converts from, as numbers of H.273: BT.709, BT.601 twice, BT.2020."""
 
@@ -81,6 +83,7 @@ def probe(path: Path | str) -> VideoInfo:
     container = _open(path)
     with closing(container):
         stream = _video_stream(path, container)
+        raw = container.format.name in _RAW_STREAMS
         counted = container.format.name in ("avi", "h264", "hevc")
         pts = array("q")
         first: av.VideoFrame | None = None
@@ -110,7 +113,7 @@ def probe(path: Path | str) -> VideoInfo:
                 f"{path}: no frame of this {stream.codec_context.name} video can be decoded. "
                 "Play it to check it, and export it again as H.264."
             )
-        declared = [r for r in (stream.average_rate, stream.guessed_rate) if r]
+        declared = [r for r in (stream.average_rate, stream.guessed_rate)[:: -1 if raw else 1] if r]
         time_base = stream.time_base or Fraction(1, 90_000)
         if counted:
             rate = declared[0] if declared else Fraction(25)
@@ -132,6 +135,11 @@ def probe(path: Path | str) -> VideoInfo:
             total = f" of {promised}" if promised else ""
             warnings = (
                 f"{path}: the file was cut off or is damaged, {len(ticks)}{total} frames can be read",
+            )
+        if raw:
+            warnings += (
+                f"{path}: a stream without a container has no time stamps: {float(rate):.6g} fps are taken, "
+                f"which may be a guess; ffmpeg -r RATE -i {path.name} -c copy {path.stem}.mp4 states it",
             )
         return VideoInfo(
             path,

@@ -14,7 +14,7 @@ from recordings import SMALL, SMALL_PEOPLE, SMALL_RIG, add_videos, said, state, 
 from pipeline.errors import InputError
 from pipeline.footage import find_videos, probe_videos
 from pipeline.recording import find_recording
-from pipeline.video import read_frames, to_rgb
+from pipeline.video import probe, read_frames, to_rgb
 
 
 def picture(t: int, size: tuple[int, int] = (96, 64)) -> np.ndarray:
@@ -22,10 +22,10 @@ def picture(t: int, size: tuple[int, int] = (96, 64)) -> np.ndarray:
     return np.full((size[1], size[0], 3), 40 + 8 * (t % 24), np.uint8)
 
 
-def write(file: Path, container: str, codec: str, frames: int = 12) -> None:
+def write(file: Path, container: str, codec: str, frames: int = 12, rate: int = 25) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w", container) as out:
-        stream = out.add_stream(codec, rate=25)
+        stream = out.add_stream(codec, rate=rate)
         stream.width, stream.height = 96, 64
         stream.pix_fmt = kind = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for t in range(frames):
@@ -43,6 +43,7 @@ def write(file: Path, container: str, codec: str, frames: int = 12) -> None:
         (".wmv", "asf", "wmv2"),
         (".flv", "flv", "flv"),
         (".mjpeg", "mjpeg", "mjpeg"),
+        (".h264", "h264", "libx264"),
         (".camera", "matroska", "libx264"),  # a suffix that nobody knows
     ],
 )
@@ -54,6 +55,7 @@ def test_whatever_ffmpeg_opens_is_a_video(tmp_path: Path, suffix: str, container
     assert {n: f.name for n, f in found.items()} == {"cam01": f"cam01{suffix}"}
     video = probe_videos(found, None, {})["cam01"]
     assert (len(video.times_s), video.size, video.rate) == (12, (96, 64), 25)
+    assert bool(video.warnings) == (container in ("mjpeg", "h264")), "no time stamps"
     assert video.times_s - video.times_s[0] == pytest.approx(np.arange(12) / 25, abs=1.5e-3)
     shades = [to_rgb(f)[32, 48].mean() for f in read_frames(video, [0, 5, 11]) if f is not None]
     assert shades == pytest.approx([40, 80, 128], abs=6)
@@ -127,6 +129,18 @@ def test_videos_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "videos" / "cam01.LRV").touch()
     recording = find_recording(tmp_path)
     assert said(recording, r"1 videos are not read, the first is videos/cam01.LRV")
+
+
+def test_a_stream_may_say_its_rate(tmp_path: Path) -> None:
+    """H.264 without a container, at a rate that is not FFmpeg's guess of 25."""
+    write(tmp_path / "a.h264", "h264", "libx264", rate=30)
+    assert probe(tmp_path / "a.h264").rate == 30
+
+
+def test_pictures_in_no_cameras_folder_are_named(tmp_path: Path) -> None:
+    write_recording(tmp_path, SMALL_RIG, [SMALL_PEOPLE])
+    pictures(tmp_path / "images", [0, 1], "cam01_{:06d}.jpg")
+    assert said(find_recording(tmp_path), r"2 pictures are not read, the first is images/cam01_000000.jpg: ")
 
 
 def test_a_folder_a_camera_may_hold_its_one_video(tmp_path: Path) -> None:
