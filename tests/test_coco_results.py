@@ -160,3 +160,17 @@ def test_what_alphapose_wrote() -> None:
     assert found.point_order.name == "coco_17"
     assert [len(files) for files in found.keypoints if files] == [22, 24, 22, 24]
     assert not said(found, "missing|not used")
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
+def test_what_lies_beside_the_lists_hides_none(tmp_path: Path, place: str) -> None:
+    """AlphaPose's settings, and what a tracker of its writes."""
+    folder = write_recording(tmp_path, SMALL_RIG, [SMALL_PEOPLE])
+    as_lists(folder, place)
+    for name in SMALL_RIG.names:
+        beside = (folder / place.format(name)).parent
+        (beside / "config.json").write_text("{}")
+        if "{}/" in place:
+            (beside / "alphapose-results-forvis-tracked.json").write_text("[]")
+    found = find_recording(folder)
+    assert [len(files) for files in found.keypoints if files] == [24] * len(SMALL_RIG)

@@ -257,6 +257,7 @@ def test_tables_of_pictures_as_alphapose_writes_them(
         for t in TRUTH
     }
     put(tmp_path, {name: json.dumps(frames)})
+    assert [path.name for path in find_camera_files(tmp_path)] == [name.split("/")[0]]
     put(tmp_path / "sep-json", {f"cam01/{t[:-4]}.json": json.dumps(frame) for t, frame in frames.items()})
     for place in (tmp_path, tmp_path / "sep-json"):
         files = index_keypoints(place / "cam01" if (place / "cam01").exists() else place / "cam01.json")

@@ -13,20 +13,30 @@ from typing import Any, Final
 
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.files import find_number, find_paths
-from pipeline.formats.keypoints.listed import LIST, ListedPeople, first_byte, only_json, read_list
+from pipeline.formats.keypoints.listed import (
+    LIST,
+    ListedPeople,
+    beginning,
+    first_byte,
+    only_json,
+    read_list,
+)
 
 DESCRIPTION: Final = "COCO results (AlphaPose's, one list a camera)"
 
+_RESULTS: Final = "alphapose-results.json"
+"""What AlphaPose calls its list; a tracker's lies beside it."""
+
 
 def find(place: Path, names: str) -> list[Path]:
-    """Folders whose only JSON file is a list, and files, where all that match are lists.
+    """Folders with a list, and files: where not all that match are lists, those with people.
 
     An empty file counts beside lists: it is one by name, and an error when it is read.
     """
     matching = find_paths(place, names)
     files = [p for p in matching if p.suffix.lower() == ".json" and p.is_file()]
     if not all(first_byte(file) in (b"[", b"") for file in files):
-        files = []
+        files = [file for file in files if _lists_people(file)]
     return [p for p in matching if p in files or (p.is_dir() and _list_in(p) is not None)]
 
 
@@ -58,6 +68,12 @@ def frame_of_name(picture: str) -> int | None:
 
 
 def _list_in(folder: Path) -> Path | None:
-    """The only JSON file of a folder if it is a list, else None."""
+    """The only JSON file of a folder, or the one that AlphaPose calls so, if it is a list, else None."""
     file = only_json(folder)
+    if file is None and _lists_people(folder / _RESULTS):
+        return folder / _RESULTS
     return file if file is not None and first_byte(file) == b"[" else None
+
+
+def _lists_people(file: Path) -> bool:
+    return file.is_file() and first_byte(file) == b"[" and b'"image_id"' in beginning(file)

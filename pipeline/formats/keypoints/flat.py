@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.formats.keypoints.files import find_number
-from pipeline.formats.keypoints.listed import beginning
+from pipeline.formats.keypoints.listed import TABLE, beginning
 from pipeline.formats.keypoints.openpose import FrameFiles, camera_of, index_folder
 
 DESCRIPTION: Final = "OpenPose JSON of all cameras in one folder (<camera>_<frame>.json)"
@@ -28,7 +28,13 @@ def find(place: Path, names: str) -> list[Path]:
                 cameras.setdefault(camera, entry.name)
     found = [place / camera for camera in sorted(cameras) if fnmatchcase(camera, names)]
     first = {path: beginning(place / cameras[path.name]).removeprefix(b"\xef\xbb\xbf") for path in found}
-    return [path for path in found if first[path].lstrip()[:1] == b"{" and b'"people"' in first[path]]
+    return [path for path in found if _is_frame(first[path])]
+
+
+def _is_frame(first: bytes) -> bool:
+    """True for the beginning of OpenPose's file of a frame, and not of a table of frames."""
+    is_table = TABLE.match(first.decode("latin-1")) is not None
+    return first.lstrip()[:1] == b"{" and b'"people"' in first and not is_table
 
 
 def read(path: Path) -> FrameFiles:
