@@ -347,7 +347,7 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
         store=job.results.digest,
         videos=tuple(v.name for v in job.videos),
         calibration={"file": str(recording.calibration), "estimated": is_estimated(recording.calibration)},
-        sync=job.synced.shown(names),
+        sync=job.synced.as_dict(names),
         format=asdict(recording.point_order),
         regressor=describe(job.cfg.regress, job.net),
         # First those that make the results doubtful.

@@ -1,6 +1,6 @@
-"""Before the stages: clocks of cameras that were started by hand, from people who move, and from sound.
+"""Synchronisation before the stages: clocks of cameras that were started by hand, by movement and by sound.
 
-Not a stage that batches flow through: the time line must be known before the first frame.
+No stage that batches flow through: the time line must be known before the first frame.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from models.geometry.clock_fit import MIN_SPAN_S
 from models.geometry.sound_lags import (
     TRAVEL_LIMIT_S,
     TRAVEL_SIGMA_S,
-    HeardClocks,
-    hear_clocks,
+    SoundClocks,
+    find_sound_clocks,
 )
 from models.geometry.synchronisation import (
     EDGE,
@@ -30,9 +30,9 @@ from models.geometry.synchronisation import (
     NO_SPAN,
     PERIODIC,
     Clocks,
+    drop_insignificant_drift,
     extend_clocks,
     find_clocks,
-    told_clocks,
 )
 from models.geometry.trajectories import Trajectories, joined_stretches, padded_points
 from models.geometry.unsynchronised import OwnDetections, seen_trajectories
@@ -50,21 +50,21 @@ from pipeline.timeline import spread
 _log = logging.getLogger(__name__)
 
 IN_STEP_S: Final = 0.008
-"""Cameras nearer than that are in step: cameras that are triggered together seem to be 3 to 8 ms apart."""
-_WHOLE_S, _MAIN_S, _MORE_S = 75.0, 30.0, 6.0
-"""A recording up to the first is read whole; of a longer one the second in its middle, and stretches as long
-as the third over the rest of it."""
-_STRETCHES: Final = 8
-_LOOKED: Final = 200
-"""Instants at which a long recording is looked into before."""
-_LEAST_FRAMES: Final = 10
+"""Largest offset of cameras in step: those that are triggered together seem to be 3 to 8 ms apart."""
+_MAX_WHOLE_S: Final = 75.0
+"""Length up to which a recording is read whole."""
+_MIDDLE_S, _STRETCH_S, _STRETCHES = 30.0, 6.0, 8
+"""Of a longer one: length of the busiest stretch, and length and number of the others."""
+_SAMPLED_INSTANTS: Final = 200
+"""Instants, and starts of stretches, from which the busiest stretch is chosen."""
+_MIN_FRAMES: Final = 10
 _STRETCH_LAG_S: Final = 0.5
-"""Difference of clocks that is looked for where they are nearly known."""
+"""Largest lag in the other stretches, where clocks are nearly known."""
 _HALF_FRAME_S: Final = 1 / 60
-_SOUND_S: Final = 120.0
-"""Sound is listened to from a camera's first frame on, for so long."""
-_NEAR_SOUND_S: Final = 0.25
-"""Difference of clocks that is looked for about those by sound: its travel, and beside it a rise."""
+_MAX_SOUND_S: Final = 120.0
+"""Longest sound that is read, from a camera's first frame on."""
+_SOUND_LAG_S: Final = 0.25
+"""Largest lag of movement about the clocks by sound: its travel, and room for the curve to rise."""
 _CONTRADICTED: Final = "movement does not fit sound"
 _SOUND: Final = "sound"
 _REFERENCE: Final = "reference"
@@ -93,23 +93,23 @@ class Synced:
     """Outcome of the synchronisation of a recording."""
 
     clocks: tuple[Clock, ...]
-    """(V,) to go by."""
+    """(V,) clocks to use."""
     findings: tuple[Finding, ...]
     how: str
-    """A sentence for people."""
+    """Sentence on how the clocks were set."""
     lag_s: tuple[float, ...] = ()
     curves: Mapping[str, tuple[float | None, ...]] | None = None
-    """Camera → its residual when its clock alone is off by each lag, millimetres or pixels."""
+    """Camera → residual when its clock alone is off by each lag, millimetres or pixels."""
     unit: str = ""
 
-    def shown(self, names: Sequence[str]) -> dict[str, Any]:
-        """For the summary and the report."""
+    def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Entry of the summary and the report."""
         clocks = {n: c.model_dump(mode="json") for n, c in zip(names, self.clocks, strict=True)}
         curves = {"lag_s": self.lag_s, "unit": self.unit, "cameras": self.curves or {}}
         return {"how": self.how, "cameras": clocks, "curves": curves}
 
     def rows(self, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """A table for people: a head, then one row a camera."""
+        """Table for the screen: a head, then one row a camera."""
         rows: list[tuple[str, ...]] = [("camera", "starts at", "drift", "sure to", "by")]
         for name, c in zip(names, self.clocks, strict=True):
             sure = "-" if c.sigma_s is None else f"{1000 * c.sigma_s:.0f} ms"
@@ -121,26 +121,26 @@ class Synced:
 def synchronise(
     recording: Recording, out: Path, cfg: SyncConfig, place: Callable[[Recording], Recording] | None = None
 ) -> tuple[Recording, Synced]:
-    """The inspected recording on the time line of its cameras' clocks, and how these were found.
+    """Put an inspected recording on the time line of its cameras' clocks.
 
-    Writes ``out/sync.yaml``. One that is there is used where it was made from the same recording and
-    settings, so that a run that goes on has the same clocks. place: estimates where the cameras of a
-    recording without a calibration stand; raises ``InputError``.
+    Returns also how these were found. Writes ``out/sync.yaml``; an existing one from the same recording and
+    settings is used, so that a resumed run has the same clocks. place: estimates the cameras of a recording
+    without a calibration; raises ``InputError``.
 
     Raises:
         InputError: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
     """
     names = recording.rig.names
     if is_searched(recording, cfg):
-        path, source = out / SYNC, _source(recording, cfg)
+        path, source = out / SYNC, _input_digests(recording, cfg)
         kept = read_sync(path) if path.is_file() else None
         if kept is None or kept.source != source:
             synced = estimate_clocks(recording, cfg)
             if place is not None and not recording.placed:
-                synced = _refined(recording.with_clocks(synced.clocks), synced, cfg, place)
-            write_sync(path, _content(names, synced, source))
+                synced = _refine_by_rays(recording.with_clocks(synced.clocks), synced, cfg, place)
+            write_sync(path, _to_file(names, synced, source))
             kept = read_sync(path)
-        synced = _of_content(names, kept)
+        synced = _from_file(names, kept)
     else:
         synced = given_clocks(recording, cfg)
     for finding in synced.findings:
@@ -155,27 +155,27 @@ def is_searched(recording: Recording, cfg: SyncConfig) -> bool:
 
 
 def given_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
-    """Clocks that are stated, or left alone. Raises ``InputError``."""
+    """Clocks that are stated or left as they are. Raises ``InputError``."""
     if cfg.use not in ("auto", "off"):
         path = Path(cfg.use)
         stated = read_sync(path).sync
         lacking = [n for n in recording.rig.names if n not in stated]
-        found = [
+        findings = [
             Finding("clock_unknown", f"{path}: says nothing of camera {n}: its clock stays as it is", n)
             for n in lacking
         ]
         pairs = zip(recording.rig.names, recording.clocks, strict=True)
-        return Synced(tuple(stated.get(n, c) for n, c in pairs), tuple(found), f"clocks of {path.name}")
+        return Synced(tuple(stated.get(n, c) for n, c in pairs), tuple(findings), f"clocks of {path.name}")
     how = "clocks as stated in recording.yaml" if recording.stated.sync else "not looked for"
     return Synced(recording.clocks, (), how)
 
 
-def _refined(
+def _refine_by_rays(
     moved: Recording, first: Synced, cfg: SyncConfig, place: Callable[[Recording], Recording]
 ) -> Synced:
-    """Clocks by the rays of cameras that are placed with the clocks ``first``: their drift shows, too.
+    """Refine clocks, with their drifts, by the rays of cameras that are placed with the clocks ``first``.
 
-    ``first`` where cameras cannot be placed, or rays change no clock.
+    Returns ``first`` where cameras cannot be placed, or rays change no clock.
     """
     try:
         finer = estimate_clocks(place(moved), cfg.model_copy(update={"audio": "off"}), first)
@@ -185,33 +185,35 @@ def _refined(
 
 
 def estimate_clocks(recording: Recording, cfg: SyncConfig, first: Synced | None = None) -> Synced:
-    """Clocks of an inspected recording by the people whom its cameras show; those that it has where nothing
-    better can be told. Changes and writes nothing.
+    """Estimate the clocks of an inspected recording from its people; a refused camera keeps its clock.
 
-    first: an earlier estimate, by whose clocks the recording goes. What it tells of a camera holds where this
-    estimate refuses the camera.
+    Changes and writes nothing.
+
+    first: an earlier estimate, whose clocks the recording has. It holds for cameras that this one refuses.
     """
     names = recording.rig.names
     lacking = [v for v, k in enumerate(recording.keypoints) if k is None]
     views = [v for v in range(len(names)) if v not in lacking]
     if len(views) < 2:
         return Synced(recording.clocks, (), "fewer than two cameras have keypoints")
-    found = _found(recording, views, cfg.search_s)
-    if found is None:
-        found_out = (_unknown([names[v] for v in views], NO_SPAN),)
+    estimate = _estimate_by_movement(recording, views, cfg.search_s)
+    if estimate is None:
+        found_out = (_unknown_finding([names[v] for v in views], NO_SPAN),)
         return Synced(recording.clocks, found_out, "the cameras share too little time to be compared")
     middle = float(np.mean([t[-1] for t in recording.own_times.times_s])) / 2
-    found = told_clocks(found, middle)
-    heard = _heard(recording, views, cfg) if cfg.audio == "auto" else None
-    found, methods, findings = _by_sound(recording, views, found, heard)
+    estimate = drop_insignificant_drift(estimate, middle)
+    sound = _estimate_by_sound(recording, views, cfg) if cfg.audio == "auto" else None
+    estimate, methods, findings = _combine_with_sound(recording, views, estimate, sound)
     kept = [
-        k for k, v in enumerate(views) if first and found.refused[k] and first.clocks[v].sigma_s is not None
+        k
+        for k, v in enumerate(views)
+        if first and estimate.refused[k] and first.clocks[v].sigma_s is not None
     ]
-    refused = [None if k in kept else reason for k, reason in enumerate(found.refused)]
-    told = [k for k, reason in enumerate(refused) if reason is None]
+    refused = [None if k in kept else reason for k, reason in enumerate(estimate.refused)]
+    trusted = [k for k, reason in enumerate(refused) if reason is None]
     off = any(
-        abs(found.offset_s[k]) > max(IN_STEP_S, 2 * found.sigma_s[k]) or found.drift[k] != 0
-        for k in told
+        abs(estimate.offset_s[k]) > max(IN_STEP_S, 2 * estimate.sigma_s[k]) or estimate.drift[k] != 0
+        for k in trusted
         if k not in kept
     )
     clocks = list(recording.clocks)
@@ -223,42 +225,42 @@ def estimate_clocks(recording: Recording, cfg: SyncConfig, first: Synced | None 
         if refused[k] is not None:
             clocks[v] = before.model_copy(update={"method": f"none: {refused[k]}"})
             continue
-        sigma = float(found.sigma_s[k])
+        sigma = float(estimate.sigma_s[k])
         chance = math.erf(_HALF_FRAME_S / (sigma * math.sqrt(2))) if sigma else 1.0
         known = {"sigma_s": round(sigma, 5), "confidence": round(chance, 4), "method": methods[k]}
         clocks[v] = before.model_copy(update=known)
         if off:
             # The estimate is on top of the clock that the recording has.
-            more = 1 + float(found.drift[k])
+            more = 1 + float(estimate.drift[k])
             clocks[v] = clocks[v].model_copy(
                 update={
-                    "offset_s": round(float(found.offset_s[k]) + more * before.offset_s, 6),
+                    "offset_s": round(float(estimate.offset_s[k]) + more * before.offset_s, 6),
                     "drift_ppm": round((more * (1 + before.drift_ppm * 1e-6) - 1) * 1e6, 3),
                 }
             )
     if first is not None and kept:
         findings += [f for f in first.findings if f.code in ("sound_used", "sound_contradicts")]
-    findings += _refusals([names[v] for v in views], replace(found, refused=tuple(refused)))
-    if not told:
+    findings += _refusal_findings([names[v] for v in views], replace(estimate, refused=tuple(refused)))
+    if not trusted:
         how = "no camera's clock could be compared with another's: all stay as they are"
     elif not off:
         how = "the cameras are in step"
     else:
-        how = f"clocks set by {_evidence(methods[k] for k in told)}"
-        root = next(k for k in told if methods[k] == _REFERENCE)
+        how = f"clocks set by {_evidence_words(methods[k] for k in trusted)}"
+        root = next(k for k in trusted if methods[k] == _REFERENCE)
         duration_s = max(float(t[-1]) for t in recording.own_times.times_s)
-        by_name = {names[views[k]]: clocks[views[k]] for k in told}
+        by_name = {names[views[k]]: clocks[views[k]] for k in trusted}
         findings.insert(0, _out_of_step(by_name, names[views[root]], duration_s, how))
-    scale = 1000.0 if found.unit == "m" else 1.0
+    scale = 1000.0 if estimate.unit == "m" else 1.0
     curves = {
-        names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in found.curve[k].tolist())
+        names[v]: tuple(None if math.isnan(x) else round(scale * x, 2) for x in estimate.curve[k].tolist())
         for k, v in enumerate(views)
     }
-    lag_s = tuple(round(x, 3) for x in found.lag_s.tolist())
-    return Synced(tuple(clocks), tuple(findings), how, lag_s, curves, "mm" if found.unit == "m" else "px")
+    lag_s = tuple(round(x, 3) for x in estimate.lag_s.tolist())
+    return Synced(tuple(clocks), tuple(findings), how, lag_s, curves, "mm" if estimate.unit == "m" else "px")
 
 
-def _evidence(methods: Iterable[str]) -> str:
+def _evidence_words(methods: Iterable[str]) -> str:
     by = [m for m in methods if m != _REFERENCE]
     movement = "the people's movement" if any(m != _SOUND for m in by) else ""
     sound = "sound" if any(_SOUND in m for m in by) else ""
@@ -293,43 +295,44 @@ def _out_of_step(clocks: Mapping[str, Clock], reference: str, duration_s: float,
     return Finding("clocks_set", f"{sentence} (sync.yaml has all; --sync off leaves them)")
 
 
-def _refusals(cameras: Sequence[str], found: Clocks) -> list[Finding]:
-    """A finding for each reason why clocks stay as they are."""
+def _refusal_findings(cameras: Sequence[str], estimate: Clocks) -> list[Finding]:
+    """Finding for each reason why clocks stay as they are."""
     findings = []
-    for reason in dict.fromkeys(r for r in found.refused if r is not None):
-        which = [k for k, r in enumerate(found.refused) if r == reason]
+    for reason in dict.fromkeys(r for r in estimate.refused if r is not None):
+        which = [k for k, r in enumerate(estimate.refused) if r == reason]
         answers = [
-            f"{cameras[k]} {' or '.join(f'{a:+.3f} s' for a in found.answers_s[k])}"
+            f"{cameras[k]} {' or '.join(f'{a:+.3f} s' for a in estimate.answers_s[k])}"
             for k in which
-            if any(found.answers_s[k])
+            if any(estimate.answers_s[k])
         ]
-        told = f"{reason}: {', '.join(answers)}" if answers else reason
-        findings.append(_unknown([cameras[k] for k in which], told))
+        if answers:
+            reason += f": {', '.join(answers)}"
+        findings.append(_unknown_finding([cameras[k] for k in which], reason))
     return findings
 
 
-def _unknown(cameras: Sequence[str], reason: str) -> Finding:
+def _unknown_finding(cameras: Sequence[str], reason: str) -> Finding:
     needed = f" (it takes {MIN_SPAN_S:g} s, without a calibration {EVIDENCE.lines_span_s:g} s)"
     sentence = (
-        f"whether cameras are in step cannot be told of {', '.join(cameras)}: {reason}"
-        f"{needed * (reason == NO_SPAN)}. Their clocks stay as they are; recording.yaml can state them, "
+        f"clocks of {', '.join(cameras)} cannot be told: {reason}"
+        f"{needed * (reason == NO_SPAN)}. They stay as they are; recording.yaml can state them, "
         f"sync: {{{cameras[0]}: {{offset_s: ...}}}}"
     )
     return Finding("clock_unknown", sentence, cameras[0] if len(cameras) == 1 else None)
 
 
-def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks | None:
-    """Clocks of some cameras, on top of those that are stated; None where they share too little time."""
+def _estimate_by_movement(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks | None:
+    """Clocks of some cameras, relative to their current ones; None where they share too little time."""
     rig = recording.rig.select([recording.rig.names[v] for v in views]) if recording.placed else None
     moments = [recording.clocks[v].moment(recording.own_times.times_s[v]) for v in views]
     begin, end = min(float(m[0]) for m in moments), max(float(m[-1]) for m in moments)
-    long = end - begin > _WHOLE_S
+    long = end - begin > _MAX_WHOLE_S
     middle = (begin + end) / 2
-    span = _busiest(recording, moments[0], views[0], (begin, end)) if long else (begin, end)
+    span = _busiest_span(recording, moments[0], views[0], (begin, end)) if long else (begin, end)
     zero = np.zeros(len(views))
 
-    def seen(span: tuple[float, float], offset_s: Array, drift: Array) -> list[OwnDetections]:
-        """Everybody at a time on the recording's clock, by each camera's own."""
+    def detections_in(span: tuple[float, float], offset_s: Array, drift: Array) -> list[OwnDetections]:
+        """Each camera's detections, on its own clock, in a span of the recording's clock."""
         parts = []
         for k, v in enumerate(views):
             own = [(s - offset_s[k]) / (1 + drift[k]) for s in span]
@@ -344,19 +347,19 @@ def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks
             parts.append(OwnDetections(moments[k][at], xy, sure))
         return parts
 
-    known = seen(span, zero, zero)
-    if any(len(k.time_s) < _LEAST_FRAMES for k in known):
+    known = detections_in(span, zero, zero)
+    if any(len(k.time_s) < _MIN_FRAMES for k in known):
         return None
     cameras = seen_trajectories(rig, known, reach_s)
-    found = find_clocks(cameras, None if rig is None else rig.centres, reach_s)
-    if not long or rig is None or all(found.refused):
-        return found
-    starts = np.linspace(begin, end - _MORE_S, _STRETCHES)
+    estimate = find_clocks(cameras, None if rig is None else rig.centres, reach_s)
+    if not long or rig is None or all(estimate.refused):
+        return estimate
+    starts = np.linspace(begin, end - _STRETCH_S, _STRETCHES)
     stretches: list[list[Trajectories]] = [cameras]
     # From the middle outwards: every stretch lies where the drift by those before still leads.
-    for start in sorted(starts, key=lambda s: abs(s + _MORE_S / 2 - middle)):
-        part = seen((start, start + _MORE_S), found.offset_s, found.drift)
-        if any(len(p.time_s) < _LEAST_FRAMES for p in part):
+    for start in sorted(starts, key=lambda s: abs(s + _STRETCH_S / 2 - middle)):
+        part = detections_in((start, start + _STRETCH_S), estimate.offset_s, estimate.drift)
+        if any(len(p.time_s) < _MIN_FRAMES for p in part):
             continue
         more = seen_trajectories(rig, part, _STRETCH_LAG_S)
         points = max(c.point.shape[1] for c in (*more, *stretches[0]))
@@ -364,72 +367,78 @@ def _found(recording: Recording, views: Sequence[int], reach_s: float) -> Clocks
         joined = [
             joined_stretches([padded_points(s[k], points) for s in stretches]) for k in range(len(views))
         ]
-        found = extend_clocks(found, joined, rig.centres)
-    return found
+        estimate = extend_clocks(estimate, joined, rig.centres)
+    return estimate
 
 
-def _heard(recording: Recording, views: Sequence[int], cfg: SyncConfig) -> HeardClocks | None:
-    """Clocks by sound, on top of those that are stated; None where no video has a sound track."""
+def _estimate_by_sound(recording: Recording, views: Sequence[int], cfg: SyncConfig) -> SoundClocks | None:
+    """Clocks by sound, relative to the current ones; None where no video has a sound track."""
     videos = [recording.videos[v] for v in views]
-    power = [None if video is None else read_sound_power(video, _SOUND_S) for video in videos]
+    power = [None if video is None else read_sound_power(video, _MAX_SOUND_S) for video in videos]
     if all(p is None for p in power):
         return None
     stated_s = [recording.clocks[v].offset_s for v in views]
-    return hear_clocks(power, stated_s, POWER_HZ, cfg.search_s)
+    return find_sound_clocks(power, stated_s, POWER_HZ, cfg.search_s)
 
 
-def _by_sound(
-    recording: Recording, views: Sequence[int], found: Clocks, heard: HeardClocks | None
+def _combine_with_sound(
+    recording: Recording, views: Sequence[int], estimate: Clocks, sound: SoundClocks | None
 ) -> tuple[Clocks, list[str], list[Finding]]:
-    """Clocks by movement and, where it tells nothing, by sound; the method of each; findings.
+    """Clocks by movement and, where it is refused, by sound; the method of each; findings.
 
-    Of movement that repeats, the answer near the sound's is found. Sound is used where every camera hears
-    what another does, and no clock that movement is sure of contradicts it.
+    Of repeating movement, the answer near the sound's is taken. Sound is used where every camera hears what
+    another does, and no trusted clock by movement contradicts it.
     """
     names = [recording.rig.names[v] for v in views]
     movement = "rays" if recording.placed else "epipolar lines"
-    sure = [k for k, reason in enumerate(found.refused) if reason is None]
+    sure = [k for k, reason in enumerate(estimate.refused) if reason is None]
     root = sure[0] if sure else 0
     methods = [_REFERENCE if k == root else movement for k in range(len(views))]
-    if heard is None:
-        return found, methods, []
-    if any(heard.refused):
-        why = "; ".join(f"{n} {r}" for n, r in zip(names, heard.refused, strict=True) if r)
+    if sound is None:
+        return estimate, methods, []
+    if any(sound.refused):
+        why = "; ".join(f"{n} {r}" for n, r in zip(names, sound.refused, strict=True) if r)
         unused = Finding("sound_unused", f"sound cannot tell what movement does not: {why}")
-        return found, methods, [unused] * (len(sure) < len(views))
-    late_s = heard.offset_s - heard.offset_s[root]
-    middle = min(_SOUND_S, min(float(recording.own_times.times_s[v][-1]) for v in views)) / 2
-    by_movement = found.offset_s + found.drift * middle
+        return estimate, methods, [unused] * (len(sure) < len(views))
+    late_s = sound.offset_s - sound.offset_s[root]
+    middle = min(_MAX_SOUND_S, min(float(recording.own_times.times_s[v][-1]) for v in views)) / 2
+    by_movement = estimate.offset_s + estimate.drift * middle
     apart = [k for k in sure if abs(late_s[k] - by_movement[k]) > TRAVEL_LIMIT_S]
     if apart:
-        said = ", ".join(f"{names[k]} {by_movement[k]:+.3f} s and {late_s[k]:+.3f} s" for k in apart)
+        offsets = ", ".join(f"{names[k]} {by_movement[k]:+.3f} s and {late_s[k]:+.3f} s" for k in apart)
         sentence = (
-            f"movement and sound contradict each other, by the clock of {names[root]}: {said}; "
+            f"movement and sound contradict each other, by the clock of {names[root]}: {offsets}; "
             "sound is not used"
         )
-        return found, methods, [Finding("sound_contradicts", sentence)]
-    if not any(found.refused):
-        return found, methods, []
-    near = _near(recording, views, late_s) if {PERIODIC, EDGE} & set(found.refused) else found
-    return _sound_where_refused(names, found, near or found, late_s, movement)
+        return estimate, methods, [Finding("sound_contradicts", sentence)]
+    if not any(estimate.refused):
+        return estimate, methods, []
+    near = (
+        _movement_near_sound(recording, views, late_s)
+        if {PERIODIC, EDGE} & set(estimate.refused)
+        else estimate
+    )
+    return _fill_by_sound(names, estimate, near or estimate, late_s, movement)
 
 
-def _near(recording: Recording, views: Sequence[int], late_s: Array) -> Clocks | None:
-    """Clocks by movement near those that are later than stated by ``late_s`` (V,)."""
+def _movement_near_sound(recording: Recording, views: Sequence[int], late_s: Array) -> Clocks | None:
+    """Clocks by movement near the current ones shifted by ``late_s`` (V,)."""
     clocks = list(recording.clocks)
     for v, late in zip(views, late_s.tolist(), strict=True):
         clocks[v] = clocks[v].model_copy(update={"offset_s": clocks[v].offset_s + late})
-    found = _found(replace(recording, clocks=tuple(clocks)), views, _NEAR_SOUND_S)
-    if found is None:
+    estimate = _estimate_by_movement(replace(recording, clocks=tuple(clocks)), views, _SOUND_LAG_S)
+    if estimate is None:
         return None
-    found = told_clocks(found, float(np.mean([recording.own_times.times_s[v][-1] for v in views])) / 2)
-    return replace(found, offset_s=found.offset_s + (1 + found.drift) * late_s)
+    estimate = drop_insignificant_drift(
+        estimate, float(np.mean([recording.own_times.times_s[v][-1] for v in views])) / 2
+    )
+    return replace(estimate, offset_s=estimate.offset_s + (1 + estimate.drift) * late_s)
 
 
-def _sound_where_refused(
+def _fill_by_sound(
     names: Sequence[str], before: Clocks, near: Clocks, late_s: Array, movement: str
 ) -> tuple[Clocks, list[str], list[Finding]]:
-    """Clocks of movement near the sound's, those by sound where it refuses. before: without sound."""
+    """Clocks by movement near the sound's, by sound where movement is refused. before: without sound."""
     offset_s, sigma_s = near.offset_s.copy(), near.sigma_s.copy()
     refused: list[str | None] = list(near.refused)
     sure = [k for k, reason in enumerate(refused) if reason is None]
@@ -442,8 +451,8 @@ def _sound_where_refused(
             refused[k], methods[k], sigma_s[k] = None, _SOUND, TRAVEL_SIGMA_S
             offset_s[k] = late_s[k] if not sure else late_s[k] - late_s[sure[0]] + offset_s[sure[0]]
             by_sound.append(k)
-    told = [k for k, reason in enumerate(refused) if reason is None]
-    root = (sure or told or [0])[0]
+    trusted = [k for k, reason in enumerate(refused) if reason is None]
+    root = (sure or trusted or [0])[0]
     methods[root], sigma_s[root] = _REFERENCE, 0.0
     offset_s = np.where([r is None for r in refused], offset_s - offset_s[root], 0)
     findings = []
@@ -453,7 +462,7 @@ def _sound_where_refused(
             f"right to about {1000 * TRAVEL_SIGMA_S:.0f} ms, as sound travels 1 m in 3 ms"
         )
         findings.append(Finding("sound_used", sentence))
-    chosen = [names[k] for k in told if "chosen" in methods[k]]
+    chosen = [names[k] for k in trusted if "chosen" in methods[k]]
     if chosen:
         sentence = (
             f"movement alone has several answers; that near the sound's is taken, for {', '.join(chosen)}"
@@ -465,24 +474,25 @@ def _sound_where_refused(
     return clocks, methods, findings
 
 
-def _busiest(
+def _busiest_span(
     recording: Recording, moments: Array, view: int, span: tuple[float, float]
 ) -> tuple[float, float]:
-    """The stretch of ``_MAIN_S`` in which two cameras show somebody most of the time; of equals the one
-    nearest to the middle. moments: of the frames of a camera."""
-    at = spread(np.arange(len(recording)), _LOOKED)
+    """Stretch of ``_MIDDLE_S`` in which two cameras show a person most often; of equals, the most central.
+
+    moments: of the frames of a camera."""
+    at = spread(np.arange(len(recording)), _SAMPLED_INSTANTS)
     at = at[recording.timeline.frame_index[view, at] >= 0]
     shows = (recording.people(at)[..., 2] > 0).any((2, 3)).sum(0) >= 2
     when = moments[recording.timeline.frame_index[view, at]]
-    starts = np.linspace(span[0], span[1] - _MAIN_S, _LOOKED)
-    inside = [int(shows[(when >= s) & (when <= s + _MAIN_S)].sum()) for s in starts]
-    aside = np.abs(starts + _MAIN_S / 2 - sum(span) / 2)
+    starts = np.linspace(span[0], span[1] - _MIDDLE_S, _SAMPLED_INSTANTS)
+    inside = [int(shows[(when >= s) & (when <= s + _MIDDLE_S)].sum()) for s in starts]
+    aside = np.abs(starts + _MIDDLE_S / 2 - sum(span) / 2)
     start = float(starts[np.lexsort((aside, -np.array(inside)))[0]])
-    return start, start + _MAIN_S
+    return start, start + _MIDDLE_S
 
 
-def _source(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
-    """Digests of all that clocks are estimated from, by what it is called."""
+def _input_digests(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
+    """Digest of each input of the estimate."""
     rig, own = recording.rig, recording.own_times
     parts: dict[str, Any] = {
         "cameras": [rig.K.tolist(), rig.dist.tolist(), rig.R.tolist(), rig.t.tolist()],
@@ -495,18 +505,18 @@ def _source(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
     return {name: hashlib.sha256(json.dumps(p).encode()).hexdigest()[:16] for name, p in parts.items()}
 
 
-def _content(names: Sequence[str], synced: Synced, source: Mapping[str, str]) -> SyncFile:
+def _to_file(names: Sequence[str], synced: Synced, source: Mapping[str, str]) -> SyncFile:
     curves = {"lag_s": list(synced.lag_s), "unit": synced.unit}
-    found = [{"code": f.code, "sentence": f.sentence, "camera": f.camera} for f in synced.findings]
+    findings = [{"code": f.code, "sentence": f.sentence, "camera": f.camera} for f in synced.findings]
     residual = {n: list(c) for n, c in (synced.curves or {}).items()}
     return SyncFile(
         sync=dict(zip(names, synced.clocks, strict=True)),
         source=dict(source),
-        curves=curves | {"cameras": residual, "how": synced.how, "findings": found},
+        curves=curves | {"cameras": residual, "how": synced.how, "findings": findings},
     )
 
 
-def _of_content(names: Sequence[str], content: SyncFile) -> Synced:
+def _from_file(names: Sequence[str], content: SyncFile) -> Synced:
     curves = content.curves
     return Synced(
         tuple(content.sync[n] for n in names),

@@ -164,7 +164,7 @@ def test_what_the_first_pass_tells_of_a_camera_that_the_second_refuses_stays(
         told((0, 0, -0.2), (0, 0, 0)),
         told((0, 0, 0), (0, 2e-3, 0), (None, None, STILL)),
     ]
-    monkeypatch.setattr(sync, "_found", lambda *_: passes.pop(0))
+    monkeypatch.setattr(sync, "_estimate_by_movement", lambda *_: passes.pop(0))
     _, synced = synchronise(ready(folder), tmp_path, SyncConfig(audio="off"), lambda moved: moved)
     assert not passes
     assert [c.numbers for c in synced.clocks] == [(0, 0), (0, 2000), (-0.2, 0)]
@@ -177,7 +177,7 @@ def test_what_the_first_pass_tells_of_a_camera_that_the_second_refuses_stays(
 def test_a_drift_alone_is_told_as_one(
     out_of_step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_found", lambda *_: told((0, 1e-5, 0), (0, -5e-4, 0)))
+    monkeypatch.setattr(sync, "_estimate_by_movement", lambda *_: told((0, 1e-5, 0), (0, -5e-4, 0)))
     found = estimate_clocks(ready(out_of_step), SyncConfig(audio="off"))
     assert "the clock of cam02 gains 30.0 ms a minute on that of cam01; clocks" in found.findings[0].sentence
     assert "was started" not in found.findings[0].sentence

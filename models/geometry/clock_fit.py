@@ -1,6 +1,6 @@
-"""Offsets and drifts of calibrated cameras' clocks from rays that meet when they show one moment.
+"""Offsets and drifts of calibrated cameras' clocks: rays of a point meet when they are of one moment.
 
-Minimised is the distance of every two cameras' rays of a point, less its own mean over time, which comes from
+Minimises the distance of every two cameras' rays of a point, less its mean over time, which comes from
 calibration and detector (Gauss–Newton, Geman–McClure).
 
 A camera's clock reads t when it is offset + (1 + drift) t on the first camera's clock.
@@ -22,19 +22,18 @@ from pipeline.array_types import Array
 from pipeline.timeline import spread
 
 MIN_SPAN_S: Final = 1.0
-"""Time that the cameras must have in common."""
+"""Least time that the cameras must share."""
 MAX_DRIFT: Final = 5e-3
-"""No clock is worse; nor is one video's frame rate stated as another's."""
-_TOLD: Final = 2.0
-"""Errors are up to twice and a half of what the fit's covariance says (90 % of the runs)."""
-_SCALE_M: Final = (0.1, 0.009)
-"""Robust scale, first and least."""
-_DAMP: Final = (0.2, 60, 2e-6)
-"""Largest step, seconds; iterations; and the step at which they end, seconds."""
+"""Largest drift: above that of any clock, and of a video whose frame rate is stated as another's."""
+_SIGMA_FACTOR: Final = 2.0
+"""Factor on the fit's standard deviations: 90 % of the errors are below 2.5 of these."""
+_ROBUST_SCALE_M: Final = (0.1, 0.009)
+"""Geman–McClure scale: initial and least."""
+_MAX_STEP_S, _MAX_ITERATIONS, _TOLERANCE_S = 0.2, 60, 2e-6
 _BLOCK_S: Final = 0.3
-"""Errors of a detector last so long: blocks of this length are independent."""
-_INSTANTS: Final = (600, 25, 200)
-"""Instants compared, at so many points; of more points fewer instants, but so many."""
+"""Length of independent blocks of time: a detector's errors last so long."""
+_MAX_SAMPLES, _USUAL_POINTS, _MIN_INSTANTS = 600 * 25, 25, 200
+"""Products of instants and points that are compared, points of one person, and fewest instants."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ClockFit:
 
     @property
     def late_s(self) -> Array:
-        """(V,) by how much less each clock reads than the first one at the middle: its offset there."""
+        """(V,) offset of each clock at ``middle_s``: by how much less it reads than the first one."""
         return np.asarray(self.middle_s - (self.middle_s - self.offset_s) / (1 + self.drift))
 
 
@@ -81,14 +80,14 @@ def _gaps(base: Array, one: tuple[Array, Array], two: tuple[Array, Array]) -> tu
 
 
 def common_span(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) -> tuple[float, float]:
-    """Begin and end of the time that all cameras show, on the recording's clock."""
+    """Start and end of the time that all cameras show, on the recording's clock."""
     begin = max(o + (1 + d) * c.time_s[0] for c, o, d in zip(cameras, offset_s, drift, strict=True))
     end = min(o + (1 + d) * c.time_s[-1] for c, o, d in zip(cameras, offset_s, drift, strict=True))
     return float(begin), float(end)
 
 
 def _instants(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) -> Array:
-    """(Q,) instants at which at least two cameras show somebody, spread over the common span."""
+    """(Q,) instants at which at least two cameras show a person, spread over the common span."""
     begin, end = common_span(cameras, offset_s, drift)
     tau = np.arange(begin, end, STEP_S)
     if not len(tau):
@@ -99,15 +98,14 @@ def _instants(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) ->
         at = np.clip(np.searchsorted(c.time_s, own), 0, len(c.time_s) - 1)
         seen += (np.abs(c.time_s[at] - own) <= STEP_S) & (c.confidence.max(1) > 0)[at]
     at = np.flatnonzero(seen >= 2)
-    count, points, least = _INSTANTS
-    most = max(count * points // max(cameras[0].point.shape[1], points), least)
+    most = max(_MAX_SAMPLES // max(cameras[0].point.shape[1], _USUAL_POINTS), _MIN_INSTANTS)
     return np.asarray(tau[spread(at, most)] if len(at) else tau[:0])
 
 
 def refine_clocks(
     cameras: Sequence[Trajectories], centres: Array, offset_s: Array, drift: Array, *, with_drift: bool
 ) -> ClockFit | None:
-    """Offsets, and drifts, near given ones, of cameras after the first; None where there is too little.
+    """Fit offsets, and drifts, of cameras after the first, near given ones; None with too little data.
 
     cameras: trajectories of directions in the world. centres: (V, 3) metres.
     """
@@ -121,10 +119,10 @@ def refine_clocks(
     half = (end - begin) / 2
     free = np.arange(1, 2 * views if with_drift else views)
     free = free[free != views]  # columns: offsets of all cameras, then drifts × half; the first has none
-    scale = _SCALE_M[0]
+    scale = _ROBUST_SCALE_M[0]
     blocks = np.minimum(((tau - begin) / _BLOCK_S).astype(np.int64), int((end - begin) / _BLOCK_S))
     system = score = np.zeros((0, 0))
-    for _ in range(_DAMP[1]):
+    for _ in range(_MAX_ITERATIONS):
         system, right = np.zeros((2 * views, 2 * views)), np.zeros(2 * views)
         score = np.zeros((blocks[-1] + 1, 2 * views))
         square = total = 0.0
@@ -161,19 +159,19 @@ def refine_clocks(
         ridge = 1e-9 * np.trace(normal) / len(free) + 1e-12
         step = np.zeros(2 * views)
         step[free] = -np.linalg.solve(normal + ridge * np.eye(len(free)), right[free])
-        step = np.clip(step, -_DAMP[0], _DAMP[0])
+        step = np.clip(step, -_MAX_STEP_S, _MAX_STEP_S)
         change = step[views:] / half
         offset += step[:views] - change * middle
         drifts += change
         if not (np.isfinite(offset).all() and np.abs(drifts).max() < 2 * MAX_DRIFT) or total < 1:
             return None
-        scale = float(np.clip(2.5 * np.sqrt(square / total) + 0.004, _SCALE_M[1], scale))
-        if np.abs(step).max() < _DAMP[2]:
+        scale = float(np.clip(2.5 * np.sqrt(square / total) + 0.004, _ROBUST_SCALE_M[1], scale))
+        if np.abs(step).max() < _TOLERANCE_S:
             break
     inverse = np.linalg.pinv(system[np.ix_(free, free)])
     covariance = inverse @ (score[:, free].T @ score[:, free]) @ inverse
     sigma = np.zeros(2 * views)
-    sigma[free] = _TOLD * np.sqrt(np.diag(covariance))
+    sigma[free] = _SIGMA_FACTOR * np.sqrt(np.diag(covariance))
     return ClockFit(
         offset, drifts, sigma[:views], sigma[views:] / half if with_drift else np.full(views, np.nan), middle,
         end - begin,

@@ -1,7 +1,7 @@
-"""Residual of pairs of cameras over the lag between their clocks, and the offsets that fit all pairs at once.
+"""Residual of pairs of cameras over the lag between their clocks, and the offsets of least total residual.
 
-A lag says how much later the first of two cameras reads: its clock shows t + lag when the second one's shows
-t. All lags are whole multiples of ``trajectories.STEP_S``.
+The first camera's clock reads t + lag when the second one's reads t. Lags are whole multiples of
+``trajectories.STEP_S``.
 
 Axes: C pairs of cameras, G groups of points, L lags, J points, N and S instants, V views.
 """
@@ -19,19 +19,18 @@ from models.geometry.trajectories import STEP_S, Trajectories
 from pipeline.array_types import Array, Ints
 from pipeline.timeline import spread
 
-GAP_M: Final = 0.03
-"""Distance of two rays at which a point counts for half: a detector's noise at some metres."""
-PIXELS: Final = 8.0
-"""The same for distances from epipolar lines."""
-_SAMPLES: Final = (160, 25, 60)
-"""Instants, spread over a camera's trajectories, at which a lag is judged, at so many points; of more points
-fewer instants, but so many."""
-_EPIPOLAR_SAMPLES: Final = 60
-_EPIPOLAR_POINTS: Final = 12
-"""Points, at least, that a fundamental matrix is fitted to: below eight there is none."""
-_OVERLAP: Final = 0.5
-"""A lag counts at which two cameras have this share of what they have in common at the best one."""
-_SWEEPS: Final = 10
+RAY_GAP_M: Final = 0.03
+"""Distance of two rays with a cost of one half: a detector's noise at some metres."""
+EPIPOLAR_GAP_PX: Final = 8.0
+"""Distance from an epipolar line with a cost of one half."""
+_MAX_SAMPLES, _USUAL_POINTS, _MIN_INSTANTS = 160 * 25, 25, 60
+"""Products of instants and points that are compared at a lag, points of one person, and fewest instants."""
+_EPIPOLAR_INSTANTS: Final = 60
+_MIN_EPIPOLAR_POINTS: Final = 12
+"""Fewest points that a fundamental matrix is fitted to, which has at least eight."""
+_MIN_OVERLAP_SHARE: Final = 0.5
+"""Weight that two cameras share at a lag over the largest at any, below which the lag does not count."""
+_MAX_SWEEPS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class LagCurves:
     cost: Array
     """(C, G, L) robust mean residual between 0 and 1; NaN where too little is in common."""
     weight: Array
-    """(C,) points and instants that a pair has in common, as sums of confidences."""
+    """(C,) sum of confidences over the points and instants that a pair shares."""
 
     def views(self) -> int:
         return 1 + max(b for _, b in self.pairs)
@@ -54,8 +53,8 @@ class LagCurves:
         return np.asarray(self.cost.mean(1))
 
     def component(self, least: float) -> list[int]:
-        """Cameras that hang together by pairs of at least this weight: the largest set, of equals the one
-        with the first camera."""
+        """Largest set of cameras connected by pairs of at least this weight; of equals, that of the first
+        camera."""
         views = self.views()
         group = list(range(views))
         for (a, b), weight, cost in zip(self.pairs, self.weight, self.mean(), strict=True):
@@ -68,7 +67,7 @@ class LagCurves:
 def ray_curves(
     cameras: Sequence[Trajectories], centres: Array, reach_s: float, groups: Sequence[Ints]
 ) -> LagCurves:
-    """Curves of calibrated cameras: robust mean distance of the rays of a point, of each group of points.
+    """Cost curves of calibrated cameras: robust mean distance of the rays of a point, by group of points.
 
     cameras: trajectories of directions in the world. centres: (V, 3) metres.
     """
@@ -88,7 +87,7 @@ def _normalised(camera: Trajectories) -> Trajectories:
 
 
 def _lagged(one: Trajectories, two: Trajectories, lag: Ints, samples: int) -> list[tuple[Ints, Ints]]:
-    """Instants (S,) of the first and of the second camera that show one moment, at every lag."""
+    """Indices (S,) of instants of the first and second camera that are one moment, for every lag."""
     number = np.round(one.time_s / STEP_S).astype(np.int64)
     other = np.round(two.time_s / STEP_S).astype(np.int64)
     seen = np.flatnonzero(one.confidence.any(1))
@@ -110,15 +109,14 @@ def _pair_curve(
     weight = np.zeros((len(groups), len(lag)))
     # base · (a × b) = a · (b × base); |a × b|² = 1 − (a · b)².
     turned = np.cross(two.point, base)
-    count, points_each, least = _SAMPLES
-    samples = max(count * points_each // max(one.point.shape[1], points_each), least)
+    samples = max(_MAX_SAMPLES // max(one.point.shape[1], _USUAL_POINTS), _MIN_INSTANTS)
     for k, (i, j) in enumerate(_lagged(one, two, lag, samples)):
         a = one.point[i]
         w = np.sqrt(one.confidence[i] * two.confidence[j])
         volume = np.einsum("sjx,sjx->sj", a, turned[j])
         sin2 = 1 - np.einsum("sjx,sjx->sj", a, two.point[j]) ** 2
         w = np.where(sin2 > 0.0025, w, 0)
-        u2 = volume**2 / np.where(w > 0, sin2, 1) / GAP_M**2
+        u2 = volume**2 / np.where(w > 0, sin2, 1) / RAY_GAP_M**2
         bad = (w * (u2 / (1 + u2))).sum(0)
         total = w.sum(0)
         for g, points in enumerate(groups):
@@ -126,12 +124,14 @@ def _pair_curve(
             if weight[g, k] > 0:
                 cost[g, k] = bad[points].sum() / weight[g, k]
     most = weight.max(1, keepdims=True)
-    return np.where(weight >= np.maximum(_OVERLAP * most, 1e-9), cost, np.nan), float(weight.sum(0).max())
+    return np.where(weight >= np.maximum(_MIN_OVERLAP_SHARE * most, 1e-9), cost, np.nan), float(
+        weight.sum(0).max()
+    )
 
 
 def epipolar_curves(cameras: Sequence[Trajectories], reach_s: float, groups: Sequence[Ints]) -> LagCurves:
-    """Curves of uncalibrated cameras: at each lag a fundamental matrix is fitted to all points, the residual
-    is the distance from its epipolar lines (Hartley and Zisserman, Multiple View Geometry, 11.2 and 11.4.3).
+    """Cost curves of uncalibrated cameras: robust mean distance from the epipolar lines of a fundamental
+    matrix fitted at each lag (Hartley and Zisserman, Multiple View Geometry, 11.2 and 11.4.3).
 
     cameras: trajectories in pixels.
     """
@@ -142,7 +142,7 @@ def epipolar_curves(cameras: Sequence[Trajectories], reach_s: float, groups: Seq
     weight = np.zeros(len(pairs))
     for p, (a, b) in enumerate(pairs):
         total = np.zeros(len(lag))
-        for k, (i, j) in enumerate(_lagged(cameras[a], cameras[b], lag, _EPIPOLAR_SAMPLES)):
+        for k, (i, j) in enumerate(_lagged(cameras[a], cameras[b], lag, _EPIPOLAR_INSTANTS)):
             w = np.sqrt(cameras[a].confidence[i] * cameras[b].confidence[j])
             total[k] = w.sum()
             for g, points in enumerate(groups):
@@ -150,7 +150,7 @@ def epipolar_curves(cameras: Sequence[Trajectories], reach_s: float, groups: Seq
                     cameras[a].point[i][:, points], cameras[b].point[j][:, points], w[:, points]
                 )
         weight[p] = total.max()
-        cost[p][:, total < _OVERLAP * weight[p]] = np.nan
+        cost[p][:, total < _MIN_OVERLAP_SHARE * weight[p]] = np.nan
     return LagCurves(lag, pairs, cost, weight)
 
 
@@ -159,7 +159,7 @@ def epipolar_cost(one: Array, two: Array, weight: Array, iterations: int = 4) ->
     matrix that fits them best, between 0 and 1; NaN for too few."""
     known = weight > 0
     w = weight[known]
-    if len(w) < _EPIPOLAR_POINTS:
+    if len(w) < _MIN_EPIPOLAR_POINTS:
         return float("nan")
     x, size_x = _centred(one[known], w)
     y, size_y = _centred(two[known], w)
@@ -174,7 +174,7 @@ def epipolar_cost(one: Array, two: Array, weight: Array, iterations: int = 4) ->
         slope = fx[:, 0] ** 2 + fx[:, 1] ** 2 + fy[:, 0] ** 2 + fy[:, 1] ** 2
         off2 = (y * fx).sum(1) ** 2 / (slope + 1e-12) * scale**2
         trust = w / (1 + off2 / max(4.9 * float(np.median(off2)), 1.0)) ** 2
-    u2 = off2 / PIXELS**2
+    u2 = off2 / EPIPOLAR_GAP_PX**2
     return float((w * u2 / (1 + u2)).sum() / w.sum())
 
 
@@ -187,20 +187,20 @@ def _centred(xy: Array, weight: Array) -> tuple[Array, float]:
 
 @dataclass(frozen=True)
 class Consistent:
-    """Offsets that make the sum of the costs of all pairs least."""
+    """Offsets of least total cost over all pairs."""
 
     steps: Ints
-    """(V,) of each camera's clock, those of the first one 0; 0, too, for one that is not among ``views``."""
+    """(V,) offsets relative to the first of ``views``; 0 for cameras that are not among these."""
     change: Ints
-    """(M,) steps, rising by one from twice the largest lag to either side."""
+    """(M,) steps, rising by one, up to twice the largest lag to either side."""
     curve: Array
     """(V, M) mean cost of a camera's pairs when its offset alone changes by so much; NaN if unknown."""
 
 
 def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> Consistent:
-    """Offsets of ``views`` for which the pairs' costs (C, L), weighted, add up to least.
+    """Find the offsets of ``views`` with the least weighted sum of the pairs' costs (C, L).
 
-    Descent camera by camera, each over all its offsets, from the best lags to each camera; so cycles close.
+    Coordinate descent over the cameras, each over all its offsets, from the best lags to each camera.
     """
     reach = int(curves.lag[-1])
     filled = np.where(np.isfinite(cost), cost, 1.0)
@@ -214,7 +214,7 @@ def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> 
         total, weights = np.zeros(len(lag)), 1e-12
         for p, (a, b) in enumerate(curves.pairs):
             if v in (a, b) and (a + b - v) in others:
-                # The offset of b less that of a is by how much a reads later.
+                # The lag of a pair is the offset of b less that of a.
                 between = lag - steps[a] if v == b else steps[b] - lag
                 at = np.clip(between + 3 * reach, 0, table.shape[1] - 1)
                 total += weight[p] * table[p, at]
@@ -225,12 +225,12 @@ def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> 
     for root in views:
         steps = np.zeros(curves.views(), np.int64)
         known = [root]
-        while len(known) < len(views):  # next whoever agrees best with those that are known
+        while len(known) < len(views):  # next the camera that agrees best with these
             rest = {v: of_camera(v, steps, known) for v in views if v not in known}
             v = min(rest, key=lambda v: float(rest[v].min()))
             steps[v] = lag[int(rest[v].argmin())]
             known.append(v)
-        for _ in range(_SWEEPS):
+        for _ in range(_MAX_SWEEPS):
             before = steps.copy()
             for v in views:
                 if v != root:
@@ -240,13 +240,13 @@ def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> 
         total = sum(float(of_camera(v, steps, views)[steps[v] + reach]) for v in views)
         if total < best_cost:
             best, best_cost = np.where(np.isin(np.arange(len(steps)), views), steps - steps[root], 0), total
-    change, curve = _about(curves, cost, best, views)
+    change, curve = _camera_curves(curves, cost, best, views)
     steps = np.where(np.isin(np.arange(len(best)), views), best - best[views[0]], 0)
     return Consistent(steps, change, curve)
 
 
-def _about(curves: LagCurves, cost: Array, steps: Ints, views: Sequence[int]) -> tuple[Ints, Array]:
-    """``change`` and ``curve`` of ``Consistent``."""
+def _camera_curves(curves: LagCurves, cost: Array, steps: Ints, views: Sequence[int]) -> tuple[Ints, Array]:
+    """``Consistent.change`` and ``Consistent.curve``."""
     reach = int(curves.lag[-1])
     change = np.arange(-2 * reach, 2 * reach + 1)
     curve = np.full((curves.views(), len(change)), np.nan)

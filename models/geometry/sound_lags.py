@@ -1,4 +1,4 @@
-"""Offsets of cameras' clocks from what their microphones hear, for the moments at which sound reaches them.
+"""Offsets of cameras' clocks from their sound tracks.
 
 Sound travels 1 m in 3 ms: a camera that stands 3 m farther from the source seems to be started 9 ms earlier.
 
@@ -26,39 +26,41 @@ NO_TRACK: Final = "has no sound track"
 SILENT: Final = "is silent"
 NOTHING_COMMON: Final = "has no sound that another has, or only such that repeats"
 
-_SILENCE: Final = 1e-7
-"""Power, −70 dB of full scale, that a track that is not silent exceeds."""
-_FLOOR: Final = 1e-9
+_SILENCE_POWER: Final = 1e-7
+"""Largest power of a silent track: −70 dB of full scale."""
+_MIN_POWER: Final = 1e-9
 _ONSET_S: Final = (0.003, 0.05)
 """Standard deviations of the two Gaussians whose difference makes onsets of the loudness stand out."""
-_SHARP: Final = 1.5
-"""Height of a peak over that of the next one, from which on it is believed."""
-_SIGNIFICANT: Final = 8.0
-"""The same over the standard deviation of the correlation: the highest of 5,000 lags of noise is at 4."""
-_CYCLE_S: Final = 0.02
-"""By how much lags around a cycle of cameras may lack to zero: one source's travel closes any cycle."""
+_MIN_PEAK_RATIO: Final = 1.5
+"""Least ratio of a trusted peak of the correlation to the next one."""
+_MIN_PEAK_SIGMAS: Final = 8.0
+"""Least ratio of a trusted peak to the correlation's standard deviation: the highest of 5,000 lags of noise
+is at 4."""
+_MAX_CYCLE_ERROR_S: Final = 0.02
+"""Largest sum of lags around a cycle of cameras: the travel of one source's sound adds nothing to it."""
 
 
 @dataclass(frozen=True)
-class HeardClocks:
+class SoundClocks:
     """Offsets of V cameras by sound."""
 
     offset_s: Array
-    """(V,) on top of those that were stated, that of the first camera heard 0; NaN where refused."""
+    """(V,) relative to the stated ones, 0 for the first camera with sound; NaN where refused."""
     refused: tuple[str | None, ...]
     """(V,) reason why a camera has none."""
 
 
-def hear_clocks(
+def find_sound_clocks(
     power: Sequence[Array | None], stated_s: Sequence[float], rate: float, reach_s: float
-) -> HeardClocks:
-    """Offsets of clocks by the correlation of the onsets of sounds of every two cameras.
+) -> SoundClocks:
+    """Find offsets of clocks from the correlation of the sound onsets of every two cameras.
 
     power: (N,) of each camera from its clock's zero on, ``rate`` values a second; None without a sound track.
-    stated_s: offsets of the clocks as they are. reach_s: the largest lag that is looked for.
+    stated_s: current offsets. reach_s: largest lag relative to these.
     """
     refused = [
-        NO_TRACK if p is None else SILENT if p.max(initial=0) < _SILENCE else NOTHING_COMMON for p in power
+        NO_TRACK if p is None else SILENT if p.max(initial=0) < _SILENCE_POWER else NOTHING_COMMON
+        for p in power
     ]
     sounds = {v: _onsets(p, rate) for v, p in enumerate(power) if p is not None and refused[v] != SILENT}
     lags: dict[tuple[int, int], float] = {}
@@ -66,22 +68,22 @@ def hear_clocks(
         lag = _lag(sounds[a], sounds[b], rate, stated_s[b] - stated_s[a], reach_s)
         if lag is not None:
             lags[a, b] = lag
-    offset = _closed(len(power), lags)
-    told = tuple(r if np.isnan(x) else None for r, x in zip(refused, offset, strict=True))
-    return HeardClocks(offset, told)
+    offset = _consistent_offsets(len(power), lags)
+    reasons = tuple(r if np.isnan(x) else None for r, x in zip(refused, offset, strict=True))
+    return SoundClocks(offset, reasons)
 
 
 def _onsets(power: Array, rate: float) -> Array:
-    """Changes of the loudness above its usual level, of unit norm."""
-    loudness = np.log1p(power / max(float(np.median(power)), _FLOOR))
+    """Onsets (N,) of the loudness, of unit norm."""
+    loudness = np.log1p(power / max(float(np.median(power)), _MIN_POWER))
     fine, coarse = (gaussian_filter1d(loudness, s * rate) for s in _ONSET_S)
     change = fine - coarse
     return np.asarray(change / max(float(np.linalg.norm(change)), 1e-12))
 
 
 def _lag(one: Array, two: Array, rate: float, stated_s: float, reach_s: float) -> float | None:
-    """Offset of the second camera's clock less that of the first, on top of the one stated; None where no
-    single sharp peak tells it."""
+    """Offset of the second camera's clock less that of the first, relative to the stated one; None without a
+    single sharp peak of the correlation."""
     lag_s = correlation_lags(len(one), len(two)) / rate - stated_s
     near = np.abs(lag_s) <= reach_s
     lag_s, match = lag_s[near], correlate(one, two, method="fft")[near]
@@ -91,15 +93,17 @@ def _lag(one: Array, two: Array, rate: float, stated_s: float, reach_s: float) -
     aside = match[np.abs(lag_s - lag_s[k]) > TRAVEL_LIMIT_S]
     if not 0 < k < len(match) - 1 or not len(aside):
         return None
-    if match[k] < max(_SHARP * float(aside.max()), _SIGNIFICANT * float(aside.std()), 1e-9):
+    if match[k] < max(_MIN_PEAK_RATIO * float(aside.max()), _MIN_PEAK_SIGMAS * float(aside.std()), 1e-9):
         return None
     left, peak, right = match[k - 1 : k + 2]
     return float(lag_s[k] + 0.5 * (left - right) / (left - 2 * peak + right) / rate)
 
 
-def _closed(views: int, lags: dict[tuple[int, int], float]) -> Array:
-    """(V,) offsets that fit the lags of pairs best, without pairs that contradict the others; of the largest
-    set of cameras that hang together, NaN for the others."""
+def _consistent_offsets(views: int, lags: dict[tuple[int, int], float]) -> Array:
+    """(V,) least-squares offsets for the lags of pairs, without pairs that contradict the others.
+
+    NaN outside the largest connected set of cameras.
+    """
     lags = dict(lags)
     while True:
         group = list(range(views))
@@ -118,6 +122,6 @@ def _closed(views: int, lags: dict[tuple[int, int], float]) -> Array:
         solved = np.linalg.lstsq(design[:, members[1:]], known, rcond=None)[0]
         offset[members] = np.concatenate([[0.0], solved])
         miss = np.abs(design[:, members] @ offset[members] - known)
-        if miss.max() <= _CYCLE_S:
+        if miss.max() <= _MAX_CYCLE_ERROR_S:
             return offset
         del lags[pairs[int(miss.argmax())]]

@@ -1,13 +1,12 @@
-"""Clocks of cameras from people who move: offset and drift of each, and what the evidence allows to say.
+"""Offsets and drifts of cameras' clocks from the movement of people, and reasons to refuse them.
 
 A camera's clock reads t when it is offset + (1 + drift) t on the clock of the recording, which is that of the
-first camera that is believed. Coarse: of all lags those for which the residuals of all pairs of cameras
-together are least (``lags``). Fine: ``clock_fit`` for calibrated cameras; else each pair's least residual,
-and the offsets nearest to those of all pairs.
+first trusted camera. Coarse: the lags of least total residual over all pairs of cameras (``lags``). Fine:
+``clock_fit`` for calibrated cameras; else the offsets nearest to each pair's lag of least residual.
 
-How sure an offset is, is asked of disjoint groups of points, each of which solves for it alone: the
-covariance of a fit to somebody who stands still is small and means nothing, as noise in a trajectory and in
-its derivative look like information.
+The error of an offset is the spread of the offsets of disjoint groups of points: the covariance of a fit to a
+person who stands still is small and means nothing, as noise in a trajectory and in its derivative look like
+information.
 
 Axes: V views, J points, G groups, L lags, C pairs.
 """
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 
 from models.geometry.clock_fit import MIN_SPAN_S, ClockFit, common_span, refine_clocks
 from models.geometry.lags import (
-    GAP_M,
-    PIXELS,
+    EPIPOLAR_GAP_PX,
+    RAY_GAP_M,
     Consistent,
     LagCurves,
     consistent_offsets,
@@ -40,26 +39,26 @@ from pipeline.array_types import Array
 
 @dataclass(frozen=True)
 class Evidence:
-    """Thresholds of what is believed. From runs on people of whom the truth is known, some moving, some not:
-    a sway of 5 mm or none gives errors of 0.5 to 109 frames and fails, walking passes."""
+    """Thresholds of a trusted clock, from people with a known truth: a sway of 5 mm or none gives errors of
+    0.5 to 109 frames and fails, walking passes."""
 
     groups: int = 4
-    """Of points, that solve alone."""
+    """Groups of points, each with an offset of its own."""
     spread_s: float = 0.25 / 30
     """Standard error of the groups' mean above which too little moves: a quarter of a frame at 30 fps."""
     lines_spread_s: float = 0.5 / 30
     """The same without a calibration: so few points find the geometry less well than all of them do."""
     lines_span_s: float = 6.0
-    """Time that cameras without a calibration must have in common: in 3 s somebody who walked in place, with
-    another person beside, was found a third of a second off."""
+    """Time that cameras without a calibration must share: in 3 s a person who walked in place, with another
+    one beside, was found a third of a second off."""
     apart_s: float = 0.15
     """Distance of two answers that makes them different."""
     contrast: float = 0.1
-    """Share by which the least cost must be below the usual one."""
+    """Share by which the least cost must be below the median one."""
     periodic_contrast: float = 0.3
-    """The same, from which on a second answer means movement that repeats, and not too little."""
+    """The same, from which on a second answer means repeating movement, not too little of it."""
     unique: float = 0.15
-    """Share of that difference by which a second answer must be worse than the best."""
+    """Share of that difference by which the second answer must be worse than the best."""
     common: float = 30.0
     """Points and instants (sums of confidences) below which two cameras share no view."""
     overlap: float = 0.5
@@ -67,7 +66,7 @@ class Evidence:
     drift_span_s: float = 10.0
     """Span from which on a drift is fitted."""
     drift_sigmas: float = 3.0
-    """A drift is told that is so many standard deviations from zero."""
+    """Standard deviations from zero of a significant drift."""
     floor_s: float = 0.005
     """Error of an offset where the calibration is off or the detector biased, however much there is to see:
     3 to 8 ms between cameras that are in step, by real recordings."""
@@ -81,13 +80,13 @@ EDGE: Final = "the movement fits best at the end of the search"
 NO_SPAN: Final = "shares too little time with the others"
 
 
-_LINE_INSTANTS: Final = 150
+_EPIPOLAR_INSTANTS: Final = 150
 _FINE_LAGS_S: Final = np.arange(-12, 13) * STEP_S / 4
-"""Lags about the coarse one at which uncalibrated cameras are compared."""
-_SHOWN_S: Final = 1.5
-"""Lags of the curves for people, to either side."""
-_CYCLE_S: Final = 0.02
-"""Robust scale of what the lags around a cycle of cameras lack to zero."""
+"""Lags about the coarse one at which pairs of uncalibrated cameras are compared."""
+_CURVE_LAG_S: Final = 1.5
+"""Largest lag of the curves in the report."""
+_CYCLE_SCALE_S: Final = 0.02
+"""Robust scale of the sum of lags around a cycle of cameras, which is zero without errors."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,10 @@ class Clocks:
 
 
 def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s: float) -> Clocks:
-    """Clocks of cameras that show the same points.
+    """Estimate the clocks of cameras that show the same points.
 
     cameras: trajectories of directions in the world, or, where ``centres`` (V, 3), metres, are not known, of
-    pixels. reach_s: the largest lag between two clocks that is looked for.
+    pixels. reach_s: largest lag between two clocks.
     """
     joints = cameras[0].point.shape[1]
     groups = [np.arange(joints)[g :: EVIDENCE.groups] for g in range(EVIDENCE.groups)]
@@ -131,46 +130,46 @@ def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s:
     views = curves.component(EVIDENCE.common)
     refused: list[str | None] = [None if v in views else NO_VIEW for v in range(len(cameras))]
     found = consistent_offsets(curves, curves.mean(), views)
-    fit = _fine(cameras, centres, views, _seconds(found.steps)) if len(views) > 1 else None
+    fit = _refine(cameras, centres, views, _seconds(found.steps)) if len(views) > 1 else None
     if fit is None:
         begin, end = common_span(cameras, _seconds(found.steps), np.zeros(len(cameras)))
         least = MIN_SPAN_S if centres is not None else EVIDENCE.lines_span_s
         reason = NO_SPAN if end - begin < least else STILL
-        return _clocks(curves, found, None, [r or reason for r in refused], centres)
-    rivals: list[float | None] = [None] * len(cameras)
+        return _relative_clocks(curves, found, None, [r or reason for r in refused], centres)
+    second_s: list[float | None] = [None] * len(cameras)
     for v in views:
-        refused[v], rivals[v] = _doubt(curves, found, v)
-    alone = []
+        refused[v], second_s[v] = _refusal(curves, found, v)
+    group_offset_s = []
     for g, points in enumerate(groups):
-        # Where movement repeats, each group of points may be a period off: are they sure of the rest?
+        # Where movement repeats, a group of points may be a whole period off, which is not its error.
         near = found if PERIODIC in refused else consistent_offsets(curves, curves.cost[:, g], views)
         part = [c.points(points) for c in cameras]
-        own = _fine(part, centres, views, _seconds(near.steps), fit.drift, with_drift=False)
-        alone.append(_seconds(near.steps) if own is None else own.late_s)
-    spread_s = _spread(np.array(alone), views)
+        own = _refine(part, centres, views, _seconds(near.steps), fit.drift, with_drift=False)
+        group_offset_s.append(_seconds(near.steps) if own is None else own.late_s)
+    spread_s = _group_error_s(np.array(group_offset_s), views)
     moved = np.abs(fit.late_s - fit.late_s[views[0]] - found.steps * STEP_S)
     limit = EVIDENCE.lines_spread_s if centres is None else EVIDENCE.spread_s
     for v in views:
         sure = spread_s[v] <= limit and moved[v] <= EVIDENCE.apart_s
         if not sure and refused[v] in (None, PERIODIC):
-            refused[v], rivals[v] = STILL, None
+            refused[v], second_s[v] = STILL, None
     believed = [v for v in views if refused[v] is None]
     if len(believed) < 2:  # nothing is left to compare with: one reason for all
         given = [r for v in views if (r := refused[v]) is not None]
         reason = max((STILL, EDGE, PERIODIC), key=given.count)
         for v in views:
-            refused[v], rivals[v] = reason, rivals[v] if reason == PERIODIC else None
+            refused[v], second_s[v] = reason, second_s[v] if reason == PERIODIC else None
     elif len(believed) < len(views):
-        fit = _fine(cameras, centres, believed, fit.late_s, fit.drift) or fit
-    return _clocks(
-        curves, found, replace(fit, sigma_s=np.hypot(fit.sigma_s, spread_s)), refused, centres, rivals
+        fit = _refine(cameras, centres, believed, fit.late_s, fit.drift) or fit
+    return _relative_clocks(
+        curves, found, replace(fit, sigma_s=np.hypot(fit.sigma_s, spread_s)), refused, centres, second_s
     )
 
 
 def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Array) -> Clocks:
-    """Clocks that were found from a stretch of a recording, from trajectories over more stretches of it.
+    """Refine clocks from one stretch of a recording by trajectories over several.
 
-    Those of a camera that was refused stay as they are, as do all where the stretches do not tell more.
+    Refused cameras keep their clocks, as do all cameras where the refinement fails.
     """
     views = [v for v, reason in enumerate(clocks.refused) if reason is None]
     if len(views) < 2:
@@ -190,8 +189,8 @@ def _drift_floor(span_s: float) -> float:
     return 4 * EVIDENCE.floor_s / span_s * math.pow(20 / span_s, 0.75)
 
 
-def told_clocks(clocks: Clocks, middle_s: float) -> Clocks:
-    """Clocks without the drifts that are not significant; right in the middle of the recording then."""
+def drop_insignificant_drift(clocks: Clocks, middle_s: float) -> Clocks:
+    """Set insignificant drifts to zero, with offsets that are right at ``middle_s``."""
     told = np.abs(clocks.drift) > EVIDENCE.drift_sigmas * np.nan_to_num(clocks.drift_sigma, nan=np.inf)
     late = middle_s - (middle_s - clocks.offset_s) / (1 + clocks.drift)
     return replace(
@@ -201,7 +200,7 @@ def told_clocks(clocks: Clocks, middle_s: float) -> Clocks:
     )
 
 
-def _fine(
+def _refine(
     cameras: Sequence[Trajectories],
     centres: Array | None,
     views: Sequence[int],
@@ -210,16 +209,16 @@ def _fine(
     *,
     with_drift: bool = True,
 ) -> ClockFit | None:
-    """Clocks of some of the cameras near given ones; zeros for the others."""
+    """Fit the clocks of some cameras near given ones; zeros for the others."""
     some = [cameras[v] for v in views]
     drift = np.zeros(len(cameras)) if drift is None else drift
     start_s = start_s - start_s[views[0]]
     if centres is None:
-        fit = _from_lines(some, start_s[views])
+        fit = _fit_epipolar(some, start_s[views])
     else:
         fit = refine_clocks(some, centres[views], start_s[views], drift[views], with_drift=False)
         if fit and with_drift and fit.span_s >= EVIDENCE.drift_span_s:
-            # Its offsets in the middle are the better ones, also where the drift itself is not told.
+            # With a drift the offset in the middle is better, even where the drift is insignificant.
             fit = refine_clocks(some, centres[views], fit.offset_s, fit.drift, with_drift=True) or fit
     if fit is None:
         return None
@@ -239,12 +238,12 @@ def _seconds(steps: NDArray[np.int64]) -> Array:
     return np.asarray(steps * STEP_S, np.float64)
 
 
-def _from_lines(cameras: Sequence[Trajectories], start_s: Array) -> ClockFit | None:
-    """Offsets nearest to the lags at which the residual of each pair of uncalibrated cameras is least."""
+def _fit_epipolar(cameras: Sequence[Trajectories], start_s: Array) -> ClockFit | None:
+    """Fit offsets of uncalibrated cameras to the lag of least epipolar residual of each pair."""
     begin, end = common_span(cameras, start_s, np.zeros(len(cameras)))
     if end - begin < EVIDENCE.lines_span_s:
         return None
-    tau = np.linspace(begin, end, _LINE_INSTANTS)
+    tau = np.linspace(begin, end, _EPIPOLAR_INSTANTS)
     rows, lags, weights = [], [], []
     for a, b in combinations(range(len(cameras)), 2):
         one, _, sure = cameras[a].at(tau - start_s[a])
@@ -270,23 +269,23 @@ def _from_lines(cameras: Sequence[Trajectories], start_s: Array) -> ClockFit | N
     design, lag = design[:, 1:], np.array(lags)
     trust = weight = np.array(weights)
     more = np.zeros(len(cameras) - 1)
-    for _ in range(5):  # pairs that contradict the others, around a cycle, have less say
+    for _ in range(5):  # down-weights pairs that contradict the others around a cycle
         normal = (design * trust[:, None]).T @ design + 1e-9 * weight.max() * np.eye(len(more))
         more = np.linalg.solve(normal, (design * trust[:, None]).T @ lag)
-        trust = weight / (1 + ((design @ more - lag) / _CYCLE_S) ** 2) ** 2
+        trust = weight / (1 + ((design @ more - lag) / _CYCLE_SCALE_S) ** 2) ** 2
     unknown = np.full(len(cameras), np.nan)
     offset = start_s + np.concatenate([[0.0], more])
     zero = np.zeros(len(cameras))
     return ClockFit(offset, zero, zero, unknown, (begin + end) / 2, end - begin)
 
 
-def _spread(alone: Array, views: Sequence[int]) -> Array:
-    """(V,) standard error of the mean of the groups' offsets (G, V), by that camera of which they agree best
-    on the others; infinite where a group is elsewhere."""
-    best = np.full(alone.shape[1], np.inf)
+def _group_error_s(group_offset_s: Array, views: Sequence[int]) -> Array:
+    """(V,) standard error of the mean of the groups' offsets (G, V), relative to the camera with the least
+    errors; infinite where a group is an outlier."""
+    best = np.full(group_offset_s.shape[1], np.inf)
     for root in views:
-        by_root = alone - alone[:, [root]]
-        spread_s = by_root.std(0, ddof=1) / np.sqrt(len(alone))
+        by_root = group_offset_s - group_offset_s[:, [root]]
+        spread_s = by_root.std(0, ddof=1) / np.sqrt(len(group_offset_s))
         far = np.abs(by_root - np.median(by_root, 0)).max(0) > EVIDENCE.apart_s
         spread_s = np.where(far, np.inf, spread_s)
         if np.median(spread_s[views]) < np.median(best[views]):
@@ -294,8 +293,8 @@ def _spread(alone: Array, views: Sequence[int]) -> Array:
     return best
 
 
-def _doubt(curves: LagCurves, found: Consistent, v: int) -> tuple[str | None, float | None]:
-    """Reason not to believe a camera's coarse offset; and the lag of a second answer, where that is why."""
+def _refusal(curves: LagCurves, found: Consistent, v: int) -> tuple[str | None, float | None]:
+    """Reason to refuse a camera's coarse offset, None if trusted; and the lag of a second answer."""
     curve, middle = found.curve[v], len(found.change) // 2
     usual, least = float(np.nanmedian(curve)), float(curve[middle])
     if not least < (1 - EVIDENCE.contrast) * usual:
@@ -312,19 +311,19 @@ def _doubt(curves: LagCurves, found: Consistent, v: int) -> tuple[str | None, fl
     return None, None
 
 
-def _clocks(
+def _relative_clocks(
     curves: LagCurves,
     found: Consistent,
     fit: ClockFit | None,
     refused: Sequence[str | None],
     centres: Array | None,
-    rivals: Sequence[float | None] = (),
+    second_s: Sequence[float | None] = (),
 ) -> Clocks:
-    """Clocks by the first camera that is believed."""
+    """Clocks relative to the first trusted camera."""
     views = len(refused)
     zero = np.zeros(views)
-    scale = PIXELS if centres is None else GAP_M
-    near = np.abs(found.change) <= min(int(curves.lag[-1]), round(_SHOWN_S / STEP_S))
+    scale = EPIPOLAR_GAP_PX if centres is None else RAY_GAP_M
+    near = np.abs(found.change) <= min(int(curves.lag[-1]), round(_CURVE_LAG_S / STEP_S))
     lag_s = _seconds(found.change[near])
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = scale * np.sqrt(found.curve[:, near] / (1 - found.curve[:, near]))
@@ -342,7 +341,7 @@ def _clocks(
         late = late - late[root]
     answers = tuple(
         () if r is None else tuple(sorted((round(float(late[v]), 3), round(float(late[v] + r), 3))))
-        for v, r in enumerate(rivals or [None] * views)
+        for v, r in enumerate(second_s or [None] * views)
     )
     # As the clock is right in the middle: offset + (1 + drift) t = t + late there.
     middle = 0.0 if fit is None else fit.middle_s

@@ -16,25 +16,25 @@ from models.geometry.triangulation import solve_symmetric
 from pipeline.array_types import Array
 
 STEP_S: Final = 0.04
-"""Between the instants at which a trajectory is known: a cubic between two of them loses nothing of what
-``SIGMA_S`` leaves. They are whole multiples of it, so that a lag of so many steps needs no interpolation."""
+"""Interval of a trajectory's instants: a cubic between two of them loses nothing that ``SIGMA_S`` leaves.
+Instants are whole multiples of it, so that a lag of whole steps needs no interpolation."""
 SIGMA_S: Final = 0.1
 """Standard deviation of the Gaussian kernel. 0.06 to 0.15 give the same offsets; with 0.035 noise and the
 derivative's noise together bias them by 5 to 20 ms."""
-_REACH: Final = 2.2
-"""Kernel widths beyond which a frame has no say."""
-_MAX_RATE: Final = 65.0
-"""Frames a second of which more tell nothing new."""
+_REACH_SIGMAS: Final = 2.2
+"""Radius of the kernel, standard deviations."""
+_MAX_RATE_HZ: Final = 65.0
+"""Frame rate above which frames are skipped."""
 _ITERATIONS: Final = 3
-_OUTLIER: Final = 3.0
+_ROBUST_SIGMAS: Final = 3.0
 """Robust scale of the smoothing, in standard deviations of the keypoints."""
-_COVERED: Final = 0.4
-"""Share of the kernel that must have been seen for a point to be known."""
+_MIN_COVERED_SHARE: Final = 0.4
+"""Share of the kernel's weight with detections from which on a point has a position."""
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Places and velocities of J points."""
+    """Positions and velocities of J points."""
 
     time_s: Array
     """(N,) instants on the camera's own clock, rising, ``STEP_S`` apart or, between stretches, more."""
@@ -43,11 +43,11 @@ class Trajectories:
     velocity: Array
     """(N, J, C) a second."""
     confidence: Array
-    """(N, J) 0 where the point is not known."""
+    """(N, J) 0 where the point has no position."""
 
     def at(self, time_s: Array) -> tuple[Array, Array, Array]:
-        """Places (Q, J, C), velocities and confidences (Q, J) at times (Q,): cubic Hermite interpolation;
-        confidence 0 outside the stretches."""
+        """Positions (Q, J, C), velocities and confidences (Q, J) at times (Q,), by cubic Hermite
+        interpolation; confidence 0 outside the stretches."""
         i = np.clip(np.searchsorted(self.time_s, time_s) - 1, 0, len(self.time_s) - 2)
         a = (time_s - self.time_s[i]) / STEP_S
         apart = self.time_s[i + 1] - self.time_s[i] > 1.5 * STEP_S
@@ -76,7 +76,7 @@ class Trajectories:
 
 
 def padded_points(track: Trajectories, points: int) -> Trajectories:
-    """Trajectories with as many points, those that are added never known."""
+    """Trajectories padded to ``points`` points, with confidence 0."""
     more = ((0, 0), (0, max(points - track.point.shape[1], 0)))
     return Trajectories(
         track.time_s,
@@ -87,8 +87,7 @@ def padded_points(track: Trajectories, points: int) -> Trajectories:
 
 
 def joined_stretches(parts: Sequence[Trajectories]) -> Trajectories:
-    """Trajectories of the same points over several stretches of time, which may overlap: then the first one
-    that covers an instant counts."""
+    """Join stretches of the same points; where they overlap, the first one counts."""
     time_s = np.concatenate([p.time_s for p in parts])
     _, first = np.unique(np.round(time_s / STEP_S).astype(np.int64), return_index=True)
     arrays = (np.concatenate([getattr(p, n) for p in parts]) for n in ("point", "velocity", "confidence"))
@@ -96,19 +95,19 @@ def joined_stretches(parts: Sequence[Trajectories]) -> Trajectories:
 
 
 def smoothed(time_s: Array, xy_px: Array, confidence: Array) -> Trajectories:
-    """Local quadratic regression with a Gaussian kernel, iteratively re-weighted (Cleveland and Loader 1996).
+    """Smooth keypoints by robust local quadratic regression (Cleveland and Loader 1996), Gaussian kernel.
 
     time_s: (T,) rising, own clock. xy_px: (T, J, 2), NaN where missing. confidence: (T, J), 0 where missing.
     """
     if len(time_s) > 1:
-        stride = max(1, int((len(time_s) - 1) / max(time_s[-1] - time_s[0], 1e-9) / _MAX_RATE + 0.25))
+        stride = max(1, int((len(time_s) - 1) / max(time_s[-1] - time_s[0], 1e-9) / _MAX_RATE_HZ + 0.25))
         time_s, xy_px, confidence = time_s[::stride], xy_px[::stride], confidence[::stride]
     own = np.where(np.isfinite(xy_px).all(-1), confidence, 0.0)
     xy = np.where(own[..., None] > 0, xy_px, 0.0)
     low, high = np.ceil(time_s[0] / STEP_S - 1e-6), np.floor(time_s[-1] / STEP_S + 1e-6)
     instants = STEP_S * np.arange(low, max(high, low + 1) + 1)
-    begin = np.searchsorted(time_s, instants - _REACH * SIGMA_S)
-    end = np.searchsorted(time_s, instants + _REACH * SIGMA_S)
+    begin = np.searchsorted(time_s, instants - _REACH_SIGMAS * SIGMA_S)
+    end = np.searchsorted(time_s, instants + _REACH_SIGMAS * SIGMA_S)
     tap = begin[:, None] + np.arange(max(int((end - begin).max()), 1))
     inside = tap < end[:, None]
     tap = np.minimum(tap, len(time_s) - 1)
@@ -135,9 +134,9 @@ def smoothed(time_s: Array, xy_px: Array, confidence: Array) -> Trajectories:
             miss = [v - c.astype(np.float32) @ curve for v, c in zip((x, y), coefficients, strict=True)]
             off2 = miss[0] ** 2 + miss[1] ** 2
             known = off2[:, ::5][weight[:, ::5] > 0]  # a fifth of the points tells the scale
-            scale = _OUTLIER * (1.48 * float(np.sqrt(np.median(known))) + 0.5) if known.size else 1.0
+            scale = _ROBUST_SIGMAS * (1.48 * float(np.sqrt(np.median(known))) + 0.5) if known.size else 1.0
             weight = base / (1 + off2 / np.float32(scale**2)) ** 2
-    covered = (kernel[:, None] * (seen > 0)).sum(-1) / kernel.sum(-1)[:, None].clip(1e-9) > _COVERED
+    covered = (kernel[:, None] * (seen > 0)).sum(-1) / kernel.sum(-1)[:, None].clip(1e-9) > _MIN_COVERED_SHARE
     both = ((seen > 0) & (inside & (u <= 0))[:, None]).any(-1)
     both &= ((seen > 0) & (inside & (u >= 0))[:, None]).any(-1)
     mean = weight.sum(-1) / kernel.sum(-1)[:, None].clip(1e-9)

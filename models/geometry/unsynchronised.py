@@ -1,8 +1,8 @@
-"""Trajectories of people whom cameras show whose clocks are not known.
+"""Trajectories of people in cameras with unknown clocks.
 
-One person is whoever is detected. Of several, the cameras' clocks are first set so that everybody whom one
-shows meets somebody whom another shows; then people are tracked, and every detection goes to the nearest one.
-Without a calibration there is one person: whose points fit one epipolar geometry at some lag.
+A single person is whoever is detected. For several, rough clocks come first, at which the detections of one
+camera meet those of another; then people are tracked, and every detection goes to the nearest person. Without
+a calibration one person is used: the one whose points fit an epipolar geometry at some lag.
 
 Axes: V views, T frames, D detections in a picture, K keypoints, P people, S instants.
 """
@@ -28,30 +28,30 @@ from pipeline.cameras import Rig
 from pipeline.timeline import spread
 
 MAX_COMPARED_PEOPLE: Final = 6
-"""More tell nothing new about clocks."""
-_ONE: Final = 0.97
-"""Share of the frames with at most one person, in every camera, from which on there is one."""
-_MEET_STEPS: Final = 2
-"""Lags at which everybody is compared with everybody are so many steps apart."""
-_MEET_FRAMES: Final = 70
-_MEET_M: Final = 0.07
-"""Distance of rays at which a point of two detections counts for half."""
-_MEET_POINTS: Final = 6
+"""Most people that are compared: more tell nothing new about clocks."""
+_MIN_SINGLE_SHARE: Final = 0.97
+"""Share of frames with at most one detection, in every camera, from which on there is a single person."""
+_MEETING_STEPS: Final = 2
+"""Steps from one lag to the next at which all detections are compared."""
+_MEETING_FRAMES: Final = 70
+_MEETING_GAP_M: Final = 0.07
+"""Distance of two rays at which a point agrees by half."""
+_MIN_MEETING_POINTS: Final = 6
 _TRACK_HZ, _TRACK_FRAMES = 10.0, 300
-"""Moments at which people are tracked: a second, and at most."""
-_LEAST_FRAMES: Final = 8
-"""Moments at which somebody must have been tracked."""
+"""Moments a second at which people are tracked, and most of them."""
+_MIN_TRACKED: Final = 8
+"""Fewest moments at which a person is tracked."""
 _BRIDGE_S: Final = 0.35
-"""Between two moments at which a camera shows a person, for its detections between them to be theirs."""
-_NEAR: Final = 0.4
-"""Distance of a detection from where the person must be, by the person's size."""
-_MINOR: Final = 0.3
-"""Share of the most to see from which on somebody may be the person, where there is no calibration."""
+"""Longest time between two tracked moments of a person in a camera that is interpolated, by half."""
+_MAX_DISTANCE_RATIO: Final = 0.4
+"""Largest distance of a person's detection from the interpolated one, over the person's size."""
+_MIN_WEIGHT_RATIO: Final = 0.3
+"""Least weight of a candidate over that of the largest, without a calibration."""
 
 
 @dataclass(frozen=True)
 class OwnDetections:
-    """Everybody whom one camera shows, on its own clock."""
+    """Detections of one camera, on its own clock."""
 
     time_s: Array
     """(T,) rising."""
@@ -70,28 +70,27 @@ class OwnDetections:
 def seen_trajectories(
     rig: Rig | None, cameras: Sequence[OwnDetections], reach_s: float
 ) -> list[Trajectories]:
-    """Trajectories of the same people's points in every camera: directions in the world of a rig, or pixels
-    where there is none.
+    """Trajectories of the same people's points in every camera: world directions, or pixels without a rig.
 
-    reach_s: the largest lag between two clocks.
+    reach_s: largest lag between two clocks.
     """
     if any(not c.confidence.size for c in cameras):
         raise ValueError("a camera has no frames or detections")
     least = MatchConfig().min_points
     there = [(c.confidence > 0).sum(-1) >= least for c in cameras]
-    if all((t.sum(1) <= 1).mean() >= _ONE for t in there):
+    if all((t.sum(1) <= 1).mean() >= _MIN_SINGLE_SHARE for t in there):
         found = [c.main(np.where(t.any(1), t.argmax(1), -1)) for c, t in zip(cameras, there, strict=True)]
     elif rig is None:
         return _one_person(cameras, reach_s)
     else:
-        found = _everybody(rig, cameras, reach_s)
+        found = _several_people(rig, cameras, reach_s)
     if rig is None:
         return found
     return [c.mapped(rig.R[v].T @ np.linalg.inv(rig.K[v])) for v, c in enumerate(found)]
 
 
-def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajectories]:
-    """Pixel trajectories of up to ``MAX_COMPARED_PEOPLE`` people, one after the other."""
+def _several_people(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajectories]:
+    """Pixel trajectories of up to ``MAX_COMPARED_PEOPLE`` people, joined along the points."""
     offset_s = meeting_offsets(rig, cameras, reach_s)
     begin = max(c.time_s[0] + o for c, o in zip(cameras, offset_s, strict=True))
     end = min(c.time_s[-1] + o for c, o in zip(cameras, offset_s, strict=True))
@@ -107,7 +106,7 @@ def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> li
         xy[v, :, several], sure[v, :, several] = c.xy_px[frame[v]], c.confidence[frame[v]]
     owned, _ = track_people(rig, xy, sure, moment, Tracks.none(), MatchConfig())
     shown = {int(s): (owned.serial == s).any(2) for s in owned.tracks}
-    people = [s for s, at in shown.items() if (at.sum(1) >= _LEAST_FRAMES).sum() > 1]
+    people = [s for s, at in shown.items() if (at.sum(1) >= _MIN_TRACKED).sum() > 1]
     people = sorted(people, key=lambda s: -int(shown[s].sum()))[:MAX_COMPARED_PEOPLE]
     out = []
     for v, c in enumerate(cameras):
@@ -123,7 +122,7 @@ def _everybody(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> li
         for p in range(len(people)):
             which = near[p].argmin(1)
             away = near[p].min(1)
-            t = np.flatnonzero((away < _NEAR) & (away <= nearest[np.arange(len(which)), which]))
+            t = np.flatnonzero((away < _MAX_DISTANCE_RATIO) & (away <= nearest[np.arange(len(which)), which]))
             place = slice(p * points, (p + 1) * points)
             own[t, place], trust[t, place] = c.xy_px[t, which[t]], c.confidence[t, which[t]]
         out.append(smoothed(c.time_s, own, trust))
@@ -137,8 +136,10 @@ def _nearest(time_s: Array, wanted: Array) -> Ints:
 
 
 def _distances(camera: OwnDetections, frame: Ints, which: Ints) -> Array:
-    """(T, D) median distance of each detection from somebody, whose detections in some rising frames are
-    known, by the size of that person; infinite where that is not known."""
+    """(T, D) median distance of each detection from a person, over the person's size; infinite where unknown.
+
+    frame, which (N,): increasing frames with a detection of the person, and its index.
+    """
     frame, first = np.unique(frame, return_index=True)
     which = which[first]
     xy, sure = camera.xy_px[frame, which], camera.confidence[frame, which] > 0
@@ -163,8 +164,10 @@ def _distances(camera: OwnDetections, frame: Ints, which: Ints) -> Array:
 
 
 def meeting_offsets(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> Array:
-    """(V,) offsets of calibrated cameras' clocks, seconds, for which everybody whom one shows meets somebody
-    whom another shows: at the parabola through the least cost and its neighbours."""
+    """(V,) offsets of calibrated cameras' clocks, seconds, at which detections of different cameras meet.
+
+    The vertex of the parabola through the least cost and its neighbours.
+    """
     curves = meeting_curves(rig, cameras, reach_s)
     views = curves.component(0.0)
     found = consistent_offsets(curves, curves.mean(), views)
@@ -172,15 +175,17 @@ def meeting_offsets(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) 
     before, least, after = found.curve[:, middle - 1 : middle + 2].T
     bend = before - 2 * least + after
     change = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1), 0)
-    # A camera moves so far where the others stay; as they move, too, by less.
+    # The change holds for a camera that moves alone; here all move.
     steps = found.steps + np.clip(change, -0.5, 0.5) * (len(views) - 1) / len(views)
-    return np.asarray((steps - steps[views[0]]) * _MEET_STEPS * STEP_S)
+    return np.asarray((steps - steps[views[0]]) * _MEETING_STEPS * STEP_S)
 
 
 def meeting_curves(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -> LagCurves:
-    """Curves of calibrated cameras with anybody: how far who is nearest to each detection of a camera, in
-    another one, is from agreeing with it. Its steps are ``_MEET_STEPS`` times as long."""
-    step = _MEET_STEPS * STEP_S
+    """Cost curves of calibrated cameras: disagreement of each detection with the best one of another camera.
+
+    Lags are in units of ``_MEETING_STEPS`` steps.
+    """
+    step = _MEETING_STEPS * STEP_S
     steps = int(reach_s / step)
     lag = np.arange(-steps, steps + 1)
     pairs = tuple(combinations(range(len(cameras)), 2))
@@ -194,7 +199,7 @@ def meeting_curves(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -
     for p, (a, b) in enumerate(pairs):
         base = rig.centres[b] - rig.centres[a]
         turned = np.cross(directions[b], base.astype(np.float32))
-        at = spread(np.arange(len(cameras[a].time_s)), _MEET_FRAMES)
+        at = spread(np.arange(len(cameras[a].time_s)), _MEETING_FRAMES)
         own, trust = directions[a][at], np.sqrt(cameras[a].confidence[at]).astype(np.float32)
         trust = trust.transpose(0, 2, 1)[..., None]
         other = np.sqrt(cameras[b].confidence).astype(np.float32).transpose(0, 2, 1)[:, :, None]
@@ -210,9 +215,9 @@ def meeting_curves(rig: Rig, cameras: Sequence[OwnDetections], reach_s: float) -
             sin2 = 1 - (own[some] @ directions[b][j].swapaxes(-1, -2)) ** 2
             w = np.where(sin2 > 1e-3, w, 0)
             gap2 = volume**2 / np.where(w > 0, sin2, 1)
-            agree = (w / (1 + gap2 / _MEET_M**2)).sum(1) / np.maximum(w.sum(1), 1e-9)
-            agree = np.where((w > 0).sum(1) >= _MEET_POINTS, agree, 0)  # (S, D, D)
-            present = (cameras[a].confidence[at[some]] > 0).sum(-1) >= _MEET_POINTS
+            agree = (w / (1 + gap2 / _MEETING_GAP_M**2)).sum(1) / np.maximum(w.sum(1), 1e-9)
+            agree = np.where((w > 0).sum(1) >= _MIN_MEETING_POINTS, agree, 0)  # (S, D, D)
+            present = (cameras[a].confidence[at[some]] > 0).sum(-1) >= _MIN_MEETING_POINTS
             number[k] = agree.max(2)[present].sum()
             total[k] = present.sum()
         weight[p] = number.max()
@@ -229,7 +234,7 @@ def _one_person(cameras: Sequence[OwnDetections], reach_s: float) -> list[Trajec
         shown = figures(c.xy_px, c.confidence, cfg.min_points)
         found = tracks(shown, c.time_s, cfg.reach_m, cfg.speed_m_s)
         weights = [float(shown.weight[np.arange(len(k)), np.maximum(k, 0)][k >= 0].sum()) for k in found]
-        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MINOR * weights[0]][
+        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MIN_WEIGHT_RATIO * weights[0]][
             :MAX_COMPARED_PEOPLE
         ]
         candidates.append([c.main(k) for k in kept])

@@ -53,7 +53,7 @@ from sounds import RATE as SOUND_HZ  # noqa: E402
 from sounds import heard, scene, write_sounding  # noqa: E402
 
 from models.body import load_body, pelvis_at_rest, pose_keypoints  # noqa: E402
-from models.geometry.sound_lags import hear_clocks  # noqa: E402
+from models.geometry.sound_lags import find_sound_clocks  # noqa: E402
 from models.geometry.synchronisation import Clocks  # noqa: E402
 from models.geometry.unsynchronised import meeting_offsets  # noqa: E402
 from models.synthetic.detections import Faults  # noqa: E402
@@ -250,7 +250,7 @@ def sound(path: Path, seed: int) -> Iterator[tuple[str, Row]]:
                 made = np.zeros(20 * SOUND_HZ) if v in silent else track
                 file = write_sounding(Path(folder) / f"cam{v}.mp4", made)
                 power.append(read_sound_power(probe(file), 60.0))
-        found = hear_clocks(power, [0.0] * 4, POWER_HZ, 5.0)
+        found = find_sound_clocks(power, [0.0] * 4, POWER_HZ, 5.0)
         refused = np.array([r is not None for r in found.refused])
         yield name, {"ms": 1000 * np.abs(found.offset_s - late)[~refused].max(), "refused": sum(refused)}
 
