@@ -23,7 +23,7 @@ from models.geometry.association import MatchConfig, pick_people
 from models.geometry.between_frames import people_between
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.people import follow_longest
-from models.geometry.selfcalibration import find_cameras, match_candidates, moved
+from models.geometry.selfcalibration import find_cameras, match_candidates, rotation_between_halves
 from models.geometry.tracking import figures, tracks
 from models.geometry.up import guess_up, upright
 from models.regressors.keypoint_nets import load_regressor
@@ -242,7 +242,7 @@ def estimate(
     if not alone:
         sight, bundle = again, adjust(bundle.rig, again.frames(few), size, focal, (6.0, 3.0))
     off = _off_m(bundle)
-    turned, halves_cost = moved(bundle, sight.frames(few), size, focal)
+    turned, halves_cost = rotation_between_halves(bundle, sight.frames(few), size, focal)
     gain = bundle.cost - halves_cost
     better = gain > max((1 - _MAX_COST_RATIO) * bundle.cost, _MIN_COST_GAIN)
     if turned.max() > _MIN_TURN_DEG and better:

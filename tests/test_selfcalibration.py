@@ -12,14 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight
 from models.geometry.selfcalibration import (
-    _from_pair,
-    _grown,
-    _spread,
+    _adjust_pair,
+    _grow,
+    _spread_frames,
     find_cameras,
     handedness,
     match_candidates,
-    moved,
     pair_pose,
+    rotation_between_halves,
 )
 from models.geometry.triangulation import triangulate
 from pipeline.cameras import Rig
@@ -165,12 +165,12 @@ def test_a_pair_is_started_from_its_pose_and_from_the_mirror_image_in_depth(
         starts.append(rig.R[1])
         return replace(found((0, 1)), cost=3.0 - len(starts))
 
-    monkeypatch.setattr("models.geometry.selfcalibration._tried", tried)
+    monkeypatch.setattr("models.geometry.selfcalibration._try_adjust", tried)
     s = walker()
     far = replace(s.rig, K=s.rig.K * np.array([[[4.0, 1, 1], [1, 4, 1], [1, 1, 1]]]), t=4 * s.rig.t)
     xy = far.project(s.points.numpy()) + np.random.default_rng(5).normal(0, 3, s.xy.shape)
     sight = Sight(xy, np.ones(xy.shape[:-1]))
-    bundle = _from_pair(unknown(far, 6800), sight, SIZE, FocalPrior.of(far, [True] * 4), 0, 2)
+    bundle = _adjust_pair(unknown(far, 6800), sight, SIZE, FocalPrior.of(far, [True] * 4), 0, 2)
     assert bundle is not None
     assert bundle.cost == 1.0
     depth = np.diag([1.0, 1, -1])
@@ -178,13 +178,13 @@ def test_a_pair_is_started_from_its_pose_and_from_the_mirror_image_in_depth(
 
 
 def test_starts_that_come_to_one_rig_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = []
+    pairs, whole = [], found((0, 1, 2, 3))
 
     def grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle:
         pairs.append((a, b))
-        return replace(found((0, 1, 2, 3)), cost=[2.0, 1.0, 1.005, 0.5][len(pairs) - 1])
+        return replace(whole, cost=[2.0, 1.0, 1.005, 0.5][len(pairs) - 1])
 
-    monkeypatch.setattr("models.geometry.selfcalibration._grown", grown)
+    monkeypatch.setattr("models.geometry.selfcalibration._grow", grown)
     rig = unknown(walker().rig)
     find_cameras(rig, sight_of(walker()), SIZE, FocalPrior.of(rig, [False] * 4))
     assert len(pairs) == 3
@@ -195,7 +195,7 @@ def test_residuals_are_those_of_the_views_in_their_order() -> None:
     xy = s.xy.copy()
     xy[1] += np.random.default_rng(0).normal(0, 6, xy[1].shape)
     rig, sight = unknown(s.rig), Sight(xy, s.confidence).frames(slice(0, 80, 2))
-    bundle = _grown(rig, sight, SIZE, FocalPrior.of(rig, [False] * 4), 2, 3)
+    bundle = _grow(rig, sight, SIZE, FocalPrior.of(rig, [False] * 4), 2, 3)
     assert bundle is not None
     miss = triangulate(bundle.rig, sight.xy_px, sight.confidence).residual_px
     assert bundle.residual_px == pytest.approx([np.nanmedian(m) for m in miss], rel=1e-6)
@@ -207,8 +207,8 @@ def test_frames_in_which_little_is_seen_twice_are_left_out() -> None:
     confidence = s.confidence.copy()
     confidence[:, ::2, 5:] = 0
     confidence[1:, 1:9] = 0
-    assert _spread(Sight(s.xy, confidence), 100).tolist() == list(range(9, 80, 2))
-    assert len(_spread(sight_of(s), 40)) == 40
+    assert _spread_frames(Sight(s.xy, confidence), 100).tolist() == list(range(9, 80, 2))
+    assert len(_spread_frames(sight_of(s), 40)) == 40
 
 
 def test_of_two_people_whom_all_views_show_the_larger_is_taken() -> None:
@@ -223,7 +223,7 @@ def test_a_camera_that_turns_is_noticed() -> None:
     s = walker()
     focal = FocalPrior.of(unknown(s.rig), [False] * 4)
     bundle = found((0, 1, 2, 3))
-    turn, cost = moved(bundle, sight_of(s), SIZE, focal)
+    turn, cost = rotation_between_halves(bundle, sight_of(s), SIZE, focal)
     assert turn.max() < 2
     assert cost > 0.9 * bundle.cost
     xy = s.xy.copy()
@@ -234,7 +234,7 @@ def test_a_camera_that_turns_is_noticed() -> None:
     sight = Sight(xy, s.confidence)
     panned = find_cameras(unknown(s.rig), sight, SIZE, focal)
     assert panned is not None
-    turn, cost = moved(panned, sight, SIZE, focal)
+    turn, cost = rotation_between_halves(panned, sight, SIZE, focal)
     assert turn.argmax() == 1
     assert turn[1] > 4
     assert cost < 0.92 * panned.cost

@@ -1,4 +1,4 @@
-"""Keypoints at instants between two frames of a camera."""
+"""Interpolation of keypoints between frames of a camera."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.recording import Recording
 from pipeline.timeline import MAX_GAP_FRAMES
 
-_REACH: Final = 0.5
-"""Distance from frame to frame below which two detections are one person, by the person's size."""
-_ROUNDED: Final = 0.1
-"""Of a frame: time stamps are rounded."""
+_MAX_STEP_RATIO: Final = 0.5
+"""Largest distance of a person's detections in two frames, over the person's size."""
+_STAMP_ROUNDING_FRAMES: Final = 0.1
+"""Error of a frame's time, frame intervals: containers round time stamps."""
 
 
 def people_between(
     recording: Recording, at: NDArray[np.int64], min_confidence: float = MIN_CONFIDENCE
 ) -> Floats:
-    """Detections at instants of the time line, (V, T, D, K, 3) as ``Recording.people``, interpolated where a
-    camera's frames lie beside the instant, never further apart than ``MAX_GAP_FRAMES``."""
+    """Detections (V, T, D, K, 3) at instants of the time line, as ``Recording.people``.
+
+    Interpolated where a camera's frames do not coincide with an instant and lie at most ``MAX_GAP_FRAMES``
+    apart.
+    """
     line, own = recording.timeline, recording.own_times
     index = line.frame_index[:, at]
     if line.later is None or not line.later[:, at].any():
@@ -43,17 +46,17 @@ def people_between(
 
 
 def between_frames(before: Floats, near: Floats, after: Floats, later: Array, gaps: Array) -> Floats:
-    """Everybody near instants (T, D, K, 3), moved to these.
+    """Interpolate the detections (T, D, K, 3) of the frames nearest to instants.
 
-    before, near, after: detections of three frames in a row, in any order: x, y and confidence; NaN, NaN, 0
-    where missing. later: (T,) by how much later than the near frame an instant is, by the interval to its
+    before, near, after: detections of three consecutive frames, in any order: x, y and confidence; NaN, NaN,
+    0 where missing. later: (T,) signed time from the near frame to the instant, over the interval to the
     neighbour on that side. gaps: (2, T) intervals before and after the near frame, in frames. A point moves
-    as from the near frame to that neighbour, or, where that misses it, as from the other one; where only the
-    near frame misses it, it lies between the two.
+    with the velocity to that neighbour, or from the other one where that misses it; a point that only the
+    near frame misses is interpolated between the two.
     """
     forth = np.asarray(later >= 0)
     first, second = np.where(forth, gaps[::-1], gaps)[..., None, None, None]  # on the instant's side, beyond
-    limit = MAX_GAP_FRAMES + _ROUNDED
+    limit = MAX_GAP_FRAMES + _STAMP_ROUNDING_FRAMES
     forth = forth[:, None, None, None]
     ahead = _same_people(near, np.where(forth, _padded(after, before), _padded(before, after)))
     behind = _same_people(near, np.where(forth, _padded(before, after), _padded(after, before)))
@@ -69,15 +72,17 @@ def between_frames(before: Floats, near: Floats, after: Floats, later: Array, ga
 
 
 def _padded(people: Floats, like: Floats) -> Floats:
-    """People (T, D, K, 3) with as many places as others need, too."""
+    """People (T, D, K, 3) padded to the number of ``like``."""
     more = max(like.shape[1] - people.shape[1], 0)
     nobody = np.full((len(people), more, *people.shape[2:]), [np.nan, np.nan, 0.0], dtype=people.dtype)
     return np.concatenate([people, nobody], 1)
 
 
 def _same_people(near: Floats, other: Floats) -> Floats:
-    """People (T, D, K, 3) of another frame (T, E, K, 3) who are those of this one (T, D, K, 3), each the
-    nearest to the other; missing where there is none."""
+    """Match people of one frame (T, D, K, 3) in another (T, E, K, 3) as mutual nearest neighbours.
+
+    Returns the matches (T, D, K, 3); missing without one.
+    """
     seen, also = near[..., 2] > 0, other[..., 2] > 0
     both = np.asarray(seen[:, :, None] & also[:, None])
     apart = np.linalg.norm(near[:, :, None, :, :2] - other[:, None, :, :, :2], axis=-1)
@@ -89,6 +94,6 @@ def _same_people(near: Floats, other: Floats) -> Floats:
     nearest: NDArray[np.int64] = distance.argmin(2)
     mutual = np.take_along_axis(distance.argmin(1), nearest, 1) == np.arange(near.shape[1])
     least = np.take_along_axis(distance, nearest[..., None], 2)[..., 0]
-    same = mutual & (least < _REACH * np.nan_to_num(size))
+    same = mutual & (least < _MAX_STEP_RATIO * np.nan_to_num(size))
     picked = np.take_along_axis(other, nearest[..., None, None], 1)
     return np.where(same[..., None, None], picked, np.array([np.nan, np.nan, 0], other.dtype))

@@ -1,7 +1,7 @@
-"""Cameras from the corners of a board that they saw: lenses and poses, in one bundle adjustment.
+"""Calibration of cameras from corners of a board: lenses and poses, in one bundle adjustment.
 
 Lenses by OpenCV (Zhang, A Flexible New Technique for Camera Calibration, 2000), poses of the board by planar
-PnP, cameras chained through the instants that they share, then all numbers together by bundle adjustment
+PnP, cameras chained through the instants that they share, then all parameters together by bundle adjustment
 (Triggs et al., Bundle Adjustment: A Modern Synthesis, 2000).
 
 Axes: V views, T instants, N corners.
@@ -25,42 +25,43 @@ from pipeline.cameras import Rig, distort
 from pipeline.errors import InputError
 
 MIN_CORNERS: Final = 8
-"""Corners of a view of the board that is used."""
+"""Fewest corners of a view of the board that is used."""
 MIN_VIEWS: Final = 6
-"""Views of the board without which a lens is not told."""
-_MIN_SHARED: Final = 3
-"""Instants at which two cameras see the board, without which one is not placed by the other."""
-_LENS_VIEWS: Final = 40
-"""Views, chosen to differ, from which a lens is first estimated; half as many of a fisheye lens, which OpenCV
-takes long for."""
-_DROP: Final = (1.0, 3.0)
-"""A view is dropped whose error is above so many pixels and so many times the camera's median."""
+"""Fewest views of the board for a lens."""
+_MIN_SHARED_INSTANTS: Final = 3
+"""Fewest instants at which two cameras see the board, for one to be placed by the other."""
+_MAX_LENS_VIEWS: Final = 40
+"""Most views from which a lens is first estimated; half as many for a fisheye lens, which takes long."""
+_OUTLIER: Final = (1.0, 3.0)
+"""Error above which a view is dropped: pixels, and multiple of the camera's median."""
 MAX_ERROR_PX: Final = 1.0
-"""Root mean square error of a camera's corners above which something is wrong with board or videos."""
-_LYING: Final = 0.5
-"""Cosine of the angle between a board on the floor and the pictures' upward direction, at least."""
-_FAR: Final = (0.3, 4.0)
-"""A corner is not trusted that lies so many pixels off, and so many times its camera's median."""
-_ROUNDS: Final = 4
-"""Adjustments, each without what the one before showed to be far off."""
+"""Root mean square error of a camera's corners above which board or videos are doubted."""
+_MIN_FLOOR_COSINE: Final = 0.5
+"""Least cosine of the angle between the normal of a board on the floor and the pictures' upward
+direction."""
+_CORNER_OUTLIER: Final = (0.3, 4.0)
+"""Error above which a corner is dropped: pixels, and multiple of its camera's median."""
+_MAX_ROUNDS: Final = 4
+"""Adjustments, each without the outliers of the one before."""
 _ROBUST_PX: Final = 1.0
+"""Scale of Huber's loss."""
 _Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class BoardCalibration:
-    """Cameras, and the board at every instant."""
+    """Calibrated cameras, and the views of the board that they come from."""
 
     rig: Rig
     """World of the board where it lies on the floor, else level as the cameras are; metres."""
     used: _Flags
-    """(V, T) views of the board that the cameras are from."""
+    """(V, T) views of the board that were used."""
     dropped: _Flags
-    """(V, T) views that were found and left out, for an error far above the others'."""
+    """(V, T) views that were left out as outliers."""
     error_px: Array
-    """(V,) root of the mean squared distance of the corners that were trusted."""
+    """(V,) root mean square error of the used corners."""
     floor: int | None
-    """Instant at which the board is taken to lie on the floor."""
+    """Instant at which the board lies on the floor."""
 
 
 def calibrate_with_board(
@@ -72,18 +73,18 @@ def calibrate_with_board(
     fisheye: bool = False,
     floor: bool = False,
 ) -> BoardCalibration:
-    """Calibrate cameras by what they saw of a board.
+    """Calibrate cameras from the corners of a board.
 
-    px: (V, T, N, 2) its corners, NaN where not seen. sizes: (V, 2) width and height. floor: at the first
-    instant at which it is seen the board lies on the floor: it is the world's origin then, z up.
+    px: (V, T, N, 2), NaN where not seen. sizes: (V, 2) width and height. floor: the board lies on the floor
+    when it is first seen, and is the world's origin then, z up.
 
     Raises:
         InputError: a camera saw the board too seldom, or at no time together with the others.
     """
     good = np.isfinite(px[..., 0])
-    usable = (good.sum(-1) >= MIN_CORNERS) & _spread(good, board.corners)
+    usable = (good.sum(-1) >= MIN_CORNERS) & _not_collinear(good, board.corners)
     lenses = [
-        _lens(name, px[v], usable[v], board.corners, (int(size[0]), int(size[1])), fisheye)
+        _estimate_lens(name, px[v], usable[v], board.corners, (int(size[0]), int(size[1])), fisheye)
         for v, (name, size) in enumerate(zip(names, sizes, strict=True))
     ]
     views = len(names)
@@ -98,30 +99,30 @@ def calibrate_with_board(
     )
     pose, error = _board_poses(rig, px, usable, board.corners)
     kept = usable & ~_outliers(error, usable)
-    rig = _chained(rig, pose, kept)
+    rig = _chain(rig, pose, kept)
     trusted = px.copy()
-    for _ in range(_ROUNDS):
-        rig, poses, off = _adjusted(rig, _in_world(rig, pose, kept), trusted, kept, board.corners)
+    for _ in range(_MAX_ROUNDS):
+        rig, poses, off = _adjust(rig, _world_poses(rig, pose, kept), trusted, kept, board.corners)
         worse = _outliers(_root_mean_square(off, 2), kept)
-        far = off > np.fmax(_FAR[0], _FAR[1] * np.nanmedian(off, (1, 2), keepdims=True))
+        far = off > np.fmax(_CORNER_OUTLIER[0], _CORNER_OUTLIER[1] * np.nanmedian(off, (1, 2), keepdims=True))
         if not (worse.any() or far.any()):
             break
         kept &= ~worse
         trusted[far] = np.nan
     first = int(np.flatnonzero(usable.any(0))[0]) if floor else None
-    world = None if first is None else _floor(rig, poses[first])
+    world = None if first is None else _floor_pose(rig, poses[first])
     error_px = _root_mean_square(off.reshape(views, -1), 1)
-    return BoardCalibration(_placed(rig, world), kept, usable & ~kept, error_px, first)
+    return BoardCalibration(_level(rig, world), kept, usable & ~kept, error_px, first)
 
 
 def _root_mean_square(values: Array, axis: int) -> Array:
-    """Over the values that are there; NaN where none is."""
+    """Root mean square without NaN; NaN of none."""
     count = np.isfinite(values).sum(axis)
     return np.asarray(np.sqrt(np.where(count, np.nansum(values**2, axis) / np.maximum(count, 1), np.nan)))
 
 
-def _spread(good: _Flags, corners: Array) -> _Flags:
-    """(V, T) true where the corners seen are not all in a line."""
+def _not_collinear(good: _Flags, corners: Array) -> _Flags:
+    """(V, T) true where the visible corners are not all in a row or column of the board."""
     flat = np.where(good[..., None], corners[:, :2], np.nan)
     with np.errstate(invalid="ignore"):
         return np.asarray(
@@ -131,24 +132,26 @@ def _spread(good: _Flags, corners: Array) -> _Flags:
 
 
 def _outliers(error: Array, kept: _Flags) -> _Flags:
-    """(V, T) kept views whose error (V, T) is far above their camera's usual; the worst at an instant, for it
-    spoils the others."""
+    """(V, T) kept views whose error (V, T) is far above their camera's median; only the worst at an instant,
+    which spoils the others."""
     usual = np.array([np.median(e[k]) if k.any() else 0.0 for e, k in zip(error, kept, strict=True)])
     error = np.where(kept, np.nan_to_num(error), 0)
-    return np.asarray((error > np.maximum(_DROP[0], _DROP[1] * usual[:, None])) & (error == error.max(0)))
+    return np.asarray(
+        (error > np.maximum(_OUTLIER[0], _OUTLIER[1] * usual[:, None])) & (error == error.max(0))
+    )
 
 
-def _lens(
+def _estimate_lens(
     name: str, px: Array, usable: _Flags, corners: Array, size: tuple[int, int], fisheye: bool
 ) -> tuple[Array, Array]:
-    """K (3, 3) and distortion (8,) of one camera, by OpenCV, from views that differ."""
+    """Estimate K (3, 3) and distortion (8,) of one camera with OpenCV, from views that differ."""
     at = np.flatnonzero(usable)
     if len(at) < MIN_VIEWS:
         raise InputError(
             f"camera {name}: the board was found in {len(at)} of {len(usable)} pictures, and {MIN_VIEWS} are "
             "needed: check --board, show it larger and from all sides, or look at more frames (--every)"
         )
-    at = at[_differing(px[at], size, _LENS_VIEWS // (2 if fisheye else 1))]
+    at = at[_farthest_views(px[at], size, _MAX_LENS_VIEWS // (2 if fisheye else 1))]
     seen = [np.isfinite(px[t, :, 0]) for t in at]
     points = [corners[s].astype(np.float32)[None] for s in seen]
     pixels = [px[t, s].astype(np.float32)[None] for t, s in zip(at, seen, strict=True)]
@@ -173,8 +176,9 @@ def _lens(
     return np.asarray(made[1], np.float64), dist
 
 
-def _differing(px: Array, size: tuple[int, int], most: int) -> NDArray[np.int64]:
-    """At most so many of views (T, N, 2), that differ in place, size and shape, farthest point first."""
+def _farthest_views(px: Array, size: tuple[int, int], most: int) -> NDArray[np.int64]:
+    """Indices of at most ``most`` of the views (T, N, 2) that differ in place, size and shape: farthest-point
+    sampling."""
     flat = px / max(size)
     middle, extent = np.nanmean(flat, 1), np.nanstd(flat, axis=1)
     shear = np.nanmean((flat - middle[:, None]).prod(-1), 1, keepdims=True) / extent.prod(1, keepdims=True)
@@ -214,10 +218,10 @@ def _matrix(rotvec: Array, t: Array) -> Array:
     return m
 
 
-def _chained(rig: Rig, pose: Array, kept: _Flags) -> Rig:
-    """The rig in the frame of its first camera, each camera placed by the one it shares most instants with.
+def _chain(rig: Rig, pose: Array, kept: _Flags) -> Rig:
+    """Place each camera by the one it shares most instants with, in the frame of the first camera.
 
-    Of the relative poses that the shared instants give, the one nearest to all others is taken.
+    Of the relative poses at the shared instants, the medoid is taken.
     """
     known = kept & np.isfinite(pose[..., 0, 0])
     shared = (known[:, None] & known[None]).sum(-1)
@@ -225,12 +229,12 @@ def _chained(rig: Rig, pose: Array, kept: _Flags) -> Rig:
     while len(placed) < len(rig):
         left = [v for v in range(len(rig)) if v not in world]
         via, new = max(((a, b) for a in placed for b in left), key=lambda pair: shared[pair])
-        if shared[via, new] < _MIN_SHARED:
+        if shared[via, new] < _MIN_SHARED_INSTANTS:
             names = ", ".join(rig.names[v] for v in left)
             raise InputError(
                 f"nothing links {names} to {', '.join(rig.names[v] for v in placed)}: at fewer than "
-                f"{_MIN_SHARED} of the instants do two of them see the board together. Show it where "
-                "their pictures overlap; the videos must begin together"
+                f"{_MIN_SHARED_INSTANTS} of the instants do two of them see the board together. Show it "
+                "where their pictures overlap; the videos must begin together"
             )
         at = np.flatnonzero(known[via] & known[new])
         steps = pose[new, at] @ np.linalg.inv(pose[via, at])
@@ -243,8 +247,8 @@ def _chained(rig: Rig, pose: Array, kept: _Flags) -> Rig:
     return replace(rig, R=all_poses[:, :3, :3], t=all_poses[:, :3, 3])
 
 
-def _in_world(rig: Rig, pose: Array, kept: _Flags) -> Array:
-    """(T, 4, 4) board → world by the camera nearest to it; NaN where no camera sees it."""
+def _world_poses(rig: Rig, pose: Array, kept: _Flags) -> Array:
+    """(T, 4, 4) board → world, by the nearest camera that sees it; NaN where none does."""
     found = np.full(pose.shape[1:], np.nan)
     known = kept & np.isfinite(pose[..., 0, 0])
     for t in np.flatnonzero(known.any(0)):
@@ -255,11 +259,11 @@ def _in_world(rig: Rig, pose: Array, kept: _Flags) -> Array:
     return found
 
 
-def _adjusted(rig: Rig, poses: Array, px: Array, kept: _Flags, corners: Array) -> tuple[Rig, Array, Array]:
-    """Rig and poses (T, 4, 4) of the board with the least error, and each corner's (V, T, N), pixels.
+def _adjust(rig: Rig, poses: Array, px: Array, kept: _Flags, corners: Array) -> tuple[Rig, Array, Array]:
+    """Adjust rig and poses (T, 4, 4) of the board; returns also the error of each corner (V, T, N), pixels.
 
-    The first camera's pose stays. Numbers of the problem: fx, fy, cx, cy and four coefficients a camera, six
-    of a pose of each other camera, and six of the board at each instant.
+    The first camera's pose is fixed. Parameters: fx, fy, cx, cy and four coefficients of each camera, six of
+    the pose of each other camera, and six of the board at each instant.
     """
     known = kept & np.isfinite(poses[:, 0, 0])
     at = np.flatnonzero(known.any(0))
@@ -295,7 +299,7 @@ def _adjusted(rig: Rig, poses: Array, px: Array, kept: _Flags, corners: Array) -
             ).ravel(),
         ]
     )
-    solved = _least_squares(residuals, start, _columns(view, slot, views))
+    solved = _least_squares(residuals, start, _parameter_columns(view, slot, views))
     lens, cameras, boards = unpacked(solved)
     k, dist = rig.K.copy(), rig.dist.copy()
     k[:, [0, 1, 0, 1], [0, 1, 2, 2]], dist[:, :4] = lens[:, :4], lens[:, 4:]
@@ -307,9 +311,9 @@ def _adjusted(rig: Rig, poses: Array, px: Array, kept: _Flags, corners: Array) -
     return rig, poses, off
 
 
-def _columns(view: NDArray[np.int64], slot: NDArray[np.int64], views: int) -> NDArray[np.int64]:
-    """(n, 20) numbers of the problem that each corner depends on: lens and pose of its camera, −1 for the
-    first camera's pose, and pose of its board."""
+def _parameter_columns(view: NDArray[np.int64], slot: NDArray[np.int64], views: int) -> NDArray[np.int64]:
+    """(n, 20) parameters that each corner depends on: lens and pose of its camera, −1 for the first camera's
+    pose, and pose of its board."""
     lens = 8 * view[:, None] + np.arange(8)
     camera = np.where(view[:, None] > 0, 8 * views + 6 * (view[:, None] - 1) + np.arange(6), -1)
     board = 8 * views + 6 * (views - 1) + 6 * slot[:, None] + np.arange(6)
@@ -321,9 +325,9 @@ def _least_squares(
 ) -> Array:
     """Minimise Huber's loss of residuals (n, 2) by Levenberg–Marquardt.
 
-    columns: (n, C) as of ``_columns``. All numbers in one column are moved at once for the Jacobian, and the
-    normal equations are solved whole: the iterative solver of scipy's least_squares needs thousands of steps
-    where the board leaves a number loose.
+    columns: (n, C) as of ``_parameter_columns``. All parameters in one column are moved at once for the
+    Jacobian, and the normal equations are solved directly: the iterative solver of scipy's least_squares
+    needs thousands of steps where a parameter is weakly determined.
     """
 
     def loss(x: Array) -> tuple[float, Array, Array]:
@@ -368,10 +372,10 @@ def _least_squares(
     return x
 
 
-def _floor(rig: Rig, pose: Array) -> Array:
-    """The pose of the board on the floor. Raises ``InputError`` where it cannot lie there."""
+def _floor_pose(rig: Rig, pose: Array) -> Array:
+    """Pose of the board on the floor. Raises ``InputError`` where it cannot lie there."""
     up = -rig.R[:, 1].mean(0)
-    if not np.isfinite(pose).all() or -pose[:3, 2] @ up < _LYING * np.linalg.norm(up):
+    if not np.isfinite(pose).all() or -pose[:3, 2] @ up < _MIN_FLOOR_COSINE * np.linalg.norm(up):
         raise InputError(
             "--board-on-floor: when it is first seen the board does not lie on the floor, by how the cameras "
             "are held; begin the videos with the board lying there, face up, and in view"
@@ -379,9 +383,9 @@ def _floor(rig: Rig, pose: Array) -> Array:
     return pose
 
 
-def _placed(rig: Rig, floor: Array | None) -> Rig:
-    """The rig in the world of a board that lies on the floor (4, 4), z up; else level as the cameras are, the
-    origin in the middle of them."""
+def _level(rig: Rig, floor: Array | None) -> Rig:
+    """Rig in the world of a board on the floor (4, 4), z up; else level by the cameras, the origin at their
+    mean."""
     if floor is not None:
         turn, origin = floor[:3, :3] @ np.diag([1.0, -1, -1]), floor[:3, 3]
     else:

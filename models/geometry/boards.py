@@ -44,7 +44,7 @@ class Board:
 
     @property
     def symmetric(self) -> bool:
-        """Turned by half a turn it looks the same: the cameras cannot tell which corner is which."""
+        """True where the board looks the same upside down, so that its corners are ambiguous."""
         return not self.charuco and (self.columns + self.rows) % 2 == 0
 
     @cached_property
@@ -84,11 +84,11 @@ class Board:
         rough = np.asarray(px, np.float32)
         fine = cv2.cornerSubPix(grey, rough, (window, window), (-1, -1), _REFINED)
         grid = np.asarray(fine, np.float64).reshape(self.rows, self.columns, 2)
-        return np.asarray((grid[::-1, ::-1] if _bright_first(grey, grid) else grid).reshape(-1, 2))
+        return np.asarray((grid[::-1, ::-1] if _begins_bright(grey, grid) else grid).reshape(-1, 2))
 
 
-def _bright_first(grey: NDArray[np.uint8], grid: Array) -> bool:
-    """True where the first square inside the corners (rows, columns, 2) is of the brighter ones."""
+def _begins_bright(grey: NDArray[np.uint8], grid: Array) -> bool:
+    """True where the first square inside the corners (rows, columns, 2) is one of the bright ones."""
     middle = (grid[:-1, :-1] + grid[1:, :-1] + grid[:-1, 1:] + grid[1:, 1:]) / 4
     columns, rows = np.clip(middle.round().astype(int), 0, np.array(grey.shape[::-1]) - 1).T
     shade = grey[rows, columns].T.astype(float)
@@ -97,10 +97,9 @@ def _bright_first(grey: NDArray[np.uint8], grid: Array) -> bool:
 
 
 def parse_board(spec: str) -> Board:
-    """The board of a text such as ``charuco:7x5:40mm:4X4_50`` (squares) or ``chessboard:9x6:25mm`` (corners).
+    """Parse a board such as ``charuco:7x5:40mm:4X4_50`` (squares) or ``chessboard:9x6:25mm`` (corners).
 
-    Raises:
-        InputError: it is none.
+    Raises ``InputError``.
     """
     match = _SPEC.fullmatch(spec.strip())
     if not match:

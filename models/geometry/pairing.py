@@ -1,4 +1,4 @@
-"""Pairing of a calibration's cameras with keypoints where names do not tell: as the views agree on people."""
+"""Pairing of a calibration's cameras with keypoints of other names, by the agreement on people."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pipeline.layout import named_so
 from pipeline.recording import Recording
 from pipeline.timeline import spread
 
-_FRAMES: Final = 8
-_MAX_ALL: Final = 5
-"""Cameras up to which all orders are tried; of more, exchanges of two while these make it better."""
+_MAX_FRAMES: Final = 8
+_MAX_PERMUTED: Final = 5
+"""Most cameras of which all orders are tried; of more, exchanges of two while the evidence grows."""
 
 
 def reordered(rig: Rig, order: Sequence[int]) -> Rig:
-    """The rig in which each camera stands where that of this number stood, under its own name."""
+    """Rig with the cameras ``order`` under the names of the original order."""
     names = rig.names
     return replace(rig.select([names[v] for v in order]), names=names)
 
 
 def pair_by_people(recording: Recording, rig: Rig, image: Floats, orders: Sequence[str]) -> Recording:
-    """The recording with its cameras paired as the people tell, where order is wrong; rig in metres."""
+    """Pair a recording's cameras by people, where the sorted order is wrong; rig in metres."""
     order = find_pairing(rig, image, orders)
     if order is None:
         return recording
@@ -46,13 +46,13 @@ def pair_by_people(recording: Recording, rig: Rig, image: Floats, orders: Sequen
 
 
 def find_pairing(rig: Rig, image: Floats, orders: Sequence[str]) -> tuple[int, ...] | None:
-    """Order of the rig's cameras, not their own, in which the views agree on a body as in no other.
+    """Find the order of the rig's cameras, other than their own, of clearly best agreement on a body.
 
-    None where there is none, or where their pictures are of several sizes.
+    None without one, or with pictures of several sizes.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in.
     """
-    image = image[:, spread(np.flatnonzero((image[..., 2] > 0).any((2, 3)).sum(0) > 1), _FRAMES)]
+    image = image[:, spread(np.flatnonzero((image[..., 2] > 0).any((2, 3)).sum(0) > 1), _MAX_FRAMES)]
     own = tuple(range(len(rig)))
     if not image.size or (rig.size != rig.size[0]).any():
         return None
@@ -63,10 +63,10 @@ def find_pairing(rig: Rig, image: Floats, orders: Sequence[str]) -> tuple[int, .
             if order not in found:
                 found[order] = evidence(reordered(rig, order), image, orders)
 
-    if len(own) <= _MAX_ALL:
+    if len(own) <= _MAX_PERMUTED:
         look(permutations(own))
     best = own
-    while len(own) > _MAX_ALL:
+    while len(own) > _MAX_PERMUTED:
         look(_exchanges(best))
         if (better := max(found, key=lambda order: found[order])) == best:
             break

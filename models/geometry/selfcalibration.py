@@ -1,8 +1,7 @@
-"""Cameras from a person: poses and focal lengths of fixed cameras that see the same person move.
+"""Self-calibration: poses and focal lengths of fixed cameras that see the same person move.
 
-No calibration object and no body fit: points of a body are the object. Two views give an essential matrix
-(Hartley and Zisserman, Multiple View Geometry, 11.7), the other views are added to it by what is known then,
-and a bundle adjustment follows.
+The person's keypoints are the calibration object. Two views give an essential matrix (Hartley and Zisserman,
+Multiple View Geometry, 11.7), the other views are added by resection, and a bundle adjustment follows.
 
 Axes: V views, T frames, K keypoints. World = the first view's camera; ``up.upright`` turns it.
 """
@@ -36,21 +35,21 @@ from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 from pipeline.timeline import spread
 
-_TRIED, _PAIRS = 40, 6
-"""Frames and pairs of views with which starts are tried, ..."""
-_SAME = 0.01
-"""... until two of them end as near to each other in cost."""
-_LEAST = 30
-"""Points that two views must share to tell where they stand."""
+_START_FRAMES, _START_PAIRS = 40, 6
+"""Frames of a start, and most pairs of views that start one."""
+_SAME_COST_SHARE = 0.01
+"""Relative difference in cost of two starts that are the same rig."""
+_MIN_POINTS = 30
+"""Fewest points that two views share for a relative pose."""
 
 
 def pair_pose(one: Array, two: Array, *, error: float) -> tuple[Array, Array, NDArray[np.bool_]] | None:
-    """Pose of a second camera from normalised image points (N, 2) of the same things in both.
+    """Estimate the pose of a second camera from normalised image points (N, 2) in both.
 
-    error: how far a point may lie from its epipolar line, in the unit of the points. Returns R (3, 3) and the
-    unit t (3,) of x₂ = R x₁ + t, and which points agree (N,); None where there is no such pose.
+    error: largest distance of an inlier from its epipolar line, in the unit of the points. Returns R (3, 3)
+    and the unit t (3,) of x₂ = R x₁ + t, and the inliers (N,); None without such a pose.
     """
-    if len(one) < _LEAST:
+    if len(one) < _MIN_POINTS:
         return None
     cv2.setRNGSeed(0)
     essential, agree = cv2.findEssentialMat(
@@ -64,12 +63,12 @@ def pair_pose(one: Array, two: Array, *, error: float) -> tuple[Array, Array, ND
 
 
 def normalised(rig: Rig, view: int, xy_px: Array) -> Array:
-    """Pixels (..., 2) without distortion → x/z, y/z in the camera's frame."""
+    """Undistorted pixels (..., 2) → x/z, y/z in the camera's frame."""
     homogeneous = np.concatenate([xy_px, np.ones_like(xy_px[..., :1])], -1)
     return np.asarray((homogeneous @ np.linalg.inv(rig.K[view]).T)[..., :2])
 
 
-def scaled_to(points: Array, size: BodySize) -> float:
+def scale_to(points: Array, size: BodySize) -> float:
     """Factor that gives points (T, K, 3) the lengths of a person; NaN if unseen."""
     with np.errstate(invalid="ignore"):
         ratio = np.exp(size.mean)[ENDS[:, 2]] / bone_lengths(points)
@@ -78,7 +77,7 @@ def scaled_to(points: Array, size: BodySize) -> float:
 
 
 def handedness(points: Array) -> float:
-    """Share of the frames of points (T, K, 3) whose left is on the left, −1 to 1: −1 is a mirrored body."""
+    """Mean sign of the handedness of points (T, K, 3) over the frames: 1, or −1 for a mirrored body."""
 
     def at(name: str) -> Array:
         return np.asarray(points[:, BODY_25.index(name)])
@@ -92,34 +91,36 @@ def handedness(points: Array) -> float:
     return float(known.mean()) if known.size else 0.0
 
 
-def _from_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
-    """Two views alone, adjusted; the first one's camera is the world. None where they share too little."""
+def _adjust_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
+    """Adjust two views alone, in the first one's camera; None where they share too little."""
     two = Sight(sight.xy_px[[a, b]], sight.confidence[[a, b]])
     both = two.seen.all(0)
     pair = rig.select([rig.names[a], rig.names[b]])
     pair = replace(pair, R=np.tile(np.eye(3), (2, 1, 1)), t=np.zeros((2, 3)))
     rays = [normalised(pair, v, two.xy_px[v][both]) for v in range(2)]
-    found = pair_pose(*rays, error=_pair_error(pair, two))
+    found = pair_pose(*rays, error=_epipolar_error(pair, two))
     if found is None:
         return None
     depth = np.diag([1.0, 1.0, -1.0])
     best: Bundle | None = None
-    # Seen from far away, a scene and its mirror image in depth look alike: both are tried.
+    # From far away, a scene and its mirror image in depth look alike: both are tried.
     for r in (found[0], depth @ found[0] @ depth):
         t = found[1]
         start = replace(pair, R=np.stack([np.eye(3), r]), t=np.stack([np.zeros(3), t]))
         points = triangulate(start, two.xy_px, two.confidence).points
-        scale = scaled_to(points, size)
+        scale = scale_to(points, size)
         if not np.isfinite(scale) or handedness(points) < -0.2:
             continue
-        bundle = _tried(replace(start, t=start.t * scale), two, size, _part(focal, [a, b]), ROBUST[:2])
+        bundle = _try_adjust(
+            replace(start, t=start.t * scale), two, size, _prior_of(focal, [a, b]), ROBUST[:2]
+        )
         if bundle and (best is None or bundle.cost < best.cost):
             best = bundle
     return best
 
 
-def _pair_error(rig: Rig, sight: Sight) -> float:
-    """Allowed distance of a keypoint from its epipolar line, over the focal length: 1 % of the person."""
+def _epipolar_error(rig: Rig, sight: Sight) -> float:
+    """Largest distance of an inlier from its epipolar line, over the focal length: 1 % of the person."""
     heights = [_height_px(sight, v) / rig.K[v, 1, 1] for v in range(len(rig))]
     heights = [height for height in heights if not math.isnan(height)]
     return float(np.mean(heights)) / 100 if heights else 0.005
@@ -132,10 +133,10 @@ def _height_px(sight: Sight, view: int) -> float:
     return float(np.median(np.nanmax(y, 1) - np.nanmin(y, 1))) if len(y) else math.nan
 
 
-def _tried(
+def _try_adjust(
     rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, robust: Sequence[float]
 ) -> Bundle | None:
-    """``adjust``, or None where that comes to nothing."""
+    """``adjust``; None where it fails or gives a mirrored body."""
     try:
         bundle = adjust(rig, sight, size, focal, robust)
     except np.linalg.LinAlgError:
@@ -143,13 +144,13 @@ def _tried(
     return bundle if np.isfinite(bundle.cost) and handedness(bundle.points) > -0.2 else None
 
 
-def _placed(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Array] | None:
-    """Pose of a view from known points (T, K, 3): perspective-n-point, robustly."""
+def _resect(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Array] | None:
+    """Pose of a view from points (T, K, 3): perspective-n-point with RANSAC."""
     ok = sight.seen[view] & np.isfinite(points).all(-1)
-    if ok.sum() < _LEAST:
+    if ok.sum() < _MIN_POINTS:
         return None
     k = rig.K[view]
-    error = 4 * _pair_error(
+    error = 4 * _epipolar_error(
         rig.select([rig.names[view]]), Sight(sight.xy_px[[view]], sight.confidence[[view]])
     )
     cv2.setRNGSeed(0)
@@ -157,93 +158,88 @@ def _placed(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Ar
         points[ok], sight.xy_px[view][ok], k, None,
         flags=cv2.SOLVEPNP_SQPNP, reprojectionError=error * k[0, 0], iterationsCount=200,
     )  # fmt: skip
-    if not done or inside is None or len(inside) < _LEAST:
+    if not done or inside is None or len(inside) < _MIN_POINTS:
         return None
     return np.asarray(cv2.Rodrigues(rotation)[0], np.float64), np.asarray(t, np.float64)[:, 0]
 
 
 def find_cameras(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior) -> Bundle | None:
-    """Poses and focal lengths of all cameras; the first view's camera is the world.
+    """Estimate poses and focal lengths of all cameras, in the first one's frame.
 
-    rig: names, picture sizes and rough intrinsics; its poses are not looked at. Pairs of views, those first
-    that share most, start rigs, to which the others are added from the points known by then; the best one is
-    adjusted over all frames. None where the views do not hang together.
+    rig: names, picture sizes and rough intrinsics; its poses are ignored. Pairs of views, those that share
+    most points first, start rigs, to which the others are added; the best one is adjusted over all frames.
+    None where the views are not connected.
     """
-    few = sight.frames(_spread(sight, _TRIED))
+    few = sight.frames(_spread_frames(sight, _START_FRAMES))
     seen = few.seen.reshape(len(rig), -1).astype(int)
     shared = seen @ seen.T
     pairs = sorted(combinations(range(len(rig)), 2), key=lambda p: (-shared[p], p))
     best: Bundle | None = None
-    for a, b in pairs[:_PAIRS]:
-        bundle = _grown(rig, few, size, focal, a, b)
-        if bundle and best and abs(bundle.cost / best.cost - 1) < _SAME:
+    for a, b in pairs[:_START_PAIRS]:
+        bundle = _grow(rig, few, size, focal, a, b)
+        if bundle and best and abs(bundle.cost / best.cost - 1) < _SAME_COST_SHARE:
             break  # two starts came to the same rig
         if bundle and (best is None or bundle.cost < best.cost):
             best = bundle
     if best is None:
         return None
-    return _tried(best.rig, sight, size, focal, ROBUST[-1:]) or best
+    return _try_adjust(best.rig, sight, size, focal, ROBUST[-1:]) or best
 
 
-def _spread(sight: Sight, count: int) -> NDArray[np.int64]:
-    """At most so many frames in which most is seen twice, spread over all of them."""
+def _spread_frames(sight: Sight, count: int) -> NDArray[np.int64]:
+    """At most ``count`` frames with six points in two views, evenly spread."""
     useful = np.flatnonzero((sight.seen.sum(0) >= 2).sum(1) >= 6)
     return spread(useful, count)
 
 
-def _grown(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
-    """A rig of all views from one pair of them."""
-    pair = _from_pair(rig, sight, size, focal, a, b)
+def _grow(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
+    """Grow a rig of all views from a pair."""
+    pair = _adjust_pair(rig, sight, size, focal, a, b)
     if pair is None:
         return None
     order, bundle = [a, b], pair
     while len(order) < len(rig):
-        poses = {v: _placed(rig, sight, v, bundle.points) for v in range(len(rig)) if v not in order}
-        seen = {
-            v: int((sight.seen[v] & np.isfinite(bundle.points).all(-1)).sum()) for v, p in poses.items() if p
-        }
-        if not seen:
+        poses = {v: _resect(rig, sight, v, bundle.points) for v in range(len(rig)) if v not in order}
+        resected = {v: pose for v, pose in poses.items() if pose is not None}
+        if not resected:
             return None
-        # All that can be placed by now, at once.
-        for v in sorted(seen):
-            r, t = poses[v]  # type: ignore[misc]
+        for v, (r, t) in resected.items():
             order.append(v)
             added = replace(rig.select([rig.names[v]]), R=r[None], t=t[None])
             bundle = replace(bundle, rig=Rig.joined([bundle.rig, added]))
         subset = Sight(sight.xy_px[order], sight.confidence[order])
         last = len(order) == len(rig)
-        grown = _tried(bundle.rig, subset, size, _part(focal, order), ROBUST if last else ROBUST[:2])
+        grown = _try_adjust(bundle.rig, subset, size, _prior_of(focal, order), ROBUST if last else ROBUST[:2])
         if grown is None:
             return None
         bundle = grown
     placed = bundle.rig.select(rig.names)
     return replace(
-        bundle, rig=_from_first(placed), residual_px=bundle.residual_px[np.argsort(order)],
+        bundle, rig=_in_first_camera(placed), residual_px=bundle.residual_px[np.argsort(order)],
         points=bundle.points @ placed.R[0].T + placed.t[0],
     )  # fmt: skip
 
 
-def _part(focal: FocalPrior, views: Sequence[int]) -> FocalPrior:
+def _prior_of(focal: FocalPrior, views: Sequence[int]) -> FocalPrior:
     views = list(views)
     return FocalPrior(focal.mean[views], focal.covariance[np.ix_(views, views)])
 
 
-def _from_first(rig: Rig) -> Rig:
+def _in_first_camera(rig: Rig) -> Rig:
     """Move the cameras to a world that is the first one's camera."""
     r = rig.R @ rig.R[0].T
     return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
 
 
 def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
-    """Which of the candidates of each view are one person: the first view and the others, (V,) indices.
+    """Choose the candidate of each view that is the same person: (V,) indices.
 
-    sights: of each view its candidates, each with one view (1, T, K, ...), most to see first. Two candidates
-    of different views agree where their points lie on epipolar lines of one geometry. The two that agree on
-    most come first, then, one by one, whoever agrees best with those that are there. Larger figures count for
-    more.
+    sights: the candidates of each view, each with one view (1, T, K, ...), the best visible first. Two
+    candidates agree by the points that fit one epipolar geometry, weighted by their size. Greedy: the best
+    pair, then, view by view, the candidate that agrees best with the chosen ones.
     """
     views = range(len(sights))
-    weights = [_importance(candidates) for candidates in sights]
+    weights = [_size_weight(candidates) for candidates in sights]
     if all(len(candidates) == 1 for candidates in sights):
         return [0] * len(sights)
     agree: dict[tuple[int, int, int, int], float] = {}
@@ -254,7 +250,7 @@ def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
                 both = Sight(
                     np.concatenate([one.xy_px, two.xy_px]), np.concatenate([one.confidence, two.confidence])
                 )
-                score = _agreement(pair, both) * float(weights[a][i] * weights[b][j])
+                score = _epipolar_score(pair, both) * float(weights[a][i] * weights[b][j])
                 agree[a, i, b, j] = agree[b, j, a, i] = score
     a, i, b, j = max(agree, key=lambda key: agree[key])
     chosen = {a: i, b: j}
@@ -265,32 +261,34 @@ def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
     return [chosen[v] for v in views]
 
 
-def _importance(candidates: Sequence[Sight]) -> Array:
-    """Square root of each one's height × confidence, over the most of all."""
+def _size_weight(candidates: Sequence[Sight]) -> Array:
+    """Square root of each candidate's height over the largest."""
     heights = np.nan_to_num([_height_px(c, 0) for c in candidates])
     return np.asarray(np.sqrt(heights / max(*heights, 1e-9)))
 
 
-def _agreement(pair: Rig, both: Sight) -> float:
-    """Count of the points of two views that lie on epipolar lines of one geometry, times their share."""
-    few = both.frames(_spread(both, _TRIED))
+def _epipolar_score(pair: Rig, both: Sight) -> float:
+    """Number of inliers of an epipolar geometry of two views, times their share."""
+    few = both.frames(_spread_frames(both, _START_FRAMES))
     seen = few.seen.all(0)
     normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
-    found = pair_pose(*normal, error=_pair_error(pair, few))
+    found = pair_pose(*normal, error=_epipolar_error(pair, few))
     return 0.0 if found is None else float(found[2].sum() ** 2 / max(len(found[2]), 1))
 
 
-def moved(bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior) -> tuple[Array, float]:
+def rotation_between_halves(
+    bundle: Bundle, sight: Sight, size: BodySize, focal: FocalPrior
+) -> tuple[Array, float]:
     """Rotation of each camera between separate fits of the first and the second half of the frames.
 
     Returns degrees (V,), relative to the first camera, and the mean cost of the halves, which is well below
-    that of the bundle only where a camera moved.
+    that of the bundle only where a camera rotation_between_halves.
     """
-    useful = _spread(sight, len(sight.confidence[0]))
+    useful = _spread_frames(sight, len(sight.confidence[0]))
     fixed = FocalPrior(np.log(bundle.rig.K[:, 0, 0]), 1e-8 * np.eye(len(bundle.rig)))
     halves = []
     for at in np.array_split(useful, 2):
-        half = _tried(bundle.rig, sight.frames(at), size, fixed, ROBUST[-2:])
+        half = _try_adjust(bundle.rig, sight.frames(at), size, fixed, ROBUST[-2:])
         if half is None:
             return np.zeros(len(bundle.rig)), bundle.cost
         halves.append(half)

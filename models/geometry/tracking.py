@@ -1,7 +1,6 @@
 """Tracking of people from frame to frame in one camera's picture, without geometry.
 
-A person in a picture is a place, a size and how sure the detector is of it all. Nothing depends on what the
-points are called.
+A person in a picture is a centre, a size and a weight. Nothing depends on the names of the points.
 """
 
 from __future__ import annotations
@@ -15,55 +14,57 @@ from numpy.typing import NDArray
 from pipeline.array_types import Array
 
 EXTENT_M: Final = 0.4
-"""Median distance of a standing person's points from their middle: what a size in a picture is in metres."""
+"""Median distance of a standing person's points from their median: metres of a size in the picture."""
 
-_GROWTH: Final = 1.6
-"""A person's size changes by less than this factor from one sight to the next."""
-_ENDS_S: Final = 0.5
-"""A track ends when its person has not been seen for this long."""
+_MAX_SIZE_RATIO: Final = 1.6
+"""Bound of the ratio of a person's sizes from one sight to the next."""
+_MAX_UNSEEN_S: Final = 0.5
+"""Time without a detection after which a track ends."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Everybody in a camera's pictures. Axes: T frames, P people; 0 and NaN where there is nobody."""
+    """Detections in a camera's pictures. Axes: T frames, P people; NaN or 0 where missing."""
 
     centre: Array
     """(T, P, 2) median of the points, pixels."""
     size: Array
     """(T, P) median distance of the points from it, pixels."""
     weight: Array
-    """(T, P) how much there is to see: sum of the confidences × size; 0 for nobody."""
+    """(T, P) sum of the confidences × size; 0 where missing."""
 
 
 def figures(xy_px: Array, confidence: Array, min_points: int) -> Figures:
-    """xy_px (T, P, K, 2), confidence (T, P, K) → people with at least so many points."""
+    """Figures of detections (T, P, K, 2), (T, P, K) with at least ``min_points``."""
     seen = (confidence > 0) & np.isfinite(xy_px).all(-1)
-    there = seen.sum(-1) >= min_points
+    visible = seen.sum(-1) >= min_points
     masked = np.where(seen[..., None], xy_px, np.nan)
-    masked[~there] = 0  # nanmedian warns of rows of nothing
+    masked[~visible] = 0  # nanmedian warns of rows of nothing
     centre = np.nanmedian(masked, axis=-2)
     size = np.nanmedian(np.linalg.norm(masked - centre[..., None, :], axis=-1), axis=-1)
-    there &= size > 0
+    visible &= size > 0
     weight = np.where(seen, confidence, 0).sum(-1) * size
     return Figures(
-        np.where(there[..., None], centre, np.nan), np.where(there, size, np.nan), np.where(there, weight, 0)
+        np.where(visible[..., None], centre, np.nan),
+        np.where(visible, size, np.nan),
+        np.where(visible, weight, 0),
     )
 
 
 def distances(centre: Array, size: Array, to_centre: Array, to_size: Array) -> Array:
-    """Distance of figures from others, metres if they are grown people; infinite for another size."""
+    """Distance of figures from others, metres for adults; infinite between unlike sizes."""
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = EXTENT_M / np.sqrt(size * to_size)
         apart = np.linalg.norm(centre - to_centre, axis=-1) * scale
-        alike = np.abs(np.log(size / to_size)) < np.log(_GROWTH)
+        alike = np.abs(np.log(size / to_size)) < np.log(_MAX_SIZE_RATIO)
     return np.where(alike & np.isfinite(apart), apart, np.inf)
 
 
 def tracks(shown: Figures, time_s: Array, reach_m: float, speed_m_s: float) -> list[NDArray[np.int64]]:
-    """Track everybody through the pictures: for each the index in every frame (T,), −1 where not seen.
+    """Track people through the pictures: index of each person's figure in every frame (T,), −1 where missing.
 
-    The nearest pairs of a track's last sight and a figure are joined first, no further apart than half of
-    ``reach_m`` and what ``speed_m_s`` allows. Most to see first.
+    Greedy: the nearest pair of a track's last figure and a new one first, within half of ``reach_m`` and the
+    time × ``speed_m_s``. Tracks of largest weight first.
     """
     frames = len(time_s)
     found: list[NDArray[np.int64]] = []
@@ -71,7 +72,7 @@ def tracks(shown: Figures, time_s: Array, reach_m: float, speed_m_s: float) -> l
     last: list[int] = []
     for t in range(frames):
         free = set(np.flatnonzero(shown.weight[t] > 0).tolist())
-        live = [k for k, at in enumerate(last) if time_s[t] - time_s[at] <= _ENDS_S]
+        live = [k for k, at in enumerate(last) if time_s[t] - time_s[at] <= _MAX_UNSEEN_S]
         pairs = []
         for k in live:
             at, who = last[k], found[k][last[k]]
