@@ -63,7 +63,7 @@ def extract_features(encoder: nn.Module, crops: Tensor, *, half: bool = False) -
     device = crops.device.type
     if device == "cuda":  # the layout of its fastest convolutions
         crops = crops.contiguous(memory_format=torch.channels_last)
-    pieces = crops.split(MAX_CPU_CROPS) if device == "cpu" else (crops,)  # type: ignore[no-untyped-call]
+    pieces = torch.split(crops, MAX_CPU_CROPS) if device == "cpu" else (crops,)
     with torch.autocast(device, torch.bfloat16, enabled=half):
         features = torch.cat([encoder(piece) for piece in pieces])
     return features.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.detectors.refinement import KERNEL_CELLS, MIN_PEAK, ROUNDS, peaks, refine_keypoints, sigmoid
+from models.detectors.refinement import ITERATIONS, KERNEL_CELLS, MIN_PEAK, peaks, refine_keypoints, sigmoid
 
 
 def heatmaps(centre: np.ndarray, width: float = 2.0, top: float = 4.0, low: float = -8.0) -> np.ndarray:
@@ -18,7 +18,7 @@ def heatmaps(centre: np.ndarray, width: float = 2.0, top: float = 4.0, low: floa
 def slow(xy: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Mean shift of one keypoint over its whole heat map."""
     weight, (y, x) = sigmoid(heat), np.mgrid[:64, :64]
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         window = weight * np.exp(-((x - xy[0]) ** 2 + (y - xy[1]) ** 2) / (2 * KERNEL_CELLS**2))
         xy = np.array([(window * x).sum(), (window * y).sum()]) / window.sum()
     return xy

@@ -1,4 +1,4 @@
-"""Detectors of people in the pictures of one video, one after the other: those that ship, others by file."""
+"""Detectors of people in the consecutive pictures of a video: those that ship, and others by file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DetectorState = NDArray[np.float64]
 
 
 class PeopleDetector(Protocol):
-    """Detector whose result depends on the pictures before only by a state, one row of numbers."""
+    """Detector that depends on earlier pictures only through a state vector."""
 
     @property
     def order(self) -> str:
@@ -40,7 +40,7 @@ class PeopleDetector(Protocol):
 
 @dataclass(frozen=True)
 class TrackingDetector:
-    """Finder now and then, and a network that places points in a crop of each person."""
+    """Detector that tracks people: the finder now and then, landmarks in a crop of each person."""
 
     tracked: Networks
     rules: TrackingRules
@@ -63,7 +63,7 @@ class TrackingDetector:
 
 @dataclass(frozen=True)
 class PictureDetector:
-    """Network that finds everybody in each picture, whatever was in the one before."""
+    """Detector that finds all people in each picture, without state."""
 
     whole: PictureNetwork
 
@@ -94,7 +94,7 @@ def load_detector(model: str = "heavy", device: Device = "cpu", every: int = 8) 
 
 
 def is_by(origin: Detector, model: str, every: int) -> bool:
-    """True when ``load_detector`` would load the detector of this origin. Loads no network."""
+    """True where ``load_detector`` would load the detector of this origin. Loads no network."""
     if model in LANDMARKS:
         own = SHA256[LANDMARKS[model]]
     else:
@@ -107,7 +107,7 @@ def is_by(origin: Detector, model: str, every: int) -> bool:
 
 
 def _to_vector(state: TrackerState) -> DetectorState:
-    """State of one camera as one row of numbers."""
+    """State vector of one camera's tracker state."""
     return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
 
 

@@ -26,9 +26,9 @@ SIDE: Final = 256
 CELLS: Final = 64
 CELL: Final = SIDE / CELLS
 MAX_FOUND_PEOPLE: Final = 6
-"""People in a picture at most, as in the original."""
+"""Most people in a picture, as in the original."""
 MIN_SCORE: Final = 0.2
-"""A person of a lower score is none."""
+"""Least score of a person."""
 _POINTS: Final = 17
 _OUTPUT_SHAPES: Final = {
     "centre": (1, CELLS, CELLS),
@@ -38,14 +38,14 @@ _OUTPUT_SHAPES: Final = {
     "heatmaps": (_POINTS, CELLS, CELLS),
     "keypoint_offset": (2 * _POINTS, CELLS, CELLS),
 }
-_PEAK_CELLS: Final = 5
+_PEAK_SIDE_CELLS: Final = 5
 """Side of the square in which a centre is the largest."""
-_TIE: Final = 1.0132789611816406e-06
+_TIE_DIFFERENCE: Final = 1.0132789611816406e-06
 """Difference between values that count as equal, the original's."""
 _SPREAD_CELLS2: Final = 0.300048828125 * CELLS
-"""Squared distance from the regressed place that weakens a heat map to 1 / e, the original's."""
-_MIN_POINT: Final = 0.126953125
-"""Score above which a point counts for the person's score, the original's."""
+"""Squared distance from the regressed position at which a heat map's weight is 1 / e, the original's."""
+_MIN_POINT_SCORE: Final = 0.126953125
+"""Least score of a point that counts for the person's score, the original's."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def whole_matrix(picture: Pixels) -> Array:
 
 
 def _in_picture(people: FoundPeople, matrix: Array) -> FoundPeople:
-    """People in pixels of the picture instead of the network's input."""
+    """People in pixels of the picture, from those of the network's input."""
     scale, shift = matrix[0, 0], matrix[:2, 2]
     points = people.points.copy()
     points[..., :2] = (points[..., :2] - shift) / scale
@@ -105,8 +105,8 @@ def _in_picture(people: FoundPeople, matrix: Array) -> FoundPeople:
 def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> FoundPeople:
     """People in one picture from the network's heads (C, 64, 64) by name, in pixels of its input."""
     centres = sigmoid(heads["centre"][0]).astype(np.float32)
-    largest = cv2.dilate(centres, np.ones((_PEAK_CELLS, _PEAK_CELLS), np.uint8))
-    peaks = np.where(np.abs(centres - largest) < _TIE, centres, 0).ravel()
+    largest = cv2.dilate(centres, np.ones((_PEAK_SIDE_CELLS, _PEAK_SIDE_CELLS), np.uint8))
+    peaks = np.where(np.abs(centres - largest) < _TIE_DIFFERENCE, centres, 0).ravel()
     best = np.argsort(-peaks, kind="stable")[:MAX_FOUND_PEOPLE]
     cell = np.stack(np.divmod(best, CELLS), -1).astype(np.float64)  # down, across
     at = tuple(cell.astype(np.int64).T)
@@ -117,7 +117,7 @@ def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> Foun
     regressed = cell[:, None] + heads["keypoints"][:, *at].T.reshape(-1, _POINTS, 2)
     place, score = _points(heads, box, regressed)
 
-    seen = score > _MIN_POINT
+    seen = score > _MIN_POINT_SCORE
     total = peaks[best] * np.where(seen, score, 0).sum(-1) / np.maximum(seen.sum(-1), 1)
     order = np.argsort(-total, kind="stable")
     order = order[total[order] >= min_score]
@@ -126,10 +126,10 @@ def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> Foun
 
 
 def _points(heads: dict[str, Floats], box: Array, regressed: Array) -> tuple[Array, Array]:
-    """Places (P, 17, 2), down and across, in cells, and scores (P, 17) of people's points.
+    """Positions (P, 17, 2), row and column, in cells, and scores (P, 17) of people's points.
 
-    box: (P, 4) first and last row and column. regressed: (P, 17, 2). A score is the largest that anybody's
-    weighted heat map has in the cell, as in the original.
+    box: (P, 4) first and last row and column. regressed: (P, 17, 2). A score is the largest of all people's
+    weighted heat maps in the cell, as in the original.
     """
     grid = np.arange(CELLS)
     near = np.exp(-((grid - regressed[..., None]) ** 2) / _SPREAD_CELLS2)  # (P, 17, 2, 64)

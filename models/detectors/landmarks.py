@@ -1,7 +1,7 @@
 """Landmarks of people in ROIs: BlazePose GHUM (Bazarevsky et al. 2020) with heat-map refinement.
 
-The network gives 39 points: the 33 landmarks, then the middle of the hips and a point above it whose circle
-holds the person, from which the next picture's ROI comes, then four that are not used.
+The network gives 39 points: the 33 landmarks, the middle of the hips and a point above it on the circle
+around the person, which give the next picture's ROI, and four that are not used.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _OUTPUT_SHAPES: Final = {
     "heatmaps": (_POINTS, HEAT_CELLS, HEAT_CELLS),
 }
 
-SURE_VISIBILITY: Final = 0.5
-"""Above it visibility says nothing about the error of a landmark; below, errors grow as it falls."""
-HEAT_SPAN: Final = (0.3, 0.7)
-"""Peaks of a heat map at which a landmark is worth nothing, and all that it can be."""
+FULL_VISIBILITY: Final = 0.5
+"""Visibility below which a landmark's confidence falls, as its error grows."""
+HEAT_PEAK_RANGE: Final = (0.3, 0.7)
+"""Peaks of a heat map between which a landmark's confidence rises from 0 to its visibility's."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Landmarks:
     confidence: Array
     """(N, K) 0 to 1."""
     person: Array
-    """(N,) 0 to 1: whether there is a person in the ROI."""
+    """(N,) score of a person in the ROI, 0 to 1."""
     roi: Array
-    """(N, 4) that was looked at."""
+    """(N, 4) of this picture."""
     next_roi: Array
-    """(N, 4) to look at in the next picture."""
+    """(N, 4) for the next picture."""
 
     def __len__(self) -> int:
         return len(self.person)
@@ -67,14 +67,14 @@ class Landmarks:
 
 
 def confidence(visibility: Array, heat_peak: Array) -> Array:
-    """Confidence of landmarks, 0 to 1, of their visibility and the largest value of their heat maps.
+    """Confidence of landmarks, 0 to 1, from their visibility and the largest value of their heat maps.
 
-    Measured against triangulation from three other cameras: visibility tells errors apart only where it is
-    low, and the peak of the heat map tells the rest.
+    By the distance to triangulations from three other cameras, visibility predicts errors only where it is
+    low; the peak of the heat map predicts the others.
     """
-    low, high = HEAT_SPAN
+    low, high = HEAT_PEAK_RANGE
     sure = np.clip((heat_peak - low) / (high - low), 0, 1)
-    return np.asarray(np.clip(visibility / SURE_VISIBILITY, 0, 1) * sure)
+    return np.asarray(np.clip(visibility / FULL_VISIBILITY, 0, 1) * sure)
 
 
 def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:

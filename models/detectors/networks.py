@@ -1,4 +1,4 @@
-"""Networks as ONNX files: those that ship, their checksums, and the sessions that run them."""
+"""Networks as ONNX files: sessions that run them, and checksums of those that ship."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _LOCATION: Final = re.compile(rb"\x0a\x08location\x12[\x01-\x7f]", re.DOTALL)
 """Start of an entry of ONNX's ``external_data`` in protobuf, up to the length of the file's name."""
 
 MAX_BATCH: Final = MappingProxyType({"cpu": 4, "cuda": 32})
-"""Pictures in one call of a network. A CPU gains nothing from more (25 ms each in 8, 23 ms in 1 or 4)."""
+"""Most pictures in one call of a network. A CPU gains nothing from more: 25 ms each in 8, 23 in 1 or 4."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that is ready to run."""
+    """Loaded network."""
 
     name: str
     """File or asset, for messages."""
@@ -53,13 +53,13 @@ class Network:
     sha256: str
     """Of the file."""
     input_type: str = "tensor(float)"
-    """A name of onnxruntime's."""
+    """onnxruntime's name of the input's type."""
 
     def run(self, pictures: Floats) -> dict[str, Floats]:
         """Run on pictures (N, 3, H, W) and return each output (N, ...) by name.
 
-        Each picture gets the same bits whatever others it comes with. N may be 0. Raises ``InputError`` where
-        the network fails.
+        The result of a picture is bit for bit independent of the others. N may be 0. Raises ``InputError``
+        where the network fails.
         """
         (name,) = self.inputs
         step = self.inputs[name][0] or MAX_BATCH[self.device]

@@ -1,4 +1,4 @@
-"""Pose networks of a user's own: ONNX files of four families, known by their inputs and outputs.
+"""Pose networks by file: ONNX files of four families, recognised by their inputs and outputs.
 
 ================  ==============================================  ======================================
 family            outputs, of an input (N, 3, H, W)               input
@@ -43,22 +43,22 @@ EXPECTED: Final = (
     "(N, M, K, 3) of RTMO, or (N, 5+3K, M) or (N, M, 6+3K) of YOLO-pose"
 )
 FREE_SIZES: Final = ((640, 640), (192, 256), (288, 384))
-"""Width and height, pixels, of the input of a network that says it takes any: the first that it does take."""
+"""Widths and heights, pixels, tried for a network with an input of free size."""
 MEAN: Final = np.array([123.675, 116.28, 103.53], np.float32)
 STD: Final = np.array([58.395, 57.12, 57.375], np.float32)
-"""Of red, green and blue in ImageNet."""
+"""Mean and standard deviation of red, green and blue in ImageNet."""
 PAD: Final = 114
-"""Grey beside a whole picture, RTMO's and YOLO's."""
+"""Grey of the margin of a whole picture, RTMO's and YOLO's."""
 MIN_BOX: Final = 0.3
-"""Score of a person in a whole picture below which there is none."""
+"""Least score of a person in a whole picture."""
 MAX_OVERLAP: Final = 0.65
 """Intersection over union of two boxes above which they are one person's."""
 MIN_SEEN: Final = 0.3
-"""Score of a point that lies in a person's box."""
+"""Least score of a point that the next ROI includes."""
 MIN_FOUND: Final = 0.1
-"""The same of the finder's points, whose scores are lower."""
-_BEST_JOINTS: Final = 6
-"""Joints whose mean score tells whether there is a person: half of them may be hidden."""
+"""Least score of the finder's points for the first ROI: its scores are lower."""
+_SCORED_JOINTS: Final = 6
+"""Number of best joints whose mean is a person's score: half of them may be hidden."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class CropNetwork:
             xy, score = _of_heatmaps(outputs[0], self.size)
         back = np.array([np.linalg.inv(self._matrix(r)) for r in roi]).reshape(-1, 3, 3)
         xy = np.einsum("nij,nkj->nki", back[:, :2, :2], xy) + back[:, None, :2, 2]
-        best = np.sort(score[:, list(COCO_JOINTS)], 1)[:, -_BEST_JOINTS:]
+        best = np.sort(score[:, list(COCO_JOINTS)], 1)[:, -_SCORED_JOINTS:]
         return Landmarks(xy, score, best.mean(1), roi, self._roi(xy, score > MIN_SEEN))
 
 
@@ -166,10 +166,10 @@ class PictureNetwork:
 
 
 def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | PictureNetwork:
-    """Load an ONNX file and find out its family.
+    """Load an ONNX file and recognise its family.
 
     Raises:
-        InputError: it cannot be read or run, or is of no family; says what it has and what is expected.
+        InputError: it cannot be read or run, or is of no family; with its signature and the expected ones.
     """
     network = load_file(file, device)
     shape = next(iter(network.inputs.values()), ())
@@ -182,7 +182,7 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
         and shape[1] in (3, None)
         and shape[0] in (1, None)
     ):
-        size, shapes = _try(network, (shape[3], shape[2]))
+        size, shapes = _probe(network, (shape[3], shape[2]))
     family, points = _family(shapes, size)
     if family is None or points not in ORDERS:
         gives: Mapping[str, tuple[int | None, ...]] = shapes or network.outputs
@@ -200,7 +200,7 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
     return CropNetwork(replace(network, inputs={name: (1, *shape[1:])}), family, size, ORDERS[points])
 
 
-def _try(
+def _probe(
     network: Network, stated: tuple[int | None, int | None]
 ) -> tuple[tuple[int, int], dict[str, tuple[int, ...]]]:
     """Width and height of a picture that the network takes, and the shape of each output for a black one.

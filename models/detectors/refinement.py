@@ -15,12 +15,12 @@ from pipeline.array_types import Array, Floats
 
 KERNEL_CELLS: Final = 1.5
 """Standard deviation of the Gaussian window."""
-ROUNDS: Final = 4
-"""Of mean shift; more change nothing that matters."""
+ITERATIONS: Final = 4
+"""Iterations of mean shift; more change nothing that matters."""
 REACH_CELLS: Final = 5
-"""Cells beside the middle one that count, 3.3 standard deviations."""
+"""Radius of the window, 3.3 standard deviations."""
 MIN_PEAK: Final = 0.5
-"""A heat map whose largest value around the keypoint is lower does not move it, as in MediaPipe."""
+"""Least peak around a keypoint at which it is refined, as in MediaPipe."""
 
 
 def sigmoid(x: Floats | Array) -> Array:
@@ -40,7 +40,7 @@ def refine_keypoints(xy_cells: Array, heatmaps: Floats) -> Array:
     xy = start.copy()
     inside = ((start > -0.5) & (start < size - 0.5)).all(-1)
     sure = np.zeros(len(start), bool)
-    for turn in range(ROUNDS):
+    for turn in range(ITERATIONS):
         cells = np.rint(xy).astype(np.int64)[:, :, None] + offset  # (N K, 2, 11)
         known = (cells >= 0) & (cells < size[:, None])
         column, row = np.moveaxis(np.clip(cells, 0, size[:, None] - 1), 1, 0)

@@ -1,4 +1,4 @@
-"""Regions of interest of people: turned squares, from keypoints.
+"""Regions of interest (ROIs) of people: rotated squares, from keypoints.
 
 A ROI (..., 4) is the centre x and y and the side, pixels, and the angle, radians, of a square in a picture:
 the crop's x axis points along (cos, sin) of the angle there, x towards y. The centre is between the hips, and
@@ -18,20 +18,21 @@ from pipeline.array_types import Array, Floats, Pixels
 CROP: Final = 256
 """Side of a crop that the landmark networks take, pixels."""
 ROI_MARGIN: Final = 1.25
-"""Side of a ROI by the diameter of the circle around the person, MediaPipe's."""
+"""Side of a ROI over the diameter of the circle around the person, MediaPipe's."""
 MIN_SIDE_PX: Final = 16.0
-"""A person in a smaller ROI has no landmarks to speak of."""
+"""Least side of a ROI: smaller people have no useful landmarks."""
 MAX_SIDE_PICTURES: Final = 4.0
-"""Longer sides of the picture that a ROI may be wide: more comes of stray points."""
+"""Largest side of a ROI over the picture's longer side: larger ones come from stray points."""
 
 COCO_JOINTS: Final = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 """Shoulders, elbows, wrists, hips, knees and ankles among the 17 points of COCO, left first."""
 BLAZEPOSE_JOINTS: Final = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """The same joints among the 33 points of BlazePose."""
 SAME_PERSON_SHARE: Final = 0.08
-"""Median distance of two people's joints by the smaller side of their ROIs, below which they are one."""
-_MIN_SCORE: Final = 0.1
-"""Of a COCO point that is to lie inside of the ROI."""
+"""Median distance of two detections' joints, over the smaller side of their ROIs, below which they are one
+person."""
+_MIN_POINT_SCORE: Final = 0.1
+"""Least score of a COCO point that the ROI includes."""
 
 
 def roi_towards(centre: Array, top: Array) -> Array:
@@ -48,7 +49,7 @@ def roi_of_coco(points: Array) -> Array:
     """
     hips, shoulders = points[:, 11:13, :2].mean(1), points[:, 5:7, :2].mean(1)
     distance = np.linalg.norm(points[..., :2] - hips[:, None], axis=-1)
-    farthest = np.where(points[..., 2] > _MIN_SCORE, distance, 0).max(1)
+    farthest = np.where(points[..., 2] > _MIN_POINT_SCORE, distance, 0).max(1)
     trunk = shoulders - hips
     length = np.linalg.norm(trunk, axis=-1)
     radius = np.maximum(1.15 * farthest, 1.7 * length)
@@ -57,7 +58,7 @@ def roi_of_coco(points: Array) -> Array:
 
 
 def usable(roi: Array, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """True where a ROI (..., 4) is of a size that a person can have in a picture of this width and height."""
+    """True where a ROI (..., 4) has a plausible side for a picture of this width and height."""
     side = roi[..., 2]
     largest = MAX_SIDE_PICTURES * max(size)
     return np.isfinite(roi).all(-1) & (side >= MIN_SIDE_PX) & (side <= largest)
@@ -86,6 +87,6 @@ def cut_rois(picture: Pixels, roi: Array) -> Floats:
 
 
 def rois_match(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
-    """True where joints (..., 12, 2) and (..., 12, 2) of ROIs of this side, pixels, are one person's."""
+    """True where joints a and b (..., 12, 2), in ROIs of this side, pixels, are one person's."""
     distance = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
     return np.asarray(distance < SAME_PERSON_SHARE * side)

@@ -1,9 +1,9 @@
-"""People of several cameras tracked by their ROIs: the finder now and then, landmarks in every picture.
+"""Tracking of people in several cameras by their ROIs: landmarks in every picture, the finder now and then.
 
-A ROI comes from the person's landmarks in the picture before. The finder looks at a camera's whole picture
-every few frames, and in the frame after a track was lost; a new person is looked at twice, the second time in
-the ROI of the first look's landmarks, which is what a track that goes on is cut by. The crops of everybody in
-every camera go through the network in one batch.
+A ROI comes from the person's landmarks in the picture before. The finder searches a camera's whole picture
+every few frames, and in the frame after a track was lost. A new person's landmarks are placed twice, the
+second time in the ROI of the first ones, as those of a track are. The crops of all people in all cameras go
+through the network in one batch.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from models.detectors.rois import (
 from pipeline.array_types import Array, Floats, Ints, Pixels
 
 MAX_VIEW_TRACKS: Final = 6
-"""People tracked in a camera at once."""
+"""Most people tracked in a camera at once."""
 _JOINTS: Final = len(BLAZEPOSE_JOINTS)
 
 
 @dataclass(frozen=True)
 class TrackingRules:
-    """When to look for people, and what counts as one."""
+    """Interval of the searches for people, and thresholds of a person."""
 
     every: int = 8
     """Frames from one search for people to the next."""
     min_score: float = MIN_SCORE
-    """Of a person whom the finder finds."""
+    """Least score of a person from the finder."""
     min_person: float = 0.5
     """``Landmarks.person`` below which a track ends, as in MediaPipe."""
 
@@ -60,7 +60,7 @@ class Landmarker(Protocol):
         """The 12 joints of ``COCO_JOINTS`` among the points."""
 
     def first_roi(self, coco: Array) -> Array:
-        """ROI (N, 4) of people of whom the finder's 17 points (N, 17, 3) are known."""
+        """ROI (N, 4) of people by the finder's 17 points (N, 17, 3)."""
 
     def cut(self, picture: Pixels, roi: Array) -> Floats:
         """Crops (N, 3, H, W) of ROIs (N, 4) of an RGB picture (H, W, 3)."""
@@ -90,7 +90,7 @@ class BlazePose:
 
 @dataclass(frozen=True)
 class Networks:
-    """The finder and what places the points of those whom it finds."""
+    """Finder of people, and network that places their points."""
 
     finder: Network
     landmarks: Landmarker
@@ -103,25 +103,22 @@ def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
 
 @dataclass(frozen=True)
 class TrackerState:
-    """Restart state of V cameras, M = ``MAX_VIEW_TRACKS`` places for tracks in each.
-
-    Plain arrays of a fixed shape, so that it can be stored and a tracker go on from it.
-    """
+    """Restart state of V cameras with M = ``MAX_VIEW_TRACKS`` slots for tracks: arrays of fixed shape."""
 
     roi: Array
-    """(V, M, 4) of each track in the next frame; NaN where there is none. Tracks come first."""
+    """(V, M, 4) of each track in the next frame; NaN in free slots, which come last."""
     joints_px: Array
-    """(V, M, 12, 2) joints of each track in the last frame; NaN where there is none."""
+    """(V, M, 12, 2) joints of each track in the last frame; NaN in free slots."""
     track_id: Ints
-    """(V, M) −1 where there is none."""
+    """(V, M) −1 in free slots."""
     next_id: Ints
-    """(V,) of the next person in each camera."""
+    """(V,) id of the next new track in each camera."""
     search_in: Ints
     """(V,) frames until the next search; 0: in the next one."""
 
     @classmethod
     def start(cls, cameras: int) -> TrackerState:
-        """Nobody is known yet."""
+        """State without tracks."""
         return cls(
             np.full((cameras, MAX_VIEW_TRACKS, 4), np.nan),
             np.full((cameras, MAX_VIEW_TRACKS, _JOINTS, 2), np.nan),
@@ -131,12 +128,12 @@ class TrackerState:
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array by name, to be stored."""
+        """Arrays by name, to be stored."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrackerState:
-        """State of what ``arrays`` gave. Raises ``ValueError`` where the shapes do not fit."""
+        """Inverse of ``arrays``. Raises ``ValueError`` where the shapes do not fit."""
         start = cls.start(len(arrays["next_id"])).arrays()
         for name, want in start.items():
             if arrays[name].shape != want.shape:
@@ -150,10 +147,10 @@ class TrackerState:
 
 @dataclass(frozen=True)
 class PeopleInPicture:
-    """D people in a picture, the longest tracked first."""
+    """Tracked people in a picture, the longest tracked first."""
 
     track_id: Ints
-    """(D,) the same as long as a person is tracked in this camera."""
+    """(D,) ids of their tracks, unique within the camera."""
     landmarks: Landmarks
 
     def __len__(self) -> int:
@@ -168,8 +165,8 @@ def detect_people(
 ) -> tuple[TrackerState, list[PeopleInPicture]]:
     """Detect the people in the RGB pictures (H, W, 3) of V cameras at one moment.
 
-    None stands for a camera without a picture: nobody is seen there, and its tracks wait. The result does
-    not depend on which cameras come together, to the last bit.
+    None: no picture of a camera, whose tracks wait. The result is bit for bit independent of which cameras
+    come together.
     """
     if len(pictures) != len(state.next_id):
         raise ValueError(f"{len(pictures)} pictures for a tracker of {len(state.next_id)} cameras")
@@ -178,9 +175,9 @@ def detect_people(
         state.roi[v, : 0 if picture is None else state.tracks(v)] for v, picture in enumerate(pictures)
     ]
     due = [v for v, p in enumerate(pictures) if p is not None and state.search_in[v] <= 0]
-    new = _look_for_people(networks, pictures, due, state, rules)
+    new = _find_new_people(networks, pictures, due, state, rules)
     everybody = [np.concatenate([roi, new.get(v, roi[:0])]) for v, roi in enumerate(tracked)]
-    seen = _look(networks.landmarks, pictures, everybody)
+    seen = _place_landmarks(networks.landmarks, pictures, everybody)
     after = TrackerState(**{name: array.copy() for name, array in state.arrays().items()})
     people = []
     for v, picture in enumerate(pictures):
@@ -199,14 +196,14 @@ def _size(picture: Pixels) -> tuple[int, int]:
     return picture.shape[1], picture.shape[0]
 
 
-def _look_for_people(
+def _find_new_people(
     networks: Networks,
     pictures: Sequence[Pixels | None],
     due: Sequence[int],
     state: TrackerState,
     rules: TrackingRules,
 ) -> dict[int, Array]:
-    """ROI (N, 4) of the people who are not tracked yet, by camera, after a first look at each."""
+    """ROI (N, 4) of the people who are not tracked yet, by camera, from first landmarks of each."""
     searched = [p for p in (pictures[v] for v in due) if p is not None]
     first: list[Array] = [np.zeros((0, 4)) for _ in pictures]
     found_people = find_people(networks.finder, searched, rules.min_score)
@@ -220,7 +217,7 @@ def _look_for_people(
         ).any(1)
         new = ~known & usable(roi, _size(picture))
         first[v] = roi[new][: MAX_VIEW_TRACKS - tracks]
-    looks = _look(networks.landmarks, pictures, first)
+    looks = _place_landmarks(networks.landmarks, pictures, first)
     return {
         v: looks[v].next_roi[_continues(looks[v], rules, _size(picture))]
         for v, picture in zip(due, searched, strict=True)
@@ -228,11 +225,13 @@ def _look_for_people(
 
 
 def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(N,) True for each person who is there, in a ROI that can be looked at next."""
+    """(N,) true for people with a sufficient score and a usable next ROI."""
     return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
 
 
-def _look(landmarker: Landmarker, pictures: Sequence[Pixels | None], roi: Sequence[Array]) -> list[Landmarks]:
+def _place_landmarks(
+    landmarker: Landmarker, pictures: Sequence[Pixels | None], roi: Sequence[Array]
+) -> list[Landmarks]:
     """Landmarks in the ROIs (N, 4) of each picture, through the network in one batch."""
     everywhere = np.concatenate(roi)
     ends = np.cumsum([len(one) for one in roi]).tolist()
@@ -249,11 +248,10 @@ def _look(landmarker: Landmarker, pictures: Sequence[Pixels | None], roi: Sequen
 def _advance(
     state: TrackerState, camera: int, seen: Landmarks, joints: Array, there: NDArray[np.bool_]
 ) -> PeopleInPicture:
-    """People in a camera's picture; writes its tracks into the state.
+    """Update a camera's tracks in ``state``, and return its people.
 
-    seen: first the tracks, in the state's order, then those who are new; joints (N, 12, 2) of them, and
-    whether they are there (N,). A track ends where nobody is seen in
-    it any more, and where its person is that of an older track.
+    seen: landmarks of the tracks, in the state's order, then of new people; joints (N, 12, 2) of them;
+    there (N,): true for people. A track ends without a person, or with that of an older track.
     """
     kept: list[int] = []
     for n in np.flatnonzero(there).tolist():
