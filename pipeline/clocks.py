@@ -1,7 +1,7 @@
 """Clocks of cameras that were started by hand, and ``sync.yaml``, in which they are kept.
 
-A camera's frame that its own clock gives t seconds, from its first frame on, shows the moment
-offset + (1 + drift) t on the clock of the recording. The file, whose entries can stand in recording.yaml::
+A frame t seconds after a camera's first one, by its own clock, shows the moment offset + (1 + drift) t of the
+recording's clock. The file, whose entries can stand in recording.yaml::
 
     sync:
       cam01: {offset_s: 0.0, drift_ppm: 0.0, sigma_s: 0.0, confidence: 1.0, method: reference}
@@ -34,16 +34,15 @@ class Clock(Config):
     """Clock of one camera."""
 
     offset_s: float = Field(default=0.0, allow_inf_nan=False)
-    """Moment of its first frame on the recording's clock, seconds: negative, where it was started before."""
+    """Moment of the first frame on the recording's clock, seconds; negative for an earlier start."""
     drift_ppm: float = Field(default=0.0, gt=-1e5, lt=1e5)
-    """By how much longer than a second its seconds are, millionths."""
+    """Excess of its seconds over the recording's, millionths."""
     sigma_s: float | None = None
     """Standard deviation of the offset in the middle of the recording."""
     confidence: float | None = None
-    """Chance that the offset is right to half a frame of 30 a second."""
+    """Probability that the offset is right to half a frame of 30 a second."""
     method: str | None = None
-    """rays, epipolar lines (and that sound chose among several answers), or sound; reference; none, with the
-    reason."""
+    """rays or epipolar lines, where need be chosen by sound; sound; reference; or none, with the reason."""
 
     def moment(self, own_s: Array) -> Array:
         """Moments on the recording's clock of times on the camera's own."""
@@ -51,7 +50,7 @@ class Clock(Config):
 
     @property
     def numbers(self) -> tuple[float, float]:
-        """Offset and drift: what a result depends on."""
+        """Offset and drift, on which results depend."""
         return self.offset_s, self.drift_ppm
 
 
@@ -60,20 +59,20 @@ class SyncFile(Config):
 
     sync: dict[str, Clock]
     source: dict[str, str] = Field(default_factory=dict)
-    """Digest of each thing that the clocks were estimated from."""
+    """Digest of each input of the estimate."""
     curves: dict[str, Any] = Field(default_factory=dict)
     """Residual over lag for the report."""
 
 
 def read_sync(path: Path) -> SyncFile:
-    """Raises ``InputError`` where the file is missing or is no such file."""
+    """Read a ``sync.yaml``. Raises ``InputError``."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; --sync takes auto, off or a sync.yaml")
     return load(SyncFile, [path])
 
 
 def write_sync(path: Path, content: SyncFile) -> None:
-    """Write whole or not at all. Raises ``InputError``."""
+    """Write a ``sync.yaml`` atomically. Raises ``InputError``."""
     head = (
         "# Clock of each camera: offset_s + (1 + drift_ppm / 1e6) × its own seconds from its first frame.\n"
     )
@@ -90,19 +89,19 @@ class OwnTimes:
     """Rising, 0 at the first frame."""
     rates: tuple[Fraction, ...]
     first: tuple[int, ...]
-    """Frame of each camera with which its keypoints begin."""
+    """First frame of each camera with keypoints."""
 
     def select(self, views: Sequence[int]) -> OwnTimes:
-        """Those of some cameras."""
+        """Frames of some cameras."""
         return OwnTimes(*(tuple(getattr(self, f.name)[v] for v in views) for f in fields(self)))
 
     def timeline(self, clocks: Sequence[Clock]) -> Timeline:
-        """The time line of the cameras by their clocks; empty where they share no time."""
+        """Common time line by these clocks; empty where the cameras share no time."""
         moments = [c.moment(t) for c, t in zip(clocks, self.times_s, strict=True)]
         return common_timeline(moments, self.rates, self.first)
 
     def spans(self, clocks: Sequence[Clock]) -> str:
-        """From when to when each camera filmed, for a message."""
+        """Start and end of each camera's film, for a message."""
         moments = [c.moment(t) for c, t in zip(clocks, self.times_s, strict=True)]
         return ", ".join(
             f"{n} from {t[f]:.2f} s to {t[-1]:.2f} s"
@@ -110,7 +109,7 @@ class OwnTimes:
         )
 
     def findings(self, timeline: Timeline) -> list[Finding]:
-        """Frames that are not used, rates that differ, and instants without a frame."""
+        """Findings on unused frames, different rates, and instants without a frame."""
         found = []
         unused = [
             f"{name} {before} at its start and {after} at its end"
@@ -142,7 +141,7 @@ class OwnTimes:
 def stated_clocks(
     path: Path, own: OwnTimes, frame_offset: Mapping[str, int], sync: Mapping[str, Clock]
 ) -> tuple[Clock, ...]:
-    """Clocks as ``recording.yaml`` at ``path`` states them. Raises ``InputError``."""
+    """Clocks that ``recording.yaml`` at ``path`` states. Raises ``InputError``."""
     for key, entries in (("frame_offset", frame_offset), ("sync", sync)):
         for name in entries:
             if name not in own.names:

@@ -1,4 +1,4 @@
-"""``detections.zarr``: everybody whom a detector found in the videos of a recording, as zarr format 3.
+"""``detections.zarr``: people detected in the videos of a recording, as zarr format 3.
 
 ::
 
@@ -9,9 +9,9 @@
     <v>/state (2,S)       restart state of the detector: after chunk k in row k % 2
     <v>/chunks (2,)       the first chunk that is written, and the one after the last
 
-Frames are numbered as in each video, whatever time line a recording has. Every write is a whole chunk, then
-the state after it, then ``chunks``: a detection that was killed goes on from there, to the same bytes. What
-is written is what an unbroken detection from the first chunk on finds.
+Frames are numbered as in each video, independent of a recording's time line. Every write is a whole chunk,
+then the state after it, then ``chunks``: a killed detection resumes there and gives the bytes of an unbroken
+one.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from pipeline.video import VideoInfo
 FORMAT: Final = "multispin detections"
 DETECTIONS_VERSION: Final = 2
 CHUNK: Final = 48
-"""Frames that are written at once: more are lost when a detection is killed, fewer make more files."""
+"""Frames of a chunk: more mean more lost when a detection is killed, fewer mean more files."""
 _KEPT_CHUNKS: Final = 2
-"""Chunks of a camera that stay in memory while frames are read."""
+"""Chunks of a camera that are cached."""
 _ADVICE: Final = "Make room, or choose another place, then run again: what was detected is kept."
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Origin of detections: all that decides which they are, but the videos."""
+    """Settings that determine the detections of a video."""
 
     order: str
     """Order of the points, a name in ``POINT_ORDERS``."""
@@ -69,7 +69,7 @@ class DetectedPeople(KeypointFiles):
 
     order: str
     read_chunk: Callable[[int], Floats]
-    """Number of a chunk → its people (frames, D, K, 3)."""
+    """Function from the number of a chunk to its people (frames, D, K, 3)."""
 
     unit: ClassVar[str] = "frames"
 
@@ -86,7 +86,7 @@ class DetectedPeople(KeypointFiles):
         return bytes(people[there].tobytes())
 
     def anybody(self) -> bool:
-        """Somebody is there in some frame."""
+        """True where a frame has a person."""
         return any((self.read_chunk(k)[..., 2] > 0).any() for k in np.unique(self.numbers // CHUNK).tolist())
 
     def persons(self, content: bytes) -> list[Any]:
@@ -95,7 +95,7 @@ class DetectedPeople(KeypointFiles):
 
 
 class Detections:
-    """Detections on disk, open for reading, and for writing chunks in order, camera by camera."""
+    """Detections on disk, open for reading, or for writing chunks in order, camera by camera."""
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open those at ``path``. Raises ``InputError`` where there are none, or they are damaged."""
@@ -140,12 +140,11 @@ class Detections:
         state_size: int,
         wanted: Mapping[str, range] | None = None,
     ) -> Detections:
-        """The detections at ``path``, to go on with, or new ones where there are none.
+        """Open the detections at ``path`` to continue them; create them where there are none.
 
-        state_size: numbers in the restart state of a camera. wanted: frames of each video, all if not given.
-        A video of which they begin before what is there, or beyond its end, begins anew with them. Raises
-        ``InputError`` where there are results of what would go, or what is there is of other videos or by
-        another detector.
+        state_size: length of a camera's restart state. wanted: frames of each video, by default all. A video
+        whose wanted frames begin before or beyond the written ones starts anew. Raises ``InputError`` where
+        that would drop detections with results, or for other videos or another detector.
         """
         described = _described(videos)
         if not path.exists():
@@ -176,7 +175,7 @@ class Detections:
         return found
 
     def missing(self, wanted: Mapping[str, range] | None = None) -> list[range]:
-        """Chunks of each video that are still to be detected for the ``wanted`` frames, all if not given."""
+        """Chunks of each video still to be detected for the ``wanted`` frames, by default all."""
         todo = []
         for name, count, written in zip(self.names, self.frames, self.chunks, strict=True):
             frames = range(count) if wanted is None else wanted[name]
@@ -187,7 +186,7 @@ class Detections:
         return todo
 
     def is_of(self, videos: Mapping[str, VideoInfo]) -> bool:
-        """True when these are the videos that people were detected in."""
+        """True where the detections are of these videos."""
         return [*self.videos] == _described(videos)
 
     @property
@@ -201,13 +200,13 @@ class Detections:
         return [video["frames"] for video in self.videos]
 
     def states(self) -> list[NDArray[np.float64] | None]:
-        """Restart state (S,) of each video after what is done of it; None before its first chunk."""
+        """Restart state (S,) of each video after its last written chunk; None before the first."""
         return [self._read(v, "state", c[-1] % 2) if c else None for v, c in enumerate(self.chunks)]
 
     def write(self, video: int, people: list[Floats], state: NDArray[np.float64]) -> None:
         """Write the next chunk of a video: the people (D, K, 3) of each frame, and the state (S,) after it.
 
-        Of more than ``MAX_PEOPLE`` people the first count. Raises ``InputError`` where the disk is full.
+        Only the first ``MAX_PEOPLE`` people of a frame are kept. Raises ``InputError``.
         """
         written = self.chunks[video]
         first = written.stop * CHUNK
@@ -221,7 +220,7 @@ class Detections:
         self.chunks[video] = range(written.start, written.stop + 1)
 
     def people(self, wanted: Mapping[str, range] | None = None) -> dict[str, DetectedPeople]:
-        """Keypoints of each video by its name: of the ``wanted`` frames, or of all that is written."""
+        """Keypoints of each video by name, of the ``wanted`` frames or of all written ones."""
         return {name: self._people_of(v, (wanted or {}).get(name)) for v, name in enumerate(self.names)}
 
     def _people_of(self, video: int, wanted: range | None) -> DetectedPeople:
@@ -271,7 +270,7 @@ def _create(path: Path, detector: Detector, videos: list[dict[str, Any]], state_
 
 
 def _described(videos: Mapping[str, VideoInfo]) -> list[dict[str, Any]]:
-    """Videos as JSON gives them back: what tells one from another, wherever it lies."""
+    """Identity of videos, independent of their place, as JSON."""
     return [
         {
             "name": name,

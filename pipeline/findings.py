@@ -1,4 +1,4 @@
-"""Findings: facts about a user's data that are guessed, doubtful or wrong, as values."""
+"""Findings: guesses, doubts and errors about a user's data, as values."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Finding:
 
     code: Code
     sentence: str
-    """For people: what was found, and what to do about it."""
+    """Message: the fact, then the remedy."""
     camera: str | None = None
-    """The one camera that it is about."""
+    """Camera concerned, if a single one."""
     frames: int | None = None
-    """Count of the frames, or keypoint files, that it is about."""
+    """Number of frames, or keypoint files, concerned."""

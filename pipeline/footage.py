@@ -1,5 +1,4 @@
-"""Videos of a recording: files, and folders of numbered pictures that stand for one. Where they lie, and what
-they hold."""
+"""Videos of a recording: files, and folders of numbered pictures in place of one."""
 
 from __future__ import annotations
 
@@ -21,31 +20,30 @@ from pipeline.results import INSIDE, STORE, drawn_into
 from pipeline.video import VideoInfo, probe
 
 ASSUMED_FPS: Final = Fraction(30)
-"""Frames a second where nothing tells."""
-_PLACES: Final = (
+"""Frame rate of pictures without a stated one."""
+_VIDEO_FOLDERS: Final = (
     "videos", "video", "synchronized_videos", "videos-raw", "raw-2d", "imagesequence", ".", "images",
     "image", "frames",
 )  # fmt: skip
-"""Folders that are looked in, whatever the case of their names: the first that has any counts."""
-_VIDEOS: Final = frozenset((
+"""Folders with videos, in any case of letters; the first that has some is used."""
+_VIDEO_SUFFIXES: Final = frozenset((
     ".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov", ".qt", ".mts", ".m2ts", ".m2t", ".ts", ".mpg", ".mpeg",
     ".mpe", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".mjpeg",
     ".mjpg", ".h264", ".264", ".hevc", ".h265", ".265", ".y4m", ".divx", ".insv", ".nut", ".ivf", ".mod",
     ".tod",
 ))  # fmt: skip
-"""Suffixes that are videos by name, damaged or not. Others are where FFmpeg finds a video in the file."""
-_PREVIEWS: Final = frozenset((".lrv", ".thm"))
-"""Small copies that action cameras write beside their videos."""
-_PICTURES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))
-_MAX_SPAN: Final = 1000
-"""Frame numbers a picture: above this, the numbers in the names are no frame numbers."""
+"""Suffixes of videos, damaged or not; a file with another one is a video where FFmpeg finds one in it."""
+_PREVIEW_SUFFIXES: Final = frozenset((".lrv", ".thm"))
+"""Suffixes of small copies that action cameras write beside their videos."""
+_PICTURE_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))
+_MAX_NUMBERS_PER_PICTURE: Final = 1000
+"""Range of the numbers in pictures' names over their count, above which these are no frame numbers."""
 
 
 def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
-    """Video file or folder of pictures by camera, from the first place that has any; not those that a run
-    drew there.
+    """Find each camera's video file or folder of pictures, without videos that a run drew.
 
-    A camera is called as its file or folder. Raises ``InputError`` where two videos are of one camera.
+    The name of the file or folder is the camera's. Raises ``InputError`` where two have the same.
     """
     drawn = drawn_into(folder)
     if drawn:
@@ -74,10 +72,10 @@ def find_videos(folder: Path, findings: list[Finding]) -> dict[str, Path]:
 
 
 def _places(folder: Path, drawn: frozenset[str]) -> list[tuple[str, list[tuple[str, Path]]]]:
-    """Name, and (camera, video) of each place that has any, the first that counts first."""
+    """Name of each folder with videos, and its (camera, video), in order of precedence."""
     subfolders = {p.name.casefold(): p for p in sorted(folder.iterdir(), reverse=True) if p.is_dir()}
     places = []
-    for name in _PLACES:
+    for name in _VIDEO_FOLDERS:
         place = folder if name == "." else folder / name
         place = place if place.is_dir() else subfolders.get(name, place)
         if place.is_dir():
@@ -87,32 +85,32 @@ def _places(folder: Path, drawn: frozenset[str]) -> list[tuple[str, list[tuple[s
 
 
 def _cameras_in(place: Path, is_recording: bool) -> list[tuple[str, Path]]:
-    """(camera, video or folder of pictures) in a place: files, else folders with one video or with pictures.
+    """(camera, video or folder of pictures) in a folder: files, else subfolders with one video or pictures.
 
-    Of the recording's own folder, only files with a video's suffix.
+    In the recording's own folder, only files with a video's suffix.
     """
     there = [p for p in sorted(place.iterdir()) if not p.name.startswith(".")]
     files = [
         (p.stem, p)
         for p in there
-        if p.is_file() and (p.suffix.lower() in _VIDEOS or (not is_recording and _opens(p)))
+        if p.is_file() and (p.suffix.lower() in _VIDEO_SUFFIXES or (not is_recording and _is_video(p)))
     ]
     if files or is_recording:
         return files
     found = []
     for sub in (p for p in there if p.is_dir()):
         inside = [p for p in sub.iterdir() if not p.name.startswith(".")]
-        videos = [p for p in inside if p.suffix.lower() in _VIDEOS]
+        videos = [p for p in inside if p.suffix.lower() in _VIDEO_SUFFIXES]
         if len(videos) == 1:
             found.append((sub.name, videos[0]))
-        elif any(p.suffix.lower() in _PICTURES and find_number(p.stem) for p in inside):
+        elif any(p.suffix.lower() in _PICTURE_SUFFIXES and find_number(p.stem) for p in inside):
             found.append((sub.name, sub))
     return found
 
 
-def _opens(file: Path) -> bool:
-    """True for a file of an unknown suffix in which FFmpeg finds a video; it shows text and pictures, too."""
-    if file.suffix.lower() in _PREVIEWS | _PICTURES:
+def _is_video(file: Path) -> bool:
+    """True for a file of unknown suffix in which FFmpeg finds a video, not text or a picture."""
+    if file.suffix.lower() in _PREVIEW_SUFFIXES | _PICTURE_SUFFIXES:
         return False
     try:
         with av.open(str(file)) as container:
@@ -124,21 +122,21 @@ def _opens(file: Path) -> bool:
 
 
 def unread_videos(folder: Path) -> list[Finding]:
-    """A finding on videos that lie in the recording where none is looked for, not those of results; without
-    any, on pictures that lie in no camera's folder."""
+    """Finding on videos in the recording, outside of results, that are not read; without any, on pictures
+    outside of cameras' folders."""
     drawn, unread, loose = drawn_into(folder), list[Path](), list[Path]()
     read = {path for _, cameras in _places(folder, drawn) for _, path in cameras}
     for sub in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")):
         if sub != folder and (sub.name == INSIDE or (sub / STORE).exists() or drawn_into(sub)):
             continue
-        direct, is_place = [*sub.iterdir()], sub != folder and sub.name.casefold() in _PLACES
+        direct, is_place = [*sub.iterdir()], sub != folder and sub.name.casefold() in _VIDEO_FOLDERS
         videos = [
             p
             for p in (*direct, *(sub.rglob("*/*") if is_place else ()))
-            if p.suffix.lower() in _VIDEOS | _PREVIEWS and p not in read and p.is_file()
+            if p.suffix.lower() in _VIDEO_SUFFIXES | _PREVIEW_SUFFIXES and p not in read and p.is_file()
         ]
         unread += sorted(p for p in videos if not (sub == folder and p.name in drawn))
-        loose += sorted(p for p in direct if is_place and not read and p.suffix.lower() in _PICTURES)
+        loose += sorted(p for p in direct if is_place and not read and p.suffix.lower() in _PICTURE_SUFFIXES)
     files, what = (unread, "videos") if unread else (loose, "pictures")
     if not files:
         return []
@@ -154,11 +152,11 @@ def unread_videos(folder: Path) -> list[Finding]:
 def probe_videos(
     files: Mapping[str, Path], fps: Fraction | None, numbers: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, VideoInfo]:
-    """Properties of the cameras' videos and folders of pictures.
+    """Probe the cameras' videos and folders of pictures.
 
-    Pictures have one number line: that of the names, from the lowest of all cameras on. It goes on to the
-    last keypoint where a camera has keypoints of all its pictures and more. fps: of the pictures; without it
-    that of the slowest video, or ``ASSUMED_FPS``. numbers: (N,) those of each camera's keypoints.
+    Pictures are numbered by their names, from the lowest number of all cameras on, and up to the last
+    keypoint where a camera has keypoints of all its pictures and more. fps: of the pictures; default: that of
+    the slowest video, or ``ASSUMED_FPS``. numbers: (N,) of each camera's keypoints.
 
     Raises ``InputError`` for what cannot be read.
     """
@@ -170,7 +168,7 @@ def probe_videos(
         last, marked = max(by_number), numbers.get(name, np.empty(0, np.int64))
         if len(marked) > len(by_number) and np.isin([*by_number], marked).all():
             last = max(last, int(marked[-1]))
-        if last - base > _MAX_SPAN * len(by_number):
+        if last - base > _MAX_NUMBERS_PER_PICTURE * len(by_number):
             raise InputError(
                 f"{files[name]}: {len(by_number)} pictures are numbered {min(by_number)} to {last}, of all "
                 f"cameras from {base} on; the last number in a picture's name must be its frame: count them"
@@ -182,7 +180,9 @@ def probe_videos(
 def _numbered(folder: Path) -> dict[int, str]:
     """Names of the pictures in a folder by the last number in them. Raises ``InputError``."""
     found: dict[int, str] = {}
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES and p.name[0] != "."):
+    for file in sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in _PICTURE_SUFFIXES and p.name[0] != "."
+    ):
         number = find_number(file.stem)
         if number is None:
             continue

@@ -1,7 +1,7 @@
-"""OUT, the folder of a recording's results: the names of its files, its summary, and where it may lie.
+"""OUT, the folder of a recording's results: names of its files, its summary, and places where it may lie.
 
-No other file of the source knows these names. Nothing is deleted but what an earlier summary of the same
-folder names, and no video is drawn over one that was not drawn here.
+No other source file knows these names. Only files that an earlier summary of the same folder names are
+deleted, and only videos that were drawn here are overwritten.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:  # what only looks for files is not to wait for torch
 
 STORE: Final = "results.zarr"
 DETECTIONS: Final = "detections.zarr"
-"""People whom ``detect`` has found in the videos."""
+"""People detected in the videos."""
 SUMMARY: Final = "summary.json"
-"""Written last: where it is, all the rest is whole."""
+"""Summary, written last: with it, everything else is complete."""
 REPORT: Final = "report.html"
 CALIBRATION: Final = "calibration.toml"
-"""Cameras that were estimated from a person."""
+"""Cameras estimated from a person."""
 SYNC: Final = "sync.yaml"
 """Clocks of the cameras."""
 LOG: Final = "log.txt"
 """Messages of the runs of a batch."""
 MOSAIC: Final = "mosaic.mp4"
 THUMBNAIL: Final = "thumbnail.jpg"
-"""Small picture from the middle of a run's videos, for the page of a batch."""
+"""Small picture from the middle of the drawn videos, for the page of a batch."""
 TRUTH: Final = "truth.zarr"
 """Store beside a synthetic recording, in the schema of the results."""
 INSIDE: Final = "results"
-"""Folder of the recording that is proposed as OUT."""
+"""Folder in the recording that is proposed as OUT."""
 REDRAWN: Final = "render"
 """Folder in OUT for drawings of finished results, each in a folder of its own."""
 DRAWN: Final = "drawn by multispin"
@@ -88,16 +88,16 @@ class RunSummary(Summary):
     calibration: Mapping[str, Any]
     """file, and estimated: whether it was estimated from a person."""
     sync: Mapping[str, Any]
-    """How the cameras' clocks were set, each clock, and its residual over lag."""
+    """Method, clock of each camera, and its residual over lag."""
     format: Mapping[str, Any]
-    """Keypoint format: name, and how it was found."""
+    """Keypoint format: name, and evidence for it."""
     regressor: str
-    """The network that said how the people stand before the fit, and its weights."""
+    """Network that gave poses to start from, and its weights."""
     warnings: tuple[str, ...]
-    """Doubts and guesses: that little was fitted, cameras that were mostly left out of the fit, then those
-    about the recording and about cameras that were estimated."""
+    """Findings: few fitted frames, cameras mostly left out of the fit, then those on the recording and on
+    estimated cameras."""
     missing: Mapping[str, MissingData]
-    """Camera → why it does not show the person at some instants."""
+    """Camera → reasons why it does not show the person."""
     seconds_taken: float
     stages: tuple[Mapping[str, Any], ...]
     """Busy, starved and blocked seconds of each stage."""
@@ -112,7 +112,7 @@ class RunSummary(Summary):
     """Absolute paths of the videos, where the recording is nothing but these."""
 
     def write(self, out: Path) -> None:
-        """Write to the folder ``out``, whole or not at all. Raises ``InputError``."""
+        """Write to the folder ``out`` atomically. Raises ``InputError``."""
         write_text_atomically(out / SUMMARY, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
 
@@ -125,7 +125,7 @@ def read_summary(out: Path) -> RunSummary | None:
 
 
 def drawn_videos(summary: bytes) -> frozenset[str]:
-    """Names of the videos that the text of a ``summary.json`` says were drawn; of damaged text none."""
+    """Names of the drawn videos in the text of a ``summary.json``; none of damaged text."""
     try:
         names = {Path(str(name)).name for name in json.loads(summary)["videos"]}
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -134,7 +134,7 @@ def drawn_videos(summary: bytes) -> frozenset[str]:
 
 
 def drawn_into(folder: Path) -> frozenset[str]:
-    """Names of the videos that the summary in a folder names."""
+    """Names of the drawn videos in the summary of a folder."""
     try:
         return drawn_videos((folder / SUMMARY).read_bytes())
     except OSError:
@@ -163,10 +163,9 @@ def clear(out: Path) -> None:
 
 
 def remove_run(out: Path) -> None:
-    """Delete the store of an earlier run in ``out``, its summary and report, and the videos that it names.
+    """Delete the store, summary, report and drawn videos of an earlier run in ``out``.
 
-    People that were detected and cameras that were estimated stay. Raises ``InputError`` where what is called
-    as a store is none.
+    Detected people and estimated cameras stay. Raises ``InputError`` where the store is none.
     """
     store = out / STORE
     with writing(out, "Choose another --out."):
@@ -182,9 +181,10 @@ def remove_run(out: Path) -> None:
 
 
 def check_drawable(out: Path, names: Iterable[str]) -> None:
-    """Raise ``InputError`` when one of these videos is there and was not drawn here, or by the run whose
-    summary is there; or ``out`` is the recording's own folder, as versions before let it be: a drawing would
-    be taken for a camera's video.
+    """Raise ``InputError`` where a drawing must not be written.
+
+    One of these videos exists and was not drawn by this program, or by the run whose summary is there; or
+    ``out`` is the recording's own folder, where a drawing would be taken for a camera's video.
     """
     recording = recording_of(out)
     if recording is not None and recording.resolve() == out.resolve():
@@ -208,12 +208,12 @@ def drawn_mark(store: str, settings: Mapping[str, Any]) -> str:
 
 
 def is_whole_drawing(file: Path, mark: str, frames: int) -> bool:
-    """True for a video with this ``drawn_mark`` and so many frames."""
+    """True for a video with this ``drawn_mark`` and number of frames."""
     return _comment_and_frames(file) == (mark, frames)
 
 
 def _comment_and_frames(file: Path) -> tuple[str, int]:
-    """Comment and frames in a video's header; '' where it cannot be read, 0 where its end is missing."""
+    """Comment and number of frames of a video; '' if unreadable, 0 without its end."""
     comment = ""
     try:
         with av.open(str(file)) as container:
@@ -227,7 +227,7 @@ def _comment_and_frames(file: Path) -> tuple[str, int]:
 
 
 def check_fresh(out: Path) -> None:
-    """Raise ``InputError`` when ``out`` holds files called as a run's, without results beside them."""
+    """Raise ``InputError`` where ``out`` has files with a run's names, but no results."""
     if (out / STORE).exists() or read_summary(out) is not None:
         return
     for name in (SUMMARY, REPORT):
@@ -239,9 +239,9 @@ def check_fresh(out: Path) -> None:
 
 
 def check_place(out: Path, recording: Path, inputs: Iterable[Path], name: object = None) -> None:
-    """Raise ``InputError`` when results in ``out`` would lie among the recording's own files.
+    """Raise ``InputError`` where results in ``out`` would lie among the recording's own files.
 
-    inputs: all files and folders that a run of the recording reads. name: of ``out``, for the message.
+    inputs: files and folders that a run reads. name: of ``out``, for the message.
     """
     here, home = out.resolve(), recording.resolve()
     name = out if name is None else name
@@ -260,7 +260,7 @@ def check_place(out: Path, recording: Path, inputs: Iterable[Path], name: object
 
 
 def _left_in(recording: Path) -> str:
-    """Sentence on results that an earlier version left among the recording's own files; '' for none."""
+    """Advice on results of an earlier version among the recording's own files; '' without any."""
     if not (recording / STORE).exists():
         return ""
     left = [
@@ -274,7 +274,7 @@ def _left_in(recording: Path) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """Finished or unfinished results: OUT, or the store in it, whichever a user names."""
+    """Results, finished or not, by the path of OUT or of the store in it."""
 
     path: Path
 
@@ -288,13 +288,13 @@ class Results:
         return self.store_path.parent
 
     def drawings(self, mode: str, frames: range) -> Path:
-        """Folder for drawings of these frames; it names them where they are not all."""
+        """Folder for drawings of these frames; its name has them unless they are all."""
         check_drawable(self.folder, ())
         whole = frames == range(len(self.store().contents.time_s))
         return self.folder / REDRAWN / (mode if whole else f"{mode}_frames_{frames[0]}-{frames[-1]}")
 
     def store(self) -> Store:
-        """Raises ``InputError`` when there is none."""
+        """Open the store. Raises ``InputError``."""
         from pipeline.store import Store
 
         if not self.store_path.exists() and (inner := _results_in(self.path)):
@@ -307,7 +307,7 @@ class Results:
 
     @property
     def video_files(self) -> tuple[Path, ...]:
-        """Videos that the recording is, by its summary, if it is nothing but these."""
+        """Videos of a recording without a folder, by its summary."""
         made = read_summary(self.folder)
         return () if made is None else tuple(map(Path, made.video_files))
 
@@ -327,7 +327,7 @@ class Results:
 
 
 def _results_in(folder: Path) -> list[str]:
-    """Folders, two levels deep, with results in them, as the results of a batch lie."""
+    """Folders with results up to two levels down, as those of a batch."""
     found = [*folder.glob(f"*/{STORE}"), *folder.glob(f"*/*/{STORE}")]
     return sorted(store.parent.relative_to(folder).as_posix() for store in found)
 

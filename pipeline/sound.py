@@ -1,4 +1,4 @@
-"""Sound tracks of videos, as the power of the sound over time."""
+"""Power of videos' sound tracks over time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.array_types import Array
 from pipeline.video import VideoInfo
 
 POWER_HZ: Final = 500
-"""Values of the power a second."""
-_SAMPLES: Final = 16
-"""Of the sound to a value; mixed to one channel, resampled to so many times ``POWER_HZ``: up to 4 kHz."""
+"""Sampling rate of the power."""
+_SAMPLES_PER_VALUE: Final = 16
+"""Samples of the sound, mixed to one channel, for a value of the power: of frequencies up to 4 kHz."""
 
 
 def read_sound_power(video: VideoInfo, seconds: float) -> Array | None:
-    """Mean square (N,) of a video's sound, full scale being 1, from its first frame on, ``seconds`` at most.
+    """Mean square (N,) of a video's sound relative to full scale, for ``seconds`` from its first frame on.
 
-    None where it has no sound track, or one that cannot be decoded. Only the power is held in memory.
+    None without a sound track that can be decoded. Only the power is held in memory.
     """
     if video.pictures:
         return None
     power = np.zeros(round(seconds * POWER_HZ))
-    rate, end = _SAMPLES * POWER_HZ, 0
+    rate, end = _SAMPLES_PER_VALUE * POWER_HZ, 0
     try:
         container = av.open(str(video.path), metadata_errors="replace")
     except (av.FFmpegError, OSError):
@@ -51,9 +51,9 @@ def read_sound_power(video: VideoInfo, seconds: float) -> Array | None:
                     continue
                 first = round((float(piece.pts * piece.time_base) - float(video.times_s[0])) * rate)
                 samples = piece.to_ndarray()[0].astype(np.float64)
-                at = (first + np.arange(len(samples))) // _SAMPLES
+                at = (first + np.arange(len(samples))) // _SAMPLES_PER_VALUE
                 inside = (at >= 0) & (at < len(power))
                 if inside.any():
-                    np.add.at(power, at[inside], samples[inside] ** 2 / _SAMPLES)
+                    np.add.at(power, at[inside], samples[inside] ** 2 / _SAMPLES_PER_VALUE)
                 end = max(end, int(at[-1]) + 1)
     return power[:end] if end > 0 else None

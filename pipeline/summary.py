@@ -1,4 +1,4 @@
-"""Numbers of a results store, read in stretches: memory does not grow with its length."""
+"""Summary of a results store, in memory independent of its length."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class CameraSummary:
     """Number of those keypoints."""
     frames_with_person: int
     frames_without_person: int
-    """Frames in which this camera does not show the person, or its keypoints are missing."""
+    """Frames without the person's keypoints in this camera."""
     frames_without_picture: int
     sides_exchanged: int | None = None
-    """Detections of people whose left and right were exchanged back; None where that is not known."""
+    """Detections of people whose left and right were exchanged back; None if unknown."""
     reprojection_median_mm: float | None = None
     """At the person: of each keypoint, pixels times its depth over the focal length."""
     verdict: Verdict | None = None
@@ -43,32 +43,32 @@ class PersonSummary:
 
     id: str
     first_frame: int | None
-    """In which the person was seen; None where in none."""
+    """First frame in which the person was seen; None without one."""
     frames: int
-    """From then to the last in which the person was seen; the counts are about these."""
+    """Frames from the first to the last in which the person was seen, to which the counts refer."""
     frames_fitted: int
     frames_bridged: int
-    """A pose carried over a gap, marked not valid."""
+    """Frames with a pose carried over a gap, marked not valid."""
     frames_without_pose: int
     jitter_mm: float | None
     """Mean length of the joints' second difference over fitted frames, mm/frame²; None below three frames."""
     frames_far_off: int = 0
-    """A pose that misses the keypoints by too much, marked not valid."""
+    """Frames with a pose too far from the keypoints, marked not valid."""
 
 
 @dataclass(frozen=True)
 class MissingData:
-    """Why one camera does not show the person at some instants."""
+    """Reasons why a camera does not show the person."""
 
     frames: Mapping[str, int]
-    """Reason → instants."""
+    """Reason → number of instants."""
     examples: Mapping[str, str]
-    """Reason → the first keypoint file it holds for, where there is a file."""
+    """Reason → first keypoint file concerned, if there is one."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A results store in numbers."""
+    """Summary of a results store."""
 
     frames: int
     fps: float
@@ -85,8 +85,8 @@ class Summary:
     """On that error, by ``REPROJECTION``."""
 
 
-class _Distances:
-    """Mean and median of distances, pixels or mm, in bins of 0.05; 200 and more share the last."""
+class _Histogram:
+    """Histogram of distances, pixels or mm, in bins of 0.05 up to 200, for their mean and median."""
 
     STEP, BINS = 0.05, 4000
 
@@ -125,7 +125,7 @@ class _Counts:
     """Number and sum of the means over joints of second differences, metres."""
     end: int = 0
     before: NDArray[np.float64] | None = None
-    """Frame up to which was added, and the joints of the last two."""
+    """Frame after the last added one, and joints of the last two."""
 
     def add(self, start: int, status: NDArray[np.uint8], joints: NDArray[np.float32]) -> None:
         """Add the frames from ``start`` on: status (T,) and joints (T, J, 3)."""
@@ -163,7 +163,7 @@ class _Counts:
 
 
 def seen(store: Store) -> NDArray[np.bool_]:
-    """(V, T) whether a camera's keypoints of anyone are there."""
+    """(V, T) true where a camera has keypoints of a person."""
     c = store.contents
     shown = np.zeros((len(c.rig), len(c.time_s)), dtype=bool)
     for first, last in store.blocks():
@@ -174,11 +174,11 @@ def seen(store: Store) -> NDArray[np.bool_]:
 
 
 def summarise(store: Store) -> Summary:
-    """Read a store from its first window to its last."""
+    """Summarise a store."""
     c = store.contents
     views, frames = len(c.rig), len(c.time_s)
-    distances, distances_mm = ([_Distances() for _ in range(views)] for _ in range(2))
-    everywhere, everywhere_mm = _Distances(), _Distances()
+    distances, distances_mm = ([_Histogram() for _ in range(views)] for _ in range(2))
+    everywhere, everywhere_mm = _Histogram(), _Histogram()
     seen = np.zeros(views, dtype=int)
     counts = {person: _Counts() for person in store.ids}
     written = 0

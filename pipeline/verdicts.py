@@ -1,8 +1,7 @@
-"""Verdicts on distances between what cameras saw and what was made of it: the limits, in one place.
+"""Verdicts on errors of cameras, and their limits, in millimetres at the person.
 
-Two distances are judged, each in millimetres at the person. The *triangulation residual* says how well the
-cameras agree: from a detected point to the 3D point that all cameras give. The *reprojection error* says how
-far the fitted body is from what was detected.
+The *triangulation residual* is the distance of a detected point from the 3D point of all cameras: their
+agreement. The *reprojection error* is the distance of the fitted body from the detected points.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Verdict = Literal["good", "usable", "look at it"]
 
 @dataclass(frozen=True)
 class VerdictLimits:
-    """Verdicts on a distance."""
+    """Limits of the verdicts on an error."""
 
     name: str
     meaning: str
@@ -24,14 +23,14 @@ class VerdictLimits:
     usable_mm: float
 
     def verdict(self, mm: float | None) -> Verdict | None:
-        """None for a distance that is not known: None or NaN."""
+        """Verdict on an error; None for None or NaN."""
         if mm is None or math.isnan(mm):
             return None
         return "good" if mm <= self.good_mm else "usable" if mm <= self.usable_mm else "look at it"
 
     @property
     def sentence(self) -> str:
-        """Meaning and limits, for people."""
+        """Meaning and limits, for the report."""
         return (
             f"{self.name}: {self.meaning}; px in the picture, mm at the person. Good up to "
             f"{self.good_mm:g} mm, usable up to {self.usable_mm:g} mm; beyond, look at it."

@@ -39,7 +39,7 @@ def convert(
     from pipeline.calibrations import easymocap, pose2sim
     from pipeline.files import writing
 
-    path, rig = _read(source, unit)
+    path, rig = _read_rig(source, unit)
     if out.suffix.lower() == ".toml":
         with writing(out, "Choose another."):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def show(
     """Print the cameras of a calibration, and draw them from above and from the side."""
     from models.rendering.rig_picture import draw_rig
 
-    path, rig = _read(source, unit)
+    path, rig = _read_rig(source, unit)
     named = "m" if unit else "units"
     screen.print_rig(rig, path, named)
     write_picture(out or Path("cameras.png"), draw_rig(rig, named))
@@ -109,7 +109,9 @@ def calibrate(
             "tell its corners: use one with an odd number one way and an even one the other, or ChArUco"
         )
     index = _instants(videos, offsets, every, most)
-    px = np.stack([_corners(video, row, board) for video, row in zip(videos.values(), index, strict=True)])
+    px = np.stack(
+        [_find_corners(video, row, board) for video, row in zip(videos.values(), index, strict=True)]
+    )
     sizes = np.array([video.size for video in videos.values()])
     found = calibrate_with_board([*videos], px, board, sizes, fisheye=fisheye, floor=floor)
     screen.print_board(found, px)
@@ -137,7 +139,7 @@ def calibrate(
 
 
 def _videos(sources: Sequence[Path]) -> tuple[dict[str, VideoInfo], Mapping[str, int]]:
-    """Videos by camera, and the frame offsets that a folder's recording.yaml states."""
+    """Videos by camera, and frame offsets stated in recording.yaml."""
     from pipeline.footage import find_videos, probe_videos
     from pipeline.layout import natural
     from pipeline.settings import read_stated
@@ -156,7 +158,7 @@ def _videos(sources: Sequence[Path]) -> tuple[dict[str, VideoInfo], Mapping[str,
 def _instants(
     videos: Mapping[str, VideoInfo], offsets: Mapping[str, int], every: float, most: int
 ) -> NDArray[np.int64]:
-    """(V, T) frame of each camera at instants that are so many seconds apart, −1 for none."""
+    """(V, T) frame of each camera at at most ``most`` instants ``every`` seconds apart; −1 for none."""
     from pipeline.timeline import common_timeline, spread
 
     times = []
@@ -171,7 +173,7 @@ def _instants(
     return line.frame_index[:, spread(np.arange(0, len(line), step), most)]
 
 
-def _corners(video: VideoInfo, index: NDArray[np.int64], board: Board) -> Array:
+def _find_corners(video: VideoInfo, index: NDArray[np.int64], board: Board) -> Array:
     """(T, N, 2) corners of the board in frames of a video, pixels; NaN where not seen."""
     import cv2
 
@@ -186,8 +188,8 @@ def _corners(video: VideoInfo, index: NDArray[np.int64], board: Board) -> Array:
     return found
 
 
-def _read(source: Path, unit: str | None) -> tuple[Path, Rig]:
-    """A calibration and its cameras, in metres where the unit is given."""
+def _read_rig(source: Path, unit: str | None) -> tuple[Path, Rig]:
+    """File and cameras of a calibration, in metres with a unit."""
     from pipeline.calibrations import find_calibration, read_calibration
     from pipeline.calibrations.checks import UNITS
     from pipeline.files import reading

@@ -1,5 +1,4 @@
-"""Comparison of a recording's cameras: whether each is where the calibration says, shows the person, and how
-well they agree."""
+"""Comparison of a recording's cameras with their calibration and with one another."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ from pipeline.timeline import spread
 from pipeline.verdicts import TRIANGULATION, Verdict
 
 MAX_DISAGREEING_SHARE: Final = 0.8
-"""Share of the sampled frames, in which a camera shows somebody and some cameras agree, from which on a
-camera is named that agrees with no other. ``MIN_AGREEING_SHARE`` decides on a closer look."""
+"""Share of the sampled frames with a person in a camera, on which cameras agree, from which on a camera that
+agrees with no other is named. ``MIN_AGREEING_SHARE`` decides on a closer look."""
 MAX_LEFT_OUT_MM: Final = 100
 """Distance of a camera's points from what the others say, in the quarter of the frames where it is least,
 beyond which cameras do not agree however close the triangulation from all comes to each. In right recordings
@@ -43,11 +42,11 @@ SAMPLE_FRAMES: Final = 40
 DOUBTS: Final = frozenset(
     {"camera_alone", "camera_off", "cameras_disagree", "cameras_exchanged", "no_agreement"}
 )
-"""Codes of the findings that a camera is not where its calibration says, or shows others."""
+"""Codes of findings on a camera that is misplaced or shows other people."""
 
 
 def files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(V, T) number of each camera's keypoint file, −1 for none, and where there is such a file."""
+    """(V, T) number of each camera's keypoint file, −1 for none, and true where the file exists."""
     numbers = recording.keypoint_numbers(np.arange(len(recording)))
     have = [
         np.zeros(len(n), bool) if c is None else c.has(n)
@@ -57,12 +56,12 @@ def files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]
 
 
 def sample(recording: Recording) -> Floats:
-    """Everybody (V, T, P, K, 3) in some frames of an inspected recording: pixels and confidence."""
+    """People (V, T, P, K, 3) in ``SAMPLE_FRAMES`` frames of an inspected recording: pixels and confidence."""
     return people_between(recording, spread(np.arange(len(recording)), SAMPLE_FRAMES))
 
 
 def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
-    """Cameras that show people (V, T, P, K, 3) but elsewhere than the others, or other people than they."""
+    """Findings on cameras whose people (V, T, P, K, 3) are elsewhere or other people than the others'."""
     found, misplaced = find_disagreement(rig, image, SAMPLE_FRAMES), find_misplaced(rig, image)
     if found is not None and found.exchanged is not None:
         return [_exchanged(rig.names, found.exchanged)]
@@ -121,25 +120,25 @@ def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A closer look at the cameras of a recording. V cameras."""
+    """Agreement of V cameras of a recording, with findings."""
 
     cameras: tuple[str, ...]
     frames: int
-    """Count of the frames looked at."""
+    """Number of frames compared."""
     compared: bool
-    """The cameras were compared; else each stands alone, and all that takes two is NaN or None."""
+    """True where cameras were compared; else values that take two cameras are NaN or None."""
     distance_m: Array
-    """(V, V) from camera to camera."""
+    """(V, V) distance between cameras."""
     files: Array
-    """(V,) share of the time line for which there is a keypoint file."""
+    """(V,) share of the time line with a keypoint file."""
     agreement: Agreement
-    """Where cameras were not compared, ``person`` is about the one of whom there is most to see."""
+    """Without a comparison, ``person`` refers to the most visible one."""
     swapped: tuple[int, int] | None
-    """Two cameras that agree with the others once each takes the other's keypoints, if there are such."""
+    """Two cameras that agree with the others once their keypoints are exchanged, if any."""
 
     @property
     def left_out_mm(self) -> Array:
-        """(V,) distance from what the other cameras say; NaN with two cameras."""
+        """(V,) reprojection error of the other cameras' points, at the person; NaN with two cameras."""
         return 1000 * self.agreement.left_out_px * self.agreement.metres_per_px
 
     @property
@@ -148,9 +147,9 @@ class Check:
         return 1000 * self.agreement.residual_px * self.agreement.metres_per_px
 
     def verdicts(self, findings: Sequence[Finding]) -> list[Verdict | None]:
-        """Verdict on each camera's residual; none is good or usable that findings doubt.
+        """Verdict on each camera's residual, never good or usable for a camera that findings doubt.
 
-        A camera that stands elsewhere bends the triangulation to itself: its residual alone says little.
+        A misplaced camera bends the triangulation to itself: its residual alone says little.
         """
         doubted = {finding.camera for finding in findings if finding.code in DOUBTS}
         nobody_named = None in doubted
@@ -160,7 +159,7 @@ class Check:
         ]
 
     def triangulation(self, findings: Sequence[Finding]) -> dict[str, dict[str, float | str | None]]:
-        """Camera → its residual and verdict, for a summary; empty where cameras were not compared."""
+        """Camera → residual and verdict, for a summary; empty without a comparison."""
 
         def known(value: float) -> float | None:
             return None if math.isnan(value) else round(value, 3)
@@ -174,7 +173,7 @@ class Check:
         }
 
     def rows(self, findings: Sequence[Finding] = ()) -> list[tuple[str, ...]]:
-        """A table for people: a head, then one row a camera. findings: about the recording."""
+        """Table for the screen: a head, then one row a camera. findings: about the recording."""
 
         def shown(value: float) -> str:
             return "-" if np.isnan(value) else f"{value:.1f}"
@@ -215,7 +214,7 @@ class Check:
         return rows
 
     def findings(self, known: Sequence[Finding] = ()) -> list[Finding]:
-        """Everything that looks wrong beside what is known of the recording; empty when all is well."""
+        """Findings beside the ``known`` ones of the recording; empty when all is well."""
         agreement = self.agreement
         if not self.compared:
             return [
@@ -256,10 +255,9 @@ class Check:
 
 
 def check_recording(recording: Recording) -> Check:
-    """Look at up to 480 frames of an inspected recording in up to four stretches and compare the cameras.
+    """Compare the cameras of an inspected recording in up to 480 frames, in up to four stretches.
 
-    Where they stand must be known for that. Without a calibration, or with one camera, each is looked at
-    alone.
+    Without a calibration, or with one camera, each is checked alone.
     """
     rig, frames = recording.rig, len(recording)
     stretches = []

@@ -42,7 +42,7 @@ def crops_of_results(
             f"{results.path}: there is no video of {', '.join(lacking)} to cut people out of. Give "
             "--recording where it has moved, or results of cameras that have one (run --cameras)."
         )
-    yield from _written(out, plan, partial(_from_results, results, videos, plan))
+    yield from _write(out, plan, partial(_cut_results, results, videos, plan))
 
 
 def crops_of_rows(rows: PublishedRows, root: Path, plan: CropPlan, out: Path) -> Generator[int, None, None]:
@@ -50,10 +50,10 @@ def crops_of_rows(rows: PublishedRows, root: Path, plan: CropPlan, out: Path) ->
 
     root: folder of the rows' pictures and videos. Yields and raises as ``crops_of_results``.
     """
-    yield from _written(out, plan, partial(_from_rows, rows, root, plan))
+    yield from _write(out, plan, partial(_cut_rows, rows, root, plan))
 
 
-def _written(
+def _write(
     out: Path, plan: CropPlan, pictures_from: Callable[[int], Generator[Pixels, None, None]]
 ) -> Generator[int, None, None]:
     store, total = CropStore.resume(out, plan), len(plan.box)
@@ -63,13 +63,13 @@ def _written(
             yield min((block + 1) * BLOCK, total)
 
 
-def _from_results(
+def _cut_results(
     results: Store, videos: Sequence[VideoInfo | None], plan: CropPlan, first: int
 ) -> Generator[Pixels, None, None]:
     """Pictures of the plan from number ``first`` on."""
     c = results.contents
     times = np.unique(plan.label[first:, 1])
-    with closing(_decoded(videos, c.frame_index[:, times])) as moments:
+    with closing(_decode(videos, c.frame_index[:, times])) as moments:
         for _, rows in groupby(range(first, len(plan.box)), lambda row: plan.label[row, 1]):
             frames = next(moments)
             for row in rows:
@@ -78,8 +78,8 @@ def _from_results(
                 yield _crop(frames[view], plan, row, lens)
 
 
-def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Generator[Frames, None, None]:
-    """A frame of every camera at a time. index (V, T): their numbers, −1 where there is none."""
+def _decode(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Generator[Frames, None, None]:
+    """Decode the frames of all cameras, time by time. index (V, T): frame numbers, −1 for none."""
     with ExitStack() as stack:
         views = [
             repeat(None, len(numbers))
@@ -90,7 +90,7 @@ def _decoded(videos: Sequence[VideoInfo | None], index: NDArray[np.int64]) -> Ge
         yield from zip(*views, strict=True)
 
 
-def _from_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
+def _cut_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> Generator[Pixels, None, None]:
     """Pictures of the plan from number ``first`` on. Each file is opened once."""
     names = [file_and_frame(rows.imgname[row]) for row in plan.label[:, 0]]
     for name, together in groupby(range(first, len(names)), lambda i: names[i][0]):
@@ -108,7 +108,7 @@ def _from_rows(rows: PublishedRows, root: Path, plan: CropPlan, first: int) -> G
 
 
 def _crop(frame: av.VideoFrame | None, plan: CropPlan, row: int, lens: Optics) -> Pixels:
-    """Picture of a row; black where there is no box or no frame."""
+    """Cut the picture of a row; black without a frame."""
     room = room_around(plan.size)
     if frame is None:
         return np.zeros((plan.size + 2 * room,) * 2 + (3,), np.uint8)

@@ -1,7 +1,7 @@
-"""Detection of people in videos, before the stream: ``detections.zarr``, which all else reads as keypoints.
+"""Detection of people in videos, before the stream, into ``detections.zarr``, which is read as keypoints.
 
-Not a stage that batches flow through: synchronisation, the order of points and the cameras are found from
-detections all over the recording, before the first frame.
+No stage that batches flow through: synchronisation, the order of points and the cameras are found from
+detections of the whole recording, before the first frame.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pipeline.video import VideoInfo, to_rgb
 
 
 class Decode(Protocol):
-    """Decoder of frames of V videos, (V, T) frame numbers, from a time on → frames of all cameras."""
+    """Decoder of V videos: frame numbers (V, T), from index ``start`` on → frames of all cameras."""
 
     def __call__(
         self, videos: Sequence[VideoInfo], frame_index: NDArray[np.int64], *, start: int
@@ -49,12 +49,11 @@ class Decode(Protocol):
 
 
 Watch = Callable[[int, Iterator[int]], None]
-"""Called with the number of pictures, and an iterator that detects people in them and says how many are done;
-it must be exhausted."""
+"""Function of the number of pictures that exhausts an iterator over the number done, which detects them."""
 
 
 class DetectConfig(Config):
-    """Detecting people in videos."""
+    """Detection of people in videos."""
 
     when: Literal["missing", "always"] = "missing"
     """missing: in a recording without keypoints; always: instead of those that it has."""
@@ -66,12 +65,12 @@ class DetectConfig(Config):
     every: int = Field(default=8, ge=1)
     """Frames from one search of the whole picture to the next; between them people are tracked."""
     threads: int = Field(default=0, ge=0)
-    """Videos that are looked at at the same time; 0: one a processor."""
+    """Videos that are processed at once; 0: one a processor."""
 
 
 @dataclass(frozen=True)
 class Detected:
-    """People in a picture, and what the next one needs to know."""
+    """People in a picture, and the detector's state after it."""
 
     people: Floats
     """(D, K, 3) x and y in pixels, confidence."""
@@ -81,9 +80,9 @@ class Detected:
 def detect(
     items: Iterator[FrameBatch], detector: PeopleDetector, state: NDArray[np.float64]
 ) -> Iterator[Detected]:
-    """Detect people in the pictures of one video. state: after the picture before the first of ``items``.
+    """Detect people in the pictures of one video. state: before the first of ``items``.
 
-    Nobody is in a picture that is not there, and the state waits.
+    A missing picture has no people and keeps the state.
     """
     nobody = np.zeros((0, len(POINT_ORDERS[detector.order]), 3), np.float32)
     for batch in items:
@@ -95,15 +94,15 @@ def detect(
 
 
 def read_all(pictures: int, done: Iterator[int]) -> None:
-    """Detect without telling anybody how far it is."""
+    """Exhaust ``done``: a ``Watch`` without display."""
     for _ in done:
         pass
 
 
 def frames_of_part(recording: Recording, margin_s: float) -> dict[str, range] | None:
-    """Frames of each video that a part of a recording needs; None for a recording that is taken whole.
+    """Frames of each video that a part of a recording needs; None for a whole recording.
 
-    margin_s: by how much its clocks may still change, seconds.
+    margin_s: largest change of its clocks that may follow, seconds.
     """
     if recording.span == (0, None):
         return None
@@ -129,13 +128,13 @@ def detect_recording(
     watch: Watch = read_all,
     wanted: Mapping[str, range] | None = None,
 ) -> tuple[Recording, tuple[StageTimes, ...]]:
-    """The recording with the keypoints that are detected in the ``wanted`` frames of its videos, all if not
-    given, and kept in ``out``.
+    """Detect the keypoints of a recording in the ``wanted`` frames of its videos, by default all.
 
-    What an earlier run has detected there is not detected again. Returns also where the time went.
+    They are kept in ``out``; those of an earlier run are not detected again. Returns also the times of the
+    steps.
 
     Raises:
-        InputError: what is there is of other videos or settings, or the networks cannot be used.
+        InputError: those in ``out`` are of other videos or settings, or the networks cannot be used.
         NobodyFound: nobody is in the videos.
     """
     videos = recording.videos_by_name
@@ -157,11 +156,10 @@ def detect_videos(
     watch: Watch = read_all,
     wanted: Mapping[str, range] | None = None,
 ) -> tuple[Detections, tuple[StageTimes, ...]]:
-    """Detect people in the ``wanted`` frames of videos by name, all if not given, and keep them at ``path``;
-    what is done there stays.
+    """Detect people in the ``wanted`` frames of videos by name, by default all, and keep them at ``path``.
 
-    Returns also where the time went, in seconds of processor, if there was something to do. Raises
-    ``InputError``.
+    Chunks that are already there are kept. Returns also the processor seconds of the steps, empty without
+    work. Raises ``InputError``.
     """
     if path.exists():
         kept = Detections(path)
@@ -193,16 +191,16 @@ def detect_videos(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """People in consecutive frames of one video, and what it took."""
+    """People in consecutive frames of one video."""
 
     people: list[Floats]
     """(D, K, 3) of each frame."""
     state: NDArray[np.float64]
     """Of the tracker after it."""
     decode_s: float
-    """Seconds of processor ..."""
+    """Processor seconds of the decoding."""
     detect_s: float
-    """... without the decoding."""
+    """Processor seconds of the detection alone."""
 
 
 def _write_all(
@@ -212,9 +210,9 @@ def _write_all(
     times: Sequence[StageTimes],
     stop: Event,
 ) -> Generator[int]:
-    """Write what the streams of all videos give, on some threads; gives how many pictures this has been.
+    """Write the chunks of all streams, which run on ``threads`` threads; yield the number of pictures done.
 
-    stop: set when nobody asks any more, for the streams to end early.
+    stop: set at the end, so that the streams end early.
     """
     done = 0
     yield done
@@ -278,10 +276,10 @@ def _chunks(
 
 
 def write_openpose(found: Detections, videos: Mapping[str, VideoInfo], folder: Path) -> Generator[int]:
-    """Write detections as OpenPose's JSON, FOLDER/<camera>/<camera>_<frame>_keypoints.json in BODY_25, frames
-    numbered from each video's first; gives how many files are done.
+    """Write detections as OpenPose's JSON in BODY_25; yield the number of files done.
 
-    Raises ``InputError`` where ``folder`` cannot be written.
+    FOLDER/<camera>/<camera>_<frame>_keypoints.json, numbered from each video's first frame. Raises
+    ``InputError``.
     """
     made = folder.with_name(f".{folder.name}-writing")
     done = 0

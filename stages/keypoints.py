@@ -26,7 +26,7 @@ class KeypointsConfig(Config):
 
 
 def keypoints(recording: Recording, cfg: KeypointsConfig, start_chunk: int = 0) -> Iterator[DetectionBatch]:
-    """Read batches of ``cfg.window`` frames of the recording's time line, from a chunk on."""
+    """Read batches of ``cfg.window`` frames of the recording's time line, from chunk ``start_chunk`` on."""
     for start in range(start_chunk * cfg.window, len(recording), cfg.window):
         instants = np.arange(start, min(start + cfg.window, len(recording)))
         people = torch.from_numpy(people_between(recording, instants, cfg.min_confidence))

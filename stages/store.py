@@ -12,8 +12,8 @@ from pipeline.store import Store
 def store(items: Iterator[FitBatch], results: Store, *, replay: bool = True) -> Iterator[FitBatch]:
     """Write windows to ``results``, with joint angles where it has them, and pass them on.
 
-    replay: windows of an earlier run come first, and every window is passed on as read from the store. The
-    next stage then sees the same whole recording whether or not the run was interrupted.
+    replay: pass on every window as read from the store, first those of an earlier run, so that the next stage
+    sees the same recording whether or not the run was interrupted.
     """
     first = results.first_missing
     if replay:

@@ -10,15 +10,15 @@ from typer import Typer
 from typer.core import TyperCommand, TyperGroup
 
 MAX_WIDTH: Final = 100
-"""Columns of a help text in a wide terminal: longer lines are hard to follow."""
+"""Most columns of a help text: longer lines are hard to follow."""
 NARROW: Final = 60
-"""Columns below which a long option has a line of its own, and the rows of a wide table are lists."""
+"""Columns below which a long option has its own line, and a wide table is printed as lists."""
 _NAME_COLUMNS: Final = {True: 10, False: 30}
-"""Columns of the names, in a narrow terminal and in others."""
+"""Columns of the names, by whether the terminal is narrow."""
 
 
 def make_app(**settings: Any) -> Typer:
-    """A command line, or a part of one, whose help texts are of this module."""
+    """Make a command line, or a part of one, with the help texts of this module."""
     return _App(
         cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
         rich_markup_mode=None, **settings,
@@ -26,7 +26,7 @@ def make_app(**settings: Any) -> Typer:
 
 
 def context() -> dict[str, Any]:
-    """Settings of the whole command line, which its parts inherit."""
+    """Context settings of the whole command line, which its parts inherit."""
     width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
     return {"help_option_names": ["-h", "--help"], "terminal_width": width}
 

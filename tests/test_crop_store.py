@@ -120,8 +120,8 @@ def test_what_was_stopped_goes_on_to_the_same(
         CropStore.open_finished(broken, Path("results.zarr"), plan.made_of, SIZE)
     (broken / "pictures" / "x.partial").write_bytes(b"half")  # as of a writer that was killed
     asked = []
-    decoded = crops._decoded
-    monkeypatch.setattr(crops, "_decoded", lambda v, index: asked.append(index[0, 0]) or decoded(v, index))
+    decoded = crops._decode
+    monkeypatch.setattr(crops, "_decode", lambda v, index: asked.append(index[0, 0]) or decoded(v, index))
     rest = list(crops_of_results(filmed.store, filmed.videos, plan, broken))
     assert rest == [*range(12, len(plan.box), 4), len(plan.box)]
     index = builders.contents().frame_index
