@@ -12,10 +12,13 @@ import torch
 from h36m_tree import make as make_h36m
 from mpi_tree import make_train as make_mpi
 from people import COUNT, image_net, write_people
+from test_single_pictures import make_coco, make_mpii
+from test_threedpw import make as make_threedpw
 from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import load_body
+from models.datasets.rows import read_rows
 from models.external import EXTERNAL
 from models.image_regressor import save_image_regressor
 from pipeline.errors import InputError
@@ -123,6 +126,12 @@ def test_data_sets_are_preprocessed(tmp_path: Path) -> None:
     with np.load(tmp_path / "h36m.npz") as rows:
         assert len(rows["id"]) == 12
         assert len(set(rows["group"])) == 6
+    for name, make, split in (
+        ("mpii", make_mpii, "train"), ("coco", make_coco, "train"),
+        ("3dpw", make_threedpw, "test"),
+    ):  # fmt: skip
+        call("preprocess", name, make(tmp_path / name), "--split", split, "--out", tmp_path / f"{name}.npz")
+        assert len(read_rows(tmp_path / f"{name}.npz")["id"])
 
 
 def test_what_cannot_be_preprocessed_is_said(tmp_path: Path) -> None:

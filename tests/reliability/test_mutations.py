@@ -54,6 +54,10 @@ from stages.inspect import inspect
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+MAX_COPIES = 2_000_000
+"""Characters that a change of a text adds: three would make gigabytes of some, by the test's own doing."""
+
+
 def cases(many: int) -> Any:
     """A twentieth of the cases in the suite, all of them by name."""
     return pytest.mark.parametrize("count", [many // 20, pytest.param(many, marks=pytest.mark.slow)])
@@ -155,6 +159,10 @@ def mutated_arrays(arrays: Mapping[str, Any], rng: random.Random) -> bytes:
     return content.getvalue()
 
 
+def copies(text: str, count: int) -> str:
+    return text * min(count, 1 + MAX_COPIES // max(1, len(text)))
+
+
 def mutated_text(text: str, rng: random.Random) -> str:
     """A text with one to three changes of its numbers, words and lines."""
     for _ in range(rng.randint(1, 3)):
@@ -169,11 +177,12 @@ def mutated_text(text: str, rng: random.Random) -> str:
                 )
                 text = text[:start] + value + text[end:]
             case 2:
-                text = text[:start] + f"{text[start:end]} " * rng.choice((2, 1000)) + text[end:]
+                text = text[:start] + copies(f"{text[start:end]} ", rng.choice((2, 1000))) + text[end:]
             case 3:
                 text = "".join([*lines[:line], *lines[line + 1 :]])
             case 4:
-                text = "".join([*lines[:line], lines[line] * rng.choice((2, 300)), *lines[line:]])
+                doubled = copies(lines[line], rng.choice((2, 300)))
+                text = "".join([*lines[:line], doubled, *lines[line:]])
             case 5:
                 text = "".join(lines[:line])
     return text
