@@ -171,7 +171,8 @@ def _calibrations_elsewhere(folder: Path) -> list[Path]:
     return [files[0] for place in own for files in calibrations_in(place) if not is_estimated(files[0])]
 
 
-def recordings_in(folder: Path) -> list[str]:
+def recordings_in(folder: Path, levels: int = _SESSION_LEVELS) -> list[str]:
+    """Recordings in a folder, and in those folders in it that are none, by their path."""
     inner = []
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not is_calibration_place(p.name)):
         try:
@@ -180,6 +181,8 @@ def recordings_in(folder: Path) -> list[str]:
             stands = calibration is not None and not is_estimated(calibration)
             if stands or is_recording(sub, inherit=folder):
                 inner.append(sub.name)
+            elif levels > 1 and not sub.name.startswith("."):
+                inner += [f"{sub.name}/{name}" for name in recordings_in(sub, levels - 1)]
         except (InputError, OSError):
             continue
     return inner

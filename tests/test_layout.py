@@ -395,6 +395,8 @@ def test_settings_and_calibration_come_from_the_folders_above(tmp_path):
     two_up = find_recording(session / "person" / "walk")
     assert two_up.calibration == session / "S00_Calibration" / "Calib.toml"
     assert "calibration_above" in codes(two_up)
+    with pytest.raises(InputError, match=r"holds 2 recordings: b, person/walk; give one"):
+        find_recording(session)
     (session / "person" / "walk").rename(session / "a")
     (session / "S00_Calibration").rename(session / "walk_after_calibration")
     with pytest.raises(InputError, match="neither a calibration"):
