@@ -18,6 +18,7 @@ from models.geometry.tracks import Tracks
 from models.geometry.triangulation import triangulate
 from pipeline.batches import DetectionBatch, KeypointBatch
 from pipeline.cameras import Rig
+from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25
 from stages.associate import associate, check_people, sides_exchanged
 
@@ -461,6 +462,8 @@ def test_the_state_survives_as_a_table() -> None:
     for name, x in vars(tracks).items():
         np.testing.assert_array_equal(getattr(again, name), x, name)
     assert Tracks.of_table(Tracks.none().table()).table().tobytes() == Tracks.none().table().tobytes()
+    with pytest.raises(InputError, match="another version"):
+        Tracks.of_table(tracks.table()[:-1, 1:])
 
 
 def test_proportions_tell_a_person_from_a_chance_of_rays() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from pipeline.array_types import Array, Ints
+from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25
 
 MAX_TRACKS: Final = 64
@@ -149,7 +150,12 @@ class Tracks:
 
     @classmethod
     def of_table(cls, table: Array) -> Self:
-        """The tracks that ``table`` was made of."""
+        """The tracks that ``table`` was made of. Raises ``InputError`` for a table of another version."""
+        if table.shape != (shape := cls.none().table().shape):
+            raise InputError(
+                "the results were begun by another version of this software: their tracks are a table of "
+                f"{table.shape}, not {shape}. Start again with --overwrite, or choose another --out."
+            )
         parts_ = np.split(table[:-1], [MAX_TRACKS, 2 * MAX_TRACKS])
         rows, lost, clutter = (part[np.isfinite(part[:, 0])] for part in parts_)
         empty, at = cls.none(), 0
