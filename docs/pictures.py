@@ -31,9 +31,11 @@ from browser import chromium, wait  # noqa: E402
 
 from models.body import load_body  # noqa: E402
 from pipeline.array_types import Pixels  # noqa: E402
-from pipeline.results import MOSAIC, REPORT, STORE, SUMMARY, read_summary  # noqa: E402
+from pipeline.results import MOSAIC, REPORT, STORE, SUMMARY, Results, read_summary  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.video import read_frames  # noqa: E402
+from stages.decode import videos_of  # noqa: E402
+from stages.render import RenderConfig, worst_stills  # noqa: E402
 from stages.report import report  # noqa: E402
 
 FRAME = 45
@@ -55,26 +57,26 @@ def main(demo: Path, two: Path, four: Path) -> None:
             edge = 0 if mode == "side" else picture.shape[1] // 4
             shown.append(picture[:, edge : picture.shape[1] - edge])
         save("modes.jpg", np.concatenate(shown, 1), 1600)
-        page(out, out / "profile", "report.jpg")
+        page(out, "multispin-demo/recording", "report.jpg")
         viewer(results, out / "profile2", "view.jpg")
     save("people.jpg", frame(four / MOSAIC), 1280)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         for name in (STORE, SUMMARY, MOSAIC):
             (out / name).symlink_to((four / name).resolve())
-        page(out, out / "profile", "people_report.jpg", "Coverage")
+        page(out, "FOUR", "people_report.jpg", "Where detections and fit differ most", 1960)
         viewer(four, out / "profile2", "people_view.jpg")
 
 
-def page(out: Path, profile: Path, name: str, card: str | None = None) -> None:
+def page(out: Path, recording: str, name: str, card: str | None = None, height: int = 950) -> None:
     """The report, from disk, from its top or a card on; where the recording lies and how busy the machine was
     is nobody's business here."""
-    written = read_summary(out)
+    written, store = read_summary(out), Store(out / STORE)
     assert written
-    summary = replace(written, recording="multispin-demo/recording", seconds_taken=0)
-    text = report(Store(out / STORE), summary, load_body())
-    (out / REPORT).write_text(text, encoding="utf-8")
-    with chromium(profile, size=(1120, 950)) as browser:
+    stills = worst_stills(store, videos_of(Results(out)), RenderConfig())
+    summary = replace(written, recording=recording, seconds_taken=0)
+    (out / REPORT).write_text(report(store, summary, load_body(), stills=stills), encoding="utf-8")
+    with chromium(out / "profile", size=(1120, height)) as browser:
         browser.get((out / REPORT).as_uri())
         time.sleep(3)
         if card:

@@ -345,8 +345,8 @@ def _skeletons(batch: FitBatch, rig: Rig, views: Sequence[int], cfg: RenderConfi
 
 
 def worst_stills(results: Store, videos: Sequence[VideoInfo | Path | None], cfg: RenderConfig) -> list[Still]:
-    """Draw, for each camera with a video, the frame in which a person's fit is farthest from the detections;
-    of more than ``MAX_STILLS`` cameras those with the largest residual."""
+    """Draw, for each camera with a video, the person and frame whose fit is farthest from the detections; of
+    more than ``MAX_STILLS`` cameras those with the largest residual."""
     rig, cfg = results.contents.rig, cfg.model_copy(update={"scale": 1.0})
     filmed = {v: video for v, video in enumerate(videos) if video is not None}
     worst: dict[int, tuple[float, int, int]] = {}
@@ -359,20 +359,19 @@ def worst_stills(results: Store, videos: Sequence[VideoInfo | Path | None], cfg:
     stills = []
     for v in sorted(sorted(worst, key=lambda v: worst[v], reverse=True)[:MAX_STILLS]):
         video, (error_px, t, person) = filmed[v], worst[v]
-        (batch,) = _read_batches(results, t, t + 1)
+        batch = next(_read_batches(results, t, t + 1)).people(torch.tensor([person]))
         ((skeletons,),) = _skeletons(batch, rig.select([rig.names[v]]), [v], cfg)
         (decoded,) = read_frames(video, [int(results.contents.frame_index[v, t])])
         width, height = (int(n) for n in rig.size[v])
         frame = _background(decoded, (width, height), writable=False)
         skeletons.draw(planes(frame), overlay.yuv_matrix(int(frame.colorspace), height))
-        who = batch.keypoints.ids.tolist().index(person)
-        points = np.concatenate([skeletons.detected[who], skeletons.fitted[who]])
+        points = np.concatenate([skeletons.detected[0], skeletons.fitted[0]])
         low, high = np.nanmin(points, 0), np.nanmax(points, 0)
         room = max(STILL_ROOM * (high - low).max(), MIN_STILL_ROOM * max(width, height))
         x0, y0, x1, y1 = np.clip([*(low - room), *(high + room)], 0, [width, height] * 2).astype(int).tolist()
         whole = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         around = whole[y0:y1, x0:x1]
-        stills.append(Still(rig.names[v], t, error_px, around if around.size else whole))
+        stills.append(Still(rig.names[v], t, person, error_px, around if around.size else whole))
     return stills
 
 

@@ -537,9 +537,9 @@
     data.rig.map((src, i) => el("img", { src, alt: `the cameras ${i ? "from the side" : "from above"}` }))));
 
   const stills = () => data.stills.length ? card("w12", "Where detections and fit differ most", null,
-    el("div", { class: "stills" }, data.stills.map(({ camera, frame, error_px, src }) => el("figure", {},
+    el("div", { class: "stills" }, data.stills.map(({ camera, frame, person, error_px, src }) => el("figure", {},
       el("img", { src, alt: `${camera}, frame ${frame}: keypoints as detected and as fitted` }),
-      el("figcaption", {}, el("b", {}, camera), `, frame ${frame}: ${error_px} px`)))),
+      el("figcaption", {}, el("b", {}, camera), `, frame ${frame}${people.length > 1 ? `, person ${person}` : ""}: ${error_px}\u00a0px`)))),
     el("p", { class: "note" }, "The frame of each camera with the largest reprojection error, around that person. Rings: keypoints as detected, the brighter the surer; dots and bones: as fitted, a dot from green to red by its distance from the ring. A ring beside the body is the detector's mistake, a dot beside it the fit's. Of all frames: run_pipeline.py render OUT --mode skeleton.")) : "";
 
   const cameraTable = () => {

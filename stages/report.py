@@ -139,7 +139,8 @@ def _still(still: Still) -> dict[str, Any]:
     small = cv2.resize(still.picture[..., ::-1], size, interpolation=cv2.INTER_AREA)
     jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     src = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-    return {"camera": still.camera, "frame": still.frame, "error_px": round(still.error_px, 1), "src": src}
+    shown = {"camera": still.camera, "frame": still.frame, "person": still.person}
+    return {**shown, "error_px": round(still.error_px, 1), "src": src}
 
 
 def _shape(store: Store, person: int, body: Body) -> dict[str, Any]:

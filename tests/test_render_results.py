@@ -142,7 +142,7 @@ def pictures(path):
 def test_stills_show_each_cameras_worst_frame_around_the_person(store, rig, videos, monkeypatch):
     monkeypatch.setattr("stages.render.MAX_STILLS", 3)  # a camera without a video takes no place
     stills = worst_stills(store, [*videos[:3], None], RenderConfig(scale=0.5))
-    assert [(s.camera, s.frame, s.error_px) for s in stills] == [
+    assert [(s.camera, s.frame, s.error_px) for s in stills if s.person == 0] == [
         ("wide", 2, 9),
         ("tall", 4, 9),
         ("square", 6, 9),

@@ -256,7 +256,7 @@ def test_in_a_browser(tmp_path):
     names = (EVIL, "right")
     told = summary(names, warnings=(CLOSING,), videos=("mosaic.mp4",))
     file = tmp_path / "report.html"
-    still = Still(EVIL, 7, 9.46, np.full((900, 1280, 3), 99, np.uint8))
+    still = Still(EVIL, 7, 0, 9.46, np.full((900, 1280, 3), 99, np.uint8))
     page = report(filled(tmp_path / "s.zarr", names), told, load_body(), stills=[still])
     file.write_text(page, encoding="utf-8")
     with chromium(tmp_path / "profile") as browser:
@@ -279,7 +279,7 @@ def test_in_a_browser(tmp_path):
         drawn = "return [...document.querySelectorAll('.rig img')].map(i => i.naturalWidth)"
         assert browser.execute_script(drawn) == [720, 720]
         assert browser.execute_script(drawn.replace(".rig", ".stills")) == [640]
-        assert f"{EVIL}, frame 7: 9.5 px" in text
+        assert f"{EVIL}, frame 7: 9.5\u00a0px" in text
         ends = (
             "return ['video', 'canvas.space'].map(s => "
             "Math.round(document.querySelector(s).getBoundingClientRect().bottom))"

@@ -224,6 +224,7 @@ class Still:
 
     camera: str
     frame: int
+    person: int
     error_px: float
     """Mean reprojection residual of the person, pixels of the video."""
     picture: NDArray[np.uint8]
