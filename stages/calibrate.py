@@ -251,15 +251,16 @@ def estimate(
             f"{turned.max():.0f}° against {names[0]} while they were watched, or it is out of step. "
             f"Without a calibration only fixed cameras can be placed; {_DO}"
         )
+    whom = _whom(recording, at, people, who, match)
     if alone or not off < _OFF_M:
         raise InputError(
             f"{recording.path}: the cameras do not show one person at the same time ({1000 * off:.0f} mm off"
-            f"{'; no agreement with ' + ', '.join(alone) if alone else ''}): are they in step, do they stand "
-            "still, is the person in all of them? Where people cross, some seconds with one alone tell more "
-            f"(--start, --end). Else {_DO}"
+            f"{'; no agreement with ' + ', '.join(alone) if alone else ''}; taken was {whom}): are they in "
+            "step, do they stand still, is the person in all of them? Where people cross, some seconds with "
+            f"one alone tell more (--start, --end). Else {_DO}"
         )
     rig, points = upright(bundle.rig, bundle.points)
-    return replace(bundle, rig=rig, points=points), _whom(recording, at, people, who, match)
+    return replace(bundle, rig=rig, points=points), whom
 
 
 def _whom(
@@ -268,7 +269,7 @@ def _whom(
     """Who of the people (V, T, P, K, 3) in frames ``at`` the person ``who`` (V, T) is, in words."""
     shown = (figures(p[..., :2], p[..., 2], match.min_points).weight > 0 for p in people)
     at_once = max(int(np.median(n[n > 0])) if (n := s.sum(1)).any() else 0 for s in shown)
-    if at_once < 2:
+    if at_once < 2 or not (who >= 0).any():
         return "the person"
     v = int((who >= 0).sum(1).argmax())
     seen = np.flatnonzero(who[v] >= 0)
