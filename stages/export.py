@@ -81,6 +81,8 @@ def export_people(
             else file.name
         )
         told, warnings = export_person(results, body, file.with_name(name), person, options)
+        if len(people) > 1:
+            warnings = [f"person {person}: {warning}" for warning in warnings]
         yield file.with_name(name), told, absent + warnings
         absent = []
 

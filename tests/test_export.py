@@ -157,6 +157,7 @@ def test_of_all_people_those_are_written_who_are_there(tmp_path: Path, name: str
     assert "person 1 has nowhere a pose in these frames, and is left out." in early[0][2]
     everybody = list(export_people(store, body(), tmp_path / name, store.ids, ExportOptions()))
     assert len(everybody) == (2 if name == "a.csv" else 1)
+    assert {said[:9] for *_, warnings in everybody for said in warnings} == {"person 0:", "person 1:"}
     with pytest.raises(InputError, match="person 0 has nowhere a pose in frames 5 to 6"):
         list(export_people(store, body(), tmp_path / "none" / name, store.ids, ExportOptions(5, 7)))
 
