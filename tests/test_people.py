@@ -12,7 +12,6 @@ from crowds import walkers
 from recordings import figure, ring, seen
 
 from models.geometry.association import MatchConfig
-from models.geometry.births import has_human_proportions
 from models.geometry.people import track_people
 from models.geometry.tracks import Tracks
 from models.geometry.triangulation import triangulate
@@ -464,16 +463,3 @@ def test_the_state_survives_as_a_table() -> None:
     assert Tracks.of_table(Tracks.none().table()).table().tobytes() == Tracks.none().table().tobytes()
     with pytest.raises(InputError, match="another version"):
         Tracks.of_table(tracks.table()[:-1, 1:])
-
-
-def test_proportions_tell_a_person_from_a_chance_of_rays() -> None:
-    body = np.stack([figure(np.zeros(1))[n][0] for n in BODY_25.names])
-    assert has_human_proportions(body)
-    assert has_human_proportions(0.7 * body), "a child"
-    assert not has_human_proportions(0.3 * body)
-    assert not has_human_proportions(2 * body)
-    assert not has_human_proportions(body * [1, 1, 3])
-    assert not has_human_proportions(np.random.default_rng(0).uniform(0, 2, (25, 3)))
-    few = np.full((25, 3), np.nan)
-    few[:3] = body[:3]
-    assert has_human_proportions(few)

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from models.geometry.matching import FrameDetections, adult_pixel_m
 from models.geometry.tracks import LIMITS, MAX_CLUTTER
 from pipeline.array_types import Array, Ints
 
@@ -22,21 +23,19 @@ MAX_SHIFT_M: Final = 0.05
 """Distance of half of its keypoints from their first places, at an adult's size: several times the noise."""
 MAX_GAP_S: Final = (0.15, 1.0)
 """Longest time without a detection, before and after ``STATIONARY_S``."""
-_VIEW, _SINCE_S, _SEEN_S, _HOLDER, _XY = range(5)
+_VIEW, _SINCE_S, _SEEN_S, _HOLDER, _MAX_SHIFT_PX, _XY = range(6)
 
 
-def match_clutter(clutter: Array, view: Ints, xy_px: Array, pixel_m: Array) -> Ints:
-    """(M,) row of the clutter (R, 4 + 2 K) that each detection continues, −1 for none.
-
-    view (M,), xy_px (M, K, 2), NaN where missing, pixel_m (M,) metres a pixel.
-    """
-    if not len(clutter) or not len(view):
-        return np.full(len(view), -1)
+def match_clutter(clutter: Array, detections: FrameDetections) -> Ints:
+    """(M,) row of the clutter (R, 5 + 2 K) that each detection continues, −1 for none."""
+    if not len(clutter) or not len(detections.view):
+        return np.full(len(detections.view), -1)
     first_px = clutter[:, None, _XY:].reshape(len(clutter), 1, -1, 2)
-    shift_m = np.linalg.norm(xy_px - first_px, axis=-1) * pixel_m[:, None]
-    still = (shift_m <= MAX_SHIFT_M).sum(-1)
-    shared = np.isfinite(shift_m).sum(-1)
-    same = (clutter[:, _VIEW, None] == view) & (shared >= LIMITS.shared) & (2 * still > shared)
+    shift2_px = ((detections.known_px - first_px) ** 2).sum(-1)
+    still = (shift2_px <= clutter[:, None, _MAX_SHIFT_PX, None] ** 2).sum(-1)
+    shared = np.isfinite(shift2_px).sum(-1)
+    same = clutter[:, _VIEW, None] == detections.view
+    same &= (shared >= LIMITS.shared) & (2 * still > shared)
     return np.where(same.any(0), (still * same).argmax(0), -1)
 
 
@@ -49,12 +48,13 @@ def clutter_holder(clutter: Array, row: Ints) -> Array:
     return np.append(np.where(stationary, clutter[:, _HOLDER], np.nan), np.nan)[row]
 
 
-def update_clutter(clutter: Array, row: Ints, view: Ints, xy_px: Array, serial: Ints, now: float) -> Array:
-    """Clutter after a frame, whose detections have tracks ``serial`` (M,), −1 for none.
+def update_clutter(clutter: Array, row: Ints, detections: FrameDetections, serial: Ints, now: float) -> Array:
+    """Clutter after a frame at ``now``, seconds, whose detections have tracks ``serial`` (M,), −1 for none.
 
-    row, view, xy_px: as of ``match_clutter``. now: seconds.
+    row: (M,) as of ``match_clutter``.
     """
-    flat_px, matched = xy_px.reshape(len(view), clutter.shape[1] - _XY), np.flatnonzero(row >= 0)
+    xy_px, matched = detections.known_px, np.flatnonzero(row >= 0)
+    flat_px = xy_px.reshape(len(row), clutter.shape[1] - _XY)
     r, owned = row[matched], serial[matched] >= 0
     out = clutter.copy()
     out[r, _SEEN_S] = now
@@ -63,6 +63,9 @@ def update_clutter(clutter: Array, row: Ints, view: Ints, xy_px: Array, serial: 
     young = out[:, _SEEN_S] - out[:, _SINCE_S] < STATIONARY_S
     kept = (now - out[:, _SEEN_S] <= np.where(young, *MAX_GAP_S)) & ~(young & (out[:, _HOLDER] >= 0))
     new = np.flatnonzero((row < 0) & (serial < 0) & (np.isfinite(xy_px[..., 0]).sum(1) >= LIMITS.shared))
-    times = np.full((len(new), 2), now)
-    born = np.column_stack([view[new], times, np.full(len(new), -1), flat_px[new]])
+    if not len(new):
+        return out[kept]
+    one = np.ones(len(new))
+    head = detections.view[new], now * one, now * one, -one, MAX_SHIFT_M / adult_pixel_m(xy_px[new])
+    born = np.column_stack([*head, flat_px[new]])
     return np.concatenate([out[kept], born])[-MAX_CLUTTER:]

@@ -9,6 +9,7 @@ N tracks, M detections of all views in a frame, K keypoints.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -48,9 +49,9 @@ class FrameDetections:
     @property
     def pixel_m(self) -> Array:
         """(M,) metres a pixel at an adult's size."""
-        return _pixel_m(self.known_px)
+        return adult_pixel_m(self.known_px)
 
-    @property
+    @cached_property
     def known_px(self) -> Array:
         """(M, K, 2) NaN where missing."""
         return np.where((self.confidence > 0)[..., None], self.xy_px, np.nan)
@@ -100,6 +101,7 @@ def match_tracks(
     if not count or not size:
         return TrackMatch(detections, owner, fragment, gain, mirrored, measured, predicted)
     unmeasured_s = now - tracks.measured_s
+    barred = ~np.isnan(holder) & (holder != tracks.serial[:, None])
     for sigma in (LIMITS.first_pass * cfg.agreement_m, cfg.agreement_m):
         score, shared = body_agreement(rig, body, detections, sigma)
         if body is predicted:
@@ -107,7 +109,8 @@ def match_tracks(
             if (mirrored > 0).any():
                 detections = detections.exchange(mirrored > 0)
                 score, shared = body_agreement(rig, body, detections, sigma)
-        score = np.where(np.isnan(holder) | (holder == tracks.serial[:, None]), score, 0)
+        if barred.any():
+            score = np.where(barred, 0, score)
         before = owner, fragment
         owner = _assign(score, shared, detections.view)
         fragment = _join_fragments(owner, score, shared, detections)
@@ -228,10 +231,10 @@ def triangulate_tracks(
 
 def unit_m(rig: Rig, points: Array) -> Array:
     """(N,) length of the unit of bodies (N, K, 3) in metres: with a single camera it is a pixel."""
-    return np.ones(len(points)) if len(rig) > 1 else _pixel_m(points)
+    return np.ones(len(points)) if len(rig) > 1 else adult_pixel_m(points)
 
 
-def _pixel_m(points: Array) -> Array:
+def adult_pixel_m(points: Array) -> Array:
     """(N,) metres a pixel at an adult's size, of people (N, K, C), NaN where missing."""
     middle = finite_median(np.swapaxes(points, 1, 2))[:, None]
     size = finite_median(np.linalg.norm(points - middle, axis=-1))

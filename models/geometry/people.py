@@ -113,8 +113,7 @@ def _track_frame(
 ) -> tuple[TrackMatch, Tracks, Array]:
     """Advance the tracks by a frame; with the detections of each, and rows of ``Ownership.mirror_spans``."""
     several = len(rig) > 1
-    xy_px, view = detections.known_px, detections.view
-    clutter = match_clutter(tracks.clutter, view, xy_px, detections.pixel_m)
+    clutter = match_clutter(tracks.clutter, detections)
     holder = clutter_holder(tracks.clutter, clutter)
     match = match_tracks(rig, detections, tracks, holder, now, cfg)
     tracks = _update_tracks(rig, match, tracks, now, cfg)
@@ -155,7 +154,7 @@ def _track_frame(
     tracks = _add_tracks(tracks, born, now)
     if several:
         serial = np.append(tracks.serial, -1)[owner]
-        tracks = replace(tracks, clutter=update_clutter(tracks.clutter, clutter, view, xy_px, serial, now))
+        tracks = replace(tracks, clutter=update_clutter(tracks.clutter, clutter, detections, serial, now))
     return replace(match, owner=owner, mirrored=mirrored), _confirm_tracks(rig, tracks, now, cfg), spans
 
 
@@ -219,12 +218,13 @@ def _turn_mirrored(match: TrackMatch, tracks: Tracks, now: float) -> tuple[Track
     total = np.maximum(tracks.mirror_gain + gain, 0)
     wrong = total > LIMITS.mirror_gain
     spans = np.column_stack([tracks.serial[wrong], tracks.unmirrored_s[wrong], np.full(wrong.sum(), now)])
-    points, point_s = tracks.points.copy(), tracks.point_s.copy()
-    points[wrong], point_s[wrong] = points[wrong][:, MIRROR], point_s[wrong][:, MIRROR]
-    total = np.where(wrong, 0, total)
+    if wrong.any():
+        points, point_s = tracks.points.copy(), tracks.point_s.copy()
+        points[wrong], point_s[wrong] = points[wrong][:, MIRROR], point_s[wrong][:, MIRROR]
+        tracks = replace(tracks, points=points, point_s=point_s)
+    total[wrong] = 0
     unmirrored_s = np.where(total > 0, tracks.unmirrored_s, now)
-    tracks = replace(tracks, points=points, point_s=point_s, mirror_gain=total, unmirrored_s=unmirrored_s)
-    return tracks, spans
+    return replace(tracks, mirror_gain=total, unmirrored_s=unmirrored_s), spans
 
 
 def _find_misled(

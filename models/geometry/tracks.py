@@ -18,7 +18,7 @@ MAX_TRACKS: Final = 64
 """Tracks alive at once; of more the weakest are left out."""
 MAX_CLUTTER: Final = 64
 """Stationary detections kept at once; of more the oldest are left out."""
-_CLUTTER_COLUMNS: Final = 4 + 2 * len(BODY_25)
+_CLUTTER_COLUMNS: Final = 5 + 2 * len(BODY_25)
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ class Tracks:
     """(L, 5) people whose track has ended and who may return: id, the middle of the trunk, and when they were
     measured last, seconds"""
     clutter: Array = field(default_factory=lambda: np.zeros((0, _CLUTTER_COLUMNS)))
-    """(R, 4 + 2 K) stationary detections of nobody: view, seconds since when and when last detected, serial
-    of the track that may have it or −1, keypoints in undistorted px, NaN where missing"""
+    """(R, 5 + 2 K) stationary detections of nobody: view, seconds since when and when last detected, serial
+    of the track that may have it or −1, pixels by which it may move, keypoints in undistorted px, NaN where
+    missing"""
     next_serial: int = 0
     next_id: int = 0
     brief: int = 0
