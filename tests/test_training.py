@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from models.body import global_rotations, load_body
+from models.regressors import calibrated
 from models.regressors.calibrated import CalibratedNet
 from models.regressors.keypoint_nets import load_regressor
 from models.regressors.kinematics import six_to_matrix
@@ -260,10 +261,12 @@ def test_errors_of_the_truth_are_zero(monkeypatch):
     def truth(e):
         turned = e.turn[:, None] @ s.world_rotations
         joints, points = net.kinematics(turned, s.betas)
-        return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), torch.zeros(6, 3))]
+        root = ((s.joints[:, 0] - e.origin)[:, None] @ e.turn.mT)[:, 0]
+        return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
     monkeypatch.setattr(net, "iterate", truth)
+    monkeypatch.setattr(calibrated, "average_mirrored", lambda a, b, kinematics: a)
     for joints in (24, 22):
         direct, aligned = keypoint_net_errors(net, s, joints)
-        assert direct.max() < 1e-5
-        assert aligned.max() < 1e-5
+        assert direct.max() < 1e-4  # metres, of rays in float32
+        assert aligned.max() < 1e-4

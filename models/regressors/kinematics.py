@@ -58,15 +58,32 @@ class GlobalKinematics(nn.Module):
     def forward(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """rotations (N, J, 3, 3), betas (N, B) → joints (N, J, 3) and points (N, K, 3), metres, the pelvis
         at the origin."""
-        n_points, n_joints = self.weights.shape
-        rest = self.joints_template + (betas @ self.joints_shapedirs.flatten(0, 1).T).view(-1, n_joints, 3)
-        points = self.points_template + (betas @ self.points_shapedirs.flatten(0, 1).T).view(-1, n_points, 3)
+        rest, points = self._at_rest(betas)
         bones = rest[:, 1:] - rest[:, self.parents]
         joints = self.above @ (rotations[:, self.parents] * bones[:, :, None]).sum(-1)
         shift = joints - (rotations * rest[:, :, None]).sum(-1)
         blend = self.weights @ torch.cat([rotations, shift[..., None]], -1).flatten(2)
-        blend = blend.view(-1, n_points, 3, 4)
+        blend = blend.view(-1, len(self.weights), 3, 4)
         return joints, (blend[..., :3] * points[:, :, None]).sum(-1) + blend[..., 3]
+
+    def lever_arms(self, betas: Tensor) -> Tensor:
+        """Vectors v (N, K, J, 3), metres, at rest, by which points are the sums over joints of R_j v_kj.
+
+        So a turn of joint j alone by ω, in the frame of the rotations, moves point k by ω × R_j v_kj.
+        """
+        rest, points = self._at_rest(betas)
+        bones = rest[:, 1:] - rest[:, self.parents]
+        carried = self.weights @ self.above  # (K, J − 1) share of a point that hangs on each bone
+        is_parent = torch.eye(len(rest[0]), dtype=rest.dtype, device=rest.device)[self.parents]
+        arms = torch.einsum("kc,cj,ncx->nkjx", carried, is_parent, bones)
+        return arms + self.weights[..., None] * (points[:, :, None] - rest[:, None])
+
+    def _at_rest(self, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (N, J, 3) and points (N, K, 3) of a shape in the rest pose."""
+        n_points, n_joints = self.weights.shape
+        rest = self.joints_template + (betas @ self.joints_shapedirs.flatten(0, 1).T).view(-1, n_joints, 3)
+        points = self.points_template + (betas @ self.points_shapedirs.flatten(0, 1).T).view(-1, n_points, 3)
+        return rest, points
 
     def pelvis(self, betas: Tensor) -> Tensor:
         """Rest position (N, 3) of the root joint, metres."""

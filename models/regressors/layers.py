@@ -7,14 +7,20 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import roma
 import torch
 from torch import Tensor, nn
+
+from models.constants import constant
+from models.regressors.kinematics import GlobalKinematics
 
 MIN_KEYPOINTS: Final = 6
 """Keypoints that a view must show to count: from fewer a net puts the person anywhere."""
 TYPICAL_SPREAD_M: Final = 0.61
 """Root mean square distance of a person's keypoints from their mean, across the line of sight: the mean."""
 NUM_BETAS: Final = 10
+MIRROR: Final = (-1.0, 1.0, 1.0)
+"""Signs of a mirror image's coordinates."""
 
 
 def usable_keypoints(xy: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,3 +115,27 @@ class Estimate:
     """Calibrated: (N, 3) pelvis, metres. Uncalibrated: (N, V, 3) in each view, see ``pelvis_in_camera``."""
     view_orient: Tensor | None = None
     """Uncalibrated: (N, V, 3, 3) root orientation in each view."""
+
+
+def average_mirrored(a: Estimate, b: Estimate, kinematics: GlobalKinematics) -> Estimate:
+    """Mean of an estimate and of that of the mirror image, mirrored back.
+
+    The errors of the two differ in part, so the mean's are less: flip augmentation at test time, as Pavllo et
+    al., 3D Human Pose Estimation in Video (2019). The mirror is the plane x = 0 of the net's frame.
+    """
+    x = a.rotations
+    sign, middle = constant(MIRROR, x.device, x.dtype), x.new_tensor(0.5)
+    flips = kinematics.skeleton.flips
+
+    def mean_rotation(a: Tensor, b: Tensor) -> Tensor:
+        mean: Tensor = roma.rotmat_slerp(a, sign[:, None] * b * sign, middle)
+        return mean
+
+    rotations, betas = mean_rotation(x, b.rotations[:, flips]), (a.betas + b.betas) / 2
+    log_sigma = (a.log_sigma + b.log_sigma[:, [j - 1 for j in flips[1:]]]) / 2
+    orient = a.view_orient
+    if orient is not None and b.view_orient is not None:
+        orient = mean_rotation(orient, b.view_orient)
+    joints, points = kinematics(rotations, betas)
+    root = (a.root + b.root * sign) / 2
+    return Estimate(rotations, betas, joints, points, log_sigma, root, orient)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from models.body import KeypointBody
+from models.constants import constant
 from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
 from models.regressors.layers import (
+    MIRROR,
     NUM_BETAS,
     TYPICAL_SPREAD_M,
     Estimate,
     FeedbackHead,
     ViewAttention,
+    average_mirrored,
     camera_directions,
     keypoint_spread,
     mlp,
@@ -23,6 +26,7 @@ from models.regressors.layers import (
     usable_keypoints,
 )
 from models.regressors.regression import Regression, blank_unseen
+from pipeline.skeleton import BODY_25
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ def crop_keypoints(xy_px: Tensor, confidence: Tensor, K: Tensor) -> KeypointCrop
     _, rms = keypoint_spread(torch.where(visible[..., None], ray, 0), weight)
     xy = torch.where(visible[..., None], (ray / rms[..., None, None]).clamp(-5, 5), 0)
     return KeypointCrops(turn, rms, xy, weight, seen)
+
+
+def mirror(c: KeypointCrops) -> KeypointCrops:
+    """Crops of the mirror image: x with the other sign in every view."""
+    sign = constant(MIRROR[:2], c.xy.device, c.xy.dtype)
+    return replace(c, xy=c.xy[:, :, BODY_25.flips] * sign, weight=c.weight[:, :, BODY_25.flips])
 
 
 def pelvis_in_camera(root: Tensor, rms: Tensor) -> Tensor:
@@ -172,7 +182,7 @@ class UncalibratedNet(nn.Module):
         """Arguments as ``CalibratedNet.forward``; R and t are ignored. A wrong focal length in K puts the
         body at a wrong distance and changes little else."""
         c = crop_keypoints(xy_px, confidence, K)
-        last = self.iterate(c)[-1]
+        last = average_mirrored(self.iterate(c)[-1], self.iterate(mirror(c))[-1], self.kinematics)
         assert last.view_orient is not None
         pelvis = pelvis_in_camera(last.root, c.rms)
         in_view = (pelvis[..., None, :] @ c.turn)[..., 0, :]
