@@ -152,7 +152,7 @@ def evaluate(
         )
     protocol = PROTOCOLS[dataset]
     cfg = RegressConfig(weights=weights, device=device)
-    net = load_net(cfg)
+    net = load_net(cfg, views)
     if net is None:
         raise InputError("--weights none: there is nothing to evaluate")
     rows = read_rows(data)

@@ -241,7 +241,7 @@ class _Job:
 
 def _load_net(recording: Recording, cfg: RunConfig) -> Net | None:
     """Load the regressor. Raises ``InputError`` where it does not suit the recording."""
-    net = load_net(cfg.regress)
+    net = load_net(cfg.regress, len(recording.rig))
     if net is None and len(recording.rig) == 1:
         raise InputError(
             f"{recording.path}: camera '{recording.rig.names[0]}' alone cannot locate a body without a "

@@ -72,8 +72,10 @@ class RegressConfig(Config):
     """Precision of a network on pictures: 32 bits, bfloat16, or auto: bfloat16 on a GPU."""
 
 
-def load_net(cfg: RegressConfig) -> Net | None:
+def load_net(cfg: RegressConfig, views: int | None = None) -> Net | None:
     """The network of ``cfg.weights`` on its device, in evaluation mode; None for none.
+
+    views: number of cameras. The default for one is the uncalibrated net, whose errors there are less.
 
     Raises:
         InputError: the weights cannot be read, or there is no such device.
@@ -83,7 +85,7 @@ def load_net(cfg: RegressConfig) -> Net | None:
     net: Net
     try:
         if cfg.weights == "default":
-            net = load_regressor("calibrated")
+            net = load_regressor("uncalibrated" if views == 1 else "calibrated")
         elif _holds_image_regressor(path := Path(cfg.weights)):
             net = load_image_regressor(path)
         else:

@@ -1,4 +1,4 @@
-"""How right and how fast the keypoint regressors are.
+"""Errors and speed of the keypoint regressors.
 
     python tests/benchmarks/regression.py --motion POSES.npz [--json FILE] [--samples N] [--fits N]
 
@@ -8,8 +8,8 @@ the default body with random shapes, random cameras, and a detector's errors
 ships. It shares body and kind of noise with the training, so it compares regressors and does not predict
 accuracy on pictures. Samples come from seeds and never change: 777 + V for V views. Errors are means in
 millimetres from the pelvis; MPJPE of the uncalibrated net is that in each camera. "fit" is the project's
-solver on single frames, started from the calibrated net, on the first ``--fits`` samples; its pose prior
-has seen some of the clips. One thread, CPU seconds.
+solver on single frames, started from the net that `run` takes, on the first ``--fits`` samples; its pose
+prior has seen some of the clips. One thread, CPU seconds.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def show(figures: Figures) -> None:
         row("  median", f"{prefix}mpjpe_median_mm", f"{prefix}pa_mpjpe_median_mm")
         row("  22 joints, without hands", f"{prefix}mpjpe22_mm", f"{prefix}pa_mpjpe22_mm")
         row("  of BlazePose heavy", f"{prefix}blazepose_mpjpe_mm", f"{prefix}blazepose_pa_mpjpe_mm")
-    row("calibrated, the samples that are fitted", "start_mpjpe_mm", "start_pa_mpjpe_mm")
+    row("net of `run`, the samples that are fitted", "start_mpjpe_mm", "start_pa_mpjpe_mm")
     row("  + fit of single frames", "fit_mpjpe_mm", "fit_pa_mpjpe_mm")
     row("triangulation and inverse kinematics", "ik_start_mpjpe_mm", "ik_start_pa_mpjpe_mm")
     row("  + fit of single frames", "ik_fit_mpjpe_mm", "ik_fit_pa_mpjpe_mm")
@@ -277,13 +277,13 @@ def main() -> None:
     figures: Figures = {"samples": args.samples, "fits": args.fits}
     for views in VIEWS:
         s = draw(poses, views, args.samples)
+        ships = draw(poses, views, args.samples, replace(TEST, blazepose=1.0))
         for prefix, net in zip(("", "uncal_"), nets, strict=True):
             regress(net, prefix, s, poses, figures)
-            ships = draw(poses, views, args.samples, replace(TEST, blazepose=1.0))
             for name, error in zip(("mpjpe", "pa_mpjpe"), keypoint_net_errors(net, ships), strict=True):
                 figures[f"{prefix}blazepose_{name}_mm_{views}"] = round(1e3 * float(np.nanmean(error)), 1)
         fitted = s.map(lambda x: x[: args.fits])
-        fit_single_frames(nets[0], fitted, figures, str(views))
+        fit_single_frames(nets[views == 1], fitted, figures, str(views))
         if views in DROPPED:
             fit_single_frames(nets[0], half_dropped(fitted), figures, f"{views}_dropped")
     clean = draw(poses, 4, args.samples, replace(TEST, noise=0.0))
