@@ -54,10 +54,11 @@ def test_what_lies_behind_a_camera_meets_nobody() -> None:
     assert (found.person == [0, 1]).all(-1).any(1).all()
 
 
-def test_points_that_meet_behind_a_camera_count_as_unseen() -> None:
+@pytest.mark.parametrize("view", [0, 1])
+def test_points_that_meet_behind_a_camera_count_as_unseen(view: int) -> None:
     rig, body = ring(2), points_of(figure(TIME))
     behind = body.copy()
-    behind[:, :4] = 2 * rig.centres[0] - body[:, :4]
+    behind[:, :4] = 2 * rig.centres[view] - body[:, :4]
     conf = np.ones((2, 48, 1, 25))
     unseen = conf.copy()
     unseen[..., :4] = 0

@@ -422,6 +422,14 @@ def test_people_come_and_go(tmp_path):
     assert Store.resume(store.path, contents()).done.tolist() == [True, False, True]
 
 
+def test_people_come_in_the_order_of_their_numbers(tmp_path):
+    store = Store.create(tmp_path / "results.zarr", contents())
+    for k, person in enumerate((10, 9)):
+        store.write(other_people(batch(k), [person]))
+    assert store.ids == (9, 10)
+    assert store.read(0, 1).keypoints.ids.tolist() == [9, 10]
+
+
 def test_a_person_who_comes_late_costs_no_more_in_a_long_recording(tmp_path, monkeypatch):
     store = Store.create(tmp_path / "results.zarr", contents())
     monkeypatch.setattr(Store, "done", property(lambda _: pytest.fail("reads a file for every window")))
