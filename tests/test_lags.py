@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from models.geometry.lags import LagCurves, consistent_offsets, epipolar_cost
+from models.geometry.lags import LagCurves, consistent_offsets, epipolar_cost, ray_curves
+from models.geometry.trajectories import STEP_S, Trajectories
 
 TRUE = np.array([0, 17, -9, 4, -20])
 LAG = np.arange(-60, 61)
@@ -34,6 +35,19 @@ def test_offsets_may_be_further_apart_than_any_lag_that_is_looked_at() -> None:
     far.cost[0, 0] = 1 - np.eye(21)[2] * 0.8  # camera 1 at −8
     far.cost[1, 0] = 1 - np.eye(21)[18] * 0.8  # camera 2 at 8: 16 from camera 1
     assert consistent_offsets(far, far.mean(), range(3)).steps.tolist() == [0, -8, 8]
+
+
+def test_a_lag_at_which_cameras_share_less_than_half_has_no_cost() -> None:
+    frames, points = 100, 5
+    centres = np.array([[0.0, 0, 0], [3, 0, 0]])
+    world = np.random.default_rng(2).normal((1.5, 0, 4), size=(frames, points, 3))
+    time_s, known = STEP_S * np.arange(frames), np.ones((frames, points))
+    cameras = [Trajectories(time_s, world - c, np.zeros_like(world), known) for c in centres]
+    made = ray_curves(cameras, centres, 80 * STEP_S, [np.arange(points)])
+    known, apart = np.isfinite(made.cost[0, 0]), np.abs(made.lag)
+    assert known[apart < 46].all()
+    assert not known[apart > 54].any()
+    assert made.lag[np.nanargmin(made.cost[0, 0])] == 0
 
 
 def test_component_is_the_largest_set_that_shares_a_view() -> None:
