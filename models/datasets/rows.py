@@ -123,7 +123,7 @@ def write_npz(arrays: RowArrays, out: Path) -> int:
                 f"{out}: takes {size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free. Make room, or choose "
                 "another --out."
             )
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **dict[str, Any](arrays))
         write_bytes_atomically(out, buffer.getvalue())
     except OSError as e:
         raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e

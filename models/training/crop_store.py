@@ -77,13 +77,13 @@ class CropStore:
             attrs: dict[str, Any] = dict(self._root.attrs)
             if attrs.get("format") != "multispin-crops" or attrs["version"] != CROPS_VERSION:
                 raise ValueError(f"format {attrs.get('format')}, version {attrs.get('version')}")
-            self._pictures = cast("zarr.Array[Any]", self._root["pictures"])
-            self._done = cast("zarr.Array[Any]", self._root["done"])
+            names = "pictures", "done", "box", "label"
+            self._pictures, self._done, box, label = (cast("zarr.Array[Any]", self._root[n]) for n in names)
             self.plan = CropPlan(
                 attrs["made_of"],
                 attrs["size"],
-                np.asarray(self._root["box"][:]),  # type: ignore[index]
-                np.asarray(self._root["label"][:]),  # type: ignore[index]
+                np.asarray(box[:]),
+                np.asarray(label[:]),
                 tuple(attrs["labels"]),
             )
             side = self.plan.size + 2 * room_around(self.plan.size)
