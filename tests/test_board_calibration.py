@@ -13,7 +13,7 @@ from board_scenes import board_path, pictures, seen_corners, studio
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from models.geometry.board_calibration import calibrate_with_board
+from models.geometry.board_calibration import _outliers, calibrate_with_board
 from models.geometry.boards import Board, parse_board
 from pipeline.array_types import Array
 from pipeline.calibrations import read_calibration
@@ -92,6 +92,12 @@ def test_a_view_that_is_wrong_is_dropped_and_a_corner_is_not_trusted() -> None:
     assert np.argwhere(found.dropped).tolist() == [[1, t]]
     assert np.linalg.norm(found.rig.centres - rig.centres, axis=1).max() < 0.004
     assert found.error_px.max() < 0.2
+
+
+def test_of_views_at_one_instant_only_the_worst_is_dropped_at_once() -> None:
+    error = np.full((2, 5), 0.1)
+    error[:, 2] = 5, 3
+    assert np.argwhere(_outliers(error, np.ones((2, 5), bool))).tolist() == [[0, 2]]
 
 
 def test_cameras_that_see_the_board_too_seldom_or_never_together_are_told() -> None:

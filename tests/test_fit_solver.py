@@ -32,6 +32,7 @@ from models.fit.problem import (
     Schedule,
     Views,
     Weights,
+    prepare,
 )
 from models.fit.solver import (
     UncalibratedMotion,
@@ -215,6 +216,18 @@ def test_problems_that_are_done_are_evaluated_no_more(monkeypatch: pytest.Monkey
     fit(body().keypoints, views, both, FitSettings(60.0, prior=prior(), schedule=schedule))
     assert problems[0] == 2
     assert problems[-1] == 1
+
+
+def test_a_problem_that_has_stopped_keeps_its_damping() -> None:
+    d = scene(4, "random", frames=3)
+    done, start = d.solve(F64, schedule=Schedule(((4.0, 30, 1e-7),))).motion, d.start()
+    motions = Motion(*(torch.cat([getattr(m, k).double() for m in (done, *[start] * 4)]) for k in vars(done)))
+    views = Views(*(torch.cat([x] * 5) for x in vars(d.views(F64)).values()))
+    pb, motion, _ = prepare(body().keypoints, views, motions, FitSettings(60.0, prior=prior()))
+    st, damping = evaluate_energy(pb, motion, 4.0), torch.full((5,), 1e-3, dtype=F64)
+    once, thrice = (_minimise(pb, st, damping, 4.0, iterations, 1e-3)[1] for iterations in (1, 3))
+    assert thrice[0] == once[0]
+    assert (thrice[1:] != once[1:]).all()
 
 
 def test_two_cameras_with_many_outliers() -> None:
