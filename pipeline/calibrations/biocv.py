@@ -5,6 +5,7 @@ Lines, empty ones aside: width, height, K in three rows, [R t] in three rows or 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -21,15 +22,20 @@ _SIZE_LINES: Final = re.compile(rb"\d+\s*\n\d+\s*\n\s*[\d.]+[ \t]+[\d.]+[ \t]+[\
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
     """All files called ``.calib``, or without a suffix and with such lines: one calibration."""
-    files = tuple(files_in(folder, ".calib")) or tuple(p for p in files_in(folder, "") if _is_one(p))
+    files = tuple(files_in(folder, ".calib"))
+    if not files:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if "." not in entry.name and entry.is_file())
+        files = tuple(folder / name for name in names if _is_one(folder / name))
     return [files] if files else []
 
 
 def _is_one(path: Path) -> bool:
-    if path.suffix:
+    try:
+        with path.open("rb") as file:
+            return bool(_SIZE_LINES.match(file.read(64)))
+    except OSError:
         return False
-    with path.open("rb") as file:
-        return bool(_SIZE_LINES.match(file.read(64)))
 
 
 def read(files: tuple[Path, ...]) -> Rig:

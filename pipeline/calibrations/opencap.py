@@ -46,7 +46,10 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def _is_one(path: Path) -> bool:
-    content = path.read_bytes() if path.stat().st_size < _MAX_BYTES else b""
+    try:
+        content = path.read_bytes() if path.stat().st_size < _MAX_BYTES else b""
+    except OSError:
+        return False
     return b"intrinsicMat" in content and b"rotation" in content
 
 
