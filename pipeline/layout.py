@@ -165,8 +165,10 @@ def _calibration_above(
 
 
 def _calibrations_elsewhere(folder: Path) -> list[Path]:
-    """Files of calibrations in folders of a recording in which none is looked for, but for results."""
-    places = (p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    """Files of calibrations in folders of a recording in which none is looked for, but for results and
+    keypoints."""
+    others = (p for p in sorted(folder.iterdir()) if p.name not in _KEYPOINT_FOLDERS)
+    places = (p for p in others if p.is_dir() and not p.name.startswith("."))
     own = (p for p in places if not is_calibration_place(p.name) and not (p / STORE).exists())
     return [files[0] for place in own for files in calibrations_in(place) if not is_estimated(files[0])]
 
