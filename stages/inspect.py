@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.agreement import MIN_FRAMES, best_bodies, people_at_once
+from models.geometry.agreement import MIN_FRAMES, best_bodies, disjoint, find_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
 from models.geometry.pairing import pair_by_people
 from models.geometry.picture_scale import agree_on_body, find_picture_scale
@@ -140,7 +140,9 @@ def _inspect_bodies(recording: Recording) -> Recording:
     rig, told = _in_found_unit(recording, rig, bodies, known, guess, scale)
     findings += told
     findings += _doubt_scales(rig, image, known)
-    findings += doubt_cameras(rig, to_body_25(image, known.name))
+    as_body_25 = to_body_25(image, known.name)
+    findings += doubt_cameras(rig, as_body_25)
+    findings += _seen_by_one(rig, as_body_25)
     findings += doubts
     findings += calibration_doubts(rig)
     people = people_at_once(rig, image)
@@ -176,6 +178,32 @@ def _in_found_unit(
         f"calibration: {{unit: {guess}}}"
     )
     return in_metres(rig, UNITS[guess]), [*findings, Finding("unit_guessed", sentence)]
+
+
+def _seen_by_one(rig: Rig, image: Floats) -> list[Finding]:
+    """Findings about people (V, T, P, K, 3) whom one camera alone shows for most of the time, beside others
+    on whom it agrees with another."""
+    bodies = find_bodies(rig, image).person
+    # Two views may meet by chance; three do not, even if people who hide each other share a detection.
+    t, h, v = np.nonzero((bodies >= 0) & ((bodies >= 0).sum(-1, keepdims=True) > 2))
+    agreed = np.zeros(image.shape[:3], bool)
+    agreed[v, t, bodies[t, h, v]] = True
+    for frame, people in enumerate(bodies):
+        for view, p in set().union(*disjoint(people)):
+            agreed[view, frame, p] = True
+    shows = 2 * (image[..., 2] > 0).sum(-1) >= image.shape[3]  # parts of somebody are nobody
+    alone = ((shows & ~agreed).any(2) & agreed.any(2)).sum(1)
+    return [
+        Finding(
+            "people_left_out",
+            f"people left out: camera {name} shows somebody in {n} of {total} sampled frames whom no other "
+            "camera shows; two must see a person",
+            name,
+            int(n),
+        )
+        for name, n, total in zip(rig.names, alone, shows.any(2).sum(1), strict=True)
+        if n >= MIN_FRAMES and 2 * n > total
+    ]
 
 
 def _span(rig: Rig) -> float:

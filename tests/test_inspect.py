@@ -147,6 +147,16 @@ def test_a_face_that_is_off_in_one_camera_is_no_misplaced_camera(tmp_path: Path)
     assert ready(tmp_path).findings == ()
 
 
+def test_whom_one_camera_alone_shows_is_left_out(tmp_path: Path) -> None:
+    rig = ring(4)
+    person, bystander = (seen(rig, figure(TIME, at), noise_px=2) for at in ((0.0, 0.0), (1.0, 1.0)))
+    bystander[:2], bystander[3] = np.nan, np.nan
+    write_recording(tmp_path, rig, [person, bystander])
+    (tmp_path / "recording.yaml").write_text("{fps: 20, keypoints: {format: body_25}}")
+    (finding,) = ready(tmp_path).findings
+    assert (finding.code, finding.camera, finding.frames) == ("people_left_out", "cam03", 40)
+
+
 def test_cameras_that_agree_about_nobody(tmp_path: Path) -> None:
     back = np.diag([-1.0, 1, -1])
     rig = ring(3)

@@ -84,20 +84,18 @@ def people_at_once(rig: Rig, image: Floats) -> int:
     if len(rig) == 1:
         counts = ((image[0, ..., 2] > 0).sum(-1) >= MatchConfig().min_points).sum(-1)
     else:
-        counts = np.array([_disjoint(people) for people in find_bodies(rig, image).person])
+        counts = np.array([len(disjoint(people)) for people in find_bodies(rig, image).person])
     return int(np.sort(counts)[-2:][0]) if len(counts) else 0
 
 
-def _disjoint(people: NDArray[np.int64]) -> int:
-    """Number of bodies (H, V), best first, without a detection of a better one."""
-    taken: set[tuple[int, int]] = set()
-    count = 0
+def disjoint(people: NDArray[np.int64]) -> list[set[tuple[int, int]]]:
+    """Views and detections of each of the bodies (H, V), best first, without a detection of a better one."""
+    kept: list[set[tuple[int, int]]] = []
     for body in people:
         own = {(v, int(p)) for v, p in enumerate(body) if p >= 0}
-        if len(own) > 1 and not own & taken:
-            taken |= own
-            count += 1
-    return count
+        if len(own) > 1 and all(map(own.isdisjoint, kept)):
+            kept.append(own)
+    return kept
 
 
 def shows_together(image: Floats) -> NDArray[np.bool_]:
