@@ -192,8 +192,9 @@ def test_without_threads_the_same_bits(recording, results, tmp_path):
     assert_same_stores(tmp_path / "results.zarr", out / "results.zarr")
 
 
-def kill(recording: Path, out: Path, rng: random.Random, kind: str, moment: float) -> None:
-    """Start a run, and kill -9 it after so many seconds (s), or soon after so many windows are done (k)."""
+def kill(recording: Path, out: Path, rng: random.Random, kind: str, moment: float) -> int:
+    """Start a run, kill -9 it after so many seconds (s), or soon after so many windows are done (k), and
+    return its exit status."""
     process = subprocess.Popen(
         command("run", recording, "--out", out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
@@ -205,7 +206,7 @@ def kill(recording: Path, out: Path, rng: random.Random, kind: str, moment: floa
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    return process.wait()
 
 
 @pytest.mark.slow
@@ -220,7 +221,7 @@ def test_a_run_of_four_people_killed_ten_times_ends_with_the_same_store(tmp_path
     assert len(whole.ids) >= 4
     rng = random.Random(1)
     for k in range(10):
-        kill(tmp_path / "recording", tmp_path / "killed", rng, "k", k)
+        assert kill(tmp_path / "recording", tmp_path / "killed", rng, "k", k) == -signal.SIGKILL
     call("run", tmp_path / "recording", "--out", tmp_path / "killed")
     assert_same_stores(tmp_path / "killed/results.zarr", whole.path)
 
@@ -391,6 +392,14 @@ def test_the_real_recording(tmp_path):
     assert summary["reprojection_median_px"] <= 9
     assert summary["people"][0]["jitter_mm"] <= 3
     assert summary["people"][0]["frames_fitted"] == 99
+    # The bystander, whom two cameras see, pulls no fit.
+    assert "people left out: 1" in call(
+        "run", BALANCING, "--out", tmp_path / "m", "--people", "main", "--no-videos"
+    )
+    main, both = (store_arrays(out / "results.zarr") for out in (tmp_path / "m", tmp_path))
+    assert np.abs(main["people/0/joints"] - both["people/0/joints"]).max() < 0.5e-3
+    assert "people/1/joints" in both
+    assert "people/1/joints" not in main
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases")
