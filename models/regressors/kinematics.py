@@ -74,7 +74,7 @@ class GlobalKinematics(nn.Module):
         rest, points = self._at_rest(betas)
         bones = rest[:, 1:] - rest[:, self.parents]
         carried = self.weights @ self.above  # (K, J − 1) share of a point that hangs on each bone
-        is_parent = torch.eye(len(rest[0]), dtype=rest.dtype, device=rest.device)[self.parents]
+        is_parent = torch.eye(rest.shape[1], dtype=rest.dtype, device=rest.device)[self.parents]
         arms = torch.einsum("kc,cj,ncx->nkjx", carried, is_parent, bones)
         return arms + self.weights[..., None] * (points[:, :, None] - rest[:, None])
 
