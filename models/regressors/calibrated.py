@@ -228,7 +228,7 @@ def gauss_newton_step(
     outer = (w[..., None, None] * o.ray[..., :, None] * o.ray[..., None, :]).sum(1)
     information = w.sum(1)[..., None, None] * eye - outer  # (N, K, 3, 3)
     arms_of_shape = kinematics.lever_arms(torch.eye(NUM_BETAS, dtype=arms.dtype, device=arms.device))
-    arms_of_shape = arms_of_shape - kinematics.lever_arms(x.betas[:1] * 0)  # (B, K, J, 3)
+    arms_of_shape = arms_of_shape - kinematics.lever_arms(x.betas.new_zeros(1, NUM_BETAS))  # (B, K, J, 3)
     by_shape = torch.einsum("njab,ckjb->nkac", x.rotations, arms_of_shape)
     by_turn, by_root = -skew(arms).transpose(2, 3).flatten(3), eye.expand(*arms.shape[:2], 3, 3)
     moved = torch.cat([by_turn, by_root, by_shape], -1)
