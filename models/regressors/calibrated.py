@@ -175,7 +175,7 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
     )
 
 
-def mirror(o: Observations) -> Observations:
+def mirror_observations(o: Observations) -> Observations:
     """Observations of the mirror image in the plane x = 0 of the frame."""
     points, count = BODY_25.flips, len(BODY_25)
     sign = constant(MIRROR, o.ray.device, o.ray.dtype)
@@ -303,7 +303,9 @@ class CalibratedNet(nn.Module):
                 raise ValueError(f"{K.shape[1]} views without R and t: use the uncalibrated net")
             R, t = torch.eye(3, dtype=K.dtype, device=K.device).expand_as(K), torch.zeros_like(K[..., 0])
         o = observe(xy_px, confidence, K, R, t)
-        mean = average_mirrored(self.iterate(o)[-1], self.iterate(mirror(o))[-1], self.kinematics)
+        mean = average_mirrored(
+            self.iterate(o)[-1], self.iterate(mirror_observations(o))[-1], self.kinematics
+        )
         rotations, root, betas = gauss_newton_step(mean, self.kinematics, o)
         pelvis = o.origin + (root[:, None] @ o.turn)[:, 0]
         in_view = (R @ pelvis[:, None, :, None])[..., 0] + t

@@ -59,7 +59,7 @@ def crop_keypoints(xy_px: Tensor, confidence: Tensor, K: Tensor) -> KeypointCrop
     return KeypointCrops(turn, rms, xy, weight, seen)
 
 
-def mirror(c: KeypointCrops) -> KeypointCrops:
+def mirror_crops(c: KeypointCrops) -> KeypointCrops:
     """Crops of the mirror image: x with the other sign in every view."""
     sign = constant(MIRROR[:2], c.xy.device, c.xy.dtype)
     return replace(c, xy=c.xy[:, :, BODY_25.flips] * sign, weight=c.weight[:, :, BODY_25.flips])
@@ -182,7 +182,7 @@ class UncalibratedNet(nn.Module):
         """Arguments as ``CalibratedNet.forward``; R and t are ignored. A wrong focal length in K puts the
         body at a wrong distance and changes little else."""
         c = crop_keypoints(xy_px, confidence, K)
-        last = average_mirrored(self.iterate(c)[-1], self.iterate(mirror(c))[-1], self.kinematics)
+        last = average_mirrored(self.iterate(c)[-1], self.iterate(mirror_crops(c))[-1], self.kinematics)
         assert last.view_orient is not None
         pelvis = pelvis_in_camera(last.root, c.rms)
         in_view = (pelvis[..., None, :] @ c.turn)[..., 0, :]
