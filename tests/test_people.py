@@ -401,6 +401,14 @@ def test_one_camera_follows_everybody_in_its_picture() -> None:
     assert sorted(matches(batches, people).values()) == [0, 1]
 
 
+def test_one_camera_follows_people_who_pass_before_each_other() -> None:
+    rig = RIG.select(RIG.names[:1])
+    ways = ((-0.4, -0.5), (-0.4, 0.5)), ((0.5, 0.4), (0.5, -0.4))  # the one behind goes the other way
+    people = np.stack([seen(rig, walker(90, *way), seed=n) for n, way in enumerate(ways)], 2)
+    batches = tracked(shuffled(people), rig=rig)
+    assert sorted(matches(batches, people).values()) == [0, 1]
+
+
 def assert_same(a: KeypointBatch, b: KeypointBatch) -> None:
     assert a.start == b.start
     for name in ("ids", "time_s", "image_px", "xy_px", "confidence"):

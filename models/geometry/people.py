@@ -113,6 +113,7 @@ def _track_frame(
 ) -> tuple[TrackMatch, Tracks, Array]:
     """Advance the tracks by a frame; with the detections of each, and rows of ``Ownership.mirror_spans``."""
     several = len(rig) > 1
+    near_m = LIMITS.near_m * (1 if several else LIMITS.one_picture)
     clutter = match_clutter(tracks.clutter, detections)
     holder = clutter_holder(tracks.clutter, clutter)
     match = match_tracks(rig, detections, tracks, holder, now, cfg)
@@ -138,7 +139,7 @@ def _track_frame(
             owner[members] = owner[kept] = n
             tracks = _move_track(tracks, n, body, len(members), now)
             continue
-        if (distance_m[~unmeasured] < LIMITS.near_m).any():
+        if (distance_m[~unmeasured] < near_m).any():
             continue
         holders = {*owner[members].tolist()} - {-1}
         back = _find_unmeasured(tracks, distance_m, holders, now, cfg) if movable else None
@@ -147,7 +148,7 @@ def _track_frame(
             owner[owner == back] = -1
             owner[members] = back
             unmeasured[back] = False
-        elif not holders and not (distance_m < LIMITS.near_m).any():
+        elif not holders and not (distance_m < near_m).any():
             owner[members] = len(unmeasured) + len(born)
             mirrored[members] = -1  # as the body that they make
             born.append(body)
@@ -384,7 +385,8 @@ def _end_tracks(rig: Rig, tracks: Tracks, now: float, cfg: MatchConfig) -> Track
     gone = (unseen > cfg.away_s + 1e-6) | (tracks.support < LIMITS.lost_support) | young
     tracks = _count_unconfirmed(tracks, gone & ~counts, cfg)
     apart = np.linalg.norm(tracks.points[:, None] - tracks.points, axis=-1)
-    same = finite_median(apart) * unit_m(rig, tracks.points)[:, None] < LIMITS.same_m
+    same_m = LIMITS.same_m * (1 if len(rig) > 1 else LIMITS.one_picture)
+    same = finite_median(apart) * unit_m(rig, tracks.points)[:, None] < same_m
     same &= np.isfinite(apart).sum(-1) >= LIMITS.shared
     for a, b in np.argwhere(np.triu(same, 1)):
         if not gone[a] and not gone[b]:
