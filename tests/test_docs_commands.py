@@ -29,6 +29,7 @@ ELSEWHERE = {
 STANDS_FOR = {
     "<name>": "coco_17", "OUT FILE": "OUT walk.bvh", "CONFIG": "configs/train_keypoints_calibrated.yaml",
     "IN ": "RECORDING ", "REC/": "RECORDING/",
+    "--out DIR": "--out DIR --minutes 1",
 }  # fmt: skip
 """What a reader puts in place of a name."""
 
