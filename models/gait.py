@@ -1,7 +1,7 @@
 """Gait events from the motion of the feet relative to the hips.
 
 A foot strikes where its heel is farthest ahead of the hips, and leaves the floor where its toe is farthest
-behind it (Zeni, Richards and Higginson 2008): this needs no floor, and holds on a treadmill, too.
+behind them (Zeni, Richards and Higginson 2008): this needs no floor, and holds on a treadmill, too.
 """
 
 from __future__ import annotations

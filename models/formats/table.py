@@ -46,9 +46,10 @@ def encode(take: LongTake, body: Body, name: str) -> Iterator[bytes]:
 def _events_by_frame(take: LongTake) -> dict[int, str]:
     """Names of the events of each frame that is nearest to some, with blanks between."""
     half_s = 0.5 / float(take.rate)
+    between_s = 0.5 * (take.time_s[1:] + take.time_s[:-1])
     names: dict[int, str] = {}
     for name, times in take.events_s.items():
-        for time in times[(times >= take.time_s[0] - half_s) & (times < take.time_s[-1] + half_s)]:
-            frame = take.first + int(np.abs(take.time_s - time).argmin())
+        inside = times[(times >= take.time_s[0] - half_s) & (times < take.time_s[-1] + half_s)]
+        for frame in (take.first + np.searchsorted(between_s, inside)).tolist():
             names[frame] = f"{names[frame]} {name}" if frame in names else name
     return names

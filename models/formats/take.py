@@ -210,8 +210,8 @@ def skin_weights(body: Body) -> tuple[NDArray[np.int64], Array]:
     weights = body.weights.double().numpy()
     most = int((weights > 0).sum(1).max())
     order = np.argsort(-weights, axis=1, kind="stable")[:, :most]
-    found = np.take_along_axis(weights / weights.sum(1, keepdims=True), order, 1)
-    return np.where(found > 0, order, 0), found
+    largest = np.take_along_axis(weights / weights.sum(1, keepdims=True), order, 1)
+    return np.where(largest > 0, order, 0), largest
 
 
 def pose_blend_mm(body: Body, rotations: Array) -> float:
