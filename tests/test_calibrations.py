@@ -363,6 +363,16 @@ def test_files_under_other_names_are_found_by_content(
     assert_same_rig(read_calibration(tmp_path / names[0]), TRUTH, 1e-9)
 
 
+def test_files_of_biocv_without_a_suffix_may_have_many_digits(tmp_path: Path) -> None:
+    for path in put(tmp_path, biocv):
+        width, height, *rows = path.read_text().split("\n", 2)
+        first, rest = rows[0].lstrip("\n").split("\n", 1)
+        long = " ".join(f"{float(n):.25f}" for n in first.split())
+        (tmp_path / path.stem).write_text(f"{width}\n{height}\n\n{long}\n{rest}")
+        path.unlink()
+    assert find_calibration(tmp_path)[0] is not None
+
+
 def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Cam0").mkdir()
     file = tmp_path / "Cam0" / "cameraIntrinsicsExtrinsics.pickle"

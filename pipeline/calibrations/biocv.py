@@ -18,6 +18,8 @@ DESCRIPTION: Final = "BioCV (one .calib a camera)"
 
 _SIZE_LINES: Final = re.compile(rb"\d+\s*\n\d+\s*\n\s*[\d.]+[ \t]+[\d.]+[ \t]+[\d.]+\s*\n")
 """Width, height and the first row of K."""
+_HEAD: Final = 256
+"""Bytes of a file that hold these lines, however many digits they have."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
@@ -33,7 +35,7 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 def _is_one(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return bool(_SIZE_LINES.match(file.read(64)))
+            return bool(_SIZE_LINES.match(file.read(_HEAD)))
     except OSError:
         return False
 
