@@ -42,7 +42,8 @@ class Clock(Config):
     confidence: float | None = None
     """Probability that the offset is right to half a frame of 30 a second."""
     method: str | None = None
-    """rays or epipolar lines, where need be chosen by sound; sound; reference; or none, with the reason."""
+    """rays or epipolar lines, with a note where sound chose among several answers; sound; reference; or none,
+    with the reason."""
 
     def moment(self, own_s: Array) -> Array:
         """Moments on the recording's clock of times on the camera's own."""
