@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from crowds import walkers
 from recordings import figure, ring, seen
 
 from models.geometry.association import MatchConfig
+from models.geometry.matching import TrackMatch, match_tracks
 from models.geometry.people import track_people
 from models.geometry.tracks import Tracks
 from models.geometry.triangulation import triangulate
@@ -117,6 +119,19 @@ def test_a_track_that_was_born_as_a_mirror_image_is_put_right_from_the_start() -
     off = [np.abs(image(batches, i) - people[:, :, 0, :, :2]).max((0, 2, 3)) for i in everybody(batches)]
     assert min(each[:60].max() for each in off) < 1e-2
     assert sum(sides_exchanged(batches[-1].state)) == 4
+
+
+def test_sides_of_a_birth_are_those_of_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_sides_exchanged(*arguments: Any) -> TrackMatch:
+        match = match_tracks(*arguments)
+        every = np.ones(len(match.owner), bool)
+        return replace(match, detections=match.detections.exchange(every), mirrored=every.astype(np.int64))
+
+    monkeypatch.setattr("models.geometry.people.match_tracks", with_sides_exchanged)
+    frame = crossing()[:, :1].astype(np.float64)
+    owned, _ = track_people(RIG, frame[..., :2], frame[..., 2], np.zeros(1), Tracks.none(), ALL)
+    assert (owned.serial >= 0).all()
+    assert (owned.mirrored == 1).all()
 
 
 def test_a_person_found_in_two_parts_is_one() -> None:

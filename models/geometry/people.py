@@ -150,7 +150,7 @@ def _track_frame(
             unmeasured[back] = False
         elif not holders and not (distance_m < near_m).any():
             owner[members] = len(unmeasured) + len(born)
-            mirrored[members] = -1  # as the body that they make
+            mirrored[members] = np.where(mirrored[members] > 0, 1, -1)  # as in the body that they make
             born.append(body)
     tracks = _add_tracks(tracks, born, now)
     if several:
