@@ -116,7 +116,8 @@ def _inspect_bodies(recording: Recording) -> Recording:
             scaled = find_scale(rig, image)
             scale, bodies = scaled or (1.0, best_bodies(rig, image))
         orders = orders_with(known.points)
-        if stated.keypoints.scale is None and not agree_on_body(in_metres(rig, scale), image, orders):
+        agreed = in_metres(rig, UNITS[guess] if guess else scale)
+        if stated.keypoints.scale is None and not agree_on_body(agreed, image, orders):
             metres = UNITS[guess] if guess else likely
             found = find_picture_scale(in_metres(rig, metres), image, orders)
             findings += [found.finding] if found else []

@@ -285,7 +285,11 @@ def test_stated_format_in_the_users_spelling(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("unit", "metres"), [("mm", 0.001), ("cm", 0.01)])
-def test_the_unit_is_guessed_and_said(tmp_path: Path, unit: str, metres: float) -> None:
+def test_the_unit_is_guessed_and_said(
+    tmp_path: Path, unit: str, metres: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In that unit the cameras agree on a body: no other picture size is searched for.
+    monkeypatch.setattr("stages.inspect.find_picture_scale", None)
     calibrated = replace(RIG, t=RIG.t / metres)
     folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=calibrated)
     found = ready(folder)
