@@ -291,7 +291,10 @@ def _out_of_step(clocks: Mapping[str, Clock], reference: str, duration_s: float,
         facts.append(
             f"the clock of {worst} {change} {abs(drift) * 60e3:.1f} ms a minute on that of {reference}"
         )
-    sentence = f"the cameras are out of step: {', and '.join(facts)}; {how}"
+    outcome = f"the cameras are out of step: {', and '.join(facts)}"
+    if not facts:
+        outcome = "the cameras are in step, though other clocks are stated"
+    sentence = f"{outcome}; {how}"
     return Finding("clocks_set", f"{sentence} (sync.yaml has all; --sync off leaves them)")
 
 

@@ -183,6 +183,17 @@ def test_a_drift_alone_is_told_as_one(
     assert "was started" not in found.findings[0].sentence
 
 
+def test_cameras_in_step_whose_stated_clocks_differ_are_not_called_out_of_step(
+    out_of_step: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = ready(out_of_step)
+    stated = replace(recording, clocks=(Clock(), Clock(offset_s=0.3), Clock()))
+    monkeypatch.setattr(sync, "_estimate_by_movement", lambda *_: told((0, -0.3, 0), (0, 0, 0)))
+    found = estimate_clocks(stated, SyncConfig(audio="off"))
+    assert [c.numbers for c in found.clocks] == [(0, 0)] * 3
+    assert found.findings[0].sentence.startswith("the cameras are in step, though other clocks are stated; ")
+
+
 def test_somebody_who_stands_still_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
     filmed = film(swaying(0.0, 22), 6, 22, (RATE,) * 3, offset_s=LATE)
     recording = ready(write_filmed(tmp_path / "rec", filmed))
