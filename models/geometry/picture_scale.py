@@ -30,8 +30,8 @@ _SIMPLE: Final = (1, 2, 3, 4, 1 / 2, 1 / 3, 1 / 4, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 9
 """Factors tried in each axis by itself."""
 _AS_NEAR: Final = 0.97
 """Share of the highest score that a simple factor needs: a factor that is off by 1 % has 0.97 to 0.98."""
-_TOLD: Final = 1.5
-"""Evidence of a factor over that of none from which on it is told."""
+_MIN_EVIDENCE_RATIO: Final = 1.5
+"""Least evidence of a factor over that of none."""
 _FRAMES: Final = 16
 _COARSE: Final = 3
 """Every so many-th of these frames is looked at to choose among all factors ..."""
@@ -78,7 +78,7 @@ class PictureScale:
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
-    """Factor with which the views agree on a body ``_TOLD`` times better than without; else None.
+    """Factor with ``_MIN_EVIDENCE_RATIO`` times the evidence of none; None where there is no such factor.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. orders: that the points may be in. The
     evidence is the mean score of the best matches over the misfit of their bodies.
@@ -119,7 +119,7 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
         if not agree_on_body(rig, resized, orders):
             continue
         gain = evidence(rig, resized, orders) / without if without > 0 else math.inf
-        if gain >= _TOLD:
+        if gain >= _MIN_EVIDENCE_RATIO:
             return PictureScale(factor, gain)
     return None
 

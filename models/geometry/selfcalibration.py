@@ -282,7 +282,7 @@ def rotation_between_halves(
     """Rotation of each camera between separate fits of the first and the second half of the frames.
 
     Returns degrees (V,), relative to the first camera, and the mean cost of the halves, which is well below
-    that of the bundle only where a camera rotation_between_halves.
+    that of the bundle only where a camera moved.
     """
     useful = _spread_frames(sight, len(sight.confidence[0]))
     fixed = FocalPrior(np.log(bundle.rig.K[:, 0, 0]), 1e-8 * np.eye(len(bundle.rig)))

@@ -39,7 +39,7 @@ class TrackThresholds:
     same_m: float = 0.18
     """The same for two tracks, of which the weaker one ends."""
     one_picture: float = 0.25
-    """Of both of them where there is a single camera, in whose picture people stand before each other."""
+    """Factor on both with a single camera, in whose picture people stand before each other."""
     fragment_agreement: float = 0.6
     fragment_shared: int = 3
     """For a second detection of a view to be another part of a person who has one there."""

@@ -14,7 +14,7 @@ from models.body import KeypointBody
 from models.constants import constant
 from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
 from models.regressors.layers import (
-    MIRROR,
+    MIRROR_SIGNS,
     NUM_BETAS,
     TYPICAL_SPREAD_M,
     Estimate,
@@ -178,7 +178,7 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
 def mirror_observations(o: Observations) -> Observations:
     """Observations of the mirror image in the plane x = 0 of the frame."""
     points, count = BODY_25.flips, len(BODY_25)
-    sign = constant(MIRROR, o.ray.device, o.ray.dtype)
+    sign = constant(MIRROR_SIGNS, o.ray.device, o.ray.dtype)
     xyz, others, rest = o.features.tensor_split([3 * count, 6 * count], 1)
     xyz, others = xyz.view(-1, count, 3)[:, points] * sign, others.view(-1, 3, count)[..., points]
     return replace(

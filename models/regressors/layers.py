@@ -19,7 +19,7 @@ MIN_KEYPOINTS: Final = 6
 TYPICAL_SPREAD_M: Final = 0.61
 """Root mean square distance of a person's keypoints from their mean, across the line of sight: the mean."""
 NUM_BETAS: Final = 10
-MIRROR: Final = (-1.0, 1.0, 1.0)
+MIRROR_SIGNS: Final = (-1.0, 1.0, 1.0)
 """Signs of a mirror image's coordinates."""
 
 
@@ -124,7 +124,7 @@ def average_mirrored(a: Estimate, b: Estimate, kinematics: GlobalKinematics) -> 
     al., 3D Human Pose Estimation in Video (2019). The mirror is the plane x = 0 of the net's frame.
     """
     x = a.rotations
-    sign, middle = constant(MIRROR, x.device, x.dtype), x.new_tensor(0.5)
+    sign, middle = constant(MIRROR_SIGNS, x.device, x.dtype), x.new_tensor(0.5)
     flips = kinematics.skeleton.flips
 
     def mean_rotation(a: Tensor, b: Tensor) -> Tensor:

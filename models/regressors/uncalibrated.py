@@ -12,7 +12,7 @@ from models.body import KeypointBody
 from models.constants import constant
 from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
 from models.regressors.layers import (
-    MIRROR,
+    MIRROR_SIGNS,
     NUM_BETAS,
     TYPICAL_SPREAD_M,
     Estimate,
@@ -61,7 +61,7 @@ def crop_keypoints(xy_px: Tensor, confidence: Tensor, K: Tensor) -> KeypointCrop
 
 def mirror_crops(c: KeypointCrops) -> KeypointCrops:
     """Crops of the mirror image: x with the other sign in every view."""
-    sign = constant(MIRROR[:2], c.xy.device, c.xy.dtype)
+    sign = constant(MIRROR_SIGNS[:2], c.xy.device, c.xy.dtype)
     return replace(c, xy=c.xy[:, :, BODY_25.flips] * sign, weight=c.weight[:, :, BODY_25.flips])
 
 
