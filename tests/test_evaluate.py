@@ -69,14 +69,17 @@ def test_a_network_on_pictures_is_evaluated(folder: Path, weights: Path, tmp_pat
         assert word in told
 
 
-def test_a_network_on_keypoints_goes_on_with_the_fit(folder: Path, tmp_path: Path) -> None:
+def test_a_network_goes_on_with_the_fit(folder: Path, weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "said.json"
-    shared = ("evaluate", "--dataset", "h36m-p1", "--data", folder / "rows.npz", "--views", 3, "--json", file)
+    shared = (
+        "evaluate", "--dataset", "h36m-p1", "--data", folder / "rows.npz", "--weights", weights, "--views", 3,
+        "--json", file,
+    )  # fmt: skip
     call(*shared)
     before = json.loads(file.read_text())
     call(*shared, "--fit")
     after = json.loads(file.read_text())
-    assert after["mpjpe_mm"] < 0.8 * before["mpjpe_mm"]
+    assert after["mpjpe_mm"] < 0.4 * before["mpjpe_mm"]  # the network has random weights
     assert (before["fit"], after["fit"]) == (False, True)
 
 
@@ -127,7 +130,7 @@ def test_data_sets_are_preprocessed(tmp_path: Path) -> None:
         assert len(rows["id"]) == 12
         assert len(set(rows["group"])) == 6
     for name, make, split in (
-        ("mpii", make_mpii, "train"), ("coco", make_coco, "train"),
+        ("mpii", make_mpii, "train"), ("coco", make_coco, "train2014"),
         ("3dpw", make_threedpw, "test"),
     ):  # fmt: skip
         call("preprocess", name, make(tmp_path / name), "--split", split, "--out", tmp_path / f"{name}.npz")
