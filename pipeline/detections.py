@@ -16,8 +16,8 @@ one.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -31,12 +31,13 @@ from pydantic import TypeAdapter
 from zarr.codecs import ZstdCodec
 
 from pipeline.array_types import Floats
-from pipeline.errors import InputError, shortened
-from pipeline.files import writing
+from pipeline.errors import InputError
+from pipeline.files import decoding, writing
 from pipeline.formats.keypoints.files import MAX_PEOPLE, KeypointFiles
 from pipeline.results import STORE
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.video import VideoInfo
+from pipeline.zarrs import CHUNK_KEYS, creating_group, open_array, remove_partial_files
 
 FORMAT: Final = "multispin detections"
 DETECTIONS_VERSION: Final = 2
@@ -100,7 +101,7 @@ class Detections:
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open those at ``path``. Raises ``InputError`` where there are none, or they are damaged."""
         self.path = path
-        try:
+        with self._reading("the detections"):
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             attrs = cast("Mapping[str, Any]", dict(self._root.attrs))
             if attrs.get("format") != FORMAT:
@@ -120,16 +121,12 @@ class Detections:
                 range(*self._read(v, "chunks", slice(2)).tolist()) for v in range(len(self.videos))
             ]
             """Chunks that are written, video by video."""
-        except InputError:
-            raise
-        except Exception as e:  # damaged metadata makes zarr raise anything
-            raise _damaged(path, f"{type(e).__name__}: {e}") from e
-        for v, chunks in enumerate(self.chunks):
-            names = [f"people/c.{chunk}.0.0.0" for chunk in chunks]
-            names += [f"state/c.{chunks[-1] % 2}.0"] if chunks else []
-            for file in (path / str(v) / name for name in names):
-                if not file.is_file() or not file.stat().st_size:
-                    raise _damaged(path, f"{file.relative_to(path)} is missing")
+            for v, chunks in enumerate(self.chunks):
+                names = [f"people/c.{chunk}.0.0.0" for chunk in chunks]
+                names += [f"state/c.{chunks[-1] % 2}.0"] if chunks else []
+                for file in (path / str(v) / name for name in names):
+                    if not file.stat().st_size:
+                        raise ValueError(f"{file.relative_to(path)} is empty")
 
     @classmethod
     def resume(
@@ -151,8 +148,7 @@ class Detections:
             with writing(path, _ADVICE):
                 _create(path, detector, described, state_size)
         found = cls(path, write=True)
-        for leftover in path.rglob("*.partial"):  # of a write that was killed
-            leftover.unlink(missing_ok=True)
+        remove_partial_files(path)
         was, now = asdict(found.detector), asdict(detector)
         differ = [f"{key} {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
         if [*found.videos] != described:
@@ -235,38 +231,33 @@ class Detections:
 
     def _read(self, video: int, name: str, part: Any) -> NDArray[Any]:
         """Part of an array. Raises ``InputError`` where its files are damaged."""
-        try:
+        with self._reading(f"{name} of {self.names[video]}"):
             return np.asarray(self._array(video, name)[part])
-        except Exception as e:  # as codecs may
-            raise _damaged(self.path, f"{name} of {self.names[video]}: {e}") from e
+
+    def _reading(self, content: str) -> AbstractContextManager[None]:
+        return decoding(self.path, "Remove it, then run again.", content)
 
     def _array(self, video: int, name: str) -> zarr.Array[Any]:
-        # Empty chunks are written, too: one that is done has its file, or it was damaged.
-        found = cast("zarr.Array[Any]", self._root[f"{video}/{name}"])
-        return found.with_config({"write_empty_chunks": True})
+        return open_array(self._root, f"{video}/{name}")
 
 
 def _create(path: Path, detector: Detector, videos: list[dict[str, Any]], state_size: int) -> None:
-    building = path.with_name(path.name + ".new")
-    shutil.rmtree(building, ignore_errors=True)
-    software = f"multispin {metadata.version('multispin')}"
-    attributes: Any = {"format": FORMAT, "version": DETECTIONS_VERSION, "software": software}
-    attributes |= {"detector": asdict(detector), "videos": videos}
-    root = zarr.create_group(building, attributes=attributes)
-    sealed: Any = {"compressors": [ZstdCodec(checksum=True)]}  # damage is noticed
-    for v, video in enumerate(videos):
-        group = root.create_group(str(v))
-        shape = (MAX_PEOPLE, detector.points, 3)
-        group.create_array(
-            "people", shape=(video["frames"], *shape), chunks=(CHUNK, *shape), dtype="float32",
-            fill_value=np.nan, chunk_key_encoding={"name": "default", "separator": "."}, **sealed,
-        )  # fmt: skip
-        group.create_array(
-            "state", shape=(2, state_size), chunks=(1, state_size), dtype="float64", fill_value=np.nan,
-            chunk_key_encoding={"name": "default", "separator": "."}, **sealed,
-        )  # fmt: skip
-        group.create_array("chunks", shape=(2,), dtype="int64", fill_value=0)
-    building.rename(path)
+    attributes: Any = {"format": FORMAT, "version": DETECTIONS_VERSION, "detector": asdict(detector)}
+    attributes |= {"software": f"multispin {metadata.version('multispin')}", "videos": videos}
+    sealed: Any = {"compressors": [ZstdCodec(checksum=True)], "chunk_key_encoding": CHUNK_KEYS}
+    shape = (MAX_PEOPLE, detector.points, 3)
+    with creating_group(path, attributes) as root:
+        for v, video in enumerate(videos):
+            group = root.create_group(str(v))
+            group.create_array(
+                "people", shape=(video["frames"], *shape), chunks=(CHUNK, *shape), dtype="float32",
+                fill_value=np.nan, **sealed,
+            )  # fmt: skip
+            group.create_array(
+                "state", shape=(2, state_size), chunks=(1, state_size), dtype="float64", fill_value=np.nan,
+                **sealed,
+            )  # fmt: skip
+            group.create_array("chunks", shape=(2,), dtype="int64", fill_value=0)
 
 
 def _described(videos: Mapping[str, VideoInfo]) -> list[dict[str, Any]]:
@@ -284,7 +275,3 @@ def _described(videos: Mapping[str, VideoInfo]) -> list[dict[str, Any]]:
 
 def _files(video: VideoInfo) -> list[Path]:
     return [video.path / name for name in video.pictures if name] or [video.path]
-
-
-def _damaged(path: Path, how: str) -> InputError:
-    return InputError(f"{path}: damaged detections ({shortened(how, 500)}). Remove it, then run again.")

@@ -10,7 +10,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shortened
 
 LOCK: Final = ".lock"
 """Name of the lock file in a folder."""
@@ -25,6 +25,21 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise InputError(f"{e.filename or path}: cannot be read ({e.strerror or e})") from e
+
+
+@contextmanager
+def decoding(path: Path, remedy: str, content: str = "") -> Iterator[None]:
+    """Turn every error into ``InputError``: the file, or its ``content``, is damaged or something else.
+
+    remedy: sentence on what to do. An ``InputError`` passes.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:  # libraries raise anything for damaged files
+        reason = shortened(" ".join(f"{type(e).__name__}: {e}".split()), 500)
+        raise InputError(f"{path}: {content and f'{content} '}cannot be read ({reason}). {remedy}") from e
 
 
 @contextmanager

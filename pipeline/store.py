@@ -6,16 +6,9 @@ last: the store of a killed run is complete for every window that is done, and i
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from fractions import Fraction
-from functools import cached_property
-from importlib import metadata
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,104 +19,17 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from pipeline.batches import FitBatch, KeypointBatch, PoseBatch, SmplParams, State, check_points
-from pipeline.cameras import Rig
-from pipeline.config import differences
-from pipeline.errors import InputError, shortened
-from pipeline.schema import (
-    BETAS,
-    EVENT,
-    FIXED,
-    PERSON,
-    RECORDING,
-    REGRESSION,
-    STATE_UNITS,
-    ArrayKind,
-    angle_kind,
-    check_shapes,
-)
-from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
+from pipeline.contents import STORE_FORMAT, VERSION, Contents
+from pipeline.errors import InputError
+from pipeline.files import decoding
+from pipeline.schema import BETAS, EVENT, PERSON, RECORDING, REGRESSION, STATE_UNITS, check_shapes
+from pipeline.zarrs import CHUNK_KEYS, creating_group, open_array, remove_partial_files
 
-VERSION = 3
 BLOCK_FRAMES = 240
 """Frames, in whole windows, that are read at a time where a whole store is read."""
 _CHECKED_STATES = 64
 """Windows before the first missing one with a checked restart state: the regressor restarts some earlier."""
 _Put = Callable[[str, "torch.Tensor | NDArray[Any]"], None]
-_CAMERA_ARRAYS = ("K", "dist", "R", "t", "size")
-_CHUNK_KEYS: Any = {"name": "default", "separator": "."}
-"""Chunk files side by side, instead of in a folder per axis, which are many in a long recording."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Description of a store, complete before its first window is written."""
-
-    rig: Rig
-    rate: Fraction
-    """Frames a second."""
-    time_s: NDArray[np.float64]
-    """(T,)"""
-    frame_index: NDArray[np.int64]
-    """(V, T) index of each camera's video frame at each time; −1 for none."""
-    body: Mapping[str, str]
-    """Name and sha256 of the body model."""
-    config: Mapping[str, Any]
-    """Whole configuration of the run."""
-    window: int = 24
-    """Frames a window."""
-    num_betas: int = 10
-    regression: bool = False
-    """True with a regressor, whose poses are stored, too."""
-    skeleton: Skeleton = SMPL_24
-    """Of the joints."""
-    keypoint_skeleton: Skeleton = BODY_25
-    angles: Mapping[str, str] = field(default_factory=dict)
-    """Name and definition of each stored joint angle, in order."""
-
-    @property
-    def windows(self) -> int:
-        """Number of windows, without reading which are done."""
-        return -(-len(self.time_s) // self.window)
-
-    @cached_property
-    def person_arrays(self) -> Mapping[str, ArrayKind]:
-        """Arrays of a person that are written window by window."""
-        angles = {"angles": angle_kind(self.angles)} if self.angles else {}
-        return {**PERSON, **angles, **(REGRESSION if self.regression else {})}
-
-    def shape(self, name: str, frames: int) -> list[int]:
-        """Shape of a person's array over a number of frames."""
-        sizes = {"T": frames, "V": len(self.rig), "B": self.num_betas, "K": len(self.keypoint_skeleton)}
-        sizes |= {"J": len(self.skeleton), "L": len(self.skeleton) - 1, "A": len(self.angles), **FIXED}
-        return [sizes[axis] for axis in self.person_arrays[name].axes.split()]
-
-    def attributes(self) -> dict[str, Any]:
-        return {
-            "format": "multispin",
-            "version": VERSION,
-            "software": f"multispin {metadata.version('multispin')}",
-            "config": dict(self.config),
-            "body": dict(self.body),
-            "fps": [self.rate.numerator, self.rate.denominator],
-            "cameras": list(self.rig.names),
-            **({"fisheye": list(self.rig.fisheye)} if any(self.rig.fisheye) else {}),
-            "up": self.rig.up.tolist(),
-            "window": self.window,
-            "betas": self.num_betas,
-            "regression": self.regression,
-            "angles": {"names": [*self.angles], "definitions": [*self.angles.values()]},
-            "skeletons": {
-                "joints": asdict(self.skeleton),
-                "keypoints": asdict(self.keypoint_skeleton),
-            },
-        }
-
-    def digest(self) -> str:
-        """SHA-256 of recording, cameras, body, configuration and software."""
-        digest = hashlib.sha256(json.dumps(self.attributes(), sort_keys=True).encode())
-        for array in (*(getattr(self.rig, n) for n in _CAMERA_ARRAYS), self.time_s, self.frame_index):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 class Store:
@@ -140,16 +46,16 @@ class Store:
             raise InputError(
                 f"{path}: no results store here. Expected a folder that `run` or `synth` has written."
             )
-        try:
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._making = threading.Lock()
+        with self._reading("the store"):
             self._root = zarr.open_group(path, mode="r+" if write else "r")
-            self._arrays: dict[str, zarr.Array[Any]] = {}
-            self._making = threading.Lock()
-            attrs = dict(self._root.attrs)
-            if attrs.get("format") != "multispin":
+            attrs = cast("Mapping[str, Any]", dict(self._root.attrs))
+            if attrs.get("format") != STORE_FORMAT:
                 raise InputError(
                     f"{path}: a zarr group, but not a multispin store (attribute format is missing)."
                 )
-            version, software = int(cast(Any, attrs["version"])), attrs.get("software")
+            version, software = int(attrs["version"]), attrs.get("software")
             if version < VERSION:
                 raise InputError(
                     f"{path}: written by {software} in store format {version}, which this software no longer "
@@ -160,42 +66,32 @@ class Store:
                     f"{path}: written by {software}, store format {version}; this software reads format "
                     f"{VERSION}. Update multispin."
                 )
-            self.contents = self._read_contents(attrs)
+            check_shapes(lambda name: self._array(name).shape, len(attrs["cameras"]), int(attrs["window"]))
+            self.contents = Contents.read(attrs, self.array)
             self.digest = self.contents.digest()
             """Complete stores with equal digests hold equal results."""
-        except InputError:
-            raise
-        except Exception as e:  # damaged metadata makes zarr raise anything
-            raise self._damaged("the store", e) from e
 
     @classmethod
     def create(cls, path: Path, contents: Contents) -> Store:
         """Create an empty store at ``path``."""
-        building = path.with_name(path.name + ".new")
-        shutil.rmtree(building, ignore_errors=True)
-        root = zarr.create_group(building, attributes=contents.attributes())
-        arrays = {f"cameras/{n}": np.asarray(getattr(contents.rig, n)) for n in _CAMERA_ARRAYS}
-        arrays |= {"cameras/frame_index": contents.frame_index, "time_s": contents.time_s}
-        root.create_group("cameras")
-        for name, data in arrays.items():
-            root.create_array(name, data=data, **RECORDING[name].metadata())
-        for name in ("done", "files"):
-            kind = RECORDING[name]
-            root.create_array(
-                name, shape=(contents.windows,), chunks=(1,), dtype=kind.dtype, fill_value=kind.missing,
-                **kind.metadata(),
-            )  # fmt: skip
-        for name in ("people", "state"):
-            root.create_group(name)
-        building.rename(path)
+        with creating_group(path, contents.attributes()) as root:
+            for name in ("cameras", "people", "state"):
+                root.create_group(name)
+            for name, data in contents.arrays().items():
+                root.create_array(name, data=data, **RECORDING[name].metadata())
+            for name in ("done", "files"):
+                kind = RECORDING[name]
+                root.create_array(
+                    name, shape=(contents.windows,), chunks=(1,), dtype=kind.dtype, fill_value=kind.missing,
+                    **kind.metadata(),
+                )  # fmt: skip
         return cls(path, write=True)
 
     @classmethod
     def resume(cls, path: Path, contents: Contents, ignore: Sequence[str] = ()) -> Store:
         """Open the store at ``path`` for more windows; create it where there is none.
 
-        ignore: sections of the configuration that do not change what is stored. Its ``up`` may differ, see
-        ``turn_up``.
+        ignore: as in ``Contents.changes``.
 
         Raises:
             InputError: the store was of another recording, body or configuration; lists the differences.
@@ -203,26 +99,13 @@ class Store:
         if not path.exists():
             return cls.create(path, contents)
         store = cls(path, write=True)
-        old, new = store.contents, contents
-        old_attrs, new_attrs = old.attributes(), new.attributes()
-        for attrs in (old_attrs, new_attrs):
-            attrs["config"] = {k: v for k, v in attrs["config"].items() if k not in ignore}
-            del attrs["up"]  # for drawings and angles only
-        compared = [
-            ("the frames' times", old.time_s, new.time_s),
-            ("which video frames are used", old.frame_index, new.frame_index),
-            *((f"the cameras' {n}", getattr(old.rig, n), getattr(new.rig, n)) for n in _CAMERA_ARRAYS),
-        ]
-        changes = [*differences(old_attrs, new_attrs)]
-        changes += [f"{name} differ" for name, was, now in compared if not np.array_equal(was, now)]
-        if changes:
+        if changes := store.contents.changes(contents, ignore):
             listed = "\n  ".join(changes[:8])
             raise InputError(
                 f"{path}: was made by a run that differs from this one:\n  {listed}\n"
                 "Use the same settings to continue it, choose another --out, or remove it to start again."
             )
-        for leftover in path.rglob("*.partial"):  # of a write that was killed
-            leftover.unlink(missing_ok=True)
+        remove_partial_files(path)
         store._unmark_damaged()
         return store
 
@@ -261,32 +144,6 @@ class Store:
         chunk[_time_axis(name)] = window
         return self.path / name / ".".join(["c", *map(str, chunk)])
 
-    def _read_contents(self, attrs: Mapping[str, Any]) -> Contents:
-        check_shapes(lambda name: self._array(name).shape, len(attrs["cameras"]), int(attrs["window"]))
-        cameras = {k: self.array(f"cameras/{k}") for k in (*_CAMERA_ARRAYS, "frame_index")}
-        frame_index = cameras.pop("frame_index")
-        # Stores of earlier versions have no ``up`` and no skeletons.
-        skeletons = {name: Skeleton.of(table) for name, table in attrs.get("skeletons", {}).items()}
-        return Contents(
-            rig=Rig(
-                tuple(attrs["cameras"]),
-                **cameras,
-                known_up=np.array(attrs["up"], np.float64) if "up" in attrs else None,
-                fisheye=tuple(attrs.get("fisheye", ())),
-            ),
-            rate=Fraction(*attrs["fps"]),
-            time_s=self.array("time_s"),
-            frame_index=frame_index,
-            body=attrs["body"],
-            config=attrs["config"],
-            window=attrs["window"],
-            num_betas=attrs["betas"],
-            regression=attrs["regression"],
-            angles=_definitions(attrs.get("angles", {"names": [], "definitions": []})),
-            skeleton=skeletons.get("joints", SMPL_24),
-            keypoint_skeleton=skeletons.get("keypoints", BODY_25),
-        )
-
     @property
     def ids(self) -> tuple[int, ...]:
         """Ids of all people with data, increasing."""
@@ -308,34 +165,22 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         """Open an array, once: that takes as long as writing a window of it."""
         if name not in self._arrays:
-            try:
-                array = self._root[name]
-                if not isinstance(array, zarr.Array):
-                    raise KeyError(name)
-                # Empty chunks are written, too: a done window without all its files is then a damaged one.
-                array = array.with_config({"write_empty_chunks": True})
-            except Exception as e:  # as above
-                raise self._damaged(name, e) from e
-            self._check_person(name, array)
+            with self._reading(name):
+                array = open_array(self._root, name)
+                self._check_person(name, array)
             self._arrays[name] = array
         return self._arrays[name]
 
     def _check_person(self, name: str, array: zarr.Array[Any]) -> None:
-        """Raise ``InputError`` where a person's array has not the shape, chunks or type of the schema."""
+        """Raise ``ValueError`` where a person's array has not the shape, chunks or type of the schema."""
         last = name.split("/", 2)[-1]
         if name.startswith("people/") and last in (c := self.contents).person_arrays:
             expected = tuple(c.shape(last, len(c.time_s))), tuple(c.shape(last, c.window))
             if (array.shape, array.chunks) != expected or array.dtype.name != c.person_arrays[last].dtype:
-                raise self._damaged(
-                    name, f"{array.shape} {array.dtype.name} in {array.chunks}, not {expected}"
-                )
+                raise ValueError(f"{array.shape} {array.dtype.name} in {array.chunks}, not {expected}")
 
-    def _damaged(self, name: str, reason: object) -> InputError:
-        kind = f"{type(reason).__name__}: " if isinstance(reason, Exception) else ""
-        return InputError(
-            f"{self.path}: {name} is damaged ({kind}{shortened(str(reason), 500)}). Remove the store and run "
-            "again."
-        )
+    def _reading(self, content: str) -> AbstractContextManager[None]:
+        return decoding(self.path, "Remove the store and run again.", content)
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read frames or rows ``start:stop`` of an array by its path, such as ``people/0/joints``.
@@ -346,10 +191,8 @@ class Store:
             InputError: the array is absent or damaged.
         """
         array = self._array(name)
-        try:
+        with self._reading(f"{name} at {start}–{stop - 1}" if stop is not None else name):
             return np.asarray(array[_rows(name, start, stop)])
-        except Exception as e:  # as codecs may
-            raise self._damaged(f"{name} at {start}–{stop - 1}" if stop is not None else name, e) from e
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -503,28 +346,23 @@ class Store:
             if path.exists():
                 return
             c = self.contents
-            building = path.with_name(path.name + ".new")
-            shutil.rmtree(building, ignore_errors=True)
-            group = zarr.create_group(building)
             frames, betas = len(c.time_s), [c.num_betas]
             kinds = c.person_arrays.items()
             arrays = {name: (kind, c.shape(name, frames), c.shape(name, c.window)) for name, kind in kinds}
-            for name, (kind, shape, chunks) in (arrays | {"betas": (BETAS, betas, betas)}).items():
-                where, _, last = name.rpartition("/")
-                (group.require_group(where) if where else group).create_array(
-                    last, shape=shape, chunks=tuple(chunks), chunk_key_encoding=_CHUNK_KEYS,
-                    dtype=kind.dtype, fill_value=kind.missing, **kind.metadata(),
-                )  # fmt: skip
-            building.rename(path)
+            with creating_group(path) as group:
+                for name, (kind, shape, chunks) in (arrays | {"betas": (BETAS, betas, betas)}).items():
+                    group.create_array(
+                        name, shape=shape, chunks=tuple(chunks), chunk_key_encoding=CHUNK_KEYS,
+                        dtype=kind.dtype, fill_value=kind.missing, **kind.metadata(),
+                    )  # fmt: skip
 
     def _write_state(self, window: int, name: str, values: NDArray[Any]) -> None:
-        where, _, last = name.rpartition("/")
         if name not in self._arrays and name not in self._root:
-            self._root.require_group(where).create_array(
-                last,
+            self._root.create_array(
+                name,
                 shape=(self.contents.windows, *values.shape),
                 chunks=(1, *values.shape),
-                chunk_key_encoding=_CHUNK_KEYS,
+                chunk_key_encoding=CHUNK_KEYS,
                 dtype=values.dtype,
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
                 compressors=[ZstdCodec(checksum=True)],  # so that damage raises instead of being resumed
@@ -535,11 +373,9 @@ class Store:
 
     def _state_names(self) -> list[str]:
         """Paths of all arrays of restart state."""
-        try:
+        with self._reading("state"):
             members = cast(zarr.Group, self._root["state"]).members(max_depth=None)
             return [f"state/{name}" for name, array in members if isinstance(array, zarr.Array)]
-        except Exception as e:  # as above
-            raise self._damaged("state", e) from e
 
     def state(self, window: int) -> State:
         """Restart state of all stages before a window; empty before the first.
@@ -616,11 +452,6 @@ class Store:
             confidence=image[..., 2].nan_to_num(),
             skeleton=c.keypoint_skeleton,
         )
-
-
-def _definitions(table: Mapping[str, Any]) -> dict[str, str]:
-    """Definition of each angle by name, in order."""
-    return {str(k): str(v) for k, v in zip(table["names"], table["definitions"], strict=True)}
 
 
 def _time_axis(name: str) -> int:

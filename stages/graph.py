@@ -27,6 +27,7 @@ from pipeline.batches import FitBatch, KeypointBatch, PoseBatch
 from pipeline.calibrations.estimate import is_estimated
 from pipeline.clocks import read_sync
 from pipeline.config import Config
+from pipeline.contents import Contents
 from pipeline.engine import Chain, Stage, StageTimes
 from pipeline.errors import InputError
 from pipeline.files import locked, write_text_atomically, writing
@@ -48,7 +49,7 @@ from pipeline.results import (
     recording_of,
 )  # fmt: skip
 from pipeline.skeleton import DETECTOR_OFFSETS_MM
-from pipeline.store import Contents, Store
+from pipeline.store import Store
 from pipeline.summary import seen, summarise
 from pipeline.verdicts import REPROJECTION, TRIANGULATION
 from stages.associate import associate, check_people, sides_exchanged

@@ -33,11 +33,12 @@ from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.calibrations.pose2sim import write_calibration
 from pipeline.cameras import Rig
 from pipeline.config import Config
+from pipeline.contents import Contents
 from pipeline.errors import InputError
 from pipeline.formats.keypoints.openpose import write_people
 from pipeline.results import TRUTH
 from pipeline.skeleton import BODY_25, POINT_ORDERS, SMPL_24, find_order
-from pipeline.store import Contents, Store
+from pipeline.store import Store
 from pipeline.video import VideoWriter
 from pipeline.yamls import read_yaml
 

@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 from models.synthetic.poses import Poses
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
+from pipeline.contents import Contents
 from pipeline.skeleton import POINT_ORDERS, Skeleton
-from pipeline.store import Contents
 
 FRAMES, WINDOW = 20, 8
 

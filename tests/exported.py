@@ -20,8 +20,9 @@ from models.body import Body, load_body, pose_keypoints
 from models.formats.take import Take
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams, Status
 from pipeline.cameras import Rig
+from pipeline.contents import Contents
 from pipeline.skeleton import SMPL_24
-from pipeline.store import Contents, Store
+from pipeline.store import Store
 from stages.export import ExportOptions, export_person, read_take
 
 T, WINDOW = 12, 5

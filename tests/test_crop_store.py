@@ -19,8 +19,9 @@ from models.crops import Optics, crop_rgb
 from models.training import crop_store
 from models.training.crop_store import CropPlan, CropStore
 from models.training.recorded import plan_of_results
+from pipeline.contents import Contents
 from pipeline.errors import InputError
-from pipeline.store import Contents, Store
+from pipeline.store import Store
 from pipeline.video import VideoInfo, VideoWriter, probe
 from stages import crops
 from stages.crops import crops_of_results
@@ -146,7 +147,7 @@ def test_other_crops_are_not_written_over(filmed: SimpleNamespace, tmp_path: Pat
         CropStore.open_finished(tmp_path / "crops.zarr", Path("results.zarr"), plan.made_of, 96)
     with pytest.raises(InputError, match="crops of something else than"):
         CropStore.open_finished(tmp_path / "crops.zarr", Path("results.zarr"), "else", SIZE)
-    with pytest.raises(InputError, match="no store of crops"):
+    with pytest.raises(InputError, match="the crops cannot be read"):
         CropStore(tmp_path)
 
 

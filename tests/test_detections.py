@@ -157,16 +157,16 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 255
     chunk.write_bytes(content)
-    with pytest.raises(InputError, match=r"damaged detections \(people of a"):
+    with pytest.raises(InputError, match=r"people of a cannot be read"):
         Detections(path).people()["a"].people(0, 33)
     chunk.unlink()
-    with pytest.raises(InputError, match=r"c\.0\.0\.0\.0 is missing\)\. Remove it, then run again"):
+    with pytest.raises(InputError, match=r"c\.0\.0\.0\.0.*\)\. Remove it, then run again"):
         Detections(path)
     zarr.open_group(path, mode="r+").attrs["version"] = 1
     with pytest.raises(InputError, match="detections of version 1, of which this software reads 2"):
         Detections(path)
     (path / "zarr.json").write_text("{}")
-    with pytest.raises(InputError, match="damaged detections"):
+    with pytest.raises(InputError, match="the detections cannot be read"):
         Detections(path)
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_file_of_any_array_is_told(
     elif name == "chunks/c/0":
         assert Detections(path).chunks == [range(0), range(3)], "detected again"
         return
-    with pytest.raises(InputError, match=r"damaged detections \(.*Remove it, then run again"):
+    with pytest.raises(InputError, match=r"cannot be read .*Remove it, then run again"):
         read_all(Detections(path))
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import locked, write_bytes_atomically
+from pipeline.files import decoding, locked, write_bytes_atomically
 
 HOLD = """
 import sys
@@ -60,3 +60,14 @@ def test_a_lock_is_refused_while_it_is_held_and_awaited_while_its_holder_ends(tm
         with locked(tmp_path / "out", "batch"):
             assert holder.wait(5) != 0, "it was killed before the lock was given"
         later.join()
+
+
+@pytest.mark.parametrize(("content", "named"), [("", "a.h5: cannot"), ("joints", "a.h5: joints cannot")])
+def test_any_error_of_damaged_content_names_the_file_and_the_remedy(tmp_path, content, named):
+    with (
+        pytest.raises(InputError, match=named + r" be read \(RuntimeError: bad x+ \.\.\. .*\)\. Copy it\.$"),
+        decoding(tmp_path / "a.h5", "Copy it.", content),
+    ):
+        raise RuntimeError("bad\n " + "x" * 5000)
+    with pytest.raises(InputError, match=r"^known$"), decoding(tmp_path / "a.h5", "Copy it.", content):
+        raise InputError("known")

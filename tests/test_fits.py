@@ -143,7 +143,7 @@ def test_a_part_is_plain_zarr(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "fits.zarr" / "part-x").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"fits.zarr: cannot be read as the fits"):
+    with pytest.raises(InputError, match=r"fits.zarr: the fits of a training cannot be read"):
         FitStore(tmp_path / "fits.zarr")
 
 

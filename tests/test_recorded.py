@@ -171,7 +171,7 @@ def test_mistakes(made: tuple[Store, Path], tmp_path: Path) -> None:
     for cfg, message in (
         (SourceConfig(kind="store"), "needs a path"),
         (SourceConfig(kind="store", path=results.path), "needs crops of its videos"),
-        (SourceConfig(kind="store", path=results.path, crops=tmp_path), "no store of crops"),
+        (SourceConfig(kind="store", path=results.path, crops=tmp_path), "the crops cannot be read"),
         (SourceConfig(kind="store", path=tmp_path, crops=crops), "no results store"),
     ):
         with pytest.raises(InputError, match=message):

@@ -19,8 +19,9 @@ from models.rendering import overlay
 from models.rendering.software import draw
 from pipeline.batches import FitBatch, KeypointBatch, SmplParams
 from pipeline.cameras import Rig
+from pipeline.contents import Contents
 from pipeline.errors import InputError
-from pipeline.store import Contents, Store
+from pipeline.store import Store
 from pipeline.video import VideoWriter, pick_encoder, probe, read_frames
 from stages.decode import DecodeConfig, decode
 from stages.render import RenderConfig, meshes, render_results, worst_stills

@@ -102,7 +102,7 @@ def test_a_store_that_does_not_say_it_holds_the_usual_points(written):
     assert (older.contents.skeleton, older.contents.keypoint_skeleton) == (SMPL_24, BODY_25)
     content["attributes"]["skeletons"] = {"joints": {"names": ["pelvis"], "flips": [1], "bones": []}}
     meta.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="cannot be read"):
         Store(written.path)
 
 
@@ -181,7 +181,7 @@ def test_damaged_definitions_are_told(table, written):
     content = json.loads(meta.read_text())
     content["attributes"]["angles"] = table
     meta.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="cannot be read"):
         Store(written.path)
 
 
@@ -265,9 +265,9 @@ def test_another_configuration_is_refused_by_key(written):
         Store.resume(written.path, other)
     with pytest.raises(InputError, match=r"body\.sha256: 0 → 1"):
         Store.resume(written.path, replace(contents(), body={"name": "test", "sha256": "1"}))
-    with pytest.raises(InputError, match="the cameras' t differ"):
+    with pytest.raises(InputError, match="cameras/t differs"):
         Store.resume(written.path, replace(contents(), rig=replace(rig(), t=rig().t + 0.01)))
-    with pytest.raises(InputError, match="the frames' times differ"):
+    with pytest.raises(InputError, match="time_s differs"):
         Store.resume(written.path, replace(contents(), time_s=contents().time_s[:-1]))
 
 
@@ -315,7 +315,7 @@ def test_clear_refusals(tmp_path, written):
     with pytest.raises(InputError, match=r"multispin 0\.1 in store format 1, .*: run again"):
         Store(copy)
     (copy / "zarr.json").write_text(meta.read_text()[:100])
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="cannot be read"):
         Store(copy)
 
 
@@ -440,10 +440,10 @@ def test_a_person_who_comes_late_costs_no_more_in_a_long_recording(tmp_path, mon
 def test_damage_is_named(written):
     chunk = written.path / "people/0/transl/c.0.0"
     chunk.write_bytes(chunk.read_bytes()[:5])
-    with pytest.raises(InputError, match=r"people/0/transl at 0–7 is damaged .*Remove the store"):
+    with pytest.raises(InputError, match=r"people/0/transl at 0–7 cannot be read .*Remove the store"):
         written.read(0)
     shutil.rmtree(written.path / "people/0/joints")
-    with pytest.raises(InputError, match="people/0/joints is damaged"):
+    with pytest.raises(InputError, match="people/0/joints cannot be read"):
         Store(written.path).read(1)
 
 

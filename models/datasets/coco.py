@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from models.crops import BOX_MARGIN
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection
+from models.datasets.rows import Part, PersonRow, check_picture, find_detection
 from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24, POINT_ORDERS
 
 NAME: Final = "coco"
@@ -73,7 +74,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
 def _whole_people(part: Part) -> list[tuple[dict[str, Any], str]]:
     """Annotations of people with all limb joints, and their picture files. Raises ``InputError``."""
     file = part.root / part.name
-    try:
+    with decoding(file, "Download it again."):
         document = json.loads(file.read_bytes())
         names = {image["id"]: str(image["file_name"]) for image in document["images"]}
         people = []
@@ -82,6 +83,4 @@ def _whole_people(part: Part) -> list[tuple[dict[str, Any], str]]:
             if (points[_LIMBS, 2] > 0).all():
                 np.asarray(person["bbox"], np.float64).reshape(4)
                 people.append((person | {"id": int(person["id"])}, names[person["image_id"]]))
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise damaged(file, e) from e
     return people

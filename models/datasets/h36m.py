@@ -21,11 +21,11 @@ from typing import Final
 import numpy as np
 
 from models.crops import extent_box
-from models.datasets.rows import Part, PersonRow, damaged, find_detection, import_extra, to_extra_24
+from models.datasets.rows import Part, PersonRow, find_detection, import_extra, to_extra_24
 from pipeline.array_types import Array
 from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
-from pipeline.files import reading
+from pipeline.files import decoding, reading
 from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "h36m"
@@ -121,33 +121,28 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
 def _poses(file: Path, size: int) -> Array:
     """H36M_17 (T, 17, size) of a CDF file with the 32 joints of T frames. Raises ``InputError``."""
     cdflib = import_extra("cdflib")
-    try:
+    with decoding(file, "Download it again."):
         values = np.asarray(cdflib.CDF(file).varget("Pose"), np.float64)
         return values.reshape(-1, 32, size)[:, _H36M_17_ROWS]
-    except Exception as e:  # a damaged file can fail in any way
-        raise damaged(file, e) from e
 
 
 def _mask_boxes(file: Path, frames: range, count: int) -> Iterator[Array]:
     """Boxes (3,) of ``frames`` from a MATLAB 7.3 file of ``count`` masks. Raises ``InputError``."""
     h5py = import_extra("h5py")
-    try:
-        with h5py.File(file) as mat:
-            masks = mat["Masks"]
-            if masks.size != count:
-                raise InputError(
-                    f"{file}: boxes of {masks.size} frames, but the poses have {count}. Unpack both again."
-                )
-            references = np.asarray(masks).ravel()
-            for i in frames:
-                mask = np.asarray(mat[references[i]]).T == 1  # MATLAB's rows are HDF5's columns
-                ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-                if len(ys) == 0:
-                    raise InputError(f"{file}: frame {i + 1} has an empty mask. Unpack it again.")
-                low, high = np.array([xs[0], ys[0]]), np.array([xs[-1] + 1, ys[-1] + 1])
-                yield extent_box(low, high, _MARGIN)
-    except (OSError, KeyError, ValueError, TypeError) as e:
-        raise damaged(file, e) from e
+    with decoding(file, "Download it again."), h5py.File(file) as mat:
+        masks = mat["Masks"]
+        if masks.size != count:
+            raise InputError(
+                f"{file}: boxes of {masks.size} frames, but the poses have {count}. Unpack both again."
+            )
+        references = np.asarray(masks).ravel()
+        for i in frames:
+            mask = np.asarray(mat[references[i]]).T == 1  # MATLAB's rows are HDF5's columns
+            ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+            if len(ys) == 0:
+                raise InputError(f"{file}: frame {i + 1} has an empty mask. Unpack it again.")
+            low, high = np.array([xs[0], ys[0]]), np.array([xs[-1] + 1, ys[-1] + 1])
+            yield extent_box(low, high, _MARGIN)
 
 
 def _camera(file: Path, subject: int, name: str) -> tuple[Array, Array, Array, Array]:

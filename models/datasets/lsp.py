@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, points_box
+from models.datasets.rows import Part, PersonRow, check_picture, find_detection, points_box
 from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "lsp"
@@ -52,12 +53,10 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     from scipy.io import loadmat
 
     file = part.root / part.name
-    try:
+    with decoding(file, "Download it again."):
         annotated = np.asarray(loadmat(file, variable_names=("joints",))["joints"], np.float64)
         if annotated.shape != (3, _JOINTS, 2000):
             raise ValueError(f"joints {annotated.shape}, expected (3, {_JOINTS}, 2000)")
-    except Exception as e:  # a damaged file can fail in any way
-        raise damaged(file, e) from e
     for i in _PICTURES[part.split][::every]:
         imgname = f"images/im{i + 1:04d}.jpg"
         check_picture(part.root, imgname, "lsp_dataset.zip")

@@ -23,7 +23,6 @@ from models.datasets.rows import (
     Part,
     PersonRow,
     all_inside,
-    damaged,
     find_detection,
     import_extra,
     points_box,
@@ -32,7 +31,7 @@ from models.datasets.rows import (
 from pipeline.array_types import Array
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
-from pipeline.files import reading
+from pipeline.files import decoding, reading
 
 NAME: Final = "mpi-inf-3dhp"
 SPLITS: Final = ("train", "test")
@@ -92,12 +91,10 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
 
     folder = part.root / part.name
     file = folder / "annot.mat"
-    try:
+    with decoding(file, "Download it again."):
         mat: dict[str, Any] = loadmat(file, variable_names=("annot2", "annot3"))
         annot2, annot3 = mat["annot2"], mat["annot3"]
         count = min(len(annot2), len(annot3))
-    except Exception as e:  # a damaged file can fail in any way
-        raise damaged(file, e) from e
     with reading(folder):
         rig = skeletool.read((folder / "camera.calibration",))
     cameras = {name: (rig.K[v], rig.R[v], rig.t[v]) for v, name in enumerate(rig.names)}
@@ -110,11 +107,9 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
         )
     subject, sequence = part.name.split("/")
     for v in views:
-        try:
+        with decoding(file, "Download it again."):
             xy = np.asarray(annot2[v][0], np.float64).reshape(-1, 28, 2)[:, _TRAIN_ROWS]
             xyz = np.asarray(annot3[v][0], np.float64).reshape(-1, 28, 3)[:, _TRAIN_ROWS] / 1000
-        except (IndexError, ValueError, TypeError) as e:
-            raise damaged(file, e) from e
         K, R, t = cameras.get(str(v)) or (np.full(s, np.nan) for s in ((3, 3), (3, 3), 3))
         camera = f"video_{v}"
         names = pictures[v]
@@ -163,15 +158,12 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     h5py = import_extra("h5py")
     folder = part.root / part.name
     file = folder / "annot_data.mat"
-    try:
-        with h5py.File(file) as mat:
-            xy = np.asarray(mat["annot2"], np.float64).reshape(-1, 17, 2)[:, _TEST_ROWS]
-            xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
-            valid = np.asarray(mat["valid_frame"]).ravel() > 0
-            metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
-            activity = np.asarray(mat.get("activity_annotation", []), np.int64).ravel()
-    except (OSError, KeyError, ValueError, TypeError) as e:
-        raise damaged(file, e) from e
+    with decoding(file, "Download it again."), h5py.File(file) as mat:
+        xy = np.asarray(mat["annot2"], np.float64).reshape(-1, 17, 2)[:, _TEST_ROWS]
+        xyz = np.asarray(mat["univ_annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
+        valid = np.asarray(mat["valid_frame"]).ravel() > 0
+        metric = np.asarray(mat["annot3"], np.float64).reshape(-1, 17, 3)[:, _TEST_ROWS] / 1000
+        activity = np.asarray(mat.get("activity_annotation", []), np.int64).ravel()
     if not len(xy) == len(xyz) == len(valid) == len(metric):
         raise InputError(
             f"{file}: {len(xy)} frames of annot2, {len(xyz)} of univ_annot3, {len(valid)} of valid_frame. "

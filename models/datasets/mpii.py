@@ -17,8 +17,9 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, import_extra
+from models.datasets.rows import Part, PersonRow, check_picture, find_detection, import_extra
 from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24
 
 NAME: Final = "mpii"
@@ -56,7 +57,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """
     h5py = import_extra("h5py")
     file = part.root / part.name
-    try:
+    with decoding(file, "Download it again."):
         with h5py.File(file) as annotations:
             names = [bytes(n).decode().rstrip("\0") for n in np.asarray(annotations["imgname"]).tolist()]
             center, scale, xy = (
@@ -65,8 +66,6 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         count = len(names)
         if (center.shape, scale.shape, xy.shape) != ((count, 2), (count,), (count, 16, 2)):
             raise ValueError(f"center {center.shape}, scale {scale.shape}, part {xy.shape}")
-    except Exception as e:  # a damaged file can fail in any way
-        raise damaged(file, e) from e
     for i in np.flatnonzero((xy > 0).all((1, 2)))[::every].tolist():
         imgname = f"images/{names[i]}"
         check_picture(part.root, imgname, "mpii_human_pose_v1.tar.gz")

@@ -276,9 +276,3 @@ def import_extra(module: str) -> Any:
         return import_module(module)
     except ImportError as e:
         raise InputError(f"this data set needs {module}: pip install -e '.[datasets]'") from e
-
-
-def damaged(file: Path, error: Exception) -> InputError:
-    """``InputError`` of a file that cannot be read, with the beginning of the reason."""
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return InputError(f"{file}: cannot be read, not as expected, or damaged ({reason}). Download it again.")

@@ -17,9 +17,10 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.datasets.rows import Part, PersonRow, check_picture, damaged, find_detection, points_box
+from models.datasets.rows import Part, PersonRow, check_picture, find_detection, points_box
 from pipeline.array_types import Array
 from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.pickles import unpickle_arrays
 from pipeline.skeleton import EXTRA_24
 
@@ -62,7 +63,7 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
         InputError: the file is damaged or holds something else, or a picture is missing.
     """
     file = part.root / "sequenceFiles" / f"{part.name}.pkl"
-    try:
+    with decoding(file, "Download it again."):
         data: dict[str, Any] = unpickle_arrays(file.read_bytes())
         sequence = str(data["sequence"])
         extrinsics = np.asarray(data["cam_poses"], np.float64)
@@ -82,8 +83,6 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             _expect(xy.shape, (frames, 3, 18), "poses2d")
         _expect(extrinsics.shape, (frames, 4, 4), "cam_poses")
         _expect(K.shape, (3, 3), "cam_intrinsics")
-    except Exception as e:  # a damaged pickle can fail in any way
-        raise damaged(file, e) from e
     for p, (pose, betas, xy, gender) in enumerate(people):
         for i in range(0, frames, every):
             visible = xy[i, 2] > 0

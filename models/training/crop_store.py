@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 
 from models.crops import room_around
 from pipeline.array_types import Array, Pixels
-from pipeline.errors import InputError, shortened
+from pipeline.errors import InputError
+from pipeline.files import decoding, writing
+from pipeline.zarrs import creating_group, remove_partial_files
 
 BLOCK: Final = 64
 """Pictures in a file."""
@@ -72,7 +74,7 @@ class CropStore:
             InputError: there is none, or it is damaged or something else.
         """
         self.path = path
-        try:
+        with decoding(path, "`crops` makes them.", "the crops"):
             self._root = zarr.open_group(path, mode="r+" if write else "r")
             attrs: dict[str, Any] = dict(self._root.attrs)
             if attrs.get("format") != "multispin-crops" or attrs["version"] != CROPS_VERSION:
@@ -91,9 +93,6 @@ class CropStore:
             rows = len(self.plan.box)
             if shapes != ((rows, side, side, 3), (rows, len(self.plan.labels)), (self.plan.blocks,)):
                 raise ValueError(f"pictures, labels and blocks of {rows} crops have shapes {shapes}")
-        except Exception as e:  # damaged metadata makes zarr raise anything
-            reason = shortened(f"{type(e).__name__}: {e}", 500)
-            raise InputError(f"{path}: no store of crops, or damaged ({reason}). `crops` makes one.") from e
 
     @classmethod
     def open_finished(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
@@ -134,26 +133,20 @@ class CropStore:
                     f"{path}: holds crops of something else, or of another size ({old.size} pixels, wanted "
                     f"{plan.size}). Choose another file, or remove it."
                 )
-            for partial in path.rglob("*.partial"):  # of a killed write
-                partial.unlink(missing_ok=True)
+            remove_partial_files(path)
             _check_disk_space(path, plan.nbytes * (1 - store.next_block / max(1, plan.blocks)))
             return store
         return cls._create(path, plan)
 
     @classmethod
     def _create(cls, path: Path, plan: CropPlan) -> CropStore:
-        building = path.with_name(path.name + ".new")
         _check_disk_space(path, plan.nbytes)  # before a store exists, whose plan cannot be made smaller
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            root = zarr.create_group(
-                building,
-                attributes={
-                    "format": "multispin-crops", "version": CROPS_VERSION, "made_of": plan.made_of,
-                    "size": plan.size, "labels": list(plan.labels),
-                },
-            )  # fmt: skip
-            side = plan.size + 2 * room_around(plan.size)
+        attributes = {
+            "format": "multispin-crops", "version": CROPS_VERSION, "made_of": plan.made_of, "size": plan.size,
+            "labels": list(plan.labels),
+        }  # fmt: skip
+        side = plan.size + 2 * room_around(plan.size)
+        with writing(path, "Choose another place."), creating_group(path, attributes) as root:
             root.create_array(
                 "pictures", shape=(len(plan.box), side, side, 3), chunks=(1, side, side, 3),
                 shards=(BLOCK, side, side, 3), dtype="uint8", fill_value=0,
@@ -161,9 +154,6 @@ class CropStore:
             root.create_array("box", data=plan.box)
             root.create_array("label", data=plan.label)
             root.create_array("done", shape=(plan.blocks,), chunks=(1,), dtype="bool", fill_value=False)
-            building.rename(path)
-        except OSError as e:
-            raise InputError(f"{path}: cannot be written ({e.strerror or e}). Choose another place.") from e
         return cls(path, write=True)
 
     @property
@@ -192,13 +182,8 @@ class CropStore:
 
     def picture(self, row: int) -> Pixels:
         """Read a picture (P, P, 3) RGB. Raises ``InputError`` when its file is damaged."""
-        try:
+        with decoding(self.path, "Remove the store and make it again.", f"picture {row}"):
             return np.asarray(self._pictures[row])
-        except Exception as e:  # as codecs may
-            raise InputError(
-                f"{self.path}: picture {row} is damaged ({type(e).__name__}: {e}). Remove the store and make "
-                "it again."
-            ) from e
 
 
 def _check_disk_space(path: Path, size: float) -> None:

@@ -32,7 +32,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from models.training.loop import Bodies
-from pipeline.errors import InputError, shortened
+from pipeline.files import decoding
 from pipeline.skeleton import SMPL_24
 
 _SIZES: Final = {
@@ -66,16 +66,11 @@ class FitStore:
         self._best: Fits = {}
         self._unsaved: set[str] = set()
         self._merged: set[str] = set()  # parts that need not be read again
-        try:
+        with decoding(path, "Move it away, or choose another --out.", "the fits of a training"):
             path.mkdir(parents=True, exist_ok=True)
             if not (path / "zarr.json").exists():
                 zarr.open_group(path, mode="a", zarr_format=3)
             self.reload(version)
-        except Exception as error:  # damaged metadata makes zarr raise anything
-            raise InputError(
-                f"{path}: cannot be read as the fits of a training ({shortened(str(error), 500)}). Move it "
-                "away, or choose another --out."
-            ) from error
 
     def __len__(self) -> int:
         return len(self._best)
