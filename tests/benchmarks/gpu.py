@@ -1,6 +1,6 @@
 """The heavy parts on a GPU, beside one processor core or the bare network in the same run.
 
-    python tests/benchmarks/gpu.py fit|regress|train|render [--json FILE] [--profile]
+    python tests/benchmarks/gpu.py fit|regress|detect|train|render [--json FILE] [--profile]
     python tests/benchmarks/gpu.py table FILE...            one table of what the steps wrote
 
 fit: N windows of 32 frames, four views, fitted together; the windows are synthetic people whose keypoints
@@ -9,12 +9,16 @@ holds two final frames, knows the shape, and counts the 24 frames that a stream 
 on the device to parameters on the device. The processor's figure is one thread on the same windows.
 regress: ResNet-50 with attention over the views, in the stage ``regress``, from decoded 1080p frames in
 memory to parameters in the world, against the encoder alone on crops that are ready. Random weights.
+detect: the heavy detector through onnxruntime-gpu, from pictures in memory (two cameras of 1080p, a drawn
+person) to landmarks, the search for new people included, against its landmark network alone on as many crops.
 train: a step of an image net on a batch that lies on the device (64 people, two crops each, ResNet-50, bf16),
 against forward and backward of the same net on the same crops; with stored fits, and with fits made in it.
-render: overlays of a 1080p video from file to file, against decoding and encoding it alone.
+render: overlays of a 1080p video from file to file, against decoding and encoding it alone, and decoding by
+NVDEC into memory against decoding on the processor.
 
-Wall seconds, the least of some runs, each beside its baseline in turn. Without a CUDA device everything runs
-on the processor, small, to rehearse.
+``peak_gb``: the most memory of the device that a step takes, the run that it is compared with included; for
+``detect`` what onnxruntime keeps. Wall seconds, the least of some runs, each beside its baseline in turn.
+Without a CUDA device everything runs on the processor, small, to rehearse.
 """
 
 from __future__ import annotations
@@ -35,9 +39,12 @@ from collections.abc import Callable  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TypeVar  # noqa: E402
 
+import av  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from av.codec.hwaccel import HWAccel  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -46,8 +53,11 @@ from scenes import body, joints_of, prior, scene  # noqa: E402
 
 from models.fit.problem import FitSettings, Motion, Schedule, Views  # noqa: E402
 from models.fit.solver import fit  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from stages.synth import SynthConfig, write_recording  # noqa: E402
 
 Figures = dict[str, float | str]
+T = TypeVar("T")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 WINDOW, KEPT, HELD = 32, 24, 2
@@ -79,15 +89,17 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def peak_gb(run: Callable[[], object]) -> float:
-    """Most memory of the device that a run holds at once, with what recordings keep, 10⁹ bytes."""
+def with_peak_gb(run: Callable[[], T]) -> tuple[T, float]:
+    """Result of a run, and the most memory of the device that it holds at once, with what CUDA graphs keep.
+
+    10⁹ bytes; 0 without a device.
+    """
     if not CUDA:
-        run()
-        return 0.0
+        return run(), 0.0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    run()
-    return torch.cuda.max_memory_reserved() / 1e9
+    result = run()
+    return result, round(torch.cuda.max_memory_reserved() / 1e9, 2)
 
 
 def profiled(name: str, run: Callable[[], object]) -> None:
@@ -153,7 +165,7 @@ def fit_step(figures: Figures, profile: bool) -> None:
             figures[f"fit_{name}_{count}_frames_per_s"] = round(rate)
             figures[f"fit_{name}_{count}_ratio_to_core"] = round(rate / core, 2)
         figures[f"fit_{name}_{count}_iterations"] = solve(problem).iterations
-        figures[f"fit_{name}_{count}_peak_gb"] = round(peak_gb(partial(solve, problem)), 2)
+        figures[f"fit_{name}_{count}_peak_gb"] = with_peak_gb(partial(solve, problem))[1]
         # To the end: a problem may stop an iteration earlier on one of them.
         *early, (robust, _, _) = settings.schedule.stages
         whole = replace(settings, schedule=Schedule((*early, (robust, 60, 1e-7))))
@@ -176,8 +188,59 @@ def regress_step(figures: Figures, profile: bool) -> None:
     from throughput import compared
 
     for precision in ("bf16", "32") if CUDA else ("32",):
-        found = compared(1152 if CUDA else 2, DEVICE.type, precision, profiled if profile else None)
+        run = partial(compared, 1152 if CUDA else 2, DEVICE.type, precision, profiled if profile else None)
+        found, peak = with_peak_gb(run)
         figures |= {f"regress_{precision}_{k}": v for k, v in found.items()}
+        figures[f"regress_{precision}_peak_gb"] = peak
+
+
+def detect_step(figures: Figures, profile: bool) -> None:
+    from models.detectors.tracking import TrackerState, detect_people, load_networks
+    from pipeline.video import probe, read_frames, to_rgb
+
+    free = torch.cuda.mem_get_info()[0] if CUDA else 0
+    try:
+        networks = load_networks("heavy", DEVICE.type)
+    except InputError as error:
+        figures["detect"] = f"does not work here: {error}"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Path(folder) / "recording"
+        cfg = SynthConfig(cameras=2, size=(1920, 1080), seconds=1 if CUDA else 0.2, seed=1)
+        write_recording(recording, cfg, body())
+        videos = [probe(path) for path in sorted((recording / "videos").iterdir())]
+        frames_of = (read_frames(video, range(len(video.times_s))) for video in videos)
+        moments = [
+            [to_rgb(frame) for frame in frames if frame is not None]
+            for frames in zip(*frames_of, strict=True)
+        ]
+
+    def detect() -> list[int]:
+        """Number of people at each moment."""
+        state, people = TrackerState.start(len(videos)), []
+        for pictures in moments:
+            state, seen = detect_people(networks, pictures, state)
+            people.append(sum(map(len, seen)))
+        return people
+
+    people = detect()
+    network = networks.landmarks.network
+    ((_, *shape),) = network.inputs.values()
+    crops = [np.zeros((count, *(n or 0 for n in shape)), np.float32) for count in people]
+
+    def bare() -> None:
+        for batch in crops:
+            network.run(batch)
+
+    least = seconds(bare), seconds(detect)
+    figures["detect_people"] = sum(people)
+    figures["detect_bare_people_per_s"] = round(sum(people) / least[0], 1)
+    figures["detect_people_per_s"] = round(sum(people) / least[1], 1)
+    figures["detect_ratio"] = round(least[0] / least[1], 3)
+    if CUDA:
+        figures["detect_peak_gb"] = round((free - torch.cuda.mem_get_info()[0]) / 1e9, 2)
+    if profile:
+        profiled("detect", detect)
 
 
 def train_step(figures: Figures, profile: bool) -> None:
@@ -230,7 +293,7 @@ def train_step(figures: Figures, profile: bool) -> None:
             figures[f"train_{name}_bare_images_per_s"] = round(images / least[0])
             figures[f"train_{name}_images_per_s"] = round(images / least[1])
             figures[f"train_{name}_ratio"] = round(least[0] / least[1], 3)
-            figures[f"train_{name}_peak_gb"] = round(peak_gb(learn), 2)
+            figures[f"train_{name}_peak_gb"] = with_peak_gb(learn)[1]
             if profile:
                 profiled(f"train, {name}", learn)
 
@@ -238,10 +301,8 @@ def train_step(figures: Figures, profile: bool) -> None:
 def render_step(figures: Figures, profile: bool) -> None:
     from render import overlay_times
 
-    from pipeline.errors import InputError
     from pipeline.video import probe
     from stages.render import RenderConfig
-    from stages.synth import SynthConfig, write_recording
 
     with tempfile.TemporaryDirectory() as folder:
         cfg = SynthConfig(
@@ -255,17 +316,42 @@ def render_step(figures: Figures, profile: bool) -> None:
         for back_end, codec in cases if CUDA else cases[:1]:
             name = f"render_{back_end}_{codec}"
             settings = RenderConfig(mosaic=False, codec=codec, backend=back_end)
+            overlays = partial(overlay_times, store, video, body(), Path(folder), settings, 3)
             try:
-                times = overlay_times(store, video, body(), Path(folder), settings, 3)[..., 0]
+                times, figures[f"{name}_peak_gb"] = with_peak_gb(overlays)
+                times = times[..., 0]
             except (InputError, RuntimeError) as error:
                 figures[name] = f"does not work here: {str(error)[:160]}"
                 continue
             figures[f"{name}_frames_per_s"] = round(float(frames / times[:, 1].min()), 1)
             figures[f"{name}_plain_frames_per_s"] = round(float(frames / times[:, 0].min()), 1)
             figures[f"{name}_ratio"] = round(float(np.median(times[:, 1] / times[:, 0])), 3)
+        decoders = {"software": None}
+        if CUDA:
+            decoders["nvdec"] = HWAccel("cuda", allow_software_fallback=False)
+        for name, decoder in decoders.items():
+            try:
+                figures[f"decode_{name}_frames_per_s"] = round(
+                    frames / seconds(partial(decode, video.path, decoder)), 1
+                )
+            except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
+                figures[f"decode_{name}"] = f"does not work here: {str(error)[:160]}"
 
 
-STEPS = {"fit": fit_step, "regress": regress_step, "train": train_step, "render": render_step}
+def decode(video: Path, decoder: HWAccel | None) -> None:
+    """Decode a video into memory as yuv420p."""
+    with av.open(str(video), hwaccel=decoder) as container:
+        for frame in container.decode(video=0):
+            frame.reformat(format="yuv420p").to_ndarray()
+
+
+STEPS = {
+    "fit": fit_step,
+    "regress": regress_step,
+    "detect": detect_step,
+    "train": train_step,
+    "render": render_step,
+}
 
 
 def about() -> Figures:
