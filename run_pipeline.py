@@ -40,7 +40,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 People = Annotated[
     str | None, Option("--people", help="Who is reconstructed: all (the default), main, or at most so many.")
 ]
-
+NoVideos = Annotated[bool, Option("--no-videos", help="Draw no videos.")]
+Cameras = Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")]
+Start = Annotated[int, Option(min=0, help="First frame.")]
+End = Annotated[int | None, Option(min=1, help="Frame after the last.")]
+Moved = Annotated[Path | None, Option(help="The recording, if it has moved.")]
 Sync = Annotated[
     str | None, Option("--sync", help="Cameras' clocks: auto (the default), off, or a sync.yaml.")
 ]
@@ -75,13 +79,13 @@ def run(
     out: Annotated[
         str | None, Option("--out", "-o", help="Folder or URL for the results; else RECORDING-results.")
     ] = None,
-    cameras: Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")] = None,
-    start: Annotated[int, Option(min=0, help="First frame.")] = 0,
-    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    cameras: Cameras = None,
+    start: Start = 0,
+    end: End = None,
     people: People = None,
     sync: Sync = None,
-    device: Annotated[str | None, Option(help="Where networks run: auto, cpu, cuda, cuda:1.")] = None,
-    no_videos: Annotated[bool, Option("--no-videos", help="Draw nothing.")] = False,
+    device: Annotated[str | None, Option(help="Where networks run: auto, cpu, cuda or cuda:1.")] = None,
+    no_videos: NoVideos = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Start again where results are.")] = False,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     config: Configs = None,
@@ -126,13 +130,13 @@ def run(
 def batch(
     dataset: Annotated[str, Argument(help="Folder tree that holds recordings, or its URL.")],
     out: Annotated[str, Option("--out", "-o", help="Folder or URL for the results of them all.")],
-    workers: Annotated[str, Option(help="Recordings at the same time; auto: as there is room for.")] = "auto",
+    workers: Annotated[str, Option(help="Recordings at the same time, or auto: as many as fit.")] = "auto",
     engine: Annotated[str, Option(help="local: this machine's processes; ray: a Ray cluster.")] = "local",
     address: Annotated[str | None, Option(help="HOST:PORT of a Ray cluster; else this machine.")] = None,
     cpus: Annotated[float, Option(min=0.1, help="Processors that a recording takes.")] = 2.0,
     gpus: Annotated[float, Option(min=0, help="GPUs that a recording takes, such as 0.25.")] = 0.0,
     memory_gb: Annotated[float, Option(min=0.1, help="Memory that a recording takes.")] = 2.0,
-    retry: Annotated[int, Option(min=0, help="How often to try again where a worker broke down.")] = 2,
+    retry: Annotated[int, Option(min=0, help="Further tries of a recording whose worker broke down.")] = 2,
     only: Annotated[str, Option(help="Only recordings whose name matches, such as 'session1/*'.")] = "*",
     dry_run: Annotated[bool, Option("--dry-run", help="Say what is there and what is wrong.")] = False,
     people: People = None,
@@ -214,11 +218,11 @@ def info(
 
 @app.command()
 def view(
-    out: Annotated[str, Argument(help="A folder that `run` has written, or is writing.")],
-    port: Annotated[int, Option(min=0, max=65535, help="The next free one when it is taken.")] = 8080,
-    host: Annotated[str, Option(help="0.0.0.0 lets other computers look.")] = "127.0.0.1",
+    out: Annotated[str, Argument(help="Folder that `run` has written, or is writing.")],
+    port: Annotated[int, Option(min=0, max=65535, help="Port; the next free one where it is taken.")] = 8080,
+    host: Annotated[str, Option(help="Address; 0.0.0.0 lets other computers look.")] = "127.0.0.1",
     live: Annotated[bool, Option("--live", help="Follow a run that has not ended.")] = False,
-    recording: Annotated[Path | None, Option(help="The recording, if it has moved.")] = None,
+    recording: Moved = None,
 ) -> None:
     """Look at the people, cameras and pictures in 3D, in the browser. Ends with Ctrl-C."""
     from contextlib import suppress
@@ -256,16 +260,16 @@ def view(
 def render(
     out: Annotated[str, Argument(help="Folder that `run` has written.")],
     to: Annotated[Path | None, Option("--out", "-o", help="Folder for videos; else OUT/render/MODE.")] = None,
-    mode: Annotated[str, Option(help="overlay, mesh, skeleton, side, turntable, mosaic.")] = "overlay",
-    cameras: Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")] = None,
-    start: Annotated[int, Option(min=0, help="First frame.")] = 0,
-    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    mode: Annotated[str, Option(help="overlay, mesh, skeleton, side, turntable or mosaic.")] = "overlay",
+    cameras: Cameras = None,
+    start: Start = 0,
+    end: End = None,
     alpha: Annotated[float | None, Option(help="Opacity of the bodies, 0 to 1.")] = None,
-    colour: Annotated[list[str] | None, Option(help="Of each person, as #56B4E9; repeatable.")] = None,
-    scale: Annotated[float | None, Option(help="Size of the pictures by that of the videos.")] = None,
+    colour: Annotated[list[str] | None, Option(help="Colour of each person, as #56B4E9; repeatable.")] = None,
+    scale: Annotated[float | None, Option(help="Size of the pictures, by that of the videos.")] = None,
     codec: Annotated[str | None, Option(help="FFmpeg's encoder, as libx264; auto chooses.")] = None,
     crf: Annotated[int | None, Option(help="Quality, 0 to 51: lower is better and larger.")] = None,
-    recording: Annotated[Path | None, Option(help="The recording, if it has moved.")] = None,
+    recording: Moved = None,
     config: Configs = None,
     settings: Sets = None,
 ) -> None:
@@ -322,7 +326,7 @@ def export(
     file: Annotated[Path, Argument(help="What to write: .glb, .bvh, .trc, .c3d, .npz, .csv, ...")],
     person: Annotated[str, Option(help="Number of the person, or all.")] = "0",
     start: Annotated[int, Option(min=0, help="First frame; the one of an .obj.")] = 0,
-    end: Annotated[int | None, Option(min=1, help="The frame after the last.")] = None,
+    end: End = None,
     gaps: Annotated[str | None, Option(help="Frames without a pose: hold, nan or interpolate.")] = None,
     fps: Annotated[str | None, Option(help="Frames a second, as 60 or 30000/1001.")] = None,
     cameras: Annotated[bool, Option("--cameras", help="Write the cameras, too: into a .glb.")] = False,
@@ -390,26 +394,26 @@ def _results(out: str) -> Results:
 def synth(
     out: Annotated[Path, Argument(help="Folder for the recording.")],
     cameras: Annotated[int, Option(min=1, max=64, help="Cameras around the people.")] = 4,
-    seconds: Annotated[float, Option(min=0.1, help="Length.")] = 3.0,
-    fps: Annotated[str, Option(help="Frames a second; a fraction such as 30000/1001 works.")] = "30",
-    people: Annotated[int, Option(min=1, max=16, help="People, who walk among each other.")] = 1,
-    leaving: Annotated[int, Option(min=0, help="How many of them leave and come back.")] = 0,
-    seed: Annotated[int, Option(min=0, help="The same seed gives the same recording.")] = 0,
-    noise_px: Annotated[float, Option(min=0, help="Standard deviation of a keypoint, pixels.")] = 3.0,
-    outliers: Annotated[float, Option(min=0, max=1, help="Share of keypoints that are far off.")] = 0.05,
-    missing: Annotated[float, Option(min=0, max=1, help="Share of keypoints not found.")] = 0.1,
-    exchanged: Annotated[float, Option(min=0, max=1, help="Share of people with left as right.")] = 0.0,
-    split: Annotated[float, Option(min=0, max=1, help="Share of people found in two parts.")] = 0.0,
-    phantoms: Annotated[float, Option(min=0, max=16, help="Detections of nobody in each picture.")] = 0.0,
-    static_phantoms: Annotated[int, Option(min=0, max=16, help="Things taken for people all along.")] = 0,
-    videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
+    seconds: Annotated[float, Option(min=0.1, help="Length of the recording.")] = 3.0,
+    fps: Annotated[str, Option(help="Frames a second, as 60 or 30000/1001.")] = "30",
+    people: Annotated[int, Option(min=1, max=16, help="People who walk among each other.")] = 1,
+    leaving: Annotated[int, Option(min=0, help="People who leave and come back.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Random seed: equal ones give equal recordings.")] = 0,
+    noise_px: Annotated[float, Option(min=0, help="Noise of a keypoint, pixels (standard deviation).")] = 3.0,
+    outliers: Annotated[float, Option(min=0, max=1, help="Share of keypoints 40 to 120 px off.")] = 0.05,
+    missing: Annotated[float, Option(min=0, max=1, help="Share of keypoints that are not detected.")] = 0.1,
+    exchanged: Annotated[float, Option(min=0, max=1, help="Share of detections with left as right.")] = 0.0,
+    split: Annotated[float, Option(min=0, max=1, help="Share of detections in two parts.")] = 0.0,
+    phantoms: Annotated[float, Option(min=0, max=16, help="False detections in a picture, mean.")] = 0.0,
+    static_phantoms: Annotated[int, Option(min=0, max=16, help="False detections that do not move.")] = 0,
     size: Annotated[
-        tuple[int, int], Option(help="Of the pictures; 960 720 if not given.", show_default=False)
+        tuple[int, int], Option(help="Picture size, pixels; else 960 720.", show_default=False)
     ] = (960, 720),
     point_order: Annotated[
         str, Option("--format", help=f"Order of the keypoints: {', '.join(POINT_ORDERS)}.")
     ] = "body_25",
-    force: Annotated[bool, Option("--force", help="Replace what is in the folder.")] = False,
+    no_videos: NoVideos = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the recording in the folder.")] = False,
 ) -> None:
     """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr.
 
@@ -420,10 +424,10 @@ def synth(
     values = {
         "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "leaving": leaving,
         "seed": seed, "noise_px": noise_px, "outliers": outliers, "missing": missing, "exchanged": exchanged,
-        "split": split, "phantoms": phantoms, "static_phantoms": static_phantoms, "videos": videos,
+        "split": split, "phantoms": phantoms, "static_phantoms": static_phantoms, "videos": not no_videos,
         "size": list(size), "format": point_order,
     }  # fmt: skip
-    _synth(out, values, load_body(), force=force)
+    _synth(out, values, load_body(), overwrite=overwrite)
     console.print(escape(f"Made {out}. Next: python run_pipeline.py run {out}"))
 
 
@@ -517,7 +521,7 @@ def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResu
     return result
 
 
-def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = False) -> None:
+def _synth(out: Path, values: dict[str, object], body: Body, *, overwrite: bool = False) -> None:
     from pydantic import ValidationError
 
     from pipeline.config import reason
@@ -531,7 +535,7 @@ def _synth(out: Path, values: dict[str, object], body: Body, *, force: bool = Fa
         )
         raise InputError(option) from e
     with stoppable(), screen.late_bar(cfg.frames, "frame", "synthesise") as update:
-        write_recording(out, cfg, body, update, force=force)
+        write_recording(out, cfg, body, update, overwrite=overwrite)
 
 
 for _command in (

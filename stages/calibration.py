@@ -57,7 +57,7 @@ def convert(
 @app.command()
 def show(
     source: Source,
-    out: Annotated[Path | None, Option("--out", "-o", help="The picture; cameras.png if not given.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="The picture; else cameras.png.")] = None,
     unit: Unit = None,
 ) -> None:
     """Print the cameras of a calibration, and draw them from above and from the side."""

@@ -50,17 +50,17 @@ def stoppable() -> Iterator[None]:
 
 def train(
     out: Annotated[Path, Option("--out", "-o", help="Folder for weights, metrics and checkpoints.")],
-    config: Configs = None,
     motion: Annotated[Path | None, Option(help="Motion capture .npz: models/synthetic/poses.py.")] = None,
     max_steps: Annotated[int | None, Option(min=1, help="Gradient steps in all.")] = None,
     minutes: Annotated[float | None, Option(min=0.01, help="Train for so long, whatever the steps.")] = None,
     init: Annotated[Path | None, Option(help="Weights to start from, instead of random ones.")] = None,
-    settings: Sets = None,
     resume: Annotated[bool, Option("--resume", help="Go on from the last checkpoint.")] = False,
     resume_if_any: Annotated[
         bool, Option("--resume-if-any", help="Go on from the last checkpoint, or begin where there is none.")
     ] = False,
     checkpoint: Annotated[Path | None, Option(help="With --resume: go on from this one.")] = None,
+    config: Configs = None,
+    settings: Sets = None,
 ) -> None:
     """Train a regressor of keypoints, or of images with SMPLify in the loop. Ctrl-C saves."""
     import signal
@@ -106,7 +106,7 @@ def evaluate(
     truth: Annotated[Path | None, Option(help="The results.zarr or truth.zarr that is right.")] = None,
     dataset: Annotated[str | None, Option(help="h36m-p1, h36m-p2, mpi-inf-3dhp or 3dpw.")] = None,
     data: Annotated[Path | None, Option(help="The .npz of rows that `preprocess` or SPIN made.")] = None,
-    root: Annotated[Path | None, Option(help="Folder of its pictures; else that of the .npz.")] = None,
+    root: Annotated[Path | None, Option(help="Folder of the rows' pictures; else that of the .npz.")] = None,
     weights: Annotated[str, Option(help="default, or a file as of regress.weights.")] = "default",
     result: Annotated[Path | None, Option(help="Poses and joints as .npz, metrics.json beside.")] = None,
     metrics_json: Annotated[Path | None, Option("--json", help="Write the metrics to this file.")] = None,
@@ -118,8 +118,8 @@ def evaluate(
     joint_regressor: Annotated[Path | None, Option(help="J_regressor_h36m.npy, of SMPL.")] = None,
     batch_size: Annotated[int, Option(min=1, help="Rows that go through the network at once.")] = 32,
     num_workers: Annotated[int, Option(min=0, help="Processes that read pictures.")] = 0,
-    log_freq: Annotated[int, Option(min=1, help="Batches between two words on the errors so far.")] = 50,
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    log_freq: Annotated[int, Option(min=1, help="Batches from one report of the errors to the next.")] = 50,
+    device: Annotated[str, Option(help="Where networks run: auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
     """Score a network on a data set by a published protocol, or results against a truth."""
     from functools import partial
@@ -208,7 +208,7 @@ def preprocess(
     out: Annotated[Path, Option("--out", "-o", help="The .npz to write.")],
     openpose: Annotated[Path | None, Option(help="OpenPose's JSON, in folders as below ROOT.")] = None,
     split: Annotated[str | None, Option(help="train or test; others: docs/training.md.")] = None,
-    every: Annotated[int | None, Option(min=1, help="Take one frame in so many; else the usual.")] = None,
+    every: Annotated[int | None, Option(min=1, help="Take one frame in so many; else as usual.")] = None,
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
     from models.datasets import DATASETS
@@ -249,7 +249,7 @@ def crops(
     fps: Annotated[float, Option(min=0.01, help="Pictures a second that are taken of a run.")] = 10.0,
     person: Annotated[str, Option(help="Number of a run's person, or all.")] = "all",
     recording: Annotated[Path | None, Option(help="The recording of a run, if it has moved.")] = None,
-    root: Annotated[Path | None, Option(help="Folder of the rows' pictures; else of the .npz.")] = None,
+    root: Annotated[Path | None, Option(help="Folder of the rows' pictures; else that of the .npz.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Say how many pictures and what room.")] = False,
 ) -> None:
     """Cut people out of videos once, in order, for `train` to read in any. Run again to continue."""
@@ -285,12 +285,12 @@ def detect(
         Option("--out", "-o", help="Folder to write to; else RECORDING, or of videos VIDEO-results."),
     ] = None,
     openpose: Annotated[
-        bool, Option("--json", help="For other tools, too: openpose-json/<camera>/*.json, BODY_25.")
+        bool, Option("--openpose-json", help="For other tools, too: openpose-json/<camera>/*.json.")
     ] = False,
     model: Annotated[
         str, Option(help="heavy; full: 3 times as fast, at times left for right; or an ONNX file.")
     ] = "heavy",
-    device: Annotated[str, Option(help="cpu, or cuda where onnxruntime-gpu is installed.")] = "cpu",
+    device: Annotated[str, Option(help="Where networks run: cpu, or cuda with onnxruntime-gpu.")] = "cpu",
 ) -> None:
     """Detect people in videos, once for many runs: detections.zarr beside them. Run again to continue."""
     from functools import partial

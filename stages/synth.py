@@ -140,7 +140,7 @@ def write_recording(
     body: Body,
     progress: Callable[[int], None] = lambda frames: None,
     *,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> Store:
     """Make a recording in the folder ``out`` and return its truth; a finished one of equal settings is kept.
 
@@ -150,7 +150,7 @@ def write_recording(
 
     Raises:
         InputError: ``out`` is not writable, or holds other files or a recording of other settings, without
-            ``force``.
+            ``overwrite``.
     """
     made_from = {
         "software": f"multispin {metadata.version('multispin')}",
@@ -158,11 +158,11 @@ def write_recording(
         "settings": cfg.model_dump(mode="json"),
     }
     try:
-        if _is_finished(out, made_from, force=force):
+        if _is_finished(out, made_from, overwrite=overwrite):
             progress(cfg.frames)
             return Store(out / TRUTH)
         for name in _OUTPUTS:
-            if name == "recording.yaml" and not force:
+            if name == "recording.yaml" and not overwrite:
                 continue  # the user may have edited it
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
@@ -185,16 +185,16 @@ def write_recording(
     return truth
 
 
-def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
+def _is_finished(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
     """True where ``out`` has this recording, complete. Raises ``InputError`` where it has other files."""
     mark = out / _MARK
-    if force:
+    if overwrite:
         return False
     if not mark.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
                 f"{out}: is there already and was not made by synth. Choose a new or empty folder, or "
-                f"--force to replace its {', '.join(_OUTPUTS[:-1])}."
+                f"--overwrite to replace its {', '.join(_OUTPUTS[:-1])}."
             )
         return False
     try:
@@ -210,7 +210,7 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, force: bool) -> bool:
     if changes:
         raise InputError(
             f"{out}: holds a recording of other settings ({'; '.join(changes[:4])}). Choose another folder, "
-            f"or --force to replace its {', '.join(_OUTPUTS[:-1])}."
+            f"or --overwrite to replace its {', '.join(_OUTPUTS[:-1])}."
         )
     if before is None or any(before.get(k) != made_from[k] for k in ("software", "body")):
         return False

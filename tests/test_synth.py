@@ -268,7 +268,7 @@ def test_a_seed_gives_the_same_bytes_in_any_window(tmp_path: Path) -> None:
     for name, content in files(once).items():
         if name.startswith(("keypoints", "calibration")):
             assert files(other)[name] == content, name
-    write_recording(again, SynthConfig(**values, seed=1), body(), force=True)
+    write_recording(again, SynthConfig(**values, seed=1), body(), overwrite=True)
     assert files(again)["calibration.toml"] != files(once)["calibration.toml"]
     lasting = [{name for name in files(folder) if "/events/" not in name} for folder in (once, again)]
     assert lasting[0] == lasting[1]  # an event that did not happen has no file
@@ -305,7 +305,7 @@ def test_a_finished_recording_is_kept_and_a_broken_one_made_again(tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_recording(tmp_path, cfg, body(), stop, force=True)
+        write_recording(tmp_path, cfg, body(), stop, overwrite=True)
     assert not (tmp_path / "calibration.toml").exists(), "not to be taken for a recording"
     write_recording(tmp_path, cfg, body())
     assert files(tmp_path) == whole
@@ -321,11 +321,11 @@ def test_a_recording_of_other_settings_is_not_replaced_unasked(tmp_path: Path, f
     other = SynthConfig(**{**CLEAN, "seconds": 0.3, "seed": 4})
     with pytest.raises(
         InputError,
-        match=r"other settings \(seconds is 0.2 there, 0.3 here; seed is 0 there, 4 here\).* --force",
+        match=r"other settings \(seconds is 0.2 there, 0.3 here; seed is 0 there, 4 here\).* --overwrite",
     ):
         write_recording(tmp_path, other, body())
     assert files(tmp_path) == whole
-    write_recording(tmp_path, other, body(), force=True)
+    write_recording(tmp_path, other, body(), overwrite=True)
     assert len(list(tmp_path.glob("keypoints/cam01/*.json"))) == 6
     assert yaml.safe_load((tmp_path / "recording.yaml").read_text()) == {"fps": 20}
 
@@ -349,7 +349,7 @@ def test_the_users_files_are_not_touched(tmp_path: Path) -> None:
         write_recording(tmp_path, cfg, body())
     assert mine.read_text() == "precious"
     (tmp_path / "notes.txt").write_text("notes")
-    write_recording(tmp_path, cfg, body(), force=True)
+    write_recording(tmp_path, cfg, body(), overwrite=True)
     assert not mine.exists()
     assert (tmp_path / "notes.txt").read_text() == "notes"
     blocked = tmp_path / "notes.txt" / "below"
