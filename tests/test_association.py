@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recordings import figure, ring
 
-from models.geometry.association import MatchConfig, masked_median, pick_people, propose
+from models.geometry.association import MatchConfig, finite_median, pick_people, propose
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
@@ -16,11 +16,11 @@ CFG = MatchConfig()
 TIME = np.arange(48) / 24
 
 
-def test_masked_median_is_the_median_of_what_counts() -> None:
+def test_finite_median_leaves_out_missing_values() -> None:
     rng = np.random.default_rng(1)
     values, valid = rng.normal(size=(30, 7, 2)), rng.random((30, 7)) < 0.5
     valid[0] = False
-    found = masked_median(values, valid)
+    found = finite_median(np.where(valid[..., None], values, np.nan), 1)
     assert np.isnan(found[0]).all()
     for i in range(1, 30):
         if valid[i].any():

@@ -478,7 +478,7 @@ def test_the_state_survives_as_a_table() -> None:
     confidence, time = np.nan_to_num(people[..., 2]), np.arange(60) / RATE
     cfg = MatchConfig(people="all", presence_s=0.3, away_s=0.5)
     _, tracks = track_people(RIG, xy, confidence, time, Tracks.none(), cfg)
-    assert tracks.named.values()
+    assert tracks.confirmed.values()
     assert len(tracks.lost) == 1
     again = Tracks.of_table(tracks.table())
     for name, x in vars(tracks).items():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.geometry.association import (
     MatchConfig,
     Proposals,
-    masked_median,
+    finite_median,
     pick_people,
     propose,
 )
@@ -262,7 +262,7 @@ def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     unseen."""
     observed = np.where(confidence[..., None] > 0, xy, np.nan)
     distance = np.linalg.norm(observed - expected[:, None], axis=-1)
-    median = masked_median(distance[..., None], np.isfinite(distance))[..., 0]
+    median = finite_median(distance)
     nearest = np.where(np.isnan(median), np.inf, median).argmin(1)
     return np.asarray(observed[np.arange(len(observed)), nearest])
 

@@ -1,10 +1,9 @@
-"""Association of people over views and time, by geometry, never by index.
+"""Cross-view association of people by the distances of their rays, and settings of association.
 
 All in metres in the world: a keypoint is a ray, two views of one person are two bundles of rays that meet.
-Everybody in a view and whoever in another view they meet best propose a body (the middles of the shortest
-segments between their rays); every view then gives the person whose rays pass closest, and the proposal on
-which most confident points of most views agree wins. Nothing depends on what the points are called, so the
-same code serves to find out.
+Each detection and the one of another view that it meets best propose a body (the middles of the shortest
+segments between their rays); every view then gives the detection whose rays pass closest. The names of the
+keypoints are not used, so that the same code serves to find their order.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ def _people(value: object) -> object:
 
 
 class MatchConfig(Config):
-    """Limits of association: points of different views that are one person, a person seen again."""
+    """Settings of association and tracking."""
 
     people: Annotated[Literal["main", "all"] | int, BeforeValidator(_people)] = "all"
     """all: everybody whom two cameras, or the only one, see for ``presence_s``; a number: at most so many at
-    once, who came first; main: one at a time, and always the same one while they are there."""
+    once, who came first; main: one at a time, the same one while present."""
     presence_s: float = Field(default=1.0, ge=0)
-    """Time for which somebody must be seen to count."""
+    """Time for which a person must be seen to count."""
     reidentify: bool = False
-    """Somebody who comes back within ``return_s`` in reach of where they were lost is the same person, as
-    with ``main``; else only within ``away_s``."""
+    """A person who returns within ``return_s`` in reach of where they were lost keeps the id, as with
+    ``main``; else only within ``away_s``."""
     agreement_m: float = Field(default=0.1, gt=0)
     """Distance between a ray and the body's point at which the point counts for half."""
     min_agreement: float = Field(default=0.4, gt=0, le=1)
@@ -59,15 +58,15 @@ class MatchConfig(Config):
     max_reach_m: float = Field(default=0.8, gt=0)
     """Bound of that distance."""
     away_s: float = Field(default=1.0, ge=0)
-    """Unseen for longer, a person has left: others take their place where only so many are wanted."""
+    """Time unseen after which a person has left, and another one may be followed instead."""
     return_s: float = Field(default=10.0, gt=0)
-    """Unseen for longer, whoever stands where the person was is somebody else."""
+    """Time unseen after which whoever stands where the person was is another one."""
     single_view_s: float = Field(default=0.5, ge=0)
     """Time that one view alone is believed after the person was last seen by two."""
 
     @property
     def lost_s(self) -> float:
-        """Time within which somebody who comes back is the same person."""
+        """Time unseen within which a person who returns keeps the id."""
         return self.return_s if self.reidentify or self.people == "main" else self.away_s
 
     @property
@@ -77,7 +76,7 @@ class MatchConfig(Config):
 
 
 _EXTENT_M: Final = (0.05, 1.2)
-"""Median distance of a body's points from their median."""
+"""Range of the median distance of a body's points from their median: no spot, and no longer than an arm."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,10 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     """
     views, frames, people, _ = confidence.shape
     conf = confidence.astype(np.float64)
-    seen = conf > 0
-    ray = np.where(seen[..., None], rays(rig, xy_px.astype(np.float64)), 0.0)
+    ray = np.where(conf[..., None] > 0, rays(rig, xy_px.astype(np.float64)), 0.0)
     origin = rig.centres
 
-    # 1. How well everybody in one view meets everybody in another, and for each the one they meet best.
+    # 1. Agreement of every two detections of different views, and for each the one it meets best.
     meet = np.zeros((frames, views, people, views, people))
     _meet(origin, ray, conf, 2 * cfg.agreement_m, cfg.min_points, cfg.min_agreement, meet)
     table = meet.reshape(frames, views * people, views * people)
@@ -114,7 +112,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     two = np.take_along_axis(partner, one, 1)
     alive = np.take_along_axis(score, one, 1) > 0
 
-    # 2. The bodies of these pairs, and who in each view lies on them.
+    # 2. The bodies of these pairs, and the detections of each view that agree with them.
     t = np.arange(frames)[:, None]
     (va, i), (vb, j) = np.divmod(one, people), np.divmod(two, people)
     ends = origin[va][:, :, None], origin[vb][:, :, None]
@@ -122,13 +120,13 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     body = (ends[0] + along_a[..., None] * ray[va, t, i] + ends[1] + along_b[..., None] * ray[vb, t, j]) / 2
     usable &= (along_a > 0) & (along_b > 0)
     usable &= alive[..., None]  # a point that is not seen has no ray to lie along
-    centre = masked_median(body, usable)
-    with np.errstate(invalid="ignore"):
-        alive &= _body_sized(body, centre, usable)
+    body = np.where(usable[..., None], body, np.nan)
+    centre = finite_median(body, -2)
+    extent_m = finite_median(np.linalg.norm(body - centre[..., None, :], axis=-1))
+    alive &= (extent_m > _EXTENT_M[0]) & (extent_m < _EXTENT_M[1])
 
     score = np.zeros(alive.shape)
     person = np.full((*alive.shape, views), -1, dtype=np.int64)
-    body = np.where(usable[..., None], body, np.nan)
     for f, v in np.ndindex(frames, views):
         share, weight, shared = ray_agreement(
             body[f], origin[[v] * people], ray[v, f], conf[v, f], cfg.agreement_m
@@ -228,18 +226,11 @@ def pick_people(values: NDArray[Number], chosen: NDArray[np.int64], fill: float)
     return out
 
 
-def _body_sized(points: Array, centre: Array, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(...) True where half of the valid points (..., K, 3) lie within an arm's length of their median
-    (..., 3), and not all on a spot."""
-    distance = np.linalg.norm(points - centre[..., None, :], axis=-1)
-    extent = masked_median(distance[..., None], valid)[..., 0]
-    return np.asarray((extent > _EXTENT_M[0]) & (extent < _EXTENT_M[1]))
-
-
-def masked_median(values: Array, valid: NDArray[np.bool_]) -> Array:
-    """Median of (..., K, D) over the valid (..., K) → (..., D), NaN where none is: no warnings, no loops."""
-    count = valid.sum(-1)
-    ordered = np.sort(np.where(valid[..., None], values, np.inf), axis=-2)
-    low, high = np.maximum(count - 1, 0) // 2, count // 2
-    picked = [np.take_along_axis(ordered, n[..., None, None], -2)[..., 0, :] for n in (low, high)]
-    return np.where(count[..., None] > 0, (picked[0] + picked[1]) / 2, np.nan)
+def finite_median(values: Array, axis: int = -1) -> Array:
+    """Median of the finite values along an axis, NaN where there are none: numpy's takes ten times as
+    long."""
+    count = np.isfinite(values).sum(axis, keepdims=True)
+    ordered = np.sort(values, axis)  # NaN comes last
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[axis] - 1)
+    middle = (np.take_along_axis(ordered, low, axis) + np.take_along_axis(ordered, high, axis)) / 2
+    return np.asarray(np.where(count > 0, middle, np.nan).squeeze(axis))

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.association import masked_median
+from models.geometry.association import finite_median
 from pipeline.array_types import Array, Floats
 from pipeline.formats.keypoints.files import MIN_CONFIDENCE
 from pipeline.recording import Recording
@@ -86,10 +86,9 @@ def _same_people(near: Floats, other: Floats) -> Floats:
     seen, also = near[..., 2] > 0, other[..., 2] > 0
     both = np.asarray(seen[:, :, None] & also[:, None])
     apart = np.linalg.norm(near[:, :, None, :, :2] - other[:, None, :, :, :2], axis=-1)
-    distance = masked_median(np.where(both, apart, 0)[..., None], both)[..., 0]  # (T, D, E)
-    middle = masked_median(np.where(seen[..., None], near[..., :2], 0), seen)
-    off = np.linalg.norm(near[..., :2] - middle[:, :, None], axis=-1)
-    size = masked_median(np.where(seen, off, 0)[..., None], seen)[..., 0]
+    distance = finite_median(np.where(both, apart, np.nan))  # (T, D, E)
+    own = np.where(seen[..., None], near[..., :2], np.nan)
+    size = finite_median(np.linalg.norm(own - finite_median(own, 2)[:, :, None], axis=-1))
     distance = np.where(np.isnan(distance), np.inf, distance)
     nearest: NDArray[np.int64] = distance.argmin(2)
     mutual = np.take_along_axis(distance.argmin(1), nearest, 1) == np.arange(near.shape[1])

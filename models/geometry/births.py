@@ -1,4 +1,4 @@
-"""People in a frame whom no track has: bodies of human proportions on which two views agree.
+"""Proposals of new people in a frame: bodies of human proportions on which two views agree.
 
 M detections of all views in a frame, K keypoints.
 """
@@ -26,12 +26,18 @@ _BONES: Final = tuple(
     )
 )  # fmt: skip
 """Bones of an adult: ends, and length in metres."""
+_SIZE_RANGE: Final = (0.45, 1.45)
+"""Range of a person's size over an adult's."""
+_MAX_BONE_RATIO: Final = 1.5
+"""Bound of the ratio of a bone's length, at the person's size, to an adult's; beyond it the bone is odd."""
+_MAX_ODD_SHARE: Final = 0.35
+"""Largest share of odd bones of a person: some keypoints are outliers."""
 
 
 def propose_people(
     rig: Rig, detections: FrameDetections, free: Bools, cfg: MatchConfig
 ) -> list[tuple[Array, Ints]]:
-    """Propose people by detections that no track has, ``free`` (M,): bodies (K, 3) and indices of their
+    """Propose people by detections without a track, ``free`` (M,): bodies (K, 3) and indices of their
     detections. Best first, no detection twice."""
     enough = free & ((detections.confidence > 0).sum(1) >= LIMITS.birth_shared)
     if len(rig) == 1:
@@ -44,18 +50,18 @@ def propose_people(
     xy = np.full((len(rig), 1, places, len(BODY_25), 2), np.nan)
     confidence = np.zeros(xy.shape[:-1])
     number = np.full((len(rig), places), -1)
-    at = detections.view[enough], 0, detections.index[enough]
-    xy[at], confidence[at] = detections.xy_px[enough], detections.confidence[enough]
-    number[detections.view[enough], detections.index[enough]] = np.flatnonzero(enough)
+    v, d = detections.view[enough], detections.index[enough]
+    xy[v, 0, d], confidence[v, 0, d] = detections.xy_px[enough], detections.confidence[enough]
+    number[v, d] = np.flatnonzero(enough)
     limits = cfg.model_copy(
         update={"min_agreement": LIMITS.birth_agreement, "min_points": LIMITS.birth_shared}
     )
     proposals = propose(rig, xy, confidence, limits)
     people: list[tuple[Array, Ints]] = []
-    taken: set[int] = set()
+    taken = np.zeros(len(free), bool)
     for person in proposals.person[0][proposals.score[0] > 0]:
         members = number[person >= 0, person[person >= 0]]
-        members = np.array([m for m in members.tolist() if m not in taken], np.int64)
+        members = members[~taken[members]]
         body = _triangulate_members(rig, detections, members)
         if body is None:
             continue
@@ -64,13 +70,13 @@ def propose_people(
         members = members[agree[members]]
         body = _triangulate_members(rig, detections, members)
         if body is not None and has_human_proportions(body):
-            taken |= {*members.tolist()}
+            taken[members] = True
             people.append((body, members))
     return people
 
 
 def _triangulate_members(rig: Rig, detections: FrameDetections, members: Ints) -> Array | None:
-    """Triangulate the body (K, 3) that detections of several views show; None where they show too little."""
+    """Triangulate a body (K, 3) from detections of several views; None where too few keypoints agree."""
     if len(members) < 2:
         return None
     owner = np.full(len(detections.view), -1)
@@ -79,13 +85,12 @@ def _triangulate_members(rig: Rig, detections: FrameDetections, members: Ints) -
     return body if np.isfinite(body[:, 0]).sum() >= LIMITS.birth_shared else None
 
 
-def has_human_proportions(points: Array, spread: float = 1.5, most: float = 0.35) -> bool:
-    """True where the bones of a body (K, 3) are as long, each to the others, as a person's, and the whole
-    between half and half again as large as an adult. Few bones cannot tell: true."""
+def has_human_proportions(points: Array) -> bool:
+    """True for a body (K, 3) of a person's size and bone length ratios, or of fewer than four bones."""
     ratio = np.array([np.linalg.norm(points[a] - points[b]) / length_m for a, b, length_m in _BONES])
     ratio = ratio[np.isfinite(ratio)]
     if len(ratio) < 4:
         return True
-    middle = float(np.median(ratio))
-    odd = np.abs(np.log(np.maximum(ratio, 1e-3) / middle)) > np.log(spread)
-    return bool(0.45 < middle < 1.45 and odd.mean() <= most)
+    size = float(np.median(ratio))
+    odd = np.abs(np.log(np.maximum(ratio, 1e-3) / size)) > np.log(_MAX_BONE_RATIO)
+    return bool(_SIZE_RANGE[0] < size < _SIZE_RANGE[1] and odd.mean() <= _MAX_ODD_SHARE)

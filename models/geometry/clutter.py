@@ -1,8 +1,7 @@
-"""Stationary clutter: detections that stand still in a view and are nobody's, as of a picture or a mirror.
+"""Stationary clutter: detections without a track that stand still in a view, as of a picture or a mirror.
 
-A person who is hidden in a view may be just where its clutter is: a track must not take one for the other.
-Clutter is therefore no track's, but that of a person who is born of it: they may have stood still before one
-camera alone.
+A track whose person is hidden in a view must not take clutter at the same place instead. Clutter may
+therefore only join a track that is born of it: a person may have stood still before one camera alone.
 
 R rows of ``Tracks.clutter``, M detections of all views in a frame, K keypoints.
 """
@@ -18,7 +17,7 @@ from models.geometry.tracks import LIMITS, MAX_CLUTTER
 from pipeline.array_types import Array, Ints
 
 STATIONARY_S: Final = 0.5
-"""Time for which a detection must be nobody's and stand still; who walks goes half a metre."""
+"""Time for which a detection must stand still without a track; a walking person goes half a metre."""
 MAX_SHIFT_M: Final = 0.05
 """Distance of half of its keypoints from their first places, at an adult's size: several times the noise."""
 MAX_GAP_S: Final = (0.15, 1.0)
@@ -31,7 +30,7 @@ def match_clutter(clutter: Array, detections: FrameDetections) -> Ints:
     if not len(clutter) or not len(detections.view):
         return np.full(len(detections.view), -1)
     first_px = clutter[:, None, _XY:].reshape(len(clutter), 1, -1, 2)
-    shift2_px = ((detections.known_px - first_px) ** 2).sum(-1)
+    shift2_px = ((detections.visible_px - first_px) ** 2).sum(-1)
     still = (shift2_px <= clutter[:, None, _MAX_SHIFT_PX, None] ** 2).sum(-1)
     shared = np.isfinite(shift2_px).sum(-1)
     same = clutter[:, _VIEW, None] == detections.view
@@ -40,7 +39,7 @@ def match_clutter(clutter: Array, detections: FrameDetections) -> Ints:
 
 
 def clutter_holder(clutter: Array, row: Ints) -> Array:
-    """(M,) serial of the one track that may have each detection, −1 for none; NaN where any may.
+    """(M,) serial of the one track that may have each detection, −1 for none; NaN for any track.
 
     row: (M,) as of ``match_clutter``.
     """
@@ -53,7 +52,7 @@ def update_clutter(clutter: Array, row: Ints, detections: FrameDetections, seria
 
     row: (M,) as of ``match_clutter``.
     """
-    xy_px, matched = detections.known_px, np.flatnonzero(row >= 0)
+    xy_px, matched = detections.visible_px, np.flatnonzero(row >= 0)
     flat_px = xy_px.reshape(len(row), clutter.shape[1] - _XY)
     r, owned = row[matched], serial[matched] >= 0
     out = clutter.copy()
@@ -65,7 +64,7 @@ def update_clutter(clutter: Array, row: Ints, detections: FrameDetections, seria
     new = np.flatnonzero((row < 0) & (serial < 0) & (np.isfinite(xy_px[..., 0]).sum(1) >= LIMITS.shared))
     if not len(new):
         return out[kept]
-    one = np.ones(len(new))
-    head = detections.view[new], now * one, now * one, -one, MAX_SHIFT_M / adult_pixel_m(xy_px[new])
-    born = np.column_stack([*head, flat_px[new]])
+    now_s, holder = np.full(len(new), now), np.full(len(new), -1)
+    max_shift_px = MAX_SHIFT_M / adult_pixel_m(xy_px[new])
+    born = np.column_stack([detections.view[new], now_s, now_s, holder, max_shift_px, flat_px[new]])
     return np.concatenate([out[kept], born])[-MAX_CLUTTER:]

@@ -1,7 +1,7 @@
-"""Assignment of the detections of a frame to tracks, by how close their rays pass to the predicted keypoints.
+"""Assignment of the detections of a frame to tracks, by the distances of rays from predicted keypoints.
 
-In metres: neither the size in the picture nor the number of views matters. With a single camera there are no
-rays to meet: keypoints are compared in its picture, at a scale that makes every person as large as an adult.
+In metres, whatever the size in the picture and the number of views. With a single camera keypoints are
+compared in its picture, at the scale at which the person is as large as an adult.
 
 N tracks, M detections of all views in a frame, K keypoints.
 """
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from models.geometry.association import MatchConfig, ray_agreement
+from models.geometry.association import MatchConfig, finite_median, ray_agreement
 from models.geometry.tracking import EXTENT_M
-from models.geometry.tracks import LIMITS, Tracks, finite_median
+from models.geometry.tracks import LIMITS, Tracks
 from models.geometry.triangulation import triangulate
 from pipeline.array_types import Array, Ints
 from pipeline.cameras import Rig
@@ -36,7 +36,7 @@ class FrameDetections:
     view: Ints
     """(M,)"""
     index: Ints
-    """(M,) number of the detection in its view."""
+    """(M,) index of the detection in its view"""
     xy_px: Array
     """(M, K, 2)"""
     confidence: Array
@@ -46,14 +46,9 @@ class FrameDetections:
     centre: Array
     """(M, 3) of the camera, metres, world"""
 
-    @property
-    def pixel_m(self) -> Array:
-        """(M,) metres a pixel at an adult's size."""
-        return adult_pixel_m(self.known_px)
-
     @cached_property
-    def known_px(self) -> Array:
-        """(M, K, 2) NaN where missing."""
+    def visible_px(self) -> Array:
+        """(M, K, 2) ``xy_px``, NaN where missing"""
         return np.where((self.confidence > 0)[..., None], self.xy_px, np.nan)
 
     def exchange(self, which: Bools) -> FrameDetections:
@@ -70,7 +65,7 @@ class TrackMatch:
     """Assignment of the detections of a frame to N tracks."""
 
     detections: FrameDetections
-    """With left and right put right"""
+    """With left and right exchanged back"""
     owner: Ints
     """(M,) index of the track, −1 for none"""
     fragment: Bools
@@ -78,11 +73,11 @@ class TrackMatch:
     mirror_gain: Array
     """(M,) agreement gained by exchanging left and right of the detection; negative where it is lost"""
     mirrored: Ints
-    """(M,) 1 where that gain is clear, left and right are exchanged; −1 where the loss is clear; else 0"""
+    """(M,) 1 where that gain is clear: left and right are exchanged; −1 where the loss is clear; else 0"""
     measured: Array
     """(N, K, 3) triangulated keypoints, NaN elsewhere"""
     body: Array
-    """(N, K, 3) triangulated keypoints, and predicted ones moved along with them elsewhere"""
+    """(N, K, 3) ``measured``; elsewhere predicted keypoints, shifted along with these"""
 
 
 def match_tracks(
@@ -100,15 +95,15 @@ def match_tracks(
     measured = np.full((count, len(BODY_25), 3), np.nan)
     if not count or not size:
         return TrackMatch(detections, owner, fragment, gain, mirrored, measured, predicted)
-    unmeasured_s = now - tracks.measured_s
+    reach_m = LIMITS.jump_m + cfg.speed_m_s * (now - tracks.measured_s)
     barred = ~np.isnan(holder) & (holder != tracks.serial[:, None])
-    for sigma in (LIMITS.first_pass * cfg.agreement_m, cfg.agreement_m):
-        score, shared = body_agreement(rig, body, detections, sigma)
+    for half_m in (LIMITS.first_pass * cfg.agreement_m, cfg.agreement_m):
+        score, shared = body_agreement(rig, body, detections, half_m)
         if body is predicted:
-            gain, mirrored = _mirror_gain(rig, body, detections, score, shared, sigma)
+            gain, mirrored = _mirror_gain(rig, body, detections, score, shared, half_m)
             if (mirrored > 0).any():
                 detections = detections.exchange(mirrored > 0)
-                score, shared = body_agreement(rig, body, detections, sigma)
+                score, shared = body_agreement(rig, body, detections, half_m)
         if barred.any():
             score = np.where(barred, 0, score)
         before = owner, fragment
@@ -117,61 +112,54 @@ def match_tracks(
         if body is not predicted and all(map(np.array_equal, before, (owner, fragment))):
             break  # the same detections give the same bodies
         measured = triangulate_tracks(rig, detections, owner, fragment, count)
-        _reject_jumps(rig, measured, predicted, owner, score, unmeasured_s, cfg)
-        shift = finite_median(np.swapaxes(measured - body, 1, 2))
+        _reject_jumps(rig, measured, predicted, reach_m, owner, score)
         enough = np.isfinite(measured[..., 0]).sum(1) >= 3
-        shift = np.where(enough[:, None], shift, 0)[:, None]
+        shift = np.where(enough[:, None], finite_median(measured - body, 1), 0)[:, None]
         body = np.where(np.isfinite(measured), measured, body + shift)
-    # A view that disagrees with the body of all of them shows somebody else.
+    # A view that disagrees with the body of all views shows another person.
     score, _ = body_agreement(rig, body, detections, cfg.agreement_m)
     wrong = (owner >= 0) & (score[owner, np.arange(size)] < LIMITS.agreement)
     if wrong.any():
         owner = np.where(wrong, -1, owner)
         measured = triangulate_tracks(rig, detections, owner, fragment, count)
-        _reject_jumps(rig, measured, predicted, owner, score, unmeasured_s, cfg)
+        _reject_jumps(rig, measured, predicted, reach_m, owner, score)
     return TrackMatch(detections, owner, fragment & (owner >= 0), gain, mirrored, measured, body)
 
 
 def _reject_jumps(
-    rig: Rig,
-    measured: Array,
-    predicted: Array,
-    owner: Ints,
-    score: Array,
-    unmeasured_s: Array,
-    cfg: MatchConfig,
+    rig: Rig, measured: Array, predicted: Array, reach_m: Array, owner: Ints, score: Array
 ) -> None:
-    """Reject measured bodies (N, K, 3) out of reach of the predicted ones, from views that meet by chance: in
-    place; the track keeps the one detection that agrees best with it, by score (N, M)."""
+    """Reject, in place, measured bodies (N, K, 3) out of reach (N,) of the predicted ones, of views that meet
+    by chance; the track keeps in ``owner`` the one detection that agrees best with it, by score (N, M)."""
     if len(rig) > 1:
-        moved = np.linalg.norm(finite_median(np.swapaxes(measured - predicted, 1, 2)), axis=1)
-        for n in np.flatnonzero(moved > LIMITS.jump_m + cfg.speed_m_s * unmeasured_s):
+        moved_m = np.linalg.norm(finite_median(measured - predicted, 1), axis=1)
+        for n in np.flatnonzero(moved_m > reach_m):
             mine = np.flatnonzero(owner == n)
             owner[mine[score[n, mine] < score[n, mine].max()]] = -1
             measured[n] = np.nan
 
 
-def body_agreement(rig: Rig, points: Array, detections: FrameDetections, sigma: float) -> tuple[Array, Ints]:
+def body_agreement(rig: Rig, points: Array, detections: FrameDetections, half_m: float) -> tuple[Array, Ints]:
     """Share (N, M) of each detection's confidence that agrees with each body (N, K, 3), and number (N, M) of
-    keypoints that both have. A keypoint ``sigma`` metres off agrees by half."""
+    keypoints that both have. A keypoint ``half_m`` off agrees by half."""
     if len(rig) > 1:
         score, _, shared = ray_agreement(
-            points, detections.centre, detections.ray, detections.confidence, sigma
+            points, detections.centre, detections.ray, detections.confidence, half_m
         )
         return score, shared
-    known = np.isfinite(points[..., 0])[:, None] & (detections.confidence > 0)
-    offset = points[:, None, :, :2] - np.where(known[..., None], detections.xy_px, 0)
-    distance2 = (offset**2).sum(-1) * (detections.pixel_m**2)[:, None]
-    weight = np.where(known, detections.confidence, 0)
-    agreeing = np.where(known, weight / (1 + np.where(known, distance2, 0) / sigma**2), 0)
-    return agreeing.sum(-1) / np.maximum(weight.sum(-1), 1e-9), known.sum(-1)
+    both = np.isfinite(points[..., 0])[:, None] & (detections.confidence > 0)
+    offset_px = points[:, None, :, :2] - np.where(both[..., None], detections.xy_px, 0)
+    distance2 = (offset_px**2).sum(-1) * (adult_pixel_m(detections.visible_px) ** 2)[:, None]
+    weight = np.where(both, detections.confidence, 0)
+    agreeing = np.where(both, weight / (1 + np.where(both, distance2, 0) / half_m**2), 0)
+    return agreeing.sum(-1) / np.maximum(weight.sum(-1), 1e-9), both.sum(-1)
 
 
 def _mirror_gain(
-    rig: Rig, body: Array, detections: FrameDetections, score: Array, shared: Ints, sigma: float
+    rig: Rig, body: Array, detections: FrameDetections, score: Array, shared: Ints, half_m: float
 ) -> tuple[Array, Ints]:
     """``mirror_gain`` and ``mirrored`` of ``TrackMatch``: by the track that each way agrees with best."""
-    exchanged_score, common = body_agreement(rig, body[:, MIRROR], detections, sigma)
+    exchanged_score, common = body_agreement(rig, body[:, MIRROR], detections, half_m)
     straight = np.where(shared >= LIMITS.shared, score, 0).max(0)
     comparable = common >= LIMITS.exchange_shared
     exchanged = np.where(comparable, exchanged_score, 0).max(0)
@@ -181,7 +169,7 @@ def _mirror_gain(
 
 
 def _assign(score: Array, shared: Ints, view: Ints) -> Ints:
-    """(M,) track of each detection, −1 for none: of a view at most one a track (Kuhn–Munkres)."""
+    """(M,) track of each detection, −1 for none: at most one detection of a view a track (Kuhn–Munkres)."""
     good = (shared >= LIMITS.shared) & (score >= LIMITS.agreement)
     gain = np.where(good, score * np.sqrt(shared / len(BODY_25)), 0)  # by how much of the body it shows
     owner = np.full(len(view), -1)
@@ -194,12 +182,12 @@ def _assign(score: Array, shared: Ints, view: Ints) -> Ints:
 
 
 def _join_fragments(owner: Ints, score: Array, shared: Ints, detections: FrameDetections) -> Bools:
-    """(M,) detections that are another part of a person whom the view shows already; enters their track in
+    """(M,) detections that are another part of a person who has one in the view; enters their track in
     ``owner``."""
     fragment = np.zeros(len(owner), bool)
-    likely = np.where(shared >= LIMITS.fragment_shared, score, 0)
-    for m in np.flatnonzero((owner < 0) & (likely.max(0) >= LIMITS.fragment_agreement)):
-        n = int(likely[:, m].argmax())
+    score = np.where(shared >= LIMITS.fragment_shared, score, 0)
+    for m in np.flatnonzero((owner < 0) & (score.max(0) >= LIMITS.fragment_agreement)):
+        n = int(score[:, m].argmax())
         mates = np.flatnonzero((owner == n) & (detections.view == detections.view[m]))
         if len(mates):
             both = (detections.confidence[mates[0]] > 0) & (detections.confidence[m] > 0)
@@ -235,7 +223,6 @@ def unit_m(rig: Rig, points: Array) -> Array:
 
 
 def adult_pixel_m(points: Array) -> Array:
-    """(N,) metres a pixel at an adult's size, of people (N, K, C), NaN where missing."""
-    middle = finite_median(np.swapaxes(points, 1, 2))[:, None]
-    size = finite_median(np.linalg.norm(points - middle, axis=-1))
+    """(N,) metres a pixel at which people (N, K, C) are as large as an adult."""
+    size = finite_median(np.linalg.norm(points - finite_median(points, 1)[:, None], axis=-1))
     return np.asarray(EXTENT_M / np.maximum(size, 1e-6))

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from models.geometry.association import MatchConfig, masked_median
+from models.geometry.association import MatchConfig, finite_median
 from models.geometry.lags import LagCurves, consistent_offsets, epipolar_curves
 from models.geometry.people import track_people
 from models.geometry.tracking import figures, tracks
@@ -150,14 +150,10 @@ def _distances(camera: OwnDetections, frame: Ints, which: Ints) -> Array:
     share = np.clip((time_s - time_s[frame[left]]) / np.where(span > 0, span, 1), 0, 1)[:, None, None]
     place = np.where(sure[..., None], xy, np.nan)
     place = place[left] * (1 - share) + place[right] * share
-    known = np.asarray(np.isfinite(place).all(-1))
-    middle = masked_median(place, known)
-    size = masked_median(np.linalg.norm(place - middle[:, None], axis=-1)[..., None], known)[..., 0]
+    size = finite_median(np.linalg.norm(place - finite_median(place, 1)[:, None], axis=-1))
     away = np.linalg.norm(camera.xy_px - place[:, None], axis=-1)
-    both = (camera.confidence > 0) & known[:, None]
-    distance = (
-        masked_median(np.where(both, away, 0)[..., None], both)[..., 0] / np.maximum(size, 1e-6)[:, None]
-    )
+    median_px = finite_median(np.where(camera.confidence > 0, away, np.nan))
+    distance = median_px / np.maximum(size, 1e-6)[:, None]
     out = (time_s < time_s[frame[left]] - _BRIDGE_S) | (time_s > time_s[frame[right]] + _BRIDGE_S)
     far = np.asarray((span > 2 * _BRIDGE_S) | out)
     return np.where(far[:, None] | ~np.isfinite(distance), np.inf, distance)

@@ -219,11 +219,11 @@ def tracked(crowd: Crowd) -> list[dict[int, Array]]:
     confirmed: dict[int, tuple[int, float]] = {}
     for t, now in enumerate(times):
         owned, tracks = track_people(crowd.rig, xy[:, [t]], sure[:, [t]], times[[t]], tracks, CFG)
-        confirmed = {serial: (person, now) for serial, person in owned.named.items()} | confirmed
+        confirmed = {serial: (person, now) for serial, person in owned.confirmed.items()} | confirmed
         here = tracks.time_s == now
         shown.append(dict(zip(tracks.serial[here].tolist(), tracks.points[here], strict=True)))
     tracks = count_at_end(crowd.rig, tracks, len(times), float(times[-1]), CFG)
-    confirmed = {serial: (person, times[-1]) for serial, person in tracks.named.items()} | confirmed
+    confirmed = {serial: (person, times[-1]) for serial, person in tracks.confirmed.items()} | confirmed
     out = []
     for now, frame in zip(times, shown, strict=True):
         given_out_s = np.append(ends, ends[-1])[np.searchsorted(ends, ends[ends >= now][0] + CFG.presence_s)]
