@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.calibrations import is_calibration_place
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import find_number
@@ -36,6 +37,8 @@ _VIDEO_SUFFIXES: Final = frozenset((
 _PREVIEW_SUFFIXES: Final = frozenset((".lrv", ".thm"))
 """Suffixes of small copies that action cameras write beside their videos."""
 _PICTURE_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))
+_CAMERA_LEVELS: Final = 4
+"""Levels of a camera's folder, its own the first, in which its video is looked for."""
 _MAX_NUMBERS_PER_PICTURE: Final = 1000
 """Range of the numbers in pictures' names over their count, above which these are no frame numbers."""
 
@@ -85,7 +88,7 @@ def _places(folder: Path, drawn: frozenset[str]) -> list[tuple[str, list[tuple[s
 
 
 def _cameras_in(place: Path, is_recording: bool) -> list[tuple[str, Path]]:
-    """(camera, video or folder of pictures) in a folder: files, else subfolders with one video or pictures.
+    """(camera, video or folder of pictures) in a folder: files, else what its subfolders hold.
 
     In the recording's own folder, only files with a video's suffix.
     """
@@ -97,15 +100,26 @@ def _cameras_in(place: Path, is_recording: bool) -> list[tuple[str, Path]]:
     ]
     if files or is_recording:
         return files
-    found = []
-    for sub in (p for p in there if p.is_dir()):
-        inside = [p for p in sub.iterdir() if not p.name.startswith(".")]
-        videos = [p for p in inside if p.suffix.lower() in _VIDEO_SUFFIXES]
-        if len(videos) == 1:
-            found.append((sub.name, videos[0]))
-        elif any(p.suffix.lower() in _PICTURE_SUFFIXES and find_number(p.stem) for p in inside):
-            found.append((sub.name, sub))
-    return found
+    return [(sub.name, video) for sub in there if sub.is_dir() and (video := _only_footage(sub))]
+
+
+def _only_footage(folder: Path) -> Path | None:
+    """The only video, or folder of numbered pictures, of a camera's folder, or of the nearest level below
+    that has any: a memory card's DCIM/100GOPRO, AVCHD/BDMV/STREAM, OpenCap's InputMedia/<trial>."""
+    level = [folder]
+    for _ in range(_CAMERA_LEVELS):
+        inside = [[p for p in sorted(place.iterdir()) if p.name[0] != "."] for place in level]
+        videos = [p for each in inside for p in each if p.suffix.lower() in _VIDEO_SUFFIXES]
+        pictures = [
+            place
+            for place, each in zip(level, inside, strict=True)
+            if any(p.suffix.lower() in _PICTURE_SUFFIXES and find_number(p.stem) for p in each)
+        ]
+        if videos or pictures:
+            only = videos if len(videos) == 1 else pictures
+            return only[0] if len(only) == 1 else None
+        level = [p for each in inside for p in each if p.is_dir()]
+    return None
 
 
 def _is_video(file: Path) -> bool:
@@ -136,7 +150,8 @@ def unread_videos(folder: Path) -> list[Finding]:
             if p.suffix.lower() in _VIDEO_SUFFIXES | _PREVIEW_SUFFIXES and p not in read and p.is_file()
         ]
         unread += sorted(p for p in videos if not (sub == folder and p.name in drawn))
-        loose += sorted(p for p in direct if is_place and not read and p.suffix.lower() in _PICTURE_SUFFIXES)
+        if not read and sub != folder and not is_calibration_place(sub.name):
+            loose += sorted(p for p in direct if p.suffix.lower() in _PICTURE_SUFFIXES)
     files, what = (unread, "videos") if unread else (loose, "pictures")
     if not files:
         return []

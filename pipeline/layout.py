@@ -167,7 +167,7 @@ def _calibration_above(
 def _calibrations_elsewhere(folder: Path) -> list[Path]:
     """Files of calibrations in folders of a recording in which none is looked for, but for results and
     keypoints."""
-    others = (p for p in sorted(folder.iterdir()) if p.name not in _KEYPOINT_FOLDERS)
+    others = (p for p in sorted(folder.iterdir()) if p.name.casefold() not in _KEYPOINT_FOLDERS)
     places = (p for p in others if p.is_dir() and not p.name.startswith("."))
     own = (p for p in places if not is_calibration_place(p.name) and not (p / STORE).exists())
     return [files[0] for place in own for files in calibrations_in(place) if not is_estimated(files[0])]
@@ -190,6 +190,16 @@ def recordings_in(folder: Path, levels: int = _SESSION_LEVELS) -> list[str]:
     return inner
 
 
+def _keypoint_places(folder: Path) -> list[Path]:
+    """The folder and those in it that are called after keypoints, in order of precedence; case does not
+    count."""
+    inside = [p for p in sorted(folder.iterdir()) if p.is_dir()]
+    named = [p for name in _KEYPOINT_FOLDERS if name != "." for p in inside if p.name.casefold() == name]
+    at = _KEYPOINT_FOLDERS.index(".")
+    before = [p for p in named if _KEYPOINT_FOLDERS.index(p.name.casefold()) < at]
+    return [*before, folder, *named[len(before) :]]
+
+
 def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tuple[dict[str, Path], str]:
     """Keypoint folders by camera, from the first place that has any, and that place."""
     if stated.keypoints.path is not None:
@@ -201,11 +211,10 @@ def find_keypoints(folder: Path, stated: Stated, findings: list[Finding]) -> tup
             )
         return cameras, f"{stated.keypoints.path.rstrip('/')}/ (stated)"
     places = []
-    for name in _KEYPOINT_FOLDERS:
-        if (folder / name).is_dir():
-            cameras = _cameras_in(folder / name, "*_json" if name == "." else "*")
-            if cameras:
-                places.append((name, cameras))
+    for place in _keypoint_places(folder):
+        cameras = _cameras_in(place, "*_json" if place == folder else "*")
+        if cameras:
+            places.append(("." if place == folder else place.name, cameras))
     if not places:
         return {}, ""
     name, cameras = places[0]
@@ -252,12 +261,9 @@ _MAYBE_KEYPOINTS: Final = MappingProxyType(
 def unread_keypoints(folder: Path, stated: Stated) -> list[Finding]:
     """Findings on files that lie where keypoints are looked for, and are of no format."""
     findings = []
-    place_names = (
-        [stated.keypoints.path] if stated.keypoints.path else [n for n in _KEYPOINT_FOLDERS if n != "."]
-    )
-    for place in (folder / name for name in place_names):
-        if not place.is_dir():
-            continue
+    stated_place = stated.keypoints.path
+    places = [folder / stated_place] if stated_place else _keypoint_places(folder)
+    for place in (p for p in places if p != folder and p.is_dir()):
         cameras = find_camera_files(place)
         also = {path.stem for path in cameras if path.suffix}  # a table that lies there in two formats
         flat = any(not path.exists() for path in cameras)
@@ -318,14 +324,19 @@ THE_CALIBRATION: Final = "the calibration"
 """What names the cameras where there is one, in messages."""
 
 
+_LISTED: Final = 20
+"""Names that a message lists."""
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts cam2 before cam10."""
     return [(0, int(p), p) if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
 
 
 def _loose(name: str) -> str:
-    """A name without what tools change: case and leading zeros."""
-    return re.sub(r"(?<!\d)0+(?=\d)", "", plain(name))
+    """A name without what tools change: case, width of letters, leading zeros, and what parts its words."""
+    words = re.sub(r"[\s._-]+", "_", plain(normalize("NFKC", name)))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", words)
 
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
@@ -348,7 +359,9 @@ def _distinct(names: Iterable[str]) -> dict[str, str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names, key=natural)) or "none"
+    shown = sorted(names, key=natural)
+    more = [f"{len(shown) - _LISTED} more"] if len(shown) > _LISTED else []
+    return ", ".join([*shown[:_LISTED], *more]) or "none"
 
 
 def _pair_alike(

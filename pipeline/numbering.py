@@ -83,7 +83,8 @@ def find_numbering(
         )
         findings.append(Finding("keypoints_renumbered", sentence))
         return Numbering(first)
-    steps = {_step_of(t, f) for t, f in both}
+    seen = np.unique(np.concatenate([f.numbers for _, f in both])) if both else np.empty(0, np.int64)
+    steps = {_step_of(t, f.numbers if f.lists_empty_frames else seen) for t, f in both}
     found = steps.pop() if len(steps) == 1 else None
     if found is None:
         return Numbering()
@@ -99,12 +100,13 @@ def find_numbering(
     return Numbering(first, found)
 
 
-def _step_of(frames: int, files: KeypointFiles) -> Fraction | None:
-    """Frames from one number to the next by which the files fit a video of this length, but for 1."""
-    low, high, count = int(files.numbers[0]), int(files.numbers[-1]), len(files)
-    if count < _MIN_FILES or not files.lists_empty_frames:
+def _step_of(frames: int, numbers: NDArray[np.int64]) -> Fraction | None:
+    """Frames from one of these numbers, those of a camera's files or of the frames in which some camera shows
+    somebody, to the next by which they fit a video of this length, but for 1."""
+    low, high, count = int(numbers[0]), int(numbers[-1]), len(numbers)
+    if count < _MIN_FILES:
         return None
-    gap = int(np.gcd.reduce(np.diff(files.numbers)))
+    gap = int(np.gcd.reduce(np.diff(numbers)))
     if gap > 1 and low in (0, 1, gap) and (high - low) // gap + 1 == frames:
         return Fraction(1, gap)
     for every in _STEPS:

@@ -163,6 +163,12 @@ class Recording:
         findings = tuple(f for f in self.findings if not f.code.startswith("keypoints_"))
         return replace(self, keypoints=(None,) * len(self.rig), notes=notes, findings=findings)
 
+    @property
+    def uncut(self) -> Recording:
+        """The recording over the whole time line of its cameras."""
+        line = self.own_times.timeline(self.clocks)
+        return self if self.span == (0, None) else replace(self, timeline=line, span=(0, None))
+
     def part(self, cameras: Sequence[str], start: int, end: int | None) -> Recording:
         """The recording of some cameras (none named: all) and frames ``start:end``, before inspection.
 
@@ -322,9 +328,8 @@ def _find(folder: Path, chain: Sequence[Path], only: Mapping[str, Path] | None =
     files: tuple[KeypointFiles | None, ...] = (None,) * len(rig)
     if folders:
         files = _index(folder, rig, matched_folders, stated.keypoints.mapping, findings)
-    fps = None if stated.fps is None else Fraction(str(stated.fps))
     numbers = {n: f.numbers for n, f in zip(rig.names, files, strict=True) if f}
-    probed = probe_videos(matched_videos, fps, numbers)
+    probed = probe_videos(matched_videos, stated.rate, numbers)
     videos = tuple(probed.get(n) for n in rig.names)
     for name, video in zip(rig.names, videos, strict=True):
         findings += [Finding("video", sentence, name) for sentence in (video.warnings if video else ())]
@@ -501,9 +506,10 @@ def _guess_intrinsics(
     for name, video in zip(rig.names, videos, strict=True):
         size = video.size if video else stated.picture_size
         if size is None:
+            remedy = "state its picture size in recording.yaml, picture_size: [width, height]"
             raise InputError(
-                f"{folder}: camera {name} has neither a calibration nor a video: state its picture size in "
-                "recording.yaml, picture_size: [width, height]"
+                f"{folder}: camera {name} has neither a calibration nor a video: "
+                + ". ".join([remedy, *(f.sentence for f in findings if f.code == "calibration_unread")])
             )
         own = focal.get(name) if isinstance(focal, dict) else focal
         is_stated.append(own is not None)
@@ -575,12 +581,9 @@ def _timeline_of(
     findings: list[Finding],
 ) -> tuple[OwnTimes, tuple[Clock, ...], Timeline]:
     """Times of each camera's frames, stated clocks, and the common time line. Raises ``InputError``."""
-    names, files = tuple(cameras.names), cameras.files
-    yaml_path = folder / SETTINGS
+    names, files, yaml_path = cameras.names, cameras.files, folder / SETTINGS
     fps = _stated_rate(stated, [v.rate for v in videos if v and not v.pictures], findings)
-    times: list[Array] = []
-    rates: list[Fraction] = []
-    first: list[int] = []
+    times, rates, first = list[Array](), list[Fraction](), list[int]()
     for name, video, camera in zip(names, videos, files, strict=True):
         rates.append(video.rate if video else fps)
         if video:
@@ -617,11 +620,10 @@ def _timeline_of(
 
 def _stated_rate(stated: Stated, video_rates: Sequence[Fraction], findings: list[Finding]) -> Fraction:
     """Frames a second of cameras without a video."""
-    if video_rates and stated.fps is not None:
+    if stated.rate is not None:
         sentence = "recording.yaml: fps is not used where there is a video, which has time stamps"
-        findings.append(Finding("fps_unused", sentence))
-    if stated.fps is not None:
-        return Fraction(str(stated.fps))
+        findings += [Finding("fps_unused", sentence)] if video_rates else []
+        return stated.rate
     if video_rates:
         return min(video_rates)
     sentence = (

@@ -120,6 +120,11 @@ class Stated(Config):
     up: tuple[float, float, float] | None = None
     """Upward direction in the calibration's world: x, y and z, or an axis such as z or -y."""
 
+    @property
+    def rate(self) -> Fraction | None:
+        """``fps`` as a fraction."""
+        return None if self.fps is None else Fraction(str(self.fps).replace(" ", ""))
+
     _normal = field_validator("frame_offset", "sync", "focal_px", mode="before")(_by_name)
 
     @field_validator("focal_px")

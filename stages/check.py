@@ -242,7 +242,8 @@ class Check:
         )
         if left_out_mm > MAX_LEFT_OUT_MM:
             worst_mm = left_out_mm
-        if len(alone) == len(doubts) and TRIANGULATION.verdict(worst_mm) == "look at it":
+        enough = self.frames >= MIN_FRAMES
+        if enough and len(alone) == len(doubts) and TRIANGULATION.verdict(worst_mm) == "look at it":
             found.append(
                 Finding(
                     "cameras_disagree",

@@ -45,7 +45,7 @@ from pipeline.recording import Recording
 from pipeline.skeleton import POINT_ORDERS
 from pipeline.summary import MissingData
 from pipeline.timeline import spread
-from stages.check import SAMPLE_FRAMES, doubt_cameras, files_at
+from stages.check import SAMPLE_FRAMES, doubt_cameras, files_at, sample
 
 MAX_LEFT_OUT_SHARE: Final = 0.5
 """Share of the frames in which a camera and another show somebody, from which on a camera is named that a run
@@ -69,7 +69,8 @@ def inspect(recording: Recording) -> Recording:
     """The recording, ready to be read: point order known, rig in metres, up decided, all of it among its
     findings. One that is inspected already, or whose people are still to be detected, is returned as it is.
 
-    Reads some forty frames of keypoints, more where the person is seldom there.
+    Reads some forty frames of keypoints, more where the person is seldom there: of the whole time line, also
+    where a range is taken. Only what is said about the cameras is that range's.
 
     Raises:
         InputError: the keypoint files hold nobody, points in no known order, or in one that cannot be told.
@@ -85,9 +86,9 @@ def inspect(recording: Recording) -> Recording:
 def _inspect_bodies(recording: Recording) -> Recording:
     """Point order, unit and up from the bodies on which the views of a calibrated rig agree."""
     folder, rig, files, stated = recording.path, recording.rig, recording.keypoints, recording.stated
-    numbers, have = files_at(recording)
+    numbers, have = files_at(recording.uncut)  # a few frames do not tell what all do
     both = np.flatnonzero(have.sum(0) >= 2)
-    if not len(both):
+    if not (files_at(recording)[1].sum(0) >= 2).any():
         raise InputError(
             f"{folder}: at no time do two cameras have a keypoint file; check the frame numbers in the names"
         )
@@ -142,6 +143,8 @@ def _inspect_bodies(recording: Recording) -> Recording:
     findings += told
     findings += _doubt_scales(rig, image, known)
     as_body_25 = to_body_25(image, known.name)
+    if recording.uncut is not recording:
+        as_body_25 = sample(replace(recording, rig=rig, known_order=known))
     findings += doubt_cameras(rig, as_body_25)
     findings += _seen_by_one(rig, as_body_25)
     findings += doubts
@@ -215,9 +218,9 @@ def _span(rig: Rig) -> float:
 def _inspect_pictures(recording: Recording) -> Recording:
     """Point order and scales as far as pictures tell them: without a calibration, or with one camera."""
     folder, rig = recording.path, recording.rig
-    numbers, have = files_at(recording)
+    numbers, have = files_at(recording.uncut)
     any_file = np.flatnonzero(have.any(0))
-    if not len(any_file):
+    if not files_at(recording)[1].any():
         raise InputError(
             f"{folder}: no keypoint file belongs to a frame of the recording; check the frame numbers in the "
             "names"

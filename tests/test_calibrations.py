@@ -165,6 +165,7 @@ def test_a_damaged_file_gives_a_rig_or_a_message(folder: Path, form: object, dat
         "Calibration",
         "S00_Calibration",
         "calib-2d",
+        "Kalibrierung",
         "cameras",
         "camera_parameters",
         "calibration/extrinsic/capture_volume",

@@ -143,9 +143,23 @@ def test_pictures_in_no_cameras_folder_are_named(tmp_path: Path) -> None:
     assert said(find_recording(tmp_path), r"2 pictures are not read, the first is images/cam01_000000.jpg: ")
 
 
-def test_a_folder_a_camera_may_hold_its_one_video(tmp_path: Path) -> None:
+def test_pictures_beside_no_videos_are_named(tmp_path: Path) -> None:
+    write_recording(tmp_path, SMALL_RIG, [SMALL_PEOPLE])
+    pictures(tmp_path / "cam01", [0, 1], "{:06d}.jpg")
+    assert said(find_recording(tmp_path), r"2 pictures are not read, the first is cam01/000000.jpg: ")
+
+
+def test_pictures_may_lie_deeper_in_a_cameras_folder(tmp_path: Path) -> None:
+    pictures(tmp_path / "images" / "cam01" / "rgb", [0, 1], "{:06d}.jpg")
+    pictures(tmp_path / "images" / "cam02" / "rgb", [0, 1], "{:06d}.jpg")
+    pictures(tmp_path / "images" / "cam02" / "depth", [0, 1], "{:06d}.jpg")
+    assert find_videos(tmp_path, []) == {"cam01": tmp_path / "images" / "cam01" / "rgb"}
+
+
+@pytest.mark.parametrize("card", ["", "DCIM/100GOPRO", "InputMedia/walk", "AVCHD/BDMV/STREAM"])
+def test_a_folder_a_camera_may_hold_its_one_video(tmp_path: Path, card: str) -> None:
     for name in SMALL_RIG.names:
-        write(tmp_path / "videos" / name / "GX010001.MP4", "mp4", "libx264", 2)
+        write(tmp_path / "videos" / name / card / "GX010001.MP4", "mp4", "libx264", 2)
     assert {n: f.name for n, f in find_videos(tmp_path, []).items()} == dict.fromkeys(
         SMALL_RIG.names, "GX010001.MP4"
     )

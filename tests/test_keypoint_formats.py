@@ -269,8 +269,9 @@ def test_tables_of_pictures_as_alphapose_writes_them(
         index_keypoints(tmp_path / name.split("/alpha")[0])
 
 
+@pytest.mark.parametrize("form", ["annotations", "results"])
 @pytest.mark.parametrize("name", ["images/{}/{:06}.jpg", "{}_{:06}.jpg", "all/{}-{}.png"])
-def test_one_file_of_coco_annotations_holds_all_cameras(tmp_path: Path, name: str) -> None:
+def test_one_file_of_coco_holds_all_cameras(tmp_path: Path, name: str, form: str) -> None:
     cameras = ("cam01", "cam02")
     images = [
         {"id": 10 * v + t, "file_name": name.format(c, t)} for v, c in enumerate(cameras) for t in (4, 7)
@@ -281,7 +282,11 @@ def test_one_file_of_coco_annotations_holds_all_cameras(tmp_path: Path, name: st
         for v in (0, 1)
         for p in TRUTH[t]
     ]
-    (tmp_path / "person_keypoints.json").write_text(json.dumps({"images": images, "annotations": people}))
+    content: Any = {"images": images, "annotations": people}
+    if form == "results":
+        named = {image["id"]: image["file_name"] for image in images}
+        content = [{**one, "image_id": named[one["image_id"]]} for one in people]
+    (tmp_path / "person_keypoints.json").write_text(json.dumps(content))
     paths = find_camera_files(tmp_path)
     assert [path.name for path in paths] == [*cameras]
     for v, path in enumerate(paths):

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "layout", ["keypoints/{}", "keypoints/{}_json", "{}_json", "pose/{}_json", "openpose/{}"]
+    "layout", ["keypoints/{}", "keypoints/{}_json", "{}_json", "pose/{}_json", "OpenPose/{}"]
 )
 @pytest.mark.parametrize("videos", ["videos", "video", "."])
 def test_layouts(tmp_path: Path, layout: str, videos: str) -> None:
@@ -138,6 +138,7 @@ def test_one_name_that_differs_moves_no_other_camera(tmp_path: Path) -> None:
         (("int_cam3_img", "int_cam1_img", "int_cam2_img"), ("cam_01", "cam_02", "cam_03")),
         (("cam1", "cam2", "cam3"), ("2024-05-01_cam01_t7", "2024-05-01_cam02_t7", "2024-05-01_cam03_t7")),
         (("left", "right", "top"), ("trial_2_Left", "trial_2_Right", "trial_2_Top")),
+        (("GoPro Left", "GoPro Right", "カメラ1"), ("GoPro_Left", "gopro-right", "カメラ１")),
     ],
 )
 def test_names_that_are_told_apart_by_the_same_match(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from fractions import Fraction
@@ -233,6 +234,23 @@ def test_files_of_every_second_frame_are_told(tmp_path: Path, numbers: range, st
     found = find_recording(folder)
     assert {f.code for f in found.findings} & {"keypoints_missing", "keypoints_renumbered"}
     assert found.step == 1
+
+
+def test_a_list_of_every_second_frame_is_told(tmp_path: Path) -> None:
+    """AlphaPose's, which leaves out frames in which it found nobody."""
+    for v, name in enumerate(RIG.names):
+        listed = [
+            {"image_id": f"{t // 2}.jpg", "category_id": 1, "keypoints": PEOPLE[v, t].ravel().tolist()}
+            for t in range(0, 24, 2)
+            if t != 2 * v
+        ]
+        (tmp_path / "keypoints").mkdir(exist_ok=True)
+        (tmp_path / "keypoints" / f"{name}.json").write_text(json.dumps(listed))
+    write_calibration(RIG, tmp_path / "calibration.toml")
+    add_videos(tmp_path)
+    found = find_recording(tmp_path)
+    assert said(found, r"file n is taken as frame 2 n; .*step: 2\} states it")
+    assert found.keypoint_numbers(np.arange(3))[0].tolist() == [0, -1, 1]
 
 
 def test_files_that_were_counted_after_frames_were_dropped(folder: Path) -> None:

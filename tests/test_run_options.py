@@ -50,6 +50,13 @@ def test_a_part_of_a_recording_has_the_frames_of_the_whole(folder):
             again.part(cameras, start, end)
 
 
+def test_one_frame_of_a_recording_is_read_as_the_whole_is(folder):
+    whole = inspect(find_recording(folder))
+    one = inspect(find_recording(folder).part([], 7, 8))
+    assert (len(one), one.point_order) == (1, whole.point_order)
+    assert one.findings == whole.findings
+
+
 def test_results_go_beside_the_recording_and_are_begun_again_when_told(folder, capfd, monkeypatch):
     home = folder.with_name("walk-results")
     part = ("--cameras", "cam01,cam02", "--cameras", "cam04", "--start", 2, "--end", 14, "--device", "cpu")

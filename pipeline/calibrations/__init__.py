@@ -60,16 +60,18 @@ FORMATS: Final[tuple[CalibrationFormat, ...]] = (
     colmap,
 )  # fmt: skip
 
-_PLACE: Final = re.compile(r"calib|camera|^sparse$|^colmap$")
+_PLACE: Final = re.compile(r"[ck]alib|[ck]amera|^sparse$|^colmap$")
 """Folders that hold calibrations, by their plain name; COLMAP calls its models' folder ``sparse``."""
-_SESSION_PLACE: Final = re.compile(r"^([a-z]?\d+[_-])?(calib|camera)")
+_SESSION_PLACE: Final = re.compile(r"^([a-z]?\d+[_-])?([ck]alib|[ck]amera)")
 """Folders of a session that hold its calibration, as S00_Calibration: a narrow choice, since what lies beside
 a trial may be another's."""
 _MAX_DEPTH: Final = 3
 """Levels below such a folder that are searched: caliscope has calibration/extrinsic/capture_volume/."""
 _FOLDERS_OF_CAMERAS: Final = 2
 """Levels that a camera's own file may lie below its calibration: OpenCap has Videos/Cam0/."""
-_FILE: Final = re.compile(r"calib|intri|extri|^cameras?([_ -]?(param|matri|pose|array|config|setting)|s?$)")
+_FILE: Final = re.compile(
+    r"[ck]alib|intri|extri|^cameras?([_ -]?(param|matri|pose|array|config|setting)|s?$)"
+)
 """Names of files that look like calibrations."""
 _DATA_SUFFIXES: Final = frozenset(
     [

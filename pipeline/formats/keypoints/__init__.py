@@ -30,6 +30,7 @@ from pipeline.formats.keypoints import (
     openpose_list,
 )
 from pipeline.formats.keypoints.files import KeypointFiles
+from pipeline.formats.keypoints.listed import first_byte
 
 
 class KeypointFileFormat(Protocol):
@@ -81,7 +82,8 @@ def index_keypoints(path: Path) -> KeypointFiles:
     # Where the path is not there, it stands for one camera in a file of all, or for its files among those of
     # others, which are many.
     if path.parent.is_file():
-        return coco_annotations.read(path)
+        is_list = first_byte(path.parent) == b"["
+        return coco_results.read(path) if is_list else coco_annotations.read(path)
     for form in FORMATS if path.exists() else (flat,):
         if form.find(path.parent, glob.escape(path.name)):
             return form.read(path)

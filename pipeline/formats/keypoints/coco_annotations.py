@@ -13,14 +13,12 @@ import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import InputError
-from pipeline.formats.keypoints.coco_results import frame_of_name
-from pipeline.formats.keypoints.files import find_number
+from pipeline.formats.keypoints.coco_results import by_camera, frame_of_name, version_of
 from pipeline.formats.keypoints.listed import ListedPeople, entries, find_files, only_json, read_list
-from pipeline.formats.keypoints.openpose import camera_of
 
 DESCRIPTION: Final = "COCO annotations (one file a camera, or one of all)"
 
@@ -37,39 +35,19 @@ def find(place: Path, names: str) -> list[Path]:
         return begins == b"{" and any(key in first for key in (b'"images"', b'"annotations"'))
 
     found = find_files(place, "*", holds)
-    if len(found) == 1 and found[0].is_file() and len(cameras := _cameras(found[0], _version(found[0]))) > 1:
-        found = [found[0] / camera for camera in sorted(cameras)]
+    only = found[0] if len(found) == 1 and found[0].is_file() else None
+    if only is not None and len(cameras := _cameras(only, version_of(only))) > 1:
+        found = [only / camera for camera in sorted(cameras)]
     return [path for path in found if fnmatchcase(path.name, names)]
-
-
-def _version(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=16)
 def _cameras(file: Path, version: tuple[int, int]) -> dict[str, frozenset[object]]:
-    """Ids of the images of each camera in a file, by the images' folders, else by how their names begin.
-
-    None where they name no camera, share no frame (two takes of one camera), or cannot be read. version: of
-    the file.
-    """
-    by_folder: dict[str, dict[object, int]] = {}
-    by_name: dict[str, dict[object, int]] = {}
+    """Ids of the images of each camera in a file; empty where they cannot be read. version: of the file."""
     try:
-        for _, _, image, _ in entries(file, _IMAGES):
-            path = PurePosixPath(image["file_name"].replace("\\", "/"))
-            number = find_number(path.stem)
-            frame, start = (int(number[1]), number.start()) if number else (-1, 0)
-            by_folder.setdefault(path.parent.name, {})[image["id"]] = frame
-            by_name.setdefault(camera_of(path.stem[:start]), {})[image["id"]] = frame
+        return by_camera((image["id"], image["file_name"]) for _, _, image, _ in entries(file, _IMAGES))
     except (InputError, LookupError, TypeError, AttributeError):
         return {}
-    found = by_folder if len(by_folder) > 1 else by_name
-    frames = [{*ids.values()} for ids in found.values()]
-    if "" in found or sum(map(len, frames)) == len(set[int]().union(*frames)):
-        return {}
-    return {camera: frozenset(ids) for camera, ids in found.items()}
 
 
 def read(path: Path) -> ListedPeople:
@@ -79,7 +57,7 @@ def read(path: Path) -> ListedPeople:
     if file is None:
         raise InputError(f"{path}: holds no JSON file")
     if file == path.parent:
-        own = _cameras(file, _version(file)).get(path.name, ())
+        own = _cameras(file, version_of(file)).get(path.name, ())
     frames: dict[object, tuple[int, object]] = {}
     for _, _, image, _ in entries(file, _IMAGES):
         name = image.get("file_name") if isinstance(image, dict) else None
