@@ -40,7 +40,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 People = Annotated[
     str | None, Option("--people", help="Who is reconstructed: all (the default), main, or at most so many.")
 ]
-NoVideos = Annotated[bool, Option("--no-videos", help="Draw no videos.")]
 Cameras = Annotated[list[str] | None, Option(help="Only these, with commas between; repeatable.")]
 Start = Annotated[int, Option(min=0, help="First frame.")]
 End = Annotated[int | None, Option(min=1, help="Frame after the last.")]
@@ -85,7 +84,7 @@ def run(
     people: People = None,
     sync: Sync = None,
     device: Annotated[str | None, Option(help="Where networks run: auto, cpu, cuda or cuda:1.")] = None,
-    no_videos: NoVideos = False,
+    no_videos: Annotated[bool, Option("--no-videos", help="Draw no videos.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Start again where results are.")] = False,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     config: Configs = None,
@@ -412,8 +411,10 @@ def synth(
     point_order: Annotated[
         str, Option("--format", help=f"Order of the keypoints: {', '.join(POINT_ORDERS)}.")
     ] = "body_25",
-    no_videos: NoVideos = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace the recording in the folder.")] = False,
+    videos: Annotated[bool, Option(help="Draw the videos, too.")] = True,
+    overwrite: Annotated[
+        bool, Option("--overwrite", "--force", help="Replace the recording in the folder.")
+    ] = False,
 ) -> None:
     """Make a recording of moving people with noisy keypoints, and its truth in truth.zarr.
 
@@ -424,7 +425,7 @@ def synth(
     values = {
         "cameras": cameras, "seconds": seconds, "fps": fps, "people": people, "leaving": leaving,
         "seed": seed, "noise_px": noise_px, "outliers": outliers, "missing": missing, "exchanged": exchanged,
-        "split": split, "phantoms": phantoms, "static_phantoms": static_phantoms, "videos": not no_videos,
+        "split": split, "phantoms": phantoms, "static_phantoms": static_phantoms, "videos": videos,
         "size": list(size), "format": point_order,
     }  # fmt: skip
     _synth(out, values, load_body(), overwrite=overwrite)

@@ -285,7 +285,7 @@ def detect(
         Option("--out", "-o", help="Folder to write to; else RECORDING, or of videos VIDEO-results."),
     ] = None,
     openpose: Annotated[
-        bool, Option("--openpose-json", help="For other tools, too: openpose-json/<camera>/*.json.")
+        bool, Option("--json", help="For other tools, too: openpose-json/<camera>/*.json, BODY_25.")
     ] = False,
     model: Annotated[
         str, Option(help="heavy; full: 3 times as fast, at times left for right; or an ONNX file.")

@@ -176,7 +176,7 @@ def test_a_part_needs_its_frames_and_those_that_its_clocks_may_move_to(empty: Pa
 def test_the_person_is_found_where_another_detector_found_them(filmed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     shutil.copytree(filmed, folder)
-    told = CliRunner().invoke(run_pipeline.app, ["detect", str(folder), "--model", "full", "--openpose-json"])
+    told = CliRunner().invoke(run_pipeline.app, ["detect", str(folder), "--model", "full", "--json"])
     assert told.exit_code == 0, told.output
     for name in ("cam01", "cam03"):
         files = sorted((folder / "openpose-json" / name).iterdir())
