@@ -64,7 +64,7 @@ class RegressConfig(Config):
     """default, the keypoint network that ships; none; or a file: .safetensors that `train` made, or the .pt
     of SPIN or the reference, whose networks look at the pictures."""
     batch_size: int | None = Field(None, ge=1)
-    """People in frames, or pictures of them, that go through the network at once; null: 64, and 256 on a
+    """People in frames, or pictures of them, that go through the network at once; null: 128, and 256 on a
     GPU."""
     device: str = "auto"
     """auto, a GPU where there is one; or cpu, cuda, cuda:1."""
@@ -146,7 +146,7 @@ def describe(cfg: RegressConfig, net: Net | None) -> str:
 
 
 def _batch_size(cfg: RegressConfig, net: Net) -> int:
-    return cfg.batch_size or (64 if next(net.parameters()).device.type == "cpu" else 256)
+    return cfg.batch_size or (128 if next(net.parameters()).device.type == "cpu" else 256)
 
 
 def chunks_per_group(cfg: RegressConfig, net: Net | None, window: int, views: int) -> int:

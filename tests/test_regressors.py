@@ -150,11 +150,13 @@ def test_global_kinematics_are_those_of_the_chain():
     torch.testing.assert_close(to_local(turned), local[:, 1:], atol=2e-6, rtol=0)
 
 
-def test_points_are_the_sums_of_turned_lever_arms():
-    turned, betas = global_rotations(rotations(7, 24, seed=9)), torch.randn(7, 10, generator=seeded(10))
-    kinematics = GlobalKinematics(BODY)
-    points = torch.einsum("njab,nkjb->nka", turned, kinematics.lever_arms(betas))
-    torch.testing.assert_close(points, kinematics(turned, betas)[1], atol=2e-6, rtol=0)
+def test_movers_are_the_joints_whose_rotation_moves_a_keypoint():
+    kinematics, rest = GlobalKinematics(BODY), torch.eye(3).repeat(24, 24, 1, 1)
+    each = rest.clone()
+    each[range(24), range(24)] = rotations(24, seed=9)  # of one joint each, and of those below it
+    betas = torch.zeros(24, 10)
+    moved = kinematics(global_rotations(each), betas)[1] - kinematics(rest, betas)[1]
+    assert (moved.norm(dim=-1).amax(1) > 1e-3).nonzero()[:, 0].tolist() == kinematics.movers.tolist()
 
 
 def test_six_numbers_of_any_length_make_the_rotation():
@@ -317,7 +319,7 @@ def test_a_gauss_newton_step_is_the_minimum_of_its_energy():
     x = estimate_of(kinematics, e, s, 0.1 * torch.randn(3, 24, 3, generator=seeded(3)), shift=0.03)
     turned, root, betas = gauss_newton_step(x, kinematics, e)
     found = roma.rotmat_to_rotvec(turned @ x.rotations.mT), root - x.root, betas - x.betas
-    arms = torch.einsum("njab,nkjb->nkja", x.rotations, kinematics.lever_arms(x.betas))
+    arms = torch.einsum("njab,nkjb->nkja", x.rotations, kinematics.lever_arms(x.betas)[:, 24:])
     offset = (x.points + x.root[:, None])[:, None] - e.centre[:, :, None]
     weight = (
         e.weight
@@ -330,7 +332,7 @@ def test_a_gauss_newton_step_is_the_minimum_of_its_energy():
         moved = offset + moved[:, None]
         across = moved - (moved * e.ray).sum(-1, keepdim=True) * e.ray
         data = (weight * (across**2).sum(-1)).sum() / 0.05**2
-        local = turns[:, 1:] - turns[:, kinematics.parents]
+        local = turns[:, 1:] - turns[:, SMPL_24.parents[1:]]
         prior = (local**2).sum() / 0.3**2 + (turns[:, 0] ** 2).sum() / 0.2**2 + (shift**2).sum() / 0.1**2
         return data + prior + (change**2).sum() / 0.5**2
 
@@ -345,6 +347,19 @@ def test_without_rays_a_gauss_newton_step_changes_nothing():
     x = estimate_of(kinematics, e, s, 0.1 * torch.randn(3, 24, 3, generator=seeded(3)))
     found = gauss_newton_step(x, kinematics, replace(e, weight=0 * e.weight))
     torch.testing.assert_close(found, (x.rotations, x.root, x.betas), atol=1e-6, rtol=0)
+
+
+def test_an_estimate_whose_system_has_no_factor_stays_as_it_is():
+    s, kinematics = samples(count=3, views=3), GlobalKinematics(BODY)
+    e = observe(s.xy_px, s.confidence, s.K, s.R, s.t)
+    x = estimate_of(kinematics, e, s, 0.1 * torch.randn(3, 24, 3, generator=seeded(3)))
+    whole = gauss_newton_step(x, kinematics, e)
+    x.log_sigma[1], e.weight[1] = 60.0, 0  # nothing keeps the rotations: the system is singular
+    turned, root, betas = gauss_newton_step(x, kinematics, e)
+    torch.testing.assert_close(turned[1], x.rotations[1], atol=1e-6, rtol=0)
+    assert torch.equal(root[1], x.root[1])
+    assert torch.equal(betas[1], x.betas[1])
+    torch.testing.assert_close((turned[::2], root[::2], betas[::2]), tuple(y[::2] for y in whole))
 
 
 # --- The nets -----------------------------------------------------------------------------------------------
@@ -437,7 +452,8 @@ def test_the_regression_is_the_last_round(monkeypatch):
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
     monkeypatch.setattr(net, "iterate", truth)
-    monkeypatch.setattr(calibrated, "average_mirrored", lambda a, b, kinematics: a)
+    monkeypatch.setattr(calibrated, "concatenated", lambda a, b: a)
+    monkeypatch.setattr(calibrated, "average_mirrored", lambda both, kinematics: both)
     r = seen_by(net, s)
     torch.testing.assert_close(r.body_pose, to_local(s.world_rotations), atol=1e-3, rtol=0)
     torch.testing.assert_close(r.view_orient, s.R @ s.world_rotations[:, None, 0], atol=1e-3, rtol=0)

@@ -265,7 +265,8 @@ def test_errors_of_the_truth_are_zero(monkeypatch):
         return [Estimate(turned, s.betas, joints, points, torch.zeros(6, 23), root)]
 
     monkeypatch.setattr(net, "iterate", truth)
-    monkeypatch.setattr(calibrated, "average_mirrored", lambda a, b, kinematics: a)
+    monkeypatch.setattr(calibrated, "concatenated", lambda a, b: a)
+    monkeypatch.setattr(calibrated, "average_mirrored", lambda both, kinematics: both)
     for joints in (24, 22):
         direct, aligned = keypoint_net_errors(net, s, joints)
         assert direct.max() < 1e-4  # metres, of rays in float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,13 +22,14 @@ from models.regressors.layers import (
     FeedbackHead,
     average_mirrored,
     camera_directions,
+    concatenated,
     keypoint_spread,
     mlp,
     small_output,
     usable_keypoints,
 )
 from models.regressors.regression import DEPTH_WEIGHT, Regression, blank_unseen
-from models.rotations import skew, solve_3x3
+from models.rotations import solve_3x3
 from pipeline.skeleton import BODY_25
 
 _SCALES_M: Final = (0.4, 0.24, 0.14, 0.08, 0.05)
@@ -122,11 +124,10 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
     start = centre - body[:, None]
     along = (ray * start[:, :, None]).sum(-1)
     foot = start[:, :, None] - along[..., None] * ray  # of the perpendicular from the body to each ray
-    outer = ray[..., :, None] * ray[..., None, :]
     w = weight
     for scale in _SCALES_M:
         total = w.sum(1)
-        system = (total[..., None, None] + 1e-3) * eye - (w[..., None, None] * outer).sum(1)
+        system = (total[..., None, None] + 1e-3) * eye - torch.einsum("nvk,nvka,nvkb->nkab", w, ray, ray)
         x = solve_3x3(system, (w[..., None] * foot).sum(1))
         residual = x[:, None] - foot
         residual = residual - (residual * ray).sum(-1, keepdim=True) * ray
@@ -216,38 +217,40 @@ def gauss_newton_step(
     """Rotations (N, J, 3, 3), root (N, 3) and betas (N, B) of an estimate after one step towards the rays.
 
     Least squares of the points' distances from the rays, weighted as by ``_ray_residuals`` over
-    ``_POINT_SIGMA_M``, and of the changes of the local rotations over their expected errors, of root and
-    betas over ``_ROOT_SIGMA`` and ``_BETA_SIGMA``. With turns ω_j of the joints in the frame, a point moves
-    by the sum of ω_j × a_kj for its lever arms, and a local rotation changes by ω_j − ω_parent.
+    ``_POINT_SIGMA_M``, and of the turns δ_j of local rotations over their expected errors, of root and betas
+    over ``_ROOT_SIGMA`` and ``_BETA_SIGMA``. A turn moves a point by δ_j × r_kj, with r_kj the sum of the
+    point's turned lever arms at j and below. Joints that move no point keep their local rotations. An
+    estimate whose system cannot be factorised stays as it is.
     """
-    arms = torch.einsum("njab,nkjb->nkja", x.rotations, kinematics.lever_arms(x.betas))
-    n, _, joints, _ = arms.shape
+    (count, joints), movers = x.rotations.shape[:2], len(kinematics.movers)
     residual, w = _ray_residuals(x.points + x.root[:, None], o, FEEDBACK_SCALES_M[1])
     w = w / _POINT_SIGMA_M**2
-    eye = torch.eye(3, dtype=arms.dtype, device=arms.device)
-    outer = (w[..., None, None] * o.ray[..., :, None] * o.ray[..., None, :]).sum(1)
-    information = w.sum(1)[..., None, None] * eye - outer  # (N, K, 3, 3)
-    arms_of_shape = kinematics.lever_arms(torch.eye(NUM_BETAS, dtype=arms.dtype, device=arms.device))
-    arms_of_shape = arms_of_shape - kinematics.lever_arms(x.betas.new_zeros(1, NUM_BETAS))  # (B, K, J, 3)
-    by_shape = torch.einsum("njab,ckjb->nkac", x.rotations, arms_of_shape)
-    by_turn, by_root = -skew(arms).transpose(2, 3).flatten(3), eye.expand(*arms.shape[:2], 3, 3)
-    moved = torch.cat([by_turn, by_root, by_shape], -1)
-    jacobian = moved.flatten(1, 2)  # (N, 3 K, 3 J + 3 + B)
-    gradient = jacobian.mT @ (w[..., None] * residual).sum(1).flatten(1)[..., None]
+    eye = torch.eye(3, dtype=w.dtype, device=w.device)
+    information = w.sum(1)[..., None, None] * eye - torch.einsum("nvk,nvka,nvkb->nkab", w, o.ray, o.ray)
 
-    joint = torch.eye(joints, dtype=arms.dtype, device=arms.device)
-    relative = joint[1:] - joint[kinematics.parents]
-    prior = relative.T @ (torch.exp(-2 * x.log_sigma)[..., None] * relative)
-    prior[:, 0, 0] += _ROOT_SIGMA[0] ** -2
-    system = jacobian.mT @ (information @ moved).flatten(1, 2)
-    turned = 3 * joints
-    system[:, :turned, :turned] += (prior[:, :, None, :, None] * eye[:, None]).reshape(n, turned, turned)
-    sigma = constant((_ROOT_SIGMA[1],) * 3 + (_BETA_SIGMA,) * NUM_BETAS, arms.device, arms.dtype)
-    system[:, turned:, turned:] += (sigma**-2).diag()
-    step = torch.cholesky_solve(gradient, torch.linalg.cholesky_ex(system).L)[..., 0]
-    turns, shift, change = step.tensor_split([turned, turned + 3], 1)
-    rotations = roma.rotvec_to_rotmat(turns.view(n, joints, 3)) @ x.rotations
-    return rotations, x.root + shift, x.betas + change
+    arms = kinematics.lever_arms(x.betas)[:, joints:]
+    arms_shapedirs = kinematics.arms_shapedirs.view(NUM_BETAS, -1, joints, 3)[:, joints:]
+    reach = torch.einsum("njab,nkjb->nkaj", x.rotations, arms) @ kinematics.below  # (N, K, 3, M)
+    jacobian = reach.new_zeros(*reach.shape[:3], 3 * movers + 3 + NUM_BETAS)
+    by_turn = jacobian[..., : 3 * movers].view(*reach.shape[:3], 3, movers)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # (δ × r)_i = δ_j r_k − δ_k r_j
+        by_turn[:, :, i, j], by_turn[:, :, i, k] = reach[:, :, k], -reach[:, :, j]
+    jacobian[..., 3 * movers : -NUM_BETAS] = eye
+    jacobian[..., -NUM_BETAS:] = torch.einsum("njab,ckjb->nkac", x.rotations, arms_shapedirs)
+
+    log_sigma = torch.nn.functional.pad(x.log_sigma, (1, 0), value=math.log(_ROOT_SIGMA[0]))
+    turn_precision = torch.exp(-2 * log_sigma.index_select(1, kinematics.movers)).repeat(1, 3)
+    precision = constant((_ROOT_SIGMA[1] ** -2,) * 3 + (_BETA_SIGMA**-2,) * NUM_BETAS, w.device, w.dtype)
+    pull = (w[..., None] * residual).sum(1)[..., None]
+    normal = jacobian.flatten(1, 2).mT @ torch.cat([information @ jacobian, pull], -1).flatten(1, 2)
+    system, gradient = normal[..., :-1], normal[..., -1:]
+    system.diagonal(dim1=1, dim2=2).add_(torch.cat([turn_precision, precision.expand(count, -1)], 1))
+    factor, failed = torch.linalg.cholesky_ex(system, upper=True)
+    step = torch.cholesky_solve(gradient, factor, upper=True)[..., 0]
+    step = torch.where(failed[:, None] == 0, step, 0)
+    turns, shift, change = step.tensor_split([3 * movers, 3 * movers + 3], 1)
+    turns = kinematics.below @ turns.view(count, 3, movers).mT  # with those of the joints above
+    return roma.rotvec_to_rotmat(turns) @ x.rotations, x.root + shift, x.betas + change
 
 
 class CalibratedNet(nn.Module):
@@ -303,9 +306,8 @@ class CalibratedNet(nn.Module):
                 raise ValueError(f"{K.shape[1]} views without R and t: use the uncalibrated net")
             R, t = torch.eye(3, dtype=K.dtype, device=K.device).expand_as(K), torch.zeros_like(K[..., 0])
         o = observe(xy_px, confidence, K, R, t)
-        mean = average_mirrored(
-            self.iterate(o)[-1], self.iterate(mirror_observations(o))[-1], self.kinematics
-        )
+        both = self.iterate(concatenated(o, mirror_observations(o)))[-1]
+        mean = average_mirrored(both, self.kinematics)
         rotations, root, betas = gauss_newton_step(mean, self.kinematics, o)
         pelvis = o.origin + (root[:, None] @ o.turn)[:, 0]
         in_view = (R @ pelvis[:, None, :, None])[..., 0] + t

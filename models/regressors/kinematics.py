@@ -33,59 +33,66 @@ def to_local(rotations: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
 
 
 class GlobalKinematics(nn.Module):
-    """Forward kinematics of a body from rotations of all joints in one frame.
+    """Forward kinematics of a body from rotations of all joints in one frame, in two products.
 
-    One product a bone and one matrix that sums bones along the tree, without a loop over joints.
+    A joint or keypoint lies at Σ_j R_j v_j: its lever arms v_j at rest, which are linear in the shape, turned
+    each by its joint.
     """
 
-    joints_template: Tensor
-    joints_shapedirs: Tensor
-    points_template: Tensor
-    points_shapedirs: Tensor
     weights: Tensor
-    above: Tensor
+    """(K, J) skinning weights."""
+    pelvis_template: Tensor
+    pelvis_shapedirs: Tensor
+    arms_template: Tensor
+    """((J + K) J 3,) lever arms of the joints, then of the keypoints, metres."""
+    arms_shapedirs: Tensor
+    """(B, (J + K) J 3)"""
+    movers: Tensor
+    """(M,) joints whose rotation moves a keypoint."""
+    below: Tensor
+    """(J, M) 1 where a joint is a mover or below it in the tree."""
 
     def __init__(self, body: KeypointBody) -> None:
         super().__init__()
         self.skeleton = body.skeleton
-        self.parents = list(body.skeleton.parents[1:])
-        for name, tensor in body.tensors.items():
+        count, parents = len(body.skeleton), list(body.skeleton.parents[1:])
+        chains = bone_chains(body.skeleton, torch.device("cpu"), body.weights.dtype)
+        joints = torch.cat([body.joints_template[..., None], body.joints_shapedirs], -1)  # (J, 3, 1 + B)
+        points = torch.cat([body.points_template[..., None], body.points_shapedirs], -1)
+        # The bones from the root on, each turned by its parent, and what a keypoint lies off its joints.
+        hangs_on = torch.cat([chains, body.weights @ chains])  # (J + K, J − 1)
+        is_parent = torch.eye(count, dtype=chains.dtype)[parents]
+        arms = torch.einsum("mc,cj,cxb->bmjx", hangs_on, is_parent, joints[1:] - joints[parents])
+        arms[:, count:] += torch.einsum("kj,kjxb->bkjx", body.weights, points[:, None] - joints)
+        ancestors = torch.cat([torch.ones_like(chains[:, :1]), chains], 1)
+        movers = (arms[:, count:].abs().sum((0, 1, 3)) @ ancestors).nonzero()[:, 0]
+        buffers = {
+            "weights": body.weights,
+            "pelvis_template": body.joints_template[0],
+            "pelvis_shapedirs": body.joints_shapedirs[0].T,
+            "arms_template": arms[0].flatten(),
+            "arms_shapedirs": arms[1:].flatten(1),
+            "below": ancestors[:, movers],
+        }
+        for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float(), persistent=False)
-        self.register_buffer(
-            "above", bone_chains(body.skeleton, torch.device("cpu"), torch.float32), persistent=False
-        )
+        self.register_buffer("movers", movers, persistent=False)
 
     def forward(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         """rotations (N, J, 3, 3), betas (N, B) → joints (N, J, 3) and points (N, K, 3), metres, the pelvis
         at the origin."""
-        rest, points = self._at_rest(betas)
-        bones = rest[:, 1:] - rest[:, self.parents]
-        joints = self.above @ (rotations[:, self.parents] * bones[:, :, None]).sum(-1)
-        shift = joints - (rotations * rest[:, :, None]).sum(-1)
-        blend = self.weights @ torch.cat([rotations, shift[..., None]], -1).flatten(2)
-        blend = blend.view(-1, len(self.weights), 3, 4)
-        return joints, (blend[..., :3] * points[:, :, None]).sum(-1) + blend[..., 3]
+        arms = self.lever_arms(betas).flatten(2)
+        placed = (rotations.transpose(1, 2).flatten(2) @ arms.mT).mT
+        return placed[:, : len(self.skeleton)], placed[:, len(self.skeleton) :]
 
     def lever_arms(self, betas: Tensor) -> Tensor:
-        """Vectors v (N, K, J, 3), metres, at rest, by which points are the sums over joints of R_j v_kj.
+        """Vectors v (N, J + K, J, 3), metres, at rest, by which joints and points are the sums of R_j v_j.
 
-        So a turn of joint j alone by ω, in the frame of the rotations, moves point k by ω × R_j v_kj.
+        So a turn of joint j alone by ω, in the frame of the rotations, moves a point by ω × R_j v_j.
         """
-        rest, points = self._at_rest(betas)
-        bones = rest[:, 1:] - rest[:, self.parents]
-        carried = self.weights @ self.above  # (K, J − 1) share of a point that hangs on each bone
-        is_parent = torch.eye(rest.shape[1], dtype=rest.dtype, device=rest.device)[self.parents]
-        arms = torch.einsum("kc,cj,ncx->nkjx", carried, is_parent, bones)
-        return arms + self.weights[..., None] * (points[:, :, None] - rest[:, None])
-
-    def _at_rest(self, betas: Tensor) -> tuple[Tensor, Tensor]:
-        """Joints (N, J, 3) and points (N, K, 3) of a shape in the rest pose."""
-        n_points, n_joints = self.weights.shape
-        rest = self.joints_template + (betas @ self.joints_shapedirs.flatten(0, 1).T).view(-1, n_joints, 3)
-        points = self.points_template + (betas @ self.points_shapedirs.flatten(0, 1).T).view(-1, n_points, 3)
-        return rest, points
+        arms = torch.addmm(self.arms_template, betas, self.arms_shapedirs)
+        return arms.view(len(betas), -1, len(self.skeleton), 3)
 
     def pelvis(self, betas: Tensor) -> Tensor:
         """Rest position (N, 3) of the root joint, metres."""
-        rest: Tensor = self.joints_template[0] + betas @ self.joints_shapedirs[0].T
-        return rest
+        return torch.addmm(self.pelvis_template, betas, self.pelvis_shapedirs)

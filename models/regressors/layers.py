@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import roma
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.constants import constant
 from models.regressors.kinematics import GlobalKinematics
 
+Input = TypeVar("Input")
 MIN_KEYPOINTS: Final = 6
 """Keypoints that a view must show to count: from fewer a net puts the person anywhere."""
 TYPICAL_SPREAD_M: Final = 0.61
@@ -117,25 +118,30 @@ class Estimate:
     """Uncalibrated: (N, V, 3, 3) root orientation in each view."""
 
 
-def average_mirrored(a: Estimate, b: Estimate, kinematics: GlobalKinematics) -> Estimate:
-    """Mean of an estimate and of that of the mirror image, mirrored back.
+def concatenated(a: Input, b: Input) -> Input:
+    """Dataclass of tensors with the people of a, then of b."""
+    return type(a)(*map(torch.cat, zip(vars(a).values(), vars(b).values(), strict=True)))
+
+
+def average_mirrored(both: Estimate, kinematics: GlobalKinematics) -> Estimate:
+    """Mean of the first half of estimates and of the second, those of the mirror images, mirrored back.
 
     The errors of the two differ in part, so the mean's are less: flip augmentation at test time, as Pavllo et
     al., 3D Human Pose Estimation in Video (2019). The mirror is the plane x = 0 of the net's frame.
     """
-    x = a.rotations
-    sign, middle = constant(MIRROR_SIGNS, x.device, x.dtype), x.new_tensor(0.5)
-    flips = kinematics.skeleton.flips
+    sign = constant(MIRROR_SIGNS, both.root.device, both.root.dtype)
+    flips = constant(kinematics.skeleton.flips, both.root.device)
 
     def mean_rotation(a: Tensor, b: Tensor) -> Tensor:
-        mean: Tensor = roma.rotmat_slerp(a, sign[:, None] * b * sign, middle)
+        b = sign[:, None] * b * sign
+        mean: Tensor = roma.rotmat_slerp(a, b, constant((0.5,), a.device, a.dtype))[0]
         return mean
 
-    rotations, betas = mean_rotation(x, b.rotations[:, flips]), (a.betas + b.betas) / 2
-    log_sigma = (a.log_sigma + b.log_sigma[:, [j - 1 for j in flips[1:]]]) / 2
-    orient = a.view_orient
-    if orient is not None and b.view_orient is not None:
-        orient = mean_rotation(orient, b.view_orient)
+    (rotations, mirrored), (log_sigma, mirrored_log_sigma) = both.rotations.chunk(2), both.log_sigma.chunk(2)
+    rotations = mean_rotation(rotations, mirrored.index_select(1, flips))
+    log_sigma = (log_sigma + mirrored_log_sigma.index_select(1, flips[1:] - 1)) / 2
+    betas = torch.stack(both.betas.chunk(2)).mean(0)
+    orient = None if both.view_orient is None else mean_rotation(*both.view_orient.chunk(2))
     joints, points = kinematics(rotations, betas)
-    root = (a.root + b.root * sign) / 2
-    return Estimate(rotations, betas, joints, points, log_sigma, root, orient)
+    root, mirrored_root = both.root.chunk(2)
+    return Estimate(rotations, betas, joints, points, log_sigma, (root + mirrored_root * sign) / 2, orient)

@@ -60,14 +60,15 @@ def average_rotations(rotations: Tensor, seen: Tensor) -> Tensor:
     weight = seen.to(rotations.dtype)
     degrees = geodesic_degrees(rotations[:, :, None], rotations[:, None]) * weight[:, None]
     medoid = torch.where(seen, degrees.sum(-1), torch.inf).argmin(-1)
-    mean = rotations[torch.arange(len(rotations), device=rotations.device), medoid]
+    quaternions = roma.rotmat_to_unitquat(rotations)
+    mean = quaternions.take_along_dim(medoid[:, None, None], 1)
     for _ in range(_ROBUST_STEPS):
-        residual = roma.rotmat_to_rotvec(mean[:, None].mT @ rotations)
-        angle = residual.norm(dim=-1) / math.radians(ROBUST_DEGREES)
-        w = weight / (1 + angle**2) ** 2
-        step = (w[..., None] * residual).sum(1) / w.sum(1).clamp_min(1e-12)[:, None]
-        mean = mean @ roma.rotvec_to_rotmat(step)
-    return torch.where(seen.any(1)[:, None, None], mean, torch.nan)
+        residual = roma.unitquat_to_rotvec(roma.quat_product(roma.quat_conjugation(mean), quaternions))
+        angle = residual.norm(dim=-1, keepdim=True) / math.radians(ROBUST_DEGREES)
+        w = weight[..., None] / (1 + angle**2) ** 2
+        step = (w * residual).sum(1, keepdim=True) / w.sum(1, keepdim=True).clamp_min(1e-12)
+        mean = roma.quat_product(mean, roma.rotvec_to_unitquat(step))
+    return torch.where(seen.any(1)[:, None, None], roma.unitquat_to_rotmat(mean[:, 0]), torch.nan)
 
 
 def fuse_roots(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:

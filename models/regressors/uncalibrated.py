@@ -20,6 +20,7 @@ from models.regressors.layers import (
     ViewAttention,
     average_mirrored,
     camera_directions,
+    concatenated,
     keypoint_spread,
     mlp,
     small_output,
@@ -182,7 +183,8 @@ class UncalibratedNet(nn.Module):
         """Arguments as ``CalibratedNet.forward``; R and t are ignored. A wrong focal length in K puts the
         body at a wrong distance and changes little else."""
         c = crop_keypoints(xy_px, confidence, K)
-        last = average_mirrored(self.iterate(c)[-1], self.iterate(mirror_crops(c))[-1], self.kinematics)
+        both = self.iterate(concatenated(c, mirror_crops(c)))[-1]
+        last = average_mirrored(both, self.kinematics)
         assert last.view_orient is not None
         pelvis = pelvis_in_camera(last.root, c.rms)
         in_view = (pelvis[..., None, :] @ c.turn)[..., 0, :]

@@ -101,7 +101,7 @@ class Projections:
         yaw = torch.zeros(count, 3)
         yaw[:, 1] = uniform(rng, 0, 2 * math.pi, count)
         rotations[:, 0] = roma.rotvec_to_rotmat(yaw) @ rotations[:, 0]
-        betas = (BETA_SIGMA * normal(count, self.kinematics.joints_shapedirs.shape[2])).clamp(-3, 3)
+        betas = (BETA_SIGMA * normal(count, len(self.kinematics.arms_shapedirs))).clamp(-3, 3)
         rest = self.kinematics.pelvis(betas)
         transl = -rest
         transl[:, 1] += self.sampler.poses.height[index]
