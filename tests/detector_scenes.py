@@ -38,9 +38,9 @@ def frames(camera: int, first: int = 0, count: int = 1, step: int = 1) -> tuple[
 
 def alone(model: Networks, pictures: Sequence[Pixels]) -> list[Landmarks]:
     """The largest person in each of the pictures of one camera, tracked."""
-    state, out = TrackerState.start(1), []
+    state, out = TrackerState.start(), []
     for picture in pictures:
-        state, (people,) = detect_people(model, [picture], state)
+        state, people = detect_people(model, picture, state)
         out.append(people.landmarks.select([int(people.landmarks.roi[:, 2].argmax())]))
     return out
 

@@ -16,8 +16,8 @@ from models.detectors.detector import PictureDetector, TrackingDetector, is_by, 
 from models.detectors.finder import FoundPeople
 from models.detectors.networks import Network, file_digest, load_file
 from models.detectors.pose_networks import (
-    MAX_OVERLAP,
-    PAD,
+    MAX_BOX_IOU,
+    PAD_GREY,
     CropNetwork,
     PictureNetwork,
     load_pose_network,
@@ -152,12 +152,12 @@ def test_nobody_is_found_in_no_crops_by_a_network_of_free_lengths(
 
 def test_a_crop_network_tracks_whom_the_finder_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco = np.concatenate([SPOTS[channels(17)], np.full((17, 1), 0.5)], 1)[None]
-    searches = []
+    searches, searched = [], []
 
-    def find(network: object, pictures: list[np.ndarray], min_score: float) -> list[FoundPeople]:
-        searches.append(len(pictures))
+    def find(network: object, picture: np.ndarray, min_score: float) -> FoundPeople:
+        searches.append(picture)
         beside = coco + np.array([8, -8, 0])
-        return [FoundPeople(beside, np.zeros((1, 4)), np.ones(1)) for _ in pictures]
+        return FoundPeople(beside, np.zeros((1, 4)), np.ones(1))
 
     monkeypatch.setattr(tracking, "find_people", find)
     detector = load_detector(str(kept(tmp_path, simcc(17))), every=3)
@@ -167,9 +167,10 @@ def test_a_crop_network_tracks_whom_the_finder_finds(tmp_path: Path, monkeypatch
     state = detector.start()
     for _ in range(4):
         state, people = detector.detect(picture(), state)
+        searched.append(len(searches))
         assert people.shape == (1, 17, 3)
         assert np.abs(people[0, list(COCO_JOINTS), :2] - coco[0, list(COCO_JOINTS), :2]).max() < 2
-    assert searches == [1, 0, 0, 1]
+    assert searched == [1, 1, 1, 2]
 
 
 def boxes() -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +214,7 @@ def test_a_picture_networks_people_come_back_to_the_picture(
     _, points = boxes()
     want = points[[1, 2]]
     want[..., :2] = (want[..., :2] - shift) * 2
-    assert people.shape == (2, 17, 3), f"two boxes that overlap by more than {MAX_OVERLAP} are one person's"
+    assert people.shape == (2, 17, 3), f"two boxes that overlap by more than {MAX_BOX_IOU} are one person's"
     assert people == pytest.approx(want, abs=1e-3)
 
 
@@ -226,11 +227,11 @@ def test_whole_pictures_are_laid_and_coloured_as_each_family_wants_them(tmp_path
     inputs, scale, shift = first.letterbox(red)
     assert (scale, shift.tolist()) == (3.2, [0, 0])
     assert inputs[:, 100, 100].tolist() == [0, 0, 200], "blue first"
-    assert inputs[:, 400, 100].tolist() == [PAD] * 3
+    assert inputs[:, 400, 100].tolist() == [PAD_GREY] * 3
     inputs, scale, shift = last.letterbox(red)
     assert (scale, shift.tolist()) == (3.2, [0, 160])
     assert inputs[:, 320, 100] == pytest.approx([200 / 255, 0, 0])
-    assert inputs[:, 100, 100] == pytest.approx([PAD / 255] * 3)
+    assert inputs[:, 100, 100] == pytest.approx([PAD_GREY / 255] * 3)
 
 
 @pytest.mark.parametrize(

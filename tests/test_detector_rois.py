@@ -14,11 +14,11 @@ from models.detectors.rois import (
     CROP,
     ROI_MARGIN,
     cut_rois,
+    is_usable,
     roi_matrix,
     roi_of_coco,
     roi_towards,
     rois_match,
-    usable,
 )
 from pipeline.skeleton import POINT_ORDERS
 
@@ -80,8 +80,9 @@ def test_a_person_without_extent_has_a_roi_that_is_not_usable() -> None:
     roi = roi_of_coco(nobody)
     assert np.isfinite(roi).all()
     sides = np.array([[0, 0, side, 0] for side in (15, 17, 2500, 2600, np.nan)], float)
-    assert usable(sides, (640, 360)).tolist() == [False, True, True, False, False]
-    assert not usable(roi, (640, 360)).any()
+    picture = np.zeros((360, 640, 3), np.uint8)
+    assert is_usable(sides, picture).tolist() == [False, True, True, False, False]
+    assert not is_usable(roi, picture).any()
 
 
 def test_the_joints_of_both_orders_are_the_same() -> None:

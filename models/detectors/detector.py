@@ -1,4 +1,4 @@
-"""Detectors of people in the consecutive pictures of a video: those that ship, and others by file."""
+"""Detectors of people in the consecutive pictures of a video: shipped networks, and others by file."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class TrackingDetector:
         return {"finder": self.tracked.finder.sha256, "landmarks": self.tracked.landmarks.network.sha256}
 
     def start(self) -> DetectorState:
-        return _to_vector(TrackerState.start(1))
+        return TrackerState.start().to_vector()
 
     def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
-        after, (people,) = detect_people(self.tracked, [picture], _of_vector(state), self.rules)
-        return _to_vector(after), people.landmarks.points
+        after, people = detect_people(self.tracked, picture, TrackerState.of_vector(state), self.rules)
+        return after.to_vector(), people.landmarks.points
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def load_detector(model: str = "heavy", device: Device = "cpu", every: int = 8) 
 
 
 def is_by(origin: Detector, model: str, every: int) -> bool:
-    """True where ``load_detector`` would load the detector of this origin. Loads no network."""
+    """True where ``load_detector`` would load the detector of this origin; loads no network."""
     if model in LANDMARKS:
         own = SHA256[LANDMARKS[model]]
     else:
@@ -104,15 +104,3 @@ def is_by(origin: Detector, model: str, every: int) -> bool:
             return False
     same_finder = origin.networks.get("finder", SHA256[FINDER]) == SHA256[FINDER]
     return same_finder and own in origin.networks.values() and origin.every == every
-
-
-def _to_vector(state: TrackerState) -> DetectorState:
-    """State vector of one camera's tracker state."""
-    return np.concatenate([array.ravel().astype(np.float64) for array in state.arrays().values()])
-
-
-def _of_vector(vector: DetectorState) -> TrackerState:
-    like = TrackerState.start(1).arrays()
-    parts = np.split(vector, np.cumsum([array.size for array in like.values()])[:-1])
-    arrays = zip(like.items(), parts, strict=True)
-    return TrackerState.from_arrays({name: part.reshape(a.shape) for (name, a), part in arrays})

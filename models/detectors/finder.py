@@ -8,7 +8,6 @@ distance from the regressed place, is largest in the person's box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,11 +52,11 @@ class FoundPeople:
     """P people in a picture, the best first."""
 
     points: Array
-    """(P, 17, 3) x and y in pixels, and score 0 to 1, in the order of COCO."""
+    """(P, 17, 3) x and y in pixels, and score 0 to 1, in the order of COCO"""
     box_px: Array
-    """(P, 4) left, top, right, bottom."""
+    """(P, 4) left, top, right, bottom"""
     score: Array
-    """(P,) 0 to 1."""
+    """(P,) 0 to 1"""
 
     def __len__(self) -> int:
         return len(self.score)
@@ -70,23 +69,20 @@ def load_finder(device: Device = "cpu", folder: Path | None = None) -> Network:
     return network
 
 
-def find_people(
-    network: Network, pictures: Sequence[Pixels], min_score: float = MIN_SCORE
-) -> list[FoundPeople]:
-    """Find the people in each of some RGB pictures (H, W, 3)."""
-    whole = [whole_matrix(picture) for picture in pictures]
-    inputs = np.empty((len(pictures), 3, SIDE, SIDE), np.float32)
-    for picture, matrix, one in zip(pictures, whole, inputs, strict=True):
-        one[:] = warp_crop(picture, matrix, SIDE).transpose(2, 0, 1)
-    heads = network.run(inputs)
-    return [
-        _in_picture(decode_heads({n: h[k] for n, h in heads.items()}, min_score), matrix)
-        for k, matrix in enumerate(whole)
-    ]
+def find_people(network: Network, picture: Pixels, min_score: float = MIN_SCORE) -> FoundPeople:
+    """Find the people in an RGB picture (H, W, 3)."""
+    matrix = whole_matrix(picture)
+    crop = warp_crop(picture, matrix, SIDE).transpose(2, 0, 1)
+    heads = network.run(np.ascontiguousarray(crop[None], np.float32))
+    people = decode_heads({name: head[0] for name, head in heads.items()}, min_score)
+    scale, shift = matrix[0, 0], matrix[:2, 2]
+    points = people.points.copy()
+    points[..., :2] = (points[..., :2] - shift) / scale
+    return FoundPeople(points, (people.box_px - np.tile(shift, 2)) / scale, people.score)
 
 
 def whole_matrix(picture: Pixels) -> Array:
-    """(3, 3) from pixels of a picture to those of the network's input: all of it, in the middle."""
+    """(3, 3) from pixels of a picture to those of the network's input: the whole picture, in the middle."""
     size = np.array(picture.shape[1::-1])
     scale = SIDE / size.max()
     matrix = np.diag([scale, scale, 1.0])
@@ -94,16 +90,8 @@ def whole_matrix(picture: Pixels) -> Array:
     return matrix
 
 
-def _in_picture(people: FoundPeople, matrix: Array) -> FoundPeople:
-    """People in pixels of the picture, from those of the network's input."""
-    scale, shift = matrix[0, 0], matrix[:2, 2]
-    points = people.points.copy()
-    points[..., :2] = (points[..., :2] - shift) / scale
-    return FoundPeople(points, (people.box_px - np.tile(shift, 2)) / scale, people.score)
-
-
 def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> FoundPeople:
-    """People in one picture from the network's heads (C, 64, 64) by name, in pixels of its input."""
+    """Decode the network's heads (C, 64, 64), by name, of one picture: people in pixels of its input."""
     centres = sigmoid(heads["centre"][0]).astype(np.float32)
     largest = cv2.dilate(centres, np.ones((_PEAK_SIDE_CELLS, _PEAK_SIDE_CELLS), np.uint8))
     peaks = np.where(np.abs(centres - largest) < _TIE_DIFFERENCE, centres, 0).ravel()
@@ -117,8 +105,8 @@ def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> Foun
     regressed = cell[:, None] + heads["keypoints"][:, *at].T.reshape(-1, _POINTS, 2)
     place, score = _points(heads, box, regressed)
 
-    seen = score > _MIN_POINT_SCORE
-    total = peaks[best] * np.where(seen, score, 0).sum(-1) / np.maximum(seen.sum(-1), 1)
+    counts = score > _MIN_POINT_SCORE
+    total = peaks[best] * np.where(counts, score, 0).sum(-1) / np.maximum(counts.sum(-1), 1)
     order = np.argsort(-total, kind="stable")
     order = order[total[order] >= min_score]
     points = np.concatenate([CELL * place[..., ::-1], score[..., None]], -1)
@@ -126,9 +114,9 @@ def decode_heads(heads: dict[str, Floats], min_score: float = MIN_SCORE) -> Foun
 
 
 def _points(heads: dict[str, Floats], box: Array, regressed: Array) -> tuple[Array, Array]:
-    """Positions (P, 17, 2), row and column, in cells, and scores (P, 17) of people's points.
+    """Positions (P, 17, 2), row and column in cells, and scores (P, 17) of people's points.
 
-    box: (P, 4) first and last row and column. regressed: (P, 17, 2). A score is the largest of all people's
+    box: (P, 4) first and last row and column. regressed: (P, 17, 2). A score is the maximum of all people's
     weighted heat maps in the cell, as in the original.
     """
     grid = np.arange(CELLS)

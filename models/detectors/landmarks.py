@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.detectors.networks import LANDMARKS, Device, Network, check_signature, load_asset
 from models.detectors.refinement import peaks, refine_keypoints, sigmoid
@@ -42,15 +41,15 @@ class Landmarks:
     """Landmarks of N people in pictures, K of each, in the order of their network."""
 
     xy_px: Array
-    """(N, K, 2) in the picture."""
+    """(N, K, 2) in the picture"""
     confidence: Array
-    """(N, K) 0 to 1."""
+    """(N, K) 0 to 1"""
     person: Array
-    """(N,) score of a person in the ROI, 0 to 1."""
+    """(N,) score of a person in the ROI, 0 to 1"""
     roi: Array
-    """(N, 4) of this picture."""
+    """(N, 4) of this picture"""
     next_roi: Array
-    """(N, 4) for the next picture."""
+    """(N, 4) for the next picture"""
 
     def __len__(self) -> int:
         return len(self.person)
@@ -60,10 +59,9 @@ class Landmarks:
         """(N, K, 3) x and y in pixels of the picture, and confidence."""
         return np.concatenate([self.xy_px, self.confidence[..., None]], -1).astype(np.float32)
 
-    def select(self, index: NDArray[np.int64] | NDArray[np.bool_] | list[int]) -> Landmarks:
+    def select(self, people: list[int]) -> Landmarks:
         """Landmarks of some of the people."""
-        chosen = np.asarray(index, np.int64) if isinstance(index, list) else index
-        return Landmarks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return Landmarks(*(getattr(self, f.name)[people] for f in fields(self)))
 
 
 def confidence(visibility: Array, heat_peak: Array) -> Array:
@@ -73,8 +71,8 @@ def confidence(visibility: Array, heat_peak: Array) -> Array:
     low; the peak of the heat map predicts the others.
     """
     low, high = HEAT_PEAK_RANGE
-    sure = np.clip((heat_peak - low) / (high - low), 0, 1)
-    return np.asarray(np.clip(visibility / FULL_VISIBILITY, 0, 1) * sure)
+    sharpness = np.clip((heat_peak - low) / (high - low), 0, 1)
+    return np.asarray(np.clip(visibility / FULL_VISIBILITY, 0, 1) * sharpness)
 
 
 def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
@@ -87,12 +85,11 @@ def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None
 def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
     """Place landmarks in crops (N, 3, 256, 256) of ROIs (N, 4) of any pictures, as ``cut_rois`` cuts them."""
     out = network.run(crops)
-    count = len(POINT_ORDERS[ORDER])
+    count, used = len(POINT_ORDERS[ORDER]), slice(0, TOP + 1)
     raw = out["landmarks"].reshape(len(crops), _POINTS, 5).astype(np.float64)
     heatmaps = out["heatmaps"]
-    used = slice(0, TOP + 1)
-    cell = CROP / HEAT_CELLS
-    in_crop = refine_keypoints(raw[:, used, :2] / cell, heatmaps[:, used]) * cell
+    cell_px = CROP / HEAT_CELLS
+    in_crop = refine_keypoints(raw[:, used, :2] / cell_px, heatmaps[:, used]) * cell_px
     back = np.array([np.linalg.inv(roi_matrix(one)) for one in roi]).reshape(-1, 3, 3)
     xy = np.einsum("nij,nkj->nki", back[:, :2, :2], in_crop) + back[:, None, :2, 2]
     return Landmarks(

@@ -1,4 +1,4 @@
-"""Networks as ONNX files: sessions that run them, and checksums of those that ship."""
+"""Networks as ONNX files: sessions that run them, and checksums of the shipped ones."""
 
 from __future__ import annotations
 
@@ -64,22 +64,14 @@ class Network:
         (name,) = self.inputs
         step = self.inputs[name][0] or MAX_BATCH[self.device]
         given = pictures.astype(np.float16) if self.input_type == "tensor(float16)" else pictures
+        parts = [[np.zeros((0, *(d or 0 for d in shape[1:]))) for shape in self.outputs.values()]]
         try:
-            parts = [
-                [
-                    np.asarray(out, np.float32)
-                    for out in self.session.run([*self.outputs], {name: given[k : k + step]})
-                ]
-                for k in range(0, len(pictures), step)
-            ]
+            for k in range(0, len(pictures), step):
+                parts.append(self.session.run([*self.outputs], {name: given[k : k + step]}))
         except Exception as e:  # onnxruntime's errors share no base class of their own
             raise InputError(f"{self.name}: fails on pictures {given.shape}: {e}") from e
-        if not parts:
-            return {
-                n: np.zeros((0, *(d or 0 for d in shape[1:])), np.float32)
-                for n, shape in self.outputs.items()
-            }
-        return {n: np.concatenate([p[k] for p in parts]) for k, n in enumerate(self.outputs)}
+        outputs = [np.concatenate(out).astype(np.float32) for out in zip(*(parts[1:] or parts), strict=True)]
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 def load_asset(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
@@ -174,19 +166,14 @@ def load_network(content: bytes | str, name: str, device: Device = "cpu") -> Net
 def check_signature(
     network: Network, input_shape: tuple[int, ...], output_shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check that a network takes pictures and gives the outputs of these shapes, each without the batch.
+    """Check a network for one input and some outputs of these shapes, each without the batch.
 
-    Raises ``InputError`` with what it has and what is expected.
+    Raises ``InputError`` with both its shapes and the expected ones.
     """
     inputs = [shape[1:] for shape in network.inputs.values()]
     outputs = {n: shape[1:] for n, shape in network.outputs.items()}
     if inputs != [input_shape] or any(outputs.get(n) != shape for n, shape in output_shapes.items()):
         raise InputError(
             f"{network.name}: takes {dict(network.inputs)} and gives {dict(network.outputs)}, expected one "
-            f"input (N, {_shown(input_shape)}) and outputs "
-            + ", ".join(f"{n} (N, {_shown(shape)})" for n, shape in output_shapes.items())
+            f"input {('N', *input_shape)} and outputs { {n: ('N', *s) for n, s in output_shapes.items()} }"
         )
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return ", ".join(str(n) for n in shape)

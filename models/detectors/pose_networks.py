@@ -42,21 +42,21 @@ EXPECTED: Final = (
     "K, s·width) and (N, K, s·height) of RTMPose, (N, K, height/f, width/f) of ViTPose, (N, M, 5) and "
     "(N, M, K, 3) of RTMO, or (N, 5+3K, M) or (N, M, 6+3K) of YOLO-pose"
 )
-FREE_SIZES: Final = ((640, 640), (192, 256), (288, 384))
-"""Widths and heights, pixels, tried for a network with an input of free size."""
-MEAN: Final = np.array([123.675, 116.28, 103.53], np.float32)
-STD: Final = np.array([58.395, 57.12, 57.375], np.float32)
+TRIED_SIZES_PX: Final = ((640, 640), (192, 256), (288, 384))
+"""Widths and heights tried for an input of free size."""
+RGB_MEAN: Final = np.array([123.675, 116.28, 103.53], np.float32)
+RGB_STD: Final = np.array([58.395, 57.12, 57.375], np.float32)
 """Mean and standard deviation of red, green and blue in ImageNet."""
-PAD: Final = 114
+PAD_GREY: Final = 114
 """Grey of the margin of a whole picture, RTMO's and YOLO's."""
-MIN_BOX: Final = 0.3
-"""Least score of a person in a whole picture."""
-MAX_OVERLAP: Final = 0.65
+MIN_PERSON_SCORE: Final = 0.3
+"""Least score of a box in a whole picture."""
+MAX_BOX_IOU: Final = 0.65
 """Intersection over union of two boxes above which they are one person's."""
-MIN_SEEN: Final = 0.3
+MIN_ROI_POINT_SCORE: Final = 0.3
 """Least score of a point that the next ROI includes."""
-MIN_FOUND: Final = 0.1
-"""Least score of the finder's points for the first ROI: its scores are lower."""
+MIN_FINDER_POINT_SCORE: Final = 0.1
+"""Least score of a finder's point that the first ROI includes: its scores are lower."""
 _SCORED_JOINTS: Final = 6
 """Number of best joints whose mean is a person's score: half of them may be hidden."""
 
@@ -80,12 +80,12 @@ class CropNetwork:
 
     def first_roi(self, coco: Array) -> Array:
         """ROI (N, 4) of the finder's points (N, 17, 3)."""
-        return self._roi(coco[..., :2], coco[..., 2] > MIN_FOUND)
+        return self._roi(coco[..., :2], coco[..., 2] > MIN_FINDER_POINT_SCORE)
 
-    def _roi(self, xy: Array, seen: NDArray[np.bool_]) -> Array:
-        """ROI (N, 4) of the square around the inputs that hold the points (N, K, 2); NaN without points."""
-        low = np.where(seen[..., None], xy, np.inf).min(1)
-        high = np.where(seen[..., None], xy, -np.inf).max(1)
+    def _roi(self, xy: Array, included: NDArray[np.bool_]) -> Array:
+        """ROI (N, 4) of the square around the input that holds the points (N, K, 2); NaN without points."""
+        low = np.where(included[..., None], xy, np.inf).min(1)
+        high = np.where(included[..., None], xy, -np.inf).max(1)
         low[~np.isfinite(low)] = high[~np.isfinite(high)] = np.nan
         scale = ((high - low) / self.size).max(1)
         return np.stack([*((low + high) / 2).T, ROI_MARGIN * self.side * scale, np.zeros(len(xy))], -1)
@@ -103,25 +103,25 @@ class CropNetwork:
         out = np.empty((len(roi), 3, height, width), np.float32)
         for one, r in zip(out, roi, strict=True):
             pixels = warp_bilinear(picture, self._matrix(r), self.size)
-            one[:] = ((pixels - MEAN) / STD).transpose(2, 0, 1)
+            one[:] = ((pixels - RGB_MEAN) / RGB_STD).transpose(2, 0, 1)
         return out
 
     def place(self, crops: Floats, roi: Array) -> Landmarks:
         """Place the points in inputs (N, 3, H, W) of ROIs (N, 4) of any pictures."""
         outputs = [*self.network.run(crops).values()]
         if self.family == "simcc":
-            xy, score = _of_simcc(*_x_first(outputs, self.size), self.size)
+            xy, score = _decode_simcc(*_x_first(outputs, self.size), self.size)
         else:
-            xy, score = _of_heatmaps(outputs[0], self.size)
+            xy, score = _decode_heatmaps(outputs[0], self.size)
         back = np.array([np.linalg.inv(self._matrix(r)) for r in roi]).reshape(-1, 3, 3)
         xy = np.einsum("nij,nkj->nki", back[:, :2, :2], xy) + back[:, None, :2, 2]
         best = np.sort(score[:, list(COCO_JOINTS)], 1)[:, -_SCORED_JOINTS:]
-        return Landmarks(xy, score, best.mean(1), roi, self._roi(xy, score > MIN_SEEN))
+        return Landmarks(xy, score, best.mean(1), roi, self._roi(xy, score > MIN_ROI_POINT_SCORE))
 
 
 @dataclass(frozen=True)
 class PictureNetwork:
-    """Network that finds everybody in the whole picture, with their points: RTMO or YOLO-pose."""
+    """Network that finds all people in the whole picture, with their points: RTMO or YOLO-pose."""
 
     network: Network
     family: Family
@@ -130,12 +130,12 @@ class PictureNetwork:
     order: str
 
     def find(self, picture: Pixels) -> Floats:
-        """People (D, K, 3) in an RGB picture (H, W, 3), the surest first: x, y in pixels, and score."""
+        """Find the people (D, K, 3) in an RGB picture (H, W, 3), best first: x, y in pixels, and score."""
         inputs, scale, shift = self.letterbox(picture)
         outputs = [*self.network.run(inputs[None]).values()]
         if self.family == "rtmo":
-            boxes, points = sorted((out[0] for out in outputs), key=np.ndim)
-            corners, score = boxes[:, :4], boxes[:, 4]
+            rows, points = sorted((out[0] for out in outputs), key=np.ndim)
+            corners, score = rows[:, :4], rows[:, 4]
         else:
             rows = outputs[0][0] if self.family == "yolo_nms" else outputs[0][0].T
             corners, score = rows[:, :4].copy(), rows[:, 4]
@@ -144,8 +144,8 @@ class PictureNetwork:
             if self.family == "yolo":  # centre and size
                 corners[:, :2] -= corners[:, 2:] / 2
                 corners[:, 2:] += corners[:, :2]
-        boxes_px = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-        kept = cv2.dnn.NMSBoxes(boxes_px.tolist(), score.tolist(), MIN_BOX, MAX_OVERLAP)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        kept = cv2.dnn.NMSBoxes(boxes.tolist(), score.tolist(), MIN_PERSON_SCORE, MAX_BOX_IOU)
         people = points[np.array(kept, np.int64).ravel()].astype(np.float32)
         people[..., :2] = (people[..., :2] - shift) / scale
         people[..., 2] = people[..., 2].clip(0, 1)
@@ -158,7 +158,7 @@ class PictureNetwork:
         w, h = (max(1, round(scale * n)) for n in picture.shape[1::-1])
         rtmo = self.family == "rtmo"
         x, y = (0, 0) if rtmo else ((width - w) // 2, (height - h) // 2)
-        canvas = np.full((height, width, 3), PAD, np.uint8)
+        canvas = np.full((height, width, 3), PAD_GREY, np.uint8)
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         canvas[y : y + h, x : x + w] = cv2.resize(picture, (w, h), interpolation=how)
         inputs = canvas[..., ::-1] if rtmo else canvas / np.float32(255)
@@ -173,15 +173,10 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
     """
     network = load_file(file, device)
     shape = next(iter(network.inputs.values()), ())
-    size = FREE_SIZES[0]
+    size = TRIED_SIZES_PX[0]
     shapes: dict[str, tuple[int, ...]] = {}
-    if (
-        len(network.inputs) == 1
-        and network.input_type in ("tensor(float)", "tensor(float16)")
-        and len(shape) == 4
-        and shape[1] in (3, None)
-        and shape[0] in (1, None)
-    ):
+    floats = len(network.inputs) == 1 and network.input_type in ("tensor(float)", "tensor(float16)")
+    if floats and len(shape) == 4 and shape[0] in (1, None) and shape[1] in (3, None):
         size, shapes = _probe(network, (shape[3], shape[2]))
     family, points = _family(shapes, size)
     if family is None or points not in ORDERS:
@@ -189,7 +184,7 @@ def load_pose_network(file: Path, device: Device = "cpu") -> CropNetwork | Pictu
         raise InputError(
             f"detect.model: {file}: takes {dict(network.inputs)} and gives {dict(gives)}; expected {EXPECTED}"
         )
-    # Of a length that the file leaves free: what a network gives for no picture has it, too.
+    # Lengths that the file leaves free, as probed: also those of the outputs for no picture.
     network = replace(network, outputs={n: (None, *shape[1:]) for n, shape in shapes.items()})
     if family not in ("simcc", "heatmaps"):
         return PictureNetwork(network, family, size, ORDERS[points])
@@ -207,7 +202,7 @@ def _probe(
 
     stated: width and height in the file, None for free. Raises ``InputError`` where it takes none.
     """
-    sizes = dict.fromkeys((stated[0] or width, stated[1] or height) for width, height in FREE_SIZES)
+    sizes = dict.fromkeys((stated[0] or width, stated[1] or height) for width, height in TRIED_SIZES_PX)
     errors = []
     for size in sizes:
         try:
@@ -238,22 +233,22 @@ def _family(shapes: Mapping[str, tuple[int, ...]], size: tuple[int, int]) -> tup
 
 
 def _x_first(outputs: list[Floats], size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """The two outputs of SimCC, that along x first."""
+    """Two outputs of SimCC, that along x first."""
     a, b = outputs
     return (a, b) if a.shape[2] * size[1] == b.shape[2] * size[0] else (b, a)
 
 
-def _of_simcc(x: Floats, y: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Points (N, K, 2) in pixels of the input, and scores (N, K), of SimCC's scores along x and y."""
+def _decode_simcc(x: Floats, y: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Decode SimCC's scores along x and y: points (N, K, 2) in pixels of the input, and scores (N, K)."""
     xy = np.stack([x.argmax(-1) * (size[0] / x.shape[-1]), y.argmax(-1) * (size[1] / y.shape[-1])], -1)
     return xy, np.minimum(x.max(-1), y.max(-1)).clip(0, 1).astype(np.float64)
 
 
-def _of_heatmaps(heatmaps: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Points (N, K, 2) in pixels of the input, and scores (N, K), of heat maps (N, K, H, W), 0 to 1.
+def _decode_heatmaps(heatmaps: Floats, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Decode heat maps (N, K, H, W), 0 to 1: points (N, K, 2) in pixels of the input, and scores (N, K).
 
-    The top of a parabola through the logarithms of the largest value and its neighbours (Zhang et al. 2020).
-    The outer cells lie at the outer pixels of the input (Huang et al. 2020).
+    The vertex of a parabola through the logarithms of the largest value and its neighbours (Zhang et al.
+    2020). The outer cells lie at the outer pixels of the input (Huang et al. 2020).
     """
     n, k, height, width = heatmaps.shape
     flat = heatmaps.reshape(n * k, height * width)

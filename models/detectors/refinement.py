@@ -35,25 +35,22 @@ def refine_keypoints(xy_cells: Array, heatmaps: Floats) -> Array:
     n, k, height, width = heatmaps.shape
     size = np.array([width, height])
     maps = heatmaps.reshape(n * k, height, width)
-    start = xy_cells.reshape(n * k, 2)
+    xy = xy_cells.reshape(n * k, 2)
     offset = np.arange(-REACH_CELLS, REACH_CELLS + 1)
-    xy = start.copy()
-    inside = ((start > -0.5) & (start < size - 0.5)).all(-1)
-    sure = np.zeros(len(start), bool)
+    refinable = np.asarray(((xy > -0.5) & (xy < size - 0.5)).all(-1))
     for turn in range(ITERATIONS):
         cells = np.rint(xy).astype(np.int64)[:, :, None] + offset  # (N K, 2, 11)
-        known = (cells >= 0) & (cells < size[:, None])
+        inside = (cells >= 0) & (cells < size[:, None])
         column, row = np.moveaxis(np.clip(cells, 0, size[:, None] - 1), 1, 0)
         logits = maps[np.arange(len(maps))[:, None, None], row[:, :, None], column[:, None, :]]
-        heat = sigmoid(logits) * (known[:, 1, :, None] & known[:, 0, None, :])
+        heat = sigmoid(logits) * (inside[:, 1, :, None] & inside[:, 0, None, :])
         if turn == 0:
-            sure = inside & (heat.max((1, 2)) >= MIN_PEAK)
+            refinable &= heat.max((1, 2)) >= MIN_PEAK
         window = np.exp(-0.5 * ((cells - xy[:, :, None]) / KERNEL_CELLS) ** 2)
         weight = heat * window[:, 1, :, None] * window[:, 0, None, :]
         total = np.maximum(weight.sum((1, 2)), 1e-30)
-        mean_x = (weight.sum(1) * cells[:, 0]).sum(-1) / total
-        mean_y = (weight.sum(2) * cells[:, 1]).sum(-1) / total
-        xy = np.where(sure[:, None], np.stack([mean_x, mean_y], -1), xy)
+        mean = np.stack([(weight.sum(axis) * cells[:, axis - 1]).sum(-1) / total for axis in (1, 2)], -1)
+        xy = np.where(refinable[:, None], mean, xy)
     return xy.reshape(n, k, 2)
 
 

@@ -21,7 +21,7 @@ ROI_MARGIN: Final = 1.25
 """Side of a ROI over the diameter of the circle around the person, MediaPipe's."""
 MIN_SIDE_PX: Final = 16.0
 """Least side of a ROI: smaller people have no useful landmarks."""
-MAX_SIDE_PICTURES: Final = 4.0
+MAX_SIDE_RATIO: Final = 4.0
 """Largest side of a ROI over the picture's longer side: larger ones come from stray points."""
 
 COCO_JOINTS: Final = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
@@ -57,11 +57,11 @@ def roi_of_coco(points: Array) -> Array:
     return roi_towards(hips, hips + radius[:, None] * up)
 
 
-def usable(roi: Array, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """True where a ROI (..., 4) has a plausible side for a picture of this width and height."""
+def is_usable(roi: Array, picture: Pixels) -> NDArray[np.bool_]:
+    """True where a ROI (..., 4) has a plausible side for a picture (H, W, 3)."""
     side = roi[..., 2]
-    largest = MAX_SIDE_PICTURES * max(size)
-    return np.isfinite(roi).all(-1) & (side >= MIN_SIDE_PX) & (side <= largest)
+    largest = MAX_SIDE_RATIO * max(picture.shape[:2])
+    return np.asarray(np.isfinite(roi).all(-1) & (side >= MIN_SIDE_PX) & (side <= largest))
 
 
 def roi_matrix(roi: Array, size: int = CROP) -> Array:
@@ -88,5 +88,5 @@ def cut_rois(picture: Pixels, roi: Array) -> Floats:
 
 def rois_match(a: Array, b: Array, side: float | Array) -> NDArray[np.bool_]:
     """True where joints a and b (..., 12, 2), in ROIs of this side, pixels, are one person's."""
-    distance = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
-    return np.asarray(distance < SAME_PERSON_SHARE * side)
+    distance_px = np.median(np.linalg.norm(a - b, axis=-1), axis=-1)
+    return np.asarray(distance_px < SAME_PERSON_SHARE * side)

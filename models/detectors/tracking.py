@@ -1,16 +1,17 @@
-"""Tracking of people in several cameras by their ROIs: landmarks in every picture, the finder now and then.
+"""Tracking of people in the pictures of a camera: landmarks in every picture, the finder now and then.
 
-A ROI comes from the person's landmarks in the picture before. The finder searches a camera's whole picture
-every few frames, and in the frame after a track was lost. A new person's landmarks are placed twice, the
-second time in the ROI of the first ones, as those of a track are. The crops of all people in all cameras go
-through the network in one batch.
+A ROI comes from the person's landmarks in the picture before. The finder searches the whole picture every
+few frames, and in the frame after a track was lost. A new person's landmarks are placed twice, the second
+time in the ROI of the first ones, as those of a track are. The crops of all people are one batch.
+
+N tracks, D people in a picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,14 @@ from models.detectors.rois import (
     BLAZEPOSE_JOINTS,
     COCO_JOINTS,
     cut_rois,
+    is_usable,
     roi_of_coco,
     rois_match,
-    usable,
 )
 from pipeline.array_types import Array, Floats, Ints, Pixels
 
 MAX_VIEW_TRACKS: Final = 6
 """Most people tracked in a camera at once."""
-_JOINTS: Final = len(BLAZEPOSE_JOINTS)
 
 
 @dataclass(frozen=True)
@@ -103,46 +103,40 @@ def load_networks(model: str = "heavy", device: Device = "cpu") -> Networks:
 
 @dataclass(frozen=True)
 class TrackerState:
-    """Restart state of V cameras with M = ``MAX_VIEW_TRACKS`` slots for tracks: arrays of fixed shape."""
+    """Restart state of a camera's tracker; tracks in the order of their birth."""
 
     roi: Array
-    """(V, M, 4) of each track in the next frame; NaN in free slots, which come last."""
+    """(N, 4) of each track in the next frame"""
     joints_px: Array
-    """(V, M, 12, 2) joints of each track in the last frame; NaN in free slots."""
+    """(N, 12, 2) joints of each track in the last frame"""
     track_id: Ints
-    """(V, M) −1 in free slots."""
-    next_id: Ints
-    """(V,) id of the next new track in each camera."""
-    search_in: Ints
-    """(V,) frames until the next search; 0: in the next one."""
+    """(N,)"""
+    next_id: int
+    """Id of the next new track"""
+    search_in: int
+    """Frames until the next search; 0: in the next one"""
 
     @classmethod
-    def start(cls, cameras: int) -> TrackerState:
+    def start(cls) -> TrackerState:
         """State without tracks."""
-        return cls(
-            np.full((cameras, MAX_VIEW_TRACKS, 4), np.nan),
-            np.full((cameras, MAX_VIEW_TRACKS, _JOINTS, 2), np.nan),
-            np.full((cameras, MAX_VIEW_TRACKS), -1, np.int64),
-            np.zeros(cameras, np.int64),
-            np.zeros(cameras, np.int64),
-        )
+        return cls(np.zeros((0, 4)), np.zeros((0, len(COCO_JOINTS), 2)), np.zeros(0, np.int64), 0, 0)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Arrays by name, to be stored."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def to_vector(self) -> Array:
+        """(S,) ROIs, joints and ids in ``MAX_VIEW_TRACKS`` slots, NaN and id −1 in free ones; two numbers."""
+        free = (0, MAX_VIEW_TRACKS - len(self.roi))
+        roi = np.pad(self.roi, (free, (0, 0)), constant_values=np.nan)
+        joints_px = np.pad(self.joints_px, (free, (0, 0), (0, 0)), constant_values=np.nan)
+        ids = np.pad(self.track_id, free, constant_values=-1)
+        return np.concatenate([roi.ravel(), joints_px.ravel(), ids, [self.next_id, self.search_in]])
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TrackerState:
-        """Inverse of ``arrays``. Raises ``ValueError`` where the shapes do not fit."""
-        start = cls.start(len(arrays["next_id"])).arrays()
-        for name, want in start.items():
-            if arrays[name].shape != want.shape:
-                raise ValueError(f"tracker state {name}: shape {arrays[name].shape}, expected {want.shape}")
-        return cls(**{name: np.asarray(arrays[name], want.dtype) for name, want in start.items()})
-
-    def tracks(self, camera: int) -> int:
-        """Number of tracks in a camera."""
-        return int((self.track_id[camera] >= 0).sum())
+    def of_vector(cls, vector: Array) -> TrackerState:
+        """Inverse of ``to_vector``."""
+        sizes = MAX_VIEW_TRACKS * np.array([4, 2 * len(COCO_JOINTS), 1])
+        roi, joints, ids, numbers = np.split(vector, sizes.cumsum())
+        n = int((ids >= 0).sum())
+        joints_px = joints.reshape(MAX_VIEW_TRACKS, -1, 2)[:n]
+        return cls(roi.reshape(-1, 4)[:n], joints_px, ids[:n].astype(np.int64), *numbers.astype(int).tolist())
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ class PeopleInPicture:
     """Tracked people in a picture, the longest tracked first."""
 
     track_id: Ints
-    """(D,) ids of their tracks, unique within the camera."""
+    """(D,)"""
     landmarks: Landmarks
 
     def __len__(self) -> int:
@@ -158,116 +152,47 @@ class PeopleInPicture:
 
 
 def detect_people(
-    networks: Networks,
-    pictures: Sequence[Pixels | None],
-    state: TrackerState,
-    rules: TrackingRules | None = None,
-) -> tuple[TrackerState, list[PeopleInPicture]]:
-    """Detect the people in the RGB pictures (H, W, 3) of V cameras at one moment.
+    networks: Networks, picture: Pixels, state: TrackerState, rules: TrackingRules | None = None
+) -> tuple[TrackerState, PeopleInPicture]:
+    """Detect the people in the next RGB picture (H, W, 3) of a camera.
 
-    None: no picture of a camera, whose tracks wait. The result is bit for bit independent of which cameras
-    come together.
+    A track ends without a person in its ROI, or with the person of an older track.
     """
-    if len(pictures) != len(state.next_id):
-        raise ValueError(f"{len(pictures)} pictures for a tracker of {len(state.next_id)} cameras")
-    rules = rules or TrackingRules()
-    tracked = [
-        state.roi[v, : 0 if picture is None else state.tracks(v)] for v, picture in enumerate(pictures)
-    ]
-    due = [v for v, p in enumerate(pictures) if p is not None and state.search_in[v] <= 0]
-    new = _find_new_people(networks, pictures, due, state, rules)
-    everybody = [np.concatenate([roi, new.get(v, roi[:0])]) for v, roi in enumerate(tracked)]
-    seen = _place_landmarks(networks.landmarks, pictures, everybody)
-    after = TrackerState(**{name: array.copy() for name, array in state.arrays().items()})
-    people = []
-    for v, picture in enumerate(pictures):
-        if picture is None:
-            people.append(PeopleInPicture(np.zeros(0, np.int64), seen[v]))
-            continue
-        joints = seen[v].xy_px[:, list(networks.landmarks.joints)]
-        people.append(_advance(after, v, seen[v], joints, _continues(seen[v], rules, _size(picture))))
-        lost = not _continues(seen[v], rules, _size(picture))[: len(tracked[v])].all()
-        after.search_in[v] = 0 if lost else rules.every - 1 if v in due else state.search_in[v] - 1
-    return after, people
-
-
-def _size(picture: Pixels) -> tuple[int, int]:
-    """Width and height."""
-    return picture.shape[1], picture.shape[0]
-
-
-def _find_new_people(
-    networks: Networks,
-    pictures: Sequence[Pixels | None],
-    due: Sequence[int],
-    state: TrackerState,
-    rules: TrackingRules,
-) -> dict[int, Array]:
-    """ROI (N, 4) of the people who are not tracked yet, by camera, from first landmarks of each."""
-    searched = [p for p in (pictures[v] for v in due) if p is not None]
-    first: list[Array] = [np.zeros((0, 4)) for _ in pictures]
-    found_people = find_people(networks.finder, searched, rules.min_score)
-    for v, picture, found in zip(due, searched, found_people, strict=True):
-        tracks = state.tracks(v)
-        roi = networks.landmarks.first_roi(found.points)
-        known = rois_match(
-            found.points[:, None, list(COCO_JOINTS), :2],
-            state.joints_px[v, None, :tracks],
-            np.minimum(roi[:, None, 2], state.roi[v, None, :tracks, 2]),
-        ).any(1)
-        new = ~known & usable(roi, _size(picture))
-        first[v] = roi[new][: MAX_VIEW_TRACKS - tracks]
-    looks = _place_landmarks(networks.landmarks, pictures, first)
-    return {
-        v: looks[v].next_roi[_continues(looks[v], rules, _size(picture))]
-        for v, picture in zip(due, searched, strict=True)
-    }
-
-
-def _continues(seen: Landmarks, rules: TrackingRules, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(N,) true for people with a sufficient score and a usable next ROI."""
-    return (seen.person >= rules.min_person) & usable(seen.next_roi, size)
-
-
-def _place_landmarks(
-    landmarker: Landmarker, pictures: Sequence[Pixels | None], roi: Sequence[Array]
-) -> list[Landmarks]:
-    """Landmarks in the ROIs (N, 4) of each picture, through the network in one batch."""
-    everywhere = np.concatenate(roi)
-    ends = np.cumsum([len(one) for one in roi]).tolist()
-    starts = [0, *ends[:-1]]
-    dark = np.zeros((1, 1, 3), np.uint8)
-    crops = [
-        landmarker.cut(dark if picture is None else picture, one)
-        for picture, one in zip(pictures, roi, strict=True)
-    ]
-    found = landmarker.place(np.concatenate(crops), everywhere)
-    return [found.select(np.arange(start, end)) for start, end in zip(starts, ends, strict=True)]
-
-
-def _advance(
-    state: TrackerState, camera: int, seen: Landmarks, joints: Array, there: NDArray[np.bool_]
-) -> PeopleInPicture:
-    """Update a camera's tracks in ``state``, and return its people.
-
-    seen: landmarks of the tracks, in the state's order, then of new people; joints (N, 12, 2) of them;
-    there (N,): true for people. A track ends without a person, or with that of an older track.
-    """
+    rules, landmarker, tracks = rules or TrackingRules(), networks.landmarks, len(state.roi)
+    searching = state.search_in <= 0
+    new = _find_new_people(networks, picture, state, rules) if searching else state.roi[:0]
+    roi = np.concatenate([state.roi, new])
+    found = landmarker.place(landmarker.cut(picture, roi), roi)
+    joints = found.xy_px[:, list(landmarker.joints)]
+    is_person = _is_person(found, picture, rules)
     kept: list[int] = []
-    for n in np.flatnonzero(there).tolist():
-        side = np.minimum(seen.roi[kept, 2], seen.roi[n, 2])
+    for n in np.flatnonzero(is_person).tolist():
+        side = np.minimum(found.roi[kept, 2], found.roi[n, 2])
         if len(kept) < MAX_VIEW_TRACKS and not rois_match(joints[kept], joints[n], side).any():
             kept.append(n)
-    tracks = state.tracks(camera)
-    born = sum(n >= tracks for n in kept)
-    first = state.next_id[camera]
-    ids = [*(state.track_id[camera, n] for n in kept if n < tracks), *range(first, first + born)]
-    for array, values, nothing in (
-        (state.roi, seen.next_roi[kept], np.nan),
-        (state.joints_px, joints[kept], np.nan),
-        (state.track_id, ids, -1),
-    ):
-        array[camera] = nothing
-        array[camera, : len(kept)] = values
-    state.next_id[camera] += born
-    return PeopleInPicture(np.array(ids, np.int64), seen.select(kept))
+    old = [n for n in kept if n < tracks]
+    next_id = state.next_id + len(kept) - len(old)
+    track_id = np.concatenate([state.track_id[old], np.arange(state.next_id, next_id)])
+    lost = not is_person[:tracks].all()
+    search_in = 0 if lost else rules.every - 1 if searching else state.search_in - 1
+    after = TrackerState(found.next_roi[kept], joints[kept], track_id, next_id, search_in)
+    return after, PeopleInPicture(track_id, found.select(kept))
+
+
+def _find_new_people(networks: Networks, picture: Pixels, state: TrackerState, rules: TrackingRules) -> Array:
+    """ROI (N, 4) of the people who are not tracked yet, from first landmarks of each."""
+    landmarker, found = networks.landmarks, find_people(networks.finder, picture, rules.min_score)
+    roi = landmarker.first_roi(found.points)
+    tracked = rois_match(
+        found.points[:, None, list(COCO_JOINTS), :2],
+        state.joints_px,
+        np.minimum(roi[:, None, 2], state.roi[:, 2]),
+    ).any(1)
+    roi = roi[~tracked & is_usable(roi, picture)][: MAX_VIEW_TRACKS - len(state.roi)]
+    first = landmarker.place(landmarker.cut(picture, roi), roi)
+    return first.next_roi[_is_person(first, picture, rules)]
+
+
+def _is_person(found: Landmarks, picture: Pixels, rules: TrackingRules) -> NDArray[np.bool_]:
+    """(N,) true for landmarks with a sufficient score and a usable next ROI."""
+    return (found.person >= rules.min_person) & is_usable(found.next_roi, picture)

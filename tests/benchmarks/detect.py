@@ -116,18 +116,19 @@ def detect(
 ) -> tuple[list[Pixels], list[list[PeopleInPicture]], dict[str, float]]:
     """Pictures of the middle frame, people by frame and camera, and milliseconds of processor time."""
     readers = [read_frames(probe(video), range(frames)) for video in videos]
-    state, people, middle = TrackerState.start(len(videos)), [], []
+    states, people, middle = [TrackerState.start() for _ in videos], [], []
     decoding = detecting = 0.0
     for t in range(frames):
         began = time.process_time()
         decoded = [next(reader) for reader in readers]
-        pictures = [None if f is None else f.to_ndarray(format="rgb24") for f in decoded]
+        pictures = [f.to_ndarray(format="rgb24") for f in decoded if f is not None]
         half = time.process_time()
-        state, found = detect_people(networks, pictures, state)
+        pairs = zip(pictures, states, strict=True)
+        states, found = map(list, zip(*(detect_people(networks, *pair) for pair in pairs), strict=True))
         decoding, detecting = decoding + half - began, detecting + time.process_time() - half
         people.append(found)
         if t == frames // 2:
-            middle = [p for p in pictures if p is not None]
+            middle = pictures
     persons = sum(len(p) for found in people for p in found)
     cost = {
         "person_frames": persons,
@@ -194,7 +195,7 @@ def speed(
         "person": lambda: place_landmarks(networks.landmarks.network, cut_rois(picture, roi), roi),
         "crop": lambda: cut_rois(picture, roi),
         "finder_network": lambda: networks.finder.session.run(None, {"input": whole}),
-        "finder": lambda: find_people(networks.finder, [picture]),
+        "finder": lambda: find_people(networks.finder, picture),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
@@ -217,7 +218,7 @@ def crowd(
     """Frames in which each of two people pasted into one picture is found."""
     last = range(len(videos) - 2, len(videos))
     readers = [read_frames(probe(videos[v]), range(len(people))) for v in last]
-    state, tracks = TrackerState.start(1), []
+    state, tracks = TrackerState.start(), []
     for cameras in people:
         single = [(v, next(reader)) for v, reader in zip(last, readers, strict=True)]
         large, small = (
@@ -226,7 +227,7 @@ def crowd(
             if frame is not None
         )
         picture, joints = two_people(large, small)
-        state, (found,) = detect_people(networks, [picture], state)
+        state, found = detect_people(networks, picture, state)
         tracks.append(where_found(found, joints))
     return {
         "frames": len(tracks),

@@ -102,10 +102,8 @@ def blazepose(package: Path, name: str, pictures: Sequence[Pixels]) -> dict[str,
     """Differences between LiteRT and ours on crops of everybody whom the finder finds."""
     from ai_edge_litert.interpreter import Interpreter
 
-    people = find_people(load_finder(), pictures)
-    crops = np.concatenate(
-        [cut_rois(p, roi_of_coco(found.points)) for p, found in zip(pictures, people, strict=True)]
-    )
+    finder = load_finder()
+    crops = np.concatenate([cut_rois(p, roi_of_coco(find_people(finder, p).points)) for p in pictures])
     ours = load_landmark_network(name).run(crops)
     original = Interpreter(str(package / f"pose_landmark_{name}.tflite"))
     original.allocate_tensors()

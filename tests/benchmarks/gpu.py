@@ -210,17 +210,16 @@ def detect_step(figures: Figures, profile: bool) -> None:
         write_recording(recording, cfg, body())
         videos = [probe(path) for path in sorted((recording / "videos").iterdir())]
         frames_of = (read_frames(video, range(len(video.times_s))) for video in videos)
-        moments = [
-            [to_rgb(frame) for frame in frames if frame is not None]
-            for frames in zip(*frames_of, strict=True)
-        ]
+        pictures = [[to_rgb(frame) for frame in frames if frame is not None] for frames in frames_of]
 
     def detect() -> list[int]:
-        """Number of people at each moment."""
-        state, people = TrackerState.start(len(videos)), []
-        for pictures in moments:
-            state, seen = detect_people(networks, pictures, state)
-            people.append(sum(map(len, seen)))
+        """Number of people in each picture."""
+        people = []
+        for camera in pictures:
+            state = TrackerState.start()
+            for picture in camera:
+                state, seen = detect_people(networks, picture, state)
+                people.append(len(seen))
         return people
 
     people = detect()
