@@ -103,7 +103,8 @@ class Store:
             listed = "\n  ".join(changes[:8])
             raise InputError(
                 f"{path}: was made by a run that differs from this one:\n  {listed}\n"
-                "Use the same settings to continue it, choose another --out, or remove it to start again."
+                "Use the same settings to continue it, choose another --out, or remove it to start again, "
+                "as `run --overwrite` does."
             )
         remove_partial_files(path)
         store._unmark_damaged()

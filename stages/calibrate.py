@@ -100,7 +100,7 @@ def calibrate(
                 f"{results}: was made with the cameras of {path.name} beside it, which were estimated from "
                 f"the recording as it was: since then, {' and '.join(changed)} changed. Change that back, "
                 "choose another --out, or remove results.zarr to have the cameras estimated again and to "
-                "start again."
+                "start again, as `run --overwrite` does."
             )
         _log.warning(f"{path}: estimated again, for {' and '.join(changed)} changed")
     if rig is None or stale:
@@ -168,10 +168,10 @@ def _estimated(
     return bundle.rig, Provenance(
         source,
         round(error_px, 3),
-        f"no calibration found: the cameras were estimated from {whom}, who lies "
-        f"{error_px:.1f} px (median) off; focal lengths {focal} px. Lengths in metres are only as good as "
+        f"no calibration found: the cameras were estimated from {whom}, with a median error of "
+        f"{error_px:.1f} px; focal lengths {focal} px. Lengths in metres are only as good as "
         "the body's, and up is a guess. Look at calibration.toml beside the results; what you correct there "
-        "is used once results.zarr is removed",
+        "is used by the next run, with --overwrite",
     )
 
 

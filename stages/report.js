@@ -553,7 +553,7 @@
           number(agree.residual_px), number(agree.residual_mm), agree.verdict ?? "–"];
       }));
     const views = table(
-      ["camera", "keypoints", "person seen", "not seen", "no picture", "sides put right", "<why the person is not there"],
+      ["camera", "keypoints", "person seen", "not seen", "of these no picture", "sides put right", "<why the person is not there"],
       summary.cameras.map((c, v) => {
         const why = Object.entries((missing[c.name] || {}).frames || {}).map(([reason, count]) => {
           const example = missing[c.name].examples[reason];

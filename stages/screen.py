@@ -53,7 +53,8 @@ Follow = Callable[[int, Mapping[str, float]], None]
 _UNLIMITED: Final = 10_000
 """Columns that are enough for any table."""
 MAX_WARNED_RECORDINGS: Final = 20
-"""Recordings of a batch whose warnings are printed; there may be thousands."""
+"""Recordings of a batch whose warnings are printed, those with an equal first one together; there may be
+thousands."""
 
 _TERMINAL: Final = sys.stdout.isatty()
 # Sentences are broken between words in a terminal, and not at all in a file.
@@ -268,7 +269,7 @@ def print_summary(summary: Summary) -> None:
         "verdict",
         "person seen",
         "not seen",
-        "no picture",
+        "of these no picture",
         "sides put right",
     )
     for c in summary.cameras:
@@ -296,14 +297,8 @@ def print_summary(summary: Summary) -> None:
 
 def print_times(result: RunResult, home: Location) -> None:
     """Print what each stage of a run waited for; of one that had nothing to do, how to start again."""
-    from pipeline.batch.storage import join
-    from pipeline.results import STORE
-
     if not result.times:
-        again = join(home, STORE)
-        console.print(
-            escape(f"{home}: everything is done already; nothing to do. To start again, remove {again}.")
-        )
+        console.print(escape(f"{home}: everything is done already; nothing to do. --overwrite starts again."))
         return
     rows = table("Where the time went, seconds", "stage", "busy", "starved", "blocked", "batches")
     for t in result.times:
@@ -386,11 +381,16 @@ def _print_rows(rows: Sequence[Entry], home: Location) -> bool:
     from pipeline.batch.storage import join
     from pipeline.results import LOG
 
-    warned = [row for row in rows if row.warnings]
-    for row in warned[:MAX_WARNED_RECORDINGS]:
+    alike: dict[str, list[Entry]] = {}
+    for row in rows:
+        if row.warnings:
+            alike.setdefault(row.warnings[0], []).append(row)
+    groups = list(alike.items())
+    for first, (row, *others) in groups[:MAX_WARNED_RECORDINGS]:
+        also = f" and {counted(len(others), 'more recording')}" * bool(others)
         where = join(home, f"{row.name}/{LOG}")
-        warn(f"{row.name}: {counted(len(row.warnings), 'warning')}, in {where}; first: {row.warnings[0]}")
-    if (more := len(warned) - MAX_WARNED_RECORDINGS) > 0:
+        warn(f"{row.name}{also}: {counted(len(row.warnings), 'warning')}, in {where}; first: {first}")
+    if more := sum(len(group) for _, group in groups[MAX_WARNED_RECORDINGS:]):
         warn(f"{counted(more, 'more recording')} with warnings: see {join(home, PAGE)}")
     done = sum(row.state == "done" for row in rows)
     console.print(f"{done} of {counted(len(rows), 'recording')} done.")

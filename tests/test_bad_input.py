@@ -221,7 +221,7 @@ def test_exchanged_cameras_are_not_missed(folder, tmp_path, capfd, monkeypatch):
     )
     # And when nothing is left to do.
     status, text = call(capfd, monkeypatch, "run", folder, *words)
-    assert f"To start again, remove {out / 'results.zarr'}." in text
+    assert "--overwrite starts again." in text
     assert "camera cam04 was left out of the fit" in text
 
     status, text = call(

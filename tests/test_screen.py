@@ -38,7 +38,7 @@ def test_in_a_narrow_terminal_nothing_is_cut_off(capsys, monkeypatch):
 
 
 def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
-    rows = [Entry(f"r{k}", "done", warnings=("a", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
+    rows = [Entry(f"r{k}", "done", warnings=(f"{k}", "b")) for k in range(screen.MAX_WARNED_RECORDINGS + 2)]
 
     def events(rows):
         for row in rows:
@@ -54,6 +54,10 @@ def test_a_batch_is_done_when_all_its_recordings_are(capsys, tmp_path):
     told = capsys.readouterr()
     assert "1 of 2 recordings done." in told.out
     assert "x: failed: broken" in told.err
+
+    alike = [Entry(f"r{k}", "done", warnings=("a", "b")) for k in range(3)]
+    screen.follow_batch(events(alike), tmp_path)
+    assert "r0 and 2 more recordings: 2 warnings, in " in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_bar_ends_full(capsys):

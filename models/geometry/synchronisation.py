@@ -73,11 +73,11 @@ class Evidence:
 
 
 EVIDENCE: Final = Evidence()
-NO_VIEW: Final = "never shows a person whom another camera shows"
+NO_VIEW: Final = "nobody in view whom another camera shows"
 STILL: Final = "too little moves"
 PERIODIC: Final = "only movement that repeats"
 EDGE: Final = "the movement fits best at the end of the search"
-NO_SPAN: Final = "shares too little time with the others"
+NO_SPAN: Final = "too little time in common with the others"
 
 
 _EPIPOLAR_INSTANTS: Final = 150

@@ -93,19 +93,23 @@ _HEADS: Final = (
 _STYLE: Final = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #8884; }
+th, td { text-align: right; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #8884; }
+th { vertical-align: bottom; font-size: .85em; opacity: .7; }
 tr > :nth-child(-n+3), tr > :last-child { text-align: left; }
 td:first-child { width: 10rem; }
 td:nth-child(n+3):not(:last-child) { white-space: nowrap; }
 img { display: block; width: 10rem; border-radius: 4px; }
 .little { font-weight: 600; color: #cf222e; }
-td:last-child { max-width: 40rem; overflow-wrap: anywhere; }
-@media (max-width: 1000px) {
- tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid #8884; }
+td:last-child { min-width: 19rem; max-width: 40rem; overflow-wrap: anywhere; }
+@media (max-width: 1100px) {
+ table, tbody { display: block; }
+ tr { display: flow-root; padding: .5rem 0; border-bottom: 1px solid #8884; }
  th { display: none; }
- td { border: 0; }
- td:nth-child(n+4):not(:last-child):not(:empty)::before { content: attr(title) " "; opacity: .7; }
- td:last-child { width: 100%; }
+ td { display: inline-block; border: 0; padding: .1rem .5rem; }
+ td:first-child { float: left; padding: .1rem .5rem .1rem 0; }
+ td:empty { display: none; }
+ td:nth-child(n+4):not(:last-child)::before { content: attr(title) " "; opacity: .7; }
+ td:last-child { display: flow-root; min-width: 0; max-width: none; }
 }
 td p { margin: 0; white-space: pre-wrap; }
 .done td:nth-child(3) { color: #1a7f37; }
