@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import shortened
+from pipeline.errors import short_reason
 
 MAX_UNPACKED_BYTES: Final = 256 << 20
 """Unpacked size that any archive may have."""
@@ -35,7 +35,7 @@ def read_npz(file: Path | bytes, names: Collection[str] | None = None) -> dict[s
         except MemoryError:
             raise ValueError("its arrays do not fit into memory") from None
         except Exception as error:  # damage makes zipfile, zlib and numpy raise anything
-            raise ValueError(_reason(error)) from error
+            raise ValueError(short_reason(error)) from error
 
 
 def read_npy(content: bytes) -> NDArray[Any]:
@@ -43,7 +43,7 @@ def read_npy(content: bytes) -> NDArray[Any]:
     try:
         return _array(io.BytesIO(content), len(content))
     except Exception as error:  # as above
-        raise ValueError(_reason(error)) from error
+        raise ValueError(short_reason(error)) from error
 
 
 def check_unpacked(unpacked: int, size: int) -> None:
@@ -79,7 +79,3 @@ def _array(content: IO[bytes], size: int) -> NDArray[Any]:
         raise ValueError(f"claims an array of shape {shape} in {size} bytes")
     content.seek(0)
     return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
-
-
-def _reason(error: Exception) -> str:
-    return shortened(" ".join(str(error).split()) or type(error).__name__, 200)

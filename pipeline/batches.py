@@ -154,11 +154,6 @@ class TensorBatch:
                 state |= value.carried
         return state
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors, nested batches included."""
-        return sum(getattr(batch, name).nbytes for batch, name, _ in self._tensors())
-
     def __repr__(self) -> str:
         parts = []
         for f in fields(self):

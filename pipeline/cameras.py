@@ -8,8 +8,9 @@ k4, as in ``cv2.fisheye``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import cv2
@@ -20,6 +21,10 @@ from pipeline.array_types import Array
 
 MAX_CAMERAS: Final = 1000
 """Limit of a recording."""
+CAMERA_ARRAYS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {"K": (3, 3), "dist": (8,), "R": (3, 3), "t": (3,), "size": (2,)}
+)
+"""Arrays of a rig, and the shape that each has for one camera."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,9 @@ class Rig:
         object.__setattr__(self, "fisheye", tuple(map(bool, self.fisheye)) or (False,) * v)
         if len(self.fisheye) != v:
             raise ValueError(f"Rig.fisheye has {len(self.fisheye)} cameras, expected {v}")
-        for name, shape in (
-            ("K", (v, 3, 3)),
-            ("dist", (v, 8)),
-            ("R", (v, 3, 3)),
-            ("t", (v, 3)),
-            ("size", (v, 2)),
-        ):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"Rig.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        for name, shape in CAMERA_ARRAYS.items():
+            if getattr(self, name).shape != (v, *shape):
+                raise ValueError(f"Rig.{name} has shape {getattr(self, name).shape}, expected {(v, *shape)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,17 +81,16 @@ class Rig:
         """Select cameras by name, in this order."""
         i = [self.names.index(n) for n in names]
         fisheye = tuple(self.fisheye[v] for v in i)
-        arrays = (self.K[i], self.dist[i], self.R[i], self.t[i], self.size[i])
-        return Rig(tuple(names), *arrays, self.known_up, fisheye)
+        arrays = {name: getattr(self, name)[i] for name in CAMERA_ARRAYS}
+        return Rig(tuple(names), **arrays, known_up=self.known_up, fisheye=fisheye)
 
     @staticmethod
     def joined(rigs: Sequence[Rig]) -> Rig:
         """Concatenate the cameras of several rigs."""
         names = tuple(n for r in rigs for n in r.names)
         fisheye = tuple(lens for r in rigs for lens in r.fisheye)
-        arrays = ([getattr(r, field) for r in rigs] for field in ("K", "dist", "R", "t", "size"))
-        k, dist, rotation, t, size = (np.concatenate(a) for a in arrays)
-        return Rig(names, k, dist, rotation, t, size, fisheye=fisheye)
+        arrays = {name: np.concatenate([getattr(r, name) for r in rigs]) for name in CAMERA_ARRAYS}
+        return Rig(names, **arrays, fisheye=fisheye)
 
     def resized(self, view: int, size: tuple[int, int]) -> Rig:
         """The rig with one camera's picture scaled to ``size`` (width, height)."""

@@ -152,9 +152,4 @@ def differences(old: Any, new: Any, where: str = "") -> Sequence[str]:
         return [
             d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else str(k))
         ]
-    return [] if old == new else [f"{where}: {_short(old)} → {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return [] if old == new else [f"{where}: {shortened(str(old), 80)} → {shortened(str(new), 80)}"]

@@ -14,14 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cameras import Rig
+from pipeline.cameras import CAMERA_ARRAYS, Rig
 from pipeline.config import differences
 from pipeline.schema import FIXED, PERSON, REGRESSION, ArrayKind, angle_kind
 from pipeline.skeleton import BODY_25, SMPL_24, Skeleton
 
 STORE_FORMAT: Final = "multispin"
 VERSION: Final = 3
-_CAMERA_ARRAYS: Final = ("K", "dist", "R", "t", "size")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Contents:
         return cls(
             rig=Rig(
                 tuple(attributes["cameras"]),
-                **{name: array(f"cameras/{name}") for name in _CAMERA_ARRAYS},
+                **{name: array(f"cameras/{name}") for name in CAMERA_ARRAYS},
                 known_up=np.array(attributes["up"], np.float64) if "up" in attributes else None,
                 fisheye=tuple(attributes.get("fisheye", ())),
             ),
@@ -117,7 +116,7 @@ class Contents:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the recording by their path in the store."""
-        cameras = {f"cameras/{name}": np.asarray(getattr(self.rig, name)) for name in _CAMERA_ARRAYS}
+        cameras = {f"cameras/{name}": np.asarray(getattr(self.rig, name)) for name in CAMERA_ARRAYS}
         return {**cameras, "time_s": self.time_s, "cameras/frame_index": self.frame_index}
 
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,12 @@ class _Histogram:
         self.counts = np.zeros(self.BINS, dtype=np.int64)
         self.total = 0.0
 
+    @staticmethod
+    def joined(parts: Sequence[_Histogram]) -> _Histogram:
+        whole = _Histogram()
+        whole.counts, whole.total = np.sum([p.counts for p in parts], 0), sum(p.total for p in parts)
+        return whole
+
     def add(self, values: NDArray[np.float64]) -> None:
         at = np.minimum(values / self.STEP, self.BINS - 1).astype(int)
         self.counts += np.bincount(at, minlength=self.BINS)
@@ -178,7 +184,6 @@ def summarise(store: Store) -> Summary:
     c = store.contents
     views, frames = len(c.rig), len(c.time_s)
     distances, distances_mm = ([_Histogram() for _ in range(views)] for _ in range(2))
-    everywhere, everywhere_mm = _Histogram(), _Histogram()
     seen = np.zeros(views, dtype=int)
     counts = {person: _Counts() for person in store.ids}
     written = 0
@@ -190,17 +195,13 @@ def summarise(store: Store) -> Summary:
         error[:, ~batch.valid.numpy()] = np.nan
         error_mm = 1000 * error * c.rig.metres_per_px(points)
         for v in range(views):
-            for values, own, all_views in (
-                (error[v], distances[v], everywhere),
-                (error_mm[v], distances_mm[v], everywhere_mm),
-            ):
-                known = values[np.isfinite(values)]
-                own.add(known)
-                all_views.add(known)
+            for values, histogram in ((error[v], distances[v]), (error_mm[v], distances_mm[v])):
+                histogram.add(values[np.isfinite(values)])
         seen += (batch.keypoints.confidence.numpy() > 0).any((2, 3)).sum(1)
         written += len(batch.valid)
         for p, person in enumerate(batch.keypoints.ids.tolist()):
             counts[person].add(batch.start, batch.status[:, p].numpy(), batch.joints[:, p].numpy())
+    everywhere, everywhere_mm = _Histogram.joined(distances), _Histogram.joined(distances_mm)
     return Summary(
         frames=frames,
         fps=float(c.rate),

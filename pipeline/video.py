@@ -304,7 +304,7 @@ def _packets_from(
 def planes(frame: av.VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
     """Three planes (height, width) of an 8-bit frame, as writable views of its memory."""
     y, u, v = (
-        np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width]  # type: ignore[call-overload]
+        np.frombuffer(memoryview(p), np.uint8).reshape(p.height, p.line_size)[:, : p.width]
         for p in frame.planes
     )
     return y, u, v

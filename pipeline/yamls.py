@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from pipeline.errors import shortened
+from pipeline.errors import short_reason
 
 MAX_CHARACTERS: Final = 500_000
 MAX_DEPTH: Final = 50
@@ -23,7 +23,7 @@ def read_yaml(text: str, loader: Any = yaml.SafeLoader) -> Any:
         _check_size(text)
         return yaml.load(text, Loader=loader)
     except Exception as error:  # constructors of tagged values, such as !!int, raise anything
-        raise ValueError(shortened(" ".join(str(error).split()) or type(error).__name__, 300)) from error
+        raise ValueError(short_reason(error)) from error
 
 
 def _check_size(text: str) -> None:

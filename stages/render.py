@@ -13,18 +13,17 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 
 import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, NonNegativeInt, field_validator
-from torch import Tensor
 
+from models.body import Body
 from models.rendering import overlay, software
 from models.rendering.overlay import PEOPLE_COLOURS, Skeletons, Still
-from models.rendering.software import Planes
 from models.rendering.virtual_cameras import floor_grid, side_and_top, turntable
 from pipeline.batches import FitBatch, FrameBatch, Pictures, Status
 from pipeline.cameras import Rig
@@ -123,15 +122,6 @@ class RenderConfig(Config):
         return value
 
 
-class DrawnBody(Protocol):
-    """Body model with a mesh, such as ``models.body.Body``."""
-
-    @property
-    def faces(self) -> NDArray[np.int32]: ...
-
-    def vertices(self, global_orient: Tensor, body_pose: Tensor, betas: Tensor, transl: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Footage:
     """V cameras and their videos."""
@@ -148,7 +138,7 @@ class Footage:
 
 
 def render(
-    items: Iterator[FitBatch], cfg: RenderConfig, footage: Footage, body: DrawnBody, out: Path, decode: Decode
+    items: Iterator[FitBatch], cfg: RenderConfig, footage: Footage, body: Body, out: Path, decode: Decode
 ) -> Iterator[FitBatch]:
     """Draw every batch and yield it. Batches must follow one another without a gap.
 
@@ -179,7 +169,7 @@ def _render(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     footage: Footage,
-    body: DrawnBody,
+    body: Body,
     paths: Sequence[Path],
     views: Sequence[int],
     decode: Decode,
@@ -282,7 +272,7 @@ class _Scene:
     """Keypoints in each view, to be drawn instead of the people."""
 
 
-def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
+def meshes(batch: FitBatch, body: Body) -> NDArray[np.float32]:
     """Vertices (T, P, N, 3) of a batch, metres, world; NaN for people without a fit."""
     p = batch.params
     frames, people = p.transl.shape[:2]
@@ -295,7 +285,7 @@ def meshes(batch: FitBatch, body: DrawnBody) -> NDArray[np.float32]:
     return xyz.reshape(frames, people, *vertices.shape[1:])
 
 
-def _scenes(batch: FitBatch, body: DrawnBody, cfg: RenderConfig) -> list[_Scene]:
+def _scenes(batch: FitBatch, body: Body, cfg: RenderConfig) -> list[_Scene]:
     """Scene of every frame of a batch."""
     xyz = meshes(batch, body)
     ids = batch.keypoints.ids.tolist()
@@ -404,7 +394,7 @@ def _render_virtual(
     items: Iterator[FitBatch],
     cfg: RenderConfig,
     rig_at: Callable[[int], Rig],
-    body: DrawnBody,
+    body: Body,
     grid: NDArray[np.float64],
     rate: Fraction,
     file: Path,
@@ -454,7 +444,7 @@ def render_results(
     mode: Mode,
     cfg: RenderConfig,
     videos: Sequence[VideoInfo | Path | None],
-    body: DrawnBody,
+    body: Body,
     out: Path,
     decode: Decode,
     frames: slice = ALL,
@@ -574,19 +564,10 @@ def _choose_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Pain
 
     Raises ``InputError`` where back end, encoder or the files ``names`` cannot be used.
     """
-    paint = software.paint if cfg.backend == "software" else _pytorch3d_paint()
+    paint: Paint = software.paint
+    if cfg.backend == "pytorch3d":
+        from models.rendering.pytorch3d import paint
     pick_encoder(cfg.codec)
     check_writable(*(out / name for name in names))
     check_drawable(out, names)
-    return paint
-
-
-def _pytorch3d_paint() -> Paint:
-    from models.rendering.pytorch3d import draw
-
-    def paint(frame: Planes, matrix: NDArray[np.float32], *people: Any, antialias: bool) -> None:
-        picture = draw(*people, antialias=antialias)
-        if picture is not None:
-            software.blend(frame, picture, matrix)
-
     return paint

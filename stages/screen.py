@@ -260,9 +260,7 @@ def print_contents(results: Store, where: Location) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    rows = table(
-        "Reprojection error",
-        "camera",
+    heads = (
         "median px",
         "mm",
         "mean px",
@@ -272,6 +270,7 @@ def print_summary(summary: Summary) -> None:
         "of these no picture",
         "sides put right",
     )
+    rows = table("Reprojection error", "camera", *heads)
     for c in summary.cameras:
         rows.add_row(
             escape(c.name), number(c.reprojection_median_px), number(c.reprojection_median_mm),

@@ -102,11 +102,16 @@ class Synced:
     """Camera → residual when its clock alone is off by each lag, millimetres or pixels."""
     unit: str = ""
 
+    @property
+    def residuals(self) -> dict[str, Any]:
+        """Residual over lag, as JSON."""
+        cameras = {name: list(curve) for name, curve in (self.curves or {}).items()}
+        return {"lag_s": list(self.lag_s), "unit": self.unit, "cameras": cameras}
+
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Entry of the summary and the report."""
         clocks = {n: c.model_dump(mode="json") for n, c in zip(names, self.clocks, strict=True)}
-        curves = {"lag_s": self.lag_s, "unit": self.unit, "cameras": self.curves or {}}
-        return {"how": self.how, "cameras": clocks, "curves": curves}
+        return {"how": self.how, "cameras": clocks, "curves": self.residuals}
 
     def rows(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """Table for the screen: a head, then one row a camera."""
@@ -509,13 +514,11 @@ def _input_digests(recording: Recording, cfg: SyncConfig) -> dict[str, str]:
 
 
 def _to_file(names: Sequence[str], synced: Synced, source: Mapping[str, str]) -> SyncFile:
-    curves = {"lag_s": list(synced.lag_s), "unit": synced.unit}
     findings = [{"code": f.code, "sentence": f.sentence, "camera": f.camera} for f in synced.findings]
-    residual = {n: list(c) for n, c in (synced.curves or {}).items()}
     return SyncFile(
         sync=dict(zip(names, synced.clocks, strict=True)),
         source=dict(source),
-        curves=curves | {"cameras": residual, "how": synced.how, "findings": findings},
+        curves=synced.residuals | {"how": synced.how, "findings": findings},
     )
 
 

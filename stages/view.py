@@ -77,8 +77,10 @@ class Frames:
 
     def count(self) -> int:
         """Count finished frames, by the windows that were unfinished at the last call."""
-        windows = -(-len(self.store.contents.time_s) // self.store.contents.window)
-        while self._done < windows and self.store.array("done", self._done, self._done + 1)[0]:
+        while (
+            self._done < self.store.contents.windows
+            and self.store.array("done", self._done, self._done + 1)[0]
+        ):
             self._done += 1
         return self.store.span(self._done - 1)[1] if self._done else 0
 
@@ -340,12 +342,9 @@ class _Page:
         self._bodies, self._skeletons, self._points = [], [], []
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
-                f"/people/{p}/mesh",
-                vertices,
-                self._frames.body.faces,
-                color=person_colour(self._ids[p]),
+                f"/people/{p}/mesh", vertices, self._frames.body.faces, color=person_colour(self._ids[p]),
                 visible=False,
-            )
+            )  # fmt: skip
             skeleton = scene.add_line_segments(
                 f"/people/{p}/skeleton", ends.astype(np.float32), ends, thickness=3, thickness_units="screen",
                 visible=False,

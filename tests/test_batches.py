@@ -62,7 +62,6 @@ def test_map_reaches_every_tensor():
 
     fit.map(note)
     assert len(seen) == 4 + 4 + 5
-    assert fit.nbytes == sum(x.nbytes for x in seen)
     halved = fit.map(lambda x: x.half())
     assert halved.params.betas.dtype == halved.keypoints.xy_px.dtype == torch.float16
     assert fit.params.betas.dtype == torch.float32

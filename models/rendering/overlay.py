@@ -195,16 +195,12 @@ def plan_mosaic(sizes: Sequence[tuple[int, int]], limit: tuple[int, int]) -> Mos
         fitted.append((max(2, int(w * scale) // 2 * 2), max(2, int(h * scale) // 2 * 2)))
     # Cells shrink to the largest view.
     cell = (max(w for w, _ in fitted), max(h for _, h in fitted))
-    boxes = tuple(
-        (
-            k % columns * cell[0] + (cell[0] - w) // 4 * 2,
-            k // columns * cell[1] + (cell[1] - h) // 4 * 2,
-            w,
-            h,
-        )
-        for k, (w, h) in enumerate(fitted)
-    )
-    return Mosaic((columns * cell[0], rows * cell[1] + footer), boxes, footer)
+    boxes = []
+    for k, (w, h) in enumerate(fitted):
+        row, column = divmod(k, columns)
+        left, top = column * cell[0] + (cell[0] - w) // 4 * 2, row * cell[1] + (cell[1] - h) // 4 * 2
+        boxes.append((left, top, w, h))
+    return Mosaic((columns * cell[0], rows * cell[1] + footer), tuple(boxes), footer)
 
 
 def draw_cell(planes: Planes, source: Planes, box: tuple[int, int, int, int], name: str, height: int) -> None:

@@ -9,10 +9,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.rendering.software import Picture, resolve, to_screen
+from models.rendering.software import Picture, Planes, blend, resolve, to_screen
 from pipeline.array_types import Floats
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
+
+
+def paint(
+    planes: Planes,
+    matrix: NDArray[np.float32],
+    vertices: Floats,
+    faces: NDArray[np.int32],
+    rig: Rig,
+    view: int,
+    colours: Floats,
+    *,
+    antialias: bool = True,
+) -> None:
+    """Draw people into a video frame as ``software.paint``."""
+    if (picture := draw(vertices, faces, rig, view, colours, antialias=antialias)) is not None:
+        blend(planes, picture, matrix)
 
 
 def draw(

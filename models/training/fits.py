@@ -96,9 +96,9 @@ class FitStore:
             for v, name in enumerate(views):
                 if name in self._best:
                     values[n, v] = self._best[name][0]
-        split = torch.from_numpy(values).split(tuple(_SIZES.values()), -1)  # type: ignore[no-untyped-call]
-        orient, pose, betas, transl, score = split
-        pose = roma.rotvec_to_rotmat(pose.unflatten(-1, (-1, 3)))
+        sizes = list(_SIZES.values())
+        orient, pose, betas, transl, score = torch.split(torch.from_numpy(values), sizes, -1)
+        pose = roma.rotvec_to_rotmat(pose.reshape(*pose.shape[:-1], -1, 3))
         return Bodies(roma.rotvec_to_rotmat(orient), pose, betas, transl, score[..., 0])
 
     def put(self, names: Sequence[Sequence[str]], fits: Bodies, step: int) -> None:
