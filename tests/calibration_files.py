@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,15 @@ TRUTH = Rig(
 """The cameras that the files in ``BY_HAND`` describe, but for what a format cannot."""
 NO_LENS = replace(TRUTH, dist=np.zeros((2, 8)))
 
+STEREO = replace(
+    TRUTH,
+    names=("1", "2"),
+    R=np.array([np.eye(3), [[1, 0, 0], [0, 0, 1], [0, -1, 0]]]),
+    t=np.array([[0, 0, 0], [-0.5, -2.8, 4]]),
+    size=np.array([[1280, 720]] * 2),
+)
+"""The cameras in the world of the first, with pictures of one size."""
+
 H36M_LENSES = ((1145.0, 1143, 512, 515, -0.2, 0.24, -0.02, -0.0009, -0.0016),) * 4
 H36M_POSE = (-np.pi / 2, 0.0, 0.0, 1000.0, -4000, 1500)
 """Euler angles of a level camera that looks along y, and its place, mm; of the others, x is larger."""
@@ -56,6 +66,11 @@ class ByHand:
     files: Mapping[str, str | bytes]
     """Content by name; the first stands for the calibration."""
     truth: Rig = TRUTH
+
+
+def module_of(form: object) -> object:
+    """The module that reads a key of ``BY_HAND``."""
+    return form[0] if isinstance(form, tuple) else form
 
 
 def put(folder: Path, form: object) -> tuple[Path, ...]:
@@ -380,5 +395,148 @@ name          side
 
 """,
     }),
+    (opencv, "xml"): ByHand({
+        "front.xml": """<?xml version="1.0"?>
+<opencv_storage>
+<calibration_time>"Mon 01 Jan 2024"</calibration_time>
+<image_width>1280</image_width>
+<image_height>720</image_height>
+<camera_matrix type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>3</cols>
+  <dt>d</dt>
+  <data>
+    1000. 0. 640. 0. 1010. 360. 0. 0. 1.</data></camera_matrix>
+<distortion_coefficients type_id="opencv-matrix">
+  <rows>1</rows>
+  <cols>5</cols>
+  <dt>d</dt>
+  <data>
+    0.1 -0.05 0.001 -0.002 0.02</data></distortion_coefficients>
+<R type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>3</cols>
+  <dt>d</dt>
+  <data>
+    0. 0. 1. 1. 0. 0. 0. 1. 0.</data></R>
+<T type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>1</cols>
+  <dt>d</dt>
+  <data>
+    0.5 -1. 4.</data></T>
+</opencv_storage>
+""",
+        "side.xml": """<?xml version="1.0"?>
+<opencv_storage>
+<image_size>
+  1920 1080</image_size>
+<cameraMatrix type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>3</cols>
+  <dt>d</dt>
+  <data>
+    1400. 0. 950. 0. 1400. 530. 0. 0. 1.</data></cameraMatrix>
+<distCoeffs type_id="opencv-matrix">
+  <rows>1</rows>
+  <cols>4</cols>
+  <dt>d</dt>
+  <data>
+    0. 0. 0. 0.</data></distCoeffs>
+<rvec>
+  0. 1.5707963267948966 0.</rvec>
+<tvec>
+  0. 1.2 5.</tvec>
+</opencv_storage>
+""",
+    }),
+    (opencv, "json"): ByHand({
+        "front.json": """{
+    "image_width": 1280,
+    "image_height": 720,
+    "camera_matrix": {
+        "type_id": "opencv-matrix",
+        "rows": 3,
+        "cols": 3,
+        "dt": "d",
+        "data": [ 1000.0, 0.0, 640.0, 0.0, 1010.0, 360.0, 0.0, 0.0, 1.0 ]
+    },
+    "distortion_coefficients": [ 0.1, -0.05, 0.001, -0.002, 0.02 ],
+    "R": [ 1.2091995761561452, 1.2091995761561452, 1.2091995761561452 ],
+    "T": [ 0.5, -1.0, 4.0 ]
+}
+""",
+        "side.json": '{"K": [[1400, 0, 950], [0, 1400, 530], [0, 0, 1]], "D": [0, 0, 0, 0], "rotation": '
+        '[[0, 0, 1], [0, 1, 0], [-1, 0, 0]], "translation": [0, 1.2, 5], "resolution": [1920, 1080]}',
+    }),
+    (opencv, "list of cameras"): ByHand({
+        "rig.json": """{"cameras": [
+{"name": "front", "resolution": [1280, 720], "K": [[1000, 0, 640], [0, 1010, 360], [0, 0, 1]],
+ "distCoef": [0.1, -0.05, 0.001, -0.002, 0.02], "R": [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
+ "t": [[0.5], [-1], [4]]},
+{"name": "side", "resolution": [1920, 1080], "K": [[1400, 0, 950], [0, 1400, 530], [0, 0, 1]],
+ "distCoef": [0, 0, 0, 0, 0], "R": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]], "t": [[0], [1.2], [5]]}]}""",
+    }),
+    (opencv, "table of cameras"): ByHand({
+        "rig.json": """{
+"front": {"image_size": [1280, 720], "camera_matrix": [[1000, 0, 640], [0, 1010, 360], [0, 0, 1]],
+ "dist": [0.1, -0.05, 0.001, -0.002, 0.02], "R": [[0, 0, 1], [1, 0, 0], [0, 1, 0]], "T": [0.5, -1, 4]},
+"side": {"image_size": [1920, 1080], "camera_matrix": [[1400, 0, 950], [0, 1400, 530], [0, 0, 1]],
+ "dist": [0, 0, 0, 0, 0], "R": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]], "T": [0, 1.2, 5]}}""",
+    }),
+    (opencv, "stereo"): ByHand({
+        "stereo.yml": """%YAML:1.0
+---
+M1: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 1000., 0., 640., 0., 1010., 360., 0., 0., 1. ]
+D1: !!opencv-matrix
+   rows: 1
+   cols: 5
+   dt: d
+   data: [ 0.1, -0.05, 0.001, -0.002, 0.02 ]
+M2: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 1400., 0., 950., 0., 1400., 530., 0., 0., 1. ]
+D2: !!opencv-matrix
+   rows: 1
+   cols: 5
+   dt: d
+   data: [ 0., 0., 0., 0., 0. ]
+imageSize: [ 1280, 720 ]
+R1: [ 0., 0., 0. ]
+R: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 1., 0., 0., 0., 0., 1., 0., -1., 0. ]
+T: !!opencv-matrix
+   rows: 3
+   cols: 1
+   dt: d
+   data: [ -0.5, -2.8, 4. ]
+"""
+    }, STEREO),
+    (opencv, "stereo in two files"): ByHand({
+        "intrinsics.json": '{"K_left": [[1000, 0, 640], [0, 1010, 360], [0, 0, 1]], "D_left": '
+        '[0.1, -0.05, 0.001, -0.002, 0.02], "K_right": [[1400, 0, 950], [0, 1400, 530], [0, 0, 1]], '
+        '"D_right": [0, 0, 0, 0, 0], "image_width": 1280, "image_height": 720}',
+        "extrinsics.json": '{"R": [[1, 0, 0], [0, 0, 1], [0, -1, 0]], "T": [-0.5, -2.8, 4]}',
+    }, replace(STEREO, names=("left", "right"))),
+    (colmap, "binary"): ByHand({
+        "cameras.bin": struct.pack("<QiiQQ3d", 2, 2, 0, 1920, 1080, 1400, 950.5, 530.5)
+        + struct.pack("<iiQQ4d", 1, 6, 1280, 720, 1000, 1010, 640.5, 360.5)
+        + struct.pack("<8d", 0.1, -0.05, 0.001, -0.002, 0.02, 0, 0, 0),
+        "images.bin": struct.pack("<Qi7di", 2, 1, 0.5, 0.5, 0.5, 0.5, 0.5, -1, 4, 1)
+        + b"front/000001.jpg\0"
+        + struct.pack("<Qddqddq", 2, 10, 20, -1, 30, 40, 5)
+        + struct.pack("<i7di", 7, 0.5**0.5, 0, 0.5**0.5, 0, 0, 1.2, 5, 2)
+        + b"side.png\0"
+        + struct.pack("<Q", 0),
+    }),
 }  # fmt: skip
-"""By the format's module."""
+"""By the format's module, or that and a flavour."""

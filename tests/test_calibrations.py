@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibration_files import BY_HAND, TRUTH, put
+from calibration_files import BY_HAND, TRUTH, module_of, put
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recordings import assert_same_rig, ring
@@ -41,7 +41,9 @@ WRITERS: Mapping[object, Callable[[Rig, Path], None]] = {
     easymocap_format: lambda rig, path: easymocap_format.write_calibration(rig, path.parent),
 }
 
-EVERY_FORMAT = pytest.mark.parametrize("form", FORMATS, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
+EVERY_FORMAT = pytest.mark.parametrize(
+    "form", BY_HAND, ids=lambda f: f[1] if isinstance(f, tuple) else f.__name__.rsplit(".", 1)[-1]
+)
 
 
 @pytest.fixture
@@ -63,6 +65,10 @@ def moved_px(a: Rig, b: Rig) -> float:
     return float(np.abs(there).max())
 
 
+def test_every_format_is_written_by_hand() -> None:
+    assert {module_of(form) for form in BY_HAND} == {*FORMATS}
+
+
 @EVERY_FORMAT
 def test_a_file_written_by_hand_is_found_and_read(folder: Path, form: object) -> None:
     (folder / "notes.txt").write_text("rotation")
@@ -71,7 +77,7 @@ def test_a_file_written_by_hand_is_found_and_read(folder: Path, form: object) ->
         assert other.find(folder) == []
     files = put(folder, form)
     for other in FORMATS:
-        assert other.find(folder) == ([files] if other is form else [])
+        assert other.find(folder) == ([files] if other is module_of(form) else [])
     assert find_calibration(folder) == (files[0], ())
     for file in files:
         assert calibration_files(file) == files
@@ -96,7 +102,7 @@ def test_a_file_cut_short_is_an_error_by_name(folder: Path, form: object) -> Non
 @EVERY_FORMAT
 def test_a_file_that_is_missing_is_an_error_by_name(folder: Path, form: object) -> None:
     files = put(folder, form)
-    for file in files if form in (easymocap_format, colmap) else ():
+    for file in files if module_of(form) in (easymocap_format, colmap) else ():
         whole = file.read_bytes()
         file.unlink()
         path, _ = find_calibration(folder)
@@ -435,6 +441,14 @@ def test_a_camera_of_colmap_that_moves_is_refused(tmp_path: Path) -> None:
         read_calibration(file)
 
 
+def test_many_images_of_one_lens_are_of_a_camera_that_moves(tmp_path: Path) -> None:
+    put(tmp_path, colmap)
+    rows = "".join(f"{n} 0.5 0.5 0.5 0.5 {n} -1 4 1 frame_{n:04d}.jpg\n\n" for n in range(30))
+    (tmp_path / "images.txt").write_text("# Image list with two lines of data per image:\n" + rows)
+    with pytest.raises(InputError, match=r"30 images of one lens, the first called frame_0000\.jpg"):
+        read_calibration(tmp_path / "images.txt")
+
+
 def test_cameras_of_colmap_whose_images_share_a_folder(tmp_path: Path) -> None:
     cameras, images = put(tmp_path, colmap)
     text = images.read_text().replace("front/000001.jpg", "images/front.png")
@@ -442,8 +456,39 @@ def test_cameras_of_colmap_whose_images_share_a_folder(tmp_path: Path) -> None:
     assert_same_rig(read_calibration(cameras), TRUTH, 1e-7)
 
 
+def test_a_single_pickle_of_opencap_under_another_name_is_called_so(tmp_path: Path) -> None:
+    content = BY_HAND[opencap].files["cameraIntrinsicsExtrinsics_front.pickle"]
+    (tmp_path / "front.pickle").write_bytes(content if isinstance(content, bytes) else b"")
+    assert read_calibration(tmp_path / "front.pickle").names == ("front",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "marks"),
+    [
+        ("K1 D1 K2 D2", "12"),
+        ("cameraMatrix1 distCoeffs1 cameraMatrix2 distCoeffs2", "12"),
+        ("left_camera_matrix left_dist_coeffs right_camera_matrix right_dist_coeffs", ("left", "right")),
+        ("mtxL distL mtxR distR", "lr"),
+        ("camera_matrix_0 distortion_coefficients_0 camera_matrix_1 distortion_coefficients_1", "01"),
+    ],
+)
+def test_spellings_of_a_stereo_pair(tmp_path: Path, keys: str, marks: tuple[str, ...]) -> None:
+    (file,) = put(tmp_path, (opencv, "stereo"))
+    text = file.read_text()
+    for old, new in zip(("M1", "D1", "M2", "D2"), keys.split(), strict=True):
+        text = text.replace(f"{old}:", f"{new}:")
+    file.write_text(text)
+    assert find_calibration(tmp_path) == (file, ())
+    assert_same_rig(
+        read_calibration(file), replace(BY_HAND[opencv, "stereo"].truth, names=tuple(marks)), 1e-9
+    )
+
+
 def test_an_omnidirectional_lens_is_refused(tmp_path: Path) -> None:
     first, _ = put(tmp_path, xrprimer)
+    first.write_text(first.read_text().replace('"k4"', '"xi": [0], "k4"'))
+    assert_same_rig(read_calibration(first), TRUTH, 1e-9)
+    first.write_text(first.read_text().replace('"xi": [0], "k4"', '"k4"'))
     first.write_text(first.read_text().replace('"k4"', '"xi": 1.2, "k4"'))
     with pytest.raises(InputError, match="xi"):
         read_calibration(first)

@@ -10,7 +10,16 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.calibrations.checks import Camera, distortion, files_in, numbers, picture_size, rig_of, rotation
+from pipeline.calibrations.checks import (
+    Camera,
+    distortion,
+    files_in,
+    first_bytes,
+    numbers,
+    picture_size,
+    rig_of,
+    rotation,
+)
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
@@ -18,8 +27,6 @@ DESCRIPTION: Final = "BioCV (one .calib a camera)"
 
 _SIZE_LINES: Final = re.compile(rb"\d+\s*\n\d+\s*\n\s*[\d.]+[ \t]+[\d.]+[ \t]+[\d.]+\s*\n")
 """Width, height and the first row of K."""
-_HEAD: Final = 256
-"""Bytes of a file that hold these lines, however many digits they have."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
@@ -28,16 +35,8 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
     if not files:
         with os.scandir(folder) as found:
             names = sorted(entry.name for entry in found if "." not in entry.name and entry.is_file())
-        files = tuple(folder / name for name in names if _is_one(folder / name))
+        files = tuple(p for name in names if _SIZE_LINES.match(first_bytes(p := folder / name)))
     return [files] if files else []
-
-
-def _is_one(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return bool(_SIZE_LINES.match(file.read(_HEAD)))
-    except OSError:
-        return False
 
 
 def read(files: tuple[Path, ...]) -> Rig:

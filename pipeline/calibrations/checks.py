@@ -66,6 +66,15 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def first_bytes(path: Path, count: int = 1 << 16) -> bytes:
+    """Beginning of a file, by which its format is told; nothing of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
 def plain(name: str) -> str:
     """A name as it is compared: NFC, whatever the file system makes of it, and without case."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,4 +1,4 @@
-"""COLMAP's text model: ``cameras.txt`` with ``images.txt``, x_cam = R x_world + t, in no unit.
+"""COLMAP's model: ``cameras.txt`` with ``images.txt``, or ``.bin``, x_cam = R x_world + t, in no unit.
 
 Pixel (0.5, 0.5) is the centre of COLMAP's first pixel. A camera is called after its folder among the images;
 where all are in one and have names, not numbers, after its image.
@@ -7,9 +7,10 @@ where all are in one and have names, not numbers, after its image.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pipeline.array_types import Array
 from pipeline.calibrations.checks import (
     Camera,
     files_in,
+    first_bytes,
     numbers,
     picture_size,
     rig_of,
@@ -25,9 +27,9 @@ from pipeline.calibrations.checks import (
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 
-DESCRIPTION: Final = "COLMAP text model (cameras.txt with images.txt)"
+DESCRIPTION: Final = "COLMAP model (cameras.txt with images.txt, or .bin)"
 
-_FILES: Final = ("cameras.txt", "images.txt")
+_STEMS: Final = ("cameras", "images")
 _MODELS: Final = {
     "SIMPLE_PINHOLE": (1, ()),
     "PINHOLE": (2, ()),
@@ -40,38 +42,49 @@ _MODELS: Final = {
     "OPENCV_FISHEYE": (2, (0, 1, 2, 3)),
 }
 """Focal lengths of a model, and the places of its coefficients in OpenCV's order; between them cx and cy."""
+_BINARY_MODELS: Final = (
+    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
+    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
+)  # fmt: skip
+"""Models by their numbers in binary files."""
+_BINARY_PARAMETERS: Final = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12)
+_MOST_OF_ONE_LENS: Final = 20
+"""Pictures called frame_0001, frame_0002, ... of one lens above which a camera moved between them."""
+_HEAD: Final = re.compile(rb"# .{0,40}list with (one line|two lines)")
 _STILL: Final = 1e-2
 """Largest difference of a rotation matrix from image to image of a camera that stands still."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
     """The pair, or the half of it that lies there and looks like it."""
-    found = tuple(p for p in files_in(folder, ".txt") if p.name.lower() in _FILES and _is_one(p))
+    named = [p for p in files_in(folder, ".txt", ".bin") if p.stem.lower() in _STEMS]
+    text = tuple(p for p in named if p.suffix.lower() == ".txt" and _HEAD.match(first_bytes(p)))
+    found = text or tuple(p for p in named if p.suffix.lower() == ".bin")
     return [found] if found else []
-
-
-def _is_one(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(400)
-    except OSError:
-        return False
-    return head.startswith(b"# ") and (b"list with one line" in head or b"list with two lines" in head)
 
 
 def read(files: tuple[Path, ...]) -> Rig:
     """A camera for each folder of images, or image; lengths in the model's unit."""
     if len(files) == 1:
-        other = _FILES[1 - _FILES.index(files[0].name.lower())]
+        other = _STEMS[1 - _STEMS.index(files[0].stem.lower())] + files[0].suffix
         raise InputError(f"{files[0]} is half of a calibration: {other} is missing beside it")
     lenses = {row[0]: row for _, row in _rows(files[0], every=1)}
     cameras: dict[str, Camera] = {}
     rows = _rows(files[1], every=2)
+    for line, row in rows:
+        if len(row) < 10:
+            where = f"{files[1]}, line {line}"
+            raise InputError(f"{where}: expected ID, QW QX QY QZ, TX TY TZ, CAMERA_ID and NAME")
     folders = {_image(row).parent for _, row in rows}
+    starts = {re.sub(r"\d+$", "", _image(row).stem) for _, row in rows}
+    if len(folders) == len(starts) == len({row[8] for _, row in rows}) == 1 and len(rows) > _MOST_OF_ONE_LENS:
+        raise InputError(
+            f"{files[1]}: {len(rows)} images of one lens, the first called {_image(rows[0][1]).name}: only "
+            "cameras that stand still are read; where each image is of another, put it into a folder called "
+            "after its camera"
+        )
     for line, row in rows:
         where = f"{files[1]}, line {line}"
-        if len(row) < 10:
-            raise InputError(f"{where}: expected ID, QW QX QY QZ, TX TY TZ, CAMERA_ID and NAME")
         if row[8] not in lenses:
             raise InputError(f"{where}: no camera {row[8]} in {files[0].name}")
         image = _image(row)
@@ -86,12 +99,14 @@ def read(files: tuple[Path, ...]) -> Rig:
     return rig_of(files[1], list(cameras.values()))
 
 
-def _image(row: Sequence[str]) -> PurePosixPath:
+def _image(row: Sequence[Any]) -> PurePosixPath:
     return PurePosixPath(" ".join(row[9:]).replace("\\", "/"))
 
 
-def _rows(path: Path, every: int) -> list[tuple[int, list[str]]]:
+def _rows(path: Path, every: int) -> list[tuple[int, list[Any]]]:
     """Words of each line, or each second one, that is no comment, and the line's number."""
+    if path.suffix.lower() == ".bin":
+        return _binary_rows(path, cameras=every == 1)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -104,7 +119,39 @@ def _rows(path: Path, every: int) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _camera(name: str, row: list[str], turn: Array, t: Array, path: Path) -> Camera:
+def _binary_rows(path: Path, *, cameras: bool) -> list[tuple[int, list[Any]]]:
+    """The words that a file of the text model has, from the binary one's."""
+    end, rows = path.stat().st_size, []
+    with path.open("rb") as file:
+
+        def take(form: str) -> tuple[Any, ...]:
+            content = file.read(struct.calcsize(f"<{form}"))
+            if len(content) < struct.calcsize(f"<{form}"):
+                raise InputError(f"{path}: cut short, or not COLMAP's")
+            return struct.unpack(f"<{form}", content)
+
+        for n in range(1, take("Q")[0] + 1):
+            if cameras:
+                number, model, *size = take("iiQQ")
+                if not 0 <= model < len(_BINARY_MODELS):
+                    raise InputError(f"{path}, camera {number}: model {model} is unknown")
+                rows.append(
+                    (n, [str(number), _BINARY_MODELS[model], *size, *take(f"{_BINARY_PARAMETERS[model]}d")])
+                )
+                continue
+            *pose, lens = take("i7di")
+            name = b""
+            while (letter := take("c")[0]) != b"\0":
+                name += letter
+            points = 24 * take("Q")[0]
+            if points > end - file.tell():
+                raise InputError(f"{path}: cut short, or not COLMAP's")
+            file.seek(points, 1)
+            rows.append((n, [*pose, str(lens), name.decode("utf-8", "replace")]))
+    return rows
+
+
+def _camera(name: str, row: list[Any], turn: Array, t: Array, path: Path) -> Camera:
     where = f"{path}, camera {row[0]}"
     if len(row) < 5 or row[1] not in _MODELS:
         known = ", ".join(_MODELS)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.array_types import Array
-from pipeline.calibrations.checks import Camera, files_in, numbers, rig_of
+from pipeline.calibrations.checks import Camera, files_in, first_bytes, numbers, rig_of
 from pipeline.calibrations.xml import read_xml
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
@@ -24,15 +24,8 @@ _EXTRINSIC, _INTRINSIC = 6, 9
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
     """``metadata.xml``, where it holds the element ``w0`` in its first megabyte."""
-    return [(p,) for p in files_in(folder, ".xml") if p.name.lower() == "metadata.xml" and _is_one(p)]
-
-
-def _is_one(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b"<w0>" in file.read(1 << 20)
-    except OSError:
-        return False
+    found = [p for p in files_in(folder, ".xml") if p.name.lower() == "metadata.xml"]
+    return [(p,) for p in found if b"<w0>" in first_bytes(p, 1 << 20)]
 
 
 def read(files: tuple[Path, ...]) -> Rig:

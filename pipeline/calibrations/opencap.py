@@ -12,7 +12,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.calibrations.checks import Camera, distortion, files_in, numbers, picture_size, rig_of, rotation
+from pipeline.calibrations.checks import (
+    Camera,
+    distortion,
+    files_in,
+    first_bytes,
+    numbers,
+    picture_size,
+    rig_of,
+    rotation,
+)
 from pipeline.cameras import Rig
 from pipeline.errors import InputError
 from pipeline.pickles import unpickle_arrays
@@ -20,8 +29,6 @@ from pipeline.pickles import unpickle_arrays
 DESCRIPTION: Final = "OpenCap (Cam*/cameraIntrinsicsExtrinsics.pickle)"
 
 _STEM: Final = "cameraintrinsicsextrinsics"
-_MAX_BYTES: Final = 100_000
-"""Size of a camera's pickle: some 2 kB."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
@@ -41,23 +48,18 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
         )
         if found:
             return [found]
-    renamed = tuple(p for p in files_in(folder, ".pickle", ".pkl") if p.stem.lower() != _STEM and _is_one(p))
+    others = [p for p in files_in(folder, ".pickle", ".pkl") if p.stem.lower() != _STEM]
+    renamed = tuple(p for p in others if all(key in first_bytes(p) for key in (b"intrinsicMat", b"rotation")))
     return [renamed] if renamed else []
 
 
-def _is_one(path: Path) -> bool:
-    try:
-        content = path.read_bytes() if path.stat().st_size < _MAX_BYTES else b""
-    except OSError:
-        return False
-    return b"intrinsicMat" in content and b"rotation" in content
-
-
 def read(files: tuple[Path, ...]) -> Rig:
-    """A camera of each file, called after its folder, or the file where several share a folder. Metres."""
+    """A camera of each file, called after its folder where that holds one file under OpenCap's name, else
+    after the file. Metres."""
     shared = len({path.parent for path in files}) < len(files)
     ends = [re.sub(rf"(?i)^{_STEM}[_ -]*(?=.)", "", path.stem) for path in files]
-    names = ends if shared else [path.parent.name for path in files]
+    own = [not shared and path.stem.lower().startswith(_STEM) for path in files]
+    names = [path.parent.name if folder else end for path, end, folder in zip(files, ends, own, strict=True)]
     return rig_of(files[0], [_camera(path, name) for path, name in zip(files, names, strict=True)])
 
 

@@ -18,6 +18,7 @@ from pipeline.calibrations.checks import (
     Camera,
     distortion,
     files_in,
+    first_bytes,
     numbers,
     picture_size,
     plain,
@@ -50,10 +51,7 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def _has_camera_keys(path: Path) -> bool:
-    try:
-        keys = {key.decode() for key in _CAMERA_KEY_LINE.findall(path.read_bytes())}
-    except OSError:
-        return False
+    keys = {key.decode() for key in _CAMERA_KEY_LINE.findall(first_bytes(path))}
     return len(keys) > 1 and not keys.isdisjoint(_LENS_KEYS)
 
 

@@ -16,6 +16,7 @@ from pipeline.calibrations.checks import (
     Camera,
     distortion,
     files_in,
+    first_bytes,
     numbers,
     picture_size,
     posed,
@@ -29,8 +30,6 @@ from pipeline.errors import InputError
 DESCRIPTION: Final = "XRPrimer JSON (one file a camera)"
 
 _ORDER: Final = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-_HEAD: Final = 4096
-"""Bytes of a file that tell whether it is one."""
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
@@ -38,16 +37,8 @@ def find(folder: Path) -> list[tuple[Path, ...]]:
 
     Where there are more files than a recording has cameras, they are keypoints, and none is opened."""
     there = files_in(folder, ".json")
-    files = tuple(p for p in there if len(there) <= MAX_CAMERAS and _is_one(p))
+    files = tuple(p for p in there if len(there) <= MAX_CAMERAS and b'"extrinsic_r"' in first_bytes(p))
     return [files] if files else []
-
-
-def _is_one(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b'"extrinsic_r"' in file.read(_HEAD)
-    except OSError:
-        return False
 
 
 def read(files: tuple[Path, ...]) -> Rig:
@@ -70,7 +61,7 @@ def _camera(path: Path) -> Camera:
 
     if (convention := table.get("convention", "opencv")) != "opencv":
         raise InputError(f"{path}: convention {short(convention)} is not supported; convert it to opencv")
-    if table.get("xi"):
+    if any(np.ravel(table.get("xi", 0))):
         raise InputError(f"{path}: an omnidirectional lens (xi) is not supported; calibrate it as a fisheye")
     name = table.get("name") or path.stem
     intrinsic = numbers(value("intrinsic"), (9, 16), f"{path}, intrinsic")
