@@ -57,9 +57,8 @@ C = TypeVar("C", bound=Config)
 def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -> C:
     """Load a configuration: the model's defaults, overridden by each file, then by ``key=value`` settings.
 
-    Raises:
-        InputError: a file is missing or not YAML, a key unknown or a value not allowed; names the file or
-            setting, the key, and the nearest known key.
+    Raises ``InputError``: a file is missing or not YAML, a key unknown or a value not allowed; names the file
+    or setting, the key, and the nearest known key.
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}

@@ -1,29 +1,16 @@
 """Arrays of ``results.zarr``: axes, units, types and missing values, as each array's metadata states them.
 
-::
+``RECORDING`` has the arrays of the recording, ``PERSON``, ``BETAS`` and ``REGRESSION`` those in
+``people/<id>/``; docs/results.md says what each holds. Besides::
 
     /                     attributes: format, version, software, config, body, fps [num, den], cameras,
                           window, betas, regression, angles, up (unit vector of the world), skeletons of
                           the joints and the keypoints: names, bones (parent, child), flips (mirror images)
-    time_s (T,)           seconds from the first frame
-    done (windows,)       true once everything of a window of frames is written
-    files (windows,)      number of its files, of people and state
-    cameras/              K (V,3,3)  dist (V,8)  R (V,3,3)  t (V,3)  size (V,2)  frame_index (V,T)
-    people/<id>/          global_orient (T,3)  body_pose (T,J-1,3)  betas (B,)  transl (T,3)
-                          joints (T,J,3)  keypoints_3d (T,K,4)  reprojection_px (T,V)
-                          valid (T,)  status (T,) outcome of the fit: its attributes name the codes
-                          keypoints_2d (V,T,K,3) pixels of the video frame and confidence
-                          angles (T,A) degrees: its attributes name and define the joint angles
-    people/<id>/regression/  global_orient (T,3)  body_pose (T,J-1,3)  betas (T,B)  transl (T,3)
-                          pose_sigma (T,J-1): the regressor's pose of each frame, before the fit, and the
-                          expected error of its rotations; absent without a regressor
     people/<id>/events/   left_foot_strike (E,)  left_foot_off (E,) seconds, and of the right foot: gait
                           events, written when the run is complete
     state/<stage>/        restart state after each window, (windows, ...); of a person in state/<stage>/<id>/
 
-Rotations are axis-angle (radians), lengths metres, the world that of the calibration. ``frame_index`` is the
-number of each camera's video frame at each time, −1 where it has none. Missing is NaN, confidence 0. A
-person's group is created at the person's first window; windows without the person are not written and read
+A person's group is created at the person's first window; windows without the person are not written and read
 as missing.
 """
 
@@ -111,14 +98,14 @@ EVENT: Final = ArrayKind("E", "s", "float64")
 RECORDING: Final = MappingProxyType(
     {
         "time_s": ArrayKind("T", "s", "float64"),
-        "done": ArrayKind("W", "1", "bool", False),
-        "files": ArrayKind("W", "1", "int32", 0),
+        "done": ArrayKind("W", "1", "bool", False),  # everything of the window is written
+        "files": ArrayKind("W", "1", "int32", 0),  # of the window, of people and state
         "cameras/K": ArrayKind("V row column", "px"),
         "cameras/dist": ArrayKind("V coefficient", "1"),
         "cameras/R": ArrayKind("V row column", "1"),
         "cameras/t": ArrayKind("V xyz", "m"),
         "cameras/size": ArrayKind("V wh", "px"),
-        "cameras/frame_index": ArrayKind("V T", "1"),
+        "cameras/frame_index": ArrayKind("V T", "1"),  # number of the video's frame, −1 for none
     }
 )
 """Arrays of the recording."""

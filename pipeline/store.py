@@ -38,8 +38,7 @@ class Store:
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open the store at ``path``.
 
-        Raises:
-            InputError: there is no store, it is damaged, or it has another format version.
+        Raises ``InputError``: there is no store, it is damaged, or it has another format version.
         """
         self.path = path
         if not (path / "zarr.json").is_file():
@@ -93,8 +92,8 @@ class Store:
 
         ignore: as in ``Contents.changes``.
 
-        Raises:
-            InputError: the store was of another recording, body or configuration; lists the differences.
+        Raises ``InputError``: the store was of another recording, body or configuration; lists the
+        differences.
         """
         if not path.exists():
             return cls.create(path, contents)
@@ -188,8 +187,7 @@ class Store:
 
         Arrays are opened once: one that is removed later reads as missing.
 
-        Raises:
-            InputError: the array is absent or damaged.
+        Raises ``InputError``: the array is absent or damaged.
         """
         array = self._array(name)
         with self._reading(f"{name} at {start}–{stop - 1}" if stop is not None else name):

@@ -140,9 +140,8 @@ def run(
     progress: called with the number of frames just finished. watch: the same for a detection of people that
     comes first. threads: false runs the stages in one thread, with the same results.
 
-    Raises:
-        InputError: ``out`` is not writable, or has results of another recording or other settings; no frame
-            could be fitted; ``NobodyFound``: no person is in the videos.
+    Raises ``InputError``: ``out`` is not writable, or has results of another recording or other settings; no
+    frame could be fitted; ``NobodyFound``: no person is in the videos.
     """
     check_place(out, recording.path, _inputs(recording))
     with locked(out):

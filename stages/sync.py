@@ -132,8 +132,7 @@ def synchronise(
     settings is used, so that a resumed run has the same clocks. place: estimates the cameras of a recording
     without a calibration; raises ``InputError``.
 
-    Raises:
-        InputError: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
+    Raises ``InputError``: ``cfg.use`` is a file that cannot be used, or the cameras share no time by it.
     """
     names = recording.rig.names
     if is_searched(recording, cfg):

@@ -95,9 +95,7 @@ class SynthConfig(Config):
     @property
     def rate(self) -> Fraction:
         """Frames a second."""
-        rate = _rate(self.fps)
-        assert rate is not None  # by the validator
-        return rate
+        return Fraction(str(self.fps).replace(" ", ""))
 
     @property
     def frames(self) -> int:
@@ -105,13 +103,14 @@ class SynthConfig(Config):
 
     @field_validator("fps")
     @classmethod
-    def _possible_rate(cls, value: float | str) -> float | str:
-        rate = _rate(value)
-        if rate is None:
-            raise ValueError("expected a number or a fraction such as 30000/1001")
+    def _possible_rate(cls, value: float | str) -> str:
+        try:
+            rate = Fraction(str(value).replace(" ", ""))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError("expected a number or a fraction such as 30000/1001") from None
         if not 1 <= rate <= 1000:
             raise ValueError("expected 1 to 1000 frames a second")
-        return value
+        return str(rate)
 
     @field_validator("format")
     @classmethod
@@ -148,9 +147,8 @@ def write_recording(
     ``truth.zarr``, a store with exact ``keypoints_2d``. An unfinished recording is made again. progress:
     called with the number of frames just made. Memory is independent of the length.
 
-    Raises:
-        InputError: ``out`` is not writable, or holds other files or a recording of other settings, without
-            ``overwrite``.
+    Raises ``InputError``: ``out`` is not writable, or holds other files or a recording of other settings,
+    without ``overwrite``.
     """
     made_from = {
         "software": f"multispin {metadata.version('multispin')}",
@@ -199,13 +197,13 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bo
         return False
     try:
         before = read_yaml(mark.read_text(encoding="utf-8"))
-        settings = dict(before["settings"])
+        settings = SynthConfig.model_validate(before["settings"]).model_dump(mode="json")
     except (KeyError, TypeError, ValueError):
         before, settings = None, {}
     changes = [
         f"{k} is {settings.get(k)} there, {v} here"
         for k, v in made_from["settings"].items()
-        if settings.get(k) != v and not (k == "fps" and _rate(settings.get(k)) == _rate(v))
+        if settings.get(k) != v
     ]
     if changes:
         raise InputError(
@@ -215,14 +213,6 @@ def _is_finished(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bo
     if before is None or any(before.get(k) != made_from[k] for k in ("software", "body")):
         return False
     return (out / "calibration.toml").is_file()
-
-
-def _rate(fps: Any) -> Fraction | None:
-    """Parse a frame rate; None where it is no number or fraction."""
-    try:
-        return Fraction(str(fps).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def _write_windows(

@@ -194,8 +194,7 @@ def serve_viewer(
     videos: V, None for a camera without. live: follow a store that is being written. Memory is independent of
     the length: a few windows, and one picture of each camera.
 
-    Raises:
-        InputError: viser is not installed, or no window is done and ``live`` is off.
+    Raises ``InputError``: viser is not installed, or no window is done and ``live`` is off.
     """
     try:
         import viser
@@ -339,7 +338,8 @@ class _Page:
         vertices = np.zeros((len(self._frames.body.v_template), 3), np.float32)
         ends = np.zeros((*self._frames.bones.shape, 3), np.uint8)
         dots = np.zeros((len(self._frames.store.contents.keypoint_skeleton), 3), np.uint8)
-        self._bodies, self._skeletons, self._points = [], [], []
+        self._handles = []
+        """Mesh, skeleton and keypoints of each person."""
         for p in range(self._people):
             mesh = scene.add_mesh_simple(
                 f"/people/{p}/mesh", vertices, self._frames.body.faces, color=person_colour(self._ids[p]),
@@ -353,9 +353,7 @@ class _Page:
                 f"/people/{p}/keypoints", dots.astype(np.float32), dots, point_size=0.025,
                 point_shape="circle", precision="float32", visible=False,
             )  # fmt: skip
-            self._bodies.append(mesh)
-            self._skeletons.append(skeleton)
-            self._points.append(points)
+            self._handles.append((mesh, skeleton, points))
 
     def _add_cameras(self) -> None:
         rig = self._frames.store.contents.rig
@@ -481,37 +479,39 @@ class _Page:
         self._drawn = wanted
 
     def _draw_person(self, p: int, posed: PosedFrame) -> None:
-        by_error, worst = self._colours.value == "error", float(self._worst.value)
         visible = bool(np.isfinite(posed.vertices[p]).all()) and self._show_person[p].value
-        own = np.array(person_colour(self._ids[p]), dtype=np.uint8)
-        mean = np.nanmean(posed.camera_px[:, p]) if np.isfinite(posed.camera_px[:, p]).any() else np.nan
-        mesh, skeleton, points = self._bodies[p], self._skeletons[p], self._points[p]
+        own = person_colour(self._ids[p])
+        mesh, skeleton, points = self._handles[p]
         mesh.visible = visible and self._show["Mesh"].value
         skeleton.visible = visible and self._show["Skeleton"].value
         points.visible = visible and self._show["Keypoints"].value
         if not visible:
             return
-        rgb = error_colours(np.array(mean), worst) if by_error else own
         mesh.vertices = posed.vertices[p]
-        mesh.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
+        mesh.color = self._colour(posed.camera_px[:, p], own)
         # The mesh is translucent over skeleton and points, and more so for a pose that is not accepted.
         inside = skeleton.visible or points.visible
         mesh.opacity = 0.35 if not posed.valid[p] else 0.75 if inside else None
         skeleton.points = posed.joints[p][self._frames.bones]
-        dark = (own * 0.45).astype(np.uint8)
+        dark = (np.array(own) * 0.45).astype(np.uint8)
         skeleton.colors = np.broadcast_to(dark, skeleton.points.shape).copy()
         points.points = posed.points[p]
-        colours = error_colours(posed.point_px[p], worst)
+        colours = error_colours(posed.point_px[p], float(self._worst.value))
+        by_error = self._colours.value == "error"
         points.colors = colours if by_error else np.broadcast_to(dark, colours.shape).copy()
 
+    def _colour(self, px: Floats, own: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Colour of the mean of the finite errors (N,), or ``own`` where errors are not shown."""
+        if self._colours.value != "error":
+            return own
+        mean = np.array(px[np.isfinite(px)].mean() if np.isfinite(px).any() else np.nan)
+        r, g, b = error_colours(mean, float(self._worst.value)).tolist()
+        return r, g, b
+
     def _draw_cameras(self, posed: PosedFrame, images: Sequence[Pixels | None]) -> None:
-        by_error, worst = self._colours.value == "error", float(self._worst.value)
-        for v, (frustum, image) in enumerate(zip(self._frusta, images, strict=True)):
+        for px, frustum, image in zip(posed.camera_px, self._frusta, images, strict=True):
             frustum.visible = self._show["Cameras"].value
-            px = posed.camera_px[v]
-            mean = np.nanmean(px) if np.isfinite(px).any() else np.nan
-            rgb = error_colours(np.array(mean), worst) if by_error else np.array(GREY)
-            frustum.color = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
+            frustum.color = self._colour(px, GREY)
             frustum.image = image
 
     def _table(self, frame: int, posed: PosedFrame) -> str:

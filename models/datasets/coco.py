@@ -31,11 +31,7 @@ _LIMBS: Final = slice(5, 17)
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Annotation file of a split.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Annotation file of a split. Raises ``InputError`` where there are none."""
     name = f"annotations/person_keypoints_{split}.json"
     if not (root / name).is_file():
         raise InputError(f"{root}: no {name}. Unpack COCO's annotations_trainval{split[-4:]}.zip there.")
@@ -50,8 +46,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th person with all 12 limb joints annotated.
 
-    Raises:
-        InputError: the file is damaged or holds something else, or a picture is missing.
+    Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
     """
     for person, name in _whole_people(part)[::every]:
         points = np.asarray(person["keypoints"], np.float64).reshape(17, 3)

@@ -45,8 +45,7 @@ _ACTION_NAMES: Final = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 def parts(root: Path, split: str) -> tuple[Part, ...]:
     """Every action and camera of the split's subjects below ``root``.
 
-    Raises:
-        InputError: there are none.
+    Raises ``InputError`` where there are none.
     """
     present = tuple(
         Part(root, f"S{s}/{file.stem}", split)
@@ -72,8 +71,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th frame of a video.
 
-    Raises:
-        InputError: a file is damaged or missing, or poses and boxes are of different lengths.
+    Raises ``InputError``: a file is damaged or missing, or poses and boxes are of different lengths.
     """
     subject, name = part.name.split("/")
     features = part.root / subject / "MyPoseFeatures"

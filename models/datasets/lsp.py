@@ -29,11 +29,7 @@ _JOINTS: Final = 14
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Annotation file.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Annotation file. Raises ``InputError`` where there is none."""
     if not (root / "joints.mat").is_file():
         raise InputError(f"{root}: no joints.mat. Give the folder in which lsp_dataset.zip was unpacked.")
     return (Part(root, "joints.mat", split),)
@@ -47,8 +43,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th picture of the split.
 
-    Raises:
-        InputError: the file is damaged or holds something else, or a picture is missing.
+    Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
     """
     from scipy.io import loadmat
 

@@ -50,11 +50,7 @@ _ACTIVITIES: Final = (
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Sequences of a split below ``root``.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Sequences of a split below ``root``. Raises ``InputError`` where there are none."""
     if split == "train":
         names = [f"S{s}/Seq{q}" for s in range(1, 9) for q in (1, 2)]
         file = "annot.mat"
@@ -80,8 +76,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every camera and ``every``-th frame in which all 17 joints are inside the picture.
 
-    Raises:
-        InputError: a file is damaged or missing, or no picture belongs to any annotation.
+    Raises ``InputError``: a file is damaged or missing, or no picture belongs to any annotation.
     """
     return _train(part, openpose, every) if part.split == "train" else _test(part, openpose, every)
 

@@ -31,11 +31,7 @@ _EXTRA_24_ROWS: Final = [0, 1, 2, 3, 4, 5, 14, 15, 12, 13, 6, 7, 8, 9, 10, 11]
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Annotation file of a split.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Annotation file of a split. Raises ``InputError`` where there are none."""
     if not (root / f"annot/{split}.h5").is_file():
         raise InputError(
             f"{root}: no annot/{split}.h5. Put the annotations of pose-hg-train there, or SPIN's "
@@ -52,8 +48,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th person with all 16 joints annotated.
 
-    Raises:
-        InputError: the file is damaged or holds something else, or a picture is missing.
+    Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
     """
     h5py = import_extra("h5py")
     file = part.root / part.name

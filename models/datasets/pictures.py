@@ -46,8 +46,7 @@ def read_pictures(root: Path, names: Sequence[str]) -> list[Pixels]:
 
     Each video is decoded once, in order, from the key frame before the first of its frames.
 
-    Raises:
-        InputError: one is missing, damaged, or after the end of its video.
+    Raises ``InputError``: one is missing, damaged, or after the end of its video.
     """
     pictures: dict[str, Pixels] = {}
     numbers: dict[str, list[int]] = {}

@@ -111,8 +111,7 @@ def to_arrays(rows: Sequence[PersonRow]) -> RowArrays:
 def write_npz(arrays: RowArrays, out: Path) -> int:
     """Write the ``.npz`` atomically; return its size, bytes.
 
-    Raises:
-        InputError: the disk is too full, or the file cannot be written.
+    Raises ``InputError``: the disk is too full, or the file cannot be written.
     """
     size = sum(a.nbytes for a in arrays.values())
     buffer = io.BytesIO()
@@ -137,8 +136,7 @@ def read_rows(file: Path) -> RowArrays:
     lack the additional keys: there every row is a group of its own, with its number for an id. Texts are
     returned as str, numbers as float64, ``group`` as int64.
 
-    Raises:
-        InputError: the file cannot be read, lacks a required key, or has a wrong shape, type or value.
+    Raises ``InputError``: the file cannot be read, lacks a required key, or has a wrong shape, type or value.
     """
     try:
         raw = read_npz(file, _SHAPES)

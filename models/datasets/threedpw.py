@@ -36,11 +36,7 @@ _COCO_18: Final = (
 
 
 def parts(root: Path, split: str) -> tuple[Part, ...]:
-    """Sequences of a split below ``root``.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Sequences of a split below ``root``. Raises ``InputError`` where there are none."""
     files = sorted((root / "sequenceFiles" / split).glob("*.pkl"))
     if not files:
         raise InputError(
@@ -59,8 +55,7 @@ def missing(present: tuple[Part, ...]) -> str:
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every person and ``every``-th frame in which the camera's pose is known.
 
-    Raises:
-        InputError: the file is damaged or holds something else, or a picture is missing.
+    Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
     """
     file = part.root / "sequenceFiles" / f"{part.name}.pkl"
     with decoding(file, "Download it again."):

@@ -183,8 +183,7 @@ class H36MJoints:
 def h36m_joints(body: Body, path: Path | None) -> H36MJoints:
     """Joints of evaluation: approximate ones of the body that ships, or SMPL's by the matrix at ``path``.
 
-    Raises:
-        InputError: SMPL without the matrix, the body that ships with one, or a matrix of another mesh.
+    Raises ``InputError``: SMPL without the matrix, the body that ships with one, or a matrix of another mesh.
     """
     if body.sha256 == load_body().sha256:
         if path is not None:
@@ -206,8 +205,7 @@ def h36m_joints(body: Body, path: Path | None) -> H36MJoints:
 def read_regressor(path: Path, joints: int, vertices: int = 6890) -> tuple[NDArray[np.float64], str]:
     """Read the matrix (joints, vertices) of a ``J_regressor_*.npy`` file; return it with the file's sha256.
 
-    Raises:
-        InputError: it cannot be read, has another shape, or its rows do not sum to 1.
+    Raises ``InputError``: it cannot be read, has another shape, or its rows do not sum to 1.
     """
     try:
         content = path.read_bytes()

@@ -155,8 +155,7 @@ def predict(
     without one and for networks trained as SPIN, SPIN's, which looks straight at the crop. Lens distortion
     stays in the crops, as in SPIN, but is removed from keypoints and from crops for training.
 
-    Raises:
-        InputError: the rows lack keypoints or cameras that are needed.
+    Raises ``InputError``: the rows lack keypoints or cameras that are needed.
     """
     on_pictures = isinstance(net, ImageRegressor)
     needs_keypoints = options.fitted or not on_pictures

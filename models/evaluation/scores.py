@@ -38,8 +38,7 @@ UNIT_NAMES: Final = {
 def select_rows(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
     """Select the rows that a protocol scores; return their indices.
 
-    Raises:
-        InputError: none, or all without ground truth.
+    Raises ``InputError``: none, or all without ground truth.
     """
     pairs = zip(rows["camera"], rows["imgname"], strict=True)
     camera = protocol.camera

@@ -59,9 +59,8 @@ class Errors:
 def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:
     """Compute the errors of every person in ``results``; frames are matched by the number of the video frame.
 
-    Raises:
-        InputError: the two stores have different joints or keypoints, or are of two recordings: other rates,
-            camera names, picture sizes, frames or keypoints; or one has no people.
+    Raises ``InputError``: the two stores have different joints or keypoints, or are of two recordings: other
+    rates, camera names, picture sizes, frames or keypoints; or one has no people.
     """
     skeletons = ((c.skeleton, c.keypoint_skeleton) for c in (results.contents, truth.contents))
     for kind, ours, theirs in zip(("joints", "keypoints"), *skeletons, strict=True):

@@ -65,10 +65,6 @@ class Picture:
     inverse_z: Floats
     """(h, w) 1 / depth of the nearest surface in the pixel, 1/m; 0 for none."""
 
-    def __repr__(self) -> str:
-        h, w = self.alpha.shape
-        return f"Picture({w}x{h} at ({self.x0}, {self.y0}))"
-
     @property
     def target(self) -> Canvas:
         """Memory of the picture for the kernels."""

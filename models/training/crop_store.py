@@ -70,8 +70,7 @@ class CropStore:
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open the store at ``path``.
 
-        Raises:
-            InputError: there is none, or it is damaged or something else.
+        Raises ``InputError``: there is none, or it is damaged or something else.
         """
         self.path = path
         with decoding(path, "`crops` makes them.", "the crops"):
@@ -98,8 +97,7 @@ class CropStore:
     def open_finished(cls, path: Path, source: Path, made_of: str, size: int) -> CropStore:
         """Open the finished store of crops of ``source``, for training at ``size`` pixels.
 
-        Raises:
-            InputError: it is of another source, not finished, or its pictures are too small.
+        Raises ``InputError``: it is of another source, not finished, or its pictures are too small.
         """
         store = cls(path)
         if store.plan.made_of != made_of:
@@ -120,8 +118,7 @@ class CropStore:
     def resume(cls, path: Path, plan: CropPlan) -> CropStore:
         """Open the store at ``path`` to continue writing, or create it.
 
-        Raises:
-            InputError: it holds other pictures, or the disk is too full.
+        Raises ``InputError``: it holds other pictures, or the disk is too full.
         """
         if path.exists():
             store = cls(path, write=True)

@@ -81,9 +81,8 @@ def process(
     Recordings done with equal settings and files are kept, and come first. Closing the iterator stops the
     workers.
 
-    Raises:
-        InputError: there are no recordings, results would lie among a recording's own files, ``out`` is not
-            writable or used by another batch, or there is no cluster.
+    Raises ``InputError``: there are no recordings, results would lie among a recording's own files, ``out``
+    is not writable or used by another batch, or there is no cluster.
     """
     with listing(dataset) as tree:
         folders = find_recordings(tree, within(dataset, tree, out), only)  # before --out is made
