@@ -63,7 +63,7 @@ class MissingData:
     frames: Mapping[str, int]
     """Reason → number of instants."""
     examples: Mapping[str, str]
-    """Reason → first keypoint file concerned, if there is one."""
+    """Reason → first keypoint file concerned, or its frame where a file holds all."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -38,7 +37,7 @@ from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.findings import Finding
 from pipeline.formats.keypoints import read_views
-from pipeline.formats.keypoints.files import NO_FILE
+from pipeline.formats.keypoints.files import NO_FILE, find_number
 from pipeline.formats.keypoints.points import PointOrder, orders_with, to_body_25, to_pixels
 from pipeline.layout import named_so
 from pipeline.recording import Recording
@@ -406,26 +405,28 @@ def missing_data(recording: Recording, seen: NDArray[np.bool_]) -> tuple[Missing
     seen: (V, T) the camera shows the person, as the results have it. Files of other instants are read again.
     """
     shows = seen.copy()
-    found: list[list[tuple[int, str, Path | None]]] = []
+    found: list[list[tuple[int, str, str | None]]] = []
     for v, camera in enumerate(recording.keypoints):
         found.append([])
         at = np.flatnonzero(~seen[v])
         for instant, number in zip(at, recording.keypoint_numbers(at)[v], strict=True):
-            file, reason = None, NO_FILE if number >= 0 else "no video frame"
+            example, reason = None, NO_FILE if number >= 0 else "no video frame"
             if camera is not None and (file := camera.file(int(number))) is not None:
                 people, reason = camera.people(int(number), recording.point_order.points)
                 shows[v, instant] = len(people) > 0
-            found[v].append((int(instant), reason, file))
+                named = find_number(file.stem)
+                example = file.name if named and int(named[1]) == number else f"frame {number}"
+            found[v].append((int(instant), reason, example))
     alone = (shows.sum(0) == 1) & (len(shows) > 1)
     out = []
     for v, instants in enumerate(found):
         frames: Counter[str] = Counter()
         examples: dict[str, str] = {}
-        for t, reason, file in instants:
+        for t, reason, example in instants:
             if shows[v, t]:
                 reason = ALONE if alone[t] else NOT_THE_PERSON
-            if file is not None:
-                examples.setdefault(reason, file.name)
+            if example is not None:
+                examples.setdefault(reason, example)
             frames[reason] += 1
         out.append(MissingData(dict(frames), examples))
     return tuple(out)

@@ -403,17 +403,17 @@
       const v = points.map((p) => p[i]).sort((a, b) => a - b);
       return v.length ? (v[0] + v[v.length - 1]) / 2 : 0;
     });
-    const target = middle(all);
-    let radius = 0.5; // of everything, about the middle
-    for (const p of all) radius = Math.max(radius, Math.hypot(...add(p, target, -1)));
-    // A frustum is a tenth of the scene, large enough to see where a camera looks.
-    const frusta = cameras.map((c) => c.corners.map((q) => add(c.centre, add(q, c.centre, -1), (0.28 * radius) / data.frustum_m)));
     let floor = Infinity;
     for (let i = 0; i < joints.length; i += 3) {
       const h = joints[i] * up[0] + joints[i + 1] * up[1] + joints[i + 2] * up[2];
       if (h < floor) floor = h;
     }
     if (!Number.isFinite(floor)) floor = Math.min(...all.map((p) => dot(p, up))) - 1;
+    const target = middle([...all, ...all.map((p) => add(p, up, floor - dot(p, up)))]);
+    let radius = 0.5; // of everything, about the middle
+    for (const p of all) radius = Math.max(radius, Math.hypot(...add(p, target, -1)));
+    // A frustum is a tenth of the scene, large enough to see where a camera looks.
+    const frusta = cameras.map((c) => c.corners.map((q) => add(c.centre, add(q, c.centre, -1), (0.28 * radius) / data.frustum_m)));
     const step = radius > 12 ? 5 : 1;
     let [turn, tilt, zoom] = [0.6, 0.5, 1];
     const draw = (g, w, h) => {
@@ -425,7 +425,7 @@
       const put = (p) => {
         const d = add(p, target, -1);
         const z = Math.max(far * 0.05, far - dot(d, away));
-        return [w / 2 + (scale * dot(d, right)) / z, h / 2 - (scale * dot(d, over)) / z];
+        return [w / 2 + (scale * dot(d, right)) / z, 0.42 * h - (scale * dot(d, over)) / z];
       };
       // the floor, in squares of a metre, or of five where it is large
       const n = Math.ceil(radius / step);
@@ -721,7 +721,7 @@
     });
     return card("w12", `Clocks: residual over lag, ${found.unit}`, null, plot,
       table(["camera", "starts at", "drift", "sure to", "by"], rows),
-      el("p", { class: "note" }, `${how}. Each line is the residual of one camera when its clock alone is off by a lag from where it was found.`));
+      el("p", { class: "note" }, `${how[0].toUpperCase()}${how.slice(1)}. Each line is the residual of one camera when its clock alone is off by a lag from where it was found.`));
   };
 
   page.append(

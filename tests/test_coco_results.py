@@ -146,7 +146,7 @@ def test_frames_without_an_entry_show_nobody(tmp_path: Path) -> None:
     assert found.warnings == ()
     missing = missing_data(found, np.zeros((3, 24), bool))
     assert missing[1].frames == {"nobody": 3, NOT_THE_PERSON: 21}
-    assert missing[1].examples["nobody"] == "cam02.json"
+    assert missing[1].examples["nobody"] == "frame 5"
     file.write_text("[]")
     assert said(find_recording(folder), "camera cam02 has no keypoints: it takes no part in the fit")
     file.write_text("")
