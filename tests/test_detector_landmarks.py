@@ -42,7 +42,7 @@ def test_landmarks_come_back_from_the_crop_to_the_picture() -> None:
     rng = np.random.default_rng(0)
     roi = np.array([[500.0, 400, 600, 0.7], [100, 900, 90, -3.0]])
     in_crop = rng.uniform(20, 236, (2, 39, 2))
-    raw = np.concatenate([in_crop, rng.normal(0, 1, (2, 39, 3))], -1)
+    raw = np.concatenate([in_crop + 0.5, rng.normal(0, 1, (2, 39, 3))], -1)
     out = {
         "landmarks": raw.reshape(2, -1).astype(np.float32),
         "presence": np.array([[0.9], [0.2]], np.float32),
@@ -92,6 +92,20 @@ def test_the_man_in_a_picture() -> None:
     assert xy[name("LShoulder"), 0] < xy[name("RShoulder"), 0]  # seen from behind
     elsewhere = np.array([[200.0, 1700.0, 300.0, 0.0]])
     assert place_landmarks(network, cut_rois(picture, elsewhere), elsewhere).person[0] < 0.5
+
+
+@needs_balancing
+def test_landmarks_of_a_mirrored_crop_are_mirrored() -> None:
+    names, network = POINT_ORDERS[ORDER], networks("heavy").landmarks.network
+    other_side = [names.index({"L": "R", "R": "L"}.get(n[0], n[0]) + n[1:]) for n in names]
+    people = np.concatenate([cut_rois(frames(3, first)[0], SUBJECT_CAM03) for first in (0, 30, 60, 90)])
+    whole = np.tile([128.0, 128, 256, 0], (len(people), 1))  # the crop itself
+    as_is = place_landmarks(network, people, whole)
+    mirrored = place_landmarks(network, np.ascontiguousarray(people[..., ::-1]), whole)
+    clear = (as_is.confidence > 0.5) & (mirrored.confidence[:, other_side] > 0.5)
+    x = as_is.xy_px[..., 0] + mirrored.xy_px[:, other_side, 0]
+    assert clear.sum() > 60
+    assert np.median(x[clear]) == pytest.approx(255, abs=0.6)  # pixels 0 to 255 of the crop
 
 
 @needs_balancing

@@ -89,7 +89,9 @@ def place_landmarks(network: Network, crops: Floats, roi: Array) -> Landmarks:
     raw = out["landmarks"].reshape(len(crops), _POINTS, 5).astype(np.float64)
     heatmaps = out["heatmaps"]
     cell_px = CROP / HEAT_CELLS
-    in_crop = refine_keypoints(raw[:, used, :2] / cell_px, heatmaps[:, used]) * cell_px
+    # The network counts from the crop's corner, not from the centre of its first pixel: x in a crop and in
+    # its mirror image add up to CROP.
+    in_crop = refine_keypoints(raw[:, used, :2] / cell_px, heatmaps[:, used]) * cell_px - 0.5
     back = np.array([np.linalg.inv(roi_matrix(one)) for one in roi]).reshape(-1, 3, 3)
     xy = np.einsum("nij,nkj->nki", back[:, :2, :2], in_crop) + back[:, None, :2, 2]
     return Landmarks(
