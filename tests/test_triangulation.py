@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.geometry.triangulation import along_rays, rays, solve_symmetric, triangulate
+from models.geometry.triangulation import (
+    along_rays,
+    leave_one_out,
+    rays,
+    solve_symmetric,
+    triangulate,
+)
 from pipeline.cameras import Rig
 
 
@@ -67,6 +73,19 @@ def test_exact_pixels_give_exact_points(views: int, points: np.ndarray) -> None:
     assert np.abs(found.points - points).max() < 1e-9
     assert np.nanmax(found.residual_px) < 1e-6
     assert found.used.all()
+
+
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_leaving_each_view_out_is_triangulation_without_it(views: int, points: np.ndarray) -> None:
+    rng, rig = np.random.default_rng(4), ring(views)
+    xy = rig.project(points) + rng.normal(0, 3, (views, 7, 40, 2))
+    xy[rng.random((views, 7, 40)) < 0.2] += 60
+    confidence = rng.uniform(0.2, 1, (views, 7, 40)) * (rng.random((views, 7, 40)) > 0.2)
+    found = leave_one_out(rig, xy, confidence)
+    for v in range(views):
+        without = confidence.copy()
+        without[v] = 0
+        assert np.allclose(found[v], triangulate(rig, xy, without).points, atol=1e-9, equal_nan=True)
 
 
 def test_skewed_intrinsics(points: np.ndarray) -> None:

@@ -69,6 +69,24 @@ def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations
     not looked at. With two views both rays count; with one, every point is NaN. Whether the views agree is
     for the caller to ask: ``used.sum(0) >= 2``. iterations: rounds of re-weighting.
     """
+    points, residual, scale_px = _triangulate_views(rig, xy_px, confidence, np.array([-1]), iterations)
+    used = residual <= 3 * scale_px.reshape(-1, *[1] * (residual.ndim - 2))  # NaN compares false
+    return Triangulation(points[0], residual[0], used[0])
+
+
+def leave_one_out(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike) -> Array:
+    """Points (V, ..., 3) triangulated without each view in turn, each as ``triangulate`` has it.
+
+    All share one search over the pairs of cameras, which takes most of the time.
+    """
+    return _triangulate_views(rig, xy_px, confidence, np.arange(len(rig)))[0]
+
+
+def _triangulate_views(
+    rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, left_out: NDArray[np.int64], iterations: int = 6
+) -> tuple[Array, Array, Array]:
+    """Points (L, ..., 3) without each of some views, −1 for none; their residuals (L, V, ...), pixels, and
+    the robust scale (V,), pixels."""
     xy, conf = np.asarray(xy_px, np.float64), np.asarray(confidence, np.float64)
     views = len(rig)
     if xy.shape[:1] != (views,) or xy.shape != (*conf.shape, 2):
@@ -89,18 +107,14 @@ def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations
     ray = image @ rig.R
     ray /= np.sqrt((ray**2).sum(-1, keepdims=True))
     image = np.ascontiguousarray(image[..., :2])
-    x = np.full((conf.shape[1], 3), np.nan)
-    residual = np.full(conf.shape, np.nan)
-    _triangulate(cameras, image, ray, conf, iterations, x, residual)
+    x = np.full((len(left_out), conf.shape[1], 3), np.nan)
+    residual = np.full((len(left_out), *conf.shape), np.nan)
+    _triangulate(cameras, image, ray, conf, left_out, iterations, x, residual)
     # Re-weighting can push a point behind one camera of the pair that proposed it.
-    found = np.isfinite(residual).sum(0) >= 2
-    residual[:, ~found] = np.nan
-    used = residual <= 3 * scale[:, None]  # NaN compares false
-    return Triangulation(
-        np.where(found[:, None], x, np.nan).reshape(*lead, 3),
-        residual.reshape(views, *lead),
-        used.reshape(views, *lead),
-    )
+    found = np.isfinite(residual).sum(1) >= 2
+    residual[np.broadcast_to(~found[:, None], residual.shape)] = np.nan
+    x[~found] = np.nan
+    return x.reshape(len(x), *lead, 3), residual.reshape(len(x), views, *lead), scale
 
 
 class _Cameras(NamedTuple):
@@ -122,28 +136,46 @@ class _Cameras(NamedTuple):
 
 @jit
 def _triangulate(
-    cameras: _Cameras, image: Array, ray: Array, confidence: Array, rounds: int, x: Array, residual: Array
+    cameras: _Cameras,
+    image: Array,
+    ray: Array,
+    confidence: Array,
+    left_out: NDArray[np.int64],
+    rounds: int,
+    x: Array,
+    residual: Array,
 ) -> None:
-    """Fill points x (N, 3) and residual (V, N), pixels, that come as NaN.
+    """Fill points x (L, N, 3) and residual (L, V, N), pixels, that come as NaN.
 
-    image (V, N, 2): normalised image points. ray (V, N, 3). confidence (V, N), 0 where not seen.
+    image (V, N, 2): normalised image points. ray (V, N, 3). confidence (V, N), 0 where not seen. left_out
+    (L,): view that is not used, −1 for none.
     """
     views, count = confidence.shape
-    middle = np.empty(3)
+    middle, share, best = np.empty(3), np.empty(views), np.empty(len(left_out))
     for n in range(count):
-        best = -np.inf
+        best[:] = -np.inf
         for a in range(views):
             for b in range(a + 1, views):
-                if confidence[a, n] > 0 and confidence[b, n] > 0:
-                    score = _score_pair(cameras, image[:, n], ray[:, n], confidence[:, n], (a, b), middle)
-                    if score > best:
-                        best, x[n] = score, middle
-        if best > -np.inf:
-            _refine(cameras, image[:, n], confidence[:, n], rounds, x[n])
-            for v in range(views):
-                miss2, _ = _miss(cameras, v, image[v, n], x[n])
-                if confidence[v, n] > 0 and miss2 < np.inf:
-                    residual[v, n] = np.sqrt(miss2)
+                if (
+                    confidence[a, n] > 0
+                    and confidence[b, n] > 0
+                    and _score_pair(cameras, image[:, n], ray[:, n], confidence[:, n], (a, b), middle, share)
+                ):
+                    score = share.sum()
+                    for m, v in enumerate(left_out):
+                        rest = score - share[v] if v >= 0 else score
+                        if v != a and v != b and rest > best[m]:
+                            best[m], x[m, n] = rest, middle
+        for m, v in enumerate(left_out):
+            if best[m] > -np.inf:
+                weight = confidence[:, n].copy()
+                if v >= 0:
+                    weight[v] = 0
+                _refine(cameras, image[:, n], weight, rounds, x[m, n])
+                for u in range(views):
+                    miss2, _ = _miss(cameras, u, image[u, n], x[m, n])
+                    if weight[u] > 0 and miss2 < np.inf:
+                        residual[m, u, n] = np.sqrt(miss2)
 
 
 @jit
@@ -168,11 +200,18 @@ def _refine(cameras: _Cameras, image: Array, confidence: Array, rounds: int, x: 
 
 @jit
 def _score_pair(
-    cameras: _Cameras, image: Array, ray: Array, confidence: Array, pair: tuple[int, int], middle: Array
-) -> float:
-    """Agreement of all views with the point halfway between two views' rays, which goes to ``middle`` (3,).
+    cameras: _Cameras,
+    image: Array,
+    ray: Array,
+    confidence: Array,
+    pair: tuple[int, int],
+    middle: Array,
+    share: Array,
+) -> bool:
+    """Fill the point halfway between two views' rays, middle (3,), and each view's agreement with it, share
+    (V,).
 
-    −inf where the rays are parallel or the point lies behind one of the two. image (V, 2), ray (V, 3).
+    False where the rays are parallel or the point lies behind one of the two. image (V, 2), ray (V, 3).
     """
     a, b = pair
     cos = on_a = on_b = 0.0
@@ -183,19 +222,19 @@ def _score_pair(
         on_b += ray[b, i] * base
     sin2 = 1 - cos**2
     if not sin2 > _PARALLEL**2:
-        return -np.inf
+        return False
     along_a, along_b = (on_a - cos * on_b) / sin2, (cos * on_a - on_b) / sin2
     for i in range(3):
         middle[i] = cameras.centre[a, i] + along_a * ray[a, i] + cameras.centre[b, i] + along_b * ray[b, i]
         middle[i] /= 2
-    score = 0.0
     for v in range(len(confidence)):
+        share[v] = 0
         if confidence[v] > 0:
             miss2, depth = _miss(cameras, v, image[v], middle)
             if v in pair and depth <= 0:
-                return -np.inf
-            score += confidence[v] / (1 + miss2 / cameras.scale[v] ** 2)
-    return score
+                return False
+            share[v] = confidence[v] / (1 + miss2 / cameras.scale[v] ** 2)
+    return True
 
 
 @jit
