@@ -8,7 +8,6 @@ from recordings import figure, ring, seen
 
 from models.geometry.agreement import (
     Agreement,
-    Stretch,
     closest_person,
     compare_cameras,
     find_bodies,
@@ -55,14 +54,10 @@ def test_exchanged_cameras_are_found_by_what_cameras_show_together(monkeypatch: 
     assert len(searches) == 1
 
 
-def stretch(rig: Rig, people: np.ndarray, rate: float = 20) -> Stretch:
-    """One person (V, T, K, 3) in the pictures as a stretch of frames."""
-    xy = np.stack([rig.undistort(v, people[v, ..., :2]) for v in range(len(rig))])
-    return Stretch(xy[:, :, None], people[..., 2][:, :, None], np.arange(people.shape[1]) / rate)
-
-
-def compare(rig: Rig, people: np.ndarray) -> Agreement:
-    return compare_cameras(rig, [stretch(rig, people)])
+def compare(rig: Rig, image: np.ndarray) -> Agreement:
+    """People (V, T, P, K, 3) in the pictures as one stretch of frames."""
+    xy = rig.undistort_views(image[..., :2])
+    return compare_cameras(rig, xy, image[..., 2].astype(float), [TIME[: image.shape[1]]])
 
 
 def test_a_camera_is_not_doubted_for_a_few_frames() -> None:
@@ -85,20 +80,44 @@ def test_a_camera_that_shows_somebody_else_alone_is_not_doubted() -> None:
     image = np.stack([seen(rig, figure(TIME, (0.5, y))) for y in (0.6, -0.6)], 2).astype(np.float32)
     image[0, :, 0] = image[3, :, 1] = np.nan, np.nan, 0  # each is behind the other for one camera
     assert find_disagreement(rig, image, len(TIME)) is None
-    xy = rig.undistort_views(image[..., :2])
-    found = compare_cameras(rig, [Stretch(xy, image[..., 2].astype(float), TIME)])
+    found = compare(rig, image)
     behind = found.person == 0
     assert behind.sum() == 1
     assert np.isnan(found.left_out_px[behind]).all()
     assert found.left_out_px[~behind].max() < 3
     assert find_misplaced(rig, image) is None
     image[1, ..., 0] += 60  # a camera that is wrong for both is doubted, and it alone
-    xy = rig.undistort_views(image[..., :2])
-    found = compare_cameras(rig, [Stretch(xy, image[..., 2].astype(float), TIME)])
+    found = compare(rig, image)
     assert found.least_left_out_px[1] > 50
     misplaced = find_misplaced(rig, image)
     assert misplaced is not None
     assert misplaced.camera == 1
+
+
+def test_errors_that_last_are_told_from_noise() -> None:
+    rig = ring(4)
+    image = seen(rig, figure(TIME), noise_px=12)[:, :, None].astype(np.float32)
+    noisy = compare(rig, image)
+    assert noisy.residual_px.max() > 5
+    assert noisy.lasting_px.max() < 2
+    assert noisy.least_left_out_px.max() < 4
+    image = seen(rig, figure(TIME), noise_px=4)[:, :, None].astype(np.float32)
+    assert np.isnan(compare(rig, image[:, :1]).lasting_px).all()  # of a single frame
+    image[1, ..., 0] += 30
+    shifted = compare(rig, image)
+    assert shifted.lasting_px[1] > 15
+    assert shifted.least_left_out_px[1] == pytest.approx(30, rel=0.3)
+    assert shifted.lasting_px[[0, 2, 3]].max() < 4
+
+
+def test_a_camera_that_seldom_shows_the_person_is_not_judged_by_it() -> None:
+    rig = ring(4)
+    image = seen(rig, figure(TIME))[:, :, None].astype(np.float32)
+    other = seen(rig, figure(TIME, (1.2, 1.2), 2.0))[:, :, None].astype(np.float32)
+    for count in (15, 30):  # of 40 frames
+        mixed = image.copy()
+        mixed[2, count:] = other[2, count:]
+        assert np.isnan(compare(rig, mixed).lasting_px).tolist() == [False, False, count == 15, False]
 
 
 def test_cameras_that_disagree_when_exchanged_too_are_not_exchanged() -> None:

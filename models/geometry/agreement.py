@@ -23,7 +23,7 @@ from models.geometry.association import (
     propose,
 )
 from models.geometry.people import follow_longest
-from models.geometry.triangulation import triangulate
+from models.geometry.triangulation import leave_one_out, triangulate
 from pipeline.array_types import Array, Floats
 from pipeline.cameras import Rig
 from pipeline.timeline import spread
@@ -49,9 +49,12 @@ class Agreement:
     """(V,) median reprojection error of the triangulation from all cameras; NaN if never seen."""
     left_out_px: Array
     """(V,) median reprojection error of the triangulation from the other cameras; NaN with two cameras."""
+    lasting_px: Array
+    """(V,) reprojection error of the triangulation from all cameras that lasts from frame to frame, as that
+    of a wrong or late camera does and the independent errors of keypoints do not."""
     least_left_out_px: Array
-    """(V,) lower quartile over frames of that error: a misplaced camera is off in all of them, one that
-    a person is hidden from in some."""
+    """(V,) lower quartile over frames of the lasting reprojection error of the triangulation from the other
+    cameras: a misplaced camera is off in all of them, one that a person is hidden from in some."""
     metres_per_px: Array
     """(V,) mean length of a pixel at the person; NaN where nobody was triangulated."""
 
@@ -175,78 +178,83 @@ def best_bodies(rig: Rig, image: Floats) -> Array:
     return triangulate(rig, xy_picked, pick_people(image[..., 2][:, agreed], chosen, 0)).points
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """Detections of all cameras in consecutive frames."""
+def compare_cameras(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
+    """Compare two or more placed cameras with one another.
 
-    xy_px: Array
-    """(V, T, P, K, 2) undistorted."""
-    confidence: Array
-    """(V, T, P, K)."""
-    time_s: Array
-    """(T,)."""
-
-
-def compare_cameras(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
-    """Compare two or more placed cameras with one another."""
+    xy_px (V, T, P, K, 2), undistorted, and confidence (V, T, P, K): detections in the frames of one or more
+    stretches, one after the other. stretches_s: times of the frames of each.
+    """
     views, cfg = len(rig), MatchConfig(agreement_m=_AGREEMENT_M)
-    followed = [follow_longest(rig, s.xy_px, s.confidence, s.time_s, cfg) for s in stretches]
-    free = [_without_others(rig, s, chosen, cfg) for s, chosen in zip(stretches, followed, strict=True)]
-    picked = list(zip(stretches, followed, strict=True))
-    xy = np.concatenate([pick_people(s.xy_px, chosen, np.nan) for s, chosen in picked], axis=1)
-    confidence = np.concatenate([pick_people(s.confidence, chosen, 0) for s, chosen in picked], axis=1)
-    cuts = np.cumsum([len(s.time_s) for s in stretches])[:-1]
+    person = np.concatenate(
+        [
+            follow_longest(rig, xy_px[:, at], confidence[:, at], time_s, cfg)
+            for at, time_s in _split(stretches_s)
+        ],
+        axis=1,
+    )
+    xy, sure = pick_people(xy_px, person, np.nan), pick_people(confidence, person, 0)
+    all_views = triangulate(rig, xy, sure)
+    shows: NDArray[np.bool_] = np.asarray((confidence > 0).any((2, 3)))
+    lasting = _root_medians(_products_px2(xy - rig.project(all_views.points)))
+    if views > 2:  # whoever hides the person is taken for them at times
+        lasting[2 * (person >= 0).sum(1) < shows.sum(1)] = np.nan
+    free = _without_others(rig, xy_px, confidence, person, cfg)
+    person_or_nobody = np.asarray((free > 0).any((2, 3)))
     left_out, least_left_out = np.full((2, views), np.nan)
-    for v in range(views if views > 2 else 0):
-        shows = [np.stack([s.confidence[v], c[v]]).any((2, 3)) for s, c in zip(stretches, free, strict=True)]
-        everybody, person_or_nobody = np.concatenate(shows, axis=1).sum(1)
-        if 2 * person_or_nobody < everybody:
+    without = leave_one_out(rig, xy, sure) if views > 2 else ()
+    for v, points in enumerate(without):
+        if 2 * person_or_nobody[v].sum() < shows[v].sum():
             continue
-        others = np.where(np.arange(views)[:, None, None] == v, 0, confidence)
-        expected = np.split(rig.project(triangulate(rig, xy, others).points)[v], cuts)
+        expected = rig.select([rig.names[v]]).project(points)[0]
         # The closest detection, matched or not, but one of somebody else.
-        observed = [
-            closest_person(s.xy_px[v], c[v], e) for s, c, e in zip(stretches, free, expected, strict=True)
-        ]
-        residual = np.concatenate([o - e for o, e in zip(observed, expected, strict=True)])
-        residual_px = np.linalg.norm(residual, axis=-1)
-        left_out[v] = _median(residual_px)
-        least_left_out[v] = _lower_quartile([_median(frame) for frame in residual_px])
-    all_views = triangulate(rig, xy, confidence)
+        error = closest_person(xy_px[v], free[v], expected) - expected
+        left_out[v] = _medians(np.linalg.norm(error, axis=-1)[None])[0]
+        in_frames = _root_medians(_products_px2(error))
+        if np.isfinite(in_frames).any():
+            least_left_out[v] = np.nanpercentile(in_frames, 25)
     points = all_views.points[np.isfinite(all_views.points).all(-1)]
     return Agreement(
-        person=np.concatenate([c >= 0 for c in followed], axis=1).mean(1),
+        person=(person >= 0).mean(1),
         residual_px=_medians(all_views.residual_px),
         left_out_px=left_out,
+        lasting_px=lasting,
         least_left_out_px=least_left_out,
         metres_per_px=rig.metres_per_px(points).mean(1) if len(points) else np.full(views, np.nan),
     )
 
 
-def _without_others(rig: Rig, stretch: Stretch, person: NDArray[np.int64], cfg: MatchConfig) -> Array:
+def _split(stretches_s: Sequence[Array]) -> list[tuple[slice, Array]]:
+    """Frames, and their times, of stretches one after the other."""
+    ends = np.cumsum([len(time_s) for time_s in stretches_s]).tolist()
+    return [(slice(end - len(time_s), end), time_s) for end, time_s in zip(ends, stretches_s, strict=True)]
+
+
+def _without_others(
+    rig: Rig, xy_px: Array, confidence: Array, person: NDArray[np.int64], cfg: MatchConfig
+) -> Array:
     """(V, T, P, K) confidence without the detections of others, in frames in which a camera does not show the
     person (V, T)."""
-    confidence = stretch.confidence
     at = np.flatnonzero(((confidence > 0).any((2, 3)) & (person < 0)).any(0))
     if not len(at):
         return confidence
-    bodies = propose(rig, stretch.xy_px[:, at], confidence[:, at], cfg).person
+    bodies = propose(rig, xy_px[:, at], confidence[:, at], cfg).person
     out = confidence.copy()
     out[:, at] *= ~find_others(bodies, person[:, at], confidence.shape[2])[..., None]
     return out
 
 
-def look_alone(rig: Rig, stretches: Sequence[Stretch]) -> Agreement:
-    """Agreement of cameras that cannot be compared: the share of frames with a person alone."""
+def look_alone(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
+    """Agreement of cameras that cannot be compared: the share of frames with a person alone.
+
+    Arguments as of ``compare_cameras``.
+    """
     cfg, none = MatchConfig(), np.full(len(rig), np.nan)
-    person = np.zeros(len(rig))
-    frames = sum(len(s.time_s) for s in stretches)
+    frames = np.zeros(len(rig))
     for v, name in enumerate(rig.names):
         one = rig.select([name])
-        for s in stretches:
-            sight = s.xy_px[v : v + 1], s.confidence[v : v + 1]
-            person[v] += (follow_longest(one, *sight, s.time_s, cfg) >= 0).sum() / frames
-    return Agreement(person, none, none, none, none)
+        for at, time_s in _split(stretches_s):
+            frames[v] += (follow_longest(one, xy_px[[v], at], confidence[[v], at], time_s, cfg) >= 0).sum()
+    return Agreement(frames / confidence.shape[1], none, none, none, none, none)
 
 
 def stretches_of(frames: int) -> list[NDArray[np.int64]]:
@@ -267,15 +275,19 @@ def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
     return np.asarray(observed[np.arange(len(observed)), nearest])
 
 
+def _products_px2(error: Array) -> Array:
+    """Scalar products (..., T, K) of the errors (..., T, K, 2) and those of the frame before: their median is
+    0 where errors are independent, and the square of an error that lasts."""
+    before = np.roll(error, 1, -3)
+    before[..., 0, :, :] = np.nan
+    return np.asarray((error * before).sum(-1))
+
+
+def _root_medians(squares: Array) -> Array:
+    """Root of the median of each row (N, ...), 0 where that is negative."""
+    return np.sqrt(np.fmax(_medians(squares), 0))
+
+
 def _medians(values: Array) -> Array:
     """Median over all axes but the first, without NaN; NaN of none."""
-    return np.array([_median(row) for row in values])
-
-
-def _lower_quartile(values: Sequence[float]) -> float:
-    return float(np.percentile(valid, 25)) if (valid := [x for x in values if np.isfinite(x)]) else np.nan
-
-
-def _median(values: Array) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if values.size else float("nan")
+    return finite_median(values.reshape(len(values), -1))
