@@ -24,7 +24,7 @@ from models.geometry.between_frames import people_between
 from models.geometry.bundle import BodySize, Bundle, FocalPrior, Sight, adjust
 from models.geometry.people import follow_longest
 from models.geometry.selfcalibration import find_cameras, match_candidates, rotation_between_halves
-from models.geometry.tracking import figures, tracks
+from models.geometry.tracking import figures, track_figures
 from models.geometry.up import guess_up, upright
 from models.regressors.keypoint_nets import load_regressor
 from pipeline.array_types import Array
@@ -210,10 +210,8 @@ def estimate(
 
     candidates = []
     for v, name in enumerate(names):
-        shown = figures(xy[v], confidence[v], match.min_points)
-        found = tracks(shown, time_s, match.reach_m, match.speed_m_s)
-        weights = [float(pick_people(shown.weight[None], k[None], 0.0).sum()) for k in found]
-        kept = [k for k, w in zip(found, weights, strict=True) if w >= _MINOR * weights[0]][:_CANDIDATES]
+        seen = figures(xy[v], confidence[v], match.min_points)
+        kept = track_figures(seen, time_s, match.reach_m, match.speed_m_s, _MINOR)[:_CANDIDATES]
         if not kept:
             raise InputError(
                 f"{recording.path}: camera {name} shows nobody in the {len(at)} frames from which the "

@@ -34,8 +34,8 @@ from models.geometry.synchronisation import (
     extend_clocks,
     find_clocks,
 )
-from models.geometry.trajectories import Trajectories, joined_stretches, padded_points
-from models.geometry.unsynchronised import OwnDetections, seen_trajectories
+from models.geometry.trajectories import Trajectories, join_stretches
+from models.geometry.unsynchronised import OwnDetections, find_trajectories
 from pipeline.array_types import Array
 from pipeline.clocks import Clock, SyncFile, read_sync, write_sync
 from pipeline.config import Config, NamesFile
@@ -357,7 +357,7 @@ def _estimate_by_movement(recording: Recording, views: Sequence[int], reach_s: f
     known = detections_in(span, zero, zero)
     if any(len(k.time_s) < _MIN_FRAMES for k in known):
         return None
-    cameras = seen_trajectories(rig, known, reach_s)
+    cameras = find_trajectories(rig, known, reach_s)
     estimate = find_clocks(cameras, None if rig is None else rig.centres, reach_s)
     if not long or rig is None or all(estimate.refused):
         return estimate
@@ -368,12 +368,9 @@ def _estimate_by_movement(recording: Recording, views: Sequence[int], reach_s: f
         part = detections_in((start, start + _STRETCH_S), estimate.offset_s, estimate.drift)
         if any(len(p.time_s) < _MIN_FRAMES for p in part):
             continue
-        more = seen_trajectories(rig, part, _STRETCH_LAG_S)
-        points = max(c.point.shape[1] for c in (*more, *stretches[0]))
+        more = find_trajectories(rig, part, _STRETCH_LAG_S)
         stretches.append(more)
-        joined = [
-            joined_stretches([padded_points(s[k], points) for s in stretches]) for k in range(len(views))
-        ]
+        joined = [join_stretches([s[k] for s in stretches]) for k in range(len(views))]
         estimate = extend_clocks(estimate, joined, rig.centres)
     return estimate
 

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from models.body import pose_keypoints
 from models.geometry.between_frames import between_frames
 from models.geometry.synchronisation import Clocks, find_clocks
-from models.geometry.unsynchronised import OwnDetections, seen_trajectories
+from models.geometry.unsynchronised import OwnDetections, find_trajectories
 from models.synthetic.cameras import ring_rig
 from models.synthetic.crowd import make_crowd
 from models.synthetic.detections import CrowdDetector, Faults
@@ -47,7 +47,7 @@ class Filmed:
 
     def clocks(self, *, calibrated: bool = True) -> Clocks:
         rig = self.rig if calibrated else None
-        cameras = seen_trajectories(rig, self.seen, REACH_S)
+        cameras = find_trajectories(rig, self.seen, REACH_S)
         return find_clocks(cameras, self.rig.centres if calibrated else None, REACH_S)
 
     def errors_s(self, found: Clocks, own_s: float | None = None) -> Array:

@@ -7,7 +7,7 @@ import pytest
 from clocks import RATES, REACH_S, film, people_at, swaying, treadmill
 
 from models.geometry.synchronisation import NO_VIEW, PERIODIC, STILL, find_clocks
-from models.geometry.unsynchronised import OwnDetections, meeting_offsets, seen_trajectories
+from models.geometry.unsynchronised import OwnDetections, find_trajectories, meeting_offsets
 from models.synthetic.detections import Faults
 
 FRAME_S = 1 / 30
@@ -86,7 +86,7 @@ def test_a_camera_that_never_shows_whom_the_others_show_is_refused() -> None:
     for v, c in enumerate(filmed.seen):
         there = c.time_s < 5 if v < 2 else c.time_s > 12
         seen.append(OwnDetections(c.time_s, c.xy_px, np.where(there[:, None, None], c.confidence, 0)))
-    cameras = seen_trajectories(filmed.rig, seen, REACH_S)
+    cameras = find_trajectories(filmed.rig, seen, REACH_S)
     found = find_clocks(cameras, filmed.rig.centres, REACH_S)
     assert found.refused == (None, None, NO_VIEW)
     assert np.abs(filmed.errors_s(found)[:2]).max() < 0.2 * FRAME_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.geometry.tracking import EXTENT_M, distances, figures, tracks
+from models.geometry.tracking import EXTENT_M, distances, figures, track_figures
 
 RNG = np.random.default_rng(0)
 SHAPE = RNG.normal(0, 1, (25, 2)) * [30, 90]
@@ -63,7 +63,7 @@ def test_people_who_pass_each_other_keep_their_tracks() -> None:
     paths = [line((100, 300), (900, 300)), line((900, 340), (100, 340))]
     xy, confidence = pictures(paths, [1.0, 1.9])
     shown = figures(xy, confidence, 5)
-    found = tracks(shown, TIME, 0.5, 3.0)
+    found = track_figures(shown, TIME, 0.5, 3.0)
     assert len(found) == 2
     larger, smaller = (shown.size[np.arange(len(TIME)), k] for k in found)
     assert larger.min() > 1.3 * smaller.max()  # the one of whom there is more to see comes first
@@ -75,7 +75,7 @@ def test_a_gap_is_bridged_and_a_long_one_ends_a_track() -> None:
     short[10:15], long[10:25] = np.nan, np.nan
     for way, count in ((short, 1), (long, 2)):
         shown = figures(*pictures([way], [1.0]), 5)
-        found = tracks(shown, TIME, 0.5, 3.0)
+        found = track_figures(shown, TIME, 0.5, 3.0)
         assert len(found) == count
         assert sum((k >= 0).sum() for k in found) == np.isfinite(way).all(1).sum()
 
@@ -86,9 +86,9 @@ def test_a_jump_of_more_than_half_the_reach_ends_a_track(jump_m: float, count: i
     size = float(np.median(np.linalg.norm(SHAPE - np.median(SHAPE, 0), axis=-1)))
     path[20:, 0] += jump_m / EXTENT_M * size
     xy, confidence = pictures([path], [1.0])
-    assert len(tracks(figures(xy, confidence, 5), TIME, 0.5, 0.0)) == count
+    assert len(track_figures(figures(xy, confidence, 5), TIME, 0.5, 0.0)) == count
 
 
 def test_nobody_gives_no_track() -> None:
     xy, confidence = pictures([np.full((len(TIME), 2), np.nan)], [1.0])
-    assert tracks(figures(xy, confidence, 5), TIME, 0.5, 3.0) == []
+    assert track_figures(figures(xy, confidence, 5), TIME, 0.5, 3.0) == []

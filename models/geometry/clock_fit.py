@@ -1,4 +1,4 @@
-"""Offsets and drifts of calibrated cameras' clocks: rays of a point meet when they are of one moment.
+"""Offsets and drifts of calibrated cameras' clocks, at which the rays of a point meet.
 
 Minimises the distance of every two cameras' rays of a point, less its mean over time, which comes from
 calibration and detector (Gauss–Newton, Geman–McClure).
@@ -26,14 +26,14 @@ MIN_SPAN_S: Final = 1.0
 MAX_DRIFT: Final = 5e-3
 """Largest drift: above that of any clock, and of a video whose frame rate is stated as another's."""
 _SIGMA_FACTOR: Final = 2.0
-"""Factor on the fit's standard deviations: 90 % of the errors are below 2.5 of these."""
+"""Factor on the fit's standard deviations: 90 % of the errors are below 2.5 of the enlarged ones."""
 _ROBUST_SCALE_M: Final = (0.1, 0.009)
 """Geman–McClure scale: initial and least."""
 _MAX_STEP_S, _MAX_ITERATIONS, _TOLERANCE_S = 0.2, 60, 2e-6
 _BLOCK_S: Final = 0.3
-"""Length of independent blocks of time: a detector's errors last so long."""
-_MAX_SAMPLES, _USUAL_POINTS, _MIN_INSTANTS = 600 * 25, 25, 200
-"""Products of instants and points that are compared, points of one person, and fewest instants."""
+"""Length of independent blocks of time, over which a detector's errors are correlated."""
+_MAX_SAMPLES, _PERSON_POINTS, _MIN_INSTANTS = 600 * 25, 25, 200
+"""Most products of instants and points that are compared, points of one person, fewest instants."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ class ClockFit:
     """Offsets and drifts of V clocks."""
 
     offset_s: Array
+    """(V,)"""
     drift: Array
+    """(V,) without unit"""
     sigma_s: Array
-    """(V,) of the offset at ``middle_s``."""
+    """(V,) standard deviation of the offset at ``middle_s``"""
     drift_sigma: Array
-    """(V,) NaN where no drift was fitted."""
+    """(V,) NaN where no drift was fitted"""
     middle_s: float
     span_s: float
-    """Middle and length of the time that all cameras show, seconds."""
+    """Middle and length of the time that all cameras show"""
 
     @property
     def late_s(self) -> Array:
@@ -90,16 +92,14 @@ def _instants(cameras: Sequence[Trajectories], offset_s: Array, drift: Array) ->
     """(Q,) instants at which at least two cameras show a person, spread over the common span."""
     begin, end = common_span(cameras, offset_s, drift)
     tau = np.arange(begin, end, STEP_S)
-    if not len(tau):
-        return tau
-    seen = np.zeros(len(tau), np.int64)
+    views = np.zeros(len(tau), np.int64)
     for c, o, d in zip(cameras, offset_s, drift, strict=True):
-        own = (tau - o) / (1 + d)
-        at = np.clip(np.searchsorted(c.time_s, own), 0, len(c.time_s) - 1)
-        seen += (np.abs(c.time_s[at] - own) <= STEP_S) & (c.confidence.max(1) > 0)[at]
-    at = np.flatnonzero(seen >= 2)
-    most = max(_MAX_SAMPLES // max(cameras[0].point.shape[1], _USUAL_POINTS), _MIN_INSTANTS)
-    return np.asarray(tau[spread(at, most)] if len(at) else tau[:0])
+        own_s = (tau - o) / (1 + d)
+        at = np.clip(np.searchsorted(c.time_s, own_s), 0, len(c.time_s) - 1)
+        views += (np.abs(c.time_s[at] - own_s) <= STEP_S) & (c.confidence.max(1) > 0)[at]
+    at = np.flatnonzero(views >= 2)
+    count = max(_MAX_SAMPLES // max(cameras[0].point.shape[1], _PERSON_POINTS), _MIN_INSTANTS)
+    return np.asarray(tau[spread(at, count)] if len(at) else tau[:0])
 
 
 def refine_clocks(
@@ -115,8 +115,8 @@ def refine_clocks(
     begin, end = common_span(cameras, offset, drifts)
     if end - begin < MIN_SPAN_S or len(tau) < 2 * views:
         return None
-    middle = (begin + end) / 2
-    half = (end - begin) / 2
+    middle, half = (begin + end) / 2, (end - begin) / 2
+    late = ((tau - middle) / half)[:, None]
     free = np.arange(1, 2 * views if with_drift else views)
     free = free[free != views]  # columns: offsets of all cameras, then drifts × half; the first has none
     scale = _ROBUST_SCALE_M[0]
@@ -126,35 +126,32 @@ def refine_clocks(
         system, right = np.zeros((2 * views, 2 * views)), np.zeros(2 * views)
         score = np.zeros((blocks[-1] + 1, 2 * views))
         square = total = 0.0
-        rays, seen = [], []
+        rays, confidences = [], []
         for c, o, d in zip(cameras, offset, drifts, strict=True):
-            place, moves, confidence = c.at((tau - o) / (1 + d))
-            rays.append((place.transpose(2, 0, 1), -moves.transpose(2, 0, 1) / (1 + d)))
-            seen.append(confidence)
+            point, velocity, confidence = c.at((tau - o) / (1 + d))
+            rays.append((point.transpose(2, 0, 1), -velocity.transpose(2, 0, 1) / (1 + d)))
+            confidences.append(confidence)
         for a, b in combinations(range(views), 2):
             gap, by_a, by_b = _gaps(centres[b] - centres[a], rays[a], rays[b])
-            weight = np.sqrt(seen[a] * seen[b])
-            bad = ~np.isfinite(gap)
-            weight = np.where(bad, 0, weight)
-            gap = np.where(bad, 0, gap)
-            late = ((tau - middle) / half)[:, None]
-            by_a, by_b = np.where(bad, 0, by_a), np.where(bad, 0, by_b)
+            known = np.isfinite(gap)
+            weight = np.where(known, np.sqrt(confidences[a] * confidences[b]), 0)
+            gap, by_a, by_b = (np.where(known, x, 0) for x in (gap, by_a, by_b))
             mean = np.zeros(gap.shape[1])
             for _ in range(3):
-                trust = weight / (1 + ((gap - mean) / scale) ** 2) ** 2
-                mean = (trust * gap).sum(0) / np.maximum(trust.sum(0), 1e-9)
+                robust = weight / (1 + ((gap - mean) / scale) ** 2) ** 2
+                mean = (robust * gap).sum(0) / np.maximum(robust.sum(0), 1e-9)
             rest = gap - mean
-            trust = weight / (1 + (rest / scale) ** 2) ** 2
+            robust = weight / (1 + (rest / scale) ** 2) ** 2
             columns = np.stack([by_a, by_b, by_a * late, by_b * late])
-            columns -= ((trust * columns).sum(1) / np.maximum(trust.sum(0), 1e-9))[:, None]
+            columns -= ((robust * columns).sum(1) / np.maximum(robust.sum(0), 1e-9))[:, None]
             at = np.array([a, b, views + a, views + b])
-            pushed = trust * columns
-            system[np.ix_(at, at)] += np.einsum("cqj,dqj->cd", pushed, columns, optimize=True)
-            force = (pushed * rest).sum(2)
-            right[at] += force.sum(1)
-            np.add.at(score, (blocks[:, None], at), force.T)
-            square += float((trust * rest**2).sum())
-            total += float(trust.sum())
+            weighted = robust * columns
+            system[np.ix_(at, at)] += np.einsum("cqj,dqj->cd", weighted, columns, optimize=True)
+            gradient = (weighted * rest).sum(2)
+            right[at] += gradient.sum(1)
+            np.add.at(score, (blocks[:, None], at), gradient.T)
+            square += float((robust * rest**2).sum())
+            total += float(robust.sum())
         normal = system[np.ix_(free, free)]
         ridge = 1e-9 * np.trace(normal) / len(free) + 1e-12
         step = np.zeros(2 * views)
@@ -172,7 +169,5 @@ def refine_clocks(
     covariance = inverse @ (score[:, free].T @ score[:, free]) @ inverse
     sigma = np.zeros(2 * views)
     sigma[free] = _SIGMA_FACTOR * np.sqrt(np.diag(covariance))
-    return ClockFit(
-        offset, drifts, sigma[:views], sigma[views:] / half if with_drift else np.full(views, np.nan), middle,
-        end - begin,
-    )  # fmt: skip
+    drift_sigma = sigma[views:] / half if with_drift else np.full(views, np.nan)
+    return ClockFit(offset, drifts, sigma[:views], drift_sigma, middle, end - begin)

@@ -1,4 +1,4 @@
-"""Residual of pairs of cameras over the lag between their clocks, and the offsets of least total residual.
+"""Cost of lags between the clocks of pairs of cameras, and the offsets of least total cost.
 
 The first camera's clock reads t + lag when the second one's reads t. Lags are whole multiples of
 ``trajectories.STEP_S``.
@@ -8,29 +8,51 @@ Axes: C pairs of cameras, G groups of points, L lags, J points, N and S instants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from models.geometry.trajectories import STEP_S, Trajectories
 from pipeline.array_types import Array, Ints
 from pipeline.timeline import spread
 
 RAY_GAP_M: Final = 0.03
-"""Distance of two rays with a cost of one half: a detector's noise at some metres."""
+"""Distance of two rays that costs one half: a detector's noise at some metres."""
 EPIPOLAR_GAP_PX: Final = 8.0
-"""Distance from an epipolar line with a cost of one half."""
-_MAX_SAMPLES, _USUAL_POINTS, _MIN_INSTANTS = 160 * 25, 25, 60
-"""Products of instants and points that are compared at a lag, points of one person, and fewest instants."""
+"""Distance from an epipolar line that costs one half."""
+_MAX_SAMPLES, _PERSON_POINTS, _MIN_INSTANTS = 160 * 25, 25, 60
+"""Most products of instants and points that are compared at a lag, points of one person, fewest instants."""
 _EPIPOLAR_INSTANTS: Final = 60
 _MIN_EPIPOLAR_POINTS: Final = 12
-"""Fewest points that a fundamental matrix is fitted to, which has at least eight."""
+"""Fewest points that a fundamental matrix is fitted to; it takes eight."""
 _MIN_OVERLAP_SHARE: Final = 0.5
-"""Weight that two cameras share at a lag over the largest at any, below which the lag does not count."""
+"""Least weight that two cameras share at a lag with a cost, over the largest at any lag."""
 _MAX_SWEEPS: Final = 10
+
+
+def largest_component(views: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Largest set of views that pairs connect; of equals, that of the first view."""
+    linked = np.zeros((views, views), bool)
+    for pair in pairs:
+        linked[pair] = True
+    group = connected_components(linked, directed=False)[1]
+    size = np.bincount(group)[group]
+    return np.flatnonzero(group == group[size.argmax()]).tolist()
+
+
+def difference_matrix(views: int, pairs: Sequence[tuple[int, int]]) -> Array:
+    """Matrix (C, V) from values of views to the second less the first of each pair."""
+    a, b = np.array(pairs).T
+    return np.asarray(np.eye(views)[b] - np.eye(views)[a])
+
+
+def parabola_vertex(before: float, middle: float, after: float) -> float:
+    """Position of the vertex of a parabola through values at −1, 0 and 1; it must bend."""
+    return 0.5 * (before - after) / (before - 2 * middle + after)
 
 
 @dataclass(frozen=True)
@@ -38,13 +60,14 @@ class LagCurves:
     """Cost of every lag between every two cameras."""
 
     lag: Ints
-    """(L,) steps, rising by one."""
+    """(L,) steps, rising by one"""
     pairs: tuple[tuple[int, int], ...]
     cost: Array
-    """(C, G, L) robust mean residual between 0 and 1; NaN where too little is in common."""
+    """(C, G, L) robust mean residual between 0 and 1; NaN where too little is in common"""
     weight: Array
-    """(C,) sum of confidences over the points and instants that a pair shares."""
+    """(C,) sum of confidences over the points and instants that a pair shares"""
 
+    @property
     def views(self) -> int:
         return 1 + max(b for _, b in self.pairs)
 
@@ -52,16 +75,10 @@ class LagCurves:
         """(C, L) over the groups."""
         return np.asarray(self.cost.mean(1))
 
-    def component(self, least: float) -> list[int]:
-        """Largest set of cameras connected by pairs of at least this weight; of equals, that of the first
-        camera."""
-        views = self.views()
-        group = list(range(views))
-        for (a, b), weight, cost in zip(self.pairs, self.weight, self.mean(), strict=True):
-            if weight >= least and np.isfinite(cost).any():
-                group = [group[a] if g == group[b] else g for g in group]
-        sets = [[v for v in range(views) if group[v] == g] for g in dict.fromkeys(group)]
-        return max(sets, key=len)
+    def component(self, min_weight: float) -> list[int]:
+        """Largest set of cameras that pairs of at least this weight connect."""
+        linked = (self.weight >= min_weight) & np.isfinite(self.mean()).any(1)
+        return largest_component(self.views, [self.pairs[c] for c in np.flatnonzero(linked)])
 
 
 def ray_curves(
@@ -71,16 +88,15 @@ def ray_curves(
 
     cameras: trajectories of directions in the world. centres: (V, 3) metres.
     """
-    unit = [_normalised(c) for c in cameras]
+    unit = [_normalise(c) for c in cameras]
     pairs = tuple(combinations(range(len(cameras)), 2))
     steps = round(reach_s / STEP_S)
-    found = [_pair_curve(unit[a], unit[b], centres[b] - centres[a], steps, groups) for a, b in pairs]
-    return LagCurves(
-        np.arange(-steps, steps + 1), pairs, np.stack([c for c, _ in found]), np.array([w for _, w in found])
-    )
+    lag = np.arange(-steps, steps + 1)
+    curves = [_pair_curve(unit[a], unit[b], centres[b] - centres[a], lag, groups) for a, b in pairs]
+    return LagCurves(lag, pairs, np.stack([cost for cost, _ in curves]), np.array([w for _, w in curves]))
 
 
-def _normalised(camera: Trajectories) -> Trajectories:
+def _normalise(camera: Trajectories) -> Trajectories:
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = camera.point / np.linalg.norm(camera.point, axis=-1, keepdims=True)
     return replace(camera, point=np.where(camera.confidence[..., None] > 0, unit, 0))
@@ -88,28 +104,26 @@ def _normalised(camera: Trajectories) -> Trajectories:
 
 def _lagged(one: Trajectories, two: Trajectories, lag: Ints, samples: int) -> list[tuple[Ints, Ints]]:
     """Indices (S,) of instants of the first and second camera that are one moment, for every lag."""
-    number = np.round(one.time_s / STEP_S).astype(np.int64)
-    other = np.round(two.time_s / STEP_S).astype(np.int64)
-    seen = np.flatnonzero(one.confidence.any(1))
-    own = spread(seen, samples) if len(seen) else seen
+    first, second = (np.round(c.time_s / STEP_S).astype(np.int64) for c in (one, two))
+    visible = np.flatnonzero(one.confidence.any(1))
+    i = spread(visible, samples) if len(visible) else visible
     out = []
     for steps in lag.tolist():
-        wanted = number[own] - steps
-        at = np.clip(np.searchsorted(other, wanted), 0, len(other) - 1)
-        match = other[at] == wanted
-        out.append((own[match], at[match]))
+        j = np.clip(np.searchsorted(second, first[i] - steps), 0, len(second) - 1)
+        match = second[j] == first[i] - steps
+        out.append((i[match], j[match]))
     return out
 
 
 def _pair_curve(
-    one: Trajectories, two: Trajectories, base: Array, steps: int, groups: Sequence[Ints]
+    one: Trajectories, two: Trajectories, base: Array, lag: Ints, groups: Sequence[Ints]
 ) -> tuple[Array, float]:
-    lag = np.arange(-steps, steps + 1)
+    """Cost (G, L) of two cameras, the second ``base`` away, and their weight."""
     cost = np.full((len(groups), len(lag)), np.nan)
     weight = np.zeros((len(groups), len(lag)))
     # base · (a × b) = a · (b × base); |a × b|² = 1 − (a · b)².
     turned = np.cross(two.point, base)
-    samples = max(_MAX_SAMPLES // max(one.point.shape[1], _USUAL_POINTS), _MIN_INSTANTS)
+    samples = max(_MAX_SAMPLES // max(one.point.shape[1], _PERSON_POINTS), _MIN_INSTANTS)
     for k, (i, j) in enumerate(_lagged(one, two, lag, samples)):
         a = one.point[i]
         w = np.sqrt(one.confidence[i] * two.confidence[j])
@@ -123,10 +137,8 @@ def _pair_curve(
             weight[g, k] = total[points].sum()
             if weight[g, k] > 0:
                 cost[g, k] = bad[points].sum() / weight[g, k]
-    most = weight.max(1, keepdims=True)
-    return np.where(weight >= np.maximum(_MIN_OVERLAP_SHARE * most, 1e-9), cost, np.nan), float(
-        weight.sum(0).max()
-    )
+    enough = weight >= np.maximum(_MIN_OVERLAP_SHARE * weight.max(1, keepdims=True), 1e-9)
+    return np.where(enough, cost, np.nan), float(weight.sum(0).max())
 
 
 def epipolar_curves(cameras: Sequence[Trajectories], reach_s: float, groups: Sequence[Ints]) -> LagCurves:
@@ -179,7 +191,7 @@ def epipolar_cost(one: Array, two: Array, weight: Array, iterations: int = 4) ->
 
 
 def _centred(xy: Array, weight: Array) -> tuple[Array, float]:
-    """Points (N, 2) as (N, 3) homogeneous ones about their middle and of unit size, and that size."""
+    """Normalise points (N, 2) to homogeneous ones (N, 3) about their mean and of unit size; and that size."""
     middle = np.average(xy, axis=0, weights=weight)
     size = max(float(np.sqrt(np.average(((xy - middle) ** 2).sum(1), weights=weight) / 2)), 1e-6)
     return np.concatenate([(xy - middle) / size, np.ones((len(xy), 1))], 1), size
@@ -190,11 +202,15 @@ class Consistent:
     """Offsets of least total cost over all pairs."""
 
     steps: Ints
-    """(V,) offsets relative to the first of ``views``; 0 for cameras that are not among these."""
+    """(V,) offsets relative to the first of ``views``; 0 for cameras that are not among these"""
     change: Ints
-    """(M,) steps, rising by one, up to twice the largest lag to either side."""
+    """(M,) steps, rising by one, up to twice the largest lag to either side"""
     curve: Array
-    """(V, M) mean cost of a camera's pairs when its offset alone changes by so much; NaN if unknown."""
+    """(V, M) mean cost of a camera's pairs when its offset alone changes by so much; NaN if unknown"""
+
+    @property
+    def offset_s(self) -> Array:
+        return np.asarray(self.steps * STEP_S, np.float64)
 
 
 def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> Consistent:
@@ -209,7 +225,7 @@ def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> 
     weight = curves.weight / max(float(curves.weight.max(initial=0)), 1e-9)
     lag = curves.lag
 
-    def of_camera(v: int, steps: Ints, others: Sequence[int]) -> Array:
+    def camera_cost(v: int, steps: Ints, others: Sequence[int]) -> Array:
         """(L,) cost of camera v at the offsets ``lag``, given those of others."""
         total, weights = np.zeros(len(lag)), 1e-12
         for p, (a, b) in enumerate(curves.pairs):
@@ -221,25 +237,25 @@ def consistent_offsets(curves: LagCurves, cost: Array, views: Sequence[int]) -> 
                 weights += float(weight[p])
         return np.asarray(total / weights)
 
-    best, best_cost = np.zeros(curves.views(), np.int64), np.inf
+    best, best_cost = np.zeros(curves.views, np.int64), np.inf
     for root in views:
-        steps = np.zeros(curves.views(), np.int64)
-        known = [root]
-        while len(known) < len(views):  # next the camera that agrees best with these
-            rest = {v: of_camera(v, steps, known) for v in views if v not in known}
+        steps = np.zeros(curves.views, np.int64)
+        placed = [root]
+        while len(placed) < len(views):  # next the camera that agrees best with these
+            rest = {v: camera_cost(v, steps, placed) for v in views if v not in placed}
             v = min(rest, key=lambda v: float(rest[v].min()))
             steps[v] = lag[int(rest[v].argmin())]
-            known.append(v)
+            placed.append(v)
         for _ in range(_MAX_SWEEPS):
             before = steps.copy()
             for v in views:
                 if v != root:
-                    steps[v] = lag[int(of_camera(v, steps, views).argmin())]
+                    steps[v] = lag[int(camera_cost(v, steps, views).argmin())]
             if (steps == before).all():
                 break
-        total = sum(float(of_camera(v, steps, views)[steps[v] + reach]) for v in views)
+        total = sum(float(camera_cost(v, steps, views)[steps[v] + reach]) for v in views)
         if total < best_cost:
-            best, best_cost = np.where(np.isin(np.arange(len(steps)), views), steps - steps[root], 0), total
+            best, best_cost = steps, total
     change, curve = _camera_curves(curves, cost, best, views)
     steps = np.where(np.isin(np.arange(len(best)), views), best - best[views[0]], 0)
     return Consistent(steps, change, curve)
@@ -249,7 +265,7 @@ def _camera_curves(curves: LagCurves, cost: Array, steps: Ints, views: Sequence[
     """``Consistent.change`` and ``Consistent.curve``."""
     reach = int(curves.lag[-1])
     change = np.arange(-2 * reach, 2 * reach + 1)
-    curve = np.full((curves.views(), len(change)), np.nan)
+    curve = np.full((curves.views, len(change)), np.nan)
     for v in views:
         sums, weights = np.zeros((2, len(change)))
         for p, (a, b) in enumerate(curves.pairs):

@@ -16,12 +16,13 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import correlate, correlation_lags
 
+from models.geometry.lags import difference_matrix, largest_component, parabola_vertex
 from pipeline.array_types import Array
 
 TRAVEL_SIGMA_S: Final = 0.015
 """Standard deviation of an offset by sound: cameras that stand 5 m nearer to or farther from its source."""
 TRAVEL_LIMIT_S: Final = 0.1
-"""Largest error by the travel of sound, 34 m: offsets that are farther apart contradict each other."""
+"""Largest error by the travel of sound, over 34 m: offsets farther apart contradict each other."""
 NO_TRACK: Final = "has no sound track"
 SILENT: Final = "is silent"
 NOTHING_COMMON: Final = "has no sound that another has, or only such that repeats"
@@ -45,15 +46,15 @@ class SoundClocks:
     """Offsets of V cameras by sound."""
 
     offset_s: Array
-    """(V,) relative to the stated ones, 0 for the first camera with sound; NaN where refused."""
+    """(V,) relative to the stated ones, 0 for the first camera with sound; NaN where refused"""
     refused: tuple[str | None, ...]
-    """(V,) reason why a camera has none."""
+    """(V,) reason why a camera has no offset"""
 
 
 def find_sound_clocks(
     power: Sequence[Array | None], stated_s: Sequence[float], rate: float, reach_s: float
 ) -> SoundClocks:
-    """Find offsets of clocks from the correlation of the sound onsets of every two cameras.
+    """Estimate offsets of clocks from the correlation of the sound onsets of every two cameras.
 
     power: (N,) of each camera from its clock's zero on, ``rate`` values a second; None without a sound track.
     stated_s: current offsets. reach_s: largest lag relative to these.
@@ -63,14 +64,14 @@ def find_sound_clocks(
         for p in power
     ]
     sounds = {v: _onsets(p, rate) for v, p in enumerate(power) if p is not None and refused[v] != SILENT}
-    lags: dict[tuple[int, int], float] = {}
-    for a, b in combinations(sounds, 2):
-        lag = _lag(sounds[a], sounds[b], rate, stated_s[b] - stated_s[a], reach_s)
-        if lag is not None:
-            lags[a, b] = lag
-    offset = _consistent_offsets(len(power), lags)
-    reasons = tuple(r if np.isnan(x) else None for r, x in zip(refused, offset, strict=True))
-    return SoundClocks(offset, reasons)
+    lags = {
+        (a, b): lag_s
+        for a, b in combinations(sounds, 2)
+        if (lag_s := _lag(sounds[a], sounds[b], rate, stated_s[b] - stated_s[a], reach_s)) is not None
+    }
+    offset_s = _consistent_offsets(len(power), lags)
+    reasons = (r if np.isnan(x) else None for r, x in zip(refused, offset_s, strict=True))
+    return SoundClocks(offset_s, tuple(reasons))
 
 
 def _onsets(power: Array, rate: float) -> Array:
@@ -95,8 +96,7 @@ def _lag(one: Array, two: Array, rate: float, stated_s: float, reach_s: float) -
         return None
     if match[k] < max(_MIN_PEAK_RATIO * float(aside.max()), _MIN_PEAK_SIGMAS * float(aside.std()), 1e-9):
         return None
-    left, peak, right = match[k - 1 : k + 2]
-    return float(lag_s[k] + 0.5 * (left - right) / (left - 2 * peak + right) / rate)
+    return float(lag_s[k] + parabola_vertex(*match[k - 1 : k + 2]) / rate)
 
 
 def _consistent_offsets(views: int, lags: dict[tuple[int, int], float]) -> Array:
@@ -106,22 +106,16 @@ def _consistent_offsets(views: int, lags: dict[tuple[int, int], float]) -> Array
     """
     lags = dict(lags)
     while True:
-        group = list(range(views))
-        for a, b in lags:
-            group = [group[a] if g == group[b] else g for g in group]
-        chosen = max(dict.fromkeys(group), key=group.count)
-        pairs = [(a, b) for a, b in lags if group[a] == chosen]
-        offset = np.full(views, np.nan)
-        if not pairs:
-            return offset
-        members = [v for v in range(views) if group[v] == chosen]
-        design = np.zeros((len(pairs), views))
-        design[np.arange(len(pairs)), [a for a, _ in pairs]] = -1
-        design[np.arange(len(pairs)), [b for _, b in pairs]] = 1
-        known = np.array([lags[p] for p in pairs])
-        solved = np.linalg.lstsq(design[:, members[1:]], known, rcond=None)[0]
-        offset[members] = np.concatenate([[0.0], solved])
-        miss = np.abs(design[:, members] @ offset[members] - known)
-        if miss.max() <= _MAX_CYCLE_ERROR_S:
-            return offset
-        del lags[pairs[int(miss.argmax())]]
+        offset_s = np.full(views, np.nan)
+        if not lags:
+            return offset_s
+        members = largest_component(views, lags)
+        pairs = [pair for pair in lags if pair[0] in members]
+        design = difference_matrix(views, pairs)[:, members]
+        lag_s = np.array([lags[pair] for pair in pairs])
+        solved = np.linalg.lstsq(design[:, 1:], lag_s, rcond=None)[0]
+        offset_s[members] = np.concatenate([[0.0], solved])
+        error_s = np.abs(design @ offset_s[members] - lag_s)
+        if error_s.max() <= _MAX_CYCLE_ERROR_S:
+            return offset_s
+        del lags[pairs[int(error_s.argmax())]]

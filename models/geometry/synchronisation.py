@@ -1,12 +1,11 @@
 """Offsets and drifts of cameras' clocks from the movement of people, and reasons to refuse them.
 
 A camera's clock reads t when it is offset + (1 + drift) t on the clock of the recording, which is that of the
-first trusted camera. Coarse: the lags of least total residual over all pairs of cameras (``lags``). Fine:
-``clock_fit`` for calibrated cameras; else the offsets nearest to each pair's lag of least residual.
+first trusted camera. Coarse: the lags of least total cost over all pairs of cameras (``lags``). Fine:
+``clock_fit`` for calibrated cameras; else the offsets nearest to each pair's lag of least cost.
 
-The error of an offset is the spread of the offsets of disjoint groups of points: the covariance of a fit to a
-person who stands still is small and means nothing, as noise in a trajectory and in its derivative look like
-information.
+The error of an offset is the spread of the offsets of disjoint groups of points. The covariance of a fit is
+no measure: it is small for a person who stands still, as noise looks like movement.
 
 Axes: V views, J points, G groups, L lags, C pairs.
 """
@@ -20,7 +19,6 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.geometry.clock_fit import MIN_SPAN_S, ClockFit, common_span, refine_clocks
 from models.geometry.lags import (
@@ -29,8 +27,10 @@ from models.geometry.lags import (
     Consistent,
     LagCurves,
     consistent_offsets,
+    difference_matrix,
     epipolar_cost,
     epipolar_curves,
+    parabola_vertex,
     ray_curves,
 )
 from models.geometry.trajectories import STEP_S, Trajectories
@@ -39,37 +39,37 @@ from pipeline.array_types import Array
 
 @dataclass(frozen=True)
 class Evidence:
-    """Thresholds of a trusted clock, from people with a known truth: a sway of 5 mm or none gives errors of
-    0.5 to 109 frames and fails, walking passes."""
+    """Thresholds of a trusted clock, from synthetic people: a sway of 5 mm or none gives errors of 0.5 to 109
+    frames and fails, walking passes."""
 
     groups: int = 4
     """Groups of points, each with an offset of its own."""
     spread_s: float = 0.25 / 30
-    """Standard error of the groups' mean above which too little moves: a quarter of a frame at 30 fps."""
+    """Largest standard error of the groups' mean offset: a quarter of a frame at 30 fps."""
     lines_spread_s: float = 0.5 / 30
-    """The same without a calibration: so few points find the geometry less well than all of them do."""
+    """``spread_s`` without a calibration: a group of points determines the geometry less well than all do."""
     lines_span_s: float = 6.0
-    """Time that cameras without a calibration must share: in 3 s a person who walked in place, with another
-    one beside, was found a third of a second off."""
+    """Least time that cameras without a calibration share: in 3 s a person who walked in place beside another
+    one was a third of a second off."""
     apart_s: float = 0.15
-    """Distance of two answers that makes them different."""
+    """Least difference between two distinct answers."""
     contrast: float = 0.1
-    """Share by which the least cost must be below the median one."""
+    """Least share by which the least cost is below the median one."""
     periodic_contrast: float = 0.3
-    """The same, from which on a second answer means repeating movement, not too little of it."""
+    """``contrast`` from which on a second answer means repeating movement, not too little of it."""
     unique: float = 0.15
     """Share of that difference by which the second answer must be worse than the best."""
     common: float = 30.0
-    """Points and instants (sums of confidences) below which two cameras share no view."""
+    """Least sum of confidences over the points and instants that two cameras share."""
     overlap: float = 0.5
-    """Share of the shortest recording that is the largest lag: with less in common anything may fit."""
+    """Largest lag over the shortest recording: with less in common anything may fit."""
     drift_span_s: float = 10.0
     """Span from which on a drift is fitted."""
     drift_sigmas: float = 3.0
     """Standard deviations from zero of a significant drift."""
     floor_s: float = 0.005
-    """Error of an offset where the calibration is off or the detector biased, however much there is to see:
-    3 to 8 ms between cameras that are in step, by real recordings."""
+    """Error of an offset by calibration and detector, however much moves: 3 to 8 ms between cameras in step
+    in real recordings."""
 
 
 EVIDENCE: Final = Evidence()
@@ -78,7 +78,6 @@ STILL: Final = "too little moves"
 PERIODIC: Final = "only movement that repeats"
 EDGE: Final = "the movement fits best at the end of the search"
 NO_SPAN: Final = "too little time in common with the others"
-
 
 _EPIPOLAR_INSTANTS: Final = 150
 _FINE_LAGS_S: Final = np.arange(-12, 13) * STEP_S / 4
@@ -94,21 +93,21 @@ class Clocks:
     """Clocks of V cameras."""
 
     offset_s: Array
-    """(V,) seconds; 0 for a camera that is refused."""
+    """(V,) 0 for a camera that is refused"""
     drift: Array
-    """(V,) without unit; 0 where none is significant."""
+    """(V,) without unit; 0 where insignificant"""
     sigma_s: Array
-    """(V,) standard deviation of the offset in the middle of the recording."""
+    """(V,) standard deviation of the offset in the middle of the recording"""
     drift_sigma: Array
-    """(V,) NaN where no drift was fitted."""
+    """(V,) NaN where no drift was fitted"""
     refused: tuple[str | None, ...]
-    """(V,) reason why a camera has no offset."""
+    """(V,) reason why a camera has no offset"""
     answers_s: tuple[tuple[float, ...], ...]
-    """(V,) offsets that fit about as well as each other, where several do, the best first."""
+    """(V,) offsets that fit about equally well, where several do"""
     lag_s: Array
     """(L,)"""
     curve: Array
-    """(V, L) residual of a camera, metres or pixels, when its clock alone is off by a lag; NaN if unknown."""
+    """(V, L) residual of a camera, metres or pixels, when its clock alone is off by a lag; NaN if unknown"""
     unit: str
     """m or px"""
 
@@ -121,49 +120,48 @@ def find_clocks(cameras: Sequence[Trajectories], centres: Array | None, reach_s:
     """
     joints = cameras[0].point.shape[1]
     groups = [np.arange(joints)[g :: EVIDENCE.groups] for g in range(EVIDENCE.groups)]
-    shortest = min(float(c.time_s[-1] - c.time_s[0]) for c in cameras)
-    reach = max(min(reach_s, EVIDENCE.overlap * shortest), 5 * STEP_S)
+    shortest_s = min(float(c.time_s[-1] - c.time_s[0]) for c in cameras)
+    reach_s = max(min(reach_s, EVIDENCE.overlap * shortest_s), 5 * STEP_S)
     if centres is None:
-        curves = epipolar_curves(cameras, reach, groups)
+        curves = epipolar_curves(cameras, reach_s, groups)
     else:
-        curves = ray_curves(cameras, centres, reach, groups)
+        curves = ray_curves(cameras, centres, reach_s, groups)
     views = curves.component(EVIDENCE.common)
     refused: list[str | None] = [None if v in views else NO_VIEW for v in range(len(cameras))]
-    found = consistent_offsets(curves, curves.mean(), views)
-    fit = _refine(cameras, centres, views, _seconds(found.steps)) if len(views) > 1 else None
-    if fit is None:
-        begin, end = common_span(cameras, _seconds(found.steps), np.zeros(len(cameras)))
-        least = MIN_SPAN_S if centres is not None else EVIDENCE.lines_span_s
-        reason = NO_SPAN if end - begin < least else STILL
-        return _relative_clocks(curves, found, None, [r or reason for r in refused], centres)
     second_s: list[float | None] = [None] * len(cameras)
+    coarse = consistent_offsets(curves, curves.mean(), views)
+    fit = _refine(cameras, centres, views, coarse.offset_s) if len(views) > 1 else None
+    if fit is None:
+        begin, end = common_span(cameras, coarse.offset_s, np.zeros(len(cameras)))
+        min_span_s = MIN_SPAN_S if centres is not None else EVIDENCE.lines_span_s
+        reason = NO_SPAN if end - begin < min_span_s else STILL
+        return _relative_clocks(curves, coarse, None, [r or reason for r in refused], centres, second_s)
     for v in views:
-        refused[v], second_s[v] = _refusal(curves, found, v)
+        refused[v], second_s[v] = _refusal(curves, coarse, v)
     group_offset_s = []
     for g, points in enumerate(groups):
         # Where movement repeats, a group of points may be a whole period off, which is not its error.
-        near = found if PERIODIC in refused else consistent_offsets(curves, curves.cost[:, g], views)
+        near = coarse if PERIODIC in refused else consistent_offsets(curves, curves.cost[:, g], views)
         part = [c.points(points) for c in cameras]
-        own = _refine(part, centres, views, _seconds(near.steps), fit.drift, with_drift=False)
-        group_offset_s.append(_seconds(near.steps) if own is None else own.late_s)
+        own = _refine(part, centres, views, near.offset_s, fit.drift, with_drift=False)
+        group_offset_s.append(near.offset_s if own is None else own.late_s)
     spread_s = _group_error_s(np.array(group_offset_s), views)
-    moved = np.abs(fit.late_s - fit.late_s[views[0]] - found.steps * STEP_S)
-    limit = EVIDENCE.lines_spread_s if centres is None else EVIDENCE.spread_s
+    moved_s = np.abs(fit.late_s - fit.late_s[views[0]] - coarse.offset_s)
+    limit_s = EVIDENCE.lines_spread_s if centres is None else EVIDENCE.spread_s
     for v in views:
-        sure = spread_s[v] <= limit and moved[v] <= EVIDENCE.apart_s
-        if not sure and refused[v] in (None, PERIODIC):
+        precise = spread_s[v] <= limit_s and moved_s[v] <= EVIDENCE.apart_s
+        if not precise and refused[v] in (None, PERIODIC):
             refused[v], second_s[v] = STILL, None
-    believed = [v for v in views if refused[v] is None]
-    if len(believed) < 2:  # nothing is left to compare with: one reason for all
-        given = [r for v in views if (r := refused[v]) is not None]
+    trusted = [v for v in views if refused[v] is None]
+    if len(trusted) < 2:  # nothing is left to compare with: one reason for all
+        given = [refused[v] for v in views]
         reason = max((STILL, EDGE, PERIODIC), key=given.count)
         for v in views:
             refused[v], second_s[v] = reason, second_s[v] if reason == PERIODIC else None
-    elif len(believed) < len(views):
-        fit = _refine(cameras, centres, believed, fit.late_s, fit.drift) or fit
-    return _relative_clocks(
-        curves, found, replace(fit, sigma_s=np.hypot(fit.sigma_s, spread_s)), refused, centres, second_s
-    )
+    elif len(trusted) < len(views):
+        fit = _refine(cameras, centres, trusted, fit.late_s, fit.drift) or fit
+    fit = replace(fit, sigma_s=np.hypot(fit.sigma_s, spread_s))
+    return _relative_clocks(curves, coarse, fit, refused, centres, second_s)
 
 
 def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Array) -> Clocks:
@@ -175,13 +173,13 @@ def extend_clocks(clocks: Clocks, cameras: Sequence[Trajectories], centres: Arra
     if len(views) < 2:
         return clocks
     some = [cameras[v] for v in views]
-    start = refine_clocks(some, centres[views], clocks.offset_s[views], clocks.drift[views], with_drift=True)
-    if start is None or np.abs(start.offset_s - clocks.offset_s[views]).max() > 4 * EVIDENCE.apart_s:
+    fit = refine_clocks(some, centres[views], clocks.offset_s[views], clocks.drift[views], with_drift=True)
+    if fit is None or np.abs(fit.offset_s - clocks.offset_s[views]).max() > 4 * EVIDENCE.apart_s:
         return clocks
-    offset, drift, drift_sigma = clocks.offset_s.copy(), clocks.drift.copy(), clocks.drift_sigma.copy()
-    offset[views], drift[views] = start.offset_s, start.drift
-    drift_sigma[views] = np.hypot(start.drift_sigma, _drift_floor(start.span_s))
-    return replace(clocks, offset_s=offset, drift=drift, drift_sigma=drift_sigma)
+    offset_s, drift, drift_sigma = clocks.offset_s.copy(), clocks.drift.copy(), clocks.drift_sigma.copy()
+    offset_s[views], drift[views] = fit.offset_s, fit.drift
+    drift_sigma[views] = np.hypot(fit.drift_sigma, _drift_floor(fit.span_s))
+    return replace(clocks, offset_s=offset_s, drift=drift, drift_sigma=drift_sigma)
 
 
 def _drift_floor(span_s: float) -> float:
@@ -191,12 +189,13 @@ def _drift_floor(span_s: float) -> float:
 
 def drop_insignificant_drift(clocks: Clocks, middle_s: float) -> Clocks:
     """Set insignificant drifts to zero, with offsets that are right at ``middle_s``."""
-    told = np.abs(clocks.drift) > EVIDENCE.drift_sigmas * np.nan_to_num(clocks.drift_sigma, nan=np.inf)
-    late = middle_s - (middle_s - clocks.offset_s) / (1 + clocks.drift)
+    sigma = np.nan_to_num(clocks.drift_sigma, nan=np.inf)
+    significant = np.abs(clocks.drift) > EVIDENCE.drift_sigmas * sigma
+    late_s = middle_s - (middle_s - clocks.offset_s) / (1 + clocks.drift)
     return replace(
         clocks,
-        drift=np.where(told, clocks.drift, 0),
-        offset_s=np.where(told, clocks.offset_s, late),
+        drift=np.where(significant, clocks.drift, 0),
+        offset_s=np.where(significant, clocks.offset_s, late_s),
     )
 
 
@@ -222,61 +221,44 @@ def _refine(
             fit = refine_clocks(some, centres[views], fit.offset_s, fit.drift, with_drift=True) or fit
     if fit is None:
         return None
-
-    def of_all(values: Array) -> Array:
-        out = np.zeros(len(cameras))
-        out[views] = values
-        return out
-
-    offset_s, drifts, sigma_s, drift_sigma = (
-        of_all(x) for x in (fit.offset_s, fit.drift, fit.sigma_s, fit.drift_sigma)
-    )
-    return ClockFit(offset_s, drifts, sigma_s, drift_sigma, fit.middle_s, fit.span_s)
-
-
-def _seconds(steps: NDArray[np.int64]) -> Array:
-    return np.asarray(steps * STEP_S, np.float64)
+    of_all = np.zeros((4, len(cameras)))
+    of_all[:, views] = fit.offset_s, fit.drift, fit.sigma_s, fit.drift_sigma
+    offset_s, drift, sigma_s, drift_sigma = of_all
+    return ClockFit(offset_s, drift, sigma_s, drift_sigma, fit.middle_s, fit.span_s)
 
 
 def _fit_epipolar(cameras: Sequence[Trajectories], start_s: Array) -> ClockFit | None:
-    """Fit offsets of uncalibrated cameras to the lag of least epipolar residual of each pair."""
-    begin, end = common_span(cameras, start_s, np.zeros(len(cameras)))
+    """Fit offsets of uncalibrated cameras to the lag of least epipolar cost of each pair."""
+    zero = np.zeros(len(cameras))
+    begin, end = common_span(cameras, start_s, zero)
     if end - begin < EVIDENCE.lines_span_s:
         return None
     tau = np.linspace(begin, end, _EPIPOLAR_INSTANTS)
-    rows, lags, weights = [], [], []
+    pairs, lags_s, bends = [], [], []
     for a, b in combinations(range(len(cameras)), 2):
-        one, _, sure = cameras[a].at(tau - start_s[a])
+        one, _, confidence = cameras[a].at(tau - start_s[a])
         cost = []
-        for lag in _FINE_LAGS_S:
-            two, _, other = cameras[b].at(tau - start_s[b] - lag)
-            cost.append(epipolar_cost(one, two, np.sqrt(sure * other)))
+        for lag_s in _FINE_LAGS_S:
+            two, _, other = cameras[b].at(tau - start_s[b] - lag_s)
+            cost.append(epipolar_cost(one, two, np.sqrt(confidence * other)))
         k = int(np.argmin(np.nan_to_num(cost, nan=1.0)))
-        if 0 < k < len(cost) - 1 and np.isfinite(cost[k - 1 : k + 2]).all():
-            left, least, right = cost[k - 1 : k + 2]
-            bend = left - 2 * least + right
-            if bend > 0:
-                rows.append((a, b))
-                lags.append(
-                    _FINE_LAGS_S[k] + 0.5 * (left - right) / bend * (_FINE_LAGS_S[1] - _FINE_LAGS_S[0])
-                )
-                weights.append(bend)
-    if not rows:
+        if 0 < k < len(cost) - 1:
+            before, least, after = cost[k - 1 : k + 2]
+            if (bend := before - 2 * least + after) > 0:  # false where one is NaN
+                pairs.append((a, b))
+                step_s = _FINE_LAGS_S[1] - _FINE_LAGS_S[0]
+                lags_s.append(_FINE_LAGS_S[k] + parabola_vertex(before, least, after) * step_s)
+                bends.append(bend)
+    if not pairs:
         return None
-    design = np.zeros((len(rows), len(cameras)))
-    design[np.arange(len(rows)), [a for a, _ in rows]] = -1
-    design[np.arange(len(rows)), [b for _, b in rows]] = 1
-    design, lag = design[:, 1:], np.array(lags)
-    trust = weight = np.array(weights)
-    more = np.zeros(len(cameras) - 1)
+    design, lag = difference_matrix(len(cameras), pairs)[:, 1:], np.array(lags_s)
+    robust = weight = np.array(bends)
     for _ in range(5):  # down-weights pairs that contradict the others around a cycle
-        normal = (design * trust[:, None]).T @ design + 1e-9 * weight.max() * np.eye(len(more))
-        more = np.linalg.solve(normal, (design * trust[:, None]).T @ lag)
-        trust = weight / (1 + ((design @ more - lag) / _CYCLE_SCALE_S) ** 2) ** 2
-    unknown = np.full(len(cameras), np.nan)
-    offset = start_s + np.concatenate([[0.0], more])
-    zero = np.zeros(len(cameras))
-    return ClockFit(offset, zero, zero, unknown, (begin + end) / 2, end - begin)
+        normal = (design * robust[:, None]).T @ design + 1e-9 * weight.max() * np.eye(len(cameras) - 1)
+        more_s = np.linalg.solve(normal, (design * robust[:, None]).T @ lag)
+        robust = weight / (1 + ((design @ more_s - lag) / _CYCLE_SCALE_S) ** 2) ** 2
+    offset_s = start_s + np.concatenate([[0.0], more_s])
+    return ClockFit(offset_s, zero, zero, np.full(len(cameras), np.nan), (begin + end) / 2, end - begin)
 
 
 def _group_error_s(group_offset_s: Array, views: Sequence[int]) -> Array:
@@ -284,77 +266,73 @@ def _group_error_s(group_offset_s: Array, views: Sequence[int]) -> Array:
     errors; infinite where a group is an outlier."""
     best = np.full(group_offset_s.shape[1], np.inf)
     for root in views:
-        by_root = group_offset_s - group_offset_s[:, [root]]
-        spread_s = by_root.std(0, ddof=1) / np.sqrt(len(group_offset_s))
-        far = np.abs(by_root - np.median(by_root, 0)).max(0) > EVIDENCE.apart_s
-        spread_s = np.where(far, np.inf, spread_s)
-        if np.median(spread_s[views]) < np.median(best[views]):
-            best = spread_s
+        relative_s = group_offset_s - group_offset_s[:, [root]]
+        error_s = relative_s.std(0, ddof=1) / np.sqrt(len(group_offset_s))
+        outlier = np.abs(relative_s - np.median(relative_s, 0)).max(0) > EVIDENCE.apart_s
+        error_s = np.where(outlier, np.inf, error_s)
+        if np.median(error_s[views]) < np.median(best[views]):
+            best = error_s
     return best
 
 
-def _refusal(curves: LagCurves, found: Consistent, v: int) -> tuple[str | None, float | None]:
+def _refusal(curves: LagCurves, coarse: Consistent, v: int) -> tuple[str | None, float | None]:
     """Reason to refuse a camera's coarse offset, None if trusted; and the lag of a second answer."""
-    curve, middle = found.curve[v], len(found.change) // 2
-    usual, least = float(np.nanmedian(curve)), float(curve[middle])
-    if not least < (1 - EVIDENCE.contrast) * usual:
+    curve = coarse.curve[v]
+    median, least = float(np.nanmedian(curve)), float(curve[len(curve) // 2])
+    if not least < (1 - EVIDENCE.contrast) * median:
         return STILL, None
-    between = [found.steps[b] - found.steps[a] for a, b in curves.pairs if v in (a, b)]
-    if min(abs(n) for n in between) >= curves.lag[-1]:
+    lags = [coarse.steps[b] - coarse.steps[a] for a, b in curves.pairs if v in (a, b)]
+    if np.abs(lags).min() >= curves.lag[-1]:
         return EDGE, None
-    other = np.where(np.abs(found.change) * STEP_S > EVIDENCE.apart_s, curve, np.inf)
+    other = np.where(np.abs(coarse.change) * STEP_S > EVIDENCE.apart_s, curve, np.inf)
     k = int(np.nanargmin(other))
-    if other[k] - least < EVIDENCE.unique * (usual - least):
-        if least > (1 - EVIDENCE.periodic_contrast) * usual:
-            return STILL, None
-        return PERIODIC, float(found.change[k] * STEP_S)
-    return None, None
+    if other[k] - least >= EVIDENCE.unique * (median - least):
+        return None, None
+    if least > (1 - EVIDENCE.periodic_contrast) * median:
+        return STILL, None
+    return PERIODIC, float(coarse.change[k] * STEP_S)
 
 
 def _relative_clocks(
     curves: LagCurves,
-    found: Consistent,
+    coarse: Consistent,
     fit: ClockFit | None,
     refused: Sequence[str | None],
     centres: Array | None,
-    second_s: Sequence[float | None] = (),
+    second_s: Sequence[float | None],
 ) -> Clocks:
     """Clocks relative to the first trusted camera."""
     views = len(refused)
-    zero = np.zeros(views)
-    scale = EPIPOLAR_GAP_PX if centres is None else RAY_GAP_M
-    near = np.abs(found.change) <= min(int(curves.lag[-1]), round(_CURVE_LAG_S / STEP_S))
-    lag_s = _seconds(found.change[near])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        residual = scale * np.sqrt(found.curve[:, near] / (1 - found.curve[:, near]))
     if fit is None:
-        late, drift, sigma, drift_sigma = zero, zero, np.full(views, np.nan), np.full(views, np.nan)
-    else:
-        late, drift, sigma, drift_sigma = fit.late_s, fit.drift, fit.sigma_s, fit.drift_sigma
-        drift_sigma = np.hypot(drift_sigma, _drift_floor(fit.span_s))
-    believed = [v for v in range(views) if refused[v] is None]
-    if believed and fit is not None:
-        root = believed[0]
-        sigma = np.where(np.arange(views) == root, 0, np.hypot(sigma, EVIDENCE.floor_s))
-        told = np.abs(drift - drift[root]) > EVIDENCE.drift_sigmas * drift_sigma
-        drift = np.where(told, drift - drift[root], 0)
-        late = late - late[root]
-    answers = tuple(
-        () if r is None else tuple(sorted((round(float(late[v]), 3), round(float(late[v] + r), 3))))
-        for v, r in enumerate(second_s or [None] * views)
+        zero, unknown = np.zeros(views), np.full(views, np.nan)
+        fit = ClockFit(zero, zero, unknown, unknown, 0.0, np.nan)
+    late_s, drift, sigma_s = fit.late_s, fit.drift, fit.sigma_s
+    drift_sigma = np.hypot(fit.drift_sigma, _drift_floor(fit.span_s))
+    trusted = np.array([reason is None for reason in refused])
+    if trusted.any():
+        root = int(trusted.argmax())
+        sigma_s = np.where(np.arange(views) == root, 0, np.hypot(sigma_s, EVIDENCE.floor_s))
+        drift = drift - drift[root]
+        drift = np.where(np.abs(drift) > EVIDENCE.drift_sigmas * drift_sigma, drift, 0)
+        late_s = late_s - late_s[root]
+    answers_s = tuple(
+        () if more_s is None else tuple(sorted((round(float(s), 3), round(float(s + more_s), 3))))
+        for s, more_s in zip(late_s, second_s, strict=True)
     )
-    # As the clock is right in the middle: offset + (1 + drift) t = t + late there.
-    middle = 0.0 if fit is None else fit.middle_s
-    offset = late - drift * (middle - late)
-    keep = np.isin(np.arange(views), believed)
+    # The clock is right in the middle: offset + (1 + drift) t = t + late there.
+    offset_s = late_s - drift * (fit.middle_s - late_s)
+    near = np.abs(coarse.change) <= min(int(curves.lag[-1]), round(_CURVE_LAG_S / STEP_S))
+    scale = EPIPOLAR_GAP_PX if centres is None else RAY_GAP_M
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residual = scale * np.sqrt(coarse.curve[:, near] / (1 - coarse.curve[:, near]))
     return Clocks(
-        offset_s=np.where(keep, offset, 0),
-        drift=np.where(keep, drift, 0),
-        sigma_s=sigma,
+        offset_s=np.where(trusted, offset_s, 0),
+        drift=np.where(trusted, drift, 0),
+        sigma_s=sigma_s,
         drift_sigma=drift_sigma,
         refused=tuple(refused),
-        answers_s=answers,
-        lag_s=lag_s,
+        answers_s=answers_s,
+        lag_s=np.asarray(coarse.change[near] * STEP_S, np.float64),
         curve=residual,
         unit="px" if centres is None else "m",
     )
