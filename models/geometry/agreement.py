@@ -285,7 +285,7 @@ def _products_px2(error: Array) -> Array:
 
 def _root_medians(squares: Array) -> Array:
     """Root of the median of each row (N, ...), 0 where that is negative."""
-    return np.sqrt(np.fmax(_medians(squares), 0))
+    return np.sqrt(np.maximum(_medians(squares), 0))
 
 
 def _medians(values: Array) -> Array:
