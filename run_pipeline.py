@@ -480,7 +480,7 @@ def _options(people: str | None, sync: str | None, device: str | None = None) ->
 def _run_config(
     files: Sequence[Path] | None, settings: Sequence[str] | None, options: Mapping[str, str] | None = None
 ) -> RunConfig:
-    """options: setting → option of the command line that stands for it, which messages name."""
+    """options: setting → option of the command line, which messages name instead."""
     from pipeline.config import load
     from stages.graph import RunConfig
 
@@ -508,7 +508,7 @@ def _print_checked(found: Recording, where: Location) -> None:
 
 
 def _run(found: Recording, out: Path, cfg: RunConfig, home: Location) -> RunResult:
-    """home: where the user wants what is left in ``out``."""
+    """home: OUT as the user gave it; ``out`` is its local folder."""
     from functools import partial
 
     import torch

@@ -42,7 +42,7 @@ class Curves:
     reprojection_px: Curve
     """(V, B) mean reprojection error of accepted fits."""
     keypoints_seen: Floats
-    """(V, B) share of keypoints that a camera sees of the person of whom it sees most."""
+    """(V, B) share of visible keypoints, of the person with most of them in the camera."""
     pictures: Floats
     """(V, B) share of frames with a picture."""
     fitted: Floats

@@ -3,11 +3,11 @@
 from typing import Final
 
 MAX_MESSAGE: Final = 2000
-"""Characters of a message: what a damaged file is quoted with may have millions."""
+"""Characters of a message: a quotation from a damaged file may have millions."""
 
 
 def shortened(text: str, most: int = MAX_MESSAGE) -> str:
-    """A text of at most so many characters: of a longer one its beginning and its end."""
+    """Text of at most ``most`` characters: beginning and end of a longer one."""
     if len(text) <= most:
         return text
     kept = most - 5
@@ -31,4 +31,4 @@ class InputError(Exception):
 
 
 class NobodyFound(InputError):
-    """Nobody is in the pictures: an answer, not a mistake. The command line exits with status 1."""
+    """No person is in the pictures. The command line exits with status 1."""

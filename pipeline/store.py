@@ -163,7 +163,7 @@ class Store:
         return (int(wanted),)
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        """Open an array, once: that takes as long as writing a window of it."""
+        """Open an array; opened ones are kept, as opening takes as long as writing a window."""
         if name not in self._arrays:
             with self._reading(name):
                 array = open_array(self._root, name)
@@ -296,7 +296,7 @@ class Store:
             raise ValueError(f"angles from frame {batch.start} on have shape {shape}, expected {expected}")
 
     def write_events(self, person: int, times_s: Mapping[str, NDArray[np.float64]]) -> None:
-        """Write the times of each kind of event of a person, over those that are there."""
+        """Write the times of each kind of event of a person, replacing earlier ones."""
         group = self._root.require_group(f"people/{person}/events")
         for name, values in times_s.items():
             chunks = (max(len(values), 1),)

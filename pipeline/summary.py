@@ -58,7 +58,7 @@ class PersonSummary:
 
 @dataclass(frozen=True)
 class MissingData:
-    """Reasons why a camera does not show the person."""
+    """Reasons of a camera's missing keypoints."""
 
     frames: Mapping[str, int]
     """Reason → number of instants."""

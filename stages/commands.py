@@ -31,7 +31,7 @@ Sets = Annotated[
 
 
 def results_beside(recording: str) -> str:
-    """Where results go that are told no place: beside the recording, or the first of its videos."""
+    """Default OUT: beside the recording, or the first of its videos."""
     if "://" in recording:
         return f"{recording.rstrip('/')}-results"
     path = Path(recording).absolute()
@@ -40,7 +40,7 @@ def results_beside(recording: str) -> str:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C ends the command with status 130, and says how to go on."""
+    """End the command with status 130 at Ctrl-C, and say how to continue."""
     try:
         yield
     except KeyboardInterrupt:

@@ -167,8 +167,10 @@ def run(
 def _detect(
     recording: Recording, out: Path, cfg: RunConfig, watch: Watch
 ) -> tuple[Recording, tuple[StageTimes, ...]]:
-    """The recording with keypoints, and the times of a detection. A recording that needs one gets the given
-    clocks before, which change the frames of a part."""
+    """Recording with keypoints, detected where it has none; and the times of the detection.
+
+    Stated clocks are set before a detection, as the frames of a part of the recording depend on them.
+    """
     if cfg.detect.when == "always":
         recording = recording.without_keypoints()
     if recording.has_keypoints:

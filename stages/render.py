@@ -70,15 +70,16 @@ GROUP_FRAMES = 4
 frame evict each other's data from the processor's cache."""
 
 MAX_STILLS: Final = 8
-STILL_ROOM: Final = 0.15
-"""Share of a person's height or width around them in a still ..."""
-MIN_STILL_ROOM: Final = 0.05
-"""... and share of the picture's side at least."""
+"""Cameras of which a still is drawn."""
+STILL_MARGIN: Final = 0.15
+"""Margin of a still around the person, by the longer side of the person's box."""
+MIN_STILL_MARGIN: Final = 0.05
+"""Least margin, by the longer side of the picture."""
 
-SKIN_M = 0.12
+SKIN_REACH_M: Final = 0.12
 """Reach of skin, head and hands beyond the joints."""
 
-ALL: Final = slice(0, None)
+ALL_FRAMES: Final = slice(0, None)
 
 Mode = Literal["overlay", "mesh", "skeleton", "side", "turntable", "mosaic"]
 
@@ -257,7 +258,7 @@ def video_names(cfg: RenderConfig, cameras: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Scene:
-    """People at one time, as they are drawn."""
+    """Drawing of the people at one time."""
 
     index: int
     """Index on the time line."""
@@ -357,8 +358,9 @@ def worst_stills(results: Store, videos: Sequence[VideoInfo | Path | None], cfg:
         skeletons.draw(planes(frame), overlay.yuv_matrix(int(frame.colorspace), height))
         points = np.concatenate([skeletons.detected[0], skeletons.fitted[0]])
         low, high = np.nanmin(points, 0), np.nanmax(points, 0)
-        room = max(STILL_ROOM * (high - low).max(), MIN_STILL_ROOM * max(width, height))
-        x0, y0, x1, y1 = np.clip([*(low - room), *(high + room)], 0, [width, height] * 2).astype(int).tolist()
+        margin = max(STILL_MARGIN * (high - low).max(), MIN_STILL_MARGIN * max(width, height))
+        box = np.concatenate([low - margin, high + margin])
+        x0, y0, x1, y1 = np.clip(box, 0, [width, height] * 2).astype(int).tolist()
         whole = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         around = whole[y0:y1, x0:x1]
         stills.append(Still(rig.names[v], t, person, error_px, around if around.size else whole))
@@ -447,7 +449,7 @@ def render_results(
     body: Body,
     out: Path,
     decode: Decode,
-    frames: slice = ALL,
+    frames: slice = ALL_FRAMES,
 ) -> tuple[list[Path], Iterator[FitBatch]]:
     """Draw frames of a store: paths of the files, and the drawing as a stream of batches.
 
@@ -499,7 +501,7 @@ def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
             low, high = np.minimum(low, joints.min(0)), np.maximum(high, joints.max(0))
     if (low > high).any():
         raise InputError(f"{results.path}: nobody was found in frames {start} to {stop}: nothing to show.")
-    return np.stack([low - SKIN_M, high + SKIN_M])
+    return np.stack([low - SKIN_REACH_M, high + SKIN_REACH_M])
 
 
 class _MosaicVideo:

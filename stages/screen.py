@@ -49,9 +49,9 @@ if TYPE_CHECKING:  # --help and mistakes are to be told at once, without torch
     from stages.sync import Synced
 
 Follow = Callable[[int, Mapping[str, float]], None]
-"""Called with the rows of a batch, and the errors so far."""
+"""Function of the rows of a batch and the mean errors so far."""
 _UNLIMITED: Final = 10_000
-"""Columns that are enough for any table."""
+"""Width of a console that holds any table, columns."""
 MAX_WARNED_RECORDINGS: Final = 20
 """Recordings of a batch whose warnings are printed, those with an equal first one together; there may be
 thousands."""
@@ -62,7 +62,7 @@ console = Console(highlight=False, soft_wrap=not _TERMINAL, width=None if _TERMI
 
 
 def be_quiet(quiet: bool) -> None:
-    """Print neither tables nor warnings nor bars from now on, or do."""
+    """Switch tables, warnings and bars off (True) or on."""
     console.quiet = quiet
 
 
@@ -83,7 +83,7 @@ class _Printing(logging.Handler):
 
 @contextmanager
 def printed_log() -> Iterator[Sequence[str]]:
-    """Print warnings of the stages as they come, above a bar; yields those that were."""
+    """Print warnings of the stages above a bar; yield the list of the printed ones."""
     log, handler = logging.getLogger(), _Printing()
     log.addHandler(handler)
     try:
@@ -93,7 +93,7 @@ def printed_log() -> Iterator[Sequence[str]]:
 
 
 def print_file(file: object, told: str = "") -> None:
-    """Print the place of a file that was written, and a sentence about it."""
+    """Print the path of a written file, and a sentence about it."""
     beside = console.width >= NARROW
     console.print(
         f"  {escape(str(file))}{':' * bool(told)}{escape(f' {told}' * bool(told and beside))}", soft_wrap=True
@@ -113,7 +113,7 @@ def table(title: str, *columns: str) -> Table:
 
 
 def print_table(rows: Table) -> None:
-    """Print a table; where a narrow terminal would break its cells, each row as a list below its name."""
+    """Print a table; as a list for each row where a narrow terminal would break the cells."""
     for column in rows.columns:
         column.overflow = "fold"
     whole = Measurement.get(console, console.options.update(max_width=_UNLIMITED), rows).maximum
@@ -139,7 +139,7 @@ def bar(total: int | None, unit: str, desc: str) -> tqdm[Any]:
 
 @contextmanager
 def late_bar(total: int, unit: str, desc: str) -> Iterator[Callable[[int], None]]:
-    """A bar that is first seen when it is first updated, by calling what comes."""
+    """Bar that appears at its first update; yields the function that updates it."""
     shown: list[tqdm[Any]] = []
 
     def update(count: int) -> None:
@@ -155,7 +155,7 @@ def late_bar(total: int, unit: str, desc: str) -> Iterator[Callable[[int], None]
 
 
 def follow_count(unit: str, desc: str, total: int, finished: Iterator[int]) -> None:
-    """Show a bar while ``finished`` yields how many units are done in all."""
+    """Show a bar of ``total`` units while ``finished`` yields the number done."""
     with bar(total, unit, desc) as shown:
         for number in finished:
             shown.update(number - shown.n)
@@ -172,7 +172,7 @@ def print_recording(found: Recording, where: Location) -> None:
 
 
 def print_sync(found: Recording, synced: Synced) -> Recording:
-    """Print the clocks that a run would set; the recording on the time line of these."""
+    """Print the clocks that a run would set; return the recording on their time line."""
     names = found.rig.names
     if len(names) < 2:
         return found
@@ -187,7 +187,7 @@ def print_sync(found: Recording, synced: Synced) -> Recording:
 
 
 def print_check(found: Recording, check: Check) -> None:
-    """Print how the cameras agree, and every finding that the recording has not been warned of."""
+    """Print the agreement of the cameras, and the findings that the recording does not have yet."""
     findings = [f for f in check.findings(found.findings) if f not in found.findings]
     head, *rows = check.rows([*found.findings, *findings])
     question = "Do the cameras agree?" if check.compared else "What do the cameras show?"
@@ -229,9 +229,9 @@ def print_rig(rig: Rig, path: object, unit: str) -> None:
 
 
 def print_board(found: BoardCalibration, px: NDArray[np.float64]) -> None:
-    """Print each camera that was calibrated with a board: lens, error, and how often it saw the board.
+    """Print each camera that was calibrated with a board: lens, error, and pictures with the board.
 
-    px: (V, T, N, 2) corners that were found.
+    px: (V, T, N, 2) detected corners.
     """
     import numpy as np
 
@@ -295,7 +295,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def print_times(result: RunResult, home: Location) -> None:
-    """Print what each stage of a run waited for; of one that had nothing to do, how to start again."""
+    """Print the times of each stage; of a run that was complete before, how to start again."""
     if not result.times:
         console.print(escape(f"{home}: everything is done already; nothing to do. --overwrite starts again."))
         return
@@ -307,7 +307,7 @@ def print_times(result: RunResult, home: Location) -> None:
 
 
 def print_result(result: RunResult) -> None:
-    """Print the numbers of a run, and why which camera does not show the person."""
+    """Print the summary of a run, and for each camera the reasons why it does not show the person."""
     from pipeline.batch.manifest import counted
 
     print_summary(result.summary)
@@ -322,7 +322,7 @@ def print_result(result: RunResult) -> None:
 
 
 def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) -> int:
-    """Print the recordings of a data set by name, or why they are refused; the number of the refused."""
+    """Print the recordings of a data set by name, or their errors; return the number of refused ones."""
     from pipeline.batch.manifest import counted
 
     rows = table(escape(str(dataset)), "recording", "cameras", "frames", "fps", "keypoints", "calibration")
@@ -347,7 +347,7 @@ def print_recordings(dataset: Location, found: Mapping[str, Recording | str]) ->
 
 
 def follow_batch(events: Iterator[Event], home: Location) -> bool:
-    """Show a bar for all recordings and one a worker; then print warnings. True when all are done."""
+    """Show a bar of all recordings and one of each worker, then warnings; return True when all are done."""
     bars: dict[int, tqdm[Any]] = {}
     rows: dict[str, Entry] = {}
     with tqdm(unit="recording", desc="batch", delay=1, dynamic_ncols=True) as whole:
@@ -398,12 +398,12 @@ def _print_rows(rows: Sequence[Entry], home: Location) -> bool:
 
 
 def tells() -> bool:
-    """True in the process, of several, that prints how a training goes."""
+    """True in the one of several processes of a training that prints."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def print_training(cfg: TrainConfig, minutes: float | None, out: Path) -> None:
-    """Print what is trained, for how long, and where to."""
+    """Print network, duration and folder of a training."""
     if tells():
         length = f"{cfg.steps} steps" if minutes is None else f"{minutes:g} minutes"
         kind = "an image network" if cfg.net == "images" else f"a network on keypoints of {cfg.net} cameras"
@@ -411,7 +411,7 @@ def print_training(cfg: TrainConfig, minutes: float | None, out: Path) -> None:
 
 
 def print_trained(out: Path) -> None:
-    """Print where the weights are, their errors on held-out samples, and what to do next."""
+    """Print the files of weights, their errors on held-out samples, and the next command."""
     best = out / "best.safetensors"
     print_file(out / "weights.safetensors", "of the last step")
     if best.exists():
@@ -427,7 +427,7 @@ def print_trained(out: Path) -> None:
 
 
 def follow_training(steps: Iterator[Progress]) -> None:
-    """Show how far a training is."""
+    """Show a bar of a training with its rate and loss."""
     shown = tqdm(
         total=100, delay=1, bar_format="{desc} {percentage:.1f}%|{bar}| {remaining} left{postfix}",
         disable=not tells(),
@@ -443,7 +443,7 @@ def follow_training(steps: Iterator[Progress]) -> None:
 
 @contextmanager
 def follow_scores(rows: int, dataset: str, every: int) -> Iterator[Follow]:
-    """A function to call with the rows of each batch and the errors so far, which are shown now and then."""
+    """Bar of an evaluation, with the errors of each ``every``-th batch; yields its update function."""
     batches = count(1)
     with bar(rows, "row", dataset) as shown:
 
@@ -457,7 +457,7 @@ def follow_scores(rows: int, dataset: str, every: int) -> Iterator[Follow]:
 
 
 def print_truth(errors: Sequence[Errors]) -> None:
-    """Print how far a demonstration's people are from the truth."""
+    """Print the errors of a demonstration's people against the truth."""
     rows = table("Errors against the truth", "", *(f"person {e.person}" for e in errors))
     rows.add_row("joints, MPJPE", *(f"{e.mpjpe_mm:.1f} mm" for e in errors))
     rows.add_row("joints after alignment, PA-MPJPE", *(f"{e.pa_mpjpe_mm:.1f} mm" for e in errors))
@@ -468,7 +468,7 @@ def print_truth(errors: Sequence[Errors]) -> None:
 
 
 def print_errors(errors: Sequence[Errors], who: Identity) -> None:
-    """Print the errors of results against a truth, a column a person, and who was who."""
+    """Print the errors of results against a truth, a column for each person, and the identity metrics."""
     names = {
         "person of the truth": "truth", "frames compared": "frames", "frames missed": "missed",
         "MPJPE, world, mm": "mpjpe_mm", "MPJPE, pelves together, mm": "mpjpe_pelvis_mm",
@@ -488,7 +488,7 @@ def print_errors(errors: Sequence[Errors], who: Identity) -> None:
 
 
 def print_scores(done: Evaluation, protocol: Protocol, dataset: str) -> None:
-    """Print the metrics of a network by action, and what the rows lack."""
+    """Print the metrics of a network by action, and the number of rows that were not compared."""
     from models.evaluation.scores import UNIT_NAMES
 
     columns = {UNIT_NAMES[m]: m for m in protocol.measures}
@@ -511,7 +511,7 @@ def _measure(value: float | None) -> str:
 
 
 def print_external(external: External, check: ExternalCheck) -> None:
-    """Print a file that cannot ship, and whether it is here and sound."""
+    """Print purpose, source and state of a file that cannot ship."""
     here = "[green]here[/]" if check.sound else "[red]not sound[/]" if check.exists else "not here"
     rows = table(f"{escape(str(check.path))}: {here}")
     for label, text in (
@@ -524,7 +524,7 @@ def print_external(external: External, check: ExternalCheck) -> None:
 
 
 def print_room(pictures: int, nbytes: int) -> None:
-    """Print what room the crops of so many pictures take."""
+    """Print the largest size of the crops on the disk."""
     megabytes = nbytes / 1e6
     room = f"{megabytes:.1f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
     console.print(f"{pictures} pictures take up to {room}.")

@@ -50,24 +50,28 @@ from pipeline.timeline import spread
 _log = logging.getLogger(__name__)
 
 IN_STEP_S: Final = 0.008
-"""Largest offset of cameras in step: those that are triggered together seem to be 3 to 8 ms apart."""
-_MAX_WHOLE_S: Final = 75.0
-"""Length up to which a recording is read whole."""
-_MIDDLE_S, _STRETCH_S, _STRETCHES = 30.0, 6.0, 8
-"""Of a longer one: length of the busiest stretch, and length and number of the others."""
+"""Largest offset of cameras in step: estimates for cameras with a common trigger differ by 3 to 8 ms."""
+_MAX_UNSAMPLED_S: Final = 75.0
+"""Length up to which a recording is read completely."""
+_BUSIEST_STRETCH_S, _STRETCH_S, _STRETCHES = 30.0, 6.0, 8
+"""Parts of a longer one that are read: length of the busiest stretch, length and number of the others."""
 _SAMPLED_INSTANTS: Final = 200
 """Instants, and starts of stretches, from which the busiest stretch is chosen."""
 _MIN_FRAMES: Final = 10
+"""Fewest frames of a camera in a stretch that is used."""
 _STRETCH_LAG_S: Final = 0.5
-"""Largest lag in the other stretches, where clocks are nearly known."""
+"""Largest lag searched in the other stretches, about the clocks of the stretches before."""
 _HALF_FRAME_S: Final = 1 / 60
+"""Error up to which an offset counts as right, for ``Clock.confidence``."""
 _MAX_SOUND_S: Final = 120.0
 """Longest sound that is read, from a camera's first frame on."""
 _SOUND_LAG_S: Final = 0.25
-"""Largest lag of movement about the clocks by sound: its travel, and room for the curve to rise."""
+"""Largest lag searched about the clocks by sound: the sound's travel, and the curve's flanks."""
 _CONTRADICTED: Final = "movement does not fit sound"
+"""Reason of a refused clock."""
 _SOUND: Final = "sound"
 _REFERENCE: Final = "reference"
+"""Methods of a clock."""
 
 
 class SyncConfig(Config):
@@ -77,7 +81,7 @@ class SyncConfig(Config):
     """auto: what the people's movement shows is applied; off: cameras are in step, but for what
     recording.yaml states; or the path of a sync.yaml."""
     search_s: float = Field(default=5.0, gt=0, le=60)
-    """Largest difference between two clocks that is looked for, seconds."""
+    """Largest difference between two clocks that is searched, seconds."""
     audio: Literal["auto", "off"] = "auto"
     """auto: where every video has a sound track, clocks by sound are compared with those by movement, and
     stand in where movement tells nothing."""
@@ -154,12 +158,12 @@ def synchronise(
 
 
 def is_searched(recording: Recording, cfg: SyncConfig) -> bool:
-    """True where clocks are estimated, false where they are given or left alone."""
+    """True where clocks are estimated, false where they are stated or unchanged."""
     return cfg.use == "auto" and len(recording.rig) > 1 and not recording.stated.sync
 
 
 def given_clocks(recording: Recording, cfg: SyncConfig) -> Synced:
-    """Clocks that are stated or left as they are. Raises ``InputError``."""
+    """Stated or unchanged clocks. Raises ``InputError``."""
     if cfg.use not in ("auto", "off"):
         path = Path(cfg.use)
         stated = read_sync(path).sync
@@ -272,7 +276,7 @@ def _evidence_words(methods: Iterable[str]) -> str:
 
 
 def _out_of_step(clocks: Mapping[str, Clock], reference: str, duration_s: float, how: str) -> Finding:
-    """Finding on the camera whose clock is off the reference's by most in the course of the recording."""
+    """Finding on the camera whose clock differs most from the reference's during the recording."""
     root = clocks[reference]
 
     def difference(camera: str) -> tuple[float, float]:
@@ -303,7 +307,7 @@ def _out_of_step(clocks: Mapping[str, Clock], reference: str, duration_s: float,
 
 
 def _refusal_findings(cameras: Sequence[str], estimate: Clocks) -> list[Finding]:
-    """Finding for each reason why clocks stay as they are."""
+    """Finding for each reason of unchanged clocks."""
     findings = []
     for reason in dict.fromkeys(r for r in estimate.refused if r is not None):
         which = [k for k, r in enumerate(estimate.refused) if r == reason]
@@ -333,7 +337,7 @@ def _estimate_by_movement(recording: Recording, views: Sequence[int], reach_s: f
     rig = recording.rig.select([recording.rig.names[v] for v in views]) if recording.placed else None
     moments = [recording.clocks[v].moment(recording.own_times.times_s[v]) for v in views]
     begin, end = min(float(m[0]) for m in moments), max(float(m[-1]) for m in moments)
-    long = end - begin > _MAX_WHOLE_S
+    long = end - begin > _MAX_UNSAMPLED_S
     middle = (begin + end) / 2
     span = _busiest_span(recording, moments[0], views[0], (begin, end)) if long else (begin, end)
     zero = np.zeros(len(views))
@@ -481,18 +485,21 @@ def _fill_by_sound(
 def _busiest_span(
     recording: Recording, moments: Array, view: int, span: tuple[float, float]
 ) -> tuple[float, float]:
-    """Stretch of ``_MIDDLE_S`` in which two cameras show a person most often; of equals, the most central.
+    """Stretch of ``_BUSIEST_STRETCH_S`` with most instants at which two cameras show a person.
 
-    moments: of the frames of a camera."""
+    Of equal ones the most central.
+
+    moments: of the frames of a camera.
+    """
     at = spread(np.arange(len(recording)), _SAMPLED_INSTANTS)
     at = at[recording.timeline.frame_index[view, at] >= 0]
     shows = (recording.people(at)[..., 2] > 0).any((2, 3)).sum(0) >= 2
     when = moments[recording.timeline.frame_index[view, at]]
-    starts = np.linspace(span[0], span[1] - _MIDDLE_S, _SAMPLED_INSTANTS)
-    inside = [int(shows[(when >= s) & (when <= s + _MIDDLE_S)].sum()) for s in starts]
-    aside = np.abs(starts + _MIDDLE_S / 2 - sum(span) / 2)
+    starts = np.linspace(span[0], span[1] - _BUSIEST_STRETCH_S, _SAMPLED_INSTANTS)
+    inside = [int(shows[(when >= s) & (when <= s + _BUSIEST_STRETCH_S)].sum()) for s in starts]
+    aside = np.abs(starts + _BUSIEST_STRETCH_S / 2 - sum(span) / 2)
     start = float(starts[np.lexsort((aside, -np.array(inside)))[0]])
-    return start, start + _MIDDLE_S
+    return start, start + _BUSIEST_STRETCH_S
 
 
 def _input_digests(recording: Recording, cfg: SyncConfig) -> dict[str, str]:

@@ -42,9 +42,9 @@ from pipeline.store import Store
 from pipeline.video import VideoWriter
 from pipeline.yamls import read_yaml
 
-_MARK: Final = "synth.yaml"
-"""Settings that a folder was made with."""
-_OUTPUTS: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yaml", _MARK)
+_SETTINGS_FILE: Final = "synth.yaml"
+"""File with the settings of the recording."""
+_OUTPUTS: Final = ("calibration.toml", "videos", "keypoints", TRUTH, "recording.yaml", _SETTINGS_FILE)
 """All files and folders that are written; the calibration last, so that a folder without it is unfinished."""
 
 _POINTS: Final = (*BODY_25.names, "Head")
@@ -167,7 +167,7 @@ def write_recording(
             else:
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        (out / _MARK).write_text(yaml.safe_dump(made_from, sort_keys=False), encoding="utf-8")
+        (out / _SETTINGS_FILE).write_text(yaml.safe_dump(made_from, sort_keys=False), encoding="utf-8")
         seconds = cfg.frames / float(cfg.rate)
         people = make_crowd(cfg.people, seconds, cfg.seed, body, cfg.leaving)
         rig = ring_rig(cfg.cameras, cfg.size, region_corners(people, body, seconds), cfg.seed)
@@ -185,7 +185,7 @@ def write_recording(
 
 def _is_finished(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
     """True where ``out`` has this recording, complete. Raises ``InputError`` where it has other files."""
-    mark = out / _MARK
+    mark = out / _SETTINGS_FILE
     if overwrite:
         return False
     if not mark.is_file():

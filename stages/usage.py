@@ -10,7 +10,7 @@ from typer import Typer
 from typer.core import TyperCommand, TyperGroup
 
 MAX_WIDTH: Final = 100
-"""Most columns of a help text: longer lines are hard to follow."""
+"""Largest width of a help text, columns: longer lines are hard to follow."""
 NARROW: Final = 60
 """Columns below which a long option has its own line, and a wide table is printed as lists."""
 _NAME_COLUMNS: Final = {True: 10, False: 30}

@@ -107,7 +107,7 @@ class _PointRows:
 
     vertices: Tensor
     joints: Tensor
-    """(J, …) each skinned to itself alone."""
+    """(J, …) each skinned to its own joint."""
     points: Tensor
     """(K, …) BODY_25."""
     body: KeypointBody

@@ -43,7 +43,7 @@ class Entry:
     seconds: float | None = None
     """Duration of the last attempt."""
     fitted: float | None = None
-    """Share of the frames in which people are there, summed over the people, that are fitted."""
+    """Share of fitted frames among those with people, summed over the people."""
     reprojection_px: float | None = None
     """Median over all cameras."""
     reprojection_mm: float | None = None
