@@ -26,7 +26,7 @@ def identity_of_inputs(recording: Recording) -> dict[str, Any]:
         "format": {
             "name": order.name,
             "normalised": order.normalised,
-            "picture_scale": list(order.picture_scale),
+            "picture_scale": [[*by] for by in order.picture_scale],
             "confidence_scale": list(order.confidence_scale),
         },
         "first_frame": recording.first_frame,

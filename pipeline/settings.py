@@ -35,8 +35,9 @@ class StatedKeypoints(Config):
     """A name in ``skeleton.POINT_ORDERS``, as BODY_25 or body_25."""
     path: str | None = None
     """Folder that holds a folder for each camera."""
-    scale: float | tuple[float, float] | None = None
-    """Factor, or factors of x and y, from the detector's pictures to the videos'."""
+    scale: float | tuple[float, float] | dict[str, float | tuple[float, float]] | None = None
+    """Factor, or factors of x and y, from the detector's pictures to the videos', of all cameras or by
+    camera."""
     mapping: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Name in files of named points by BODY_25 name."""
     step: int | str | None = None
@@ -45,17 +46,21 @@ class StatedKeypoints(Config):
     first_frame: int | None = None
     """Number of the keypoint file of a video's first frame; 0 unless only 1 is possible."""
 
-    @property
-    def picture_scale(self) -> tuple[float, float] | None:
-        """``scale`` of x and y."""
-        return (self.scale, self.scale) if isinstance(self.scale, float) else self.scale
+    def scales(self, cameras: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """``scale`` of x and y of those cameras of which it is stated."""
+        by_name = self.scale if isinstance(self.scale, dict) else dict.fromkeys(cameras, self.scale)
+        each = {name: by_name.get(name) for name in cameras}
+        return {n: (s, s) if isinstance(s, float) else s for n, s in each.items() if s is not None}
+
+    _normal = field_validator("scale", mode="before")(_by_name)
 
     @field_validator("scale")
     @classmethod
-    def _positive_scale(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
-        for factor in value if isinstance(value, tuple) else [value]:
-            if factor is not None and not 0 < factor < math.inf:
-                raise ValueError(f"{factor} must be positive")
+    def _positive_scale(cls, value: Any) -> Any:
+        for scale in value.values() if isinstance(value, dict) else [value]:
+            for factor in scale if isinstance(scale, tuple) else [scale]:
+                if factor is not None and not 0 < factor < math.inf:
+                    raise ValueError(f"{factor} must be positive")
         return value
 
     @field_validator("step")

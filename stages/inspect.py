@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.geometry.agreement import MIN_FRAMES, best_bodies, disjoint, find_bodies, people_at_once
 from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
 from models.geometry.pairing import pair_by_people
-from models.geometry.picture_scale import agree_on_body, find_picture_scale
+from models.geometry.picture_scale import agree_on_body, find_camera_scales, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
@@ -93,9 +93,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         )
     points = _point_count(recording, numbers[:, spread(both, 10 * SAMPLE_FRAMES)])
     wanted = _stated_order(recording)
-    known = PointOrder(
-        wanted or orders_with(points)[0], "", picture_scale=stated.keypoints.picture_scale or (1.0, 1.0)
-    )
+    known = PointOrder(wanted or orders_with(points)[0], "", picture_scale=_stated_scales(recording))
     unit = stated.calibration.unit
     units = dict(UNITS) if unit is None else {"m": 1.0}
     likely = min(units.values(), key=lambda m: abs(math.log(max(_span(rig) * m, 1e-9) / _USUAL_SPAN_M)))
@@ -122,7 +120,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
             found = find_picture_scale(in_metres(rig, metres), image, orders)
             findings += [found.finding] if found else []
             if found and found.applied:
-                known = replace(known, picture_scale=found.factor)
+                known = replace(known, picture_scale=(found.factor,) * len(rig))
                 image = to_pixels(raw, known, rig.size)
                 scale, (guess, bodies) = 1.0, find_unit(rig, image, units)
                 if guess is None:
@@ -140,16 +138,44 @@ def _inspect_bodies(recording: Recording) -> Recording:
         findings.append(Finding("no_agreement", sentence))
     rig, told = _in_found_unit(recording, rig, bodies, known, guess, scale)
     findings += told
+    camera_doubts = doubt_cameras(rig, to_body_25(image, known.name))
+    if camera_doubts and (resized := _resized_cameras(recording, rig, raw, known)):
+        known, told = resized
+        image, camera_doubts, findings = to_pixels(raw, known, rig.size), [], [*findings, *told]
     findings += _doubt_scales(rig, image, known)
     as_body_25 = to_body_25(image, known.name)
     if recording.uncut is not recording:
         as_body_25 = sample(replace(recording, rig=rig, known_order=known))
-    findings += doubt_cameras(rig, as_body_25)
+        camera_doubts = doubt_cameras(rig, as_body_25)
+    findings += camera_doubts
     findings += _seen_by_one(rig, as_body_25)
     findings += doubts
     findings += calibration_doubts(rig)
     people = people_at_once(rig, image)
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
+
+
+def _stated_scales(recording: Recording) -> tuple[tuple[float, float], ...]:
+    names = recording.rig.names
+    stated = recording.stated.keypoints.scales(names)
+    return tuple(stated.get(name, (1.0, 1.0)) for name in names) if stated else ()
+
+
+def _resized_cameras(
+    recording: Recording, rig: Rig, raw: Floats, known: PointOrder
+) -> tuple[PointOrder, list[Finding]] | None:
+    """The order with factors of single cameras' keypoints (V, T, P, K, 3), as in the files, that make the
+    cameras agree and are not stated; None where there are none."""
+    stated = recording.stated.keypoints.scales(rig.names)
+    scales = [*(known.picture_scale or ((1.0, 1.0),) * len(rig))]
+    told = []
+    for v, found in find_camera_scales(rig, to_pixels(raw, known, rig.size)).items():
+        if rig.names[v] not in stated:
+            scales[v] = found.factor
+            told.append(found.finding_of(rig.names[v]))
+    known = replace(known, picture_scale=tuple(scales))
+    agree = told and not doubt_cameras(rig, to_body_25(to_pixels(raw, known, rig.size), known.name))
+    return (known, told) if agree else None
 
 
 def _in_found_unit(
@@ -228,8 +254,7 @@ def _inspect_pictures(recording: Recording) -> Recording:
     wanted = _stated_order(recording)
     try:
         raw = read_views(recording.keypoints, numbers[:, spread(any_file, 4 * SAMPLE_FRAMES)], points)
-        scale = recording.stated.keypoints.picture_scale or (1.0, 1.0)
-        known = PointOrder(wanted or orders_with(points)[0], "", picture_scale=scale)
+        known = PointOrder(wanted or orders_with(points)[0], "", picture_scale=_stated_scales(recording))
         known = find_scales(raw, known)
         image = to_pixels(raw, known, rig.size)
         known, doubts = decide_order_in_pictures(image, known, wanted)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from recordings import SMALL_PEOPLE, SMALL_RIG, figure, ring, said, seen, state, write_recording
 
-from models.geometry.picture_scale import find_picture_scale
+from models.geometry.picture_scale import find_camera_scales, find_picture_scale
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.points import resize
 from pipeline.recording import Recording, find_recording
@@ -45,6 +46,42 @@ def test_a_wrong_calibration_is_not_mended_by_a_factor() -> None:
     assert found is None or not found.applied
 
 
+@pytest.mark.parametrize("views", [3, 4])
+@pytest.mark.parametrize("factor", [(2, 2), (0.5, 0.5), (1.5, 1.5), (1.27, 1.27), (2, 1.5)])
+def test_the_factor_of_one_camera_is_found(views: int, factor: tuple[float, float]) -> None:
+    rig = ring(views)
+    made = seen(rig, figure(np.arange(24) / 8), noise_px=2.0)[:, :, None].astype(np.float32)
+    made[1] = resize(made[1], (1 / factor[0], 1 / factor[1]))
+    found = find_camera_scales(rig, made)
+    assert [*found] == [1]
+    assert found[1].factor == pytest.approx(factor, rel=6e-3)
+
+
+@pytest.mark.parametrize("degrees", [2, 5, 10, 20])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_turned_camera_is_not_mended_by_a_factor(degrees: float, axis: int) -> None:
+    turn = np.asarray(cv2.Rodrigues(np.radians(degrees) * np.eye(3)[axis])[0])
+    turned = replace(
+        RIG, R=np.stack([turn @ RIG.R[0], *RIG.R[1:]]), t=np.stack([turn @ RIG.t[0], *RIG.t[1:]])
+    )
+    assert find_camera_scales(turned, IMAGE) == {}
+
+
+def test_a_camera_of_resized_pictures_is_told_and_read(tmp_path: Path) -> None:
+    people = SMALL_PEOPLE.copy()
+    people[1] = resize(people[1], (0.5, 0.5))
+    write_recording(tmp_path, SMALL_RIG, [people])
+    found = inspect(find_recording(tmp_path))
+    (finding,) = resized(found)
+    assert (finding.camera, found.point_order.picture_scale) == ("cam02", ((1, 1), (2, 2), (1, 1)))
+    assert said(found, r"recording.yaml can state it, keypoints: \{scale: \{cam02: 2\}\}, or that it is 1")
+    for scale in ("{cam02: 2}", "[1, 1]", "{cam02: 1}"):
+        state(tmp_path, f"{{keypoints: {{scale: {scale}}}, fps: 10}}")
+        stated = inspect(find_recording(tmp_path))
+        assert resized(stated) == []
+        assert stated.point_order.picture_scale[1] == ((2, 2) if scale == "{cam02: 2}" else (1, 1))
+
+
 def resized(finding: Recording) -> list[Finding]:
     return [f for f in finding.findings if f.code == "keypoints_resized"]
 
@@ -52,7 +89,7 @@ def resized(finding: Recording) -> list[Finding]:
 def test_a_third_of_the_size_is_not_taken_for_another_unit(tmp_path: Path) -> None:
     write_recording(tmp_path, RIG, [resize(IMAGE[:, :, 0], (1 / 3, 1 / 3))])
     found = inspect(find_recording(tmp_path))
-    assert found.point_order.picture_scale == (3, 3)
+    assert found.point_order.picture_scale == ((3, 3),) * 4
     assert not [f for f in found.findings if f.code == "person_size"]
 
 
@@ -60,7 +97,7 @@ def test_a_recording_of_resized_pictures_is_told_and_read(tmp_path: Path) -> Non
     people = resize(SMALL_PEOPLE, (1 / 3, 1 / 3))
     write_recording(tmp_path, SMALL_RIG, [people])
     plain = inspect(find_recording(tmp_path))
-    assert plain.point_order.picture_scale == (3, 3)
+    assert plain.point_order.picture_scale == ((3, 3),) * 3
     assert len(resized(plain)) == 1
     assert said(plain, r"times 3 the cameras agree .* That is applied; .* keypoints: \{scale: 3\}")
     read = plain.people(np.arange(24))[..., 0, :, :2]

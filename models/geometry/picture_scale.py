@@ -12,7 +12,7 @@ import numpy as np
 
 from models.geometry.agreement import best_bodies, find_bodies
 from models.geometry.point_order import limb_misfit, share_outside
-from pipeline.array_types import Floats
+from pipeline.array_types import Array, Floats
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.points import resize
@@ -39,6 +39,11 @@ _CANDIDATES: Final = 8
 """... which is noise to some 20 % of the evidence: so many of the best are looked at in all frames."""
 _MAX_OUTSIDE: Final = 0.2
 """Share of a camera's points that may lie outside its picture."""
+_MIN_POINTS: Final = 6
+"""Points of a figure, and below frames, by which a single camera's factor is told."""
+_MIN_FRAMES: Final = 5
+_AS_LARGE: Final = 0.1
+"""Share by which the ratio of sizes may differ from that of places, and the least that a factor is off 1."""
 _SIDES: Final = (192, 224, 256, 288, 320, 368, 384, 416, 480, 512, 608, 640, 656, 736, 800, 960, 1024, 1280)
 """Sides of square pictures that networks take, pixels."""
 
@@ -75,6 +80,16 @@ class PictureScale:
             f"state it, keypoints: {{scale: {self.stated}}}{', or that it is 1' if self.applied else ''}"
         )
         return Finding("keypoints_resized", sentence)
+
+    def finding_of(self, camera: str) -> Finding:
+        """Finding about the keypoints of this camera alone, which are made larger or smaller."""
+        sentence = (
+            f"the keypoints of camera {camera} seem to be made on pictures of another size than its video's: "
+            f"times {self.stated} they lie {self.gain:.0f} times nearer to where the other cameras see the "
+            f"person. That is applied; recording.yaml can state it, keypoints: {{scale: {{{camera}: "
+            f"{self.stated}}}}}, or that it is 1"
+        )
+        return Finding("keypoints_resized", sentence, camera)
 
 
 def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> PictureScale | None:
@@ -122,6 +137,46 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
         if gain >= _MIN_EVIDENCE_RATIO:
             return PictureScale(factor, gain)
     return None
+
+
+def find_camera_scales(rig: Rig, image: Floats) -> dict[int, PictureScale]:
+    """Factor of each camera whose keypoints lie three times nearer, with it, to where the others see the
+    person; of three cameras or more.
+
+    rig: in metres. image: (V, T, P, K, 3) pixels and confidence. A camera that is turned sees the person
+    elsewhere, but not larger or smaller: the ratio of places must be that of the figures' sizes.
+    """
+    found: dict[int, PictureScale] = {}
+    xy = np.where(image[..., 2:] > 0, image[..., :2], np.nan).astype(np.float64) + 0.5
+    for view in range(len(rig)) if len(rig) > 2 else ():
+        others = image.copy()
+        others[view, ..., :2], others[view, ..., 2] = np.nan, 0
+        agreed = find_bodies(rig, others).score[:, 0] > 0
+        expected = rig.project(best_bodies(rig, others), distorted=True)[view][:, None] + 0.5
+        own = xy[view, agreed]
+        enough = np.isfinite(own + expected).all(-1).sum(-1) >= _MIN_POINTS  # (N, P)
+        frames, person = np.nonzero(enough & (enough.sum(1, keepdims=True) == 1))
+        if len(frames) < _MIN_FRAMES:
+            continue
+        own, expected = own[frames, person], expected[frames, 0]
+        with np.errstate(divide="ignore"):
+            x, y = np.nanmedian(expected / own, (0, 1))
+        sizes = _sizes(expected) / np.maximum(_sizes(own), 1e-9)
+        if not np.allclose(sizes, (x, y), rtol=_AS_LARGE) or np.allclose((x, y), 1, rtol=_AS_LARGE):
+            continue
+        near = [(a, b) for a, b in product(_SIMPLE, _SIMPLE) if abs(a / x - 1) < 0.03 > abs(b / y - 1)]
+        by = min(near, key=lambda f: (f[0] != f[1], abs(f[0] / x - 1)), default=(float(x), float(y)))
+        before, after = (np.nanmedian(np.linalg.norm(own * f - expected, axis=-1)) for f in (1, by))
+        scale = PictureScale(by, float(before / max(after, 1e-9)))
+        if scale.applied:
+            found[view] = scale
+    return found
+
+
+def _sizes(points: Array) -> Array:
+    """(2,) median width and height of figures (N, K, 2), from the middle of their points."""
+    off = np.abs(points - np.nanmedian(points, 1, keepdims=True))
+    return np.asarray(np.nanmedian(np.nanmean(off, 1), 0))
 
 
 def _evidences(

@@ -29,8 +29,9 @@ class PointOrder:
     normalised: bool = False
     """Coordinates are fractions of the picture, as OpenPose's ``--keypoint_scale 3`` writes them."""
 
-    picture_scale: tuple[float, float] = (1.0, 1.0)
-    """Factors, x and y, from the pictures that the keypoints were made on to those of the videos."""
+    picture_scale: tuple[tuple[float, float], ...] = ()
+    """(V,) factors, x and y, from the pictures that a camera's keypoints were made on to those of its video;
+    empty for none."""
 
     @property
     def points(self) -> int:
@@ -57,7 +58,9 @@ def to_pixels(
     if known.normalised:
         # OpenPose divides by the size less 1: its (1, 1) is the centre of the last pixel.
         out[..., :2] *= (size[:, None, None, None] - 1).astype(np.float32)
-    return resize(out, known.picture_scale)
+    if known.picture_scale:
+        out = np.stack([resize(own, by) for own, by in zip(out, known.picture_scale, strict=True)])
+    return out
 
 
 def resize(people: Floats, factor: tuple[float, float]) -> Floats:
