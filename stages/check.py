@@ -35,10 +35,9 @@ agrees with no other is named. ``MIN_AGREEING_SHARE`` decides on a closer look."
 MAX_LASTING_MM: Final = 20
 """Lasting error of a camera's points against the triangulation from all, beyond which cameras do not agree.
 In right recordings it reached 11, with the shipped detector and people who hide each other 17."""
-MAX_LEFT_OUT_MM: Final = 50, 100
-"""The same against the triangulation from the others, in the quarter of the frames where it is least; the
-second where the camera shows the person in less than half of its frames with people. Right recordings reached
-39 and 87, both with people who hide each other."""
+MAX_LEFT_OUT_MM: Final = 50
+"""The same against the triangulation from the others, in the quarter of the frames where it is least. Right
+recordings reached 39, with people who hide each other."""
 SAMPLE_FRAMES: Final = 40
 """Frames, spread over the recording, on which point order, scales, unit and cameras are checked."""
 DOUBTS: Final = frozenset(
@@ -240,8 +239,7 @@ class Check:
         others = np.array([name not in alone for name in self.cameras])
         mm = 1000 * agreement.metres_per_px
         lasting_mm, left_out_mm = agreement.lasting_px * mm, agreement.least_left_out_px * mm
-        limit_mm = np.where(np.isnan(lasting_mm), MAX_LEFT_OUT_MM[1], MAX_LEFT_OUT_MM[0])
-        off = others & ((lasting_mm > MAX_LASTING_MM) | (left_out_mm > limit_mm))
+        off = others & ((lasting_mm > MAX_LASTING_MM) | (left_out_mm > MAX_LEFT_OUT_MM))
         enough = self.frames >= MIN_FRAMES
         if enough and len(alone) == len(doubts) and off.any():
             worst_mm = np.nanmax(np.stack([lasting_mm, left_out_mm])[:, off])

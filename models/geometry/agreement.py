@@ -198,16 +198,17 @@ def compare_cameras(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequ
     lasting = _root_medians(_products_px2(xy - rig.project(all_views.points)))
     if views > 2:  # whoever hides the person is taken for them at times
         lasting[2 * (person >= 0).sum(1) < shows.sum(1)] = np.nan
-    free = _without_others(rig, xy_px, confidence, person, cfg)
-    person_or_nobody = np.asarray((free > 0).any((2, 3)))
+    # Where the person is not matched and another camera shows somebody else, this one may show them, too.
+    others = ((confidence > 0).any(3) & (np.arange(confidence.shape[2]) != person[..., None])).any(2)
+    sure_of = shows & ((person >= 0) | (others.sum(0) == others))
     left_out, least_left_out = np.full((2, views), np.nan)
     without = leave_one_out(rig, xy, sure) if views > 2 else ()
     for v, points in enumerate(without):
-        if 2 * person_or_nobody[v].sum() < shows[v].sum():
+        if 2 * sure_of[v].sum() < shows[v].sum():
             continue
         expected = rig.select([rig.names[v]]).project(points)[0]
-        # The closest detection, matched or not, but one of somebody else.
-        error = closest_person(xy_px[v], free[v], expected) - expected
+        error = closest_person(xy_px[v], confidence[v], expected) - expected
+        error[~sure_of[v]] = np.nan
         left_out[v] = _medians(np.linalg.norm(error, axis=-1)[None])[0]
         in_frames = _root_medians(_products_px2(error))
         if np.isfinite(in_frames).any():
@@ -227,20 +228,6 @@ def _split(stretches_s: Sequence[Array]) -> list[tuple[slice, Array]]:
     """Frames, and their times, of stretches one after the other."""
     ends = np.cumsum([len(time_s) for time_s in stretches_s]).tolist()
     return [(slice(end - len(time_s), end), time_s) for end, time_s in zip(ends, stretches_s, strict=True)]
-
-
-def _without_others(
-    rig: Rig, xy_px: Array, confidence: Array, person: NDArray[np.int64], cfg: MatchConfig
-) -> Array:
-    """(V, T, P, K) confidence without the detections of others, in frames in which a camera does not show the
-    person (V, T)."""
-    at = np.flatnonzero(((confidence > 0).any((2, 3)) & (person < 0)).any(0))
-    if not len(at):
-        return confidence
-    bodies = propose(rig, xy_px[:, at], confidence[:, at], cfg).person
-    out = confidence.copy()
-    out[:, at] *= ~find_others(bodies, person[:, at], confidence.shape[2])[..., None]
-    return out
 
 
 def look_alone(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
