@@ -121,6 +121,16 @@ def test_a_track_that_was_born_as_a_mirror_image_is_put_right_from_the_start() -
     assert sum(sides_exchanged(batches[-1].state)) == 4
 
 
+def test_how_long_sides_may_be_wrong_does_not_depend_on_the_frame_rate() -> None:
+    frames = np.repeat(crossing()[:, :, :1], 4, 1).astype(np.float64)  # 30 frames/s at 120
+    for step, turned in ((4, True), (1, False)):
+        broken = frames[:, ::step].copy()
+        broken[:, 40:44] = broken[:, 40:44][..., FLIPS, :]
+        time_s = np.arange(broken.shape[1]) * step / 120
+        owned, _ = track_people(RIG, broken[..., :2], broken[..., 2], time_s, Tracks.none(), ALL)
+        assert bool(owned.mirror_spans) == turned
+
+
 def test_sides_of_a_birth_are_those_of_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_sides_exchanged(*arguments: Any) -> TrackMatch:
         match = match_tracks(*arguments)

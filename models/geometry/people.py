@@ -129,8 +129,9 @@ def _track_frame(
     clutter = match_clutter(tracks.clutter, detections)
     holder = clutter_holder(tracks.clutter, clutter)
     match = match_tracks(rig, detections, tracks, holder, now, cfg)
+    share = np.minimum((now - tracks.time_s) / LIMITS.mirror_frame_s, 1)
     tracks, match = _update_tracks(rig, match, tracks, now, cfg)
-    tracks, spans = _turn_mirrored(match, tracks, now)
+    tracks, spans = _turn_mirrored(match, share, tracks, now)
     owner, mirrored = match.owner.copy(), match.mirrored.copy()
     free = np.append(several & (tracks.measured_s < now), True)[owner]
     born: list[Array] = []
@@ -205,16 +206,20 @@ def _update_tracks(
     return updated, replace(match, owner=owner)
 
 
-def _turn_mirrored(match: TrackMatch, tracks: Tracks, now: float) -> tuple[Tracks, list[MirrorSpan]]:
+def _turn_mirrored(
+    match: TrackMatch, share: Array, tracks: Tracks, now: float
+) -> tuple[Tracks, list[MirrorSpan]]:
     """Exchange left and right of tracks that are mirror images, and the time that they were.
 
     Detector errors differ from view to view, so that a track that most detections contradict is itself wrong,
     as from birth in a bad frame. Cumulative sum test: Page, Continuous inspection schemes, 1954; the change
     was when the sum was 0 last.
+
+    share: (N,) of a frame's gain that counts, at most 1: errors last for a time, not for a number of frames.
     """
     owned = match.owner >= 0
     gain = np.bincount(match.owner[owned], match.mirror_gain[owned], minlength=len(tracks.serial))
-    total = np.maximum(tracks.mirror_gain + gain, 0)
+    total = np.maximum(tracks.mirror_gain + share * gain, 0)
     wrong = total > LIMITS.mirror_gain
     since_s = zip(tracks.serial[wrong].tolist(), tracks.unmirrored_s[wrong].tolist(), strict=True)
     spans = [MirrorSpan(serial, after_s, now) for serial, after_s in since_s]

@@ -54,6 +54,8 @@ class TrackThresholds:
     mirror_gain: float = 3.0
     """Sum of the agreement gained by exchanging its detections above which it is the track that has left and
     right wrong: one that is seen well gains 0.3 to 0.5."""
+    mirror_frame_s: float = 0.033
+    """Time since the frame before below which that gain counts in proportion: it was found at 30 frames/s."""
     point_s: float = 1.0
     """Time without a measurement after which a keypoint is forgotten."""
     acceleration_m_s2: float = 20.0
