@@ -195,6 +195,7 @@ def info(
     from pipeline.recording import open_videos
     from pipeline.results import Results
     from pipeline.summary import summarise
+    from stages.associate import add_sides
 
     where = parse_location(path[0])
     if are_videos(path):
@@ -209,7 +210,8 @@ def info(
             with fetched(where, [name], f"process {os.getpid()}") as folder:
                 results = Results(folder / name).store()
                 screen.print_contents(results, where if name == "." else join(where, name))
-                screen.print_summary(summarise(results))
+                state = results.state(results.first_missing)
+                screen.print_summary(add_sides(summarise(results), state))
         if not has_store or is_recording(tree):
             with opened(where, tree, tree) as found:
                 _print_checked(found, where)

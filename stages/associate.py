@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.array_types import Array
 from pipeline.batches import DetectionBatch, KeypointBatch, State
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
+from pipeline.summary import Summary
 
 _TRACKS, _FOLLOWED, _SIDES = "associate/tracks", "associate/followed", "associate/sides"
 MAX_EXCHANGED_SHARE: Final = 0.05
@@ -76,6 +77,13 @@ def _initial_state(views: int) -> State:
 def sides_exchanged(state: State) -> list[int]:
     """Detections of each camera, up to a restart state, whose left and right were exchanged back."""
     return [int(n) for n in state[_SIDES][:, 1]]
+
+
+def add_sides(summary: Summary, state: State) -> Summary:
+    """Add ``sides_exchanged`` of a restart state to a summary's cameras; nothing before the first window."""
+    counts = sides_exchanged(state) if state else [None] * len(summary.cameras)
+    cameras = (replace(c, sides_exchanged=n) for c, n in zip(summary.cameras, counts, strict=True))
+    return replace(summary, cameras=tuple(cameras))
 
 
 def check_people(

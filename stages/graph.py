@@ -52,7 +52,7 @@ from pipeline.skeleton import DETECTOR_OFFSETS_MM
 from pipeline.store import Store
 from pipeline.summary import seen, summarise
 from pipeline.verdicts import REPROJECTION, TRIANGULATION
-from stages.associate import associate, check_people, sides_exchanged
+from stages.associate import add_sides, associate, check_people
 from stages.calibrate import CalibrateConfig, calibrate, estimated_recording
 from stages.check import check_recording, doubt_cameras, sample
 from stages.decode import DecodeConfig, decode
@@ -337,11 +337,10 @@ def _finish(job: _Job, streaming: Sequence[StageTimes]) -> RunResult:
     state, people = job.results.state(job.results.contents.windows), job.cfg.associate
     rate = float(recording.timeline.rate)
     doubts += check_people(state, recording.rig, len(recording), rate, len(job.results.ids), people)
-    counts = zip(summary.cameras, sides_exchanged(state), strict=True)
     agreement = check_recording(recording)
     doubts += (f for f in agreement.findings(recording.findings) if f not in recording.findings)
     run_summary = RunSummary(
-        **vars(summary) | {"cameras": tuple(replace(camera, sides_exchanged=n) for camera, n in counts)},
+        **vars(add_sides(summary, state)),
         recording=str(recording.path.resolve()),
         video_files=tuple(str(file.resolve()) for file in recording.files),
         triangulation=agreement.triangulation([*recording.findings, *doubts]),

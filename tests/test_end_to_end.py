@@ -332,6 +332,8 @@ def test_info_of_both_ends(recording, results):
     assert "5 of 5" in text
     assert "median px" in text
     assert "Reprojection error: " in text
+    first = next(line for line in text.splitlines() if line.startswith("cam01"))
+    assert first.split()[-1].isdigit()  # sides put right, as the run said
 
 
 @pytest.mark.parametrize(
