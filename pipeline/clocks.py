@@ -112,16 +112,13 @@ class OwnTimes:
     def findings(self, timeline: Timeline) -> list[Finding]:
         """Findings on unused frames, different rates, and instants without a frame."""
         found = []
-        unused = [
-            f"{name} {before} at its start and {after} at its end"
-            for name, own, index, start in zip(
-                self.names, self.times_s, timeline.frame_index, self.first, strict=True
-            )
-            for before, after in [
-                (int(index[index >= 0].min(initial=len(own))) - start, len(own) - 1 - index.max())
-            ]
-            if before or after
-        ]
+        unused = []
+        cameras = zip(self.names, self.times_s, timeline.frame_index, self.first, strict=True)
+        for name, own, index, start in cameras:
+            before = int(index[index >= 0].min(initial=len(own))) - start
+            after = len(own) - 1 - int(index.max())
+            if before or after:
+                unused.append(f"{name} {before} at its start and {after} at its end")
         if unused:
             sentence = (
                 f"all cameras share {len(timeline)} frames, {timeline.duration_s:.2f} s; frames not used: "

@@ -14,9 +14,9 @@ def shortened(text: str, most: int = MAX_MESSAGE) -> str:
     return f"{text[: kept - kept // 3]} ... {text[len(text) - kept // 3 :]}"
 
 
-def short_reason(error: Exception, most: int = 300) -> str:
+def short_reason(error: Exception) -> str:
     """Text of an error on one line, or its type where it has none."""
-    return shortened(" ".join(str(error).split()) or type(error).__name__, most)
+    return shortened(" ".join(str(error).split()) or type(error).__name__, 300)
 
 
 class InputError(Exception):

@@ -224,7 +224,7 @@ def preprocess(
         raise InputError(f"--split {split}: {dataset} has {', '.join(module.SPLITS)}")
     check_writable(out)
     parts = module.parts(root, split)
-    if lacking := module.missing(parts):
+    if hasattr(module, "missing") and (lacking := module.missing(parts)):
         warn(f"{root}: {lacking}; the others are taken")
     rows: list[PersonRow] = []
     with screen.bar(len(parts), "part", f"{dataset} {split}") as bar:

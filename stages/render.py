@@ -189,7 +189,7 @@ def _render(
             return stack.enter_context(_writer(cfg, path, footage.rate, encoder_threads, footage.mark))
 
         files = [writer(path) for path in paths[: len(rig)]] if cfg.overlay else []
-        mosaic = _MosaicVideo(sizes, cfg, rig.names, writer(paths[-1])) if cfg.mosaic else None
+        mosaic = _MosaicVideo(rig, cfg.mosaic_size, writer(paths[-1])) if cfg.mosaic else None
 
         def draw_view(group: Sequence[tuple[_Scene, Pictures]], v: int) -> list[av.VideoFrame]:
             drawn = []
@@ -204,10 +204,7 @@ def _render(
                 if scene.skeletons:
                     scene.skeletons[v].draw(planes(new), matrix)
                 else:
-                    paint(
-                        planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
-                        antialias=cfg.antialias,
-                    )  # fmt: skip
+                    paint(planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours)
                 _write_notes(new, notes)
                 drawn.append(new)
                 if files:
@@ -419,10 +416,7 @@ def _render_virtual(
                 matrix = overlay.yuv_matrix(int(new.colorspace), size[1])
                 ends = rig.select([rig.names[v]]).project(grid)[0]
                 overlay.draw_lines(planes(new), ends[:, 0], ends[:, 1], np.full(3, 0.4), matrix, 1.5)
-                paint(
-                    planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours,
-                    antialias=cfg.antialias,
-                )  # fmt: skip
+                paint(planes(new), matrix, scene.vertices, body.faces, rig, v, scene.colours)
                 _write_notes(new, scene.notes)
                 frames.append(new)
             return frames
@@ -433,10 +427,8 @@ def _render_virtual(
                 group = scenes[first : first + GROUP_FRAMES * workers]
                 drawn = list(zip(*pool.map(draw_scene, group), strict=True))
                 if mosaic is None:
-                    rig = rig_at(batch.start)
-                    sizes = [(int(w), int(h)) for w, h in rig.size]
                     writer = stack.enter_context(_writer(cfg, file, rate, workers))
-                    mosaic = _MosaicVideo(sizes, cfg, rig.names, writer)
+                    mosaic = _MosaicVideo(rig_at(batch.start), cfg.mosaic_size, writer)
                 mosaic.add(drawn, group[0].index, [scene.time_s for scene in group])
             yield batch
 
@@ -507,12 +499,11 @@ def _bounds(results: Store, start: int, stop: int) -> NDArray[np.float64]:
 class _MosaicVideo:
     """Video of all views in one picture, with names and time."""
 
-    def __init__(
-        self, sizes: Sequence[tuple[int, int]], cfg: RenderConfig, names: Sequence[str], file: VideoWriter
-    ) -> None:
+    def __init__(self, rig: Rig, limit: tuple[int, int], file: VideoWriter) -> None:
+        """limit: largest width and height, pixels."""
         self.file = file
-        self._names = names
-        self._grid = overlay.plan_mosaic(sizes, cfg.mosaic_size)
+        self._names = rig.names
+        self._grid = overlay.plan_mosaic([(int(w), int(h)) for w, h in rig.size], limit)
         self._canvas = av.VideoFrame(*self._grid.size, "yuv420p")
         overlay.fill(planes(self._canvas), overlay.BLACK)
 
@@ -562,7 +553,7 @@ def _writer(cfg: RenderConfig, path: Path, rate: Fraction, threads: int, mark: s
 
 
 def _choose_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Paint:
-    """Return ``software.paint`` or PyTorch3D's equivalent, and make the folder ``out``.
+    """Return ``software.paint`` or PyTorch3D's, with ``cfg.antialias``, and make the folder ``out``.
 
     Raises ``InputError`` where back end, encoder or the files ``names`` cannot be used.
     """
@@ -572,4 +563,4 @@ def _choose_back_end(cfg: RenderConfig, out: Path, names: Sequence[str]) -> Pain
     pick_encoder(cfg.codec)
     check_writable(*(out / name for name in names))
     check_drawable(out, names)
-    return paint
+    return partial(paint, antialias=cfg.antialias)

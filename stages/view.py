@@ -419,7 +419,7 @@ class _Page:
             self._handle_clicks()
             # Every time: a page that does not have the new end yet may have sent an older frame back.
             if self._follow.value and self._count:
-                self._go_to(self._count - 1)
+                _set_value(self._slider, self._count - 1)
             if self._playing and self._count:
                 if int(position) != int(self._slider.value):
                     position = float(self._slider.value)
@@ -427,7 +427,7 @@ class _Page:
                 if position >= self._count:
                     position = 0.0
                 if int(position) != int(self._slider.value):
-                    self._go_to(int(position))
+                    _set_value(self._slider, int(position))
             if self._count:
                 self._draw(min(int(self._slider.value), self._count - 1))
             self._wake.wait(1 / 120 if self._playing else 0.1)
@@ -443,17 +443,14 @@ class _Page:
     def _handle_clicks(self) -> None:
         while self._clicks:
             button = self._clicks.pop(0)
-            self._follow.value = False  # type: ignore[misc]
+            _set_value(self._follow, False)
             if button == "play":
                 self._playing = not self._playing
                 self._play.label = "Pause" if self._playing else "Play"
                 continue
             frame, last = int(self._slider.value), max(0, self._count - 1)
             target = {"|<": 0, "<": frame - 1, ">": frame + 1, ">|": last}[button]
-            self._go_to(min(max(target, 0), last))
-
-    def _go_to(self, frame: int) -> None:
-        self._slider.value = frame  # type: ignore[misc] # mypy loses viser's setter
+            _set_value(self._slider, min(max(target, 0), last))
 
     def _draw(self, frame: int) -> None:
         wanted = (
@@ -539,6 +536,10 @@ class _Page:
         for pictures in self._pictures:
             if pictures is not None:
                 pictures.close()
+
+
+def _set_value(control: Any, value: float) -> None:
+    control.value = value  # of any type, as mypy loses viser's setter
 
 
 def _wxyz(rotation: torch.Tensor) -> NDArray[np.float64]:

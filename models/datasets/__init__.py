@@ -1,6 +1,6 @@
-"""Published data sets: a module each, with NAME, SPLITS, STEP, ``parts``, ``missing`` and ``rows``.
+"""Published data sets: a module each, with NAME, SPLITS, STEP, ``parts`` and ``rows``.
 
-STEP is the default step between the frames or people of each split.
+STEP is the default step between the frames or people of each split. Sets of several files have ``missing``.
 """
 
 from typing import Final

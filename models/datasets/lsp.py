@@ -35,11 +35,6 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, "joints.mat", split),)
 
 
-def missing(present: tuple[Part, ...]) -> str:
-    """Missing parts in words: '', as there is one file only."""
-    return ""
-
-
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th picture of the split.
 

@@ -40,11 +40,6 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, f"annot/{split}.h5", split),)
 
 
-def missing(present: tuple[Part, ...]) -> str:
-    """Missing parts in words: '', as there is one file only."""
-    return ""
-
-
 def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th person with all 16 joints annotated.
 
