@@ -367,6 +367,13 @@ def test_an_estimate_whose_system_has_no_factor_stays_as_it_is():
 KINDS = pytest.mark.parametrize("kind", [CalibratedNet, UncalibratedNet])
 
 
+@KINDS
+def test_a_batch_without_people_has_no_bodies(kind):
+    s, net = samples(count=1, views=4), net_of(kind)
+    nobody = net(s.xy_px[:0], s.confidence[:0], s.K[:0], s.R[:0], s.t[:0])
+    assert (len(nobody.betas), nobody.body_pose.shape) == (0, (0, 23, 3, 3))
+
+
 def same(a, b, atol=2e-4):
     for name in ("body_pose", "betas", "view_orient", "view_transl", "pose_sigma"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), atol=atol, rtol=0, msg=name)

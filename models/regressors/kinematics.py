@@ -91,7 +91,8 @@ class GlobalKinematics(nn.Module):
         So a turn of joint j alone by ω, in the frame of the rotations, moves a point by ω × R_j v_j.
         """
         arms = torch.addmm(self.arms_template, betas, self.arms_shapedirs)
-        return arms.view(len(betas), -1, len(self.skeleton), 3)
+        joints = len(self.skeleton)
+        return arms.view(len(betas), arms.shape[1] // (3 * joints), joints, 3)  # of nobody, too: no −1
 
     def pelvis(self, betas: Tensor) -> Tensor:
         """Rest position (N, 3) of the root joint, metres."""
