@@ -154,7 +154,7 @@ def test_a_crop_network_tracks_whom_the_finder_finds(tmp_path: Path, monkeypatch
     coco = np.concatenate([SPOTS[channels(17)], np.full((17, 1), 0.5)], 1)[None]
     searches, searched = [], []
 
-    def find(network: object, picture: np.ndarray, min_score: float) -> FoundPeople:
+    def find(network: object, picture: np.ndarray) -> FoundPeople:
         searches.append(picture)
         beside = coco + np.array([8, -8, 0])
         return FoundPeople(beside, np.zeros((1, 4)), np.ones(1))

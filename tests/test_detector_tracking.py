@@ -17,13 +17,12 @@ from models.detectors.tracking import (
     BlazePose,
     Networks,
     TrackerState,
-    TrackingRules,
     detect_people,
 )
 
 GREY = np.full((720, 1280, 3), 100, np.uint8)
 HEIGHT = 300.0
-RULES = TrackingRules(every=4)
+EVERY = 4
 NO_NETWORKS = Networks(None, BlazePose(None))  # type: ignore[arg-type]
 
 
@@ -46,7 +45,7 @@ class World:
         down = np.repeat([-0.3, -0.15, 0.0, 0.0, 0.25, 0.5], 2)
         return np.array(at) + HEIGHT * np.stack([across, down], -1)
 
-    def find(self, network: object, picture: np.ndarray, min_score: float) -> FoundPeople:
+    def find(self, network: object, picture: np.ndarray) -> FoundPeople:
         self.searches += 1
         points = np.zeros((len(self.people), 17, 3))
         points[..., 2] = 0.9
@@ -84,7 +83,7 @@ def watched(state: TrackerState | None = None) -> Iterator[list[int]]:
     """Track ids in each frame of one camera."""
     state = state or TrackerState.start()
     while True:
-        state, people = detect_people(NO_NETWORKS, GREY, state, RULES)
+        state, people = detect_people(NO_NETWORKS, GREY, state, EVERY)
         yield people.track_id.tolist()
 
 
@@ -98,7 +97,7 @@ def test_the_finder_searches_every_few_frames_and_new_people_get_two_looks(world
 
 def test_a_new_person_is_looked_at_again_in_the_roi_of_the_first_looks_landmarks(world: World) -> None:
     world.people = [(300, 360)]
-    _, people = detect_people(NO_NETWORKS, GREY, TrackerState.start(), RULES)
+    _, people = detect_people(NO_NETWORKS, GREY, TrackerState.start(), EVERY)
     want = roi_towards(np.array([300.0, 360]), np.array([300, 360 - 0.6 * HEIGHT]))
     assert people.landmarks.roi[0] == pytest.approx(want)
 
@@ -184,7 +183,7 @@ def test_the_state_given_is_left_as_it_is(world: World) -> None:
     state = TrackerState.start()
     for _ in range(3):
         before = state.to_vector()
-        after, _ = detect_people(NO_NETWORKS, GREY, state, RULES)
+        after, _ = detect_people(NO_NETWORKS, GREY, state, EVERY)
         assert np.array_equal(before, state.to_vector(), equal_nan=True)
         state = after
 

@@ -220,13 +220,12 @@ def test_every_point_is_in_front_of_two_cameras_that_saw_it(views: int) -> None:
     assert (in_front & np.isfinite(found.residual_px))[:, there].sum(0).min() >= 2
 
 
-def test_a_system_that_is_nearly_singular_leaves_the_point_where_it_is() -> None:
-    """As of rays that have become parallel; others are solved."""
+def test_a_system_that_is_nearly_singular_has_no_solution() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(3, 5, 3))
     a[1, :, 2] = a[1, :, 1] * (1 + 1e-6 * rng.normal(size=5))
     a[2] = 0
-    symmetric, b, before = a.transpose(0, 2, 1) @ a, rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
-    x = solve_symmetric(np.concatenate([symmetric, b[..., None]], -1), before)
+    symmetric, b = a.transpose(0, 2, 1) @ a, rng.normal(size=(3, 3))
+    x = solve_symmetric(np.concatenate([symmetric, b[..., None]], -1))
     assert np.allclose(x[0], np.linalg.solve(symmetric[0], b[0]))
-    assert np.array_equal(x[1:], before[1:])
+    assert (x[1:] == 0).all()

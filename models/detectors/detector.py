@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.detectors.finder import load_finder
 from models.detectors.networks import FINDER, LANDMARKS, SHA256, Device, file_digest
 from models.detectors.pose_networks import CropNetwork, PictureNetwork, load_pose_network
-from models.detectors.tracking import Networks, TrackerState, TrackingRules, detect_people, load_networks
+from models.detectors.tracking import SEARCH_FRAMES, Networks, TrackerState, detect_people, load_networks
 from pipeline.array_types import Floats, Pixels
 from pipeline.detections import Detector
 
@@ -43,7 +43,8 @@ class TrackingDetector:
     """Detector that tracks people: the finder now and then, landmarks in a crop of each person."""
 
     tracked: Networks
-    rules: TrackingRules
+    every: int
+    """Frames from one search for people to the next"""
 
     @property
     def order(self) -> str:
@@ -57,7 +58,7 @@ class TrackingDetector:
         return TrackerState.start().to_vector()
 
     def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
-        after, people = detect_people(self.tracked, picture, TrackerState.of_vector(state), self.rules)
+        after, people = detect_people(self.tracked, picture, TrackerState.of_vector(state), self.every)
         return after.to_vector(), people.landmarks.points
 
 
@@ -82,14 +83,13 @@ class PictureDetector:
         return state, self.whole.find(picture)
 
 
-def load_detector(model: str = "heavy", device: Device = "cpu", every: int = 8) -> PeopleDetector:
+def load_detector(model: str = "heavy", device: Device = "cpu", every: int = SEARCH_FRAMES) -> PeopleDetector:
     """Load a detector. model: ``heavy``, ``full`` or an ONNX file. Raises ``InputError``."""
-    rules = TrackingRules(every=every)
     if model in LANDMARKS:
-        return TrackingDetector(load_networks(model, device), rules)
+        return TrackingDetector(load_networks(model, device), every)
     network = load_pose_network(Path(model), device)
     if isinstance(network, CropNetwork):
-        return TrackingDetector(Networks(load_finder(device), network), rules)
+        return TrackingDetector(Networks(load_finder(device), network), every)
     return PictureDetector(network)
 
 

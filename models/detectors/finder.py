@@ -9,7 +9,6 @@ distance from the regressed place, is largest in the person's box.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import cv2
@@ -62,19 +61,19 @@ class FoundPeople:
         return len(self.score)
 
 
-def load_finder(device: Device = "cpu", folder: Path | None = None) -> Network:
-    """Load MoveNet multipose. folder: where the file lies instead. Raises ``InputError``."""
-    network = load_asset(FINDER, device, folder)
+def load_finder(device: Device = "cpu") -> Network:
+    """Load MoveNet multipose. Raises ``InputError``."""
+    network = load_asset(FINDER, device)
     check_signature(network, (3, SIDE, SIDE), _OUTPUT_SHAPES)
     return network
 
 
-def find_people(network: Network, picture: Pixels, min_score: float = MIN_SCORE) -> FoundPeople:
+def find_people(network: Network, picture: Pixels) -> FoundPeople:
     """Find the people in an RGB picture (H, W, 3)."""
     matrix = whole_matrix(picture)
     crop = warp_crop(picture, matrix, SIDE).transpose(2, 0, 1)
     heads = network.run(np.ascontiguousarray(crop[None], np.float32))
-    people = decode_heads({name: head[0] for name, head in heads.items()}, min_score)
+    people = decode_heads({name: head[0] for name, head in heads.items()})
     scale, shift = matrix[0, 0], matrix[:2, 2]
     points = people.points.copy()
     points[..., :2] = (points[..., :2] - shift) / scale

@@ -7,7 +7,6 @@ around the person, which give the next picture's ROI, and four that are not used
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -75,9 +74,9 @@ def confidence(visibility: Array, heat_peak: Array) -> Array:
     return np.asarray(np.clip(visibility / FULL_VISIBILITY, 0, 1) * sharpness)
 
 
-def load_landmark_network(name: str, device: Device = "cpu", folder: Path | None = None) -> Network:
-    """Load BlazePose ``heavy`` or ``full``. folder: where the files lie instead. Raises ``InputError``."""
-    network = load_asset(LANDMARKS[name], device, folder)
+def load_landmark_network(name: str, device: Device = "cpu") -> Network:
+    """Load BlazePose ``heavy`` or ``full``. Raises ``InputError``."""
+    network = load_asset(LANDMARKS[name], device)
     check_signature(network, (3, CROP, CROP), _OUTPUT_SHAPES)
     return network
 

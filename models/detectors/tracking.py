@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.detectors.finder import MIN_SCORE, find_people, load_finder
+from models.detectors.finder import find_people, load_finder
 from models.detectors.landmarks import ORDER, Landmarks, load_landmark_network, place_landmarks
 from models.detectors.networks import Device, Network
 from models.detectors.rois import (
@@ -31,18 +31,10 @@ from pipeline.array_types import Array, Floats, Ints, Pixels
 
 MAX_VIEW_TRACKS: Final = 6
 """Most people tracked in a camera at once."""
-
-
-@dataclass(frozen=True)
-class TrackingRules:
-    """Interval of the searches for people, and thresholds of a person."""
-
-    every: int = 8
-    """Frames from one search for people to the next."""
-    min_score: float = MIN_SCORE
-    """Least score of a person from the finder."""
-    min_person: float = 0.5
-    """``Landmarks.person`` below which a track ends, as in MediaPipe."""
+SEARCH_FRAMES: Final = 8
+"""Frames from one search for people to the next."""
+_MIN_PERSON_SCORE: Final = 0.5
+"""Least ``Landmarks.person`` of a track that goes on, as in MediaPipe."""
 
 
 class Landmarker(Protocol):
@@ -152,19 +144,20 @@ class PeopleInPicture:
 
 
 def detect_people(
-    networks: Networks, picture: Pixels, state: TrackerState, rules: TrackingRules | None = None
+    networks: Networks, picture: Pixels, state: TrackerState, every: int = SEARCH_FRAMES
 ) -> tuple[TrackerState, PeopleInPicture]:
     """Detect the people in the next RGB picture (H, W, 3) of a camera.
 
-    A track ends without a person in its ROI, or with the person of an older track.
+    A track ends without a person in its ROI, or with the person of an older track. every: frames from one
+    search for new people to the next.
     """
-    rules, landmarker, tracks = rules or TrackingRules(), networks.landmarks, len(state.roi)
+    landmarker, tracks = networks.landmarks, len(state.roi)
     searching = state.search_in <= 0
-    new = _find_new_people(networks, picture, state, rules) if searching else state.roi[:0]
+    new = _find_new_people(networks, picture, state) if searching else state.roi[:0]
     roi = np.concatenate([state.roi, new])
     found = landmarker.place(landmarker.cut(picture, roi), roi)
     joints = found.xy_px[:, list(landmarker.joints)]
-    is_person = _is_person(found, picture, rules)
+    is_person = _is_person(found, picture)
     kept: list[int] = []
     for n in np.flatnonzero(is_person).tolist():
         side = np.minimum(found.roi[kept, 2], found.roi[n, 2])
@@ -174,14 +167,14 @@ def detect_people(
     next_id = state.next_id + len(kept) - len(old)
     track_id = np.concatenate([state.track_id[old], np.arange(state.next_id, next_id)])
     lost = not is_person[:tracks].all()
-    search_in = 0 if lost else rules.every - 1 if searching else state.search_in - 1
+    search_in = 0 if lost else every - 1 if searching else state.search_in - 1
     after = TrackerState(found.next_roi[kept], joints[kept], track_id, next_id, search_in)
     return after, PeopleInPicture(track_id, found.select(kept))
 
 
-def _find_new_people(networks: Networks, picture: Pixels, state: TrackerState, rules: TrackingRules) -> Array:
+def _find_new_people(networks: Networks, picture: Pixels, state: TrackerState) -> Array:
     """ROI (N, 4) of the people who are not tracked yet, from first landmarks of each."""
-    landmarker, found = networks.landmarks, find_people(networks.finder, picture, rules.min_score)
+    landmarker, found = networks.landmarks, find_people(networks.finder, picture)
     roi = landmarker.first_roi(found.points)
     tracked = rois_match(
         found.points[:, None, list(COCO_JOINTS), :2],
@@ -190,9 +183,9 @@ def _find_new_people(networks: Networks, picture: Pixels, state: TrackerState, r
     ).any(1)
     roi = roi[~tracked & is_usable(roi, picture)][: MAX_VIEW_TRACKS - len(state.roi)]
     first = landmarker.place(landmarker.cut(picture, roi), roi)
-    return first.next_roi[_is_person(first, picture, rules)]
+    return first.next_roi[_is_person(first, picture)]
 
 
-def _is_person(found: Landmarks, picture: Pixels, rules: TrackingRules) -> NDArray[np.bool_]:
+def _is_person(found: Landmarks, picture: Pixels) -> NDArray[np.bool_]:
     """(N,) true for landmarks with a sufficient score and a usable next ROI."""
-    return (found.person >= rules.min_person) & is_usable(found.next_roi, picture)
+    return (found.person >= _MIN_PERSON_SCORE) & is_usable(found.next_roi, picture)

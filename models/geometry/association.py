@@ -24,8 +24,8 @@ from pipeline.skeleton import BODY_25
 
 Number = TypeVar("Number", np.float32, np.float64)
 
-_PARALLEL: Final = 0.03
-"""Sine of the angle between two rays below which they are not used (1.7°)."""
+_MIN_SINE: Final = 0.03
+"""Least sine of the angle between two rays that are compared (1.7°)."""
 
 
 def _people(value: object) -> object:
@@ -85,8 +85,6 @@ class Proposals:
 
     score: Array
     """(T, H) confidence × agreement summed over views and points; 0 where there is no proposal."""
-    centre: Array
-    """(T, H, 3) median of the points, metres, world; NaN where there is no proposal."""
     person: NDArray[np.int64]
     """(T, H, V) index of the person in each view; −1 where a view does not see the body."""
 
@@ -116,7 +114,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     t = np.arange(frames)[:, None]
     (va, i), (vb, j) = np.divmod(one, people), np.divmod(two, people)
     ends = origin[va][:, :, None], origin[vb][:, :, None]
-    along_a, along_b, usable = along_rays(ends[1] - ends[0], ray[va, t, i], ray[vb, t, j], _PARALLEL)
+    along_a, along_b, usable = along_rays(ends[1] - ends[0], ray[va, t, i], ray[vb, t, j], _MIN_SINE)
     body = (ends[0] + along_a[..., None] * ray[va, t, i] + ends[1] + along_b[..., None] * ray[vb, t, j]) / 2
     usable &= (along_a > 0) & (along_b > 0)
     usable &= alive[..., None]  # a point that is not seen has no ray to lie along
@@ -141,7 +139,6 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
     order = np.argsort(-score, axis=1, kind="stable")
     return Proposals(
         np.take_along_axis(score, order, 1),
-        np.where(alive[..., None], centre, np.nan)[t, order],
         np.where(alive[..., None], person, -1)[t, order],
     )
 
@@ -180,7 +177,7 @@ def _gap2(base: Array, one: Array, two: Array) -> float:
     on_a = one[0] * base[0] + one[1] * base[1] + one[2] * base[2]
     on_b = two[0] * base[0] + two[1] * base[1] + two[2] * base[2]
     sin2 = 1 - cos**2
-    if not (sin2 > _PARALLEL**2 and on_a > cos * on_b and cos * on_a > on_b):
+    if not (sin2 > _MIN_SINE**2 and on_a > cos * on_b and cos * on_a > on_b):
         return np.inf
     # Of the base, what lies along neither.
     length2 = base[0] ** 2 + base[1] ** 2 + base[2] ** 2

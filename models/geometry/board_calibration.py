@@ -32,17 +32,16 @@ _MIN_SHARED_INSTANTS: Final = 3
 """Fewest instants at which two cameras see the board, for one to be placed by the other."""
 _MAX_LENS_VIEWS: Final = 40
 """Most views from which a lens is first estimated; half as many for a fisheye lens, which takes long."""
-_OUTLIER: Final = (1.0, 3.0)
+_VIEW_OUTLIER: Final = (1.0, 3.0)
 """Error above which a view is dropped: pixels, and multiple of the camera's median."""
+_CORNER_OUTLIER: Final = (0.3, 4.0)
+"""Error above which a corner is dropped: pixels, and multiple of its camera's median."""
 MAX_ERROR_PX: Final = 1.0
 """Root mean square error of a camera's corners above which board or videos are doubted."""
 _MIN_FLOOR_COSINE: Final = 0.5
-"""Least cosine of the angle between the normal of a board on the floor and the pictures' upward
-direction."""
-_CORNER_OUTLIER: Final = (0.3, 4.0)
-"""Error above which a corner is dropped: pixels, and multiple of its camera's median."""
+"""Least cosine between the normal of a board on the floor and the pictures' upward direction."""
 _MAX_ROUNDS: Final = 4
-"""Adjustments, each without the outliers of the one before."""
+"""Most adjustments, each without the outliers of the one before."""
 _ROBUST_PX: Final = 1.0
 """Scale of Huber's loss."""
 _Flags = NDArray[np.bool_]
@@ -50,18 +49,18 @@ _Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class BoardCalibration:
-    """Calibrated cameras, and the views of the board that they come from."""
+    """Calibrated cameras, and the views of the board that were used."""
 
     rig: Rig
     """World of the board where it lies on the floor, else level as the cameras are; metres."""
     used: _Flags
-    """(V, T) views of the board that were used."""
+    """(V, T) views of the board that were used"""
     dropped: _Flags
-    """(V, T) views that were left out as outliers."""
+    """(V, T) views that were dropped as outliers"""
     error_px: Array
-    """(V,) root mean square error of the used corners."""
+    """(V,) root mean square error of the used corners"""
     floor: int | None
-    """Instant at which the board lies on the floor."""
+    """Instant at which the board lies on the floor"""
 
 
 def calibrate_with_board(
@@ -88,30 +87,25 @@ def calibrate_with_board(
         for v, (name, size) in enumerate(zip(names, sizes, strict=True))
     ]
     views = len(names)
-    rig = Rig(
-        tuple(names),
-        np.stack([k for k, _ in lenses]),
-        np.stack([dist for _, dist in lenses]),
-        np.tile(np.eye(3), (views, 1, 1)),
-        np.zeros((views, 3)),
-        np.asarray(sizes, np.int64),
-        fisheye=(fisheye,) * views,
-    )
-    pose, error = _board_poses(rig, px, usable, board.corners)
-    kept = usable & ~_outliers(error, usable)
-    rig = _chain(rig, pose, kept)
+    k, dist = (np.stack(part) for part in zip(*lenses, strict=True))
+    pose = np.tile(np.eye(3), (views, 1, 1)), np.zeros((views, 3))
+    rig = Rig(tuple(names), k, dist, *pose, np.asarray(sizes, np.int64), fisheye=(fisheye,) * views)
+    to_camera, view_error_px = _board_poses(rig, px, usable, board.corners)
+    kept = usable & ~_outliers(view_error_px, usable)
+    rig = _chain(rig, to_camera, kept)
     trusted = px.copy()
     for _ in range(_MAX_ROUNDS):
-        rig, poses, off = _adjust(rig, _world_poses(rig, pose, kept), trusted, kept, board.corners)
-        worse = _outliers(_root_mean_square(off, 2), kept)
-        far = off > np.fmax(_CORNER_OUTLIER[0], _CORNER_OUTLIER[1] * np.nanmedian(off, (1, 2), keepdims=True))
+        rig, poses, off_px = _adjust(rig, _world_poses(rig, to_camera, kept), trusted, kept, board.corners)
+        worse = _outliers(_root_mean_square(off_px, 2), kept)
+        median_px = np.nanmedian(off_px, (1, 2), keepdims=True)
+        far = off_px > np.fmax(_CORNER_OUTLIER[0], _CORNER_OUTLIER[1] * median_px)
         if not (worse.any() or far.any()):
             break
         kept &= ~worse
         trusted[far] = np.nan
     first = int(np.flatnonzero(usable.any(0))[0]) if floor else None
     world = None if first is None else _floor_pose(rig, poses[first])
-    error_px = _root_mean_square(off.reshape(views, -1), 1)
+    error_px = _root_mean_square(off_px.reshape(views, -1), 1)
     return BoardCalibration(_level(rig, world), kept, usable & ~kept, error_px, first)
 
 
@@ -123,22 +117,18 @@ def _root_mean_square(values: Array, axis: int) -> Array:
 
 def _not_collinear(good: _Flags, corners: Array) -> _Flags:
     """(V, T) true where the visible corners are not all in a row or column of the board."""
-    flat = np.where(good[..., None], corners[:, :2], np.nan)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(
-            np.nan_to_num(np.nanmax(flat, 2, initial=-np.inf) - np.nanmin(flat, 2, initial=np.inf)).min(-1)
-            > 0
-        )
+    high = np.where(good[..., None], corners[:, :2], -np.inf).max(2)
+    low = np.where(good[..., None], corners[:, :2], np.inf).min(2)
+    return np.asarray((high > low).all(-1))
 
 
 def _outliers(error: Array, kept: _Flags) -> _Flags:
     """(V, T) kept views whose error (V, T) is far above their camera's median; only the worst at an instant,
     which spoils the others."""
-    usual = np.array([np.median(e[k]) if k.any() else 0.0 for e, k in zip(error, kept, strict=True)])
+    median = np.array([np.median(e[k]) if k.any() else 0.0 for e, k in zip(error, kept, strict=True)])
     error = np.where(kept, np.nan_to_num(error), 0)
-    return np.asarray(
-        (error > np.maximum(_OUTLIER[0], _OUTLIER[1] * usual[:, None])) & (error == error.max(0))
-    )
+    far = error > np.maximum(_VIEW_OUTLIER[0], _VIEW_OUTLIER[1] * median[:, None])
+    return np.asarray(far & (error == error.max(0)))
 
 
 def _estimate_lens(
@@ -160,20 +150,17 @@ def _estimate_lens(
     try:
         if fisheye:
             guess[:2, :2] *= 0.5
-            flags = cv2.CALIB_FIX_SKEW | cv2.CALIB_USE_INTRINSIC_GUESS
-            flags |= cv2.CALIB_RECOMPUTE_EXTRINSIC
-            made = cv2.fisheye.calibrate(points, pixels, size, guess, np.zeros((4, 1)), flags=flags)
+            flags = cv2.CALIB_FIX_SKEW | cv2.CALIB_USE_INTRINSIC_GUESS | cv2.CALIB_RECOMPUTE_EXTRINSIC
+            _, k, d, *_ = cv2.fisheye.calibrate(points, pixels, size, guess, np.zeros((4, 1)), flags=flags)
         else:
             flags = cv2.CALIB_USE_INTRINSIC_GUESS | cv2.CALIB_FIX_K3
-            made = cv2.calibrateCamera(points, pixels, size, guess, np.zeros(5), flags=flags)
+            _, k, d, *_ = cv2.calibrateCamera(points, pixels, size, guess, np.zeros(5), flags=flags)
     except cv2.error as problem:
         raise InputError(
             f"camera {name}: its lens cannot be told from the {len(at)} pictures of the board: tilt it more, "
             f"and show it all over the picture ({' '.join(str(problem).split())[:120]})"
         ) from problem
-    dist = np.zeros(8)
-    dist[:4] = np.ravel(made[2])[:4]
-    return np.asarray(made[1], np.float64), dist
+    return np.asarray(k, np.float64), np.append(np.ravel(d)[:4], np.zeros(4))
 
 
 def _farthest_views(px: Array, size: tuple[int, int], most: int) -> NDArray[np.int64]:
@@ -195,12 +182,11 @@ def _board_poses(rig: Rig, px: Array, usable: _Flags, corners: Array) -> tuple[A
     """(V, T, 4, 4) board → camera, NaN where not seen, and (V, T) error, pixels."""
     pose, error = np.full((*usable.shape, 4, 4), np.nan), np.full(usable.shape, np.nan)
     for v, t in np.argwhere(usable):
-        seen = np.isfinite(px[v, t, :, 0])
-        straight = rig.undistort(int(v), px[v, t, seen])
+        straight = rig.undistort(int(v), px[v, t])
         known = np.isfinite(straight).all(1)
         if known.sum() < 4:
             continue
-        points, pixels = corners[seen][known], straight[known]
+        points, pixels = corners[known], straight[known]
         found, r, x = cv2.solvePnP(points, pixels[:, None], rig.K[v], None, flags=cv2.SOLVEPNP_IPPE)
         if found:
             pose[v, t] = _matrix(np.ravel(r), np.ravel(x))
@@ -225,26 +211,22 @@ def _chain(rig: Rig, pose: Array, kept: _Flags) -> Rig:
     """
     known = kept & np.isfinite(pose[..., 0, 0])
     shared = (known[:, None] & known[None]).sum(-1)
-    placed, world = [0], {0: np.eye(4)}
-    while len(placed) < len(rig):
-        left = [v for v in range(len(rig)) if v not in world]
-        via, new = max(((a, b) for a in placed for b in left), key=lambda pair: shared[pair])
+    world = {0: np.eye(4)}  # camera → its pose
+    while left := [v for v in range(len(rig)) if v not in world]:
+        via, new = max(((a, b) for a in world for b in left), key=lambda pair: shared[pair])
         if shared[via, new] < _MIN_SHARED_INSTANTS:
-            names = ", ".join(rig.names[v] for v in left)
+            unlinked, linked = (", ".join(rig.names[v] for v in some) for some in (left, world))
             raise InputError(
-                f"nothing links {names} to {', '.join(rig.names[v] for v in placed)}: at fewer than "
+                f"nothing links {unlinked} to {linked}: at fewer than "
                 f"{_MIN_SHARED_INSTANTS} of the instants do two of them see the board together. Show it "
                 "where their pictures overlap; the videos must begin together"
             )
         at = np.flatnonzero(known[via] & known[new])
         steps = pose[new, at] @ np.linalg.inv(pose[via, at])
-        apart = np.linalg.norm(
-            (steps[:, None] - steps[None])[..., :3, :].reshape(len(at), len(at), -1), axis=-1
-        )
+        apart = np.linalg.norm((steps[:, None] - steps)[..., :3, :].reshape(len(at), len(at), -1), axis=-1)
         world[new] = steps[int(np.median(apart, axis=1).argmin())] @ world[via]
-        placed.append(new)
-    all_poses = np.stack([world[v] for v in range(len(rig))])
-    return replace(rig, R=all_poses[:, :3, :3], t=all_poses[:, :3, 3])
+    poses = np.stack([world[v] for v in range(len(rig))])
+    return replace(rig, R=poses[:, :3, :3], t=poses[:, :3, 3])
 
 
 def _world_poses(rig: Rig, pose: Array, kept: _Flags) -> Array:
@@ -290,15 +272,12 @@ def _adjust(rig: Rig, poses: Array, px: Array, kept: _Flags, corners: Array) -> 
             out[mine] = seen * lens[v, :2] + lens[v, 2:4]
         return np.asarray((out - target).ravel())
 
-    start = np.concatenate(
-        [
-            np.concatenate([rig.K[:, [0, 1, 0, 1], [0, 1, 2, 2]], rig.dist[:, :4]], 1).ravel(),
-            np.concatenate([Rotation.from_matrix(rig.R).as_rotvec(), rig.t], 1)[1:].ravel(),
-            np.concatenate(
-                [Rotation.from_matrix(poses[at, :3, :3]).as_rotvec(), poses[at, :3, 3]], 1
-            ).ravel(),
-        ]
-    )
+    def packed(rotation: Array, t: Array) -> Array:
+        return np.concatenate([Rotation.from_matrix(rotation).as_rotvec(), t], 1)
+
+    lens = np.concatenate([rig.K[:, [0, 1, 0, 1], [0, 1, 2, 2]], rig.dist[:, :4]], 1)
+    cameras, boards = packed(rig.R, rig.t)[1:], packed(poses[at, :3, :3], poses[at, :3, 3])
+    start = np.concatenate([lens.ravel(), cameras.ravel(), boards.ravel()])
     solved = _least_squares(residuals, start, _parameter_columns(view, slot, views))
     lens, cameras, boards = unpacked(solved)
     k, dist = rig.K.copy(), rig.dist.copy()
@@ -334,11 +313,8 @@ def _least_squares(
         r = residuals(x).reshape(-1, 2)
         size = np.linalg.norm(r, axis=1)
         weight = np.minimum(1, _ROBUST_PX / np.maximum(size, 1e-12))
-        return (
-            float(np.where(size < _ROBUST_PX, size**2, _ROBUST_PX * (2 * size - _ROBUST_PX)).sum()),
-            r,
-            weight,
-        )
+        huber = np.where(size < _ROBUST_PX, size**2, _ROBUST_PX * (2 * size - _ROBUST_PX))
+        return float(huber.sum()), r, weight
 
     energy, r, weight = loss(x)
     damping = 1e-4

@@ -18,9 +18,9 @@ _SPEC: Final = re.compile(r"(charuco|chessboard):(\d+)x(\d+):(\d+(?:\.\d+)?)(mm|
 _UNITS: Final = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _DICTIONARY: Final = "4X4_50"
 _MARKER_BY_SQUARE: Final = 0.75
-"""Side of a ChArUco marker by that of a square: caliscope's and FreeMoCap's boards. Corners of squares are
+"""Side of a ChArUco marker over that of a square: caliscope's and FreeMoCap's boards. Corners of squares are
 refined in the picture, so that others work, too."""
-_REFINED: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-3)
+_REFINEMENT: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Board:
 
     charuco: bool
     columns: int
-    """Squares of a ChArUco board, inner corners of a chessboard, as its makers count."""
+    """Squares of a ChArUco board, inner corners of a chessboard, as is the custom"""
     rows: int
     square_m: float
     dictionary: str = _DICTIONARY
@@ -37,10 +37,9 @@ class Board:
     @cached_property
     def corners(self) -> Array:
         """(N, 3) metres, row by row: x along the rows, y down, z into the board."""
-        less = 1 if self.charuco else 0
-        columns, rows = np.meshgrid(np.arange(self.columns - less), np.arange(self.rows - less))
-        flat = np.stack([columns + less, rows + less, 0 * rows], -1).reshape(-1, 3)
-        return np.asarray(flat * self.square_m)
+        first = 1 if self.charuco else 0
+        columns, rows = np.meshgrid(np.arange(first, self.columns), np.arange(first, self.rows))
+        return np.asarray(np.stack([columns, rows, 0 * rows], -1).reshape(-1, 3) * self.square_m)
 
     @property
     def symmetric(self) -> bool:
@@ -50,45 +49,49 @@ class Board:
     @cached_property
     def detector(self) -> Any:
         """OpenCV's detector of this ChArUco board."""
-        number = getattr(cv2.aruco, f"DICT_{self.dictionary}")
-        marker = _MARKER_BY_SQUARE * self.square_m
-        made = cv2.aruco.CharucoBoard(
-            (self.columns, self.rows), self.square_m, marker, cv2.aruco.getPredefinedDictionary(number)
-        )
-        return cv2.aruco.CharucoDetector(made)
+        dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{self.dictionary}"))
+        marker_m = _MARKER_BY_SQUARE * self.square_m
+        size = self.columns, self.rows
+        return cv2.aruco.CharucoDetector(cv2.aruco.CharucoBoard(size, self.square_m, marker_m, dictionary))
 
     def find(self, grey: NDArray[np.uint8]) -> Array:
         """(N, 2) corners in a grey picture, pixels; NaN where not seen."""
-        found = np.full((len(self.corners), 2), np.nan)
+        corners = np.full((len(self.corners), 2), np.nan)
         if self.charuco:
             px, ids, _, _ = self.detector.detectBoard(grey)
             if ids is None or not len(ids):  # white on black, as caliscope prints them
                 px, ids, _, _ = self.detector.detectBoard(255 - grey)
             if ids is not None and len(ids):
-                found[np.ravel(ids)] = np.reshape(px, (-1, 2))
-                grid = found.reshape(self.rows - 1, self.columns - 1, 2)
-                steps = [np.linalg.norm(np.diff(grid, axis=k), axis=-1).ravel() for k in (0, 1)]
+                corners[np.ravel(ids)] = np.reshape(px, (-1, 2))
+                step_px = np.fmin(_least_step_px(corners.reshape(self.rows - 1, self.columns - 1, 2)), 40.0)
+                seen = np.isfinite(corners[:, 0])
                 # OpenCV's own windows reach the markers, an eighth of a square away, where squares are small.
-                window = int(np.clip(np.nanmin([*steps[0], *steps[1], 40.0]) / 8, 2, 5))
-                seen = np.isfinite(found[:, 0])
-                rough = found[seen].astype(np.float32)
-                found[seen] = cv2.cornerSubPix(grey, rough, (window, window), (-1, -1), _REFINED)
-            return found
+                corners[seen] = _refine(grey, corners[seen], int(np.clip(step_px / 8, 2, 5)))
+            return corners
         flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_FAST_CHECK
         seen, px = cv2.findChessboardCorners(grey, (self.columns, self.rows), flags=flags)
         if not seen:
-            return found
-        grid = np.asarray(px, np.float64).reshape(self.rows, self.columns, 2)
-        step = min(np.linalg.norm(np.diff(grid, axis=k), axis=-1).min() for k in (0, 1))
-        window = int(np.clip(step / 3, 2, 11))
-        rough = np.asarray(px, np.float32)
-        fine = cv2.cornerSubPix(grey, rough, (window, window), (-1, -1), _REFINED)
-        grid = np.asarray(fine, np.float64).reshape(self.rows, self.columns, 2)
+            return corners
+        shape = self.rows, self.columns, 2
+        step_px = _least_step_px(np.asarray(px, np.float64).reshape(shape))
+        grid = _refine(grey, px, int(np.clip(step_px / 3, 2, 11))).reshape(shape)
         return np.asarray((grid[::-1, ::-1] if _begins_bright(grey, grid) else grid).reshape(-1, 2))
 
 
+def _least_step_px(grid: Array) -> float:
+    """Least distance of neighbouring corners (rows, columns, 2)."""
+    steps = (np.linalg.norm(np.diff(grid, axis=axis), axis=-1).ravel() for axis in (0, 1))
+    return float(np.fmin.reduce(np.concatenate([*steps])))
+
+
+def _refine(grey: NDArray[np.uint8], px: NDArray[Any], window: int) -> Array:
+    """Refine corners in a window of this half side, pixels."""
+    fine = cv2.cornerSubPix(grey, px.astype(np.float32), (window, window), (-1, -1), _REFINEMENT)
+    return np.asarray(fine, np.float64)
+
+
 def _begins_bright(grey: NDArray[np.uint8], grid: Array) -> bool:
-    """True where the first square inside the corners (rows, columns, 2) is one of the bright ones."""
+    """True where the first square inside the corners (rows, columns, 2) is bright."""
     middle = (grid[:-1, :-1] + grid[1:, :-1] + grid[:-1, 1:] + grid[1:, 1:]) / 4
     columns, rows = np.clip(middle.round().astype(int), 0, np.array(grey.shape[::-1]) - 1).T
     shade = grey[rows, columns].T.astype(float)

@@ -1,7 +1,4 @@
-"""Unit of a calibration, and the person's height, from the limbs of triangulated people.
-
-Every point order has the limbs; adult proportions give the height.
-"""
+"""Unit of a calibration and height of a person, from the limbs of triangulated people."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ times too large or too small."""
 
 
 def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str | None, Array]:
-    """First of these units (name → metres) in which the views agree on a person of human size.
+    """Find the first of these units (name → metres) in which the views agree on a person of human size.
 
     rig: with ``t`` as in the file. image: (V, T, P, K, 3) pixels of the video frames and confidence. Returns
     the unit or None, and the bodies (N, K, 3), metres.
@@ -49,7 +46,7 @@ def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str 
 
 
 def find_scale(rig: Rig, image: Floats) -> tuple[float, Array] | None:
-    """Metres in one unit of a rig, such that people have an adult's limbs, and the bodies (N, K, 3), metres.
+    """Find the metres in one unit of a rig at which people have an adult's limbs, and the bodies (N, K, 3).
 
     None where the views agree on nobody at any scale.
     """
@@ -77,8 +74,5 @@ def limb_sum(bodies: Array, orders: Sequence[str]) -> float:
     if not costs:
         return math.nan
     names = POINT_ORDERS[min(costs, key=lambda name: costs[name])]
-    total = 0.0
-    for limb in LIMBS:
-        both = np.concatenate([limb_lengths(bodies, names, side, limb) for side in "LR"])
-        total += float(np.median(both)) if len(both) else math.nan
-    return total
+    lengths = (np.concatenate([limb_lengths(bodies, names, side, limb) for side in "LR"]) for limb in LIMBS)
+    return sum(float(np.median(both)) if len(both) else math.nan for both in lengths)

@@ -19,8 +19,9 @@ import roma
 import torch
 from numpy.typing import NDArray
 
+from models.geometry.association import finite_median
 from models.geometry.triangulation import triangulate
-from pipeline.array_types import Array
+from pipeline.array_types import Array, Ints
 from pipeline.cameras import Rig
 from pipeline.skeleton import BODY_25
 
@@ -35,23 +36,20 @@ BONES: Final = (
     (("LEar", "REar"),),
 )  # fmt: skip
 """Pairs of keypoints at a constant distance; left and right share one length."""
-
 ENDS = np.array([(BODY_25.index(a), BODY_25.index(b), k) for k, pairs in enumerate(BONES) for a, b in pairs])
 """(bones, 3): two keypoints and the index of their length."""
-
 _KEYPOINT_SIGMA_M = 0.012
-"""Standard deviation of a keypoint of confidence 1, metres at the person."""
+"""Standard deviation of a keypoint of confidence 1, at the person."""
 _FRAME_LENGTH_SIGMA_M = 0.02
-"""Standard deviation of a bone's length from frame to frame, metres, by the detector's errors."""
+"""Standard deviation of a bone's length from frame to frame, by the detector's errors."""
 _LENGTH_SIGMA_M = 0.015
-"""Standard deviation of a bone's length, metres, as detectors and bodies define points differently."""
+"""Standard deviation of a bone's length, as detectors and bodies define points differently."""
 _SHARED_LOG_FOCAL_SIGMA = 0.3
 """Standard deviation of the log of the cameras' common focal length."""
 _OWN_LOG_FOCAL_SIGMA = 0.03
-"""Standard deviation of each camera's from the common one: the cameras of a recording are mostly of one
-make."""
+"""Standard deviation of a camera's log focal length from the common one: cameras are mostly of one make."""
 _MIN_DEPTH_M = 0.2
-"""Depth below which a point is not in the picture, metres."""
+"""Least depth of a visible point."""
 ROBUST = (12.0, 6.0, 3.0)
 """Geman–McClure scales of the annealing stages, standard deviations."""
 
@@ -81,16 +79,20 @@ class Sight:
     """Detections of one person in all views, undistorted."""
 
     xy_px: Array
-    """(V, T, K, 2) pixels; ignored where not seen."""
+    """(V, T, K, 2) pixels; ignored where not seen"""
     confidence: Array
-    """(V, T, K), 0 where not seen."""
+    """(V, T, K), 0 where not seen"""
 
     @property
     def seen(self) -> NDArray[np.bool_]:
+        """(V, T, K)"""
         return np.asarray((self.confidence > 0) & np.isfinite(self.xy_px).all(-1))
 
-    def frames(self, at: NDArray[np.int64] | slice) -> Sight:
+    def frames(self, at: Ints | slice) -> Sight:
         return Sight(self.xy_px[:, at], self.confidence[:, at])
+
+    def views(self, index: list[int]) -> Sight:
+        return Sight(self.xy_px[index], self.confidence[index])
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,15 @@ class Bundle:
 
     rig: Rig
     points: Array
-    """(T, K, 3) metres; NaN where fewer than two views show the point."""
-    lengths: Array
-    """(L,) bone lengths, log metres."""
+    """(T, K, 3) metres; NaN where fewer than two views show the point"""
     cost: float
-    """Half the robust energy per observed point, comparable between starts."""
+    """Robust energy per observed point, comparable between starts"""
     residual_px: Array
-    """(V,) median reprojection error of each view."""
+    """(V,) median reprojection error of each view"""
 
 
 def bone_lengths(points: Array) -> Array:
-    """Bone lengths (T, bones), metres, of points (T, K, 3), in the order of ``ENDS``; NaN where an end is
-    missing."""
+    """Bone lengths (T, bones) of points (T, K, 3), in the order of ``ENDS``; NaN where an end is missing."""
     return np.asarray(np.linalg.norm(points[:, ENDS[:, 0]] - points[:, ENDS[:, 1]], axis=-1))
 
 
@@ -132,6 +131,9 @@ class FocalPrior:
             np.where(np.outer(free, free), _SHARED_LOG_FOCAL_SIGMA**2, 0)
             + np.diag(np.where(free, _OWN_LOG_FOCAL_SIGMA, 1e-4) ** 2),
         )
+
+    def views(self, index: list[int]) -> FocalPrior:
+        return FocalPrior(self.mean[index], self.covariance[np.ix_(index, index)])
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,9 @@ class _Adjustment:
         # A keypoint's error is constant in metres, so less in pixels far away.
         depth = rig.to_camera(np.where(self.has_point[..., None], points, 0))[..., 2]
         usable = seen & (depth > _MIN_DEPTH_M)
-        distance = np.array(
-            [np.median(d[ok]) if ok.any() else 1.0 for d, ok in zip(depth, usable, strict=True)]
-        )
-        self.sigma_px = np.maximum(_KEYPOINT_SIGMA_M * rig.K[:, [0, 1], [0, 1]].mean(1) / distance, 1.0)
+        distance = finite_median(np.where(usable, depth, np.nan).reshape(views, -1))
+        focal_px = rig.K[:, [0, 1], [0, 1]].mean(1)
+        self.sigma_px = np.maximum(_KEYPOINT_SIGMA_M * focal_px / np.nan_to_num(distance, nan=1.0), 1.0)
         # 7 unknowns a camera, and the lengths; the first camera's pose is fixed.
         self.free = np.ones(7 * views + len(size.mean), dtype=bool)
         self.free[:6] = False
@@ -173,7 +174,7 @@ class _Adjustment:
         """Points in each camera (V, T, K, 3), intrinsics (V, 2, 2), and residuals of points (V, T, K, 2) and
         of bones (T, bones), standard deviations."""
         cam = np.einsum("vij,tkj->vtki", x.R, x.points) + x.t[:, None, None]
-        k = self.rig.K[:, :2, :2] * (np.exp(x.log_f) / self.rig.K[:, 0, 0])[:, None, None]
+        k = _with_focal(self.rig, x.log_f)[:, :2, :2]
         z = np.where(cam[..., 2] > _MIN_DEPTH_M, cam[..., 2], np.inf)
         flat = cam[..., :2] / z[..., None]
         residual = np.einsum("vij,vtkj->vtki", k, flat) - self.target
@@ -200,19 +201,20 @@ class _Adjustment:
         u2 = (residual**2).sum(-1)
         weight = self.confidence_sq * (g * g / (g * g + u2)) ** 2
         front = cam[..., 2] > _MIN_DEPTH_M
-        iz = np.where(front, 1 / np.where(front, cam[..., 2], 1), 0)
-        flat = cam[..., :2] * iz[..., None]
+        inverse_z = np.where(front, 1 / np.where(front, cam[..., 2], 1), 0)
+        flat = cam[..., :2] * inverse_z[..., None]
         to_flat = np.zeros((*cam.shape[:-1], 2, 3))
-        to_flat[..., 0, 0] = to_flat[..., 1, 1] = iz
-        to_flat[..., 2] = -flat * iz[..., None]
-        to_px = np.einsum("vij,vtkjl->vtkil", k / self.sigma_px[:, None, None], to_flat)
+        to_flat[..., 0, 0] = to_flat[..., 1, 1] = inverse_z
+        to_flat[..., 2] = -flat * inverse_z[..., None]
+        scaled_k = k / self.sigma_px[:, None, None]
+        to_px = np.einsum("vij,vtkjl->vtkil", scaled_k, to_flat)
         by_point = np.einsum("vtkij,vjl->vtkil", to_px, x.R)
         arm = cam - x.t[:, None, None]
         by_camera = np.empty((*cam.shape[:-1], 2, 7))
         # ∂(Exp(δ) R p)/∂δ = −[R p]×
         by_camera[..., :3] = np.cross(arm[..., None, :], to_px)
         by_camera[..., 3:6] = to_px
-        by_camera[..., 6] = np.einsum("vij,vtkj->vtki", k / self.sigma_px[:, None, None], flat)
+        by_camera[..., 6] = np.einsum("vij,vtkj->vtki", scaled_k, flat)
         w_point, w_camera = weight[..., None, None] * by_point, weight[..., None, None] * by_camera
 
         camera_size, total = 7 * views, 7 * views + len(x.lengths)
@@ -258,6 +260,7 @@ class _Adjustment:
         return blocks, w.reshape(frames, 3 * count, total), c, g_point.reshape(frames, -1), g_camera
 
     def _step(self, system: tuple[Array, Array, Array, Array, Array], damping: float) -> tuple[Array, Array]:
+        """Damped Gauss–Newton step of the points (T, K, 3) and of the cameras (C,)."""
         u, w, c, g_point, g_camera = system
         diagonal = np.einsum("tii->ti", u)
         u = u.copy()
@@ -305,6 +308,13 @@ class _Adjustment:
         return x
 
 
+def _with_focal(rig: Rig, log_f: Array) -> Array:
+    """Intrinsics (V, 3, 3) of a rig with other focal lengths (V,), log pixels."""
+    k = rig.K.copy()
+    k[:, :2, :2] *= (np.exp(log_f) / k[:, 0, 0])[:, None, None]
+    return k
+
+
 def adjust(
     rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, robust: Sequence[float] = ROBUST
 ) -> Bundle:
@@ -319,15 +329,12 @@ def adjust(
         problem = _Adjustment(rig, sight, points, size, focal)
         start = np.where(problem.has_point[..., None], points, 0)
         x = problem.minimise(_Unknowns(rig.R, rig.t, np.log(rig.K[:, 0, 0]), start, lengths), g)
-        k = rig.K.copy()
-        k[:, :2, :2] *= (np.exp(x.log_f) / k[:, 0, 0])[:, None, None]
-        rig, lengths = replace(rig, K=k, R=x.R, t=x.t), x.lengths
+        rig, lengths = replace(rig, K=_with_focal(rig, x.log_f), R=x.R, t=x.t), x.lengths
     picture_energy = problem.energy(x, robust[-1])[1]
     residual_px = triangulate(rig, sight.xy_px, sight.confidence).residual_px
     return Bundle(
         rig,
         np.where(problem.has_point[..., None], x.points, np.nan),
-        lengths,
         picture_energy / max(float(problem.confidence_sq.sum()), 1e-9),
-        np.array([np.median(r[np.isfinite(r)]) if np.isfinite(r).any() else np.nan for r in residual_px]),
+        finite_median(residual_px.reshape(len(rig), -1)),
     )

@@ -1,8 +1,8 @@
 """Order of the points in keypoint files, and scale of their coordinates and confidences.
 
-Several orders have as many points (BODY_25 and BODY_25B). Triangulated bodies decide: limbs have a constant
-length, the same left and right, and thighs are longer than upper arms. Without a calibration the distances of
-neighbouring points in the pictures decide.
+Orders with equally many points (BODY_25 and BODY_25B) are told apart by triangulated bodies: limbs have a
+constant length, equal left and right, and thighs are longer than upper arms. Without a calibration they are
+told apart by the distances of neighbouring points in the pictures.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TOP_CONFIDENCE: Final = 0.75
 detections 0.95; the fit's weights were chosen for both."""
 _TOP_PERCENT: Final = 95.0
 USUAL_TOP: Final = (0.4, 1.001)
-"""Usual range of that percentile; outside of it a finding says so."""
+"""Range of that percentile before scaling that needs no finding."""
 MISFIT: Final = 0.25
-"""Largest misfit of the only order with so many points that needs no finding. Usual are 0.05 to 0.1."""
-
-PICTURE_MARGIN: Final = 1.4
+"""Largest misfit that needs no finding. Usual are 0.05 to 0.1."""
+MIN_PICTURE_RATIO: Final = 1.4
 """``MIN_MISFIT_RATIO`` without a calibration: 1.9 to 2.7 is usual for 25 points, 1.5 for 15."""
+_ASK: Final = "state it in recording.yaml, keypoints: {format: ...}"
 
 LIMBS: Final = (("Shoulder", "Elbow"), ("Elbow", "Wrist"), ("Hip", "Knee"), ("Knee", "Ankle"))
 _NEIGHBOURS: Final = (
@@ -76,10 +76,24 @@ def picture_misfit(image: Floats, order: str) -> float:
     return float(np.median((mean / np.maximum(size, 1e-9))[valid.any(1)])) if valid.any() else math.nan
 
 
-def _ranked(points: F, misfit: Callable[[F, str], float]) -> tuple[dict[str, float], list[str]]:
-    """Misfit of points (..., K, C) in each order of K points, and these orders, best first."""
-    costs = {name: misfit(points, name) for name in orders_with(points.shape[-2])}
-    return costs, sorted(costs, key=lambda n: (math.isnan(costs[n]), costs[n]))
+class _Ranking:
+    """Misfits of points (..., K, C) to the orders of K points, best first."""
+
+    def __init__(self, points: F, misfit: Callable[[F, str], float]) -> None:
+        costs = {name: misfit(points, name) for name in orders_with(points.shape[-2])}
+        self.costs = dict(sorted(costs.items(), key=lambda item: (math.isnan(item[1]), item[1])))
+        self.names = [*self.costs]
+        self.best = self.names[0]
+
+    def margin(self, name: str) -> float:
+        """Misfit of the best other order over that of this one; NaN without another."""
+        others = [cost for other, cost in self.costs.items() if other != name]
+        return others[0] / max(self.costs[name], 1e-6) if others else math.nan
+
+    def decide(self, known: PointOrder, name: str, how: str, misfit: float = math.nan) -> PointOrder:
+        """Point order with a name, and how it was decided."""
+        cost, margin = (None if math.isnan(x) else x for x in (misfit, self.margin(name)))
+        return replace(known, name=name, how=how, misfit=cost, margin=margin)
 
 
 def decide_order_in_pictures(
@@ -89,29 +103,28 @@ def decide_order_in_pictures(
 
     Raises ``InputError`` where it is not stated and no candidate fits clearly better than the next.
     """
-    costs, ranked = _ranked(image, picture_misfit)
-    best, shown = ranked[0], ", ".join(f"{n} {costs[n]:.2f}" for n in ranked)
-    others = [costs[n] for n in ranked if n != (stated or best)]
-    margin = others[0] / max(costs[stated or best], 1e-6) if others else math.nan
-    decided = replace(known, name=stated or best, margin=None if math.isnan(margin) else margin)
+    ranking = _Ranking(image, picture_misfit)
+    shown = ", ".join(f"{name} {cost:.2f}" for name, cost in ranking.costs.items())
+    margin = ranking.margin(stated or ranking.best)
     if stated:
-        doubts: list[Finding] = []
-        if margin < 1 / PICTURE_MARGIN:
+        doubts = []
+        if margin < 1 / MIN_PICTURE_RATIO:
             sentence = (
-                f"recording.yaml states the keypoint format {stated}, but read as {best} neighbouring points "
-                f"lie {1 / margin:.1f} times closer together ({shown})"
+                f"recording.yaml states the keypoint format {stated}, but read as {ranking.best} "
+                f"neighbouring points lie {1 / margin:.1f} times closer together ({shown})"
             )
             doubts.append(Finding("format_doubtful", sentence))
-        return replace(decided, how="stated in recording.yaml"), doubts
-    if not others:
-        return replace(decided, how=f"the only known format with {image.shape[-2]} points"), []
-    if not margin >= PICTURE_MARGIN:
+        return ranking.decide(known, stated, "stated in recording.yaml"), doubts
+    if len(ranking.names) == 1:
+        how = f"the only known format with {image.shape[-2]} points"
+    elif margin >= MIN_PICTURE_RATIO:
+        how = f"found: neighbouring points lie {margin:.1f} times closer together than as {ranking.names[1]}"
+    else:
         raise InputError(
-            f"{image.shape[-2]} keypoints can be {' or '.join(ranked)}, and the pictures do not tell "
-            f"({shown}); state it in recording.yaml, keypoints: {{format: ...}}"
+            f"{image.shape[-2]} keypoints can be {' or '.join(ranking.names)}, and the pictures do not tell "
+            f"({shown}); {_ASK}"
         )
-    how = f"found: neighbouring points lie {margin:.1f} times closer together than as {ranked[1]}"
-    return replace(decided, how=how), []
+    return ranking.decide(known, ranking.best, how), []
 
 
 def find_scales(people: Floats, known: PointOrder) -> PointOrder:
@@ -123,21 +136,17 @@ def find_scales(people: Floats, known: PointOrder) -> PointOrder:
     Raises:
         InputError: coordinates lie between −1 and 1.
     """
-    seen = people[..., 2] > 0
-    if not seen.any():
+    xy, confidence = people[people[..., 2] > 0][:, :2], people[..., 2]
+    if not len(xy):
         return known
-    xy = people[..., :2][seen]
-    tops = [
-        np.percentile(c[c > 0], _TOP_PERCENT) if (c > 0).any() else TOP_CONFIDENCE for c in people[..., 2]
-    ]
+    tops = [np.percentile(c[c > 0], _TOP_PERCENT) if (c > 0).any() else TOP_CONFIDENCE for c in confidence]
     normalised = bool(np.abs(xy).max() <= 1.0)
     if normalised and xy.min() < -0.05:
         raise InputError(
             "keypoint coordinates lie between -1 and 1; write them in pixels (OpenPose --keypoint_scale 0)"
         )
-    return replace(
-        known, normalised=normalised, confidence_scale=tuple(float(t / TOP_CONFIDENCE) for t in tops)
-    )
+    scale = tuple(float(top / TOP_CONFIDENCE) for top in tops)
+    return replace(known, normalised=normalised, confidence_scale=scale)
 
 
 def share_outside(image: Floats, size: NDArray[np.int64]) -> Array:
@@ -163,20 +172,18 @@ def limb_misfit(bodies: Array, order: str) -> float:
     mean_length: list[float] = []
     for limb in LIMBS:
         medians = []
-        for side in "LR":
-            length = limb_lengths(bodies, names, side, limb)
-            if len(length) < 3:
-                continue
-            median = max(float(np.median(length)), 1e-9)
-            medians.append(median)
-            variation.append(min(1.4826 * float(np.median(np.abs(length - median))) / median, 1.0))
+        for length in (limb_lengths(bodies, names, side, limb) for side in "LR"):
+            if len(length) >= 3:
+                medians.append(max(float(np.median(length)), 1e-9))
+                spread = 1.4826 * float(np.median(np.abs(length - medians[-1])))
+                variation.append(min(spread / medians[-1], 1.0))
         if len(medians) == 2:
             variation.append(min(abs(medians[0] - medians[1]) / min(medians), 1.0))
         mean_length.append(float(np.mean(medians)) if medians else math.nan)
     if len(variation) < 3:
         return math.nan
-    proportion = [abs(math.log(mean_length[a] / mean_length[b] / ratio)) for a, b, ratio in _RATIOS]
-    proportion = [min(p, 1.0) for p in proportion if not math.isnan(p)]
+    logs = [abs(math.log(mean_length[a] / mean_length[b] / ratio)) for a, b, ratio in _RATIOS]
+    proportion = [min(log, 1.0) for log in logs if not math.isnan(log)]
     return float(np.mean(variation)) + (float(np.mean(proportion)) if proportion else 0.0)
 
 
@@ -192,57 +199,42 @@ def decide_order(bodies: Array, known: PointOrder, stated: str | None) -> tuple[
 
     Raises ``InputError`` where it is not stated and no candidate fits well and clearly better than the next.
     """
-    points = bodies.shape[1]
-    costs, ranked = _ranked(bodies, limb_misfit)
-    best = ranked[0]
-    shown = ", ".join(f"{n} {100 * costs[n]:.0f} %" for n in ranked)
-
-    def margin_of(name: str) -> float:
-        others = [costs[n] for n in ranked if n != name]
-        return others[0] / max(costs[name], 1e-6) if others else math.nan
-
-    def decided(name: str, how: str) -> PointOrder:
-        cost, margin = costs[name], margin_of(name)
-        return replace(
-            known,
-            name=name,
-            how=how,
-            misfit=None if math.isnan(cost) else cost,
-            margin=None if math.isnan(margin) else margin,
-        )
-
+    ranking = _Ranking(bodies, limb_misfit)
+    best, cost, margin = ranking.best, ranking.costs[ranking.best], ranking.margin(ranking.best)
+    shown = ", ".join(f"{name} {100 * misfit:.0f} %" for name, misfit in ranking.costs.items())
+    doubts = []
     if stated:
-        doubts = []
-        if best != stated and margin_of(best) > MIN_MISFIT_RATIO:
+        if best != stated and margin > MIN_MISFIT_RATIO:
             sentence = (
                 f"recording.yaml states the keypoint format {stated}, but read as {best} limbs fit "
-                f"{margin_of(best):.1f} times better ({shown})"
+                f"{margin:.1f} times better ({shown})"
             )
             doubts.append(Finding("format_doubtful", sentence))
-        return decided(stated, "stated in recording.yaml"), doubts
-    ask = "state it in recording.yaml, keypoints: {format: ...}"
-    if math.isnan(costs[best]):
-        if len(ranked) == 1:
-            how = f"the only known format with {points} points, unchecked"
-            doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
-            return decided(best, how), [Finding("format_unchecked", doubt)]
+        how = "stated in recording.yaml"
+        return ranking.decide(known, stated, how, ranking.costs[stated]), doubts
+    alone = len(ranking.names) == 1
+    if math.isnan(cost) and not alone:
         raise InputError(
-            f"{points} keypoints can be {' or '.join(ranked)}, and too few frames show a person's limbs in "
-            f"two agreeing views to tell; {ask}"
+            f"{bodies.shape[1]} keypoints can be {' or '.join(ranking.names)}, and too few frames show a "
+            f"person's limbs in two agreeing views to tell; {_ASK}"
         )
-    if costs[best] > (NO_BODY if len(ranked) > 1 else MISFIT) or margin_of(best) < MIN_MISFIT_RATIO:
+    if cost > (MISFIT if alone else NO_BODY) or margin < MIN_MISFIT_RATIO:
         raise InputError(
             "the keypoint format cannot be told: limbs are those of no body, or alike under each candidate "
-            f"(off by {shown}); {ask}"
+            f"(off by {shown}); {_ASK}"
         )
-    how = f"found: limbs fit a body to {100 * costs[best]:.0f} %"
-    if len(ranked) > 1:
-        how += f", {margin_of(best):.1f} times better than as {ranked[1]}"
-    doubts = []
-    if costs[best] > MISFIT:
+    if math.isnan(cost):
+        how = f"the only known format with {bodies.shape[1]} points, unchecked"
+        doubt = f"keypoint format {best} is unchecked: too few frames show limbs in two views"
+        doubts.append(Finding("format_unchecked", doubt))
+    else:
+        how = f"found: limbs fit a body to {100 * cost:.0f} %"
+    if not alone:
+        how += f", {margin:.1f} times better than as {ranking.names[1]}"
+    if cost > MISFIT:
         sentence = (
-            f"limb lengths are {100 * costs[best]:.0f} % off a body's: small or noisy figures, or a "
-            "calibration that is off"
+            f"limb lengths are {100 * cost:.0f} % off a body's: small or noisy figures, or a calibration "
+            "that is off"
         )
         doubts.append(Finding("limbs_doubtful", sentence))
-    return decided(best, how), doubts
+    return ranking.decide(known, best, how, cost), doubts

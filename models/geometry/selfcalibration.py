@@ -19,16 +19,8 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.geometry.bundle import (
-    ENDS,
-    ROBUST,
-    BodySize,
-    Bundle,
-    FocalPrior,
-    Sight,
-    adjust,
-    bone_lengths,
-)
+from models.geometry.association import finite_median
+from models.geometry.bundle import ENDS, ROBUST, BodySize, Bundle, FocalPrior, Sight, adjust, bone_lengths
 from models.geometry.triangulation import triangulate
 from pipeline.array_types import Array
 from pipeline.cameras import Rig
@@ -38,9 +30,11 @@ from pipeline.timeline import spread
 _START_FRAMES, _START_PAIRS = 40, 6
 """Frames of a start, and most pairs of views that start one."""
 _SAME_COST_SHARE = 0.01
-"""Relative difference in cost of two starts that are the same rig."""
+"""Largest relative difference in cost of two starts that are the same rig."""
 _MIN_POINTS = 30
 """Fewest points that two views share for a relative pose."""
+_MIN_HANDEDNESS = -0.2
+"""Least ``handedness`` of a body that is not mirrored: single frames of noisy points vote wrongly."""
 
 
 def pair_pose(one: Array, two: Array, *, error: float) -> tuple[Array, Array, NDArray[np.bool_]] | None:
@@ -62,18 +56,15 @@ def pair_pose(one: Array, two: Array, *, error: float) -> tuple[Array, Array, ND
     return np.asarray(r, np.float64), np.asarray(t, np.float64)[:, 0], inside
 
 
-def normalised(rig: Rig, view: int, xy_px: Array) -> Array:
-    """Undistorted pixels (..., 2) → x/z, y/z in the camera's frame."""
+def _normalise(rig: Rig, view: int, xy_px: Array) -> Array:
+    """Undistorted pixels (..., 2) → x / z, y / z in the camera's frame."""
     homogeneous = np.concatenate([xy_px, np.ones_like(xy_px[..., :1])], -1)
     return np.asarray((homogeneous @ np.linalg.inv(rig.K[view]).T)[..., :2])
 
 
-def scale_to(points: Array, size: BodySize) -> float:
-    """Factor that gives points (T, K, 3) the lengths of a person; NaN if unseen."""
-    with np.errstate(invalid="ignore"):
-        ratio = np.exp(size.mean)[ENDS[:, 2]] / bone_lengths(points)
-    ratio = ratio[np.isfinite(ratio)]
-    return float(np.median(ratio)) if ratio.size else float("nan")
+def _scale_to(points: Array, size: BodySize) -> float:
+    """Factor that gives points (T, K, 3) the bone lengths of a person; NaN without bones."""
+    return float(finite_median((np.exp(size.mean)[ENDS[:, 2]] / bone_lengths(points)).ravel()))
 
 
 def handedness(points: Array) -> float:
@@ -86,34 +77,33 @@ def handedness(points: Array) -> float:
     ahead = np.cross(left, at("Neck") - at("MidHip"))
     votes = [(ahead * (at("Nose") - (at("LEar") + at("REar")) / 2)).sum(-1)]
     votes += [(ahead * (at(f"{s}BigToe") - at(f"{s}Heel"))).sum(-1) for s in "LR"]
-    known = np.sign(np.concatenate(votes))
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if known.size else 0.0
+    signs = np.sign(np.concatenate(votes))
+    signs = signs[np.isfinite(signs)]
+    return float(signs.mean()) if signs.size else 0.0
 
 
 def _adjust_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
     """Adjust two views alone, in the first one's camera; None where they share too little."""
-    two = Sight(sight.xy_px[[a, b]], sight.confidence[[a, b]])
+    two = sight.views([a, b])
     both = two.seen.all(0)
     pair = rig.select([rig.names[a], rig.names[b]])
     pair = replace(pair, R=np.tile(np.eye(3), (2, 1, 1)), t=np.zeros((2, 3)))
-    rays = [normalised(pair, v, two.xy_px[v][both]) for v in range(2)]
-    found = pair_pose(*rays, error=_epipolar_error(pair, two))
-    if found is None:
+    rays = [_normalise(pair, v, two.xy_px[v][both]) for v in range(2)]
+    pose = pair_pose(*rays, error=_epipolar_error(pair, two))
+    if pose is None:
         return None
+    rotation, t, _ = pose
     depth = np.diag([1.0, 1.0, -1.0])
     best: Bundle | None = None
     # From far away, a scene and its mirror image in depth look alike: both are tried.
-    for r in (found[0], depth @ found[0] @ depth):
-        t = found[1]
+    for r in (rotation, depth @ rotation @ depth):
         start = replace(pair, R=np.stack([np.eye(3), r]), t=np.stack([np.zeros(3), t]))
         points = triangulate(start, two.xy_px, two.confidence).points
-        scale = scale_to(points, size)
-        if not np.isfinite(scale) or handedness(points) < -0.2:
+        scale = _scale_to(points, size)
+        if not np.isfinite(scale) or handedness(points) < _MIN_HANDEDNESS:
             continue
-        bundle = _try_adjust(
-            replace(start, t=start.t * scale), two, size, _prior_of(focal, [a, b]), ROBUST[:2]
-        )
+        start = replace(start, t=start.t * scale)
+        bundle = _try_adjust(start, two, size, focal.views([a, b]), ROBUST[:2])
         if bundle and (best is None or bundle.cost < best.cost):
             best = bundle
     return best
@@ -121,9 +111,9 @@ def _adjust_pair(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: i
 
 def _epipolar_error(rig: Rig, sight: Sight) -> float:
     """Largest distance of an inlier from its epipolar line, over the focal length: 1 % of the person."""
-    heights = [_height_px(sight, v) / rig.K[v, 1, 1] for v in range(len(rig))]
-    heights = [height for height in heights if not math.isnan(height)]
-    return float(np.mean(heights)) / 100 if heights else 0.005
+    heights = np.array([_height_px(sight, v) for v in range(len(rig))]) / rig.K[:, 1, 1]
+    heights = heights[np.isfinite(heights)]
+    return float(heights.mean()) / 100 if len(heights) else 0.005
 
 
 def _height_px(sight: Sight, view: int) -> float:
@@ -141,7 +131,7 @@ def _try_adjust(
         bundle = adjust(rig, sight, size, focal, robust)
     except np.linalg.LinAlgError:
         return None
-    return bundle if np.isfinite(bundle.cost) and handedness(bundle.points) > -0.2 else None
+    return bundle if np.isfinite(bundle.cost) and handedness(bundle.points) > _MIN_HANDEDNESS else None
 
 
 def _resect(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Array] | None:
@@ -150,9 +140,7 @@ def _resect(rig: Rig, sight: Sight, view: int, points: Array) -> tuple[Array, Ar
     if ok.sum() < _MIN_POINTS:
         return None
     k = rig.K[view]
-    error = 4 * _epipolar_error(
-        rig.select([rig.names[view]]), Sight(sight.xy_px[[view]], sight.confidence[[view]])
-    )
+    error = 4 * _epipolar_error(rig.select([rig.names[view]]), sight.views([view]))
     cv2.setRNGSeed(0)
     done, rotation, t, inside = cv2.solvePnPRansac(
         points[ok], sight.xy_px[view][ok], k, None,
@@ -188,16 +176,14 @@ def find_cameras(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior) -> B
 
 def _spread_frames(sight: Sight, count: int) -> NDArray[np.int64]:
     """At most ``count`` frames with six points in two views, evenly spread."""
-    useful = np.flatnonzero((sight.seen.sum(0) >= 2).sum(1) >= 6)
-    return spread(useful, count)
+    return spread(np.flatnonzero((sight.seen.sum(0) >= 2).sum(1) >= 6), count)
 
 
 def _grow(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: int) -> Bundle | None:
     """Grow a rig of all views from a pair."""
-    pair = _adjust_pair(rig, sight, size, focal, a, b)
-    if pair is None:
+    order, bundle = [a, b], _adjust_pair(rig, sight, size, focal, a, b)
+    if bundle is None:
         return None
-    order, bundle = [a, b], pair
     while len(order) < len(rig):
         poses = {v: _resect(rig, sight, v, bundle.points) for v in range(len(rig)) if v not in order}
         resected = {v: pose for v, pose in poses.items() if pose is not None}
@@ -207,28 +193,20 @@ def _grow(rig: Rig, sight: Sight, size: BodySize, focal: FocalPrior, a: int, b: 
             order.append(v)
             added = replace(rig.select([rig.names[v]]), R=r[None], t=t[None])
             bundle = replace(bundle, rig=Rig.joined([bundle.rig, added]))
-        subset = Sight(sight.xy_px[order], sight.confidence[order])
-        last = len(order) == len(rig)
-        grown = _try_adjust(bundle.rig, subset, size, _prior_of(focal, order), ROBUST if last else ROBUST[:2])
+        robust = ROBUST if len(order) == len(rig) else ROBUST[:2]
+        grown = _try_adjust(bundle.rig, sight.views(order), size, focal.views(order), robust)
         if grown is None:
             return None
         bundle = grown
+    # To the world of the first camera.
     placed = bundle.rig.select(rig.names)
+    r = placed.R @ placed.R[0].T
     return replace(
-        bundle, rig=_in_first_camera(placed), residual_px=bundle.residual_px[np.argsort(order)],
+        bundle,
+        rig=replace(placed, R=r, t=placed.t - np.einsum("vij,j->vi", r, placed.t[0])),
+        residual_px=bundle.residual_px[np.argsort(order)],
         points=bundle.points @ placed.R[0].T + placed.t[0],
-    )  # fmt: skip
-
-
-def _prior_of(focal: FocalPrior, views: Sequence[int]) -> FocalPrior:
-    views = list(views)
-    return FocalPrior(focal.mean[views], focal.covariance[np.ix_(views, views)])
-
-
-def _in_first_camera(rig: Rig) -> Rig:
-    """Move the cameras to a world that is the first one's camera."""
-    r = rig.R @ rig.R[0].T
-    return replace(rig, R=r, t=rig.t - np.einsum("vij,j->vi", r, rig.t[0]))
+    )
 
 
 def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
@@ -238,27 +216,25 @@ def match_candidates(sights: Sequence[Sequence[Sight]], rig: Rig) -> list[int]:
     candidates agree by the points that fit one epipolar geometry, weighted by their size. Greedy: the best
     pair, then, view by view, the candidate that agrees best with the chosen ones.
     """
-    views = range(len(sights))
-    weights = [_size_weight(candidates) for candidates in sights]
     if all(len(candidates) == 1 for candidates in sights):
         return [0] * len(sights)
+    weights = [_size_weight(candidates) for candidates in sights]
     agree: dict[tuple[int, int, int, int], float] = {}
-    for a, b in combinations(views, 2):
+    for a, b in combinations(range(len(sights)), 2):
         pair = rig.select([rig.names[a], rig.names[b]])
         for i, one in enumerate(sights[a]):
             for j, two in enumerate(sights[b]):
-                both = Sight(
-                    np.concatenate([one.xy_px, two.xy_px]), np.concatenate([one.confidence, two.confidence])
-                )
+                xy_px = np.concatenate([one.xy_px, two.xy_px])
+                both = Sight(xy_px, np.concatenate([one.confidence, two.confidence]))
                 score = _epipolar_score(pair, both) * float(weights[a][i] * weights[b][j])
                 agree[a, i, b, j] = agree[b, j, a, i] = score
     a, i, b, j = max(agree, key=lambda key: agree[key])
     chosen = {a: i, b: j}
     while len(chosen) < len(sights):
-        rest = [(v, k) for v in views if v not in chosen for k in range(len(sights[v]))]
+        rest = [(v, k) for v, some in enumerate(sights) if v not in chosen for k in range(len(some))]
         v, k = max(rest, key=lambda r: sum(agree[(*r, *other)] for other in chosen.items()))
         chosen[v] = k
-    return [chosen[v] for v in views]
+    return [chosen[v] for v in range(len(sights))]
 
 
 def _size_weight(candidates: Sequence[Sight]) -> Array:
@@ -271,9 +247,9 @@ def _epipolar_score(pair: Rig, both: Sight) -> float:
     """Number of inliers of an epipolar geometry of two views, times their share."""
     few = both.frames(_spread_frames(both, _START_FRAMES))
     seen = few.seen.all(0)
-    normal = (normalised(pair, v, few.xy_px[v][seen]) for v in range(2))
-    found = pair_pose(*normal, error=_epipolar_error(pair, few))
-    return 0.0 if found is None else float(found[2].sum() ** 2 / max(len(found[2]), 1))
+    points = (_normalise(pair, v, few.xy_px[v][seen]) for v in range(2))
+    pose = pair_pose(*points, error=_epipolar_error(pair, few))
+    return 0.0 if pose is None else float(pose[2].sum() ** 2 / len(pose[2]))
 
 
 def rotation_between_halves(

@@ -126,7 +126,7 @@ def smooth(time_s: Array, xy_px: Array, confidence: Array) -> Trajectories:
         for values in (x, y):
             right = ((weight * values) @ powers[..., :3]).astype(np.float64)
             full = np.concatenate([system, right[..., None]], -1).reshape(-1, 3, 4)
-            coefficients.append(solve_symmetric(full, np.zeros((len(full), 3))).reshape(right.shape))
+            coefficients.append(solve_symmetric(full).reshape(right.shape))
         if i + 1 < _ITERATIONS:
             curve = powers[:, :, :3].transpose(0, 2, 1)
             miss = [v - c.astype(np.float32) @ curve for v, c in zip((x, y), coefficients, strict=True)]

@@ -12,11 +12,10 @@ from models.compiled import jit
 from pipeline.array_types import Array
 from pipeline.cameras import Rig
 
-ANGULAR_SCALE = 0.005
-"""Robust scale, radians: times the focal length it is 8 px at 1600 px."""
-
-_PARALLEL = 0.01
-"""Sine of the angle between two rays below which they give no depth (0.6°)."""
+ANGULAR_SCALE_RAD = 0.005
+"""Robust scale: 8 px at a focal length of 1600 px."""
+_MIN_SINE = 0.01
+"""Least sine of the angle between two rays that give a depth (0.6°)."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,12 @@ class Triangulation:
     """Points in the world and how well each view agrees with them."""
 
     points: Array
-    """(..., 3) metres; NaN where fewer than two views saw the point or their rays are parallel."""
+    """(..., 3) metres; NaN where fewer than two views show the point or their rays are parallel"""
     residual_px: Array
-    """(V, ...) distance in undistorted pixels between the point and what the view saw; NaN where it saw
-    nothing, where there is no point, or where the point lies behind the camera."""
+    """(V, ...) reprojection error in undistorted pixels; NaN where the view does not show the point, where
+    there is no point, or where it lies behind the camera"""
     used: NDArray[np.bool_]
-    """(V, ...) the view saw the point and agrees with it to within 3 robust scales."""
+    """(V, ...) the view shows the point and agrees with it to within 3 robust scales"""
 
 
 def rays(rig: Rig, xy_px: Array) -> Array:
@@ -41,19 +40,16 @@ def rays(rig: Rig, xy_px: Array) -> Array:
     return np.asarray(direction.reshape(*xy_px.shape[:-1], 3))
 
 
-def along_rays(base: Array, d1: Array, d2: Array, parallel: float) -> tuple[Array, Array, NDArray[np.bool_]]:
+def along_rays(base: Array, d1: Array, d2: Array, min_sine: float) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Distances along two rays (unit directions (..., 3), the second ``base`` away) to where they come
-    closest.
-
-    Also where the sine of the angle between them is above ``parallel``: elsewhere the two numbers mean
-    nothing. Broadcasts.
+    closest; valid where the sine of the angle between them is above ``min_sine``, the third value.
     """
     cos = (d1 * d2).sum(-1)
     on1, on2 = (d1 * base).sum(-1), (d2 * base).sum(-1)
     sin2 = 1 - cos**2
-    apart = sin2 > parallel**2
-    sin2 = np.where(apart, sin2, 1)
-    return (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2, apart
+    valid = sin2 > min_sine**2
+    sin2 = np.where(valid, sin2, 1)
+    return (on1 - cos * on2) / sin2, (cos * on1 - on2) / sin2, valid
 
 
 def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations: int = 6) -> Triangulation:
@@ -65,9 +61,9 @@ def triangulate(rig: Rig, xy_px: ArrayLike, confidence: ArrayLike, *, iterations
     / depth², so that the linear error is the reprojection error in pixels.
 
     xy_px: (V, ..., 2) undistorted pixels, NaN where missing. confidence: (V, ...). The residual s at which a
-    view starts to count as wrong is ``ANGULAR_SCALE`` × its focal length. Views with a confidence of 0 are
-    not looked at. With two views both rays count; with one, every point is NaN. Whether the views agree is
-    for the caller to ask: ``used.sum(0) >= 2``. iterations: rounds of re-weighting.
+    view starts to count as wrong is ``ANGULAR_SCALE_RAD`` × its focal length. Views with a confidence of 0
+    are ignored. With two views both rays count; with one, every point is NaN. The views agree on a point
+    where ``used.sum(0) >= 2``. iterations: rounds of re-weighting.
     """
     points, residual, scale_px = _triangulate_views(rig, xy_px, confidence, np.array([-1]), iterations)
     used = residual <= 3 * scale_px.reshape(-1, *[1] * (residual.ndim - 2))  # NaN compares false
@@ -98,7 +94,7 @@ def _triangulate_views(
     seen = np.isfinite(xy).all(-1) & (conf > 0)
     conf = np.where(seen, conf, 0)
     focal = rig.K[:, [0, 1], [0, 1]]
-    scale = ANGULAR_SCALE * focal.mean(1)
+    scale = ANGULAR_SCALE_RAD * focal.mean(1)
     cameras = _Cameras(rig.R, rig.t, rig.centres, np.ascontiguousarray(rig.K[:, :2, :2]), focal, scale)
 
     # Normalised image points, and unit directions in the world.
@@ -118,7 +114,7 @@ def _triangulate_views(
 
 
 class _Cameras(NamedTuple):
-    """V cameras as compiled code takes them."""
+    """Arrays of V cameras for compiled code."""
 
     rotation: Array
     """(V, 3, 3)"""
@@ -221,7 +217,7 @@ def _score_pair(
         on_a += ray[a, i] * base
         on_b += ray[b, i] * base
     sin2 = 1 - cos**2
-    if not sin2 > _PARALLEL**2:
+    if not sin2 > _MIN_SINE**2:
         return False
     along_a, along_b = (on_a - cos * on_b) / sin2, (cos * on_a - on_b) / sin2
     for i in range(3):
@@ -239,7 +235,7 @@ def _score_pair(
 
 @jit
 def _miss(cameras: _Cameras, v: int, image: Array, x: Array) -> tuple[float, float]:
-    """Square of the distance in pixels between a point x (3,) and what a view saw at image (2,), infinite
+    """Squared reprojection error, pixels, of a point x (3,) seen at the normalised image point (2,), infinite
     behind the camera; and depth."""
     r, t, k = cameras.rotation[v], cameras.translation[v], cameras.pixel[v]
     depth = r[2, 0] * x[0] + r[2, 1] * x[1] + r[2, 2] * x[2] + t[2]
@@ -251,9 +247,9 @@ def _miss(cameras: _Cameras, v: int, image: Array, x: Array) -> tuple[float, flo
 
 
 @jit
-def solve_symmetric(system: Array, otherwise: Array) -> Array:
-    """Solve N systems A x = b given as (N, 3, 4) [A | b], A symmetric; ``otherwise`` where A is singular."""
-    x = otherwise.copy()
+def solve_symmetric(system: Array) -> Array:
+    """Solve N systems A x = b given as (N, 3, 4) [A | b], A symmetric; 0 where A is singular."""
+    x = np.zeros((len(system), 3))
     for n in range(len(x)):
         _solve(system[n], x[n])
     return x

@@ -1,5 +1,4 @@
-"""Vertical of a world: an axis from trunks and cameras, or a direction from the balance of a standing
-person."""
+"""Vertical of a world: an axis by trunks and cameras, or a direction by the balance of a standing person."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ _TRUNK_WEIGHT: Final = 0.4
 _BASELINE_WEIGHT: Final = 0.5
 """Weight of level baselines: cameras stand at about one height."""
 _MIN_SCORE_GAP: Final = 0.25
-"""Difference of scores below which the second axis is possible, too."""
+"""Least difference of the scores of the best axis and of the second one where there is no doubt."""
 _MIN_TILT_DEG: Final = 20.0
-"""Angle of the vertical to the nearest axis from which the world counts as tilted."""
+"""Least angle of a tilted world's vertical to the nearest axis."""
 _AGREEMENT_DEG: Final = 12.0
 """Largest angle between the verticals of people and of cameras that agree."""
 _MAX_LEAN_DEG: Final = 45.0
@@ -30,9 +29,10 @@ _MAX_LEAN_DEG: Final = 45.0
 _AXES: Final = np.concatenate([np.eye(3), -np.eye(3)])
 
 _BALANCE_SIGMA_DEG, _LEVEL_SIGMA_DEG = 5.0, 3.0
-"""Standard deviations of ``balance``, and of the roll of most cameras, degrees."""
+"""Standard deviations of ``balance``, and of the roll of most cameras."""
 _FULL_SUPPORT_M = 0.15
 """Height difference of the feet from which the lower one carries the whole weight."""
+_FEET: Final = [[BODY_25.index(f"{side}{p}") for p in ("Ankle", "Heel", "BigToe")] for side in "LR"]
 _MASS: Final = {
     "Nose": 0.08, "Neck": 0.26, "MidHip": 0.24, "LHip": 0.06, "RHip": 0.06, "LKnee": 0.07, "RKnee": 0.07,
     "LAnkle": 0.03, "RAnkle": 0.03, "LElbow": 0.03, "RElbow": 0.03, "LWrist": 0.02, "RWrist": 0.02,
@@ -45,11 +45,11 @@ class Vertical:
     """Upward axis of a world, and its doubt."""
 
     up: Array
-    """(3,) signed axis of the world."""
+    """(3,) signed axis of the world"""
     rival: Array | None
-    """(3,) another axis with nearly the same score."""
+    """(3,) another axis with nearly the same score"""
     tilted: Array | None
-    """(3,) vertical on which people and cameras agree, where it is far from every axis."""
+    """(3,) vertical on which people and cameras agree, where it is far from every axis"""
 
 
 def find_up(rig: Rig, trunks: Array) -> Vertical:
@@ -121,18 +121,15 @@ def balance(points: Array, up: Array) -> Array:
     enough of the body. Leaning to all sides averages out.
     """
     mass = sum(share * points[:, BODY_25.index(name)] for name, share in _MASS.items())
-    feet = []
-    for side in "LR":
-        foot = points[:, [BODY_25.index(f"{side}{p}") for p in ("Ankle", "Heel", "BigToe")]]
-        valid = np.isfinite(foot)
-        feet.append(np.where(valid, foot, 0).sum(1) / np.where(valid.any(1), valid.sum(1), np.nan))
-    left, right = feet
+    feet = points[:, _FEET]  # (T, 2, 3, 3)
+    valid = np.isfinite(feet)
+    count = np.where(valid.any(2), valid.sum(2), np.nan)
+    left, right = np.moveaxis(np.where(valid, feet, 0).sum(2) / count, 1, 0)
     middle = (left + right) / 2
     for _ in range(5):
         lift = np.clip(((left - right) @ up)[:, None] / _FULL_SUPPORT_M, -1, 1)
         base = middle + lift * (right - left) / 2
-        axis = mass - base
-        axis = axis[np.isfinite(axis).all(1)]
+        axis = (mass - base)[np.isfinite(mass - base).all(1)]
         if not len(axis):
             return up
         up = np.median(axis / np.linalg.norm(axis, axis=1, keepdims=True), axis=0)
@@ -153,7 +150,7 @@ def upright(rig: Rig, points: Array, up: Array | None = None) -> tuple[Rig, Arra
     ahead /= np.linalg.norm(ahead)
     turn = np.stack([np.cross(ahead, up), ahead, up])
     turned = points @ turn.T
-    feet_z = turned[:, [BODY_25.index(f"{s}{p}") for s in "LR" for p in ("Ankle", "Heel", "BigToe")], 2]
+    feet_z = turned[:, _FEET, 2]
     all_z = feet_z if np.isfinite(feet_z).any() else turned[..., 2]
     middle = np.nanmedian(turned.reshape(-1, 3), axis=0)
     origin = np.array([middle[0], middle[1], np.nanpercentile(all_z, 5)])

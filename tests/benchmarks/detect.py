@@ -53,10 +53,10 @@ from models.detectors.landmarks import ORDER, Landmarks, place_landmarks  # noqa
 from models.detectors.networks import LANDMARKS  # noqa: E402
 from models.detectors.rois import cut_rois  # noqa: E402
 from models.detectors.tracking import (  # noqa: E402
+    SEARCH_FRAMES,
     Networks,
     PeopleInPicture,
     TrackerState,
-    TrackingRules,
     detect_people,
     load_networks,
 )
@@ -208,7 +208,7 @@ def speed(
     return {
         "ms": {name: round(t, 2) for name, t in ms.items()},
         "person_by_network": round(float(ratio), 3),
-        "finder_ms_per_frame": round(ms["finder"] / TrackingRules().every, 2),
+        "finder_ms_per_frame": round(ms["finder"] / SEARCH_FRAMES, 2),
     }
 
 
