@@ -36,7 +36,7 @@ class Clock(Config):
     offset_s: float = Field(default=0.0, allow_inf_nan=False)
     """Moment of the first frame on the recording's clock, seconds; negative for an earlier start."""
     drift_ppm: float = Field(default=0.0, gt=-1e5, lt=1e5)
-    """Excess of its seconds over the recording's, millionths."""
+    """Excess of the camera's seconds over the recording's, millionths."""
     sigma_s: float | None = None
     """Standard deviation of the offset in the middle of the recording."""
     confidence: float | None = None

@@ -12,7 +12,7 @@ from pipeline.array_types import Array, Floats
 from pipeline.store import Store
 
 TOTAL_BINS: Final = 4000
-"""Points of a curve, shared by people who are there at once: for one a few per pixel of a plot."""
+"""Points of a curve, divided by the mean number of people: for one, a few per pixel of a plot."""
 MIN_BINS: Final = 1000
 """Fewest points of a curve for many people at once: one per pixel of a plot."""
 
@@ -30,7 +30,7 @@ class Curve:
 class Curves:
     """Curves of a store: V cameras, P people, B bins of consecutive frames. NaN where there is no data.
 
-    A person has the bins in which they are there; those of all people, S, follow one another.
+    The bins of a person are those of the frames with the person; the bins of all people, S, are concatenated.
     """
 
     first_frame: NDArray[np.int64]

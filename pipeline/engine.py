@@ -39,7 +39,7 @@ class StageTimes:
 
 
 _thread = threading.local()
-"""``.times``: ``StageTimes`` of the stage that runs in this thread."""
+"""Thread's ``StageTimes``, as ``.times``, where it runs a stage."""
 
 
 class Prefetcher(Iterator[T]):

@@ -1,4 +1,4 @@
-"""Numbers of keypoint files and the frames that they belong to: stated, or found out and told."""
+"""Numbering of keypoint files: which frame a number belongs to, as stated or as found."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.formats.keypoints.files import KeypointFiles
 from pipeline.settings import StatedKeypoints
 
 _STEPS: Final = range(2, 11)
-"""Frames from one file to the next that are thought of."""
+"""Steps, frames from one file to the next, that are tried."""
 _MIN_FILES: Final = 10
-"""Files that a camera must have for a step to be found out."""
+"""Fewest files of a camera by which a step is found."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def find_numbering(
     notes: list[tuple[str, str]],
     findings: list[Finding],
 ) -> Numbering:
-    """The stated numbering; else that by which all cameras have a file for each frame of their video, or for
-    every second one; else a file's number is its frame, or that less the first where they begin past the end.
+    """Numbering of the keypoint files of all cameras.
 
-    pictures: number of the first picture, where pictures stand for a video: they and the keypoints have each
-    other's numbers.
+    As stated; else the one by which every camera has a file for each frame of its video, or for every n-th;
+    else by frames, from the first number on where that lies past the end of the video. pictures: number of
+    the first picture, where pictures stand for a video, which have the numbers of their keypoints.
     """
     step = Fraction(str(stated.step).replace(" ", "")) if stated.step is not None else None
     both = [(t, f) for _, t, f in cameras.with_files() if t is not None]
@@ -101,8 +101,10 @@ def find_numbering(
 
 
 def _step_of(frames: int, numbers: NDArray[np.int64]) -> Fraction | None:
-    """Frames from one of these numbers, those of a camera's files or of the frames in which some camera shows
-    somebody, to the next by which they fit a video of this length, but for 1."""
+    """Step by which numbers fit a video of ``frames`` frames; None for a step of 1, or none.
+
+    numbers: of a camera's files, or of the frames in which a camera shows a person.
+    """
     low, high, count = int(numbers[0]), int(numbers[-1]), len(numbers)
     if count < _MIN_FILES:
         return None

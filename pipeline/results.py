@@ -52,7 +52,7 @@ DRAWN: Final = "drawn by multispin"
 
 
 def scene_video(mode: str) -> str:
-    """File name of a video that shows no camera's picture, such as ``side.mp4``."""
+    """File name of a video of virtual cameras, such as ``side.mp4``."""
     return f"{mode}.mp4"
 
 
@@ -77,7 +77,7 @@ def camera_videos(show: str, cameras: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunSummary(Summary):
-    """Content of ``summary.json``: the store in numbers, and how it was made."""
+    """Content of ``summary.json``: summary of the store, settings and origin."""
 
     recording: str
     """Absolute path of the recording's folder."""
@@ -92,12 +92,12 @@ class RunSummary(Summary):
     format: Mapping[str, Any]
     """Keypoint format: name, and evidence for it."""
     regressor: str
-    """Network that gave poses to start from, and its weights."""
+    """Network of the starting poses, and its weights."""
     warnings: tuple[str, ...]
     """Findings: few fitted frames, cameras mostly left out of the fit, then those on the recording and on
     estimated cameras."""
     missing: Mapping[str, MissingData]
-    """Camera → reasons why it does not show the person."""
+    """Camera → reasons of its missing keypoints."""
     seconds_taken: float
     stages: tuple[Mapping[str, Any], ...]
     """Busy, starved and blocked seconds of each stage."""
@@ -107,7 +107,7 @@ class RunSummary(Summary):
     triangulation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Camera → residual_px, residual_mm and verdict; empty where cameras cannot be compared."""
     meanings: Mapping[str, str] = field(default_factory=dict)
-    """Quantity → its meaning in a sentence, and the limits of its verdicts."""
+    """Quantity → definition and limits of its verdicts, in a sentence."""
     video_files: tuple[str, ...] = ()
     """Absolute paths of the videos, where the recording is nothing but these."""
 
@@ -288,7 +288,7 @@ class Results:
         return self.store_path.parent
 
     def drawings(self, mode: str, frames: range) -> Path:
-        """Folder for drawings of these frames; its name has them unless they are all."""
+        """Folder for drawings; its name has the frames unless they are all of the store."""
         check_drawable(self.folder, ())
         whole = frames == range(len(self.store().contents.time_s))
         return self.folder / REDRAWN / (mode if whole else f"{mode}_frames_{frames[0]}-{frames[-1]}")

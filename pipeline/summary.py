@@ -21,10 +21,10 @@ class CameraSummary:
 
     name: str
     reprojection_median_px: float | None
-    """Of all keypoints seen, to 0.05 px; None when there are none."""
+    """Over all visible keypoints, to 0.05 px; None without any."""
     reprojection_mean_px: float | None
     keypoints: int
-    """Number of those keypoints."""
+    """Number of visible keypoints."""
     frames_with_person: int
     frames_without_person: int
     """Frames without the person's keypoints in this camera."""
@@ -32,9 +32,9 @@ class CameraSummary:
     sides_exchanged: int | None = None
     """Detections of people whose left and right were exchanged back; None if unknown."""
     reprojection_median_mm: float | None = None
-    """At the person: of each keypoint, pixels times its depth over the focal length."""
+    """Error at the person: pixels times the keypoint's depth over the focal length."""
     verdict: Verdict | None = None
-    """On that error, by ``REPROJECTION``."""
+    """Verdict on the error in mm, by ``REPROJECTION``."""
 
 
 @dataclass(frozen=True)

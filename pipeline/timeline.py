@@ -15,7 +15,7 @@ from pipeline.array_types import Array
 _STAMP_ROUNDING_S = 1e-3
 """Containers round time stamps, Matroska to a millisecond."""
 _COINCIDENCE_SHARE = 0.05
-"""Largest distance of a frame from an instant that it still shows, by the frame interval."""
+"""Largest distance of a frame from an instant with which it coincides, by the frame interval."""
 MAX_GAP_FRAMES = 2
 """Largest distance of two frames, in frame intervals, between which keypoints are interpolated."""
 

@@ -196,11 +196,11 @@ class _Chunk:
     people: list[Floats]
     """(D, K, 3) of each frame."""
     state: NDArray[np.float64]
-    """Of the tracker after it."""
+    """Restart state of the tracker after the chunk."""
     decode_s: float
     """Processor seconds of the decoding."""
     detect_s: float
-    """Processor seconds of the detection alone."""
+    """Processor seconds of the detection, without decoding."""
 
 
 def _write_all(

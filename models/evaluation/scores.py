@@ -32,7 +32,7 @@ _CHUNK_MESHES: Final = 256
 UNIT_NAMES: Final = {
     "mpjpe": "mpjpe_mm", "pa_mpjpe": "pa_mpjpe_mm", "pve": "pve_mm", "pck150": "pck150", "auc": "auc",
 }  # fmt: skip
-"""Names of the measures in ``metrics.json``."""
+"""Name of each measure in ``metrics.json``."""
 
 
 def select_rows(protocol: Protocol, rows: RowArrays) -> NDArray[np.int64]:
@@ -75,7 +75,7 @@ class TrueBodies:
 def load_true_bodies(
     neutral: Path | None, male: Path | None, female: Path | None, joint_regressor: Path | None
 ) -> TrueBodies:
-    """Read the SMPL files of each gender; without a neutral one, the body that ships takes its place.
+    """Read the SMPL files of each gender; default of the neutral one: the body that ships.
 
     Raises ``InputError`` as ``load_body`` and ``h36m_joints`` do.
     """

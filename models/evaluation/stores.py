@@ -43,17 +43,17 @@ class Errors:
     missed: int
     """Frames with a pose in the truth alone."""
     mpjpe_mm: float
-    """Of joints in the world, without alignment."""
+    """Mean error of joints in the world, without alignment."""
     mpjpe_pelvis_mm: float
-    """Of joints with both pelves at the origin."""
+    """Mean error of joints with both pelves at the origin."""
     pa_mpjpe_mm: float
-    """Of joints after a similarity alignment of each frame."""
+    """Mean error of joints after a similarity alignment of each frame."""
     acceleration_mm: float
     """Mean length of the difference of the joints' accelerations, mm/frame²."""
     pve_mm: float
-    """Of vertices in the world; NaN where the stores have different body models."""
+    """Mean error of vertices in the world; NaN where the stores have different body models."""
     keypoints_px: float
-    """Of 3D keypoints projected into all cameras, each store's into its own."""
+    """Mean distance of 3D keypoints in all pictures, each projected into the cameras of its store."""
 
 
 def compare_to_truth(results: Store, truth: Store, body: Body) -> tuple[Errors, ...]:

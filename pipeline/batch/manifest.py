@@ -45,11 +45,11 @@ class Entry:
     fitted: float | None = None
     """Share of fitted frames among those with people, summed over the people."""
     reprojection_px: float | None = None
-    """Median over all cameras."""
+    """Median reprojection error over all cameras, in the pictures."""
     reprojection_mm: float | None = None
-    """That at the people."""
+    """Median reprojection error at the people."""
     verdict: str | None = None
-    """On that, by the limits of ``REPROJECTION``."""
+    """Verdict on the error in mm, by ``REPROJECTION``."""
     warnings: tuple[str, ...] = ()
     """Warnings of the recording and its run; of the recording only after a failed run."""
     files: tuple[str, ...] = ()
