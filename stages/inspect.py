@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.geometry.agreement import MIN_FRAMES, best_bodies, disjoint, find_bodies, people_at_once
-from models.geometry.body_size import HEIGHT_BY_LIMBS, HEIGHT_M, LIMBS_M, find_scale, find_unit, limb_sum
+from models.geometry.body_size import (
+    ADULT_HEIGHT_M,
+    HEIGHT_BY_LIMBS,
+    HEIGHT_M,
+    LIMBS_M,
+    find_scale,
+    find_unit,
+    limb_sum,
+)
 from models.geometry.pairing import pair_by_people
 from models.geometry.picture_scale import agree_on_body, find_camera_scales, find_picture_scale
 from models.geometry.point_order import (
@@ -196,16 +204,18 @@ def _in_found_unit(
         )
         return in_metres(rig, metres), [Finding("unit_guessed", sentence)]
     stated = recording.stated.calibration.metres_per_unit or 1.0
-    findings = _doubt_size(limbs, stated * UNITS[guess or "m"])
+    usual = ADULT_HEIGHT_M if unit is None else HEIGHT_M
+    findings = _doubt_size(limbs, stated * UNITS[guess or "m"], usual)
     if guess is None and scale == 1.0 and unit is None and span > MAX_SPAN_M:
         guess = "mm"
     if guess is None or guess == "m":
         return rig, findings
     sentence = (
         f"the calibration is taken to be in {guess}: the cameras stand up to {span * UNITS[guess]:.1f} m "
-        f"apart then, not {span:.0f} m, {_tall(bodies, known)}; state it in recording.yaml, "
-        f"calibration: {{unit: {guess}}}"
+        f"apart then, not {span:.0f} m, {_tall(bodies, known)}"
     )
+    if not findings:  # which name another unit
+        sentence += f"; state it in recording.yaml, calibration: {{unit: {guess}}}"
     return in_metres(rig, UNITS[guess]), [*findings, Finding("unit_guessed", sentence)]
 
 
@@ -338,17 +348,17 @@ def _tall(bodies: Array, known: PointOrder) -> str:
     return "and nobody shows it" if math.isnan(height) else f"and the person is {height:.1f} m tall"
 
 
-def _doubt_size(limbs: float, metres: float) -> list[Finding]:
+def _doubt_size(limbs: float, metres: float, usual: tuple[float, float]) -> list[Finding]:
     """A finding where a person with arms and legs of this sum (in the calibration's lengths times ``metres``)
-    would be too tall or too small for a human. NaN limbs say nothing."""
+    would be taller or smaller than usual. NaN limbs say nothing."""
     height = HEIGHT_BY_LIMBS * limbs
-    if math.isnan(height) or HEIGHT_M[0] <= height <= HEIGHT_M[1]:
+    if math.isnan(height) or usual[0] <= height <= usual[1]:
         return []
     factor = LIMBS_M / limbs
     unit = metres * factor
-    child = " unless it is a small child," if 0.6 < height < HEIGHT_M[0] else ""
+    child = " unless it is a child," if 0.6 < height < ADULT_HEIGHT_M[0] else ""
     suspect = "the unit of the calibration or the size of its board is wrong"
-    if SQUARE_M[0] <= unit <= SQUARE_M[1]:
+    if SQUARE_M[0] <= unit <= SQUARE_M[1] and not 0.5 < factor < 2:
         suspect = (
             f"the lengths of the calibration look like squares of its board, of about {1000 * unit:.0f} mm, "
             "or its unit is wrong"
@@ -358,6 +368,8 @@ def _doubt_size(limbs: float, metres: float) -> list[Finding]:
         "times as long would make it an adult of "
         f"{HEIGHT_BY_LIMBS * LIMBS_M:.1f} m; recording.yaml: calibration: {{unit: {unit:.3g}}}"
     )
+    if HEIGHT_M[0] <= height <= HEIGHT_M[1]:
+        sentence += f", or {{unit: {metres:g}}} if the person is so tall"
     return [Finding("person_size", sentence)]
 
 

@@ -475,10 +475,15 @@ def test_a_person_too_large_or_too_small_is_told_and_mended(tmp_path: Path, fact
     assert ready(folder).findings == ()
 
 
-@pytest.mark.parametrize("factor", [0.56, 0.8, 1.0, 1.25])
+@pytest.mark.parametrize("factor", [0.56, 0.75, 0.9, 1.0, 1.25])
 def test_a_child_and_a_giant_are_human(tmp_path: Path, factor: float) -> None:
+    """A child or a giant is asked about, and taken as stated."""
     folder = write_recording(tmp_path, RIG, [PEOPLE], calibrated=replace(RIG, t=RIG.t * factor))
     state(folder, "fps: 10")
+    asked = [f.code for f in ready(folder).findings]
+    assert asked == ([] if factor in (0.9, 1.0) else ["person_size"])
+    assert not asked or said(ready(folder), r"or \{unit: 1\} if the person is so tall")
+    state(folder, "{fps: 10, calibration: {unit: 1}}")
     assert ready(folder).findings == ()
 
 

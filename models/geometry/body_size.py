@@ -24,6 +24,9 @@ height to three below."""
 HEIGHT_M: Final = (0.95, 2.3)
 """Range of people's heights, metres: from a child of three, the smallest person that an adult body model
 fits, to the tallest athletes. Keypoints give a height to 10 %."""
+ADULT_HEIGHT_M: Final = (1.4, 2.05)
+"""Range of adults' heights: three standard deviations of the shipped body. Beyond it somebody is a child, or
+the board of the calibration was entered too small or too large."""
 _LIMBS_RANGE_M: Final = (0.5, 2.5)
 """Range of limb sums that identifies one of m, cm and mm, which are a factor of ten apart."""
 _UNIT_POWERS: Final = range(1, -5, -1)
