@@ -185,7 +185,7 @@ class Check:
             return [("camera", "files", "shows somebody"), *alone]
         head = (
             "camera",
-            "nearest",
+            "baseline",
             "files",
             "shows person",
             "residual px",
