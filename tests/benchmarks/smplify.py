@@ -225,7 +225,7 @@ def windows(figures: Figures) -> None:
 def one_camera(d: Scene, figures: Figures) -> None:
     """Each camera alone, from what the network says, against the fit to all: joints about the pelvis, mm."""
     whole = joints_of(d.solve().motion)
-    net = load_net(RegressConfig())
+    net = load_net(RegressConfig(), views=1)
 
     def off(found: Tensor, wanted: Tensor) -> float:
         found, wanted = found - found[:, :1], wanted - wanted[:, :1]
