@@ -191,13 +191,32 @@ def _ancestors(skeleton: Skeleton, device: torch.device) -> tuple[tuple[Tensor, 
 
 
 @lru_cache
+def descendants(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix (J, J): 1 where the column's joint is the row's or below it in the tree."""
+    below = torch.eye(len(skeleton), dtype=dtype)
+    for joint in range(len(skeleton) - 1, 0, -1):
+        below[skeleton.parents[joint]] += below[joint]
+    return below.to(device)
+
+
+@lru_cache
 def bone_chains(skeleton: Skeleton, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sums of bones along the tree, a matrix (J, J − 1): 1 where a bone leads to the row's joint."""
-    rows = torch.zeros(len(skeleton), len(skeleton), dtype=dtype)
-    for joint, parent in enumerate(skeleton.parents[1:], start=1):
-        rows[joint] = rows[parent]
-        rows[joint, joint] = 1
-    return rows[:, 1:].to(device)
+    return descendants(skeleton, device, dtype)[1:].T.contiguous()
+
+
+def lever_arms(joints: Tensor, points: Tensor, weights: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
+    """Lever arms c (..., K, J, 3) of points p_k = p_root + Σ_a G_a c_ka, with the joints' global rotations G.
+
+    joints (..., J, 3) and points (..., K, 3) at rest, skinning weights w (K, J).
+    c_ka = w_ka (P_k − J_a) + Σ over children i of a: (J_i − J_a) · (weight of k on i and below). Linear in
+    joints and points, so it maps shape directions too.
+    """
+    below = weights @ descendants(skeleton, weights.device, weights.dtype).T
+    c = weights[..., None] * (points[..., :, None, :] - joints[..., None, :, :])
+    parents = constant(skeleton.parents[1:], weights.device)
+    bones = joints[..., 1:, :] - joints[..., parents, :]
+    return c.index_add(-2, parents, below[:, 1:, None] * bones[..., None, :, :])
 
 
 def global_rotations(local: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import roma
 import torch
+from fake_gpu import assert_never_waits
 
 from models.body import global_rotations, load_body, pose_keypoints
 from models.evaluation.metrics import pa_mpjpe
@@ -421,6 +422,31 @@ def test_nobody_is_nan_and_touches_no_other(kind):
     assert all(x[2].isnan().all() for x in (gap.body_pose, gap.betas, gap.view_orient, gap.view_transl))
     others = [0, 1, 3, 4, 5]
     same(*(x.map(lambda y: y[others]) for x in (whole, gap)))
+
+
+def regress_and_fuse(net, body, *views):
+    return fuse_roots(net(*views), *views[3:], body)
+
+
+@KINDS
+def test_a_gpu_is_never_waited_for(kind):
+    """No value is looked at, and nothing is copied from or to the GPU."""
+    s = samples(views=2)
+    body = BODY.to(dtype=torch.float32)
+    assert_never_waits(regress_and_fuse, net_of(kind), body, s.xy_px, s.confidence, s.K, s.R, s.t)
+
+
+@KINDS
+@pytest.mark.cuda
+def test_a_real_gpu_is_never_waited_for(kind):
+    s, body = samples(views=2).to("cuda"), BODY.to(dtype=torch.float32, device="cuda")
+    inputs = net_of(kind).cuda(), body, s.xy_px, s.confidence, s.K, s.R, s.t
+    regress_and_fuse(*inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        regress_and_fuse(*inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_another_world_is_the_same_person_before_the_cameras():

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.body import KeypointBody
+from models.body import KeypointBody, descendants, lever_arms
 from models.priors import PosePrior, PriorTerms
 from pipeline.skeleton import BODY_25, SMPL_24
 
@@ -197,28 +197,6 @@ class Hinges:
         )
 
 
-@lru_cache
-def _descendants() -> tuple[tuple[float, ...], ...]:
-    """[a][j] = 1 where joint j is a or its descendant."""
-    below = np.eye(JOINTS)
-    for j in range(JOINTS - 1, 0, -1):
-        below[SMPL_24.parents[j]] += below[j]
-    return tuple(map(tuple, below))
-
-
-def _levers(joints: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """c of p = t + J₀ + Σ_a G_a c_a: rest joints (..., 24, 3), points (..., K, 3) → (..., K, 24, 3).
-
-    c_ka = w_ka (P_k − J_a) + Σ over children i of a: (J_i − J_a) · (weight of k on i and below). Linear in
-    joints and points, so it maps shape directions too.
-    """
-    below = weights @ torch.tensor(_descendants(), dtype=weights.dtype, device=weights.device).T
-    c = weights[..., None] * (points[..., :, None, :] - joints[..., None, :, :])
-    parents = torch.tensor(SMPL_24.parents[1:], device=weights.device)
-    bones = joints[..., 1:, :] - joints[..., parents, :]
-    return c.index_add(-2, parents, below[:, 1:, None] * bones[..., None, :, :])
-
-
 @dataclass(frozen=True)
 class LeverBody:
     """The body as a linear map of its joints' global rotations: levers at zero shape, and their derivatives.
@@ -245,9 +223,9 @@ class LeverBody:
         jt, js = body.joints_template.to(device, dtype), body.joints_shapedirs.to(device, dtype)
         pt, ps = body.points_template.to(device, dtype), body.points_shapedirs.to(device, dtype)
         w = body.weights.to(device, dtype)
-        levers = _levers(jt, pt, w)
-        dirs = _levers(js.permute(2, 0, 1), ps.permute(2, 0, 1), w).permute(1, 2, 3, 0).contiguous()
-        below = torch.tensor(_descendants(), dtype=dtype, device=device)
+        levers = lever_arms(jt, pt, w)
+        dirs = lever_arms(js.permute(2, 0, 1), ps.permute(2, 0, 1), w).permute(1, 2, 3, 0).contiguous()
+        below = descendants(SMPL_24, device, dtype)
         # A joint that moves every keypoint by less than 1 cm a radian is not observable.
         reach = (below @ levers.norm(dim=-1).T).amax(1)
         active = (reach > 0.01).nonzero()[:, 0]

@@ -80,7 +80,7 @@ def up_of_level_cameras(R: Tensor, seen: Tensor) -> Tensor:
     up = up / up.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     eye = torch.eye(3, dtype=R.dtype, device=R.device)
     system = (weight * x_axes).mT @ x_axes + 1e-3 * eye
-    orthogonal: Tensor = torch.linalg.solve(system, up)
+    orthogonal = solve_3x3(system, up)
     orthogonal = orthogonal / orthogonal.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     tilt = (weight * x_axes).abs().amax(1)  # (N, 3): sine of the worst camera's angle to each plane
     is_up = (tilt < 0.044) & (up.abs() > 0.7)
@@ -138,14 +138,14 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
     # 0 where all rays are parallel, 0.3 where they come from all around.
     depth = torch.linalg.det(system / (total + 1e-3)[..., None, None]).clamp_min(0)
 
-    pelvis = torch.tensor([1.0, 0.5, 0.5], dtype=K.dtype, device=K.device)
-    hip_weight = pelvis * total[:, _PELVIS].clamp(max=1)
+    pelvis, lefts, rights = (constant(points, K.device) for points in (_PELVIS, _LEFT, _RIGHT))
+    hip_weight = constant((1.0, 0.5, 0.5), K.device, K.dtype) * total[:, pelvis].clamp(max=1)
     hip_weight[:, 1:] = hip_weight[:, 1:].amin(1, keepdim=True)  # one hip alone is not the middle
-    root = (hip_weight[..., None] * x[:, _PELVIS]).sum(1) / (hip_weight.sum(1, keepdim=True) + 1e-3)
+    root = (hip_weight[..., None] * x[:, pelvis]).sum(1) / (hip_weight.sum(1, keepdim=True) + 1e-3)
 
     up = up_of_level_cameras(R, seen)
-    pair = torch.minimum(total[:, _LEFT], total[:, _RIGHT])
-    left = (pair[..., None] * (x[:, _LEFT] - x[:, _RIGHT])).sum(1)
+    pair = torch.minimum(total[:, lefts], total[:, rights])
+    left = (pair[..., None] * (x[:, lefts] - x[:, rights])).sum(1)
     left = left - (left * up).sum(-1, keepdim=True) * up
     first = torch.nn.functional.one_hot(seen.to(torch.uint8).argmax(1), seen.shape[1]).to(K.dtype)
     to_camera = (first[..., None] * start).sum(1) - root
@@ -178,7 +178,7 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
 
 def mirror_observations(o: Observations) -> Observations:
     """Observations of the mirror image in the plane x = 0 of the frame."""
-    points, count = BODY_25.flips, len(BODY_25)
+    points, count = constant(BODY_25.flips, o.ray.device), len(BODY_25)
     sign = constant(MIRROR_SIGNS, o.ray.device, o.ray.dtype)
     xyz, others, rest = o.features.tensor_split([3 * count, 6 * count], 1)
     xyz, others = xyz.view(-1, count, 3)[:, points] * sign, others.view(-1, 3, count)[..., points]

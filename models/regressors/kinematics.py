@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.body import KeypointBody, bone_chains
+from models.body import KeypointBody, descendants, lever_arms
+from models.constants import constant
 from pipeline.skeleton import SMPL_24, Skeleton
 
 
@@ -28,8 +29,7 @@ def matrix_to_six(r: Tensor) -> Tensor:
 
 def to_local(rotations: Tensor, skeleton: Skeleton = SMPL_24) -> Tensor:
     """Rotations (N, J, 3, 3) in one frame → local ones of all joints but the root (N, J − 1, 3, 3)."""
-    local: Tensor = rotations[:, list(skeleton.parents[1:])].mT @ rotations[:, 1:]
-    return local
+    return rotations[:, constant(skeleton.parents[1:], rotations.device)].mT @ rotations[:, 1:]
 
 
 class GlobalKinematics(nn.Module):
@@ -55,27 +55,23 @@ class GlobalKinematics(nn.Module):
     def __init__(self, body: KeypointBody) -> None:
         super().__init__()
         self.skeleton = body.skeleton
-        count, parents = len(body.skeleton), list(body.skeleton.parents[1:])
-        chains = bone_chains(body.skeleton, torch.device("cpu"), body.weights.dtype)
-        joints = torch.cat([body.joints_template[..., None], body.joints_shapedirs], -1)  # (J, 3, 1 + B)
-        points = torch.cat([body.points_template[..., None], body.points_shapedirs], -1)
-        # The bones from the root on, each turned by its parent, and what a keypoint lies off its joints.
-        hangs_on = torch.cat([chains, body.weights @ chains])  # (J + K, J − 1)
-        is_parent = torch.eye(count, dtype=chains.dtype)[parents]
-        arms = torch.einsum("mc,cj,cxb->bmjx", hangs_on, is_parent, joints[1:] - joints[parents])
-        arms[:, count:] += torch.einsum("kj,kjxb->bkjx", body.weights, points[:, None] - joints)
-        ancestors = torch.cat([torch.ones_like(chains[:, :1]), chains], 1)
-        movers = (arms[:, count:].abs().sum((0, 1, 3)) @ ancestors).nonzero()[:, 0]
+        weights = torch.cat([torch.eye(len(body.skeleton)).to(body.weights), body.weights])
+        joints = torch.cat([body.joints_template[None], body.joints_shapedirs.movedim(2, 0)])  # (1 + B, J, 3)
+        points = torch.cat([body.points_template[None], body.points_shapedirs.movedim(2, 0)])
+        arms = lever_arms(joints, torch.cat([joints, points], 1), weights, body.skeleton)
+        below = descendants(body.skeleton, weights.device, weights.dtype)
+        reach = arms[:, len(body.skeleton) :].abs().sum((0, 1, 3))
+        movers = (below @ reach).nonzero()[:, 0]
         buffers = {
             "weights": body.weights,
             "pelvis_template": body.joints_template[0],
             "pelvis_shapedirs": body.joints_shapedirs[0].T,
             "arms_template": arms[0].flatten(),
             "arms_shapedirs": arms[1:].flatten(1),
-            "below": ancestors[:, movers],
+            "below": below[movers].T,
         }
         for name, tensor in buffers.items():
-            self.register_buffer(name, tensor.float(), persistent=False)
+            self.register_buffer(name, tensor.float().contiguous(), persistent=False)
         self.register_buffer("movers", movers, persistent=False)
 
     def forward(self, rotations: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

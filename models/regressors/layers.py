@@ -35,9 +35,10 @@ def usable_keypoints(xy: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Te
 
 def camera_directions(xy: Tensor, K: Tensor) -> Tensor:
     """Undistorted pixels (N, V, K, 2) → directions (N, V, K, 3) in the camera's frame, z = 1."""
-    homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
-    ray: Tensor = homogeneous @ torch.linalg.inv(K).mT
-    return ray / ray[..., 2:]
+    fx, skew, cx, fy, cy = (K[..., i, j, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+    y = (xy[..., 1] - cy) / fy
+    x = (xy[..., 0] - cx - skew * y) / fx
+    return torch.stack([x, y, torch.ones_like(x)], -1)
 
 
 def keypoint_spread(xy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +134,9 @@ def average_mirrored(both: Estimate, kinematics: GlobalKinematics) -> Estimate:
     flips = constant(kinematics.skeleton.flips, both.root.device)
 
     def mean_rotation(a: Tensor, b: Tensor) -> Tensor:
-        b = sign[:, None] * b * sign
-        mean: Tensor = roma.rotmat_slerp(a, b, constant((0.5,), a.device, a.dtype))[0]
+        p, q = roma.rotmat_to_unitquat(a), roma.rotmat_to_unitquat(sign[:, None] * b * sign)
+        q = torch.where((p * q).sum(-1, keepdim=True) < 0, -q, q)
+        mean: Tensor = roma.unitquat_to_rotmat(torch.nn.functional.normalize(p + q, dim=-1))
         return mean
 
     (rotations, mirrored), (log_sigma, mirrored_log_sigma) = both.rotations.chunk(2), both.log_sigma.chunk(2)

@@ -63,7 +63,8 @@ def crop_keypoints(xy_px: Tensor, confidence: Tensor, K: Tensor) -> KeypointCrop
 def mirror_crops(c: KeypointCrops) -> KeypointCrops:
     """Crops of the mirror image: x with the other sign in every view."""
     sign = constant(MIRROR_SIGNS[:2], c.xy.device, c.xy.dtype)
-    return replace(c, xy=c.xy[:, :, BODY_25.flips] * sign, weight=c.weight[:, :, BODY_25.flips])
+    flips = constant(BODY_25.flips, c.xy.device)
+    return replace(c, xy=c.xy[:, :, flips] * sign, weight=c.weight[:, :, flips])
 
 
 def pelvis_in_camera(root: Tensor, rms: Tensor) -> Tensor:
