@@ -194,8 +194,6 @@ def info(
     from pipeline.layout import is_recording
     from pipeline.recording import open_videos
     from pipeline.results import Results
-    from pipeline.summary import summarise
-    from stages.associate import add_sides
 
     where = parse_location(path[0])
     if are_videos(path):
@@ -207,6 +205,9 @@ def info(
             has_store = (store / "zarr.json").is_file()
         name = store.relative_to(tree).as_posix()
         if has_store:
+            from pipeline.summary import summarise
+            from stages.associate import add_sides  # imports torch, for which a recording need not wait
+
             with fetched(where, [name], f"process {os.getpid()}") as folder:
                 results = Results(folder / name).store()
                 screen.print_contents(results, where if name == "." else join(where, name))
