@@ -487,15 +487,8 @@ def _run_config(
     from pipeline.config import load
     from stages.graph import RunConfig
 
-    options = options or {}
-    try:
-        with resources.as_file(resources.files("configs") / "default.yaml") as default:
-            return load(RunConfig, [default, *(files or ())], [*(settings or ()), *options])
-    except InputError as e:
-        text = str(e)
-        for setting, option in options.items():
-            text = text.replace(f"--set {setting}", option)
-        raise InputError(text) from None
+    with resources.as_file(resources.files("configs") / "default.yaml") as default:
+        return load(RunConfig, [default, *(files or ())], settings or (), options or {})
 
 
 def _print_checked(found: Recording, where: Location) -> None:
