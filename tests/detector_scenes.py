@@ -13,7 +13,7 @@ from recordings import BALANCING
 
 from models.detectors.landmarks import Landmarks
 from models.detectors.rois import BLAZEPOSE_JOINTS
-from models.detectors.tracking import Networks, PeopleInPicture, TrackerState, detect_people, load_networks
+from models.detectors.tracking import Networks, TrackerState, detect_people, load_networks
 from pipeline.array_types import Pixels
 from pipeline.video import read_frames
 
@@ -41,7 +41,7 @@ def alone(model: Networks, pictures: Sequence[Pixels]) -> list[Landmarks]:
     state, out = TrackerState.start(), []
     for picture in pictures:
         state, people = detect_people(model, picture, state)
-        out.append(people.landmarks.select([int(people.landmarks.roi[:, 2].argmax())]))
+        out.append(people.select([int(people.roi[:, 2].argmax())]))
     return out
 
 
@@ -75,12 +75,12 @@ def _cut_out(picture: Pixels, person: Landmarks, height: int) -> tuple[Pixels, N
     return part, (xy[list(BLAZEPOSE_JOINTS)] - [x0, y0]) * size / [x1 - x0, y1 - y0]
 
 
-def where_found(people: PeopleInPicture, joints: NDArray[np.float64]) -> list[int | None]:
+def where_found(state: TrackerState, people: Landmarks, joints: NDArray[np.float64]) -> list[int | None]:
     """Track that each of some people, joints (N, 12, 2), was found as; None for those who were not."""
     out: list[int | None] = []
     for one in joints:
-        distance = np.linalg.norm(people.landmarks.xy_px[:, list(BLAZEPOSE_JOINTS)] - one, axis=-1)
-        share = np.median(distance, -1) / people.landmarks.roi[:, 2]
+        distance = np.linalg.norm(people.xy_px[:, list(BLAZEPOSE_JOINTS)] - one, axis=-1)
+        share = np.median(distance, -1) / people.roi[:, 2]
         best = int(share.argmin()) if len(share) else -1
-        out.append(int(people.track_id[best]) if len(share) and share[best] < 0.08 else None)
+        out.append(int(state.track_id[best]) if len(share) and share[best] < 0.08 else None)
     return out

@@ -102,7 +102,7 @@ def test_it_is_said(placed: tuple[Recording, Path]) -> None:
     ).groups()
     points = person()[RIG.names.index(name), int(frame)]
     assert np.abs(np.nanmedian(points[:, :2], axis=0) - [float(x), float(y)]).max() < 30
-    assert "px (median)" in said
+    assert "with a median error of" in said
     assert "only as good as the body's" in said
 
 

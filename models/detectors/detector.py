@@ -59,7 +59,7 @@ class TrackingDetector:
 
     def detect(self, picture: Pixels, state: DetectorState) -> tuple[DetectorState, Floats]:
         after, people = detect_people(self.tracked, picture, TrackerState.of_vector(state), self.every)
-        return after.to_vector(), people.landmarks.points
+        return after.to_vector(), people.points
 
 
 @dataclass(frozen=True)

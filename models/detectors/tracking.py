@@ -70,11 +70,8 @@ class BlazePose:
     order: ClassVar = ORDER
     joints: ClassVar = BLAZEPOSE_JOINTS
 
-    def first_roi(self, coco: Array) -> Array:
-        return roi_of_coco(coco)
-
-    def cut(self, picture: Pixels, roi: Array) -> Floats:
-        return cut_rois(picture, roi)
+    first_roi = staticmethod(roi_of_coco)
+    cut = staticmethod(cut_rois)
 
     def place(self, crops: Floats, roi: Array) -> Landmarks:
         return place_landmarks(self.network, crops, roi)
@@ -131,22 +128,10 @@ class TrackerState:
         return cls(roi.reshape(-1, 4)[:n], joints_px, ids[:n].astype(np.int64), *numbers.astype(int).tolist())
 
 
-@dataclass(frozen=True)
-class PeopleInPicture:
-    """Tracked people in a picture, the longest tracked first."""
-
-    track_id: Ints
-    """(D,)"""
-    landmarks: Landmarks
-
-    def __len__(self) -> int:
-        return len(self.track_id)
-
-
 def detect_people(
     networks: Networks, picture: Pixels, state: TrackerState, every: int = SEARCH_FRAMES
-) -> tuple[TrackerState, PeopleInPicture]:
-    """Detect the people in the next RGB picture (H, W, 3) of a camera.
+) -> tuple[TrackerState, Landmarks]:
+    """Detect the people in the next RGB picture (H, W, 3) of a camera, in the order of the state's tracks.
 
     A track ends without a person in its ROI, or with the person of an older track. every: frames from one
     search for new people to the next.
@@ -168,8 +153,7 @@ def detect_people(
     track_id = np.concatenate([state.track_id[old], np.arange(state.next_id, next_id)])
     lost = not is_person[:tracks].all()
     search_in = 0 if lost else every - 1 if searching else state.search_in - 1
-    after = TrackerState(found.next_roi[kept], joints[kept], track_id, next_id, search_in)
-    return after, PeopleInPicture(track_id, found.select(kept))
+    return TrackerState(found.next_roi[kept], joints[kept], track_id, next_id, search_in), found.select(kept)
 
 
 def _find_new_people(networks: Networks, picture: Pixels, state: TrackerState) -> Array:

@@ -271,14 +271,20 @@ def _find_unmeasured(
     return min(near, key=lambda n: float(distance_m[n]), default=None)
 
 
-def _move_track(tracks: Tracks, n: int, points: Array, views: int, now: float) -> Tracks:
-    """Move track n to a body (K, 3) that several views show."""
+def _put_bodies(tracks: Tracks, index: Ints, bodies: Array, now: float) -> dict[str, Any]:
+    """Arrays of the tracks, with those of ``index`` (N,) at bodies (N, K, 3) that several views show."""
     new = {name: getattr(tracks, name).copy() for name in TRACK_ARRAYS}
-    new["points"][n] = points
-    new["point_s"][n] = np.where(np.isfinite(points[:, 0]), now, -np.inf)
-    new["velocity"][n] = 0
-    new["time_s"][n] = new["measured_s"][n] = now
-    new["place"][n] = trunk_middle(points[None])[0]
+    new["points"][index] = bodies
+    new["point_s"][index] = np.where(np.isfinite(bodies[..., 0]), now, -np.inf)
+    new["velocity"][index] = 0
+    new["time_s"][index] = new["measured_s"][index] = now
+    new["place"][index] = trunk_middle(bodies)
+    return new
+
+
+def _move_track(tracks: Tracks, n: int, body: Array, views: int, now: float) -> Tracks:
+    """Move track n to a body (K, 3) that several views show."""
+    new = _put_bodies(tracks, np.array([n]), body[None], now)
     new["evidence"][n] += views - 1
     return replace(tracks, **new)
 
@@ -298,28 +304,19 @@ def _add_tracks(tracks: Tracks, born: list[Array], now: float) -> Tracks:
     """Append a track for each body (K, 3)."""
     if not born:
         return tracks
-    count, points = len(born), np.stack(born)
-    new = Tracks(
-        serial=tracks.next_serial + np.arange(count),
-        id=np.full(count, -1),
-        points=points,
-        point_s=np.where(np.isfinite(points[..., 0]), now, -np.inf),
-        velocity=np.zeros((count, 3)),
-        time_s=np.full(count, now),
-        measured_s=np.full(count, now),
-        born_s=np.full(count, now),
-        birthplace=trunk_middle(points),
-        place=trunk_middle(points),
-        support=np.full(count, 0.5),
-        evidence=np.zeros(count),
-        age=np.zeros(count),
-        mirror_gain=np.zeros(count),
-        unmirrored_s=np.full(count, -np.inf),
-    )
-    joined: dict[str, Any] = {
-        name: np.concatenate([getattr(tracks, name), getattr(new, name)]) for name in TRACK_ARRAYS
+    index = len(tracks.serial) + np.arange(len(born))
+    rows = {name: getattr(tracks, name) for name in TRACK_ARRAYS}
+    grown: dict[str, Any] = {
+        name: np.concatenate([x, np.zeros((len(born), *x.shape[1:]), x.dtype)]) for name, x in rows.items()
     }
-    return replace(tracks, **joined, next_serial=tracks.next_serial + count)
+    new = _put_bodies(replace(tracks, **grown), index, np.stack(born), now)
+    new["serial"][index] = tracks.next_serial + np.arange(len(born))
+    new["id"][index] = -1
+    new["born_s"][index] = now
+    new["birthplace"][index] = new["place"][index]
+    new["support"][index] = 0.5
+    new["unmirrored_s"][index] = -np.inf
+    return replace(tracks, **new, next_serial=tracks.next_serial + len(born))
 
 
 def _confirm_tracks(

@@ -55,7 +55,6 @@ from models.detectors.rois import cut_rois  # noqa: E402
 from models.detectors.tracking import (  # noqa: E402
     SEARCH_FRAMES,
     Networks,
-    PeopleInPicture,
     TrackerState,
     detect_people,
     load_networks,
@@ -113,7 +112,7 @@ def main() -> None:
 
 def detect(
     networks: Networks, videos: Sequence[Path], frames: int
-) -> tuple[list[Pixels], list[list[PeopleInPicture]], dict[str, float]]:
+) -> tuple[list[Pixels], list[list[Landmarks]], dict[str, float]]:
     """Pictures of the middle frame, people by frame and camera, and milliseconds of processor time."""
     readers = [read_frames(probe(video), range(frames)) for video in videos]
     states, people, middle = [TrackerState.start() for _ in videos], [], []
@@ -184,10 +183,10 @@ def processor_s() -> dict[str, float]:
 
 
 def speed(
-    networks: Networks, pictures: Sequence[Pixels], people: Sequence[Sequence[PeopleInPicture]], rounds: int
+    networks: Networks, pictures: Sequence[Pixels], people: Sequence[Sequence[Landmarks]], rounds: int
 ) -> dict[str, object]:
     """Milliseconds of a person and of a search beside those of the bare networks."""
-    picture, roi = pictures[0], people[len(people) // 2][0].landmarks.roi[:1]
+    picture, roi = pictures[0], people[len(people) // 2][0].roi[:1]
     crop = cut_rois(picture, roi)
     whole = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
     parts: dict[str, Callable[[], object]] = {
@@ -213,7 +212,7 @@ def speed(
 
 
 def crowd(
-    networks: Networks, videos: Sequence[Path], people: Sequence[Sequence[PeopleInPicture]]
+    networks: Networks, videos: Sequence[Path], people: Sequence[Sequence[Landmarks]]
 ) -> dict[str, int]:
     """Frames in which each of two people pasted into one picture is found."""
     last = range(len(videos) - 2, len(videos))
@@ -228,7 +227,7 @@ def crowd(
         )
         picture, joints = two_people(large, small)
         state, found = detect_people(networks, picture, state)
-        tracks.append(where_found(found, joints))
+        tracks.append(where_found(state, found, joints))
     return {
         "frames": len(tracks),
         "large": sum(t[0] is not None for t in tracks),
@@ -237,11 +236,11 @@ def crowd(
     }
 
 
-def largest(people: PeopleInPicture) -> Landmarks:
-    return people.landmarks.select([int(people.landmarks.roi[:, 2].argmax())])
+def largest(people: Landmarks) -> Landmarks:
+    return people.select([int(people.roi[:, 2].argmax())])
 
 
-def accuracy(recording: Recording, people: Sequence[Sequence[PeopleInPicture]]) -> dict[str, object]:
+def accuracy(recording: Recording, people: Sequence[Sequence[Landmarks]]) -> dict[str, object]:
     """Agreement of the largest people with the recording's keypoints, and with each other."""
     rig, frames = recording.rig, len(people)
     found = np.full((len(rig), frames, len(BODY_25), 3), np.nan, np.float32)
@@ -309,12 +308,12 @@ def rounded(values: NDArray[np.floating]) -> list[float]:
     return [round(float(x), 1) for x in values]
 
 
-def drawn(pictures: Sequence[Pixels], people: Sequence[PeopleInPicture]) -> Pixels:
+def drawn(pictures: Sequence[Pixels], people: Sequence[Landmarks]) -> Pixels:
     """The cameras' pictures side by side with the people's bones, left blue, right red (BGR)."""
     out = []
     for picture, one in zip(pictures, people, strict=True):
         canvas = np.ascontiguousarray(picture[..., ::-1])
-        for points in to_body_25(one.landmarks.points, ORDER):
+        for points in to_body_25(one.points, ORDER):
             for a, b in BODY_25.bones:
                 if min(points[a, 2], points[b, 2]) > 0:
                     colour = {"L": (255, 96, 0), "R": (0, 0, 255)}.get(BODY_25.names[b][0], (0, 200, 0))
