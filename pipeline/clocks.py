@@ -117,12 +117,13 @@ class OwnTimes:
         for name, own, index, start in cameras:
             before = int(index[index >= 0].min(initial=len(own))) - start
             after = len(own) - 1 - int(index.max())
-            if before or after:
-                unused.append(f"{name} {before} at its start and {after} at its end")
+            ends = [f"{n} at its {end}" for n, end in ((before, "start"), (after, "end")) if n]
+            if ends:
+                unused.append(f"{name} {' and '.join(ends)}")
         if unused:
             sentence = (
-                f"all cameras share {len(timeline)} frames, {timeline.duration_s:.2f} s; frames not used: "
-                f"{'; '.join(unused)}"
+                f"by their clocks all cameras share {len(timeline)} frames, {timeline.duration_s:.2f} s; "
+                f"not used: {'; '.join(unused)}"
             )
             found.append(Finding("frames_unused", sentence))
         if len(set(self.rates)) > 1:
