@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -54,8 +55,15 @@ def named_files(cfg: Config) -> Iterator[Path]:
 C = TypeVar("C", bound=Config)
 
 
-def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -> C:
+def load(
+    model: type[C],
+    files: Sequence[Path] = (),
+    sets: Sequence[str] = (),
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> C:
     """Load a configuration: the model's defaults, overridden by each file, then by ``key=value`` settings.
+
+    options: further settings → option of the command line that gave each, for messages.
 
     Raises ``InputError``: a file is missing or not YAML, a key unknown or a value not allowed; names the file
     or setting, the key, and the nearest known key.
@@ -64,17 +72,17 @@ def load(model: type[C], files: Sequence[Path] = (), sets: Sequence[str] = ()) -
     origin: dict[str, str] = {}
     for file in files:
         _merge(values, _read(file), str(file), origin)
-    for setting in sets:
+    for setting, source in [*((setting, f"--set {setting}") for setting in sets), *options.items()]:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--set {setting}: expected key=value, such as --set render.mosaic=false")
+            raise InputError(f"{source}: expected key=value, such as --set render.mosaic=false")
         try:
             value = read_yaml(text)
         except ValueError as e:
-            raise InputError(f"--set {setting}: the value is not YAML ({e})") from e
+            raise InputError(f"{source}: the value is not YAML ({e})") from e
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        _merge(values, value, f"--set {setting}", origin)
+        _merge(values, value, source, origin)
     try:
         return model.model_validate(values)
     except ValidationError as e:

@@ -78,9 +78,9 @@ def train(
             "--config: which training? Give a file of settings, such as configs/train_tiny.yaml, which takes "
             "a minute; docs/training.md lists the others."
         )
-    more = [f"steps={max_steps}"] if max_steps else []
-    more += [f"motion={motion}"] if motion else []
-    cfg = load(TrainConfig, config, [*(settings or ()), *more])
+    given = ("steps", "--max-steps", max_steps), ("motion", "--motion", motion)
+    options = {f"{key}={value}": f"{name} {value}" for key, name, value in given if value is not None}
+    cfg = load(TrainConfig, config, settings or (), options)
     if checkpoint is not None and not resume:
         raise InputError("--checkpoint: only with --resume. For weights alone there is --init.")
     # Ctrl-C in the middle of a step would save half of it: it waits for the end of the step.
@@ -303,10 +303,8 @@ def detect(
     from stages.decode import DecodeConfig, decode
     from stages.detect import DetectConfig, detect_videos, write_openpose
 
-    try:
-        cfg = load(DetectConfig, sets=[f"model={model}", f"device={device}"])
-    except InputError as error:
-        raise InputError(str(error).replace("--set ", "--")) from None
+    options = {f"model={model}": f"--model {model}", f"device={device}": f"--device {device}"}
+    cfg = load(DetectConfig, options=options)
     if are_videos(recording):
         found_in = open_videos([Path(file) for file in recording])
         home = out or Path(results_beside(recording[0]))
