@@ -14,11 +14,11 @@ from models.geometry.agreement import (
     MIN_FRAMES,
     Agreement,
     Disagreement,
+    check_each_camera,
+    choose_stretches,
     compare_cameras,
     find_disagreement,
     find_exchanged,
-    look_alone,
-    stretches_of,
 )
 from models.geometry.between_frames import people_between
 from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
@@ -81,7 +81,7 @@ def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
         return Finding(
             "camera_off",
             f"camera {cameras[v]} is not where the calibration says: it sees the person {off} from where the "
-            f"others do, who agree to {1000 * found.rest_m[v]:.0f} mm without it; calibrate it again",
+            f"others do, who agree to {1000 * found.remaining_m[v]:.0f} mm without it; calibrate it again",
             cameras[v],
         )
     which = (
@@ -105,7 +105,7 @@ def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
             name,
             int(a),
         )
-        for name, a, n in zip(cameras, found.alone, found.shows, strict=True)
+        for name, a, n in zip(cameras, found.disagreeing, found.compared, strict=True)
         if a >= max(MIN_FRAMES, MAX_DISAGREEING_SHARE * n)
     ]
 
@@ -259,7 +259,7 @@ def check_recording(recording: Recording) -> Check:
 
     Without a calibration, or with one camera, each is checked alone.
     """
-    rig, stretches = recording.rig, stretches_of(len(recording))
+    rig, stretches = recording.rig, choose_stretches(len(recording))
     people = people_between(recording, np.concatenate(stretches))
     xy, confidence = rig.undistort_views(people[..., :2]), people[..., 2].astype(np.float64)
     times_s = [recording.timeline.time_s[at] for at in stretches]
@@ -270,7 +270,7 @@ def check_recording(recording: Recording) -> Check:
         agreement = compare_cameras(rig, xy, confidence, times_s)
         distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     else:
-        agreement = look_alone(rig, xy, confidence, times_s)
+        agreement = check_each_camera(rig, xy, confidence, times_s)
         distance = np.full((len(rig), len(rig)), np.nan)
     return Check(
         cameras=rig.names,

@@ -15,7 +15,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.geometry.agreement import MIN_FRAMES, best_bodies, disjoint, find_bodies, people_at_once
+from models.geometry.agreement import (
+    MIN_FRAMES,
+    count_people_at_once,
+    find_bodies,
+    select_disjoint,
+    triangulate_best_people,
+)
 from models.geometry.body_size import (
     ADULT_HEIGHT_M,
     HEIGHT_BY_LIMBS,
@@ -120,7 +126,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
         scale = 1.0
         if guess is None:
             scaled = find_scale(rig, image)
-            scale, bodies = scaled or (1.0, best_bodies(rig, image))
+            scale, bodies = scaled or (1.0, triangulate_best_people(rig, image))
         orders = orders_with(known.points)
         agreed = in_metres(rig, UNITS[guess] if guess else scale)
         if stated.keypoints.scale is None and not agree_on_body(agreed, image, orders):
@@ -132,7 +138,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
                 image = to_pixels(raw, known, rig.size)
                 scale, (guess, bodies) = 1.0, find_unit(rig, image, units)
                 if guess is None:
-                    bodies = best_bodies(rig, image)
+                    bodies = triangulate_best_people(rig, image)
         known, doubts = decide_order(bodies, known, wanted)
     except InputError as error:
         pairs = dict(zip(recording.paired, rig.names, strict=False))
@@ -159,7 +165,7 @@ def _inspect_bodies(recording: Recording) -> Recording:
     findings += _seen_by_one(rig, as_body_25)
     findings += doubts
     findings += calibration_doubts(rig)
-    people = people_at_once(rig, image)
+    people = count_people_at_once(rig, image)
     return _ready(recording, rig, known, findings, people, _trunks(bodies, known))
 
 
@@ -228,7 +234,7 @@ def _seen_by_one(rig: Rig, image: Floats) -> list[Finding]:
     agreed = np.zeros(image.shape[:3], bool)
     agreed[v, t, bodies[t, h, v]] = True
     for frame, people in enumerate(bodies):
-        for view, p in set().union(*disjoint(people)):
+        for view, p in set().union(*select_disjoint(people)):
             agreed[view, frame, p] = True
     shows = 2 * (image[..., 2] > 0).sum(-1) >= image.shape[3]  # parts of somebody are nobody
     alone = ((shows & ~agreed).any(2) & agreed.any(2)).sum(1)
@@ -271,7 +277,7 @@ def _inspect_pictures(recording: Recording) -> Recording:
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     findings = [*_doubt_scales(rig, image, known), *doubts]
-    people = max(people_at_once(rig.select((name,)), image[[v]]) for v, name in enumerate(rig.names))
+    people = max(count_people_at_once(rig.select((name,)), image[[v]]) for v, name in enumerate(rig.names))
     return _ready(recording, rig, known, findings, people, np.empty((0, 3)))
 
 

@@ -8,12 +8,12 @@ from recordings import figure, ring, seen
 
 from models.geometry.agreement import (
     Agreement,
-    closest_person,
     compare_cameras,
+    count_people_at_once,
     find_bodies,
     find_disagreement,
     find_exchanged,
-    people_at_once,
+    nearest_detection,
 )
 from models.geometry.misplaced import find_misplaced
 from pipeline.cameras import Rig
@@ -27,11 +27,11 @@ def test_people_at_once_are_those_whom_two_views_show() -> None:
     alone = two.copy()
     alone[1:] = 0  # in one view
     for people, count in (((one,), 1), ((one, alone), 1), ((one, two), 2), ((0 * one,), 0)):
-        assert people_at_once(rig, np.stack(people, 2)) == count
-    assert people_at_once(rig.select(rig.names[:1]), np.stack([one, two], 2)[:1]) == 2
+        assert count_people_at_once(rig, np.stack(people, 2)) == count
+    assert count_people_at_once(rig.select(rig.names[:1]), np.stack([one, two], 2)[:1]) == 2
     brief = np.stack([one, two], 2)
     brief[:, 1:, 1] = 0  # in one frame, which may be a chance
-    assert people_at_once(rig, brief) == 1
+    assert count_people_at_once(rig, brief) == 1
 
 
 def test_exchanged_cameras_are_found_by_what_cameras_show_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,8 @@ def test_a_camera_is_not_doubted_for_a_few_frames() -> None:
         found = find_disagreement(rig, image, 6)
         assert (found is None) == (count == 3)
     assert found is not None
-    assert found.alone.tolist() == [0, 0, 4, 0]
-    assert found.shows.tolist() == [5, 5, 5, 5]
+    assert found.disagreeing.tolist() == [0, 0, 4, 0]
+    assert found.compared.tolist() == [5, 5, 5, 5]
 
 
 def test_a_camera_that_shows_somebody_else_alone_is_not_doubted() -> None:
@@ -131,5 +131,5 @@ def test_who_stands_nearest_to_where_the_person_should_be() -> None:
     xy = np.stack([np.full((3, 25, 2), 40.0), np.full((3, 25, 2), 10.0), np.full((3, 25, 2), np.nan)], 1)
     confidence = np.ones((3, 3, 25))
     confidence[1, 1] = 0
-    found = closest_person(xy, confidence, expected)
+    found = nearest_detection(xy, confidence, expected)
     assert (found == np.array([10, 40, 10])[:, None, None]).all()

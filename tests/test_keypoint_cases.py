@@ -11,7 +11,7 @@ import pytest
 import zarr
 from recordings import SHARED
 
-from models.geometry.agreement import best_bodies
+from models.geometry.agreement import triangulate_best_people
 from pipeline.findings import Code
 from pipeline.recording import find_recording
 from pipeline.skeleton import BODY_25, SMPL_24, SMPL_OF_BODY_25
@@ -38,7 +38,7 @@ def test_triangulated_keypoints_lie_where_the_truth_is(case: str, order: str, co
     assert found.point_order.name == order
     assert {f.code for f in found.findings} <= codes
     frames = np.arange(24)
-    bodies = best_bodies(found.rig, found.people(frames))
+    bodies = triangulate_best_people(found.rig, found.people(frames))
     assert len(bodies) == 24
     truth = zarr.open_group(CASES / "_truth" / "truth.zarr", mode="r")
     at = np.abs(np.asarray(truth["time_s"])[:, None] - found.timeline.time_s[frames]).argmin(0)

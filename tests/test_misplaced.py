@@ -53,7 +53,7 @@ def test_a_tilted_camera_is_named_with_how_far_it_is_off(views: int, degrees: fl
     # The person is 4 m away.
     assert found.offset_m[1] == pytest.approx(4 * np.tan(np.radians(degrees)), rel=0.25)
     assert found.offset_m[1] / found.offset_px[1] == pytest.approx(4 / rig.K[1, 0, 0], rel=0.1)
-    assert found.rest_m[1] < MIN_OFFSET_M
+    assert found.remaining_m[1] < MIN_OFFSET_M
 
 
 @pytest.mark.parametrize("views", [3, 5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recordings import figure, ring, seen
 
-from models.geometry.agreement import best_bodies
+from models.geometry.agreement import triangulate_best_people
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     decide_order,
@@ -41,7 +41,7 @@ def image(name: str, views: int = 3, noise_px: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("name", ["body_25", "body_25b", "body_15", "mpi_15"])
 @pytest.mark.parametrize("views", [2, 4])
 def test_orders_of_as_many_points_are_told_apart(name: str, views: int) -> None:
-    bodies = best_bodies(ring(views), image(name, views))
+    bodies = triangulate_best_people(ring(views), image(name, views))
     found, doubts = decide_order(bodies, UNKNOWN, None)
     assert found.name == name
     assert doubts == []

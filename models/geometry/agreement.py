@@ -29,12 +29,13 @@ from pipeline.cameras import Rig
 from pipeline.timeline import spread
 
 MIN_AGREEING_SHARE: Final = 0.6
-"""Share of the frames shared with another camera in which a correct camera agrees with others. One that
-agrees less often may be exchanged, late or misplaced."""
+"""Least share of the frames that it shares with other cameras in which a correct camera agrees with them.
+One that agrees less often may be exchanged, late or misplaced."""
 MIN_FRAMES: Final = 5
 """Fewest disagreeing frames that cast doubt on a camera."""
 
-_BLOCK_FRAMES, _BLOCKS = 120, 4
+_STRETCH_FRAMES, _STRETCHES = 120, 4
+"""Length and number of the stretches of a long recording that are compared."""
 _AGREEMENT_M: Final = 0.08
 """Stricter than in association, since the cameras are compared, not the people."""
 
@@ -63,10 +64,10 @@ class Agreement:
 class Disagreement:
     """Cameras that often disagree with the others."""
 
-    alone: NDArray[np.int64]
-    """(V,) shared frames in which others agree and this camera does not."""
-    shows: NDArray[np.int64]
-    """(V,) shared frames, with a person in this camera and another, in which any cameras agree."""
+    disagreeing: NDArray[np.int64]
+    """(V,) number of compared frames in which others agree and this camera does not."""
+    compared: NDArray[np.int64]
+    """(V,) number of frames with a person in this camera and another, in which any cameras agree."""
     exchanged: tuple[int, int] | None
     """Two cameras whose exchanged keypoints agree with the rest."""
 
@@ -79,20 +80,21 @@ def find_bodies(rig: Rig, image: Floats) -> Proposals:
     return propose(rig, rig.undistort_views(image[..., :2]), image[..., 2].astype(np.float64), MatchConfig())
 
 
-def people_at_once(rig: Rig, image: Floats) -> int:
-    """Number of people visible at once in two views, or in the only one: the second largest of all frames.
+def count_people_at_once(rig: Rig, image: Floats) -> int:
+    """Count the people visible at once in two views, or in the only one: the second largest of all frames.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
     if len(rig) == 1:
         counts = ((image[0, ..., 2] > 0).sum(-1) >= MatchConfig().min_points).sum(-1)
     else:
-        counts = np.array([len(disjoint(people)) for people in find_bodies(rig, image).person])
+        counts = np.array([len(select_disjoint(people)) for people in find_bodies(rig, image).person])
     return int(np.sort(counts)[-2:][0]) if len(counts) else 0
 
 
-def disjoint(people: NDArray[np.int64]) -> list[set[tuple[int, int]]]:
-    """Views and detections of each of the bodies (H, V), best first, without a detection of a better one."""
+def select_disjoint(people: NDArray[np.int64]) -> list[set[tuple[int, int]]]:
+    """Select the bodies (H, V), best first, that share no detection with a better one: pairs of view and
+    detection of each."""
     kept: list[set[tuple[int, int]]] = []
     for body in people:
         own = {(v, int(p)) for v, p in enumerate(body) if p >= 0}
@@ -101,8 +103,8 @@ def disjoint(people: NDArray[np.int64]) -> list[set[tuple[int, int]]]:
     return kept
 
 
-def shows_together(image: Floats) -> NDArray[np.bool_]:
-    """Frames (V, T) with a person in the camera and in another.
+def shared_frames(image: Floats) -> NDArray[np.bool_]:
+    """Frames (V, T) with a person in the camera and in another one.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
@@ -116,18 +118,18 @@ def find_exchanged(rig: Rig, image: Floats) -> tuple[int, int] | None:
     image: (V, T, P, K, 3) pixels of the video frames and confidence; some 40 frames are enough.
     """
 
-    def agreeing(image: Floats) -> Array:
+    def agreeing_share(image: Floats) -> Array:
         """(V,) share of the shared frames in which a camera agrees with the best-agreed person."""
-        shows = shows_together(image).sum(1)
-        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shows, 1))
+        shared = shared_frames(image).sum(1)
+        return np.asarray((find_bodies(rig, image).person[:, 0] >= 0).sum(0) / np.maximum(shared, 1))
 
-    as_given, shows = agreeing(image), np.asarray(shows_together(image).any(1))
+    as_given, shares_any = agreeing_share(image), np.asarray(shared_frames(image).any(1))
     best, pair = float(as_given.sum()) + MIN_AGREEING_SHARE, None
     for a, b in combinations(range(len(rig)), 2):
-        if min(as_given[a], as_given[b]) < MIN_AGREEING_SHARE and shows[a] and shows[b]:
+        if min(as_given[a], as_given[b]) < MIN_AGREEING_SHARE and shares_any[a] and shares_any[b]:
             order = np.arange(len(rig))
             order[[a, b]] = b, a
-            exchanged = agreeing(image[order])
+            exchanged = agreeing_share(image[order])
             if min(exchanged[a], exchanged[b]) >= MIN_AGREEING_SHARE and exchanged.sum() > best:
                 best, pair = float(exchanged.sum()), (a, b)
     return pair
@@ -140,42 +142,43 @@ def find_disagreement(rig: Rig, image: Floats, sample: int) -> Disagreement | No
     exchanged cameras.
     """
     bodies = find_bodies(rig, image).person
-    person = bodies[:, 0].T
-    # A camera from which the best one is hidden may show others.
-    person = np.where(find_others(bodies, person, image.shape[2]).any(2), 0, person)
-    shows = shows_together(image)
-    doubted = (shows & (person < 0)).sum(1) > np.maximum(
-        MIN_FRAMES - 1, (1 - MIN_AGREEING_SHARE) * shows.sum(1)
-    )
-    if not doubted.any():
+    best = bodies[:, 0].T
+    # A camera from which the best one is hidden may show other people.
+    agrees = (best >= 0) | find_other_people(bodies, best, image.shape[2]).any(2)
+    shared = shared_frames(image)
+    most = np.maximum(MIN_FRAMES - 1, (1 - MIN_AGREEING_SHARE) * shared.sum(1))
+    if ((shared & ~agrees).sum(1) <= most).all():
         return None
     pair = find_exchanged(rig, image[:, spread(np.arange(image.shape[1]), sample)])
-    shows &= (person >= 0).any(0)
-    return Disagreement((shows & (person < 0)).sum(1), shows.sum(1), pair)
+    compared = shared & agrees.any(0)
+    return Disagreement((compared & ~agrees).sum(1), compared.sum(1), pair)
 
 
-def find_others(bodies: NDArray[np.int64], own: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """(V, T, P) detections of somebody else than a person (V, T): of a proposed body (T, H, V), −1 for none,
-    that three views show, and more than show the person there."""
-    mine = (bodies == own.T[:, None]) & (bodies >= 0)
-    theirs = (bodies >= 0) & ~mine
-    theirs &= (theirs.sum(-1) > np.maximum(mine.sum(-1), 2))[..., None]
-    t, h, v = np.nonzero(theirs)
-    out = np.zeros((*own.shape, count), bool)
+def find_other_people(bodies: NDArray[np.int64], person: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Find the detections (V, T, P) of people other than one.
+
+    Detections of a proposed body (T, H, V), −1 for none, that shares none with the person (V, T), and that
+    three views show, and more than show the person there.
+    """
+    same = (bodies == person.T[:, None]) & (bodies >= 0)
+    other = (bodies >= 0) & ~same
+    other &= (other.sum(-1) > np.maximum(same.sum(-1), 2))[..., None]
+    t, h, v = np.nonzero(other)
+    out = np.zeros((*person.shape, count), bool)
     out[v, t, bodies[t, h, v]] = True
     return out
 
 
-def best_bodies(rig: Rig, image: Floats) -> Array:
+def triangulate_best_people(rig: Rig, image: Floats) -> Array:
     """Triangulate the best-agreed person of each frame that has one: (N, K, 3), in the files' order.
 
     image: (V, T, P, K, 3) pixels of the video frames and confidence.
     """
-    xy, proposals = rig.undistort_views(image[..., :2]), find_bodies(rig, image)
+    proposals = find_bodies(rig, image)
     agreed = proposals.score[:, 0] > 0
-    chosen = proposals.person[agreed, 0].T
-    xy_picked = pick_people(xy[:, agreed], chosen, np.nan)
-    return triangulate(rig, xy_picked, pick_people(image[..., 2][:, agreed], chosen, 0)).points
+    image, person = image[:, agreed], proposals.person[agreed, 0].T
+    xy = pick_people(rig.undistort_views(image[..., :2]), person, np.nan)
+    return triangulate(rig, xy, pick_people(image[..., 2], person, 0)).points
 
 
 def compare_cameras(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
@@ -192,23 +195,23 @@ def compare_cameras(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequ
         ],
         axis=1,
     )
-    xy, sure = pick_people(xy_px, person, np.nan), pick_people(confidence, person, 0)
-    all_views = triangulate(rig, xy, sure)
+    xy, weight = pick_people(xy_px, person, np.nan), pick_people(confidence, person, 0)
+    all_views = triangulate(rig, xy, weight)
     shows: NDArray[np.bool_] = np.asarray((confidence > 0).any((2, 3)))
     lasting = _root_medians(_products_px2(xy - rig.project(all_views.points)))
     if views > 2:  # whoever hides the person is taken for them at times
         lasting[2 * (person >= 0).sum(1) < shows.sum(1)] = np.nan
     # Where the person is not matched and another camera shows somebody else, this one may show them, too.
     others = ((confidence > 0).any(3) & (np.arange(confidence.shape[2]) != person[..., None])).any(2)
-    sure_of = shows & ((person >= 0) | (others.sum(0) == others))
+    comparable = shows & ((person >= 0) | (others.sum(0) == others))
     left_out, least_left_out = np.full((2, views), np.nan)
-    without = leave_one_out(rig, xy, sure) if views > 2 else ()
+    without = leave_one_out(rig, xy, weight) if views > 2 else ()
     for v, points in enumerate(without):
-        if 2 * sure_of[v].sum() < shows[v].sum():
+        if 2 * comparable[v].sum() < shows[v].sum():
             continue
         expected = rig.select([rig.names[v]]).project(points)[0]
-        error = closest_person(xy_px[v], confidence[v], expected) - expected
-        error[~sure_of[v]] = np.nan
+        error = nearest_detection(xy_px[v], confidence[v], expected) - expected
+        error[~comparable[v]] = np.nan
         left_out[v] = _medians(np.linalg.norm(error, axis=-1)[None])[0]
         in_frames = _root_medians(_products_px2(error))
         if np.isfinite(in_frames).any():
@@ -230,8 +233,9 @@ def _split(stretches_s: Sequence[Array]) -> list[tuple[slice, Array]]:
     return [(slice(end - len(time_s), end), time_s) for end, time_s in zip(ends, stretches_s, strict=True)]
 
 
-def look_alone(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
-    """Agreement of cameras that cannot be compared: the share of frames with a person alone.
+def check_each_camera(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[Array]) -> Agreement:
+    """Share of the frames in which each camera shows a person, as the agreement of cameras that cannot be
+    compared.
 
     Arguments as of ``compare_cameras``.
     """
@@ -244,17 +248,17 @@ def look_alone(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequence[
     return Agreement(frames / confidence.shape[1], none, none, none, none, none)
 
 
-def stretches_of(frames: int) -> list[NDArray[np.int64]]:
-    """Frames in which cameras are compared: all, or four stretches of a long recording."""
-    if frames <= _BLOCK_FRAMES * _BLOCKS:
+def choose_stretches(frames: int) -> list[NDArray[np.int64]]:
+    """Choose the frames in which cameras are compared: all, or four stretches of a long recording."""
+    if frames <= _STRETCH_FRAMES * _STRETCHES:
         return [np.arange(frames)]
-    starts = spread(np.arange(frames - _BLOCK_FRAMES + 1), _BLOCKS)
-    return [np.arange(start, start + _BLOCK_FRAMES) for start in starts]
+    starts = spread(np.arange(frames - _STRETCH_FRAMES + 1), _STRETCHES)
+    return [np.arange(start, start + _STRETCH_FRAMES) for start in starts]
 
 
-def closest_person(xy: Array, confidence: Array, expected: Array) -> Array:
-    """Detection closest to the expected points (T, K, 2) among (T, P, K, 2), (T, P, K): (T, K, 2), NaN
-    unseen."""
+def nearest_detection(xy: Array, confidence: Array, expected: Array) -> Array:
+    """Detection (T, K, 2) nearest to the expected points (T, K, 2), of those with xy (T, P, K, 2) and
+    confidence (T, P, K); NaN where a point is not seen."""
     observed = np.where(confidence[..., None] > 0, xy, np.nan)
     distance = np.linalg.norm(observed - expected[:, None], axis=-1)
     median = finite_median(distance)

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from models.geometry.agreement import best_bodies
+from models.geometry.agreement import triangulate_best_people
 from models.geometry.point_order import LIMBS, NO_BODY, limb_lengths, limb_misfit
 from pipeline.array_types import Array, Floats
 from pipeline.calibrations.checks import in_metres
@@ -42,7 +42,7 @@ def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str 
     """
     names = orders_with(image.shape[-2])
     for unit, metres in units.items():
-        bodies = best_bodies(in_metres(rig, metres), image)
+        bodies = triangulate_best_people(in_metres(rig, metres), image)
         if _LIMBS_RANGE_M[0] < limb_sum(bodies, names) < _LIMBS_RANGE_M[1]:
             return unit, bodies
     return None, np.empty((0, image.shape[-2], 3))
@@ -65,7 +65,7 @@ def find_scale(rig: Rig, image: Floats) -> tuple[float, Array] | None:
 
 def _as_adult(rig: Rig, image: Floats, metres: float, names: Sequence[str]) -> tuple[float, Array] | None:
     """Metres in one unit that give adult limbs to the bodies matched at ``metres``, and these bodies."""
-    bodies = best_bodies(in_metres(rig, metres), image)
+    bodies = triangulate_best_people(in_metres(rig, metres), image)
     factor = LIMBS_M / (limb_sum(bodies, names) or math.nan)
     return None if math.isnan(factor) else (metres * factor, bodies * factor)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from models.geometry.agreement import best_bodies, find_bodies
+from models.geometry.agreement import find_bodies, triangulate_best_people
 from models.geometry.point_order import limb_misfit, share_outside
 from pipeline.array_types import Array, Floats
 from pipeline.cameras import Rig
@@ -152,7 +152,7 @@ def find_camera_scales(rig: Rig, image: Floats) -> dict[int, PictureScale]:
         others = image.copy()
         others[view, ..., :2], others[view, ..., 2] = np.nan, 0
         agreed = find_bodies(rig, others).score[:, 0] > 0
-        expected = rig.project(best_bodies(rig, others), distorted=True)[view][:, None] + 0.5
+        expected = rig.project(triangulate_best_people(rig, others), distorted=True)[view][:, None] + 0.5
         own = xy[view, agreed]
         enough = np.isfinite(own + expected).all(-1).sum(-1) >= _MIN_POINTS  # (N, P)
         frames, person = np.nonzero(enough & (enough.sum(1, keepdims=True) == 1))
@@ -207,7 +207,7 @@ def _score(rig: Rig, image: Floats) -> float:
 
 
 def _misfit(rig: Rig, image: Floats, orders: Sequence[str]) -> float:
-    bodies = best_bodies(rig, image)
+    bodies = triangulate_best_people(rig, image)
     costs = [limb_misfit(bodies, name) for name in orders] if len(bodies) else []
     return min((c for c in costs if not math.isnan(c)), default=math.nan)
 
