@@ -44,6 +44,9 @@ DOUBTS: Final = frozenset(
     {"camera_alone", "camera_off", "cameras_disagree", "cameras_exchanged", "no_agreement"}
 )
 """Codes of findings on a camera that is misplaced or shows other people."""
+_CHECK: Final = (
+    "check that the calibration is that of these videos, that they are in step, and that no camera was moved"
+)
 
 
 def files_at(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -81,18 +84,17 @@ def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
         return Finding(
             "camera_off",
             f"camera {cameras[v]} is not where the calibration says: it sees the person {off} from where the "
-            f"others do, who agree to {1000 * found.remaining_m[v]:.0f} mm without it; calibrate it again",
+            f"others do, which agree to {1000 * found.remaining_m[v]:.0f} mm without it; calibrate it again",
             cameras[v],
         )
-    which = (
+    reason = (
         "three cannot tell which of them is wrong"
         if len(cameras) == MIN_CAMERAS
         else "whichever is left out, the others do not agree"
     )
     return Finding(
         "cameras_disagree",
-        f"the cameras see the person up to {off} from where the others do, and {which}: is this the "
-        "calibration of these videos, and has no camera been moved since?",
+        f"the cameras see the person up to {off} from where the others do, and {reason}; {_CHECK}",
     )
 
 
@@ -100,8 +102,8 @@ def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
     return [
         Finding(
             "camera_alone",
-            f"camera {name} shows somebody but agrees with no other view in {a} of {n} sampled frames: "
-            "moved, out of sync, exchanged with another camera, or somebody else?",
+            f"camera {name} shows a person but agrees with no other view in {a} of {n} sampled frames: "
+            "it was moved, is out of step, is exchanged with another camera, or shows somebody else",
             name,
             int(a),
         )
@@ -246,9 +248,8 @@ class Check:
             found.append(
                 Finding(
                     "cameras_disagree",
-                    f"the cameras do not agree on the person: one of them sees its points {worst_mm:.0f} mm "
-                    "off; is this the calibration of these videos, are they in step, and has no camera been "
-                    "moved since?",
+                    f"the cameras do not agree on the person: one of them sees points {worst_mm:.0f} mm off; "
+                    f"{_CHECK}",
                 )
             )
         return found

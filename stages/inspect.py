@@ -241,8 +241,8 @@ def _seen_by_one(rig: Rig, image: Floats) -> list[Finding]:
     return [
         Finding(
             "people_left_out",
-            f"people left out: camera {name} shows somebody in {n} of {total} sampled frames whom no other "
-            "camera shows; two must see a person",
+            f"people left out: in {n} of {total} sampled frames camera {name} shows a person whom no "
+            "other does; two cameras must see a person",
             name,
             int(n),
         )
@@ -384,8 +384,8 @@ def _doubt_scales(rig: Rig, image: Floats, known: PointOrder) -> list[Finding]:
     for name, share in zip(rig.names, share_outside(image, rig.size), strict=True):
         if share > MAX_OUTSIDE_SHARE:
             sentence = (
-                f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture: were they "
-                "made on pictures of another size?"
+                f"camera {name}: {100 * share:.0f} % of the keypoints lie outside its picture; check that "
+                "they were made on pictures of its size"
             )
             findings.append(Finding("coordinates_outside", sentence, name))
     unusual = [

@@ -273,7 +273,9 @@ def test_keypoints_of_a_larger_picture(tmp_path: Path) -> None:
     folder = write_recording(tmp_path, RIG, [PEOPLE * [2, 2, 1]])
     assert said(ready(folder), "times 0.5 the cameras agree")
     state(folder, "{keypoints: {format: body_25, scale: 1}, fps: 10}")
-    assert said(ready(folder), "of the keypoints lie outside its picture: were they made on pictures of")
+    assert said(
+        ready(folder), "of the keypoints lie outside its picture; check that they were made on pictures of"
+    )
 
 
 def test_stated_format_in_the_users_spelling(folder: Path) -> None:
@@ -330,7 +332,7 @@ def test_cameras_that_never_agree_are_named(tmp_path: Path) -> None:
     people[1] = seen(rig, figure(1.7 * np.arange(24)[::-1] / 10, (-0.6, 0.9), 2.0))[1]
     other = ready(write_recording(tmp_path / "other", rig, [people]))
     for name in rig.names:
-        message = f"camera {name} shows somebody but agrees with no other view in 24 of 24 sampled frames: mo"
+        message = f"camera {name} shows a person but agrees with no other view in 24 of 24 sampled frames: it"
         assert said(other, message) == (name == "cam02")
     assert not said(other, r"\binfo\b"), "info itself prints it"
 

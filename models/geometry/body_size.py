@@ -51,27 +51,29 @@ def find_unit(rig: Rig, image: Floats, units: Mapping[str, float]) -> tuple[str 
 def find_scale(rig: Rig, image: Floats) -> tuple[float, Array] | None:
     """Find the metres in one unit of a rig at which people have an adult's limbs, and the bodies (N, K, 3).
 
-    None where the views agree on nobody at any scale.
+    None where the views agree on no person at any scale.
     """
     names = orders_with(image.shape[-2])
     for power in _UNIT_POWERS:
-        scale = _as_adult(rig, image, 10.0**power, names)
+        scale = _scale_to_adult(rig, image, 10.0**power, names)
         # Matching depends on the scale a little; and at some scale anything agrees, so check for a body.
-        scale = scale and _as_adult(rig, image, scale[0], names)
+        scale = scale and _scale_to_adult(rig, image, scale[0], names)
         if scale and min(limb_misfit(scale[1], name) for name in names) < NO_BODY:
             return scale
     return None
 
 
-def _as_adult(rig: Rig, image: Floats, metres: float, names: Sequence[str]) -> tuple[float, Array] | None:
-    """Metres in one unit that give adult limbs to the bodies matched at ``metres``, and these bodies."""
+def _scale_to_adult(
+    rig: Rig, image: Floats, metres: float, names: Sequence[str]
+) -> tuple[float, Array] | None:
+    """Length of the unit, metres, that gives adult limbs to the bodies matched at ``metres``; with these."""
     bodies = triangulate_best_people(in_metres(rig, metres), image)
     factor = LIMBS_M / (limb_sum(bodies, names) or math.nan)
     return None if math.isnan(factor) else (metres * factor, bodies * factor)
 
 
 def limb_sum(bodies: Array, orders: Sequence[str]) -> float:
-    """Upper arm + forearm + thigh + shin of points (T, K, 3) in the best-fitting order; NaN where missing."""
+    """Upper arm + forearm + thigh + shin of bodies (T, K, 3) in the best-fitting order; NaN where missing."""
     costs = {name: limb_misfit(bodies, name) for name in orders}
     costs = {name: cost for name, cost in costs.items() if not math.isnan(cost)}
     if not costs:
