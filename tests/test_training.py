@@ -9,6 +9,7 @@ import pytest
 import roma
 import torch
 from builders import seeded, some_poses, write_motion
+from fake_gpu import assert_never_waits
 from test_synthetic_projections import samples
 from typer.testing import CliRunner
 
@@ -42,6 +43,11 @@ def motion(tmp_path):
 
 
 # --- Losses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "uncalibrated"])
+def test_the_loss_never_waits_for_a_gpu(kind):
+    assert_never_waits(lambda net, s: loss_of(net, s, reprojection=1.0), small_net(kind), samples(views=2))
 
 
 def test_the_truth_costs_nothing_but_doubt(monkeypatch):

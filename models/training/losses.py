@@ -24,7 +24,7 @@ from pipeline.skeleton import BODY_25, EXTRA_24, SMPL_24
 
 INTERMEDIATE_WEIGHT: Final = 0.3
 """Weight of every iteration before the last."""
-_HANDS_AND_FEET = tuple(i for i, name in enumerate(SMPL_24.names) if name.endswith(("foot", "hand")))
+_JOINT_WEIGHTS: Final = tuple(0.5 if name.endswith(("foot", "hand")) else 1.0 for name in SMPL_24.names)
 
 
 def loss_of(net: KeypointNet, batch: Projected, reprojection: float = 0.0) -> tuple[Tensor, Estimate]:
@@ -98,8 +98,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 def _body_terms(x: Estimate, truth: Tensor, joints: Tensor, points: Tensor, betas: Tensor) -> Tensor:
     """Terms (N,) of pose and shape, common to both nets."""
-    weight = joints.new_ones(len(SMPL_24))
-    weight[list(_HANDS_AND_FEET)] = 0.5
+    weight = constant(_JOINT_WEIGHTS, joints.device, joints.dtype)
     return (
         _squared(x.rotations, truth).mean(1)
         + 0.3 * _squared(to_local(x.rotations), to_local(truth)).mean(1)

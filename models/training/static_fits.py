@@ -20,7 +20,7 @@ from torch import Tensor
 from models.body import KeypointBody
 from models.crops import CROP_PX, crop_matrix
 from models.image_regressor import crop_camera
-from models.rotations import solve_3x3
+from models.regressors.layers import camera_directions
 from models.training.loop import Bodies, picture_id, spin_score
 from models.training.published import PublishedRows
 from pipeline.archives import read_npy
@@ -93,9 +93,7 @@ def _translation(points: Tensor, K: Tensor, xy_px: Tensor, confidence: Tensor) -
 
     Least squares weighted by confidence; not finite where underdetermined.
     """
-    homogeneous = torch.cat([torch.nan_to_num(xy_px), torch.ones_like(xy_px[..., :1])], -1)
-    rays = solve_3x3(K[:, :, None].double(), homogeneous.double())
-    u = rays[..., :2] / rays[..., 2:]
+    u = camera_directions(torch.nan_to_num(xy_px).double(), K.double())[..., :2]
     rows = torch.cat([torch.eye(2, dtype=u.dtype).expand(*u.shape[:-1], 2, 2), -u[..., None]], -1)
     residual = u * points[..., 2:] - points[..., :2]
     weighted = confidence[..., None, None] * rows
