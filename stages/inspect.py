@@ -32,7 +32,7 @@ from models.geometry.body_size import (
     limb_sum,
 )
 from models.geometry.pairing import pair_by_people
-from models.geometry.picture_scale import agree_on_body, find_camera_scales, find_picture_scale
+from models.geometry.picture_scale import PictureScale, agree_on_body, find_camera_scales, find_picture_scale
 from models.geometry.point_order import (
     TOP_CONFIDENCE,
     USUAL_TOP,
@@ -181,13 +181,15 @@ def _resized_cameras(
     """The order with factors of single cameras' keypoints (V, T, P, K, 3), as in the files, that make the
     cameras agree and are not stated; None where there are none."""
     stated = recording.stated.keypoints.scales(rig.names)
-    scales = [*(known.picture_scale or ((1.0, 1.0),) * len(rig))]
-    told = []
-    for v, found in find_camera_scales(rig, to_pixels(raw, known, rig.size)).items():
-        if rig.names[v] not in stated:
-            scales[v] = found.factor
-            told.append(found.finding_of(rig.names[v]))
-    known = replace(known, picture_scale=tuple(scales))
+    found = find_camera_scales(rig, to_pixels(raw, known, rig.size))
+    before = known.picture_scale or ((1.0, 1.0),) * len(rig)
+    scales: dict[str, PictureScale] = {}
+    for v, ((x, y), name) in enumerate(zip(before, rig.names, strict=True)):
+        own = found[v] if v in found and name not in stated else PictureScale((1, 1), 1)
+        scales[name] = replace(own, factor=(x * own.factor[0], y * own.factor[1]))
+    known = replace(known, picture_scale=tuple(scale.factor for scale in scales.values()))
+    resized = {name: scale for name, scale in scales.items() if scale.factor != (1, 1)}
+    told = [s.finding_of(name, resized) for name, s in resized.items() if s.gain > 1]
     agree = told and not doubt_cameras(rig, to_body_25(to_pixels(raw, known, rig.size), known.name))
     return (known, told) if agree else None
 

@@ -67,6 +67,16 @@ def test_a_turned_camera_is_not_mended_by_a_factor(degrees: float, axis: int) ->
     assert find_camera_scales(turned, IMAGE) == {}
 
 
+def test_a_camera_of_pictures_smaller_than_the_others_is_told_and_read(tmp_path: Path) -> None:
+    """All but one of half the size, that one of a quarter."""
+    people = resize(IMAGE[:, :, 0], (0.5, 0.5))
+    people[2] = resize(people[2], (0.5, 0.5))
+    write_recording(tmp_path, RIG, [people])
+    found = inspect(find_recording(tmp_path))
+    assert found.point_order.picture_scale == ((2, 2), (2, 2), (4, 4), (2, 2))
+    assert said(found, r"scale: \{cam01: 2, cam02: 2, cam03: 4, cam04: 2\}")
+
+
 def test_a_camera_of_resized_pictures_is_told_and_read(tmp_path: Path) -> None:
     people = SMALL_PEOPLE.copy()
     people[1] = resize(people[1], (0.5, 0.5))

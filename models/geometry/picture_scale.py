@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import Final
@@ -81,13 +81,14 @@ class PictureScale:
         )
         return Finding("keypoints_resized", sentence)
 
-    def finding_of(self, camera: str) -> Finding:
-        """Finding about the keypoints of this camera alone, which are made larger or smaller."""
+    def finding_of(self, camera: str, every: Mapping[str, PictureScale]) -> Finding:
+        """Finding about the keypoints of this camera, among the factors of all that have one."""
+        stated = ", ".join(f"{name}: {scale.stated}" for name, scale in every.items())
         sentence = (
             f"the keypoints of camera {camera} seem to be made on pictures of another size than its video's: "
             f"times {self.stated} they lie {self.gain:.0f} times nearer to where the other cameras see the "
-            f"person. That is applied; recording.yaml can state it, keypoints: {{scale: {{{camera}: "
-            f"{self.stated}}}}}, or that it is 1"
+            f"person. That is applied; recording.yaml can state it, keypoints: {{scale: {{{stated}}}}}, or "
+            "that it is 1"
         )
         return Finding("keypoints_resized", sentence, camera)
 
