@@ -165,7 +165,7 @@ def write_shifted(source: Path, folder: Path, late_s: Array) -> Path:
         near = np.round(at).astype(np.int64)
         around = np.full((3, len(recording.rig), len(at)), -1)
         around[:, v] = np.clip(near + np.array([-1, 0, 1])[:, None], 0, last)
-        shown = (recording.people_in(index)[v] for index in around)
+        shown = np.split(recording.people_in(np.concatenate([*around], 1))[v], 3)
         people = between_frames(*shown, at - near, np.ones((2, len(at))))
         for t, there in enumerate(people):
             found = (there[..., 2] > 0).any(-1)

@@ -131,9 +131,9 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
         )
         good = (shared >= cfg.min_points) & (share >= cfg.min_agreement)
         agree = np.where(good, share * weight, 0)
-        most = agree.max(1, initial=0)
-        person[f, :, v] = np.where(most > 0, agree.argmax(1), -1)
-        score[f] += most
+        best = agree.max(1, initial=0)
+        person[f, :, v] = np.where(best > 0, agree.argmax(1), -1)
+        score[f] += best
     alive &= (person >= 0).sum(-1) >= 2
     score = np.where(alive, score, 0)
     order = np.argsort(-score, axis=1, kind="stable")
@@ -147,7 +147,7 @@ def propose(rig: Rig, xy_px: Array, confidence: Array, cfg: MatchConfig) -> Prop
 def _meet(
     origin: Array, ray: Array, confidence: Array, half_m: float, least: int, share: float, meet: Array
 ) -> None:
-    """Fill meet (T, V, P, V, P), which comes as 0: agreement of the rays of people of different views.
+    """Fill meet (T, V, P, V, P), given as 0, with the agreement of the rays of people of different views.
 
     origin (V, 3), ray (V, T, P, K, 3), confidence (V, T, P, K). Two rays ``half_m`` apart agree by half.
     """

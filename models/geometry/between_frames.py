@@ -33,8 +33,8 @@ def people_between(
         return recording.people_in(index, min_confidence)
     around = np.where(index >= 0, index + np.array([-1, 0, 1])[:, None, None], -1)  # (3, V, T)
     frames = [np.unique(around[:, v]) for v in range(len(index))]
-    most = max(map(len, frames))
-    wanted = np.stack([np.pad(n, (0, most - len(n)), constant_values=-1) for n in frames])
+    count = max(map(len, frames))
+    wanted = np.stack([np.pad(n, (0, count - len(n)), constant_values=-1) for n in frames])
     people = recording.people_in(wanted, min_confidence)
     out = []
     for v, (time_s, rate) in enumerate(zip(own.times_s, own.rates, strict=True)):
@@ -58,33 +58,23 @@ def between_frames(before: Floats, near: Floats, after: Floats, later: Array, ga
     first, second = np.where(forth, gaps[::-1], gaps)[..., None, None, None]  # on the instant's side, beyond
     limit = MAX_GAP_FRAMES + _STAMP_ROUNDING_FRAMES
     forth = forth[:, None, None, None]
-    ahead = _same_people(near, np.where(forth, _padded(after, before), _padded(before, after)))
-    behind = _same_people(near, np.where(forth, _padded(before, after), _padded(after, before)))
-    here, there, back = ((x[..., 2:] > 0) for x in (near, ahead, behind))
+    ahead = _same_people(near, np.where(forth, after, before))
+    behind = _same_people(near, np.where(forth, before, after))
+    in_near, in_ahead, in_behind = ((x[..., 2:] > 0) for x in (near, ahead, behind))
     step = np.abs(later)[:, None, None, None] * first  # frames
-    move = np.where(there, (ahead - near)[..., :2] / first, (near - behind)[..., :2] / second)
-    xy = near[..., :2] + np.where(there | (back & (second <= limit)), step * move, 0)
-    only = ~here & there & back & (first + second <= limit)
+    move = np.where(in_ahead, (ahead - near)[..., :2] / first, (near - behind)[..., :2] / second)
+    xy = near[..., :2] + np.where(in_ahead | (in_behind & (second <= limit)), step * move, 0)
+    bridged = ~in_near & in_ahead & in_behind & (first + second <= limit)
     across = behind[..., :2] + (second + step) / (first + second) * (ahead - behind)[..., :2]
-    sure = np.where(only, np.minimum(ahead[..., 2:], behind[..., 2:]), near[..., 2:])
-    out = np.concatenate([np.where(here, xy, np.where(only, across, np.nan)), sure], -1)
+    confidence = np.where(bridged, np.minimum(ahead[..., 2:], behind[..., 2:]), near[..., 2:])
+    out = np.concatenate([np.where(in_near, xy, np.where(bridged, across, np.nan)), confidence], -1)
     return np.where((later == 0)[:, None, None, None], near, out).astype(near.dtype)
 
 
-def _padded(people: Floats, like: Floats) -> Floats:
-    """People (T, D, K, 3) padded to the number of ``like``."""
-    more = max(like.shape[1] - people.shape[1], 0)
-    nobody = np.full((len(people), more, *people.shape[2:]), [np.nan, np.nan, 0.0], dtype=people.dtype)
-    return np.concatenate([people, nobody], 1)
-
-
 def _same_people(near: Floats, other: Floats) -> Floats:
-    """Match people of one frame (T, D, K, 3) in another (T, E, K, 3) as mutual nearest neighbours.
-
-    Returns the matches (T, D, K, 3); missing without one.
-    """
-    seen, also = near[..., 2] > 0, other[..., 2] > 0
-    both = np.asarray(seen[:, :, None] & also[:, None])
+    """Mutual nearest neighbours (T, D, K, 3) of people in another frame (T, E, K, 3); missing without one."""
+    seen = near[..., 2] > 0
+    both = np.asarray(seen[:, :, None] & (other[..., 2] > 0)[:, None])
     apart = np.linalg.norm(near[:, :, None, :, :2] - other[:, None, :, :, :2], axis=-1)
     distance = finite_median(np.where(both, apart, np.nan))  # (T, D, E)
     own = np.where(seen[..., None], near[..., :2], np.nan)

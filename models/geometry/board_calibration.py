@@ -157,14 +157,14 @@ def _estimate_lens(
             _, k, d, *_ = cv2.calibrateCamera(points, pixels, size, guess, np.zeros(5), flags=flags)
     except cv2.error as problem:
         raise InputError(
-            f"camera {name}: its lens cannot be told from the {len(at)} pictures of the board: tilt it more, "
+            f"camera {name}: {len(at)} pictures of the board do not determine its lens: tilt the board more, "
             f"and show it all over the picture ({' '.join(str(problem).split())[:120]})"
         ) from problem
     return np.asarray(k, np.float64), np.append(np.ravel(d)[:4], np.zeros(4))
 
 
-def _farthest_views(px: Array, size: tuple[int, int], most: int) -> NDArray[np.int64]:
-    """Indices of at most ``most`` of the views (T, N, 2) that differ in place, size and shape: farthest-point
+def _farthest_views(px: Array, size: tuple[int, int], count: int) -> NDArray[np.int64]:
+    """Indices of at most ``count`` views (T, N, 2) that differ in place, size and shape: farthest-point
     sampling."""
     flat = px / max(size)
     middle, extent = np.nanmean(flat, 1), np.nanstd(flat, axis=1)
@@ -172,7 +172,7 @@ def _farthest_views(px: Array, size: tuple[int, int], most: int) -> NDArray[np.i
     features = np.concatenate([middle, 2 * extent, 0.2 * shear], 1)
     chosen = [int(np.argmax(extent.prod(1)))]
     far = np.full(len(px), np.inf)
-    while len(chosen) < min(most, len(px)):
+    while len(chosen) < min(count, len(px)):
         far = np.minimum(far, np.linalg.norm(features - features[chosen[-1]], axis=1))
         chosen.append(int(far.argmax()))
     return np.array(chosen)
@@ -300,7 +300,7 @@ def _parameter_columns(view: NDArray[np.int64], slot: NDArray[np.int64], views: 
 
 
 def _least_squares(
-    residuals: Callable[[Array], Array], x: Array, columns: NDArray[np.int64], most: int = 50
+    residuals: Callable[[Array], Array], x: Array, columns: NDArray[np.int64], iterations: int = 50
 ) -> Array:
     """Minimise Huber's loss of residuals (n, 2) by Levenberg–Marquardt.
 
@@ -318,7 +318,7 @@ def _least_squares(
 
     energy, r, weight = loss(x)
     damping = 1e-4
-    for _ in range(most):
+    for _ in range(iterations):
         blocks = np.zeros((*r.shape, columns.shape[1]))
         for c in range(columns.shape[1]):
             moved = np.unique(columns[:, c][columns[:, c] >= 0])

@@ -26,6 +26,8 @@ EPIPOLAR_GAP_PX: Final = 8.0
 """Distance from an epipolar line that costs one half."""
 _MAX_SAMPLES, _PERSON_POINTS, _MIN_INSTANTS = 160 * 25, 25, 60
 """Most products of instants and points that are compared at a lag, points of one person, fewest instants."""
+_MIN_SINE: Final = 0.05
+"""Least sine of the angle between two rays that are compared (2.9°)."""
 _EPIPOLAR_INSTANTS: Final = 60
 _MIN_EPIPOLAR_POINTS: Final = 12
 """Fewest points that a fundamental matrix is fitted to; it takes eight."""
@@ -88,7 +90,7 @@ def ray_curves(
 
     cameras: trajectories of directions in the world. centres: (V, 3) metres.
     """
-    unit = [_normalise(c) for c in cameras]
+    unit = [_normalise_directions(c) for c in cameras]
     pairs = tuple(combinations(range(len(cameras)), 2))
     steps = round(reach_s / STEP_S)
     lag = np.arange(-steps, steps + 1)
@@ -96,7 +98,7 @@ def ray_curves(
     return LagCurves(lag, pairs, np.stack([cost for cost, _ in curves]), np.array([w for _, w in curves]))
 
 
-def _normalise(camera: Trajectories) -> Trajectories:
+def _normalise_directions(camera: Trajectories) -> Trajectories:
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = camera.point / np.linalg.norm(camera.point, axis=-1, keepdims=True)
     return replace(camera, point=np.where(camera.confidence[..., None] > 0, unit, 0))
@@ -125,11 +127,9 @@ def _pair_curve(
     turned = np.cross(two.point, base)
     samples = max(_MAX_SAMPLES // max(one.point.shape[1], _PERSON_POINTS), _MIN_INSTANTS)
     for k, (i, j) in enumerate(_lagged(one, two, lag, samples)):
-        a = one.point[i]
-        w = np.sqrt(one.confidence[i] * two.confidence[j])
-        volume = np.einsum("sjx,sjx->sj", a, turned[j])
-        sin2 = 1 - np.einsum("sjx,sjx->sj", a, two.point[j]) ** 2
-        w = np.where(sin2 > 0.0025, w, 0)
+        volume = np.einsum("sjx,sjx->sj", one.point[i], turned[j])
+        sin2 = 1 - np.einsum("sjx,sjx->sj", one.point[i], two.point[j]) ** 2
+        w = np.where(sin2 > _MIN_SINE**2, np.sqrt(one.confidence[i] * two.confidence[j]), 0)
         u2 = volume**2 / np.where(w > 0, sin2, 1) / RAY_GAP_M**2
         bad = (w * (u2 / (1 + u2))).sum(0)
         total = w.sum(0)
@@ -173,24 +173,24 @@ def epipolar_cost(one: Array, two: Array, weight: Array, iterations: int = 4) ->
     w = weight[known]
     if len(w) < _MIN_EPIPOLAR_POINTS:
         return float("nan")
-    x, size_x = _centred(one[known], w)
-    y, size_y = _centred(two[known], w)
+    x, size_x = _normalise_points(one[known], w)
+    y, size_y = _normalise_points(two[known], w)
     design = (y[:, :, None] * x[:, None]).reshape(-1, 9)
     scale = np.sqrt(size_x * size_y)
-    trust = w
+    robust = w
     for _ in range(iterations):
-        f = np.linalg.eigh((design * trust[:, None]).T @ design)[1][:, 0].reshape(3, 3)
+        f = np.linalg.eigh((design * robust[:, None]).T @ design)[1][:, 0].reshape(3, 3)
         u, s, v = np.linalg.svd(f)
         f = (u * [s[0], s[1], 0]) @ v
         fx, fy = x @ f.T, y @ f
         slope = fx[:, 0] ** 2 + fx[:, 1] ** 2 + fy[:, 0] ** 2 + fy[:, 1] ** 2
         off2 = (y * fx).sum(1) ** 2 / (slope + 1e-12) * scale**2
-        trust = w / (1 + off2 / max(4.9 * float(np.median(off2)), 1.0)) ** 2
+        robust = w / (1 + off2 / max(4.9 * float(np.median(off2)), 1.0)) ** 2
     u2 = off2 / EPIPOLAR_GAP_PX**2
     return float((w * u2 / (1 + u2)).sum() / w.sum())
 
 
-def _centred(xy: Array, weight: Array) -> tuple[Array, float]:
+def _normalise_points(xy: Array, weight: Array) -> tuple[Array, float]:
     """Normalise points (N, 2) to homogeneous ones (N, 3) about their mean and of unit size; and that size."""
     middle = np.average(xy, axis=0, weights=weight)
     size = max(float(np.sqrt(np.average(((xy - middle) ** 2).sum(1), weights=weight) / 2)), 1e-6)

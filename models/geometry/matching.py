@@ -51,11 +51,11 @@ class FrameDetections:
         """(M, K, 2) ``xy_px``, NaN where missing"""
         return np.where((self.confidence > 0)[..., None], self.xy_px, np.nan)
 
-    def exchange(self, which: Bools) -> FrameDetections:
-        """The detections with left and right exchanged where ``which`` (M,)."""
+    def exchange(self, exchanged: Bools) -> FrameDetections:
+        """Exchange left and right of some detections (M,)."""
 
         def other(x: Array) -> Array:
-            return np.where(which.reshape(-1, *[1] * (x.ndim - 1)), x[:, MIRROR], x)
+            return np.where(exchanged.reshape(-1, *[1] * (x.ndim - 1)), x[:, MIRROR], x)
 
         return replace(self, xy_px=other(self.xy_px), confidence=other(self.confidence), ray=other(self.ray))
 
@@ -223,6 +223,6 @@ def unit_m(rig: Rig, points: Array) -> Array:
 
 
 def adult_pixel_m(points: Array) -> Array:
-    """(N,) metres a pixel at which people (N, K, C) are as large as an adult."""
+    """(N,) metres a pixel at which people (N, K, C), NaN where missing, are as large as an adult."""
     size = finite_median(np.linalg.norm(points - finite_median(points, 1)[:, None], axis=-1))
     return np.asarray(EXTENT_M / np.maximum(size, 1e-6))
