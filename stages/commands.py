@@ -212,7 +212,7 @@ def preprocess(
 ) -> None:
     """Bring a data set to SPIN's .npz, with views and cameras, for `train` and `evaluate`."""
     from models.datasets import DATASETS
-    from models.datasets.rows import PersonRow, check_openpose, to_arrays, write_npz
+    from models.datasets.rows import PersonRow, check_openpose, to_arrays, with_detection, write_npz
     from pipeline.files import check_writable
 
     modules = {m.NAME: m for m in DATASETS}
@@ -230,11 +230,13 @@ def preprocess(
     with screen.bar(len(parts), "part", f"{dataset} {split}") as bar:
         for part in parts:
             bar.set_postfix_str(part.name)
-            rows += module.rows(part, openpose, every or module.STEP[split])
+            rows += module.rows(part, every or module.STEP[split])
             bar.update()
     if not rows:
         raise InputError(f"{root}: no frame of {dataset} {split} shows a whole person in a picture it has")
-    check_openpose(openpose, rows)
+    if openpose is not None:
+        rows = [with_detection(row, openpose) for row in rows]
+        check_openpose(openpose, rows)
     arrays = to_arrays(rows)
     size = sum(a.nbytes for a in arrays.values())
     console.print(f"{len(rows)} rows of {len(set(arrays['group']))} instants take {size / 1e6:.1f} MB.")

@@ -32,7 +32,7 @@ def test_every_fifth_frame_has_its_own_pose(tmp_path: Path) -> None:
         "S9/WalkingDog 1.55011271",
     ]  # fmt: skip
     assert missing(found) == "S11 not there"
-    got = list(rows(found[0], None, 5))
+    got = list(rows(found[0], 5))
     assert [r.imgname for r in got] == [f"S9/Videos/Directions.54138969.mp4#{i}" for i in (0, 5, 10)]
     for r, i in zip(got, (0, 5, 10), strict=True):
         xyz, xy = truth("Directions.54138969", 3)[i], truth("Directions.54138969", 2)[i]
@@ -52,7 +52,7 @@ def test_picture_one_is_frame_zero(tmp_path: Path) -> None:
     for i in range(1, FRAMES + 1):
         (root / "images" / f"S9_WalkingDog_1.54138969_{i:06d}.jpg").touch()
     (part,) = parts(root, "test")
-    got = list(rows(part, None, 5))
+    got = list(rows(part, 5))
     assert [r.imgname[-10:-4] for r in got] == ["000001", "000006", "000011"]
     xyz = truth("WalkingDog 1.54138969", 3)[5]
     np.testing.assert_allclose(got[1].S[EXTRA_24.index("RHip"), :3], (xyz[1] - xyz[11]) / 1000)
@@ -62,7 +62,7 @@ def test_picture_one_is_frame_zero(tmp_path: Path) -> None:
 
 def test_cameras_of_an_instant_are_one_group(tmp_path: Path) -> None:
     found = parts(make(tmp_path), "test")
-    arrays = to_arrays([r for p in found for r in rows(p, None, 5)])
+    arrays = to_arrays([r for p in found for r in rows(p, 5)])
     assert len(arrays["id"]) == 12
     pairs = {
         g: [(i, c) for i, c, h in zip(arrays["id"], arrays["camera"], arrays["group"], strict=True) if h == g]
@@ -109,10 +109,10 @@ def test_metadata_gives_cameras_that_stand_upright(tmp_path: Path, towards: bool
 def test_rows_have_their_cameras(tmp_path: Path) -> None:
     root = make(tmp_path, ("S9", "S11"), ("Eating.60457274",))
     nine, eleven = parts(root, "test")
-    assert np.isnan(next(rows(nine, None, 5)).R).all()
+    assert np.isnan(next(rows(nine, 5)).R).all()
     R, _ = metadata(root / "metadata.xml", True)
-    np.testing.assert_allclose(next(rows(nine, None, 5)).R, R[3, 8], atol=1e-9)
-    np.testing.assert_allclose(next(rows(eleven, None, 5)).R, R[3, 10], atol=1e-9)
+    np.testing.assert_allclose(next(rows(nine, 5)).R, R[3, 8], atol=1e-9)
+    np.testing.assert_allclose(next(rows(eleven, 5)).R, R[3, 10], atol=1e-9)
 
 
 def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
@@ -123,20 +123,20 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     masks = root / "S9" / "MySegmentsMat" / "ground_truth_bb" / "Eating.60457274.mat"
     write_masks(masks, [(1, 1, 5, 5)] * 7)
     with pytest.raises(InputError, match="boxes of 7 frames, but the poses have 12"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))
     write_masks(masks, [(1, 1, 5, 5)] * 5 + [(1, 1, 1, 1)] + [(1, 1, 5, 5)] * 6)
     with pytest.raises(InputError, match="frame 6 has an empty mask"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))
     masks.write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"60457274.mat: cannot be read"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))
     write_masks(masks, [(1, 1, 5, 5)] * FRAMES)
     (root / "S9" / "Videos" / "Eating.60457274.mp4").unlink()
     with pytest.raises(InputError, match=r"neither the picture images/S9_Eating.60457274_000001.jpg"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))
     (root / "S9" / "MyPoseFeatures" / "D3_Positions_mono" / "Eating.60457274.cdf").write_bytes(b"no cdf")
     with pytest.raises(InputError, match=r"60457274.cdf: cannot be read"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))
     (tmp_path / "metadata.xml").write_text("<metadata><w0>[1 2 3]</w0></metadata>")
     with pytest.raises(InputError, match="w0: expected 300 numbers, got 3"):
         read_metadata(tmp_path / "metadata.xml", 1)
@@ -147,4 +147,4 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (part,) = parts(make(tmp_path, names=("Eating.60457274",)), "test")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"needs {module}: pip install -e '.\[datasets\]'"):
-        list(rows(part, None, 5))
+        list(rows(part, 5))

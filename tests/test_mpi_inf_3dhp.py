@@ -22,7 +22,7 @@ from mpi_tree import (
 from scipy.spatial.transform import Rotation
 
 from models.datasets.mpi_inf_3dhp import fit_pinhole, missing, parts, rows
-from models.datasets.rows import openpose_file, to_arrays
+from models.datasets.rows import openpose_file, to_arrays, with_detection
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
@@ -39,7 +39,7 @@ def expected(name: str) -> str:
 def test_pictures_are_paired_by_their_number(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path), "train")
     assert missing((part,)) == "1 of 16 sequences are there"
-    got = list(rows(part, None, 1))
+    got = list(rows(part, 1))
     of_4 = [r for r in got if r.camera == "video_4"]
     assert [int(r.id[-6:]) for r in of_4] == [*range(1, 6), *range(7, 24)]
     for r in got:
@@ -57,7 +57,7 @@ def test_pictures_are_paired_by_their_number(tmp_path: Path) -> None:
 
 def test_views_of_an_instant_are_one_group(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path), "train")
-    arrays = to_arrays(list(rows(part, None, 10)))
+    arrays = to_arrays(list(rows(part, 10)))
     assert sorted(arrays["imgname"].tolist()) == [
         # Frame 11 of camera 0 has a joint outside of the picture; camera 4 keeps it all the same.
         "S1/Seq1/imageFrames/video_0/frame_000001.jpg",
@@ -75,7 +75,7 @@ def test_views_of_an_instant_are_one_group(tmp_path: Path) -> None:
 
 def test_cameras_are_theirs_in_metres(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path), "train")
-    row = next(r for r in rows(part, None, 10) if r.camera == "video_4")
+    row = next(r for r in rows(part, 10) if r.camera == "video_4")
     np.testing.assert_allclose(row.K, K + np.diag([4, 4, 0]))
     np.testing.assert_allclose(row.t, [4.0, 0, 3.5])
     np.testing.assert_allclose(row.R, Rotation.from_rotvec([0, 0.4, 0]).as_matrix(), atol=1e-12)
@@ -83,7 +83,7 @@ def test_cameras_are_theirs_in_metres(tmp_path: Path) -> None:
 
 def test_a_box_is_a_fifth_larger_than_the_joints(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path), "train")
-    row = next(rows(part, None, 10))
+    row = next(rows(part, 10))
     known = row.part[row.part[:, 2] > 0, :2]
     assert row.box[2] == pytest.approx(1.2 * np.ptp(known, axis=0).max())
     np.testing.assert_allclose(row.box[:2], (known.min(0) + known.max(0)) / 2)
@@ -91,7 +91,7 @@ def test_a_box_is_a_fifth_larger_than_the_joints(tmp_path: Path) -> None:
 
 def test_frames_of_videos_count_from_zero(tmp_path: Path) -> None:
     (part,) = parts(make_train(tmp_path, videos=True), "train")
-    got = [r for r in rows(part, None, 10) if r.camera == "video_0"]
+    got = [r for r in rows(part, 10) if r.camera == "video_0"]
     assert [r.imgname for r in got] == [f"S1/Seq1/imageSequence/video_0.avi#{i}" for i in (0, 20)]
     xyz = truth(0)[20]
     want = (xyz[JOINTS_28.index("left_knee")] - xyz[JOINTS_28.index("pelvis")]) / 1000
@@ -114,7 +114,7 @@ def test_calibration_is_read_by_its_words(tmp_path: Path, spaces: str) -> None:
 
 def test_the_test_set_is_scored_on_univ_annot3(tmp_path: Path) -> None:
     (part,) = parts(make_test(tmp_path), "test")
-    got = list(rows(part, None, 1))
+    got = list(rows(part, 1))
     assert [r.imgname[-10:-4] for r in got] == ["000001", "000003"]  # 2 is not valid, 4 leaves the picture
     assert [r.action for r in got] == ["Standing/Walking", "Sitting"]
     xyz = np.random.default_rng(9).uniform(-400, 400, (4, 17, 3)) + AWAY
@@ -139,19 +139,19 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     (part,) = parts(root, "train")
     (folder / "camera.calibration").write_text("name 0")
     with pytest.raises(InputError, match="Skeletool"):
-        list(rows(part, None, 10))
+        list(rows(part, 10))
     (folder / "camera.calibration").write_text(calibration().replace("  intrinsic", "  unknown", 1))
     with pytest.raises(InputError, match="camera '0': intrinsic is missing"):
-        list(rows(part, None, 10))
+        list(rows(part, 10))
     (folder / "annot.mat").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"annot\.mat: cannot be read .*Download it again"):
-        list(rows(part, None, 10))
+        list(rows(part, 10))
     root = make_test(tmp_path / "test")
     (part,) = parts(root, "test")
     picture = root / part.name / "imageSequence" / "img_000003.jpg"
     picture.unlink()
     with pytest.raises(InputError, match=r"img_000003.jpg: is not there"):
-        list(rows(part, None, 1))
+        list(rows(part, 1))
 
 
 def test_more_pictures_than_annotations_and_all_subjects_are_taken(tmp_path: Path) -> None:
@@ -162,21 +162,21 @@ def test_more_pictures_than_annotations_and_all_subjects_are_taken(tmp_path: Pat
     (root / "S8" / "Seq2" / "annot.mat").touch()
     first, last = parts(root, "train")
     assert last.name == "S8/Seq2"
-    assert max(int(r.id[-6:]) for r in rows(first, None, 1)) == 23
+    assert max(int(r.id[-6:]) for r in rows(first, 1)) == 23
 
 
 @pytest.mark.parametrize("videos", [False, True])
 def test_openpose_is_paired_by_the_frame_too(tmp_path: Path, videos: bool) -> None:
     (part,) = parts(make_train(tmp_path / "root", videos), "train")
     openpose, shift = tmp_path / "openpose", np.array([2.0, 0, 0])
-    for row in rows(part, None, 10):
+    for row in rows(part, 10):
         person = np.zeros((25, 3))
         person[[BODY_25.index(n) for n in EXTRA_24.names[:12]]] = row.part[:12] + shift
         file = openpose_file(openpose, row.imgname)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"people": [{"pose_keypoints_2d": person.ravel().tolist()}]}))
     assert len(list(openpose.rglob("*.json"))) == 5
-    for row in rows(part, openpose, 10):
+    for row in (with_detection(row, openpose) for row in rows(part, 10)):
         for name in EXTRA_24.names[:12]:
             want = row.part[EXTRA_24.index(name)] + shift
             np.testing.assert_allclose(row.openpose[BODY_25.index(name)], want, rtol=1e-6)

@@ -14,11 +14,11 @@ from models.datasets.rows import (
     PersonRow,
     all_inside,
     check_openpose,
-    find_detection,
     openpose_file,
     points_box,
     read_rows,
     to_arrays,
+    with_detection,
     write_npz,
 )
 from pipeline.errors import InputError
@@ -63,29 +63,32 @@ def test_openpose_files_lie_beside_the_names_of_the_pictures() -> None:
     assert at == Path(f"op/S9/Videos/{stem}/{stem}_000000000000_keypoints.json")
 
 
+def detection(folder: Path, imgname: str, part: np.ndarray) -> np.ndarray:
+    return with_detection(replace(row(0, "x"), imgname=imgname, part=part), folder).openpose
+
+
 def test_the_nearest_whole_person_is_the_one(tmp_path: Path) -> None:
     part = truth()
     half = person(part)
     half[BODY_25.index("LWrist"), 2] = 0
     write(tmp_path, "a/b.jpg", [person(part, 150), half, person(part, 3), person(part, 9)])
-    np.testing.assert_allclose(find_detection(tmp_path, "a/b.jpg", part), person(part, 3), rtol=1e-6)
+    np.testing.assert_allclose(detection(tmp_path, "a/b.jpg", part), person(part, 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [39.0, 41.0])
 def test_a_bystander_is_not_the_person(tmp_path: Path, shift: float) -> None:
     part = truth()  # 400 px tall: 40 px are a tenth
     write(tmp_path, "a.jpg", [person(part, shift)])
-    assert find_detection(tmp_path, "a.jpg", part).any() == (shift < 40)
+    assert detection(tmp_path, "a.jpg", part).any() == (shift < 40)
 
 
 def test_nobody_is_found_where_there_is_nothing(tmp_path: Path) -> None:
     part = truth()
-    assert not find_detection(None, "a.jpg", part).any()
-    assert not find_detection(tmp_path, "a.jpg", part).any()
+    assert not detection(tmp_path, "a.jpg", part).any()
     write(tmp_path, "a.jpg", [])
-    assert not find_detection(tmp_path, "a.jpg", part).any()
+    assert not detection(tmp_path, "a.jpg", part).any()
     write(tmp_path, "a.jpg", [person(part)])
-    assert not find_detection(tmp_path, "a.jpg", np.zeros((24, 3))).any()
+    assert not detection(tmp_path, "a.jpg", np.zeros((24, 3))).any()
 
 
 def row(k: int, instant: str) -> PersonRow:
@@ -123,7 +126,6 @@ def test_want_of_room_is_said_beforehand(tmp_path: Path) -> None:
 
 def test_openpose_that_belongs_to_nothing_is_refused(tmp_path: Path) -> None:
     rows = [row(0, "x")]
-    check_openpose(None, rows)
     check_openpose(tmp_path, [*rows, replace(rows[0], openpose=np.ones((25, 3)))])
     with pytest.raises(InputError, match=r"0_keypoints\.json, say, is not there"):
         check_openpose(tmp_path, rows)

@@ -13,7 +13,7 @@ import pytest
 from scipy.io import savemat
 
 from models.datasets import coco, lsp, mpii
-from models.datasets.rows import PersonRow, read_rows, to_arrays, write_npz
+from models.datasets.rows import PersonRow, read_rows, to_arrays, with_detection, write_npz
 from models.training.published import PublishedRows
 from pipeline.errors import InputError
 from pipeline.skeleton import BODY_25, EXTRA_24
@@ -67,15 +67,15 @@ def make_coco(root: Path) -> Path:
     return root
 
 
-def all_rows(module: Any, root: Path, openpose: Path | None = None, every: int = 1) -> list[PersonRow]:
+def all_rows(module: Any, root: Path, every: int = 1) -> list[PersonRow]:
     parts = module.parts(root, module.SPLITS[0])
-    return [row for part in parts for row in module.rows(part, openpose, every)]
+    return [row for part in parts for row in module.rows(part, every)]
 
 
 def test_lsp(tmp_path: Path) -> None:
     root = make_lsp(tmp_path)
     (part,) = lsp.parts(root, "test")
-    found = list(lsp.rows(part, None, 1))
+    found = list(lsp.rows(part, 1))
     assert len(found) == 1000
     joints = marks(3, 14, 2000)
     for row, i in zip(found[::250], range(1000, 2000, 250), strict=True):
@@ -89,7 +89,7 @@ def test_lsp(tmp_path: Path) -> None:
         all_rows(lsp, root)
     (few,) = lsp.parts(root, "train")
     with pytest.raises(InputError, match=r"im0501\.jpg"):
-        list(lsp.rows(few, None, 500))
+        list(lsp.rows(few, 500))
 
 
 def test_mpii(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_rows_train(module: Any, make: Any, tmp_path: Path) -> None:
     Path(f"{file}_keypoints.json").write_text(
         json.dumps({"people": [{"pose_keypoints_2d": point.ravel().tolist()}]})
     )
-    seen = all_rows(module, root, tmp_path / "openpose")
+    seen = [with_detection(row, tmp_path / "openpose") for row in all_rows(module, root)]
     np.testing.assert_allclose(seen[0].openpose, point, atol=1e-6)
     write_npz(to_arrays(seen), tmp_path / "rows.npz")
     assert read_rows(tmp_path / "rows.npz")["has_smpl"].tolist() == [0] * len(seen)

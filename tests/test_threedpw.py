@@ -54,7 +54,7 @@ def make(root: Path, data: object = None) -> Path:
 def test_frames_with_a_known_camera_have_their_pose_in_it(tmp_path: Path) -> None:
     (part,) = parts(make(tmp_path), "test")
     data = content()
-    got = list(rows(part, None, 1))
+    got = list(rows(part, 1))
     want = [(p, i) for p in range(2) for i in range(FRAMES) if VALID[p][i]]
     assert [(r.id.split("/")[2], int(r.id[-6:])) for r in got] == [(str(p), i) for p, i in want]
     for r, (p, i) in zip(got, want, strict=True):
@@ -83,7 +83,7 @@ def test_nothing_of_the_file_is_run(tmp_path: Path) -> None:
     data["sequence"] = Path("downtown_test_00")
     (part,) = parts(make(tmp_path, data), "test")
     with pytest.raises(InputError, match=r"pathlib"):
-        list(rows(part, None, 1))
+        list(rows(part, 1))
 
 
 def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path) -> None:
     data["poses"][1] = data["poses"][1][:-1]
     (part,) = parts(make(tmp_path / "short", data), "test")
     with pytest.raises(InputError, match=r"poses \(5, 72\), expected \(6, 72\)"):
-        list(rows(part, None, 1))
+        list(rows(part, 1))
     root = make(tmp_path / "gone")
     (part,) = parts(root, "test")
     (root / "imageFiles" / "downtown_test_00" / "image_00003.jpg").unlink()
     with pytest.raises(InputError, match=r"image_00003.jpg: is not there"):
-        list(rows(part, None, 1))
+        list(rows(part, 1))

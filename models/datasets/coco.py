@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.crops import BOX_MARGIN
-from models.datasets.rows import Part, PersonRow, check_picture, find_detection
+from models.datasets.rows import Part, PersonRow, check_picture
 from pipeline.errors import InputError
 from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24, POINT_ORDERS
@@ -38,7 +38,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, name, split),)
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th person with all 12 limb joints annotated.
 
     Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
@@ -57,7 +57,6 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             box=np.array([x + width / 2, y + height / 2, BOX_MARGIN * max(width, height)]),
             camera="0",
             part=joints,
-            openpose=find_detection(openpose, imgname, joints),
         )
 
 

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from models.crops import extent_box
-from models.datasets.rows import Part, PersonRow, find_detection, import_extra, to_extra_24
+from models.datasets.rows import Part, PersonRow, import_extra, to_extra_24
 from pipeline.array_types import Array
 from pipeline.calibrations.human36m import CAMERAS, read_metadata
 from pipeline.errors import InputError
@@ -68,7 +68,7 @@ def missing(present: tuple[Part, ...]) -> str:
     return f"{', '.join(absent)} not there" if absent else ""
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th frame of a video.
 
     Raises ``InputError``: a file is damaged or missing, or poses and boxes are of different lengths.
@@ -107,7 +107,6 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             camera=camera,
             action=_ACTION_NAMES.get(kind, kind),
             part=joints,
-            openpose=find_detection(openpose, imgname, joints),
             S=to_extra_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=dist,

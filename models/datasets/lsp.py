@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, check_picture, find_detection, points_box
+from models.datasets.rows import Part, PersonRow, check_picture, points_box
 from pipeline.errors import InputError
 from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24
@@ -35,7 +35,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, "joints.mat", split),)
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th picture of the split.
 
     Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
@@ -59,5 +59,4 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             box=points_box(joints[:_JOINTS, :2]),
             camera="0",
             part=joints,
-            openpose=find_detection(openpose, imgname, joints),
         )

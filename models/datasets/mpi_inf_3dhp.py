@@ -19,15 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.datasets.pictures import read_picture
-from models.datasets.rows import (
-    Part,
-    PersonRow,
-    all_inside,
-    find_detection,
-    import_extra,
-    points_box,
-    to_extra_24,
-)
+from models.datasets.rows import Part, PersonRow, all_inside, import_extra, points_box, to_extra_24
 from pipeline.array_types import Array
 from pipeline.calibrations import skeletool
 from pipeline.errors import InputError
@@ -73,15 +65,15 @@ def missing(present: tuple[Part, ...]) -> str:
     return "" if len(present) == count else f"{len(present)} of {count} sequences are there"
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every camera and ``every``-th frame in which all 17 joints are inside the picture.
 
     Raises ``InputError``: a file is damaged or missing, or no picture belongs to any annotation.
     """
-    return _train(part, openpose, every) if part.split == "train" else _test(part, openpose, every)
+    return _train(part, every) if part.split == "train" else _test(part, every)
 
 
-def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def _train(part: Part, every: int) -> Iterator[PersonRow]:
     from scipy.io import loadmat
 
     folder = part.root / part.name
@@ -125,7 +117,6 @@ def _train(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]
                 box=points_box(xy[i]),
                 camera=camera,
                 part=joints,
-                openpose=find_detection(openpose, imgname, joints),
                 S=to_extra_24(xyz[i] - xyz[i, 0]),
                 K=K,
                 dist=np.zeros(8),
@@ -149,7 +140,7 @@ def _frame_names(folder: Path, camera: int) -> dict[int, str] | str:
     return video if (folder / video).is_file() else {}
 
 
-def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def _test(part: Part, every: int) -> Iterator[PersonRow]:
     h5py = import_extra("h5py")
     folder = part.root / part.name
     file = folder / "annot_data.mat"
@@ -191,7 +182,6 @@ def _test(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             camera="video_0",
             action=_ACTIVITIES[number] if 0 <= number < len(_ACTIVITIES) else "",
             part=joints,
-            openpose=find_detection(openpose, imgname, joints),
             S=to_extra_24(xyz[i] - xyz[i, 0]),
             K=K,
             dist=np.zeros(8),

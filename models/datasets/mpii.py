@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.rows import Part, PersonRow, check_picture, find_detection, import_extra
+from models.datasets.rows import Part, PersonRow, check_picture, import_extra
 from pipeline.errors import InputError
 from pipeline.files import decoding
 from pipeline.skeleton import EXTRA_24
@@ -40,7 +40,7 @@ def parts(root: Path, split: str) -> tuple[Part, ...]:
     return (Part(root, f"annot/{split}.h5", split),)
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every ``every``-th person with all 16 joints annotated.
 
     Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
@@ -68,5 +68,4 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
             box=np.array([*center[i], 200 * scale[i]]),
             camera="0",
             part=joints,
-            openpose=find_detection(openpose, imgname, joints),
         )

@@ -15,7 +15,7 @@ import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -228,26 +228,23 @@ def openpose_file(folder: Path, imgname: str) -> Path:
     return folder / path.parent / path.stem / f"{path.stem}_{frame:012d}_keypoints.json"
 
 
-def find_detection(folder: Path | None, imgname: str, part: Array) -> Array:
-    """OpenPose's detection (K, 3) of the person whose true joints are ``part`` (J, 3), zeros for none.
+def with_detection(row: PersonRow, folder: Path) -> PersonRow:
+    """Row with OpenPose's detection of its person from the results in ``folder``; unchanged without one.
 
     Of the people with all 12 limb joints the one nearest to the truth, as in SPIN; unlike there, none further
     away than ``_MAX_DETECTION_DISTANCE``, who is another person.
     """
-    none = np.zeros((len(BODY_25), 3))
-    if folder is None:
-        return none
-    people, _ = read_people(openpose_file(folder, imgname), len(BODY_25))
+    people, _ = read_people(openpose_file(folder, row.imgname), len(BODY_25))
     people = people[(people[:, _LIMBS, 2] > 0).all(1)].astype(np.float64)
-    limbs = part[:12]
+    limbs = row.part[:12]
     if len(people) == 0 or not (limbs[:, 2] > 0).all():
-        return none
+        return row
     distance = np.linalg.norm(people[:, _LIMBS, :2] - limbs[:, :2], axis=-1).mean(1)
     nearest = int(distance.argmin())
-    visible = part[part[:, 2] > 0, :2]
+    visible = row.part[row.part[:, 2] > 0, :2]
     if distance[nearest] > _MAX_DETECTION_DISTANCE * float((visible.max(0) - visible.min(0)).max()):
-        return none
-    return np.asarray(np.nan_to_num(people[nearest]))
+        return row
+    return replace(row, openpose=np.nan_to_num(people[nearest]))
 
 
 def check_picture(root: Path, imgname: str, archive: str) -> None:
@@ -256,9 +253,9 @@ def check_picture(root: Path, imgname: str, archive: str) -> None:
         raise InputError(f"{root / imgname}: is not there. Unpack {archive} again.")
 
 
-def check_openpose(folder: Path | None, rows: Sequence[PersonRow]) -> None:
-    """Raise ``InputError`` when OpenPose's results were given and none belongs to any row."""
-    if folder is None or any(r.openpose.any() for r in rows):
+def check_openpose(folder: Path, rows: Sequence[PersonRow]) -> None:
+    """Raise ``InputError`` where none of OpenPose's results belongs to any row."""
+    if any(r.openpose.any() for r in rows):
         return
     example = openpose_file(folder, rows[0].imgname)
     lacking = "shows nobody at the person's place" if example.is_file() else "is not there"

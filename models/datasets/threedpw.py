@@ -17,7 +17,7 @@ import roma
 import torch
 from numpy.typing import NDArray
 
-from models.datasets.rows import Part, PersonRow, check_picture, find_detection, points_box
+from models.datasets.rows import Part, PersonRow, check_picture, points_box
 from pipeline.array_types import Array
 from pipeline.errors import InputError
 from pipeline.files import decoding
@@ -52,7 +52,7 @@ def missing(present: tuple[Part, ...]) -> str:
     return "" if len(present) >= count else f"{len(present)} of {count} sequences are there"
 
 
-def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
+def rows(part: Part, every: int) -> Iterator[PersonRow]:
     """Rows of every person and ``every``-th frame in which the camera's pose is known.
 
     Raises ``InputError``: the file is damaged or holds something else, or a picture is missing.
@@ -96,7 +96,6 @@ def rows(part: Part, openpose: Path | None, every: int) -> Iterator[PersonRow]:
                 camera="video",
                 action=sequence,
                 part=joints,
-                openpose=find_detection(openpose, imgname, joints),
                 pose=np.concatenate([roma.rotmat_to_rotvec(root), pose[i, 3:]]),
                 shape=betas,
                 has_smpl=1.0,
