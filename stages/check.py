@@ -21,7 +21,7 @@ from models.geometry.agreement import (
     find_exchanged,
 )
 from models.geometry.between_frames import people_between
-from models.geometry.misplaced import MIN_CAMERAS, Misplaced, find_misplaced
+from models.geometry.misplaced import MAX_REMAINING_M, MIN_CAMERAS, Misplaced, find_misplaced
 from pipeline.array_types import Array, Floats
 from pipeline.cameras import Rig
 from pipeline.findings import Finding
@@ -87,11 +87,11 @@ def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
             f"others do, which agree to {1000 * found.remaining_m[v]:.0f} mm without it; calibrate it again",
             cameras[v],
         )
-    reason = (
-        "three cannot tell which of them is wrong"
-        if len(cameras) == MIN_CAMERAS
-        else "whichever is left out, the others do not agree"
-    )
+    reason = "whichever is left out, the others do not agree"
+    if len(cameras) == MIN_CAMERAS:
+        reason = "three cannot tell which of them is wrong"
+    elif (found.remaining_m < MAX_REMAINING_M).any():
+        reason = "it cannot be told which of them is wrong"
     return Finding(
         "cameras_disagree",
         f"the cameras see the person up to {off} from where the others do, and {reason}; {_CHECK}",
