@@ -28,7 +28,7 @@ from models.regressors.layers import (
     small_output,
     usable_keypoints,
 )
-from models.regressors.regression import DEPTH_WEIGHT, Regression, blank_unseen
+from models.regressors.regression import Regression, blank_unseen, locate
 from models.rotations import solve_3x3
 from pipeline.skeleton import BODY_25
 
@@ -101,7 +101,6 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
     directions = camera_directions(xy, K)
     mean, rms = keypoint_spread(directions[..., :2], weight)
     count = seen.to(K.dtype)
-    eye = torch.eye(3, dtype=K.dtype, device=K.device)
 
     centre = -(R.mT @ t[..., None])[..., 0]
     ray = torch.nn.functional.normalize(directions, dim=-1) @ R
@@ -111,32 +110,10 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
     offset = torch.cat([mean, torch.ones_like(mean[..., :1])], -1) * (TYPICAL_SPREAD_M / rms)[..., None]
     guess = centre + (offset[..., None, :] @ R)[..., 0, :]
     bearing = torch.nn.functional.normalize(guess - centre, dim=-1)
-    information = eye - (1 - DEPTH_WEIGHT) * bearing[..., :, None] * bearing[..., None, :]
-    w = count
-    for scale in _SCALES_M[:3]:
-        system = (w[..., None, None] * information).sum(1) + 1e-9 * eye
-        body = solve_3x3(system, (w[..., None] * (information @ guess[..., None])[..., 0]).sum(1))
-        residual = guess - body[:, None]
-        squared = (residual * (information @ residual[..., None])[..., 0]).sum(-1)
-        w = count / (1 + squared / (2.5 * scale) ** 2) ** 2
+    body = locate(guess, bearing, count, [2.5 * scale for scale in _SCALES_M[:3]])
 
-    # Σ w (I − d dᵀ) x = Σ w (I − d dᵀ) c with a weak prior at the body, for all points at once.
     start = centre - body[:, None]
-    along = (ray * start[:, :, None]).sum(-1)
-    foot = start[:, :, None] - along[..., None] * ray  # of the perpendicular from the body to each ray
-    w = weight
-    for scale in _SCALES_M:
-        total = w.sum(1)
-        system = (total[..., None, None] + 1e-3) * eye - torch.einsum("nvk,nvka,nvkb->nkab", w, ray, ray)
-        x = solve_3x3(system, (w[..., None] * foot).sum(1))
-        residual = x[:, None] - foot
-        residual = residual - (residual * ray).sum(-1, keepdim=True) * ray
-        squared = (residual**2).sum(-1)
-        w = weight / (1 + squared / scale**2) ** 2
-    total = w.sum(1)
-    rms_residual = ((w * squared).sum(1) / total.clamp_min(1e-6)).sqrt()
-    # 0 where all rays are parallel, 0.3 where they come from all around.
-    depth = torch.linalg.det(system / (total + 1e-3)[..., None, None]).clamp_min(0)
+    x, total, rms_residual, depth = _triangulate(ray, start, weight)
 
     pelvis, lefts, rights = (constant(points, K.device) for points in (_PELVIS, _LEFT, _RIGHT))
     hip_weight = constant((1.0, 0.5, 0.5), K.device, K.dtype) * total[:, pelvis].clamp(max=1)
@@ -174,6 +151,30 @@ def observe(xy_px: Tensor, confidence: Tensor, K: Tensor, R: Tensor, t: Tensor) 
         features=features,
         seen=seen,
     )
+
+
+def _triangulate(ray: Tensor, start: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points (N, K, 3) from rays (N, V, K, 3) that start at (N, V, 3), with a weak prior at the origin.
+
+    Also, (N, K) each: their total weight, residual, metres, and the determinant of the system for unit
+    weight, 0 where all rays are parallel, 0.3 where they come from all around.
+    """
+    eye = torch.eye(3, dtype=ray.dtype, device=ray.device)
+    # Σ w (I − d dᵀ) x = Σ w (I − d dᵀ) c for all points at once.
+    along = (ray * start[:, :, None]).sum(-1)
+    foot = start[:, :, None] - along[..., None] * ray  # of the perpendicular from the origin to each ray
+    w = weight
+    for scale in _SCALES_M:
+        total = w.sum(1)
+        system = (total[..., None, None] + 1e-3) * eye - torch.einsum("nvk,nvka,nvkb->nkab", w, ray, ray)
+        x = solve_3x3(system, (w[..., None] * foot).sum(1))
+        residual = x[:, None] - foot
+        residual = residual - (residual * ray).sum(-1, keepdim=True) * ray
+        squared = (residual**2).sum(-1)
+        w = weight / (1 + squared / scale**2) ** 2
+    total = w.sum(1)
+    rms_residual = ((w * squared).sum(1) / total.clamp_min(1e-6)).sqrt()
+    return x, total, rms_residual, torch.linalg.det(system / (total + 1e-3)[..., None, None]).clamp_min(0)
 
 
 def mirror_observations(o: Observations) -> Observations:

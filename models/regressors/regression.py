@@ -6,6 +6,7 @@ N people in frames, V views, B betas; ``seen`` masks the views that count.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,7 @@ ROBUST_DEGREES: Final = 20.0
 """Geman–McClure scale of a view's root orientation: a residual at which the view counts for a quarter."""
 _ROBUST_M: Final = 0.3
 """Geman–McClure scale of a view's pelvis position."""
-DEPTH_WEIGHT: Final = 0.01
+_DEPTH_WEIGHT: Final = 0.01
 """Weight of a view's depth estimate relative to its bearing: ten times the standard deviation."""
 _ROBUST_STEPS: Final = 10
 """Re-weighted steps of a robust mean."""
@@ -71,6 +72,24 @@ def average_rotations(rotations: Tensor, seen: Tensor) -> Tensor:
     return torch.where(seen.any(1)[:, None, None], roma.unitquat_to_rotmat(mean[:, 0]), torch.nan)
 
 
+def locate(position: Tensor, ray: Tensor, weight: Tensor, scales_m: Sequence[float]) -> Tensor:
+    """Robust position (N, 3), metres, from V views' estimates (N, V, 3); 0 where no view counts.
+
+    Least squares of the distances across each view's ray and, of ``_DEPTH_WEIGHT``, along it. ray (N, V, 3)
+    unit; weight (N, V); scales_m: Geman–McClure scale of each step.
+    """
+    eye = torch.eye(3, dtype=ray.dtype, device=ray.device)
+    information = eye - (1 - _DEPTH_WEIGHT) * ray[..., :, None] * ray[..., None, :]
+    w = weight
+    for scale in scales_m:
+        system = (w[..., None, None] * information).sum(1) + 1e-9 * eye
+        x = solve_3x3(system, (w[..., None] * (information @ position[..., None])[..., 0]).sum(1))
+        residual = position - x[:, None]
+        squared = (residual * (information @ residual[..., None])[..., 0]).sum(-1)
+        w = weight / (1 + squared / scale**2) ** 2
+    return x
+
+
 def fuse_roots(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody) -> tuple[Tensor, Tensor]:
     """Fuse the roots of the seen views to ``global_orient`` (N, 3, 3) and ``transl`` (N, 3) in the world.
 
@@ -85,17 +104,7 @@ def fuse_roots(regression: Regression, R: Tensor, t: Tensor, body: KeypointBody)
     cam = torch.where(seen[..., None], rest[:, None] + regression.view_transl, 1.0)
     pelvis = (R.mT @ (cam - t)[..., None])[..., 0]
     ray = (R.mT @ torch.nn.functional.normalize(cam, dim=-1)[..., None])[..., 0]
-    eye = torch.eye(3, dtype=R.dtype, device=R.device)
-    information = eye - (1 - DEPTH_WEIGHT) * ray[..., :, None] * ray[..., None, :]
-    weight = seen.to(R.dtype)
-    for _ in range(_ROBUST_STEPS):
-        system = (weight[..., None, None] * information).sum(1)
-        right = (weight[..., None] * (information @ pelvis[..., None])[..., 0]).sum(1)
-        unseen = ~seen.any(1)[:, None, None]
-        x = solve_3x3(torch.where(unseen, eye, system), right)
-        residual = pelvis - x[:, None]
-        squared = (residual[..., None, :] @ information @ residual[..., None])[..., 0, 0] / _ROBUST_M**2
-        weight = seen.to(R.dtype) / (1 + squared) ** 2
+    x = locate(pelvis, ray, seen.to(R.dtype), (_ROBUST_M,) * _ROBUST_STEPS)
     return orient, torch.where(seen.any(1)[:, None], x - rest, torch.nan)
 
 
