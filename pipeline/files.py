@@ -28,7 +28,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def decoding(path: Path, remedy: str, content: str = "") -> Iterator[None]:
+def decoding(path: Path | str, remedy: str, content: str = "") -> Iterator[None]:
     """Turn every error into ``InputError``: the file, or its ``content``, is damaged or something else.
 
     remedy: sentence on what to do. An ``InputError`` passes.

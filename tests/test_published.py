@@ -276,7 +276,7 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
     lost = spin_file(tmp_path / "lost.npz", ["gone.jpg"])
     for path, message in (
         (tmp_path / "none.npz", "cannot be read"),
-        (tmp_path / "torn.npz", "damaged"),
+        (tmp_path / "torn.npz", "cannot be read"),
         (tmp_path / "other.npz", "imgname"),
     ):
         with pytest.raises(InputError, match=message):

@@ -229,7 +229,7 @@ def test_a_batch_lists_its_data_set_once(tmp_path, capfd, monkeypatch):
     write(manifest.parent, batch_dot_json="damaged")
     status, text = call(capfd, monkeypatch, url, "--out", tmp_path / "out")
     assert status == 2
-    assert f"{manifest}: not the manifest of a batch" in text
+    assert f"{manifest}: cannot be read" in text
     assert asked == [url]
     status, text = call(capfd, monkeypatch, url, "--out", url)
     assert "--out is the data set" in text

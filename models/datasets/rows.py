@@ -28,7 +28,7 @@ from pipeline.archives import read_npz
 from pipeline.array_types import Array
 from pipeline.calibrations.checks import MAX_SKEWNESS, short
 from pipeline.errors import InputError
-from pipeline.files import write_bytes_atomically
+from pipeline.files import decoding, write_bytes_atomically, writing
 from pipeline.formats.keypoints.openpose import read_people
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17
 
@@ -115,7 +115,7 @@ def write_npz(arrays: RowArrays, out: Path) -> int:
     """
     size = sum(a.nbytes for a in arrays.values())
     buffer = io.BytesIO()
-    try:
+    with writing(out, "Choose another --out."):
         out.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(out.parent).free) < size:
             raise InputError(
@@ -124,8 +124,6 @@ def write_npz(arrays: RowArrays, out: Path) -> int:
             )
         np.savez(buffer, **dict[str, Any](arrays))
         write_bytes_atomically(out, buffer.getvalue())
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written ({e.strerror or e}). Choose another --out.") from e
     return size
 
 
@@ -138,12 +136,8 @@ def read_rows(file: Path) -> RowArrays:
 
     Raises ``InputError``: the file cannot be read, lacks a required key, or has a wrong shape, type or value.
     """
-    try:
+    with decoding(file, "Check the path, or make it again: preprocess."):
         raw = read_npz(file, _SHAPES)
-    except OSError as e:
-        raise InputError(f"{file}: cannot be read ({e.strerror or e}). Check the path.") from e
-    except ValueError as e:
-        raise InputError(f"{file}: no .npz of arrays, or damaged ({e}). Make it again: preprocess.") from e
     missing = [k for k in ("imgname", "center", "scale") if k not in raw]
     if missing:
         raise InputError(f"{file}: has no {', '.join(missing)}. Give a file that `preprocess` or SPIN made.")

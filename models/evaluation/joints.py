@@ -20,6 +20,7 @@ from torch import Tensor
 from models.body import Body, KeypointBody, load_body, pose_keypoints
 from pipeline.archives import read_npy
 from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.skeleton import BODY_25, EXTRA_24, EXTRA_24_OF_H36M_17, H36M_17, SMPL_24, Skeleton
 
 FROM_SPIN: Final = (
@@ -207,14 +208,9 @@ def read_regressor(path: Path, joints: int, vertices: int = 6890) -> tuple[NDArr
 
     Raises ``InputError``: it cannot be read, has another shape, or its rows do not sum to 1.
     """
-    try:
+    with decoding(path, f"{FROM_SPIN}."):
         content = path.read_bytes()
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read ({e.strerror}). {FROM_SPIN}.") from e
-    try:
         matrix = np.asarray(read_npy(content), np.float64)
-    except (ValueError, TypeError) as e:
-        raise InputError(f"{path}: no array of numbers ({e}). {FROM_SPIN}.") from e
     if matrix.shape != (joints, vertices):
         raise InputError(
             f"{path}: has shape {matrix.shape}, expected ({joints}, {vertices}): {joints} joints from a mesh "

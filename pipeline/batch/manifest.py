@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Final, Literal
 from urllib.parse import quote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipeline.batch.storage import Location, absolute, read_text, write_text
-from pipeline.errors import InputError
+from pipeline.files import decoding
 from pipeline.results import LOG, THUMBNAIL
 from pipeline.verdicts import REPROJECTION
 
@@ -66,13 +66,8 @@ def read_manifest(out: Location) -> dict[str, Entry]:
     text = read_text(out, MANIFEST)
     if text is None:
         return {}
-    try:
+    with decoding(f"{out}/{MANIFEST}", "Remove it: complete results are found and kept."):
         rows = TypeAdapter(list[Entry]).validate_python(json.loads(text)["recordings"])
-    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as e:
-        raise InputError(
-            f"{out}/{MANIFEST}: not the manifest of a batch, or damaged ({type(e).__name__}). Remove it: "
-            "complete results are found and kept."
-        ) from e
     return {row.name: row for row in rows}
 
 
