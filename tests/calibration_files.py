@@ -502,9 +502,8 @@ M2: !!opencv-matrix
    cols: 3
    dt: d
    data: [ 1400., 0., 950., 0., 1400., 530., 0., 0., 1. ]
-D2: !!opencv-matrix
-   rows: 1
-   cols: 5
+D2: !!opencv-nd-matrix
+   sizes: [ 5 ]
    dt: d
    data: [ 0., 0., 0., 0., 0. ]
 imageSize: [ 1280, 720 ]

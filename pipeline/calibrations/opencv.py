@@ -46,7 +46,6 @@ _MARKS: Final = (("1", "2"), ("left", "right"), ("l", "r"), ("0", "1"))
 _FISHEYE: Final = ("equidistant", "fisheye", "kannala_brandt")
 _KEY: Final = re.compile(rb'"(\w+)"\s*:|^\s*(\w+)\s*:|<(\w+)[\s>]', re.MULTILINE)
 """A key in JSON, YAML and XML."""
-_MATRIX_TAG: Final = "tag:yaml.org,2002:opencv-matrix"
 
 
 def find(folder: Path) -> list[tuple[Path, ...]]:
@@ -191,7 +190,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         # OpenCV writes "%YAML:1.0", which is no YAML directive.
-        values = read_yaml(re.sub(r"\A%YAML.*\n(---)?", "", text), _Loader)
+        values = read_yaml(re.sub(r"\A%YAML.*\n(---)?", "", text), yaml.BaseLoader)
     except ValueError as error:
         raise InputError(f"{path}: not OpenCV YAML: {error}") from error
     if not isinstance(values, dict):
@@ -200,31 +199,18 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def matrix(value: Any, where: str) -> Any:
-    """The data of a matrix, as many as its rows and columns say; another value as it is.
+    """The data of a matrix, as many as its rows and columns say, or the sizes that OpenCV 5 gives of an array
+    of one axis; another value as it is.
 
     Raises:
         InputError: there are more or fewer.
     """
     if not isinstance(value, dict):
         return value
-    rows, cols = numbers([value.get("rows"), value.get("cols")], 2, f"{where}, rows and cols")
+    sizes = value.get("sizes", [value.get("rows"), value.get("cols")])
+    count = int(numbers(sizes, (1, 2, 3), f"{where}, rows and cols").prod())
     data = value.get("data")
-    if not isinstance(data, list) or len(data) != int(rows * cols):
+    if not isinstance(data, list) or len(data) != count:
         got = len(data) if isinstance(data, list) else 0
-        raise InputError(f"{where}: expected {int(rows * cols)} numbers in data, got {got}")
+        raise InputError(f"{where}: expected {count} numbers in data, got {got}")
     return data
-
-
-class _Loader(yaml.BaseLoader):
-    pass
-
-
-def _matrix(loader: yaml.BaseLoader, node: yaml.Node) -> Any:
-    if not isinstance(node, yaml.MappingNode):
-        raise yaml.constructor.ConstructorError(
-            None, None, "an opencv-matrix must be a mapping", node.start_mark
-        )
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(_MATRIX_TAG, _matrix)
