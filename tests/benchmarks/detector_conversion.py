@@ -12,7 +12,8 @@ the decoding of the heads is compared with it. Differences are the largest, in p
 network sees.
 
 ``mediapipe``: landmarks in MediaPipe's own ROIs beside MediaPipe's, given the file that
-``mediapipe_poses.py`` writes, in pixels of the picture.
+``mediapipe_poses.py`` writes, in pixels of the picture. MediaPipe's lie half a pixel of the crop further to
+its right and bottom than its network has them, which is taken out first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from models.crops import warp_crop
 from models.detectors.finder import SIDE, decode_heads, find_people, load_finder, whole_matrix
 from models.detectors.landmarks import load_landmark_network, place_landmarks
-from models.detectors.rois import cut_rois, roi_of_coco
+from models.detectors.rois import CROP, cut_rois, roi_of_coco
 from pipeline.array_types import Pixels
 from pipeline.video import probe, read_frames
 
@@ -161,7 +162,9 @@ def mediapipe(file: Path, videos: Path) -> dict[str, object]:
         for k, picture in zip(index, read_frames(probe(videos / name), frame[index].tolist()), strict=True):
             one = roi[k : k + 1]
             found = place_landmarks(network, cut_rois(picture.to_ndarray(format="rgb24"), one), one)
-            distance[k] = np.linalg.norm(found.xy_px[0] - xy[k], axis=-1)
+            side, cos, sin = one[0, 2], np.cos(one[0, 3]), np.sin(one[0, 3])
+            half_crop_pixel = 0.5 * side / CROP * np.array([cos - sin, sin + cos])
+            distance[k] = np.linalg.norm(found.xy_px[0] + half_crop_pixel - xy[k], axis=-1)
     return {
         "pictures": len(video),
         "median_px": round(float(np.median(distance)), 2),
