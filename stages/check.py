@@ -38,6 +38,8 @@ In right recordings it reached 11, with the shipped detector and people who hide
 MAX_LEFT_OUT_MM: Final = 50
 """The same against the triangulation from the others, in the quarter of the frames where it is least. Right
 recordings reached 39, with people who hide each other."""
+MAX_LEFT_OUT_SELDOM_MM: Final = 100
+"""The same where the camera shows the person in less than half of its frames with people; 65 there."""
 SAMPLE_FRAMES: Final = 40
 """Frames, spread over the recording, on which point order, scales, unit and cameras are checked."""
 DOUBTS: Final = frozenset(
@@ -68,16 +70,16 @@ def doubt_cameras(rig: Rig, image: Floats) -> list[Finding]:
     """Findings on cameras whose people (V, T, P, K, 3) are elsewhere or other people than the others'."""
     found, misplaced = find_disagreement(rig, image, SAMPLE_FRAMES), find_misplaced(rig, image)
     if found is not None and found.exchanged is not None:
-        return [_exchanged(rig.names, found.exchanged)]
-    alone = _alone(rig.names, found) if found is not None else []
+        return [_exchanged_finding(rig.names, found.exchanged)]
+    alone = _alone_findings(rig.names, found) if found is not None else []
     if misplaced is None:
         return alone
-    finding = _misplaced(rig.names, misplaced)
+    finding = _misplaced_finding(rig.names, misplaced)
     nobody = finding.camera is None and len(rig) > MIN_CAMERAS  # any of them could be called alone
     return [finding, *(f for f in alone if not nobody and f.camera != finding.camera)]
 
 
-def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
+def _misplaced_finding(cameras: Sequence[str], found: Misplaced) -> Finding:
     v = int(np.nanargmax(found.offset_m)) if found.camera is None else found.camera
     off = f"{1000 * found.offset_m[v]:.0f} mm ({found.offset_px[v]:.0f} px)"
     if found.camera is not None:
@@ -98,7 +100,7 @@ def _misplaced(cameras: Sequence[str], found: Misplaced) -> Finding:
     )
 
 
-def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
+def _alone_findings(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
     return [
         Finding(
             "camera_alone",
@@ -112,7 +114,7 @@ def _alone(cameras: Sequence[str], found: Disagreement) -> list[Finding]:
     ]
 
 
-def _exchanged(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
+def _exchanged_finding(cameras: Sequence[str], pair: tuple[int, int]) -> Finding:
     one, other = (cameras[v] for v in pair)
     return Finding(
         "cameras_exchanged",
@@ -235,13 +237,14 @@ class Check:
             sentence = "no two cameras agree on a person: check calibration, frame numbers, synchronisation"
             found.append(Finding("no_agreement", sentence))
         if self.swapped is not None:
-            found.append(_exchanged(self.cameras, self.swapped))
+            found.append(_exchanged_finding(self.cameras, self.swapped))
         doubts = [f for f in (*known, *found) if f.code in DOUBTS]
         alone = {f.camera for f in doubts if f.code == "camera_alone"}
         others = np.array([name not in alone for name in self.cameras])
         mm = 1000 * agreement.metres_per_px
         lasting_mm, left_out_mm = agreement.lasting_px * mm, agreement.least_left_out_px * mm
-        off = others & ((lasting_mm > MAX_LASTING_MM) | (left_out_mm > MAX_LEFT_OUT_MM))
+        limit_mm = np.where(np.isnan(lasting_mm), MAX_LEFT_OUT_SELDOM_MM, MAX_LEFT_OUT_MM)
+        off = others & ((lasting_mm > MAX_LASTING_MM) | (left_out_mm > limit_mm))
         enough = self.frames >= MIN_FRAMES
         if enough and len(alone) == len(doubts) and off.any():
             worst_mm = np.nanmax(np.stack([lasting_mm, left_out_mm])[:, off])

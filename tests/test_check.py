@@ -47,6 +47,12 @@ def test_what_the_others_say_counts_where_all_bend_to_each_other(left_out_mm, co
     assert [f.code for f in check(FINE, left_out_mm=left_out_mm).findings()] == codes
 
 
+@pytest.mark.parametrize(("left_out_mm", "codes"), [(80.0, []), (110.0, ["cameras_disagree"])])
+def test_a_camera_that_seldom_shows_the_person_must_be_farther_off(left_out_mm, codes):
+    found = check([np.nan] * 3, left_out_mm=(150.0, left_out_mm))
+    assert [f.code for f in found.findings()] == codes
+
+
 @pytest.mark.parametrize(("alone", "codes"), [("c", []), ("a", ["cameras_disagree"])])
 def test_a_camera_that_is_alone_casts_no_doubt_on_the_others(alone, codes):
     found = check(FINE, left_out_mm=[[40.0, 40.0, 750.0]] * 2)

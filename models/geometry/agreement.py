@@ -201,9 +201,9 @@ def compare_cameras(rig: Rig, xy_px: Array, confidence: Array, stretches_s: Sequ
     lasting = _root_medians(_products_px2(xy - rig.project(all_views.points)))
     if views > 2:  # whoever hides the person is taken for them at times
         lasting[2 * (person >= 0).sum(1) < shows.sum(1)] = np.nan
-    # Where the person is not matched and another camera shows somebody else, this one may show them, too.
-    others = ((confidence > 0).any(3) & (np.arange(confidence.shape[2]) != person[..., None])).any(2)
-    comparable = shows & ((person >= 0) | (others.sum(0) == others))
+    # Where the person is not matched and another camera shows more people, those shown may be others.
+    count = (confidence > 0).any(3).sum(2)
+    comparable = shows & ((person >= 0) | (count == count.max(0)))
     left_out, least_left_out = np.full((2, views), np.nan)
     without = leave_one_out(rig, xy, weight) if views > 2 else ()
     for v, points in enumerate(without):
