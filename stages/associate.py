@@ -80,8 +80,8 @@ def sides_exchanged(state: State) -> list[int]:
 
 
 def add_sides(summary: Summary, state: State) -> Summary:
-    """Add ``sides_exchanged`` of a restart state to a summary's cameras; nothing before the first window."""
-    counts = sides_exchanged(state) if state else [None] * len(summary.cameras)
+    """Add ``sides_exchanged`` of a restart state to a summary's cameras; nothing where it has no tracks."""
+    counts = sides_exchanged(state) if _SIDES in state else [None] * len(summary.cameras)
     cameras = (replace(c, sides_exchanged=n) for c, n in zip(summary.cameras, counts, strict=True))
     return replace(summary, cameras=tuple(cameras))
 

@@ -203,7 +203,7 @@ def test_data_sets(tmp_path: Path, count: int) -> None:
             mutate(file, rng)
             split = "test" if "test" in pattern or module is threedpw else module.SPLITS[0]
             for part in module.parts(tmp_path / module.NAME, split):
-                for row in module.rows(part, None, 1):
+                for row in module.rows(part, 1):
                     row.box.sum()
         finally:
             file.write_bytes(kept)
