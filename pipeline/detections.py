@@ -40,7 +40,7 @@ from pipeline.video import VideoInfo
 from pipeline.zarrs import CHUNK_KEYS, creating_group, open_array, remove_partial_files
 
 FORMAT: Final = "multispin detections"
-DETECTIONS_VERSION: Final = 2
+DETECTIONS_VERSION: Final = 3
 CHUNK: Final = 48
 """Frames of a chunk: more mean more lost when a detection is killed, fewer mean more files."""
 _KEPT_CHUNKS: Final = 2

@@ -163,7 +163,7 @@ def test_those_of_others_and_damaged_ones_are_refused(videos: dict[str, VideoInf
     with pytest.raises(InputError, match=r"c\.0\.0\.0\.0.*\)\. Remove it, then run again"):
         Detections(path)
     zarr.open_group(path, mode="r+").attrs["version"] = 1
-    with pytest.raises(InputError, match="detections of version 1, of which this software reads 2"):
+    with pytest.raises(InputError, match="detections of version 1, of which this software reads 3"):
         Detections(path)
     (path / "zarr.json").write_text("{}")
     with pytest.raises(InputError, match="the detections cannot be read"):
