@@ -139,7 +139,8 @@ def _estimate_lens(
     if len(at) < MIN_VIEWS:
         raise InputError(
             f"camera {name}: the board was found in {len(at)} of {len(usable)} pictures, and {MIN_VIEWS} are "
-            "needed: check --board, show it larger and from all sides, or look at more frames (--every)"
+            "needed: check --board (columns first; squares of a ChArUco board, corners of a chessboard), "
+            "show it larger and from all sides, or look at more frames (--every)"
         )
     at = at[_farthest_views(px[at], size, _MAX_LENS_VIEWS // (2 if fisheye else 1))]
     seen = [np.isfinite(px[t, :, 0]) for t in at]
