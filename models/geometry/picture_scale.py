@@ -155,11 +155,13 @@ def find_camera_scales(rig: Rig, image: Floats) -> dict[int, PictureScale]:
         agreed = find_bodies(rig, others).score[:, 0] > 0
         expected = rig.project(triangulate_best_people(rig, others), distorted=True)[view][:, None] + 0.5
         own = xy[view, agreed]
-        enough = np.isfinite(own + expected).all(-1).sum(-1) >= _MIN_POINTS  # (N, P)
+        common = np.isfinite(own + expected).all(-1, keepdims=True)  # (N, P, K, 1)
+        enough = common.sum((2, 3)) >= _MIN_POINTS
         frames, person = np.nonzero(enough & (enough.sum(1, keepdims=True) == 1))
         if len(frames) < _MIN_FRAMES:
             continue
-        own, expected = own[frames, person], expected[frames, 0]
+        # Of the points that both have: a camera may show the upper body alone.
+        own, expected = (np.where(common, x, np.nan)[frames, person] for x in (own, expected))
         with np.errstate(divide="ignore"):
             x, y = np.nanmedian(expected / own, (0, 1))
         sizes = _sizes(expected) / np.maximum(_sizes(own), 1e-9)
