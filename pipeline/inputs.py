@@ -22,11 +22,13 @@ def identity_of_inputs(recording: Recording) -> dict[str, Any]:
                 digest.update(files.content(int(files.numbers[k])))
         digests[name] = digest.hexdigest()[:16]
     order = recording.point_order
+    scales = order.picture_scale or ((1.0, 1.0),)
+    one_scale = len({*scales}) == 1  # written as in results of earlier versions, which had no other
     return {
         "format": {
             "name": order.name,
             "normalised": order.normalised,
-            "picture_scale": [[*by] for by in order.picture_scale],
+            "picture_scale": [*scales[0]] if one_scale else [[*by] for by in scales],
             "confidence_scale": list(order.confidence_scale),
         },
         "first_frame": recording.first_frame,

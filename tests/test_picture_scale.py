@@ -13,6 +13,7 @@ from recordings import SMALL_PEOPLE, SMALL_RIG, figure, ring, said, seen, state,
 from models.geometry.picture_scale import find_camera_scales, find_picture_scale
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.points import resize
+from pipeline.inputs import identity_of_inputs
 from pipeline.recording import Recording, find_recording
 from pipeline.skeleton import BODY_25
 from stages.inspect import inspect
@@ -95,6 +96,18 @@ def test_a_camera_of_resized_pictures_is_told_and_read(tmp_path: Path) -> None:
         stated = inspect(find_recording(tmp_path))
         assert resized(stated) == []
         assert stated.point_order.picture_scale[1] == ((2, 2) if scale == "{cam02: 2}" else (1, 1))
+
+
+@pytest.mark.parametrize(("scale", "identity"), [((), [1, 1]), (((2, 2),) * 2, [2, 2])])
+def test_one_scale_of_all_cameras_is_identified_as_before_there_were_several(
+    tmp_path: Path, scale: tuple[tuple[float, float], ...], identity: list[float]
+) -> None:
+    write_recording(tmp_path, SMALL_RIG, [SMALL_PEOPLE])
+    found = inspect(find_recording(tmp_path))
+    made = replace(found, known_order=replace(found.point_order, picture_scale=scale))
+    assert identity_of_inputs(made)["format"]["picture_scale"] == identity
+    several = replace(found, known_order=replace(found.point_order, picture_scale=((2, 2), (1, 1))))
+    assert identity_of_inputs(several)["format"]["picture_scale"] == [[2, 2], [1, 1]]
 
 
 def resized(finding: Recording) -> list[Finding]:
