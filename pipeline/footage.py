@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.calibrations import is_calibration_place
+from pipeline.calibrations.checks import plain
 from pipeline.errors import InputError
 from pipeline.findings import Finding
 from pipeline.formats.keypoints.files import find_number
@@ -39,6 +41,8 @@ _PREVIEW_SUFFIXES: Final = frozenset((".lrv", ".thm"))
 _PICTURE_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))
 _CAMERA_LEVELS: Final = 4
 """Levels of a camera's folder, its own the first, in which its video is looked for."""
+_BOARD_PLACE: Final = re.compile(r"[ck]alib|intri|extri|(chess|checker)board")
+"""Folders in a camera's folder with its pictures of a board; a phone's ``DCIM/Camera`` is none."""
 _MAX_NUMBERS_PER_PICTURE: Final = 1000
 """Range of the numbers in pictures' names over their count, above which these are no frame numbers."""
 
@@ -118,7 +122,8 @@ def _only_footage(folder: Path) -> Path | None:
         if videos or pictures:
             only = videos if len(videos) == 1 else pictures
             return only[0] if len(only) == 1 else None
-        level = [p for each in inside for p in each if p.is_dir()]
+        deeper = (p for each in inside for p in each if not _BOARD_PLACE.search(plain(p.name)))
+        level = [p for p in deeper if p.is_dir()]
     return None
 
 

@@ -156,6 +156,16 @@ def test_pictures_may_lie_deeper_in_a_cameras_folder(tmp_path: Path) -> None:
     assert find_videos(tmp_path, []) == {"cam01": tmp_path / "images" / "cam01" / "rgb"}
 
 
+def test_a_board_in_a_cameras_folder_is_not_its_video(tmp_path: Path) -> None:
+    for camera in (tmp_path / "videos" / name for name in SMALL_RIG.names):
+        pictures(camera / "Intrinsics", [1, 2], "board_{:02d}.png")
+        assert find_videos(tmp_path, []) == {}
+    for camera in (tmp_path / "videos" / name for name in SMALL_RIG.names):
+        write(camera / "Camera" / "walk.mp4", "mp4", "libx264", 2)
+        write(camera / "calibration" / "board.mp4", "mp4", "libx264", 2)
+    assert [f.name for f in find_videos(tmp_path, []).values()] == ["walk.mp4"] * len(SMALL_RIG)
+
+
 @pytest.mark.parametrize("card", ["", "DCIM/100GOPRO", "InputMedia/walk", "AVCHD/BDMV/STREAM"])
 def test_a_folder_a_camera_may_hold_its_one_video(tmp_path: Path, card: str) -> None:
     for name in SMALL_RIG.names:
