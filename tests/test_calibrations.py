@@ -449,6 +449,13 @@ def test_many_images_of_one_lens_are_of_a_camera_that_moves(tmp_path: Path) -> N
         read_calibration(tmp_path / "images.txt")
 
 
+def test_colmaps_heading_may_follow_another_comment(tmp_path: Path) -> None:
+    files = put(tmp_path, colmap)
+    for file in files:
+        file.write_text("# Exported by another tool\n" + file.read_text())
+    assert colmap.find(tmp_path) == [tuple(files)]
+
+
 def test_cameras_of_colmap_whose_images_share_a_folder(tmp_path: Path) -> None:
     cameras, images = put(tmp_path, colmap)
     text = images.read_text().replace("front/000001.jpg", "images/front.png")

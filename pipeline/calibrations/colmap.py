@@ -50,7 +50,7 @@ _BINARY_MODELS: Final = (
 _BINARY_PARAMETERS: Final = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12)
 _MOST_OF_ONE_LENS: Final = 20
 """Pictures called frame_0001, frame_0002, ... of one lens above which a camera moved between them."""
-_HEAD: Final = re.compile(rb"# .{0,40}list with (one line|two lines)")
+_HEAD: Final = re.compile(rb"(# .*\n)*# .*list with (one line|two lines)")
 _STILL: Final = 1e-2
 """Largest difference of a rotation matrix from image to image of a camera that stands still."""
 
