@@ -110,7 +110,7 @@ def _cameras_in(place: Path, is_recording: bool) -> list[tuple[str, Path]]:
 def _only_footage(folder: Path) -> Path | None:
     """The only video, or folder of numbered pictures, of a camera's folder, or of the nearest level below
     that has any: a memory card's DCIM/100GOPRO, AVCHD/BDMV/STREAM, OpenCap's InputMedia/<trial>."""
-    level = [folder]
+    level, above = [folder], (folder.resolve(), *folder.resolve().parents)  # where a link may lead back
     for _ in range(_CAMERA_LEVELS):
         inside = [[p for p in sorted(place.iterdir()) if p.name[0] != "."] for place in level]
         videos = [p for each in inside for p in each if p.suffix.lower() in _VIDEO_SUFFIXES]
@@ -123,7 +123,7 @@ def _only_footage(folder: Path) -> Path | None:
             only = videos if len(videos) == 1 else pictures
             return only[0] if len(only) == 1 else None
         deeper = (p for each in inside for p in each if not _BOARD_PLACE.search(plain(p.name)))
-        level = [p for p in deeper if p.is_dir()]
+        level = [p for p in deeper if p.is_dir() and p.resolve() not in above]
     return None
 
 

@@ -166,6 +166,13 @@ def test_a_board_in_a_cameras_folder_is_not_its_video(tmp_path: Path) -> None:
     assert [f.name for f in find_videos(tmp_path, []).values()] == ["walk.mp4"] * len(SMALL_RIG)
 
 
+def test_a_link_out_of_a_cameras_folder_gives_it_no_other_cameras_video(tmp_path: Path) -> None:
+    write(tmp_path / "videos" / "cam01" / "walk.mp4", "mp4", "libx264", 2)
+    (tmp_path / "videos" / "cam02").mkdir()
+    (tmp_path / "videos" / "cam02" / "up").symlink_to("..")
+    assert [*find_videos(tmp_path, [])] == ["cam01"]
+
+
 @pytest.mark.parametrize("card", ["", "DCIM/100GOPRO", "InputMedia/walk", "AVCHD/BDMV/STREAM"])
 def test_a_folder_a_camera_may_hold_its_one_video(tmp_path: Path, card: str) -> None:
     for name in SMALL_RIG.names:
