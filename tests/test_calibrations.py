@@ -447,6 +447,8 @@ def test_many_images_of_one_lens_are_of_a_camera_that_moves(tmp_path: Path) -> N
     (tmp_path / "images.txt").write_text("# Image list with two lines of data per image:\n" + rows)
     with pytest.raises(InputError, match=r"30 images of one lens, the first called frame_0000\.jpg"):
         read_calibration(tmp_path / "images.txt")
+    (tmp_path / "images.txt").write_text((tmp_path / "images.txt").read_text().replace("frame_", "cam"))
+    assert read_calibration(tmp_path / "images.txt").names == tuple(f"cam{n:04d}" for n in range(30))
 
 
 def test_colmaps_heading_may_follow_another_comment(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ _BINARY_MODELS: Final = (
 _BINARY_PARAMETERS: Final = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12)
 _MOST_OF_ONE_LENS: Final = 20
 """Pictures called frame_0001, frame_0002, ... of one lens above which a camera moved between them."""
+_OF_CAMERA: Final = re.compile(r"(?i)(?<![a-z])(cam|camera|view)[ _.-]?$")
+"""Beginning of names of pictures that say each to be of another camera: cam01 to cam24."""
 _HEAD: Final = re.compile(rb"(# .*\n)*# .*list with (one line|two lines)")
 _STILL: Final = 1e-2
 """Largest difference of a rotation matrix from image to image of a camera that stands still."""
@@ -77,7 +79,8 @@ def read(files: tuple[Path, ...]) -> Rig:
             raise InputError(f"{where}: expected ID, QW QX QY QZ, TX TY TZ, CAMERA_ID and NAME")
     folders = {_image(row).parent for _, row in rows}
     starts = {re.sub(r"\d+$", "", _image(row).stem) for _, row in rows}
-    if len(folders) == len(starts) == len({row[8] for _, row in rows}) == 1 and len(rows) > _MOST_OF_ONE_LENS:
+    one_lens = len(folders) == len(starts) == len({row[8] for _, row in rows}) == 1
+    if one_lens and len(rows) > _MOST_OF_ONE_LENS and not any(map(_OF_CAMERA.search, starts)):
         raise InputError(
             f"{files[1]}: {len(rows)} images of one lens, the first called {_image(rows[0][1]).name}: only "
             "cameras that stand still are read; where each image is of another, put it into a folder called "
