@@ -40,10 +40,11 @@ _CANDIDATES: Final = 8
 _MAX_OUTSIDE: Final = 0.2
 """Share of a camera's points that may lie outside its picture."""
 _MIN_POINTS: Final = 6
-"""Points of a figure, and below frames, by which a single camera's factor is told."""
+"""Fewest points of a figure that is compared with where the other cameras see the person."""
 _MIN_FRAMES: Final = 5
-_AS_LARGE: Final = 0.1
-"""Share by which the ratio of sizes may differ from that of places, and the least that a factor is off 1."""
+"""Fewest frames with such a figure that give a single camera's factor."""
+_RATIO_TOLERANCE: Final = 0.1
+"""Largest relative difference of the ratio of sizes from that of places, and least of a factor from 1."""
 _SIDES: Final = (192, 224, 256, 288, 320, 368, 384, 416, 480, 512, 608, 640, 656, 736, 800, 960, 1024, 1280)
 """Sides of square pictures that networks take, pixels."""
 
@@ -141,8 +142,8 @@ def find_picture_scale(rig: Rig, image: Floats, orders: Sequence[str]) -> Pictur
 
 
 def find_camera_scales(rig: Rig, image: Floats) -> dict[int, PictureScale]:
-    """Factor of each camera whose keypoints lie three times nearer, with it, to where the others see the
-    person; of three cameras or more.
+    """Find the factors of single cameras of three or more, by index: times its factor, a camera's keypoints
+    lie ``_APPLIED`` times nearer to where the others see the person.
 
     rig: in metres. image: (V, T, P, K, 3) pixels and confidence. A camera that is turned sees the person
     elsewhere, but not larger or smaller: the ratio of places must be that of the figures' sizes.
@@ -165,7 +166,8 @@ def find_camera_scales(rig: Rig, image: Floats) -> dict[int, PictureScale]:
         with np.errstate(divide="ignore"):
             x, y = np.nanmedian(expected / own, (0, 1))
         sizes = _sizes(expected) / np.maximum(_sizes(own), 1e-9)
-        if not np.allclose(sizes, (x, y), rtol=_AS_LARGE) or np.allclose((x, y), 1, rtol=_AS_LARGE):
+        resized = np.allclose(sizes, (x, y), rtol=_RATIO_TOLERANCE)
+        if not resized or np.allclose((x, y), 1, rtol=_RATIO_TOLERANCE):
             continue
         near = [(a, b) for a, b in product(_SIMPLE, _SIMPLE) if abs(a / x - 1) < 0.03 > abs(b / y - 1)]
         by = min(near, key=lambda f: (f[0] != f[1], abs(f[0] / x - 1)), default=(float(x), float(y)))
