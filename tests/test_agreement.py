@@ -87,6 +87,7 @@ def test_a_camera_that_shows_somebody_else_alone_is_not_doubted() -> None:
     assert found.left_out_px[~behind].max() < 3
     assert find_misplaced(rig, image) is None
     image[1, ..., 0] += 60  # a camera that is wrong for both is doubted, and it alone
+    assert compare(rig, image).least_left_out_px[1] > 50  # though it matches neither in most frames
     misplaced = find_misplaced(rig, image)
     assert misplaced is not None
     assert misplaced.camera == 1

@@ -15,11 +15,16 @@ from pipeline.cameras import Rig
 TIME = np.arange(40) / 8
 
 
-def filmed(rig: Rig, noise_px: float = 3, late: int = 0) -> np.ndarray:
-    """One person; camera 1 is late by so many frames of 20 a second."""
-    people = seen(rig, figure(TIME), noise_px=noise_px)
+def filmed(rig: Rig, noise_px: float = 3, late: int = 0, path_m: float = 0) -> np.ndarray:
+    """One person, who walks so far to all sides; camera 1 is late by so many frames of 20 a second."""
+
+    def at(time_s: np.ndarray) -> dict[str, np.ndarray]:
+        moved = path_m * np.sin(2 * np.pi * time_s[:, None] / [5, 3.1, np.inf])
+        return {name: points + moved for name, points in figure(time_s).items()}
+
+    people = seen(rig, at(TIME), noise_px=noise_px)
     if late:
-        people[1] = seen(rig, figure(TIME - late / 20), noise_px=noise_px)[1]
+        people[1] = seen(rig, at(TIME - late / 20), noise_px=noise_px)[1]
     return people[:, :, None].astype(np.float32)
 
 
@@ -37,10 +42,10 @@ def test_cameras_that_are_right_are_not_doubted(views: int, noise_px: float) -> 
     assert find_misplaced(rig, filmed(rig, noise_px)) is None
 
 
-@pytest.mark.parametrize("late", [2, -6])
-def test_a_late_camera_is_not_misplaced(late: int) -> None:
+@pytest.mark.parametrize(("late", "path_m"), [(2, 0), (-6, 0), (1, 0.8), (-2, 0.8)])
+def test_a_late_camera_is_not_misplaced(late: int, path_m: float) -> None:
     rig = ring(4)
-    assert find_misplaced(rig, filmed(rig, late=late)) is None
+    assert find_misplaced(rig, filmed(rig, late=late, path_m=path_m)) is None
 
 
 @pytest.mark.parametrize("views", [3, 4, 6])

@@ -22,7 +22,7 @@ from models.regressors.calibrated import (
 )
 from models.regressors.keypoint_nets import load_regressor, save_regressor
 from models.regressors.kinematics import GlobalKinematics, matrix_to_six, six_to_matrix, to_local
-from models.regressors.layers import Estimate
+from models.regressors.layers import Estimate, camera_directions
 from models.regressors.regression import Regression, average_rotations, fuse_roots
 from models.regressors.uncalibrated import UncalibratedNet, crop_keypoints, turn_to_axis
 from models.rotations import geodesic_degrees, rotation_between
@@ -179,6 +179,13 @@ def level_cameras(views, seed, turn=None):
     right = torch.stack([bearing.sin(), -bearing.cos(), torch.zeros_like(bearing)], -1)
     R = torch.stack([right, torch.linalg.cross(ahead, right, dim=-1), ahead], -2)
     return R if turn is None else R @ turn.T
+
+
+def test_directions_are_those_that_the_camera_projects_to_the_pixels():
+    K = torch.tensor([[900.0, 30.0, 400.0], [0.0, 800.0, 300.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3, 3)
+    xy = 600 * torch.rand(2, 3, 25, 2, generator=seeded(5))
+    projected = camera_directions(xy, K) @ K.mT
+    torch.testing.assert_close(projected, torch.nn.functional.pad(xy, (0, 1), value=1.0), atol=1e-3, rtol=0)
 
 
 def test_up_is_an_axis_of_the_world_that_level_cameras_agree_on():

@@ -89,6 +89,15 @@ def test_a_jump_of_more_than_half_the_reach_ends_a_track(jump_m: float, count: i
     assert len(track_figures(figures(xy, confidence, 5), TIME, 0.5, 0.0)) == count
 
 
+def test_a_track_has_one_figure_a_frame_and_light_tracks_can_be_left_out() -> None:
+    beside = np.full((len(TIME), 2), np.nan)
+    beside[10:13] = 320, 300
+    seen = figures(*pictures([line((300, 300), (300, 300)), beside], [1.0, 1.0]), 5)
+    frames = [(track >= 0).sum() for track in track_figures(seen, TIME, 0.5, 3.0)]
+    assert frames == [len(TIME), 3]
+    assert len(track_figures(seen, TIME, 0.5, 3.0, min_weight_ratio=0.5)) == 1
+
+
 def test_nobody_gives_no_track() -> None:
     xy, confidence = pictures([np.full((len(TIME), 2), np.nan)], [1.0])
     assert track_figures(figures(xy, confidence, 5), TIME, 0.5, 3.0) == []

@@ -56,4 +56,6 @@ def test_nothing_is_known_in_gaps_outside_and_between_stretches() -> None:
     both = join_stretches(parts)
     confidence = both.at(np.array([1.0, 3.0, 6.0]))[2]
     assert (confidence[:, 0] > 0).tolist() == [True, False, True]
+    lacking = join_stretches([parts[0].points(np.array([0])), parts[1]])  # the second point at first
+    assert (lacking.at(np.array([1.0, 6.0]))[2] > 0).tolist() == [[True, False], [True, True]]
     assert np.allclose(both.at(np.array([1.0, 6.0]))[0], parabola(np.array([1.0, 6.0])), atol=0.2)
