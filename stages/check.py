@@ -239,6 +239,17 @@ class Check:
         if self.swapped is not None:
             found.append(_exchanged_finding(self.cameras, self.swapped))
         doubts = [f for f in (*known, *found) if f.code in DOUBTS]
+        if agreement.person.any() and not doubts:
+            found += [
+                Finding(
+                    "camera_shows_nobody",
+                    f"camera {name} shows the person in none of the {self.frames} frames looked at: check "
+                    "its keypoints and its pictures",
+                    name,
+                )
+                for name, files, share in zip(self.cameras, self.files, agreement.person, strict=True)
+                if files and not share
+            ]
         alone = {f.camera for f in doubts if f.code == "camera_alone"}
         others = np.array([name not in alone for name in self.cameras])
         mm = 1000 * agreement.metres_per_px

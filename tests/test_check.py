@@ -61,3 +61,9 @@ def test_a_camera_that_is_alone_casts_no_doubt_on_the_others(alone, codes):
 
 def test_nobody_agreed_on_is_said_alone():
     assert [f.code for f in check([np.nan] * 3, person=(0, 0, 0)).findings()] == ["no_agreement"]
+
+
+@pytest.mark.parametrize(("known", "cameras"), [([], ["c"]), ([Finding("camera_off", "", "c")], [])])
+def test_a_camera_that_never_shows_the_person_is_named(known, cameras):
+    found = check(FINE, person=(1.0, 1.0, 0.0)).findings(known)
+    assert [(f.code, f.camera) for f in found] == [("camera_shows_nobody", name) for name in cameras]
