@@ -143,9 +143,7 @@ def _binary_rows(path: Path, *, cameras: bool) -> list[tuple[int, list[Any]]]:
                 )
                 continue
             *pose, lens = take("i7di")
-            name = b""
-            while (letter := take("c")[0]) != b"\0":
-                name += letter
+            name = b"".join(iter(lambda: take("c")[0], b"\0"))
             points = 24 * take("Q")[0]
             if points > end - file.tell():
                 raise InputError(f"{path}: cut short, or not COLMAP's")
